@@ -1,0 +1,1 @@
+"""Text as token ids: dictionary, binarised files, blocks, context windows and batches. NumPy only."""

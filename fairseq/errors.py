@@ -1,0 +1,45 @@
+"""The errors a user can meet; every command turns one into a single line and exit code 2.
+
+    FairseqError
+    ├── ConfigError        a flag, or flags that do not go together
+    ├── DataError          a text, dictionary or binarised file that is not what its format says
+    ├── CheckpointError    a checkpoint that cannot be read, or does not fit
+    └── DatastoreError     a datastore or an index that cannot be read
+        └── MismatchError  two files that do not belong together
+
+A message says what (flag or path), what was expected against what was found, and what to do. Our own invariants are
+``assert`` statements, not these.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FairseqError(Exception):
+    """Something that the user can put right."""
+
+
+class ConfigError(FairseqError, ValueError):
+    """A flag, or flags that do not go together."""
+
+
+class DataError(FairseqError, ValueError):
+    """A text, dictionary or binarised file that is not what its format says."""
+
+
+class CheckpointError(FairseqError):
+    """A checkpoint that cannot be read, or does not fit."""
+
+
+class DatastoreError(FairseqError):
+    """A datastore or an index that cannot be read."""
+
+
+class MismatchError(DatastoreError):
+    """Two files that do not belong together."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns ``'; did you mean X?'`` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""

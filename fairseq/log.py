@@ -1,0 +1,128 @@
+"""Logging and progress: how a long run shows how far it is, how fast it goes and how long it will take.
+
+``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every few
+seconds, plain or JSON. Everything goes to stderr; results go to stdout, printed by the command that owns them.
+"""
+
+import json
+import logging
+import resource
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from fairseq.run_config import CommonConfig
+
+logger = logging.getLogger("fairseq")
+
+LINE_INTERVAL_S = 10.0
+
+
+def setup_logging(level: int = logging.INFO) -> None:
+    """Sends log records of INFO and above to stderr, one dated line each; a second call changes nothing."""
+    root = logging.getLogger()
+    if root.handlers:
+        root.setLevel(level)
+        return
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+    )  # fmt: skip
+
+
+def log_format_of(common: CommonConfig) -> str:
+    """Returns the log format in force: the one that was asked for, else a bar in a terminal and lines elsewhere."""
+    if common.log_format is not None:
+        return common.log_format
+    return "tqdm" if sys.stderr.isatty() and not common.no_progress_bar else "simple"
+
+
+def peak_memory_gib() -> float:
+    """Returns the largest resident set of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform != "darwin" else peak / 2**30
+
+
+def format_duration(seconds: float) -> str:
+    """Returns seconds as ``h:mm:ss``, or ``m:ss`` below an hour."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class Progress:
+    """Progress of one stage, as a context manager.
+
+    Args:
+        stage: what is being done: ``"evaluate"``.
+        total: units in all.
+        unit: what is counted: ``"tokens"``.
+        log_format: json, simple, tqdm or none.
+        done: units that an earlier run had finished; they do not count towards the rate.
+        interval_s: seconds between two lines.
+    """
+
+    def __init__(
+        self, stage: str, total: int, unit: str, log_format: str = "simple", *, done: int = 0,
+        interval_s: float = LINE_INTERVAL_S,
+    ) -> None:  # fmt: skip
+        self.stage, self.total, self.unit, self.log_format = stage, total, unit, log_format
+        self.done = self._before = done
+        self.interval_s = interval_s
+        self._start = self._last_line = time.monotonic()
+        self._bar: Any = None
+        if log_format == "tqdm":
+            self._bar = tqdm(
+                desc=stage,
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                unit_scale=True,
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units per second in this run."""
+        return (self.done - self._before) / max(self.elapsed_s, 1e-9)
+
+    def advance(self, count: int, **stats: float) -> None:
+        """Counts ``count`` further units; ``stats`` are shown beside them."""
+        self.done += count
+        if self._bar is not None:
+            if stats:
+                self._bar.set_postfix({name: f"{value:.4g}" for name, value in stats.items()}, refresh=False)
+            self._bar.update(count)
+        elif self.log_format != "none" and time.monotonic() - self._last_line >= self.interval_s:
+            self._last_line = time.monotonic()
+            logger.info("%s", self._line(stats))
+
+    def _line(self, stats: dict[str, float]) -> str:
+        left_s = (self.total - self.done) / self.rate if self.rate > 0 else 0.0
+        if self.log_format == "json":
+            record = {
+                "stage": self.stage, "done": self.done, "total": self.total, "unit": self.unit,
+                "per_second": round(self.rate, 2), "seconds_left": round(left_s, 1), **stats,
+            }  # fmt: skip
+            return json.dumps(record)
+        shown = "".join(f" | {name} {value:.4g}" for name, value in stats.items())
+        return (
+            f"{self.stage}: {self.done:,} / {self.total:,} {self.unit} ({100 * self.done / max(self.total, 1):.0f} %)"
+            f" | {self.rate:,.0f} {self.unit}/s | {format_duration(left_s)} left{shown}"
+        )

@@ -1,0 +1,30 @@
+"""``--user-dir``: a directory (or a single .py file) whose import registers models, tasks, optimizers and the like."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from fairseq.errors import ConfigError
+
+
+def import_user_dir(user_dir: str) -> None:
+    """Imports a package directory or a module file by its own name.
+
+    Raises:
+        ConfigError: there is no such package, or another module already has that name.
+    """
+    path = Path(user_dir).absolute()
+    if not (path.is_dir() and (path / "__init__.py").is_file()) and not (path.suffix == ".py" and path.is_file()):
+        raise ConfigError(f"--user-dir must be a directory with an __init__.py, or a .py file, but is {user_dir}")
+    name = path.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        origin = Path(loaded.__file__ or "").resolve()
+        if origin in ((path / "__init__.py").resolve(), path.resolve()):
+            return
+        raise ConfigError(f"--user-dir {user_dir}: the module name '{name}' is taken by {origin}; rename the directory")
+    sys.path.insert(0, str(path.parent))
+    try:
+        importlib.import_module(name)
+    finally:
+        sys.path.remove(str(path.parent))

@@ -1,0 +1,80 @@
+"""Named parts that a flag chooses between: models, tasks, criterions, optimizers, schedules.
+
+A built-in is registered by the *path* of its factory, so that ``--help`` can list it without importing torch; a plugin
+registers the object itself with a decorator. Either way a name may carry a config dataclass, whose fields become flags.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fairseq.errors import ConfigError, did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name: its factory (or ``"module:attribute"``) and its config dataclass, if it has one."""
+
+    factory: Callable[..., Any] | str
+    config: type | None
+
+
+class Registry:
+    """Names of one kind, in the order in which they were registered.
+
+    Args:
+        kind: what the names are, for messages: ``"optimizer"``.
+        flag: the flag that chooses between them: ``"--optimizer"``.
+    """
+
+    def __init__(self, kind: str, flag: str) -> None:
+        self.kind = kind
+        self.flag = flag
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, name: str, factory: Callable[..., Any] | str, config: type | None = None) -> None:
+        """Registers ``name``; raises ConfigError when it is taken."""
+        if name in self._entries:
+            raise ConfigError(f"{self.kind} '{name}' is registered twice; give the second one another name")
+        self._entries[name] = Entry(factory, config)
+
+    def register(self, name: str, config: type | None = None) -> Callable[[F], F]:
+        """Returns a decorator that registers a factory under ``name``."""
+
+        def decorate(factory: F) -> F:
+            self.add(name, factory, config)
+            return factory
+
+        return decorate
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the registered names."""
+        return tuple(self._entries)
+
+    def config(self, name: str) -> type | None:
+        """Returns the config dataclass of ``name``; raises ConfigError for an unknown name."""
+        return self._entry(name).config
+
+    def configs(self) -> tuple[type, ...]:
+        """Returns every config dataclass once, in the order of registration."""
+        return tuple(dict.fromkeys(e.config for e in self._entries.values() if e.config is not None))
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Returns the factory of ``name``, importing it if need be; raises ConfigError for an unknown name."""
+        factory = self._entry(name).factory
+        if not isinstance(factory, str):
+            return factory
+        module, _, attribute = factory.partition(":")
+        loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return loaded
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise ConfigError(
+                f"{self.flag} {name} is not a known {self.kind}{did_you_mean(name, self._entries)}"
+                f" (known: {', '.join(self._entries)}; a plugin's needs --user-dir)"
+            )
+        return self._entries[name]

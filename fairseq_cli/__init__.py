@@ -1,0 +1,1 @@
+"""The console commands: each parses its flags, builds the pieces, joins them and reports."""

@@ -1,0 +1,45 @@
+"""What every command does around its own work: logging, plugins, one-line errors, exit codes, time and memory."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from fairseq.errors import FairseqError
+from fairseq.log import format_duration, logger, peak_memory_gib, setup_logging
+from fairseq.options import load_plugins
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0; 2 for what the user can put right; 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    setup_logging()
+    start = time.monotonic()
+    try:
+        load_plugins(words)
+        main(words)
+    except (FairseqError, OSError) as err:
+        if isinstance(err, BrokenPipeError):
+            # The reader of our output has gone; give the interpreter a stdout that it can flush at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if "--traceback" in words:
+            traceback.print_exc()
+        print(f"{prog}: error: {describe(err)}", file=sys.stderr)  # noqa: T201
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
+    logger.info("%s: %s, peak memory %.2f GiB", prog, format_duration(time.monotonic() - start), peak_memory_gib())
+    return 0
+
+
+def describe(err: Exception) -> str:
+    """Returns an error as one line; an OSError is named by its file and reason."""
+    if isinstance(err, OSError) and err.strerror:
+        return f"{err.filename}: {err.strerror}" if err.filename else err.strerror
+    return " ".join(str(err).split())

@@ -1,0 +1,21 @@
+"""Fixtures that several suites share."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Returns the directory with golden artefacts and real text that lies beside the project in CI."""
+    if not SHARED.is_dir():
+        pytest.skip("golden artefacts and real text (../shared) are not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_dir(shared_dir: Path) -> Path:
+    """Returns the directory of the artefacts made by the original programs."""
+    return shared_dir / "golden" / "knnlm"
