@@ -36,6 +36,7 @@ def flag(
     minimum: float | None = None,
     maximum: float | None = None,
     positional: bool = False,
+    optional_value: str | None = None,
     no_effect: str | None = None,
 ) -> Any:
     """Returns a dataclass field that is also a command-line flag.
@@ -48,10 +49,12 @@ def flag(
         minimum: the least value allowed.
         maximum: the greatest value allowed.
         positional: the flag is a positional argument.
+        optional_value: what the flag means when it is typed without a value.
         no_effect: the flag is accepted for old command lines but does nothing, for this reason; typing it warns.
     """
     metadata = dict(
         help=help, aliases=aliases, choices=choices, minimum=minimum, maximum=maximum, positional=positional,
+        optional_value=optional_value,
         no_effect=no_effect,
     )  # fmt: skip
     if default is dataclasses.MISSING:

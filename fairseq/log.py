@@ -1,7 +1,7 @@
 """Logging and progress: how a long run shows how far it is, how fast it goes and how long it will take.
 
-``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every few
-seconds, plain or JSON. Everything goes to stderr; results go to stdout, printed by the command that owns them.
+``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every
+few seconds, plain or JSON. Everything goes to stderr; results go to stdout, printed by the command that owns them.
 """
 
 import json
@@ -63,15 +63,25 @@ class Progress:
         log_format: json, simple, tqdm or none.
         done: units that an earlier run had finished; they do not count towards the rate.
         interval_s: seconds between two lines.
+        every: advances between two lines, instead of seconds.
     """
 
     def __init__(
-        self, stage: str, total: int, unit: str, log_format: str = "simple", *, done: int = 0,
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        log_format: str = "simple",
+        *,
+        done: int = 0,
         interval_s: float = LINE_INTERVAL_S,
-    ) -> None:  # fmt: skip
+        every: int | None = None,
+    ) -> None:
         self.stage, self.total, self.unit, self.log_format = stage, total, unit, log_format
         self.done = self._before = done
         self.interval_s = interval_s
+        self.every = every
+        self._num_advances = 0
         self._start = self._last_line = time.monotonic()
         self._bar: Any = None
         if log_format == "tqdm":
@@ -105,13 +115,19 @@ class Progress:
     def advance(self, count: int, **stats: float) -> None:
         """Counts ``count`` further units; ``stats`` are shown beside them."""
         self.done += count
+        self._num_advances += 1
         if self._bar is not None:
             if stats:
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in stats.items()}, refresh=False)
             self._bar.update(count)
-        elif self.log_format != "none" and time.monotonic() - self._last_line >= self.interval_s:
+        elif self.log_format != "none" and self._line_is_due():
             self._last_line = time.monotonic()
             logger.info("%s", self._line(stats))
+
+    def _line_is_due(self) -> bool:
+        if self.every is not None:
+            return self._num_advances % self.every == 0
+        return time.monotonic() - self._last_line >= self.interval_s
 
     def _line(self, stats: dict[str, float]) -> str:
         left_s = (self.total - self.done) / self.rate if self.rate > 0 else 0.0

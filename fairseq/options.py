@@ -103,6 +103,8 @@ def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any) -
     spellings = [flag_name(name), *meta["aliases"]]
     if kind is bool:
         group.add_argument(*spellings, dest=name, action="store_true", help=text)
+    elif meta["optional_value"] is not None:
+        group.add_argument(*spellings, dest=name, nargs="?", const=meta["optional_value"], help=text)
     else:
         group.add_argument(*spellings, dest=name, metavar=_metavar(name, kind), help=text)
 

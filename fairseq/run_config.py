@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fairseq.config import flag
+from fairseq.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,37 @@ class DeviceConfig:
         1, "data loading processes", minimum=0,
         no_effect="batches are slices of a memory-mapped file, quicker to cut than to send between processes",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation."""
+
+    path: str | None = flag(None, "checkpoint; A:B averages the probabilities of several")
+    task: str = flag("language_modeling", "task")
+    gen_subset: str = flag("test", "name of the data to evaluate on")
+    max_tokens: int = flag(36000, "padded tokens in a batch, context not counted", minimum=1)
+    max_sentences: int | None = flag(None, "blocks in a batch", aliases=("--batch-size",), minimum=1)
+    required_batch_size_multiple: int = flag(1, "make the number of rows a multiple of N where it can be", minimum=1)
+    context_window: int = flag(0, "earlier tokens that each block sees and that are not scored again", minimum=0)
+    softmax_batch: int | None = flag(None, "most rows that the output layer takes at once", minimum=1)
+    model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
+    remove_bpe: str | None = flag(
+        None, "join subwords that end in this mark (@@ when it is empty) and count whole words", optional_value="@@ "
+    )
+    output_word_probs: bool = flag(False, "print each block's words with their log-probabilities")
+    output_word_stats: bool = flag(False, "print a table of words: counts and sums of log-probabilities")
+    num_shards: int = flag(1, "cut the batches into N shards", minimum=1)
+    shard_id: int = flag(0, "evaluate this shard only", minimum=0)
+    results_path: str | None = flag(None, "write the result and every setting in force to this directory or .json file")
+    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
+    skip_invalid_size_inputs_valid_test: bool = flag(
+        False, "leave out blocks that are longer than the model's positions",
+        no_effect="evaluation always does, with a warning that counts the tokens",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            raise ConfigError("--path is required: the checkpoint to evaluate")
+        if self.shard_id >= self.num_shards:
+            raise ConfigError(f"--shard-id {self.shard_id} must be below --num-shards {self.num_shards}")

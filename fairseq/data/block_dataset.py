@@ -1,0 +1,151 @@
+"""Source and target of each block, and the context window before it.
+
+The target is the block; the source is the same range shifted right by one in the stream. With a context window of W,
+up to W *source* tokens of the blocks before go in front, and their targets are padding, so that each token is scored
+once and sees a long past (B = 4, W = 6; ``·`` padding):
+
+    stream           4 10  8  3 | 5  2  2  4 | 11 …
+    source, block 1  2  4 10  8   3  5  2  2            2 = </s>, which opens the stream
+    target, block 1  ·  ·  ·  ·   5  2  2  4
+
+Both are functions of the block's index alone: no state, so that any order, any shard and any batching give the same
+rows. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fairseq.data.blocks import Int64s, block_bounds
+from fairseq.errors import DataError
+
+BOS, PAD, EOS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of equal width, padded on the right. B rows, T the longest.
+
+    Attributes:
+        block_idx_B: int64, which block each row is.
+        source_BT: int64 input ids.
+        target_BT: int64; padding wherever nothing is scored.
+        context_B: int64, how many tokens at the front of each row are context.
+    """
+
+    block_idx_B: Int64s
+    source_BT: Int64s
+    target_BT: Int64s
+    context_B: Int64s
+
+    @property
+    def num_targets(self) -> int:
+        """Source tokens without context and padding: one for each scored target."""
+        return int((self.target_BT != PAD).sum())
+
+
+class BlockDataset:
+    """The blocks of one split.
+
+    Args:
+        tokens: the whole stream, one-dimensional.
+        sizes: tokens in each sentence; their sum is ``len(tokens)``.
+        mode: ``--sample-break-mode``.
+        block_size: B.
+        context_window: W.
+        add_bos: put ``<s>`` in front of every block (``--add-bos-token``).
+    """
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.integer],
+        sizes: npt.NDArray[np.integer],
+        mode: str,
+        block_size: int,
+        context_window: int = 0,
+        add_bos: bool = False,
+    ) -> None:
+        self.tokens = tokens
+        self.block_size = block_size
+        self.context_window = context_window
+        self.add_bos = add_bos
+        self.starts, self.ends = block_bounds(sizes, mode, block_size)
+        sentence_starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)[:-1]])
+        self._begins_sentence = np.isin(self.starts, sentence_starts)
+        self._tokens_before = self._count_before()
+        if not len(self.starts):
+            raise DataError(f"the text has no blocks: {len(tokens)} tokens in {len(sizes)} sentences")
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> Int64s:
+        """Tokens of each block without its context."""
+        return self.ends - self.starts + int(self.add_bos)
+
+    def without_longer_than(self, limit: int) -> tuple["BlockDataset", int]:
+        """Returns the data set without blocks of more than ``limit`` tokens, and how many tokens that leaves out.
+
+        A block that is left out is no other block's context either.
+        """
+        kept = self.lengths <= limit
+        if kept.all():
+            return self, 0
+        if not kept.any():
+            raise DataError(f"every block is longer than the model's {limit} positions")
+        small = object.__new__(BlockDataset)
+        small.__dict__.update(self.__dict__)
+        small.starts, small.ends = self.starts[kept], self.ends[kept]
+        small._begins_sentence = self._begins_sentence[kept]
+        small._tokens_before = small._count_before()
+        return small, int((self.ends - self.starts)[~kept].sum())
+
+    def context_lengths(self) -> Int64s:
+        """Returns how many context tokens stand before each block."""
+        room = np.maximum(self.block_size + self.context_window - self.lengths, 0)
+        return np.minimum(np.minimum(self.context_window, room), self._tokens_before)
+
+    def source(self, idx: int) -> Int64s:
+        """Returns the input ids of block ``idx``, without context."""
+        start, end = self.starts[idx], self.ends[idx]
+        first = EOS if self._begins_sentence[idx] else int(self.tokens[start - 1])
+        lead = [BOS, first] if self.add_bos else [first]
+        return np.concatenate([np.array(lead, np.int64), self.tokens[start : end - 1].astype(np.int64)])
+
+    def target(self, idx: int) -> Int64s:
+        """Returns the target ids of block ``idx``; the ``<s>`` of ``add_bos`` is not itself predicted."""
+        tokens = self.tokens[self.starts[idx] : self.ends[idx]].astype(np.int64)
+        return np.concatenate([np.array([PAD], np.int64), tokens]) if self.add_bos else tokens
+
+    def context(self, idx: int, length: int) -> Int64s:
+        """Returns the last ``length`` source tokens of the blocks before ``idx``."""
+        pieces: list[Int64s] = []
+        while length > 0:
+            idx -= 1
+            piece = self.source(idx)[-length:]
+            pieces.append(piece)
+            length -= len(piece)
+        return np.concatenate(pieces[::-1]) if pieces else np.empty(0, np.int64)
+
+    def collate(self, block_idx: npt.NDArray[np.integer], pad_to: int = 0) -> Batch:
+        """Returns the given blocks, with their contexts, as one padded batch at least ``pad_to`` wide."""
+        contexts = self.context_lengths_of(block_idx)
+        width = max(pad_to, int((contexts + self.lengths[block_idx]).max()))
+        source = np.full((len(block_idx), width), PAD, np.int64)
+        target = np.full((len(block_idx), width), PAD, np.int64)
+        for row, (idx, before) in enumerate(zip(block_idx.tolist(), contexts.tolist(), strict=True)):
+            end = before + int(self.lengths[idx])
+            source[row, :before] = self.context(idx, before)
+            source[row, before:end] = self.source(idx)
+            target[row, before:end] = self.target(idx)
+        return Batch(np.asarray(block_idx, np.int64), source, target, contexts)
+
+    def context_lengths_of(self, block_idx: npt.NDArray[np.integer]) -> Int64s:
+        """Returns ``context_lengths()`` of some blocks only."""
+        room = np.maximum(self.block_size + self.context_window - self.lengths[block_idx], 0)
+        return np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
+
+    def _count_before(self) -> Int64s:
+        return np.cumsum(self.lengths) - self.lengths

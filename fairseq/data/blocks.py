@@ -1,0 +1,71 @@
+r"""Blocks: how a token stream is cut into the pieces that a model sees.
+
+Sentences lie end to end in the stream; a block is a half-open range ``[start, end)`` of it. The four modes, for
+sentences of 6, 1, 8 and 6 tokens:
+
+    stream         0     6 7       15    21
+    none,5         |----|----|----|----|-|       equal pieces, the last may be short
+    complete,8     |------|-------|------|       whole sentences while they fit
+    complete_doc,8 |-----| |------|------|       the same, but an empty line ends the document and is skipped
+    eos            |-----|-|------|------|       one block per sentence
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from fairseq.errors import ConfigError
+
+Int64s = npt.NDArray[np.int64]
+
+
+def block_bounds(sizes: npt.NDArray[np.integer], mode: str, block_size: int) -> tuple[Int64s, Int64s]:
+    """Returns the starts and ends of all blocks, int64 arrays of equal length, in stream order.
+
+    Args:
+        sizes: tokens in each sentence.
+        mode: none, complete, complete_doc or eos.
+        block_size: most tokens in a block; one longer sentence still makes one block of its own.
+
+    Raises:
+        ConfigError: unknown mode.
+    """
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    if mode == "none":
+        starts = np.arange(0, offsets[-1], block_size, dtype=np.int64)
+        return starts, np.minimum(starts + block_size, offsets[-1])
+    if mode == "complete":
+        return _greedy(offsets, block_size)
+    if mode == "complete_doc":
+        return _documents(offsets, np.asarray(sizes), block_size)
+    if mode == "eos":
+        return offsets[:-1], offsets[1:]
+    raise ConfigError(f"--sample-break-mode must be none, complete, complete_doc or eos, but is {mode!r}")
+
+
+def _greedy(offsets: Int64s, block_size: int) -> tuple[Int64s, Int64s]:
+    """Returns blocks of whole sentences; ``offsets`` are the sentences' bounds, one more than sentences."""
+    cuts = [0]
+    last = len(offsets) - 1
+    while cuts[-1] < last:
+        fits = int(np.searchsorted(offsets, offsets[cuts[-1]] + block_size, side="right")) - 1
+        cuts.append(max(fits, cuts[-1] + 1))
+    bounds = offsets[cuts]
+    return bounds[:-1], bounds[1:]
+
+
+def _documents(offsets: Int64s, sizes: npt.NDArray[np.integer], block_size: int) -> tuple[Int64s, Int64s]:
+    """Returns ``_greedy`` blocks of each run between empty lines (size 1), without blocks of one token or none."""
+    empty = np.concatenate([[-1], np.flatnonzero(sizes == 1), [len(sizes)]])
+    starts, ends = [], []
+    for before, after in pairwise(empty):
+        if after - before > 1:
+            run_starts, run_ends = _greedy(offsets[before + 1 : after + 1], block_size)
+            starts.append(run_starts)
+            ends.append(run_ends)
+    if not starts:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    start, end = np.concatenate(starts), np.concatenate(ends)
+    kept = end - start > 1
+    return start[kept], end[kept]

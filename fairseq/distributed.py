@@ -1,0 +1,84 @@
+"""All of torch.distributed, behind one object; ``SingleProcess`` is its twin for one process.
+
+Several processes are started by ``torchrun``, which sets RANK, LOCAL_RANK and WORLD_SIZE. Each takes every n-th batch;
+gradients and counts are summed, so that an update is the same as one process's over the same batches.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ProcessGroup(Protocol):
+    """The processes of one run."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes."""
+        ...
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        ...
+
+    def close(self) -> None:
+        """Leaves the group."""
+        ...
+
+
+class SingleProcess:
+    """The group of a run with one process: nothing to add up, nobody to wait for."""
+
+    rank = 0
+    local_rank = 0
+    world_size = 1
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Leaves the tensors as they are."""
+
+    def barrier(self) -> None:
+        """Returns at once."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class TorchProcesses:
+    """A ``torch.distributed`` group: NCCL between GPUs, Gloo between CPUs."""
+
+    def __init__(self, device_type: str) -> None:
+        torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Sums through one flat buffer, so that many small tensors cost one message."""
+        originals = list(tensors)
+        if not originals:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in originals])
+        torch.distributed.all_reduce(flat)
+        for tensor, part in zip(originals, flat.split([t.numel() for t in originals]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        torch.distributed.barrier()
+
+    def close(self) -> None:
+        """Leaves the group."""
+        torch.distributed.destroy_process_group()
+
+
+def join_processes(device_type: str) -> ProcessGroup:
+    """Returns the group that ``torchrun`` started this process in, or that of a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return TorchProcesses(device_type)
+    return SingleProcess()

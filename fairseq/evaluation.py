@@ -1,0 +1,216 @@
+"""One evaluation: checkpoint, data and batches put together, then every target scored once.
+
+    checkpoint ─ settings ─┬─ task ─ dictionary, blocks ─ batches ─┐
+                           └─ model ───────────────────────────────┴─ scorer ─ log p per target ─ perplexity
+
+The block size in force is the checkpoint's ``tokens_per_sample`` less the context window; ``--tokens-per-sample`` does
+not change it (published commands rely on that), ``--model-overrides "{'tokens_per_sample': N}"`` does.
+"""
+
+import logging
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import fairseq
+from fairseq.checkpoints import Checkpoint, load_checkpoint
+from fairseq.config import Flags, flag_fields, parse_literal_dict
+from fairseq.data.batching import batch_by_size, by_length
+from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.blocks import Int64s
+from fairseq.errors import ConfigError, did_you_mean
+from fairseq.log import Progress
+from fairseq.perplexity import Perplexity
+from fairseq.precision import Precision
+from fairseq.run_config import EvalConfig
+from fairseq.sequence_scorer import ScoredBatch, SequenceScorer
+from fairseq.tasks import TASKS
+
+logger = logging.getLogger(__name__)
+
+# Settings that --model-overrides of published commands hold, and that mean nothing to the model any more.
+_KNOWN_OVERRIDES = ("knn_keytype",)
+# Settings of the task that belong to the model: the checkpoint's, or an override's, but never a typed flag's.
+_OWNED_BY_CHECKPOINT = ("tokens_per_sample", "add_bos_token")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The pieces of one evaluation.
+
+    Attributes:
+        task: the task, with its dictionary.
+        task_config: its settings in force.
+        checkpoints: as loaded, one per model.
+        models: in evaluation mode, on the device.
+        dataset: the blocks that are scored.
+        batches: block indices of each batch, this shard's only.
+        block_size: tokens in a block, without context.
+        num_left_out: tokens of blocks that are longer than the model's positions.
+        precision: device and number format.
+    """
+
+    task: Any
+    task_config: Any
+    checkpoints: Sequence[Checkpoint]
+    models: Sequence[nn.Module]
+    dataset: BlockDataset
+    batches: Sequence[Int64s]
+    block_size: int
+    num_left_out: int
+    precision: Precision
+
+    def collated(self) -> Iterator[Batch]:
+        """Yields the batches."""
+        for block_idx in self.batches:
+            yield self.dataset.collate(block_idx)
+
+
+def prepare(flags: Flags, config: EvalConfig, precision: Precision) -> Evaluation:
+    """Returns the pieces of an evaluation, everything checked before any work starts."""
+    assert config.path is not None
+    overrides = parse_literal_dict(config.model_overrides, "--model-overrides")
+    checkpoints = [load_checkpoint(path) for path in config.path.split(":") if path]
+    _check_overrides(overrides, checkpoints)
+    fields = {**checkpoints[0].fields, **overrides}
+    task_class = TASKS.config(config.task)
+    assert task_class is not None
+    task_config = _task_config(flags, task_class, fields, config.context_window)
+    task = TASKS.get(config.task)(task_config)
+    models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
+    dataset, num_left_out = task.load_split(
+        config.gen_subset, context_window=config.context_window
+    ).without_longer_than(min(model.max_positions for model in models))
+    if num_left_out:
+        logger.warning(
+            "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
+            " \"{'max_target_positions': N}\" makes room for them",
+            num_left_out,
+            min(model.max_positions for model in models),
+        )
+    lengths = dataset.lengths
+    order = np.arange(len(dataset)) if config.context_window else by_length(lengths)
+    batches = batch_by_size(
+        order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
+    )
+    return Evaluation(
+        task=task,
+        task_config=task_config,
+        checkpoints=checkpoints,
+        models=models,
+        dataset=dataset,
+        batches=batches[config.shard_id :: config.num_shards],
+        block_size=task_config.tokens_per_sample,
+        num_left_out=num_left_out,
+        precision=precision,
+    )
+
+
+def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], context_window: int) -> Any:
+    """Returns the task's settings, block size in force included."""
+    own = {name: fields[name] for name in _OWNED_BY_CHECKPOINT if fields.get(name) is not None}
+    typed = Flags(flags.typed, ())
+    for name in set(own) & set(flags.typed):
+        typed.typed.pop(name)
+        if flags.typed[name] != str(own[name]):
+            logger.warning(
+                "--%s %s has no effect: the checkpoint's %s is in force (or: --model-overrides \"{'%s': %s}\")",
+                name.replace("_", "-"),
+                flags.typed[name],
+                own[name],
+                name,
+                flags.typed[name],
+            )
+    full = int(own.get("tokens_per_sample", 1024))
+    if context_window >= full:
+        raise ConfigError(
+            f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
+        )
+    typed.typed["tokens_per_sample"] = full - context_window
+    flags.build(task_class)  # marks the task's flags as used
+    return typed.build(task_class, own)
+
+
+def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
+    known = {*_KNOWN_OVERRIDES, *checkpoints[0].fields, *flag_fields(EvalConfig)}
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(
+                f"--model-overrides: {name!r} is not a setting of {checkpoints[0].path}{did_you_mean(name, known)}"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found, as it is reported."""
+
+    perplexity: Perplexity
+    num_left_out: int
+    elapsed_s: float
+
+    @property
+    def summary(self) -> str:
+        """The two lines that people search for."""
+        p = self.perplexity
+        rate = p.count / max(self.elapsed_s, 1e-9)
+        return (
+            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({rate:.2f} tokens/s)\n"
+            f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}"
+        )
+
+    def record(self, symbols: Sequence[str]) -> dict[str, Any]:
+        """Returns everything as plain values for JSON; loss in bits at full precision."""
+        p = self.perplexity
+        return {
+            "loss_base2": p.loss,
+            "ppl": p.ppl,
+            "log_p_sum_nats": p.log_p_sum,
+            "targets": p.count,
+            "targets_joined_to_the_next": p.num_joined,
+            "tokens_left_out": self.num_left_out,
+            "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
+            "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
+            "seconds": round(self.elapsed_s, 3),
+            "tokens_per_s": round(p.count / max(self.elapsed_s, 1e-9), 2),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on."""
+    return {
+        "fairseq-knnlm": fairseq.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def score_all(evaluation: Evaluation, scorer: SequenceScorer, log_format: str) -> Iterator[ScoredBatch]:
+    """Yields the scored targets of every batch, with progress in tokens and bits."""
+    total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
+    running = Perplexity()
+    with Progress("evaluate", total, "tokens", log_format) as progress:
+        for batch in evaluation.collated():
+            scored = scorer.score(batch)
+            running.add(scored.log_p_N, scored.target_N)
+            progress.advance(len(scored.target_N), loss=running.loss)
+            yield scored
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._start

@@ -1,0 +1,114 @@
+"""Writing a datastore: one row for every token of a split that has a full context before it.
+
+A row's key is the last layer's feed-forward input at a position, its value the token that comes next there. Rows are
+the targets of every block whose context window is full, in stream order, the short last block included:
+
+    rows = total − ceil(W / B) · B        block size B, context window W
+
+so that the same data gives the same rows for any batching. The output layer does not run.
+Source: Khandelwal et al., 2020, section 2.
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fairseq.checkpoints import weights_sha256
+from fairseq.data.batching import batch_by_size
+from fairseq.data.blocks import Int64s
+from fairseq.errors import ConfigError
+from fairseq.evaluation import Evaluation
+from fairseq.knn.config import DatastoreConfig, DumpConfig
+from fairseq.knn.datastore import DatastoreWriter
+from fairseq.knn.manifest import DatastoreManifest
+from fairseq.log import Progress
+from fairseq.run_config import EvalConfig
+from fairseq.sequence_scorer import SequenceScorer
+
+logger = logging.getLogger(__name__)
+
+
+def dump_datastore(
+    evaluation: Evaluation, config: EvalConfig, dump: DumpConfig, dstore: DatastoreConfig, log_format: str
+) -> DatastoreManifest:
+    """Writes (or goes on writing) the datastore of a split and returns its manifest.
+
+    Raises:
+        ConfigError: ``--dstore-size`` is larger than the number of rows that there are.
+    """
+    assert dump.dstore_mmap is not None
+    block_idx, starts = full_context_rows(evaluation)
+    rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
+    manifest = _manifest(evaluation, config, dstore, rows)
+    prefix = Path(dump.dstore_mmap)
+    scorer = SequenceScorer(evaluation.models, evaluation.precision)
+    with DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite) as writer:
+        if writer.rows_done:
+            logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
+        with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
+            first = int(np.searchsorted(starts, writer.rows_done, side="right")) - 1
+            for batch_idx in _batches(evaluation, config, block_idx[first:]):
+                if writer.rows_done >= rows:
+                    break
+                # A resumed run begins with the block in which the last one stopped, less the rows it had written.
+                skip = writer.rows_done - int(starts[np.searchsorted(block_idx, batch_idx[0])])
+                keys_ND, values_N = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
+                stop = min(len(values_N), skip + rows - writer.rows_done)
+                writer.append(keys_ND[skip:stop].float().cpu().numpy(), values_N[skip:stop].cpu().numpy())
+                progress.advance(stop - skip)
+            manifest = writer.finish()
+    logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
+    return manifest
+
+
+def full_context_rows(evaluation: Evaluation) -> tuple[Int64s, Int64s]:
+    """Returns the blocks that give rows, and the first row of each; ``starts`` has one more entry: all rows."""
+    dataset = evaluation.dataset
+    blocks = np.flatnonzero(dataset.context_lengths() == dataset.context_window)
+    lengths = dataset.ends[blocks] - dataset.starts[blocks]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    if not starts[-1]:
+        raise ConfigError(
+            f"--context-window {dataset.context_window} is never full in this split: there are no rows to write"
+        )
+    return blocks, starts
+
+
+def _rows_to_write(available: int, asked: int | None) -> int:
+    if asked is None or asked == available:
+        return available
+    if asked > available:
+        raise ConfigError(
+            f"--dstore-size {asked} is more than the {available} rows of this split; leave it out"
+        )
+    logger.warning("--dstore-size %d is smaller than the %d rows of this split: the rest is left out", asked, available)
+    return asked
+
+
+def _batches(evaluation: Evaluation, config: EvalConfig, block_idx: Int64s) -> list[Int64s]:
+    return batch_by_size(block_idx, evaluation.dataset.lengths, config.max_tokens, config.max_sentences)
+
+
+def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfig, rows: int) -> DatastoreManifest:
+    model = evaluation.models[0]
+    manifest = DatastoreManifest(
+        rows=rows,
+        dimension=int(model.config.decoder_embed_dim),  # type: ignore[union-attr,arg-type]
+        key_dtype="float16" if dstore.dstore_fp16 else "float32",
+        value_dtype="int64",
+        key_type=dstore.knn_keytype or "last_ffn_input",
+        vocabulary_size=len(evaluation.task.dictionary),
+        dictionary_sha256=evaluation.task.dictionary.sha256(),
+        weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
+        settings={
+            "data": str(evaluation.task.split_prefix(config.gen_subset)),
+            "checkpoint": evaluation.checkpoints[0].path,
+            "sample_break_mode": evaluation.task_config.sample_break_mode,
+            "tokens_per_sample": evaluation.block_size,
+            "context_window": config.context_window,
+            "computed_in": evaluation.precision.name,
+        },
+    )
+    return replace(manifest, state="writing")

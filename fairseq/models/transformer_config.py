@@ -1,0 +1,136 @@
+"""The transformer language model's fields, and the presets that ``--arch`` names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.config import flag
+from fairseq.errors import ConfigError
+
+ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Model: transformer language model."""
+
+    decoder_layers: int = flag(6, "layers", minimum=1)
+    decoder_embed_dim: int = flag(512, "width of the model", minimum=1)
+    decoder_input_dim: int | None = flag(None, "width of the word vectors [default: --decoder-embed-dim]", minimum=1)
+    decoder_output_dim: int | None = flag(None, "width before the output [default: --decoder-embed-dim]", minimum=1)
+    decoder_ffn_embed_dim: int = flag(2048, "width inside the feed-forward part", minimum=1)
+    decoder_attention_heads: int = flag(8, "attention heads", minimum=1)
+    decoder_normalize_before: bool = flag(
+        False, "LayerNorm before each part", no_effect="these models are always built that way"
+    )
+    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer")
+    decoder_learned_pos: bool = flag(False, "learned positions instead of sinusoidal ones")
+    no_token_positional_embeddings: bool = flag(False, "no positions at all")
+    share_decoder_input_output_embed: bool = flag(False, "share word vectors between input and output")
+    adaptive_input: bool = flag(False, "narrower vectors for rarer words")
+    adaptive_input_cutoff: tuple[int, ...] = flag((), "ends of the input's bands but the last", minimum=1)
+    adaptive_input_factor: float = flag(4.0, "how much narrower each input band is", minimum=1)
+    adaptive_softmax_cutoff: tuple[int, ...] = flag((), "ends of the output's bands but the last", minimum=1)
+    adaptive_softmax_dropout: float = flag(0.0, "dropout in the adaptive softmax", minimum=0, maximum=1)
+    adaptive_softmax_factor: float = flag(4.0, "how much narrower each output band is", minimum=1)
+    tie_adaptive_weights: bool = flag(False, "share word vectors between adaptive input and adaptive softmax")
+    tie_adaptive_proj: bool = flag(False, "share their projections too")
+    dropout: float = flag(0.1, "dropout of every layer's output", minimum=0, maximum=1)
+    attention_dropout: float = flag(0.0, "dropout of attention weights", minimum=0, maximum=1)
+    activation_dropout: float = flag(
+        0.0, "dropout after the activation", aliases=("--relu-dropout",), minimum=0, maximum=1
+    )
+    activation_fn: str = flag("relu", "activation", choices=ACTIVATION_NAMES)
+    decoder_layerdrop: float = flag(0.0, "probability of leaving out a layer in training", minimum=0, maximum=1)
+    max_target_positions: int | None = flag(
+        None, "longest row that the model takes, in tokens [default: --tokens-per-sample]", minimum=1
+    )
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the word vectors."""
+        return self.decoder_input_dim or self.decoder_embed_dim
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the features that the output layer takes."""
+        return self.decoder_output_dim or self.decoder_embed_dim
+
+    def __post_init__(self) -> None:
+        if self.decoder_embed_dim % self.decoder_attention_heads:
+            raise ConfigError(
+                f"--decoder-embed-dim {self.decoder_embed_dim} must be a multiple of --decoder-attention-heads"
+                f" {self.decoder_attention_heads}"
+            )
+        if self.adaptive_input and not self.input_cutoff:
+            raise ConfigError("--adaptive-input needs --adaptive-softmax-cutoff or --adaptive-input-cutoff")
+        if self.tie_adaptive_weights:
+            self._check_tied()
+
+    @property
+    def input_cutoff(self) -> tuple[int, ...]:
+        """Ends of the input's bands; the output's when none were given."""
+        return self.adaptive_input_cutoff or self.adaptive_softmax_cutoff
+
+    def _check_tied(self) -> None:
+        if not self.adaptive_input or not self.adaptive_softmax_cutoff:
+            raise ConfigError("--tie-adaptive-weights needs --adaptive-input and --adaptive-softmax-cutoff")
+        if self.input_cutoff != self.adaptive_softmax_cutoff:
+            raise ConfigError(
+                f"--tie-adaptive-weights needs equal cutoffs, but --adaptive-input-cutoff is {self.input_cutoff}"
+                f" and --adaptive-softmax-cutoff is {self.adaptive_softmax_cutoff}"
+            )
+        if self.adaptive_input_factor != self.adaptive_softmax_factor:
+            raise ConfigError(
+                f"--tie-adaptive-weights needs equal factors, but --adaptive-input-factor is"
+                f" {self.adaptive_input_factor} and --adaptive-softmax-factor is {self.adaptive_softmax_factor}"
+            )
+        if self.output_dim != self.decoder_embed_dim:
+            raise ConfigError(
+                f"--tie-adaptive-weights needs --decoder-output-dim {self.output_dim} to equal --decoder-embed-dim"
+                f" {self.decoder_embed_dim}"
+            )
+
+
+_BAEVSKI_WIKI103: Mapping[str, Any] = dict(
+    decoder_layers=16,
+    decoder_embed_dim=1024,
+    decoder_ffn_embed_dim=4096,
+    decoder_attention_heads=8,
+    no_decoder_final_norm=True,
+    adaptive_input=True,
+    adaptive_input_cutoff=(20000, 60000),
+    adaptive_softmax_cutoff=(20000, 60000),
+    adaptive_softmax_dropout=0.2,
+    tie_adaptive_weights=True,
+    tie_adaptive_proj=True,
+    dropout=0.3,
+    attention_dropout=0.1,
+    activation_dropout=0.1,
+)
+_BAEVSKI_GBW: Mapping[str, Any] = dict(
+    decoder_layers=12,
+    decoder_embed_dim=512,
+    decoder_ffn_embed_dim=4096,
+    decoder_attention_heads=16,
+    no_decoder_final_norm=True,
+    attention_dropout=0.1,
+)
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+    "transformer_lm": {},
+    "transformer_lm_big": dict(
+        decoder_layers=12, decoder_embed_dim=1024, decoder_ffn_embed_dim=4096, decoder_attention_heads=16
+    ),
+    "transformer_lm_wiki103": _BAEVSKI_WIKI103,
+    "transformer_lm_baevski_wiki103": _BAEVSKI_WIKI103,
+    "transformer_lm_gbw": _BAEVSKI_GBW,
+    "transformer_lm_baevski_gbw": _BAEVSKI_GBW,
+    "transformer_lm_gpt": dict(
+        decoder_layers=12,
+        decoder_embed_dim=768,
+        decoder_ffn_embed_dim=3072,
+        decoder_attention_heads=12,
+        attention_dropout=0.1,
+        activation_fn="gelu",
+    ),
+}

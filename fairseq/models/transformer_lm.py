@@ -1,0 +1,188 @@
+"""The transformer language model of Baevski and Auli (2019): adaptive input, pre-norm layers, adaptive softmax.
+
+    ids ─ embed · √C ─ + positions ─ dropout ─ layer × L ─ [LayerNorm] ─ features ─ output layer ─ log p(target)
+
+B batch, T time, S scored time (the last S of T columns), C width, N scored tokens.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from fairseq.errors import ConfigError
+from fairseq.models.transformer_config import TransformerConfig
+from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
+from fairseq.modules.adaptive_softmax import AdaptiveSoftmax
+from fairseq.modules.decoder_layer import DecoderLayer
+from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
+
+CHECKPOINT_LAYOUT_VERSION = 3.0
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What the layers give: ``features_BSC`` for the output layer, and the last layer's ``ffn_input_BSC``."""
+
+    features_BSC: Tensor
+    ffn_input_BSC: Tensor
+
+
+class Decoder(nn.Module):
+    """All of the model; its attribute names are the checkpoint's key names."""
+
+    def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        width = config.decoder_embed_dim
+        self.dropout = config.dropout
+        self.layerdrop = config.decoder_layerdrop
+        self.embed_scale = math.sqrt(width)
+        self.num_positions = config.max_target_positions or 1024
+        self.register_buffer("version", torch.tensor([CHECKPOINT_LAYOUT_VERSION]))
+        self.embed_tokens = _build_embedding(config, vocabulary_size)
+        self.project_in_dim = None
+        if not config.adaptive_input and config.input_dim != width:
+            self.project_in_dim = _projection(config.input_dim, width)
+        self.embed_positions: SinusoidalPositions | LearnedPositions | None = None
+        if not config.no_token_positional_embeddings:
+            positions = LearnedPositions if config.decoder_learned_pos else SinusoidalPositions
+            self.embed_positions = positions(width, self.num_positions)
+        self.layers = nn.ModuleList(_build_layer(config) for _ in range(config.decoder_layers))
+        self.layer_norm = None if config.no_decoder_final_norm else nn.LayerNorm(width)
+        self.project_out_dim = None
+        if width != config.output_dim and not config.tie_adaptive_weights:
+            self.project_out_dim = _projection(width, config.output_dim)
+        self._build_output(config, vocabulary_size)
+
+    def _build_output(self, config: TransformerConfig, vocabulary_size: int) -> None:
+        self.adaptive_softmax: AdaptiveSoftmax | None = None
+        self.embed_out: nn.Parameter | None = None
+        if config.adaptive_softmax_cutoff:
+            tied = self.embed_tokens if config.tie_adaptive_weights else None
+            assert tied is None or isinstance(tied, AdaptiveInput)
+            self.adaptive_softmax = AdaptiveSoftmax(
+                vocabulary_size,
+                config.output_dim,
+                config.adaptive_softmax_cutoff,
+                config.adaptive_softmax_dropout,
+                config.adaptive_softmax_factor,
+                tied,
+                config.tie_adaptive_proj,
+            )
+        elif not config.share_decoder_input_output_embed:
+            self.embed_out = nn.Parameter(torch.empty(vocabulary_size, config.output_dim))
+            nn.init.normal_(self.embed_out, std=config.output_dim**-0.5)
+
+    def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
+        """Returns the outputs of the columns from ``first`` on; the columns before are only looked at."""
+        x_BTC = self.embed_scale * self.embed_tokens(source_BT)
+        if self.project_in_dim is not None:
+            x_BTC = self.project_in_dim(x_BTC)
+        if self.embed_positions is not None:
+            x_BTC = x_BTC + self.embed_positions(source_BT.shape[1])
+        x_BTC = F.dropout(x_BTC, self.dropout, self.training)
+        for layer in self.layers[:-1]:
+            if not self._dropped():
+                x_BTC, _ = layer(x_BTC)
+        # Only the last layer may leave columns out: every earlier one feeds the attention of the next.
+        x_BSC, ffn_input_BSC = self.layers[-1](x_BTC, first)
+        if self._dropped():
+            x_BSC = x_BTC[:, first:]
+        if self.layer_norm is not None:
+            x_BSC = self.layer_norm(x_BSC)
+        if self.project_out_dim is not None:
+            x_BSC = self.project_out_dim(x_BSC)
+        return DecoderOutput(x_BSC, ffn_input_BSC)
+
+    def _dropped(self) -> bool:
+        return self.training and self.layerdrop > 0 and bool(torch.rand(()) < self.layerdrop)
+
+    def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
+        """Returns log p(target), natural, float32 ``[N]``."""
+        if self.adaptive_softmax is not None:
+            return self.adaptive_softmax.target_log_prob(features_NC, target_N)
+        weight = self.embed_out
+        if weight is None:
+            assert isinstance(self.embed_tokens, nn.Embedding)
+            weight = self.embed_tokens.weight
+        return -F.cross_entropy(F.linear(features_NC, weight).float(), target_N, reduction="none")
+
+
+class TransformerLanguageModel(nn.Module):
+    """The model as tasks, criterions and scorers know it; all weights lie under ``decoder.``.
+
+    Any model can stand in its place that has ``forward(source_BT, first)`` → ``DecoderOutput``,
+    ``target_log_prob(features_NC, target_N)``, ``max_positions`` and ``has_adaptive_softmax``.
+    """
+
+    def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.decoder = Decoder(config, vocabulary_size)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest row in tokens."""
+        return self.decoder.num_positions
+
+    @property
+    def has_adaptive_softmax(self) -> bool:
+        """Whether the output layer is an adaptive softmax."""
+        return self.decoder.adaptive_softmax is not None
+
+    def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
+        """Returns the outputs of the columns from ``first`` on for input ids ``source_BT``, padded on the right."""
+        return self.decoder(source_BT, first)  # type: ignore[no-any-return]
+
+    def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
+        """Returns log p(target), natural, float32 ``[N]``, from features of the scored columns."""
+        return self.decoder.target_log_prob(features_NC, target_N)
+
+
+def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> TransformerLanguageModel:
+    """Returns the model for a vocabulary; raises ConfigError when the cutoffs do not fit it."""
+    for name, cutoff in (("input", config.input_cutoff), ("softmax", config.adaptive_softmax_cutoff)):
+        if (cutoff and name == "softmax") or config.adaptive_input:
+            edges = [0, *cutoff, vocabulary_size]
+            if any(left >= right for left, right in pairwise(edges)):
+                raise ConfigError(
+                    f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the"
+                    f" {vocabulary_size} ids of the dictionary"
+                )
+    return TransformerLanguageModel(config, vocabulary_size)
+
+
+def _build_embedding(config: TransformerConfig, vocabulary_size: int) -> nn.Module:
+    if config.adaptive_input:
+        return AdaptiveInput(
+            vocabulary_size,
+            config.input_dim,
+            config.adaptive_input_factor,
+            config.decoder_embed_dim,
+            config.input_cutoff,
+        )
+    embedding = nn.Embedding(vocabulary_size, config.input_dim, padding_idx=PADDING_IDX)
+    nn.init.normal_(embedding.weight, std=config.input_dim**-0.5)
+    nn.init.zeros_(embedding.weight[PADDING_IDX])
+    return embedding
+
+
+def _build_layer(config: TransformerConfig) -> DecoderLayer:
+    return DecoderLayer(
+        config.decoder_embed_dim,
+        config.decoder_ffn_embed_dim,
+        config.decoder_attention_heads,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout,
+        activation=config.activation_fn,
+    )
+
+
+def _projection(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer

@@ -1,0 +1,76 @@
+"""Older state dicts and configs, brought to the layout that this code writes (docs/formats.md, checkpoints)."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LAYER_NORMS = {"0": "self_attn_layer_norm", "1": "encoder_attn_layer_norm", "2": "final_layer_norm"}
+_CONSTANTS = ("version", "_float_tensor")
+
+
+def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict with today's names: q, k and v apart, LayerNorms by name, weights in float32.
+
+    The constants that layouts differ in (versions, placeholders) are left out; ``load_state`` fills them in.
+    """
+    upgraded: dict[str, Tensor] = {}
+    for old_name, old_tensor in state.items():
+        tensor = old_tensor.float() if old_tensor.is_floating_point() else old_tensor
+        name = re.sub(r"layer_norms\.([012])\.", lambda m: _LAYER_NORMS[m[1]] + ".", old_name)
+        name = name.replace("decoder.output_projection.weight", "decoder.embed_out")
+        if name.rsplit(".", 1)[-1] in _CONSTANTS or name == "decoder.embed_positions.weights":
+            continue
+        merged = re.fullmatch(r"(.*self_attn\.)in_proj_(weight|bias)", name)
+        if merged:
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                upgraded[f"{merged[1]}{part}_proj.{merged[2]}"] = piece
+        else:
+            upgraded[name] = tensor
+    words, output = upgraded.get("decoder.embed_tokens.weight"), upgraded.get("decoder.embed_out")
+    if words is not None and output is not None and torch.equal(words, output):
+        del upgraded["decoder.embed_out"]  # shared words, which fairseq 0.12 stores twice
+    if layout_version(state) <= 2:
+        for name in ("decoder.layer_norm.weight", "decoder.layer_norm.bias"):
+            upgraded.pop(name, None)
+    return upgraded
+
+
+def layout_version(state: Mapping[str, Tensor]) -> float:
+    """Returns ``decoder.version``; a state dict without one is version 1."""
+    version = state.get("decoder.version")
+    return float(version.reshape(-1)[0]) if isinstance(version, Tensor) else 1.0
+
+
+def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns config fields with today's names, corrected by what the weights show."""
+    upgraded = dict(fields)
+    if "no_tie_adaptive_proj" in upgraded:
+        upgraded["tie_adaptive_proj"] = upgraded.pop("no_tie_adaptive_proj") is False
+        upgraded["no_decoder_final_norm"] = True
+    if "relu_dropout" in upgraded and not upgraded.get("activation_dropout"):
+        upgraded["activation_dropout"] = upgraded["relu_dropout"]
+    if layout_version(state) <= 2:
+        upgraded["no_decoder_final_norm"] = True
+    for name in ("adaptive_input_cutoff", "adaptive_softmax_cutoff"):
+        if upgraded.get(name, ...) is None:
+            upgraded[name] = ()
+    return upgraded
+
+
+def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Copies upgraded weights into ``model`` and returns what did not fit, one line each; nothing on success."""
+    own = model.state_dict()
+    constants = {name: value for name, value in own.items() if name.rsplit(".", 1)[-1] in _CONSTANTS}
+    problems = [f"{name} is missing" for name in own if name not in state and name not in constants]
+    problems += [f"{name} is not part of the model" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if not problems:
+        model.load_state_dict({**constants, **state}, strict=True)
+    return problems

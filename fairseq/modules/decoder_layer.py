@@ -1,0 +1,50 @@
+"""One pre-norm transformer layer.
+
+    x ─ LayerNorm ─ attention ─ + ─ LayerNorm ─ fc1 ─ activation ─ fc2 ─ + ─
+     └──────────────────────────┘└─────────────────────────────────────────┘
+
+The second LayerNorm's output, the *feed-forward input*, is what kNN-LM takes as the key of a context.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from fairseq.modules.self_attention import SelfAttention
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_accurate": lambda x: F.gelu(x, approximate="tanh")}
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a LayerNorm and beside a residual."""
+
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        num_heads: int,
+        *,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.activation_dropout = activation_dropout
+        self.activation = ACTIVATIONS[activation]
+        self.self_attn = SelfAttention(width, num_heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+        for layer in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_BTC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Returns the layer's output and its feed-forward input, both ``[B, T − first, C]``."""
+        attended = self.self_attn(self.self_attn_layer_norm(x_BTC), first)
+        x_BSC = x_BTC[:, first:] + F.dropout(attended, self.dropout, self.training)
+        ffn_input_BSC = self.final_layer_norm(x_BSC)
+        hidden = F.dropout(self.activation(self.fc1(ffn_input_BSC)), self.activation_dropout, self.training)
+        return x_BSC + F.dropout(self.fc2(hidden), self.dropout, self.training), ffn_input_BSC

@@ -1,0 +1,60 @@
+"""Position embeddings: a sinusoidal table, or a learned one. The first token has position 2; row 1 is padding.
+
+Rows are padded on the right only, so that the position of column t is always t + 2.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FIRST_POSITION = 2
+
+
+def sinusoidal_table(num_rows: int, width: int) -> Tensor:
+    """Returns float32 ``[num_rows, width]``: ``[sin | cos]`` halves with frequencies exp(−i·ln(10000)/(width/2 − 1)).
+
+    The padding row (1) is zero, and so is the last column of an odd width.
+    """
+    half = width // 2
+    frequency = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+    angle = torch.arange(num_rows, dtype=torch.float32)[:, None] * frequency[None, :]
+    table = torch.zeros(num_rows, width)
+    table[:, :half] = torch.sin(angle)
+    table[:, half : 2 * half] = torch.cos(angle)
+    table[1] = 0
+    return table
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed positions; the table is not a weight and grows as longer rows arrive."""
+
+    table: Tensor
+
+    def __init__(self, width: int, num_positions: int) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("_float_tensor", torch.zeros(1))  # a name that checkpoints of this layout hold
+        self.register_buffer("table", sinusoidal_table(num_positions + FIRST_POSITION, width), persistent=False)
+
+    def forward(self, length: int) -> Tensor:
+        """Returns ``[length, width]``, the rows of columns 0 to ``length`` − 1."""
+        if length + FIRST_POSITION > len(self.table):
+            self.table = sinusoidal_table(2 * length + FIRST_POSITION, self.width).to(self.table)
+        return self.table[FIRST_POSITION : length + FIRST_POSITION]
+
+
+class LearnedPositions(nn.Module):
+    """One weight row per position."""
+
+    def __init__(self, width: int, num_positions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_positions + FIRST_POSITION, width))
+        nn.init.normal_(self.weight, std=width**-0.5)
+        with torch.no_grad():
+            self.weight[1].zero_()
+
+    def forward(self, length: int) -> Tensor:
+        """Returns ``[length, width]``; the caller keeps ``length`` within the positions that there are."""
+        assert length + FIRST_POSITION <= len(self.weight), (length, self.weight.shape)
+        return self.weight[FIRST_POSITION : length + FIRST_POSITION]

@@ -1,0 +1,54 @@
+"""Causal self-attention through torch's ``scaled_dot_product_attention``.
+
+B batch, T time, S scored time (the last S of T columns), C width, H heads, D width of a head.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention in which a column sees itself and the columns before it.
+
+    Rows are padded on the right, after everything that is scored, so that the causal mask is the only mask needed.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        for layer in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(layer.weight, gain=2**-0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x_BTC: Tensor, first: int = 0) -> Tensor:
+        """Returns ``[B, T − first, C]``: the attention outputs of the columns from ``first`` on."""
+        q_BHSD = self._heads(self.q_proj(x_BTC[:, first:]))
+        k_BHTD = self._heads(self.k_proj(x_BTC))
+        v_BHTD = self._heads(self.v_proj(x_BTC))
+        mask = _lower_right_mask(q_BHSD.shape[2], k_BHTD.shape[2], x_BTC.device) if first else None
+        out_BHSD = F.scaled_dot_product_attention(
+            q_BHSD,
+            k_BHTD,
+            v_BHTD,
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(out_BHSD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _lower_right_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """Returns bool ``[queries, keys]``, true where the query may look; the last query sees every key."""
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return mask.tril(diagonal=num_keys - num_queries)

@@ -1,0 +1,101 @@
+"""Flags of optimizers and schedules; each dataclass declares all that its optimizer or schedule uses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.config import flag
+
+
+def _weight_decay() -> Any:
+    return flag(0.0, "decoupled weight decay: p ← p·(1 − lr·wd)", aliases=("--wd",), minimum=0)
+
+
+def _warmup_updates(default: int) -> Any:
+    return flag(default, "updates over which the learning rate rises to its maximum", minimum=0)
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """Optimization."""
+
+    max_epoch: int = flag(0, "stop after this epoch (0: no bound)", minimum=0)
+    max_update: int = flag(0, "stop after this many updates (0: no bound)", minimum=0)
+    clip_norm: float = flag(25.0, "clip gradients at this global norm (0: never)", minimum=0)
+    update_freq: tuple[int, ...] = flag((1,), "batches in an update; a list gives one number per epoch", minimum=1)
+    lr: tuple[float, ...] = flag((0.25,), "learning rate; a list gives one per epoch (fixed schedule)", minimum=0)
+    min_lr: float = flag(-1.0, "lowest learning rate; with --max-lr, the rate at which training stops")
+    stop_min_lr: float = flag(-1.0, "stop when the learning rate falls to this")
+
+
+@dataclass(frozen=True)
+class NAGConfig:
+    """Optimizer nag."""
+
+    momentum: float = flag(0.99, "momentum", minimum=0, maximum=1)
+    weight_decay: float = _weight_decay()
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Optimizers adam and adamw."""
+
+    adam_betas: tuple[float, ...] = flag((0.9, 0.999), "decay rates of both moments", minimum=0, maximum=1)
+    adam_eps: float = flag(1e-8, "added to the denominator", minimum=0)
+    weight_decay: float = _weight_decay()
+
+
+@dataclass(frozen=True)
+class SGDConfig:
+    """Optimizer sgd."""
+
+    momentum: float = flag(0.0, "momentum", minimum=0, maximum=1)
+    weight_decay: float = _weight_decay()
+
+
+@dataclass(frozen=True)
+class AdagradConfig:
+    """Optimizer adagrad."""
+
+    weight_decay: float = _weight_decay()
+
+
+@dataclass(frozen=True)
+class CosineConfig:
+    """Schedule cosine.
+
+    Two spellings: ``--max-lr MAX --lr MIN --min-lr STOP`` (2019), or ``--lr MAX --min-lr MIN --stop-min-lr STOP``.
+    """
+
+    warmup_updates: int = _warmup_updates(0)
+    warmup_init_lr: float = flag(-1.0, "learning rate of the first update [default: the lowest]")
+    max_lr: float | None = flag(None, "highest learning rate; --lr is then the lowest, --min-lr where to stop")
+    t_mult: float = flag(1.0, "each period is this many times as long as the one before", minimum=1)
+    lr_period_updates: float = flag(-1.0, "updates of the first period (-1: --max-update less the warm-up)")
+    lr_shrink: float = flag(0.1, "each period's rates are this fraction of the one before", minimum=0)
+
+
+@dataclass(frozen=True)
+class InverseSqrtConfig:
+    """Schedule inverse_sqrt."""
+
+    warmup_updates: int = _warmup_updates(4000)
+    warmup_init_lr: float = flag(-1.0, "learning rate of the first update [default: 0]")
+
+
+@dataclass(frozen=True)
+class FixedConfig:
+    """Schedule fixed."""
+
+    warmup_updates: int = _warmup_updates(0)
+    force_anneal: int | None = flag(None, "from this epoch on, shrink the last rate once an epoch", minimum=1)
+    lr_shrink: float = flag(0.1, "factor of --force-anneal", minimum=0)
+
+
+@dataclass(frozen=True)
+class PolynomialDecayConfig:
+    """Schedule polynomial_decay."""
+
+    warmup_updates: int = _warmup_updates(0)
+    end_learning_rate: float = flag(0.0, "learning rate at the end", minimum=0)
+    power: float = flag(1.0, "exponent of the decay", minimum=0)
+    total_num_update: int | None = flag(None, "update at which the end is reached [default: --max-update]", minimum=1)

@@ -1,0 +1,9 @@
+"""Tasks: what data is, and which model it needs. A plugin adds one with ``@register_task("name", config=…)``."""
+
+from fairseq.data.config import LanguageModelingConfig
+from fairseq.registry import Registry
+
+TASKS = Registry("task", "--task")
+register_task = TASKS.register
+
+TASKS.add("language_modeling", "fairseq.tasks.language_modeling:LanguageModelingTask", LanguageModelingConfig)

@@ -1,0 +1,84 @@
+"""Language modelling: predict each token of a stream from the ones before it."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fairseq.checkpoints import Checkpoint
+from fairseq.config import resolve
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.config import LanguageModelingConfig
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.errors import CheckpointError, ConfigError, DataError
+from fairseq.models import MODELS, architecture, architecture_names
+from fairseq.models.upgrade import load_state
+
+
+class LanguageModelingTask:
+    """A dictionary, splits cut into blocks, and the model over them.
+
+    Args:
+        config: where the data is and how it is cut.
+    """
+
+    def __init__(self, config: LanguageModelingConfig) -> None:
+        self.config = config
+        self.data_dirs = [Path(part) for part in config.data.split(":") if part]
+        if not self.data_dirs or not self.data_dirs[0].is_dir():
+            raise DataError(f"data directory {config.data} does not exist; fairseq-preprocess --destdir makes one")
+        self.dictionary = Dictionary.load(self.data_dirs[0] / "dict.txt")
+
+    def split_prefix(self, split: str, epoch: int = 1) -> Path:
+        """Returns the path of a split's files without their suffix; several directories take turns by epoch."""
+        return self.data_dirs[(epoch - 1) % len(self.data_dirs)] / split
+
+    def load_split(self, split: str, *, epoch: int = 1, context_window: int = 0) -> BlockDataset:
+        """Returns the blocks of ``train``, ``valid``, ``test``, …; every id is checked against the dictionary."""
+        prefix = self.split_prefix(split, epoch)
+        data = MMapIndexedDataset(prefix)
+        data.check_ids(len(self.dictionary), str(self.data_dirs[0] / "dict.txt"))
+        return BlockDataset(
+            data.tokens,
+            data.sizes,
+            self.config.sample_break_mode,
+            self.config.tokens_per_sample,
+            context_window,
+            self.config.add_bos_token,
+        )
+
+    def build_model(self, name: str, config: Any) -> nn.Module:
+        """Returns a new model; a length that was left open becomes the block size."""
+        if getattr(config, "max_target_positions", ...) is None:
+            config = dataclasses.replace(config, max_target_positions=self.config.tokens_per_sample)
+        model: nn.Module = MODELS.get(name)(config, len(self.dictionary))
+        return model
+
+    def load_model(self, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> nn.Module:
+        """Returns the model of a checkpoint, built from its fields (``arch`` may lie), with its weights.
+
+        Raises:
+            CheckpointError: the weights do not fit the fields or the dictionary.
+        """
+        arch = str(checkpoint.fields.get("arch", "transformer_lm"))
+        name = arch if arch in MODELS.names() else "transformer_lm"
+        if arch in architecture_names():
+            name, _ = architecture(arch)
+        config_class = MODELS.config(name)
+        assert config_class is not None
+        try:
+            config: Any = resolve(config_class, checkpoint.fields, overrides)
+            model = self.build_model(name, config)
+        except ConfigError as err:
+            raise CheckpointError(f"the settings in {checkpoint.path} do not make a model: {err}") from err
+        problems = load_state(model, checkpoint.state)
+        if problems:
+            more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+            raise CheckpointError(
+                f"the weights of {checkpoint.path} do not fit its settings and the {len(self.dictionary)} ids of"
+                f" {self.data_dirs[0] / 'dict.txt'}: {'; '.join(problems[:3])}{more}"
+            )
+        return model

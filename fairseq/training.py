@@ -1,0 +1,253 @@
+"""The run of a training: epochs of updates, with validations and checkpoints between them.
+
+    for each epoch:  batches in the epoch's order ─ updates ─ validate ─ save
+                                  └ also after every --save-interval-updates
+
+Where a run stands is (epoch, batches of it that are done); with the trainer's state, that is all a resumed run needs.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fairseq
+from fairseq.checkpoint_files import Best, delete_old, names_to_write, write_all
+from fairseq.checkpoints import save_checkpoint
+from fairseq.data.batching import batch_by_size, by_length, epoch_batches
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.blocks import Int64s
+from fairseq.data.config import BatchConfig
+from fairseq.log import Progress
+from fairseq.meters import Meters
+from fairseq.optim.config import OptimizationConfig
+from fairseq.perplexity import perplexity_of
+from fairseq.tensorboard import TensorBoard
+from fairseq.train_config import CheckpointConfig, TrainConfig
+from fairseq.trainer import Trainer, UpdateStats
+from fairseq.validation import load_validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a run logs, stops and saves."""
+
+    optimization: OptimizationConfig
+    checkpoint: CheckpointConfig
+    stop_lr: float
+    log_interval: int
+    log_format: str
+
+
+class Training:
+    """One run.
+
+    Args:
+        task: loads splits.
+        trainer: makes updates.
+        train: names of what is trained, for the checkpoint.
+        batching: limits of a batch.
+        schedule: when to log, stop and save.
+        seed: base of the epochs' orders.
+        fields: every setting, as the checkpoint stores them.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        trainer: Trainer,
+        train: TrainConfig,
+        batching: BatchConfig,
+        schedule: Schedule,
+        seed: int,
+        fields: Mapping[str, Any],
+    ) -> None:
+        self.task = task
+        self.trainer = trainer
+        self.train = train
+        self.batching = batching
+        self.schedule = schedule
+        self.seed = seed
+        self.fields = fields
+        self.epoch = 1
+        self.position = 0
+        self.best = Best(schedule.checkpoint.maximize_best_checkpoint_metric)
+        self.last_metric: float | None = None
+        self._start = time.monotonic()
+        self._tensorboard = TensorBoard(train.tensorboard_logdir if trainer.group.rank == 0 else None)
+        self._valid = load_validation(task, trainer, batching, schedule.checkpoint)
+
+    def run(self) -> None:
+        """Trains until a bound is reached, then returns."""
+        while not self._is_over():
+            self._run_epoch()
+        self._tensorboard.close()
+        logger.info(
+            "done training in %.1f seconds, %d updates", time.monotonic() - self._start, self.trainer.num_updates
+        )
+
+    def restore(self, extra_state: Mapping[str, Any], *, position: bool, meters: bool) -> None:
+        """Goes on from where a checkpoint stands; ``position`` and ``meters`` say which of its parts to take."""
+        iterator = extra_state.get("train_iterator") or {}
+        if position:
+            self.epoch = max(int(iterator.get("epoch", 1)), 1)
+            self.position = int(iterator.get("iterations_in_epoch", 0))
+        if extra_state.get("loss_scaler"):
+            self.trainer.precision.scaler.load_state_dict(extra_state["loss_scaler"])
+        if meters:
+            self.best.value = extra_state.get("best")
+            self.best.num_since = int(extra_state.get("validations_since_best", 0))
+
+    def _is_over(self) -> bool:
+        optimization, patience = self.schedule.optimization, self.schedule.checkpoint.patience
+        num_updates = self.trainer.num_updates
+        if optimization.max_update and num_updates >= optimization.max_update:
+            return True
+        if optimization.max_epoch and self.epoch > optimization.max_epoch:
+            return True
+        if 0 < patience <= self.best.num_since:
+            logger.info("stopping: %d validations without a better %s", patience, self._metric_name)
+            return True
+        lr = self.trainer.schedule(num_updates, self.epoch)
+        if lr <= self.schedule.stop_lr:
+            logger.info("stopping: the learning rate %g has fallen to the bound %g", lr, self.schedule.stop_lr)
+            return True
+        return False
+
+    @property
+    def _metric_name(self) -> str:
+        return self.schedule.checkpoint.best_checkpoint_metric
+
+    def _run_epoch(self) -> None:
+        dataset, batches = self._epoch_batches()
+        if self.position >= len(batches):  # saved at the end of the epoch by another program
+            self.epoch, self.position = self.epoch + 1, 0
+            return
+        freqs = self.schedule.optimization.update_freq
+        freq = freqs[min(self.epoch, len(freqs)) - 1]
+        meters, window = Meters(), Meters()
+        log = self.schedule
+        total = math.ceil(len(batches) / freq)
+        done = self.position // freq
+        with Progress(
+            f"epoch {self.epoch:03d}", total, "updates", log.log_format, done=done, every=log.log_interval
+        ) as progress:
+            while self.position < len(batches):
+                chunk = batches[self.position : self.position + freq]
+                stats = self.trainer.update([dataset.collate(idx) for idx in chunk if len(idx)], self.epoch)
+                self.position += len(chunk)
+                meters.add(stats)
+                window.add(stats)
+                progress.advance(1, **self._shown(window, stats))
+                if window.num_updates >= log.log_interval:
+                    self._tensorboard.add("train", self._shown(window, stats), self.trainer.num_updates)
+                    window = Meters()
+                if self._after_update(end_of_epoch=self.position >= len(batches)):
+                    return
+        self._log_line("train", {**meters.values(), "num_updates": self.trainer.num_updates})
+        self._end_epoch()
+
+    def _shown(self, window: Meters, stats: UpdateStats) -> dict[str, float]:
+        shown = {**window.values(), "num_updates": self.trainer.num_updates, "lr": stats.lr}
+        if self.trainer.precision.scaler.is_enabled():
+            shown["loss_scale"] = self.trainer.precision.scaler.get_scale()
+        return {**shown, "wall": round(time.monotonic() - self._start)}
+
+    def _epoch_batches(self) -> tuple[BlockDataset, list[Int64s]]:
+        """Returns the epoch's data and this process's batches, an empty one where other processes have one more."""
+        dataset = self.task.load_split(self.batching.train_subset, epoch=self.epoch)
+        order = by_length(dataset.lengths, self.seed)
+        batches = batch_by_size(
+            order,
+            dataset.lengths,
+            self.batching.max_tokens,
+            self.batching.max_sentences,
+            self.batching.required_batch_size_multiple,
+        )
+        shuffled = epoch_batches(batches, self.seed, self.epoch)
+        rank, world = self.trainer.group.rank, self.trainer.group.world_size
+        mine = shuffled[rank::world]
+        return dataset, mine + [mine[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
+
+    def _after_update(self, *, end_of_epoch: bool) -> bool:
+        """Validates and saves in mid-epoch where that is due; returns whether the run is over."""
+        every = self.schedule.checkpoint.save_interval_updates
+        num_updates, bound = self.trainer.num_updates, self.schedule.optimization.max_update
+        is_last = bool(bound) and num_updates >= bound
+        if end_of_epoch or not (is_last or (every and num_updates % every == 0)):
+            return False
+        self._save(end_of_epoch=False, metric=self._validate())
+        return is_last or self._is_over()
+
+    def _end_epoch(self) -> None:
+        config = self.schedule.checkpoint
+        over = self.schedule.optimization.max_update or math.inf
+        due = self.epoch % config.validate_interval == 0 or self.trainer.num_updates >= over
+        metric = self._validate() if due else None
+        epoch, self.epoch, self.position = self.epoch, self.epoch + 1, 0
+        self._save(end_of_epoch=True, metric=metric, epoch=epoch)
+
+    def _validate(self) -> float | None:
+        """Returns the metric of the first validation split, and logs all of them."""
+        first: float | None = None
+        for valid in self._valid:
+            nats, num_targets = self.trainer.validate(valid.collated())
+            loss = nats / max(num_targets, 1) / math.log(2)
+            values = {"loss": loss, "ppl": perplexity_of(loss), "num_updates": self.trainer.num_updates}
+            if first is None:
+                first = values[self._metric_name]
+                self.best.add(first)
+                values[f"best_{self._metric_name}"] = self.best.value or 0.0
+            self._log_line(valid.split, values)
+            self._tensorboard.add(valid.split, values, self.trainer.num_updates)
+        return first
+
+    def _log_line(self, part: str, values: Mapping[str, float]) -> None:
+        if self.trainer.group.rank == 0:
+            shown = " | ".join(f"{name} {value:.6g}" for name, value in values.items())
+            logger.info("epoch %03d | %s | %s", self.epoch, part, shown)
+
+    def _save(self, *, end_of_epoch: bool, metric: float | None, epoch: int | None = None) -> None:
+        config = self.schedule.checkpoint
+        self.last_metric = metric if metric is not None else self.last_metric
+        if config.no_save or self.trainer.group.rank:
+            return
+        names = names_to_write(
+            config,
+            epoch=epoch or self.epoch,
+            num_updates=self.trainer.num_updates,
+            end_of_epoch=end_of_epoch,
+            is_best=metric is not None and self.best.num_since == 0,
+            metric=metric,
+        )
+        start = time.monotonic()
+        write_all(Path(config.save_dir), names, self._write_checkpoint)
+        delete_old(config)
+        logger.info("saved %s in %s (%.1f s)", ", ".join(names), config.save_dir, time.monotonic() - start)
+
+    def _write_checkpoint(self, path: Path) -> None:
+        trainer = self.trainer
+        save_checkpoint(
+            path,
+            fields=self.fields,
+            model_state=trainer.model.state_dict(),
+            optimizer_state=None
+            if self.schedule.checkpoint.no_save_optimizer_state
+            else trainer.optimizer.state_dict(),
+            optimizer_name=self.train.optimizer,
+            criterion_name=self.train.criterion,
+            num_updates=trainer.num_updates,
+            extra_state={
+                "train_iterator": {"epoch": self.epoch, "iterations_in_epoch": self.position, "shuffle": True},
+                "val_loss": self.last_metric,
+                "best": self.best.value,
+                "validations_since_best": self.best.num_since,
+                "loss_scaler": trainer.precision.scaler.state_dict(),
+                "written_by": f"fairseq-knnlm {fairseq.__version__}",
+            },
+        )

@@ -1,0 +1,169 @@
+"""``fairseq-eval-lm``: the perplexity of a text, with neighbours or without; or the datastore of a text."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
+
+from fairseq.config import Flags, as_dict
+from fairseq.errors import ConfigError
+from fairseq.files import write_json
+from fairseq.log import log_format_of, logger
+from fairseq.options import parse
+from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
+from fairseq.tasks import TASKS
+from fairseq_cli.run import run
+
+if TYPE_CHECKING:
+    from fairseq.evaluation import Evaluation, EvaluationResult
+    from fairseq.scoring import Interpolation
+    from fairseq.sequence_scorer import ScoredBatch
+    from fairseq.word_scores import WordJoiner, WordStats
+
+DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
+neighbours from a datastore; with --save-knnlm-dstore, write the split's datastore instead."""
+
+
+class Settings:
+    """Every config of one run of the command."""
+
+    def __init__(self, flags: Flags) -> None:
+        self.common = flags.build(CommonConfig)
+        self.eval = flags.build(EvalConfig)
+        self.device = flags.build(DeviceConfig)
+        self.knn = flags.build(KNNConfig)
+        self.dump = flags.build(DumpConfig)
+        self.dstore = flags.build(DatastoreConfig)
+        several = ":" in (self.eval.path or "")
+        if several and (self.knn.knnlm or self.dump.save_knnlm_dstore):
+            raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
+        if self.knn.knnlm and self.dump.save_knnlm_dstore:
+            raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
+        if self.dump.save_knnlm_dstore and self.eval.num_shards > 1:
+            raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
+
+    def record(self, task_config: Any) -> dict[str, Any]:
+        """Returns every setting in force, flat."""
+        knn = (self.knn, self.dstore) if self.knn.knnlm else ()
+        return as_dict(self.common, self.device, self.eval, *knn, task_config)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates, or writes a datastore."""
+    groups = (EvalConfig, *TASKS.configs(), KNNConfig, DumpConfig, DatastoreConfig, DeviceConfig, CommonConfig)
+    flags, _ = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
+    settings = Settings(flags)
+
+    import torch
+
+    from fairseq.evaluation import prepare
+    from fairseq.precision import Precision, select_device
+
+    torch.manual_seed(settings.common.seed)
+    precision = Precision(settings.device, select_device(settings.device))
+    evaluation = prepare(flags, settings.eval, precision)
+    flags.warn_unused()
+    if settings.dump.save_knnlm_dstore:
+        from fairseq.knn.dump import dump_datastore
+
+        dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore, log_format_of(settings.common))
+        return
+    other = open_neighbours(evaluation, settings) if settings.knn.knnlm else None
+    result = evaluate(evaluation, settings, other)
+    report(result, evaluation, settings)
+
+
+def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "Interpolation":
+    """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
+    from knnlm import KNN_Dstore
+
+    from fairseq.checkpoints import weights_sha256
+    from fairseq.scoring import Interpolation
+
+    assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
+    source = KNN_Dstore.open(
+        settings.knn.dstore_filename,
+        settings.knn.indexfile,
+        settings.knn,
+        rows=settings.dstore.dstore_size,
+        key_fp16=settings.dstore.dstore_fp16,
+        dimension=evaluation.models[0].config.decoder_embed_dim,
+        vocabulary_size=len(evaluation.task.dictionary),
+        dictionary_sha256=evaluation.task.dictionary.sha256(),
+        weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
+    )
+    return Interpolation(source, settings.knn.lmbda)
+
+
+def evaluate(evaluation: "Evaluation", settings: Settings, other: "Interpolation | None") -> "EvaluationResult":
+    """Returns the perplexity of the split, and prints words on the way where that was asked for."""
+    from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
+    from fairseq.perplexity import Perplexity
+    from fairseq.sequence_scorer import SequenceScorer
+    from fairseq.word_scores import WordJoiner, WordStats
+
+    config = settings.eval
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other)
+    joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
+    stats = WordStats()
+    perplexity = Perplexity()
+    stopwatch = Stopwatch()
+    for scored in score_all(evaluation, scorer, log_format_of(settings.common)):
+        num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
+        perplexity.add(scored.log_p_N, scored.target_N, num_joined)
+        if config.output_word_probs or config.output_word_stats:
+            output_words(scored, joiner, stats, print_words=config.output_word_probs)
+    result = EvaluationResult(perplexity, evaluation.num_left_out, stopwatch.elapsed_s)
+    if config.output_word_stats:
+        sys.stdout.writelines(line + "\n" for line in stats.lines())
+    return result
+
+
+def output_words(scored: "ScoredBatch", joiner: "WordJoiner", stats: "WordStats", *, print_words: bool) -> None:
+    """Counts the words of a batch, and prints each block's on a line: ``block word [log p] …``."""
+    for block_idx, rows in _blocks(scored):
+        words = list(joiner.words(scored.target_N[rows], scored.log_p_N[rows]))
+        stats.add(words)
+        if print_words:
+            sys.stdout.write(f"{block_idx} " + "\t".join(f"{w.text} [{w.log_p:.6f}]" for w in words) + "\n")
+
+
+def _blocks(scored: "ScoredBatch") -> Iterator[tuple[int, slice]]:
+    import numpy as np
+
+    cuts = np.flatnonzero(np.diff(scored.block_idx_N)) + 1
+    for start, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(scored.block_idx_N)], strict=True):
+        yield int(scored.block_idx_N[start]), slice(start, end)
+
+
+def report(result: "EvaluationResult", evaluation: "Evaluation", settings: Settings) -> None:
+    """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
+    from fairseq.evaluation import versions
+
+    symbols = evaluation.task.dictionary.symbols
+    for what, ids in (("probability 0", result.perplexity.zero_ids), ("no number", result.perplexity.nan_ids)):
+        if ids:
+            shown = ", ".join(f"{symbols[token]} ({count})" for token, count in list(ids.items())[:5])
+            logger.warning("%d targets have %s as their probability: %s", sum(ids.values()), what, shown)
+    if settings.eval.results_path:
+        path = Path(settings.eval.results_path)
+        record = {
+            **result.record(symbols),
+            "dtype": evaluation.precision.name,
+            "device": str(evaluation.precision.device),
+            "versions": versions(),
+            "settings": settings.record(evaluation.task_config),
+        }
+        write_json(path if path.suffix == ".json" else path / f"eval_{settings.eval.gen_subset}.json", record)
+    sys.stdout.write(result.summary + "\n")
+
+
+def cli_main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run("fairseq-eval-lm", main))
+
+
+if __name__ == "__main__":
+    cli_main()

@@ -1,0 +1,213 @@
+"""``fairseq-train``: train a language model on binarised text."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairseq.config import Flags, as_dict
+from fairseq.criterions import CRITERIONS
+from fairseq.data.config import BatchConfig
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.log import log_format_of
+from fairseq.models import MODELS, architecture
+from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
+from fairseq.optim.config import OptimizationConfig
+from fairseq.options import parse
+from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.tasks import TASKS
+from fairseq.train_config import CheckpointConfig, TrainConfig
+from fairseq_cli.run import run
+
+if TYPE_CHECKING:
+    from fairseq.checkpoints import Checkpoint
+    from fairseq.distributed import ProcessGroup
+    from fairseq.precision import Precision
+    from fairseq.trainer import Trainer
+    from fairseq.training import Training
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Train a language model on data that fairseq-preprocess has binarised. A run that was stopped goes on
+from checkpoint_last.pt in --save-dir. Under torchrun, several processes train one model."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every config of one run of the command."""
+
+    common: CommonConfig
+    device: DeviceConfig
+    train: TrainConfig
+    optimization: OptimizationConfig
+    checkpoint: CheckpointConfig
+    batching: BatchConfig
+    task: Any
+    model_name: str
+    model: Any
+    optimizer: Any
+    schedule: Any
+    criterion: Any
+
+    def fields(self) -> dict[str, Any]:
+        """Returns every setting in force, flat, as checkpoints store them."""
+        parts = (self.common, self.device, self.batching, self.checkpoint, self.optimization, self.optimizer)
+        chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
+        fields = as_dict(self.train, *chosen)
+        if fields.get("max_target_positions", ...) is None:
+            fields["max_target_positions"] = fields["tokens_per_sample"]
+        return fields
+
+
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    registered = [registry.configs() for registry in (TASKS, MODELS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)]
+    plugged = [config for configs in registered for config in configs]
+    return (TrainConfig, *plugged, OptimizationConfig, BatchConfig, CheckpointConfig, DeviceConfig, CommonConfig)
+
+
+def resolve_settings(flags: Flags) -> Settings:
+    """Returns the settings that the flags spell, and warns of flags that nothing chosen uses."""
+    train = flags.build(TrainConfig)
+    model_name, preset = architecture(train.arch)
+    model_config = MODELS.config(model_name)
+    assert model_config is not None
+    batching = flags.build(BatchConfig)
+    if batching.max_tokens is None and batching.max_sentences is None:
+        raise ConfigError("--max-tokens or --batch-size is required: how much goes into a batch")
+    task_config = TASKS.config(train.task)
+    assert task_config is not None
+
+    def chosen(config: type | None) -> Any:
+        return flags.build(config) if config is not None else None
+
+    settings = Settings(
+        common=flags.build(CommonConfig),
+        device=flags.build(DeviceConfig),
+        train=train,
+        optimization=flags.build(OptimizationConfig),
+        checkpoint=flags.build(CheckpointConfig),
+        batching=batching,
+        task=flags.build(task_config),
+        model_name=model_name,
+        model=flags.build(model_config, preset),
+        optimizer=chosen(OPTIMIZERS.config(train.optimizer)),
+        schedule=chosen(LR_SCHEDULERS.config(train.lr_scheduler)),
+        criterion=chosen(CRITERIONS.config(train.criterion)),
+    )
+    flags.warn_unused()
+    return settings
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains."""
+    flags, _ = parse("fairseq-train", DESCRIPTION, flag_groups(), argv)
+    settings = resolve_settings(flags)
+
+    import torch
+
+    from fairseq.distributed import join_processes
+    from fairseq.precision import Precision, select_device
+
+    group = join_processes(select_device(settings.device).type)
+    precision = Precision(settings.device, select_device(settings.device, group.local_rank))
+    torch.manual_seed(settings.common.seed)
+    try:
+        build_training(settings, precision, group).run()
+    finally:
+        group.close()
+
+
+def build_training(settings: Settings, precision: "Precision", group: "ProcessGroup") -> "Training":
+    """Returns the run, restored from a checkpoint where there is one."""
+    from fairseq.optim.lr_schedules import stop_lr
+    from fairseq.trainer import Trainer
+    from fairseq.training import Schedule, Training
+
+    task = TASKS.get(settings.train.task)(settings.task)
+    model = task.build_model(settings.model_name, settings.model).to(precision.device)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    logger.info("%s: %s parameters, %d ids", settings.train.arch, f"{num_parameters:,}", len(task.dictionary))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer_args = (settings.optimizer,) if settings.optimizer is not None else ()
+    schedule_args = (settings.schedule, settings.optimization)
+    lr_schedule = LR_SCHEDULERS.get(settings.train.lr_scheduler)(*schedule_args)
+    optimizer = OPTIMIZERS.get(settings.train.optimizer)(parameters, lr_schedule(0, 1), *optimizer_args)
+    trainer = Trainer(
+        model,
+        CRITERIONS.get(settings.train.criterion),
+        optimizer,
+        lr_schedule,
+        precision,
+        group,
+        settings.optimization.clip_norm,
+        settings.common.seed,
+    )
+    schedule = Schedule(
+        settings.optimization,
+        settings.checkpoint,
+        stop_lr(settings.schedule, settings.optimization),
+        settings.common.log_interval,
+        log_format_of(settings.common) if group.rank == 0 else "none",
+    )
+    training = Training(
+        task, trainer, settings.train, settings.batching, schedule, settings.common.seed, settings.fields()
+    )
+    restore(training, trainer, settings)
+    return training
+
+
+def restore(training: "Training", trainer: "Trainer", settings: Settings) -> None:
+    """Goes on from ``--restore-file`` if it is there.
+
+    Raises:
+        CheckpointError: a file that was asked for by name is missing, or does not fit.
+    """
+    from fairseq.checkpoints import load_checkpoint
+    from fairseq.models.upgrade import load_state
+
+    config = settings.checkpoint
+    default = CheckpointConfig().restore_file
+    path = Path(config.restore_file)
+    if config.restore_file == default:
+        path = Path(config.save_dir) / default
+        if not path.exists():
+            return
+    checkpoint = load_checkpoint(path)
+    problems = load_state(trainer.model, checkpoint.state)
+    if problems:
+        raise CheckpointError(
+            f"the weights of {path} do not fit the model that the flags describe: {'; '.join(problems[:3])};"
+            " give the flags that it was trained with, or another --save-dir"
+        )
+    if not config.reset_optimizer:
+        _restore_optimizer(checkpoint, trainer, settings)
+    if not config.reset_lr_scheduler:
+        trainer.num_updates = checkpoint.num_updates
+    training.restore(checkpoint.extra_state, position=not config.reset_dataloader, meters=not config.reset_meters)
+    logger.info("resumed from %s: epoch %d, %d updates done", path, training.epoch, trainer.num_updates)
+
+
+def _restore_optimizer(checkpoint: "Checkpoint", trainer: "Trainer", settings: Settings) -> None:
+    hint = "--reset-optimizer starts a new one (with --reset-lr-scheduler --reset-dataloader for a new run)"
+    if checkpoint.optimizer_state is None:
+        raise CheckpointError(f"{checkpoint.path} has no optimizer state; {hint}")
+    if "written_by" not in checkpoint.extra_state:
+        raise CheckpointError(f"{checkpoint.path} has the optimizer state of another program; {hint}")
+    if checkpoint.optimizer_name != settings.train.optimizer:
+        raise CheckpointError(
+            f"{checkpoint.path} has the state of optimizer {checkpoint.optimizer_name}, but --optimizer is"
+            f" {settings.train.optimizer}; {hint}"
+        )
+    trainer.optimizer.load_state_dict(dict(checkpoint.optimizer_state))
+
+
+def cli_main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run("fairseq-train", main))
+
+
+if __name__ == "__main__":
+    cli_main()
