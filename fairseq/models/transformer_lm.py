@@ -18,6 +18,7 @@ from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
 from fairseq.modules.adaptive_softmax import AdaptiveSoftmax
 from fairseq.modules.decoder_layer import DecoderLayer
+from fairseq.modules.dropout import dropout
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
@@ -83,7 +84,7 @@ class Decoder(nn.Module):
             x_BTC = self.project_in_dim(x_BTC)
         if self.embed_positions is not None:
             x_BTC = x_BTC + self.embed_positions(source_BT.shape[1])
-        x_BTC = F.dropout(x_BTC, self.dropout, self.training)
+        x_BTC = dropout(x_BTC, self.dropout, self.training)
         for layer in self.layers[:-1]:
             if not self._dropped():
                 x_BTC, _ = layer(x_BTC)

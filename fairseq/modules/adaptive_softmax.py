@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds
+from fairseq.modules.dropout import Dropout, dropout
 
 
 class SharedLinear(nn.Module):
@@ -93,11 +94,11 @@ class AdaptiveSoftmax(nn.Module):
                     if tie_projections
                     else _linear(input_dim, weight.shape[1])
                 )
-            self.tail.append(nn.Sequential(projection, nn.Dropout(dropout), words))
+            self.tail.append(nn.Sequential(projection, Dropout(dropout), words))
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, ``[N]`` in float32; in training, with dropout."""
-        features_NC = F.dropout(features_NC, self.dropout, self.training)
+        features_NC = dropout(features_NC, self.dropout, self.training)
         head_target = target_N.clone()
         tails = []
         for i, (start, end) in enumerate(self.bounds[1:]):

@@ -9,6 +9,7 @@ The second LayerNorm's output, the *feed-forward input*, is what kNN-LM takes as
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from fairseq.modules.dropout import dropout
 from fairseq.modules.self_attention import SelfAttention
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_accurate": lambda x: F.gelu(x, approximate="tanh")}
@@ -44,7 +45,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x_BTC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns the layer's output and its feed-forward input, both ``[B, T − first, C]``."""
         attended = self.self_attn(self.self_attn_layer_norm(x_BTC), first)
-        x_BSC = x_BTC[:, first:] + F.dropout(attended, self.dropout, self.training)
+        x_BSC = x_BTC[:, first:] + dropout(attended, self.dropout, self.training)
         ffn_input_BSC = self.final_layer_norm(x_BSC)
-        hidden = F.dropout(self.activation(self.fc1(ffn_input_BSC)), self.activation_dropout, self.training)
-        return x_BSC + F.dropout(self.fc2(hidden), self.dropout, self.training), ffn_input_BSC
+        hidden = dropout(self.activation(self.fc1(ffn_input_BSC)), self.activation_dropout, self.training)
+        return x_BSC + dropout(self.fc2(hidden), self.dropout, self.training), ffn_input_BSC
