@@ -65,7 +65,7 @@ class TorchProcesses:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in originals])
         torch.distributed.all_reduce(flat)
-        for tensor, part in zip(originals, flat.split([t.numel() for t in originals]), strict=True):
+        for tensor, part in zip(originals, torch.split(flat, [t.numel() for t in originals]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def barrier(self) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import fairseq
 from fairseq.checkpoints import Checkpoint, load_checkpoint
@@ -59,7 +58,7 @@ class Evaluation:
     task: Any
     task_config: Any
     checkpoints: Sequence[Checkpoint]
-    models: Sequence[nn.Module]
+    models: Sequence[Any]
     dataset: BlockDataset
     batches: Sequence[Int64s]
     block_size: int

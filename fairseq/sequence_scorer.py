@@ -107,6 +107,6 @@ class SequenceScorer:
         rows = self.softmax_batch or max(len(target_N), 1)
         pieces = [
             model.target_log_prob(features, target)
-            for features, target in zip(features_NC.split(rows), target_N.split(rows), strict=True)
+            for features, target in zip(torch.split(features_NC, rows), torch.split(target_N, rows), strict=True)
         ]
         return torch.cat(pieces)

@@ -28,7 +28,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         if part not in self._writers:
-            self._writers[part] = SummaryWriter(str(self._logdir / part))  # type: ignore[no-untyped-call]
+            self._writers[part] = SummaryWriter(str(self._logdir / part))
         for name, value in values.items():
             self._writers[part].add_scalar(name, value, step)
         self._writers[part].flush()

@@ -104,8 +104,7 @@ class BlockDataset:
 
     def context_lengths(self) -> Int64s:
         """Returns how many context tokens stand before each block."""
-        room = np.maximum(self.block_size + self.context_window - self.lengths, 0)
-        return np.minimum(np.minimum(self.context_window, room), self._tokens_before)
+        return self.context_lengths_of(np.arange(len(self)))
 
     def source(self, idx: int) -> Int64s:
         """Returns the input ids of block ``idx``, without context."""
@@ -145,7 +144,10 @@ class BlockDataset:
     def context_lengths_of(self, block_idx: npt.NDArray[np.integer]) -> Int64s:
         """Returns ``context_lengths()`` of some blocks only."""
         room = np.maximum(self.block_size + self.context_window - self.lengths[block_idx], 0)
-        return np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
+        lengths: Int64s = np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
+        return lengths
 
     def _count_before(self) -> Int64s:
-        return np.cumsum(self.lengths) - self.lengths
+        lengths = self.lengths
+        before: Int64s = np.cumsum(lengths) - lengths
+        return before

@@ -80,9 +80,7 @@ def _rows_to_write(available: int, asked: int | None) -> int:
     if asked is None or asked == available:
         return available
     if asked > available:
-        raise ConfigError(
-            f"--dstore-size {asked} is more than the {available} rows of this split; leave it out"
-        )
+        raise ConfigError(f"--dstore-size {asked} is more than the {available} rows of this split; leave it out")
     logger.warning("--dstore-size %d is smaller than the %d rows of this split: the rest is left out", asked, available)
     return asked
 
@@ -95,7 +93,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
     model = evaluation.models[0]
     manifest = DatastoreManifest(
         rows=rows,
-        dimension=int(model.config.decoder_embed_dim),  # type: ignore[union-attr,arg-type]
+        dimension=int(model.config.decoder_embed_dim),
         key_dtype="float16" if dstore.dstore_fp16 else "float32",
         value_dtype="int64",
         key_type=dstore.knn_keytype or "last_ffn_input",

@@ -6,6 +6,7 @@ a function that returns the preset's field values.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fairseq.errors import ConfigError, did_you_mean
@@ -51,4 +52,4 @@ def architecture(arch: str) -> tuple[str, Mapping[str, Any]]:
 
 MODELS.add("transformer_lm", "fairseq.models.transformer_lm:build_transformer_lm", TransformerConfig)
 for _arch, _values in _TRANSFORMER_PRESETS.items():
-    register_model_architecture("transformer_lm", _arch)(lambda values=_values: values)
+    register_model_architecture("transformer_lm", _arch)(partial(dict, _values))

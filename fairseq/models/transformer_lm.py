@@ -105,7 +105,7 @@ class Decoder(nn.Module):
         """Returns log p(target), natural, float32 ``[N]``."""
         if self.adaptive_softmax is not None:
             return self.adaptive_softmax.target_log_prob(features_NC, target_N)
-        weight = self.embed_out
+        weight: Tensor | None = self.embed_out
         if weight is None:
             assert isinstance(self.embed_tokens, nn.Embedding)
             weight = self.embed_tokens.weight

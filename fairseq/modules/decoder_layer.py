@@ -6,13 +6,20 @@
 The second LayerNorm's output, the *feed-forward input*, is what kNN-LM takes as the key of a context.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.dropout import dropout
 from fairseq.modules.self_attention import SelfAttention
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_accurate": lambda x: F.gelu(x, approximate="tanh")}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_accurate": partial(F.gelu, approximate="tanh"),
+}
 
 
 class DecoderLayer(nn.Module):

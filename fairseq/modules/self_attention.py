@@ -42,10 +42,11 @@ class SelfAttention(nn.Module):
             is_causal=mask is None,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(out_BHSD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        out_BSC: Tensor = self.out_proj(out_BHSD.transpose(1, 2).flatten(2))
+        return out_BSC
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
 
 
 def _lower_right_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:

@@ -1,0 +1,36 @@
+# make demo    the whole road on real prose, from text to a kNN-LM       (at most 10 minutes on 2 cores)
+# make test    the default test suite
+# make check   what CI runs: lint, types, the default suite and the slow one
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint types check clean
+
+demo: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test test-slow
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo

@@ -1,0 +1,48 @@
+"""``build_dstore.py``: the FAISS index of a datastore."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from fairseq.knn.config import BuildConfig
+from fairseq.log import log_format_of
+from fairseq.options import parse
+from fairseq.run_config import CommonConfig
+from fairseq_cli.run import run
+
+PROG = "build_dstore.py"
+DESCRIPTION = """Build the FAISS index of a datastore. An interrupted build goes on when the command is run again."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Builds an index and prints where it is."""
+    flags, _ = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv)
+    config, common = flags.build(BuildConfig), flags.build(CommonConfig)
+    flags.warn_unused()
+    assert config.dstore_mmap is not None and config.faiss_index is not None
+
+    from pathlib import Path
+
+    from fairseq.knn.datastore import Datastore
+    from fairseq.knn.index import build_index
+
+    start = time.monotonic()
+    datastore = Datastore.open(
+        config.dstore_mmap, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
+    )
+    manifest = build_index(datastore, config, config.faiss_index, log_format_of(common))
+    seconds = time.monotonic() - start
+    bytes_per_key = Path(config.faiss_index).stat().st_size / manifest.rows
+    sys.stdout.write(
+        f"Index {config.faiss_index}: {manifest.rows} keys in {seconds:.1f}s, {bytes_per_key:.1f} bytes per key"
+        f" ({manifest.spec})\n"
+    )
+
+
+def cli_main() -> None:
+    """Entry point."""
+    sys.exit(run(PROG, main))
+
+
+if __name__ == "__main__":
+    cli_main()

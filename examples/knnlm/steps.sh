@@ -1,0 +1,43 @@
+# Sourced by the recipes, which set WORK, the directory that everything goes to.
+#
+#   step NAME COMMAND…     echoes a command, runs it with its output in WORK/logs/NAME.log and its seconds in
+#                          NAME.seconds; a step that an earlier run has finished is left out
+#   cell FILE KEY [FORMAT] prints a value of a JSON file
+
+set -euo pipefail
+
+step() {
+    local name=$1 log=$WORK/logs/$1.log
+    shift
+    printf '\n[%s]' "$name"
+    if [ -e "$WORK/logs/$name.seconds" ]; then
+        printf ' done before, in %s s\n' "$(cat "$WORK/logs/$name.seconds")"
+        return
+    fi
+    printf '\n$ %s\n' "$*"
+    local start=$SECONDS
+    mkdir -p "$WORK/logs"
+    if ! "$@" >"$log" 2>&1; then
+        tail -n 5 "$log"
+        echo "$name failed; its whole output is in $log" >&2
+        exit 1
+    fi
+    grep -h -o -E 'Dictionary: .*|[^ ]+: [0-9,]+ sents, .*|done training .*|wrote [0-9,]+ rows .*|Loss \(base 2\).*' \
+        "$log" | tail -n 4 || true
+    echo "$((SECONDS - start))" >"$WORK/logs/$name.seconds"
+    echo "$((SECONDS - start)) s"
+}
+
+cell() {
+    python -c 'import json, sys; print(format(json.load(open(sys.argv[1]))[sys.argv[2]], sys.argv[3]))' \
+        "$1" "$2" "${3:-.2f}"
+}
+
+# best_lmbda SPLIT LMBDA… prints the λ of the lowest loss among the results WORK/results/SPLIT-LMBDA.json
+best_lmbda() {
+    local split=$1
+    shift
+    for lmbda in "$@"; do
+        echo "$(cell "$WORK/results/$split-$lmbda.json" loss_base2 .6f) $lmbda"
+    done | sort -g | head -n 1 | cut -d' ' -f2
+}

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# WikiText-2: train, write the datastore, index it, evaluate; then the table of perplexities, speeds and memory.
+#
+#   bash examples/knnlm/wikitext-2.sh SOURCE      SOURCE as for prepare_wikitext.py: a zip, or a directory
+#
+# About an hour on 2 cores. Finished steps are reused; WORK=DIR changes where files go.
+
+WORK=${WORK:-wikitext-2}
+here=$(dirname "$0")
+. "$here/steps.sh"
+source_text=${1:?usage: wikitext-2.sh SOURCE (a zip or a directory with the text of WikiText-2)}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+
+step text python "$here/prepare_wikitext.py" --source "$source_text" --dest "$WORK/text" --dataset wikitext-2
+step preprocess fairseq-preprocess --only-source --destdir "$WORK/data-bin" --workers 2 --overwrite \
+    --trainpref "$WORK/text/wiki.train.tokens" --validpref "$WORK/text/wiki.valid.tokens" \
+    --testpref "$WORK/text/wiki.test.tokens"
+step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$WORK/checkpoints" \
+    --arch transformer_lm_wiki103 --decoder-layers 4 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 \
+    --decoder-attention-heads 4 --adaptive-input-cutoff 5000,15000 --adaptive-softmax-cutoff 5000,15000 \
+    --dropout 0.1 --criterion adaptive_loss --optimizer adam --adam-betas "(0.9, 0.98)" --lr 0.003 --clip-norm 0.5 \
+    --lr-scheduler polynomial_decay --warmup-updates 200 --max-update 4000 \
+    --tokens-per-sample 256 --sample-break-mode none --max-tokens 2048 --bf16 --no-epoch-checkpoints
+
+evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
+    --max-tokens 2048)
+neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 1024 --probe 32)
+
+for split in valid test; do
+    step "$split-lm" "${evaluate[@]}" --context-window 192 --gen-subset $split \
+        --results-path "$WORK/results/$split-lm.json"
+done
+step dump "${evaluate[@]}" --context-window 128 --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore"
+step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
+    --ncentroids 4096 --code_size 32 --overwrite
+for lmbda in 0.2 0.3 0.4; do
+    step "valid-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset valid "${neighbours[@]}" \
+        --lmbda $lmbda --results-path "$WORK/results/valid-$lmbda.json"
+done
+lmbda=$(best_lmbda valid 0.2 0.3 0.4)
+step "test-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset test "${neighbours[@]}" \
+    --lmbda "$lmbda" --results-path "$WORK/results/test-$lmbda.json"
+
+# row LABEL STEP RESULT prints a row: perplexity, targets per second, wall seconds and peak memory of a step
+row() {
+    local memory
+    memory=$(grep -o 'peak memory [0-9.]*' "$WORK/logs/$2.log" | tail -n 1 | cut -d' ' -f3)
+    printf '| %s | %s | %s | %s | %s |\n' "$1" "${3:+$(cell "$3" ppl)}" "${3:+$(cell "$3" tokens_per_s ,.0f)}" \
+        "$(cat "$WORK/logs/$2.seconds")" "$memory"
+}
+printf '\n| step | perplexity | tokens/s | seconds | GiB |\n|---|---:|---:|---:|---:|\n'
+row 'preprocess' preprocess ''
+row 'train' train ''
+row 'LM, valid' valid-lm "$WORK/results/valid-lm.json"
+row 'LM, test' test-lm "$WORK/results/test-lm.json"
+row 'write datastore' dump ''
+row 'build index' index ''
+row "kNN-LM, valid, λ = $lmbda" "valid-knn-$lmbda" "$WORK/results/valid-$lmbda.json"
+row "kNN-LM, test, λ = $lmbda" "test-knn-$lmbda" "$WORK/results/test-$lmbda.json"

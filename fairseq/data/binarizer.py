@@ -1,0 +1,245 @@
+r"""From a text file to counts or ids, in parallel, with the same bytes for any number of workers.
+
+The file is cut into byte ranges that end at ``\n``, so that no line, no UTF-8 character and no ``\r\n`` is ever split.
+Workers take ranges; their results are used in the order of the file, and only a few are under way at a time.
+
+A line ends at ``\n``, ``\r\n`` or ``\r``; its words are separated by runs of Unicode whitespace; ``</s>`` is appended
+to each, so that an empty line is ``[2]``. In the text of a range each line end becomes a word that no UTF-8 file can
+hold, a lone surrogate. One split, one pass of dictionary look-ups (both in C), and line ends say where sentences end:
+
+    "a b\n\nc\n"  →  a b ␤ ␤ c ␤  →  ids 4 5 ␤ ␤ 6 ␤  →  ids 4 5 2 2 6 2, sizes 3 1 2
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fairseq.data.dictionary import EOS, UNK, Dictionary
+from fairseq.data.indexed_dataset import IndexedDatasetWriter
+from fairseq.errors import DataError, FairseqError
+from fairseq.log import Progress
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 4 << 20  # of text; its words take some fifteen times as much memory
+LINE_END = "\ud800"
+LINE_END_ID, UNKNOWN_ID = -1, -2
+AHEAD = 2  # ranges under way for each worker
+CHUNKS_PER_WORKER = 4  # fewer do not repay the start of a process
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The bytes ``start`` to ``end`` of a text file: whole lines."""
+
+    path: Path
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class EncodedChunk:
+    """The ids of a range, its sentences' sizes, and how many words ``<unk>`` replaced."""
+
+    ids: npt.NDArray[np.integer]
+    sizes: npt.NDArray[np.int32]
+    num_replaced: int
+
+
+@dataclass(frozen=True)
+class TextSummary:
+    """What a text came to: sentences, tokens with their ``</s>``, words replaced by ``<unk>``."""
+
+    num_sentences: int
+    num_tokens: int
+    num_replaced: int
+
+
+def split_chunks(path: str | Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
+    r"""Returns the ranges of a file: each ends after the first ``\n`` at or beyond ``chunk_bytes``."""
+    path, chunks, start = Path(path), [], 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        while start < size:
+            file.seek(min(start + chunk_bytes, size) - 1)
+            file.readline()
+            chunks.append(Chunk(path, start, file.tell()))
+            start = file.tell()
+    return chunks
+
+
+def split_words(chunk: Chunk) -> list[str]:
+    """Returns the words of a range, ``LINE_END`` after the last of each line.
+
+    Raises:
+        DataError: the text is not UTF-8.
+    """
+    with chunk.path.open("rb") as file:
+        file.seek(chunk.start)
+        data = file.read(chunk.end - chunk.start)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as err:
+        position = chunk.start + err.start
+        raise DataError(
+            f"{chunk.path}:{_line_number(chunk.path, position)}: the text must be UTF-8, but holds byte"
+            f" 0x{data[err.start]:02x} (at {position}); convert the file, for example with iconv -t UTF-8"
+        ) from err
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.endswith("\n"):
+        text += "\n"
+    return text.replace("\n", f" {LINE_END} ").split()
+
+
+def _line_number(path: Path, position: int) -> int:
+    """Returns the number of the line, from 1, in which the byte at ``position`` stands."""
+    number, left = 1, position
+    with path.open("rb") as file:
+        for line in file:  # ends at \n; bytes.splitlines finds every kind of end
+            if len(line) > left:
+                return number + len((line[:left] + b"x").splitlines()) - 1
+            number += len(line.splitlines())
+            left -= len(line)
+    return number
+
+
+def count_chunk(chunk: Chunk) -> Counter[str]:
+    """Returns how often each word stands in a range."""
+    counts = Counter(split_words(chunk))
+    del counts[LINE_END]
+    return counts
+
+
+class Encoder:
+    """Turns ranges into ids.
+
+    Args:
+        indices: id of each word.
+        dtype: of the ids returned.
+    """
+
+    def __init__(self, indices: Mapping[str, int], dtype: npt.DTypeLike) -> None:
+        self._ids = {**indices, LINE_END: LINE_END_ID}
+        self._dtype = dtype
+
+    def __call__(self, chunk: Chunk) -> EncodedChunk:
+        """Returns the ids of a range."""
+        words = split_words(chunk)
+        ids = np.fromiter(map(self._ids.get, words, repeat(UNKNOWN_ID)), dtype=np.int32, count=len(words))
+        ends = np.flatnonzero(ids == LINE_END_ID)
+        replaced = ids == UNKNOWN_ID
+        ids[ends] = EOS
+        ids[replaced] = UNK
+        sizes = np.diff(ends, prepend=-1).astype(np.int32)
+        return EncodedChunk(ids.astype(self._dtype), sizes, int(np.count_nonzero(replaced)))
+
+
+def count_words(
+    path: str | Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES, log_format: str = "none"
+) -> Counter[str]:
+    """Returns how often each word stands in a text file.
+
+    Raises:
+        DataError: the text is not UTF-8.
+    """
+    chunks = split_chunks(path, chunk_bytes)
+    counts: Counter[str] = Counter()
+    with Progress(f"count {Path(path).name}", _num_bytes(chunks), "bytes", log_format) as progress:
+        for chunk, found in zip(chunks, ordered_map(count_chunk, chunks, workers), strict=True):
+            counts.update(found)
+            progress.advance(chunk.end - chunk.start, types=len(counts))
+    return counts
+
+
+def binarize(
+    path: str | Path,
+    dictionary: Dictionary,
+    writer: IndexedDatasetWriter,
+    workers: int = 1,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    log_format: str = "none",
+) -> TextSummary:
+    """Writes the ids of a text file to ``writer``, and returns what the text came to.
+
+    Raises:
+        DataError: the text is not UTF-8.
+    """
+    chunks = split_chunks(path, chunk_bytes)
+    encode = Encoder(dictionary.indices, writer.dtype)
+    num_replaced = 0
+    with Progress(f"binarise {Path(path).name}", _num_bytes(chunks), "bytes", log_format) as progress:
+        for chunk, encoded in zip(chunks, ordered_map(encode, chunks, workers), strict=True):
+            writer.write(encoded.ids, encoded.sizes)
+            num_replaced += encoded.num_replaced
+            lines_per_s = writer.num_sentences / max(progress.elapsed_s, 1e-9)
+            progress.advance(chunk.end - chunk.start, **{"lines/s": lines_per_s})
+    return TextSummary(writer.num_sentences, writer.num_tokens, num_replaced)
+
+
+def _num_bytes(chunks: Sequence[Chunk]) -> int:
+    return chunks[-1].end if chunks else 0
+
+
+def ordered_map(function: Callable[[Chunk], T], chunks: Sequence[Chunk], workers: int) -> Iterator[T]:
+    """Yields ``function`` of each range, in order, by at most ``workers`` processes; few ranges stay in this one.
+
+    Raises:
+        FairseqError: a process was killed.
+    """
+    workers = min(workers, len(chunks) // CHUNKS_PER_WORKER)
+    if workers <= 1:
+        yield from map(function, chunks)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(function,)
+    )
+    waiting = iter(chunks)
+    try:
+        running: deque[Future[T]] = deque(pool.submit(_work, c) for c in islice(waiting, AHEAD * workers))
+        while running:
+            yield running.popleft().result()
+            running.extend(pool.submit(_work, c) for c in islice(waiting, 1))
+    except BrokenProcessPool as err:
+        raise FairseqError(
+            f"all {workers} worker processes must live to the end, but one was killed, often for want of memory; give"
+            " fewer --workers"
+        ) from err
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# What a worker process holds: the function that its pool was made for, sent once instead of with every range.
+_function: Callable[[Chunk], Any] | None = None
+
+
+def _start_worker(function: Callable[[Chunk], Any]) -> None:
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent stops us
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(chunk: Chunk) -> Any:
+    assert _function is not None
+    return _function(chunk)

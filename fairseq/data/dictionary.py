@@ -1,0 +1,183 @@
+"""The dictionary: which word has which id, and ``dict.txt``, the file that holds it.
+
+    id 0 <s>   1 <pad>   2 </s>   3 <unk>   4 first line of the file   5 second line …
+
+A line is ``<symbol> <count>``; the last space separates, so a symbol may hold spaces. The specials are not written. A
+third field ``#fairseq:overwrite`` gives a symbol that is already there a second, later id, which then wins.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fairseq.errors import DataError
+from fairseq.files import atomic_write
+
+BOS, PAD, EOS, UNK = 0, 1, 2, 3
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+OVERWRITE = "#fairseq:overwrite"
+MAX_COUNT_DIGITS = 18  # a larger number is no count, and would not fit 64 bits
+
+
+class Dictionary:
+    """Words with their ids and counts.
+
+    Args:
+        symbols: the words from id 4 on.
+        counts: how often each was counted.
+
+    Attributes:
+        symbols: every symbol, by id; the specials first.
+        counts: the count of each; 0 for the specials, whose counts no file holds.
+        indices: id of each symbol.
+    """
+
+    def __init__(self, symbols: Iterable[str] = (), counts: Iterable[int] = ()) -> None:
+        self.symbols: list[str] = [*SPECIALS, *symbols]
+        self.counts: list[int] = [*(0 for _ in SPECIALS), *counts]
+        assert len(self.symbols) == len(self.counts), f"{len(self.symbols)} symbols, {len(self.counts)} counts"
+        self.indices: dict[str, int] = {symbol: idx for idx, symbol in enumerate(self.symbols)}
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __getitem__(self, idx: int) -> str:
+        return self.symbols[idx]
+
+    def __contains__(self, symbol: object) -> bool:
+        return symbol in self.indices
+
+    def index(self, symbol: str) -> int:
+        """Returns the id of a symbol, that of ``<unk>`` when it is not in the dictionary."""
+        return self.indices.get(symbol, UNK)
+
+    def bos(self) -> int:
+        """Returns the id of ``<s>``."""
+        return BOS
+
+    def pad(self) -> int:
+        """Returns the id of ``<pad>``."""
+        return PAD
+
+    def eos(self) -> int:
+        """Returns the id of ``</s>``."""
+        return EOS
+
+    def unk(self) -> int:
+        """Returns the id of ``<unk>``."""
+        return UNK
+
+    def string(self, ids: Iterable[int]) -> str:
+        """Returns the words of ``ids``, joined by spaces, without ``<s>`` and ``</s>``."""
+        return " ".join(self.symbols[idx] for idx in map(int, ids) if idx not in (BOS, EOS))
+
+    def encode_line(self, line: str) -> npt.NDArray[np.int64]:
+        """Returns the ids of a line's words (int64), ``</s>`` last; an empty line is ``[2]``."""
+        return np.array([*map(self.index, line.split()), EOS], dtype=np.int64)
+
+    @classmethod
+    def from_counts(
+        cls, counts: Mapping[str, int], threshold: int = 0, nwords: int = -1, padding_factor: int = 8
+    ) -> "Dictionary":
+        """Returns the dictionary of counted words: most frequent first, ties by code point.
+
+        Args:
+            counts: how often each word occurs; the specials among them are left out.
+            threshold: least count of a word that is kept.
+            nwords: most ids, the specials included; none when not positive.
+            padding_factor: fill up with ``madeupword0000``, … of count 0 to a multiple of this.
+        """
+        kept = [(-n, word) for word, n in counts.items() if n >= threshold and word not in SPECIALS]
+        kept.sort()
+        if nwords > 0:
+            del kept[max(nwords - len(SPECIALS), 0) :]
+        symbols = [word for _, word in kept]
+        taken, number = set(symbols), 0
+        while (len(SPECIALS) + len(symbols)) % padding_factor:
+            filler = f"madeupword{number:04d}"
+            if filler not in taken:
+                symbols.append(filler)
+            number += 1
+        return cls(symbols, [*(-n for n, _ in kept), *([0] * (len(symbols) - len(kept)))])
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Dictionary":
+        """Returns the dictionary of a ``dict.txt``.
+
+        Raises:
+            DataError: there is no such file, or a line is not UTF-8, not ``<symbol> <count>``, or a duplicate.
+        """
+        symbols: list[str] = []
+        counts: list[int] = []
+        lines: dict[str, int] = dict.fromkeys(SPECIALS, 0)
+        for number, line in enumerate(_lines(Path(path)), 1):
+            symbol, space, field = line.rstrip().rpartition(" ")
+            overwrite = field == OVERWRITE
+            if overwrite:
+                symbol, space, field = symbol.rpartition(" ")
+            if not (space and field.isascii() and field.isdigit() and len(field) <= MAX_COUNT_DIGITS):
+                _refuse_line(path, number, line, space, field)
+            if symbol in lines and not overwrite:
+                where = f"on line {lines[symbol]}" if lines[symbol] else "one of the four specials"
+                raise DataError(
+                    f"{path}:{number}: each symbol must stand once, but {symbol!r} is already there ({where}); remove"
+                    f" the line, or end it with ' {OVERWRITE}' if the later id is meant"
+                )
+            lines[symbol] = number
+            symbols.append(symbol)
+            counts.append(int(field))
+        if not symbols:
+            raise DataError(f"{path} must hold lines '<symbol> <count>', but is empty; make it with fairseq-preprocess")
+        return cls(symbols, counts)
+
+    def to_bytes(self) -> bytes:
+        """Returns the bytes of ``dict.txt``."""
+        lines, seen = [], set(SPECIALS)
+        for symbol, count in zip(self.symbols[len(SPECIALS) :], self.counts[len(SPECIALS) :], strict=True):
+            lines.append(f"{symbol} {count} {OVERWRITE}\n" if symbol in seen else f"{symbol} {count}\n")
+            seen.add(symbol)
+        return "".join(lines).encode()
+
+    def sha256(self) -> str:
+        """Returns the SHA-256 of the bytes that ``save`` writes, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes ``dict.txt``: whole, or not at all."""
+        with atomic_write(path) as file:
+            file.write(self.to_bytes())
+
+
+def _lines(path: Path) -> list[str]:
+    r"""Returns the lines of a UTF-8 file; ``\r\n`` and ``\r`` end lines too."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as err:
+        raise DataError(f"dictionary {path} does not exist; fairseq-preprocess --destdir makes one") from err
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as err:
+        number = len((data[: err.start] + b"x").splitlines())
+        raise DataError(
+            f"{path}:{number}: the dictionary must be UTF-8, but holds byte 0x{data[err.start]:02x}; convert the file,"
+            " or make it again with fairseq-preprocess"
+        ) from err
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _refuse_line(path: str | Path, number: int, line: str, space: str, field: str) -> NoReturn:
+    if not space:
+        problem = "has no count"
+    elif field[:1] == "-" and field[1:].isdigit():
+        problem = f"has the negative count {field}"
+    else:
+        problem = f"has the count {field!r}, which is not a whole number"
+    raise DataError(
+        f"{path}:{number}: a line must be '<symbol> <count>', but {line!r} {problem}; mend the line, or make the"
+        " dictionary again with fairseq-preprocess"
+    )

@@ -1,0 +1,105 @@
+"""The flags of the nearest-neighbour part, in a module that imports neither torch nor FAISS."""
+
+from dataclasses import dataclass
+
+from fairseq.config import flag
+from fairseq.errors import ConfigError
+
+KEY_TYPES = ("last_ffn_input",)
+SIM_FUNCS = ("do_not_recomp_l2", "dot")
+METRICS = ("l2", "ip")
+DEFAULT_KEY_DIMENSION = 1024
+
+
+@dataclass(frozen=True)
+class DatastoreConfig:
+    """Datastore, for writing and for evaluating."""
+
+    knn_keytype: str | None = flag(None, "the vector that is a key; last_ffn_input if left out", choices=KEY_TYPES)
+    dstore_size: int | None = flag(None, "rows; counted if left out, and only checked if given", minimum=1)
+    dstore_fp16: bool = flag(False, "keys are float16")
+
+
+@dataclass(frozen=True)
+class DumpConfig:
+    """Writing a datastore."""
+
+    save_knnlm_dstore: bool = flag(False, "write the datastore of the split instead of evaluating it")
+    dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
+    overwrite: bool = flag(False, "replace what stands in the way")
+
+    def __post_init__(self) -> None:
+        if self.save_knnlm_dstore and not self.dstore_mmap:
+            raise ConfigError("--save-knnlm-dstore needs to know where; give --dstore-mmap PREFIX")
+
+
+@dataclass(frozen=True)
+class KNNConfig:
+    """Evaluation with neighbours."""
+
+    knnlm: bool = flag(False, "mix the model with the next tokens of the nearest neighbours")
+    dstore_filename: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
+    indexfile: str | None = flag(None, "FAISS index of the datastore")
+    k: int = flag(1024, "neighbours of a query", minimum=1)
+    probe: int = flag(8, "inverted lists that a search visits", minimum=1)
+    lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
+    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
+    knn_sim_func: str | None = flag(
+        None, "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
+        choices=SIM_FUNCS,
+    )  # fmt: skip
+    faiss_metric_type: str = flag("l2", "metric that the index was built for", choices=METRICS)
+    no_load_keys: bool = flag(False, "leave the stored keys alone; the index's own distances are used")
+    move_dstore_to_mem: bool = flag(False, "read the datastore into memory first")
+    drop_top1: bool = flag(False, "leave out the nearest neighbour, for evaluating on the datastore's own text")
+    gpu_index: bool = flag(False, "search on the GPU (needs the GPU build of FAISS)")
+    allow_mismatch: bool = flag(False, "only warn when datastore, index, dictionary and model do not belong together")
+
+    def __post_init__(self) -> None:
+        if self.knnlm and not (self.dstore_filename and self.indexfile):
+            missing = " and ".join(
+                name for name, value in (("--dstore-filename", self.dstore_filename), ("--indexfile", self.indexfile))
+                if not value
+            )  # fmt: skip
+            raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
+        if self.knn_temp <= 0:
+            raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
+        if self.no_load_keys and self.needs_keys:
+            raise ConfigError(
+                f"--no-load-keys leaves nothing to compute {'inner products' if self.knn_sim_func else 'distances'}"
+                " from; add --knn-sim-func do_not_recomp_l2, or load the keys"
+            )
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""
+        return self.knn_sim_func == "dot" or (self.knn_sim_func is None and self.faiss_metric_type == "l2")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Datastore and index."""
+
+    dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
+    faiss_index: str | None = flag(None, "file to write the index to")
+    dstore_size: int | None = flag(None, "rows; the manifest knows them", minimum=1)
+    dimension: int | None = flag(
+        None, f"width of a key; the manifest knows it, else {DEFAULT_KEY_DIMENSION}", minimum=1
+    )
+    dstore_fp16: bool = flag(False, "keys are float16; the manifest knows")
+    index_spec: str | None = flag(
+        None, "FAISS factory string, such as Flat or OPQ32,IVF2048,PQ32; inverted lists of product codes if left out"
+    )
+    ncentroids: int = flag(4096, "inverted lists", minimum=1)
+    code_size: int = flag(64, "bytes of a key's product code", minimum=1)
+    probe: int = flag(8, "inverted lists that a search visits, unless it says otherwise", minimum=1)
+    train_sample: int = flag(1_000_000, "rows that the index is trained on", minimum=1)
+    num_keys_to_add_at_a_time: int = flag(1_000_000, "rows that are added at a time", minimum=1)
+    starting_point: int = flag(0, "accepted, no effect: an interrupted build resumes by itself", minimum=0)
+    overwrite: bool = flag(False, "replace an index that stands in the way")
+    seed: int = flag(1, "seed of the training sample", minimum=0)
+
+    def __post_init__(self) -> None:
+        for name, value in (("--dstore-mmap", self.dstore_mmap), ("--faiss-index", self.faiss_index)):
+            if not value:
+                raise ConfigError(f"{name} is required: the datastore's prefix and the index's file must be named")

@@ -1,0 +1,82 @@
+"""The probability that neighbours give to a token.
+
+A query q finds K rows (k_i, v_i) at distances d_i = ‖q − k_i‖². Each votes for its own value, with the weight of a
+softmax over the negative distances at temperature T:
+
+    p_kNN(y) = Σ_{i: v_i = y} exp(−d_i / T) / Σ_i exp(−d_i / T)
+
+Only the target's probability is needed, so no vector over the vocabulary is built:
+
+    ln p_kNN(y) = ln Σ_{i: v_i = y} exp((h − d_i) / T) − ln Σ_i exp((m − d_i) / T) + (m − h) / T
+
+where m is the smallest distance and h the smallest among the hits; both sums are at least 1, so a target whose only
+neighbours are far off keeps its small probability instead of underflowing to 0. Without a hit it is −inf. An id of −1
+(the lists that were searched hold fewer than K rows) is no neighbour and has no mass; a row that is there twice is one
+neighbour, at the smaller of its distances.
+
+Source: Khandelwal et al., 2020, equation 2. Legend: N queries · K neighbours.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+def knn_log_prob(
+    distances_NK: Floats, ids_NK: Ids, values_NK: npt.NDArray[np.integer[Any]], target_N: npt.NDArray[np.integer[Any]],
+    temperature: float = 1.0,
+) -> Floats:  # fmt: skip
+    """Returns ln p_kNN(target), float32 ``[N]``; −inf where no neighbour has the target as its value.
+
+    Args:
+        distances_NK: smaller is nearer.
+        ids_NK: row numbers, −1 for none.
+        values_NK: the rows' values; anything where the id is −1.
+        target_N: token ids.
+        temperature: T.
+    """
+    n = len(target_N)
+    if distances_NK.size == 0:
+        return np.full(n, -np.inf, np.float32)
+    cost_NK = np.where(_counted(distances_NK, ids_NK), distances_NK, np.inf).astype(np.float64)
+    cost_NK /= temperature
+    nearest_N = cost_NK.min(axis=1)
+    # A query without any neighbour has no hit either; 0 keeps inf − inf out of the sums.
+    nearest_N[np.isinf(nearest_N)] = 0.0
+    rows, columns = np.nonzero((values_NK == target_N[:, None]) & np.isfinite(cost_NK))
+    log_p_N = np.full(n, -np.inf)
+    if len(rows):
+        hit_cost = cost_NK[rows, columns]
+        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+        hit_rows = rows[firsts]
+        nearest_hit = np.minimum.reduceat(hit_cost, firsts)
+        counts = np.diff(firsts, append=len(rows))
+        hits = np.add.reduceat(np.exp(np.repeat(nearest_hit, counts) - hit_cost), firsts)
+        np.subtract(nearest_N[:, None], cost_NK, out=cost_NK)
+        total_N = np.exp(cost_NK, out=cost_NK).sum(axis=1)
+        log_p_N[hit_rows] = np.log(hits) - np.log(total_N[hit_rows]) + (nearest_N[hit_rows] - nearest_hit)
+    rounded_N: Floats = np.minimum(log_p_N, 0.0).astype(np.float32)
+    return rounded_N
+
+
+def _counted(distances_NK: Floats, ids_NK: Ids) -> npt.NDArray[np.bool_]:
+    """Returns which entries are neighbours: an id that is a row, and the nearest of equal ids."""
+    counted_NK = ids_NK >= 0
+    sorted_NK = np.sort(ids_NK, axis=1)
+    repeated_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(axis=1)
+    for n in np.flatnonzero(repeated_N):
+        by_id = np.lexsort((distances_NK[n], ids_NK[n]))
+        counted_NK[n, by_id[1:][np.diff(ids_NK[n][by_id]) == 0]] = False
+    return counted_NK
+
+
+def drop_nearest(distances_NK: Floats, ids_NK: Ids) -> tuple[Floats, Ids]:
+    """Returns distances and ids ``[N, K−1]`` without the nearest neighbour of each query."""
+    n, k = ids_NK.shape
+    kept_NK = np.ones((n, k), bool)
+    kept_NK[np.arange(n), np.argmin(distances_NK, axis=1)] = False
+    return distances_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)

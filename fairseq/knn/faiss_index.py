@@ -1,0 +1,130 @@
+"""Opening a FAISS index, with the checks that FAISS does not make.
+
+``nprobe`` lives on the inverted file, which may sit behind a transform (OPQ, PCA), an id map or a refinement; setting
+it on the outer object has no effect and raises nothing. An index knows its metric, width and number of keys; they must
+be the datastore's. FAISS is imported when it is first needed.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+
+def read_index(path: str | Path) -> Any:
+    """Returns the FAISS index in a file.
+
+    Raises:
+        DatastoreError: there is none, or it cannot be read.
+    """
+    import faiss
+
+    if not Path(path).is_file():
+        raise DatastoreError(f"{path} does not exist; check the path, or make the index with build_dstore.py")
+    try:
+        return faiss.read_index(str(path))
+    except (RuntimeError, MemoryError) as err:
+        raise DatastoreError(
+            f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
+            " build_dstore.py --overwrite"
+        ) from err
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Writes a FAISS index atomically."""
+    import faiss
+
+    with atomic_write(path) as file:
+        faiss.write_index(index, file.name)
+
+
+def faiss_reason(err: BaseException) -> str:
+    """Returns what FAISS complains of, without the place in its source."""
+    return re.sub(r"^Error in .*? at \S+?:\d+: ", "", str(err), flags=re.DOTALL).strip() or type(err).__name__
+
+
+def metric_name(index: Any) -> str:
+    """Returns ``l2`` or ``ip``; raises DatastoreError for another metric."""
+    import faiss
+
+    names = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
+    if index.metric_type not in names:
+        raise DatastoreError(f"the index must be of metric l2 or ip, but FAISS calls it {index.metric_type}")
+    return names[index.metric_type]
+
+
+def num_lists(index: Any) -> int:
+    """Returns the number of inverted lists, 0 for an index without any."""
+    import faiss
+
+    inverted = faiss.try_extract_index_ivf(index)
+    return int(inverted.nlist) if inverted is not None else 0
+
+
+def set_nprobe(index: Any, nprobe: int) -> bool:
+    """Sets the lists that a search visits, wherever the inverted file sits; returns whether there is one."""
+    import faiss
+
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is None:
+        return False
+    inverted.nprobe = nprobe
+    return True
+
+
+def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2", gpu: bool = False) -> Any:
+    """Returns the index in a file, ready to be searched.
+
+    Args:
+        path: its file.
+        nprobe: inverted lists that a search visits; None leaves the file's.
+        metric: what it must have been built for, l2 or ip.
+        gpu: move it to the GPUs, if FAISS has any.
+
+    Raises:
+        DatastoreError: it cannot be read, or is empty.
+        MismatchError: it has another metric.
+    """
+    index = read_index(path)
+    if metric_name(index) != metric:
+        raise MismatchError(
+            f"{path} was built for the metric {metric_name(index)}, but --faiss-metric-type is {metric}; give"
+            f" --faiss-metric-type {metric_name(index)}"
+        )
+    if index.ntotal == 0:
+        raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that build_dstore.py finished")
+    if nprobe is not None and not set_nprobe(index, nprobe):
+        logger.warning("--probe %d has no effect: %s has no inverted lists", nprobe, path)
+    return _on_gpus(index) if gpu else index
+
+
+def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:
+    """Checks an index against a datastore; holds for indexes without a manifest too.
+
+    Raises:
+        MismatchError: another width or number of keys.
+    """
+    if index.d != dimension:
+        raise MismatchError(
+            f"{index_path} has keys of width {index.d}, but {prefix} of {dimension}; give --indexfile the"
+            " datastore's own"
+        )
+    if index.ntotal != rows:
+        raise MismatchError(
+            f"{index_path} has {index.ntotal} keys, but {prefix} has {rows} rows; give --indexfile the datastore's own,"
+            " or build it again with build_dstore.py --overwrite"
+        )
+
+
+def _on_gpus(index: Any) -> Any:
+    import faiss
+
+    if getattr(faiss, "get_num_gpus", lambda: 0)() == 0 or not hasattr(faiss, "index_cpu_to_all_gpus"):
+        logger.warning("--gpu-index has no effect: FAISS sees no GPU (its GPU build is a package of its own)")
+        return index
+    return faiss.index_cpu_to_all_gpus(index)

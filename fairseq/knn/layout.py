@@ -1,0 +1,108 @@
+"""The layout of a datastore that nobody wrote down: rows, width and dtypes from the sizes of two files.
+
+    keys_bytes   = rows · dimension · (4 float32 | 2 float16)
+    values_bytes = rows · (8 int64 | 4 int32 | 2 int16)
+
+The older tools record neither, and opening with a wrong guess raises nothing. So every layout that fits both sizes and
+what the user said is tried against the values themselves: ids that are negative or beyond the vocabulary are of
+another layout. One must remain.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fairseq.errors import DatastoreError
+
+_KEY_BYTES = {4: "float32", 2: "float16"}
+_VALUE_BYTES = {8: "int64", 4: "int32", 2: "int16"}
+_SAMPLE = 4096
+_LARGEST_ID = 2**31 - 1
+
+
+def keys_path(prefix: str | Path) -> Path:
+    """Returns the file of the keys."""
+    return Path(f"{prefix}_keys.npy")
+
+
+def values_path(prefix: str | Path) -> Path:
+    """Returns the file of the values."""
+    return Path(f"{prefix}_vals.npy")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows, width and dtypes of a datastore's files."""
+
+    rows: int
+    dimension: int
+    key_dtype: str
+    value_dtype: str
+
+
+def infer_layout(
+    prefix: Path, keys_bytes: int, values_path: Path, *, rows: int | None, dimension: int, key_fp16: bool,
+    vocabulary_size: int | None,
+) -> Layout:  # fmt: skip
+    """Returns the one layout that the files can have.
+
+    Args:
+        prefix: of the datastore, for messages.
+        keys_bytes: size of the keys' file.
+        values_path: the values' file.
+        rows: what the user said, or None.
+        dimension: width of a key.
+        key_fp16: whether the user said that keys are float16; without it, float32 is preferred.
+        vocabulary_size: ids are below it, if known.
+
+    Raises:
+        DatastoreError: none fits, or several do.
+    """
+    values_bytes = values_path.stat().st_size
+    fitting = _fitting(keys_bytes, values_bytes, dimension)
+    sizes = f"{prefix}_keys.npy has {keys_bytes} bytes and {prefix}_vals.npy {values_bytes}"
+    if not fitting:
+        raise DatastoreError(f"{sizes}: not rows of {dimension}-wide keys and their values; check --dimension")
+    largest = max(layout.rows for layout in fitting)
+    if rows is not None and rows > largest:
+        raise DatastoreError(f"--dstore-size {rows} is larger than the {largest} rows of {prefix}; leave the flag out")
+    plausible = [layout for layout in fitting if _plausible(values_path, layout, vocabulary_size)]
+    if not plausible:
+        raise DatastoreError(f"{values_path} holds ids outside the vocabulary in every layout that fits; {sizes}")
+    exact = [layout for layout in plausible if layout.rows == rows]
+    if len(exact) == 1 and not key_fp16:
+        return exact[0]
+    wanted = "float16" if key_fp16 else "float32"
+    candidates = exact or [layout for layout in plausible if rows is None or layout.rows > rows]
+    preferred = [layout for layout in candidates if layout.key_dtype == wanted]
+    if key_fp16 and not preferred:
+        raise DatastoreError(f"--dstore-fp16: {sizes}, so its keys are not float16; leave the flag out")
+    chosen = preferred or candidates
+    if len(chosen) != 1:
+        ways = "; ".join(f"{c.rows} rows of {c.key_dtype} and {c.value_dtype}" for c in chosen) or "none"
+        raise DatastoreError(f"{sizes}, which fits these layouts: {ways}; give --dstore-size and --dimension")
+    return chosen[0]
+
+
+def _fitting(keys_bytes: int, values_bytes: int, dimension: int) -> list[Layout]:
+    return [
+        Layout(keys_bytes // (dimension * key_bytes), dimension, key_dtype, value_dtype)
+        for key_bytes, key_dtype in _KEY_BYTES.items()
+        for value_bytes, value_dtype in _VALUE_BYTES.items()
+        if keys_bytes > 0
+        and keys_bytes % (dimension * key_bytes) == 0
+        and keys_bytes // (dimension * key_bytes) * value_bytes == values_bytes
+    ]
+
+
+def _plausible(values_path: Path, layout: Layout, vocabulary_size: int | None) -> bool:
+    """Returns whether the first and the last values can be ids; int16 may have overflowed, and is judged later."""
+    dtype = np.dtype(layout.value_dtype)
+    if dtype == np.int16:
+        return True
+    count = min(_SAMPLE, layout.rows)
+    first = np.fromfile(values_path, dtype, count)
+    last = np.fromfile(values_path, dtype, count, offset=(layout.rows - count) * dtype.itemsize)
+    limit = vocabulary_size or _LARGEST_ID
+    return all(int(part.min()) >= 0 and int(part.max()) < limit for part in (first, last))

@@ -1,0 +1,189 @@
+"""``fairseq-preprocess``: count the words of a text, make the dictionary, binarise train, valid and test."""
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq.data.binarizer import TextSummary, binarize, count_words
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.indexed_dataset import IndexedDatasetWriter
+from fairseq.data.preprocess_config import PreprocessConfig
+from fairseq.errors import ConfigError, DataError
+from fairseq.files import write_json
+from fairseq.log import log_format_of
+from fairseq.options import parse
+from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq_cli.run import run
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Count the words of a text and write dict.txt, then the ids of train, valid and test (NAME.bin,
+NAME.idx). Words are what whitespace separates; </s> is appended to each line."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One text to binarise: its name, the flag that gave it, where it is and where it goes (without suffix)."""
+
+    name: str
+    flag: str
+    text: Path
+    prefix: Path
+
+    @property
+    def outputs(self) -> tuple[Path, Path]:
+        """The files that it becomes; the index first, since without it the other is nothing."""
+        return Path(f"{self.prefix}.idx"), Path(f"{self.prefix}.bin")
+
+
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return (PreprocessConfig, CommonConfig, DeviceConfig)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the flags, makes the dictionary, binarises each text, and records what was done."""
+    flags, _ = parse("fairseq-preprocess", DESCRIPTION, flag_groups(), argv)
+    config = flags.build(PreprocessConfig)
+    log_format = log_format_of(flags.build(CommonConfig))
+    flags.warn_unused("fairseq-preprocess reads and writes files only")
+    splits = [] if config.dict_only else find_splits(config)
+    check_texts(config, splits)
+    given = Dictionary.load(config.srcdict) if config.srcdict is not None else None
+    check_outputs(config, splits, given)
+
+    dictionary = given if given is not None else build_dictionary(config, log_format)
+    logger.info("Dictionary: %d types", len(dictionary))
+    install_dictionary(dictionary, Path(config.destdir), splits)
+    records = {split.name: binarize_split(split, dictionary, config.workers, log_format) for split in splits}
+    write_record(config, dictionary, records)
+    logger.info("Wrote preprocessed data to %s", config.destdir)
+
+
+def find_splits(config: PreprocessConfig) -> list[Split]:
+    """Returns the texts that the flags name: train, valid, valid1, …, test, test1, …."""
+    train = [config.trainpref] if config.trainpref else []
+    lists = {"train": train, "valid": _comma_list(config.validpref), "test": _comma_list(config.testpref)}
+    splits = []
+    for kind, texts in lists.items():
+        for number, text in enumerate(texts):
+            name = f"{kind}{number or ''}"
+            splits.append(Split(name, f"--{kind}pref", Path(text), Path(config.destdir) / name))
+    return splits
+
+
+def _comma_list(value: str | None) -> list[str]:
+    return [part for part in (value or "").split(",") if part]
+
+
+def check_texts(config: PreprocessConfig, splits: Sequence[Split]) -> None:
+    """Checks that every text is there; raises DataError."""
+    texts = [(split.flag, split.text) for split in splits]
+    if config.srcdict is None and config.trainpref is not None:
+        texts.append(("--trainpref", Path(config.trainpref)))
+    for flag, text in texts:
+        if not text.is_file():
+            problem = "is not a regular file" if text.exists() else "does not exist"
+            raise DataError(f"{flag} must name a text file, but {text} {problem}; give the path of one")
+
+
+def check_outputs(config: PreprocessConfig, splits: Sequence[Split], given: Dictionary | None) -> None:
+    """Checks that nothing is there that the run would replace, unless ``--overwrite``; raises ConfigError.
+
+    A ``dict.txt`` that equals ``--srcdict`` is not in the way: this is how a text joins a data directory.
+    """
+    if config.overwrite:
+        return
+    dict_path = Path(config.destdir) / "dict.txt"
+    existing = [path for split in splits for path in split.outputs if path.exists()]
+    if dict_path.exists() and (given is None or dict_path.read_bytes() != given.to_bytes()):
+        existing.insert(0, dict_path)
+    if existing:
+        names = ", ".join(path.name for path in existing)
+        hint = "" if given is not None else f", or --srcdict {dict_path} to add texts to it"
+        raise ConfigError(
+            f"--destdir {config.destdir} must not hold results yet, but has {names}; give --overwrite to replace them,"
+            f" another --destdir{hint}"
+        )
+
+
+def build_dictionary(config: PreprocessConfig, log_format: str) -> Dictionary:
+    """Returns the dictionary of the training text."""
+    assert config.trainpref is not None
+    counts = count_words(config.trainpref, config.workers, log_format=log_format)
+    if not counts:
+        raise DataError(f"--trainpref must name a text with words to count, but {config.trainpref} has none")
+    return Dictionary.from_counts(counts, config.thresholdsrc, config.nwordssrc, config.padding_factor)
+
+
+def install_dictionary(dictionary: Dictionary, destdir: Path, splits: Sequence[Split]) -> None:
+    """Writes ``dict.txt`` where it differs from the one there, after removing what the run will replace.
+
+    So ids of one dictionary never lie beside another one, wherever the run is stopped.
+
+    Raises:
+        DataError: ids of a text that is not part of this run would be left beside a new dictionary.
+    """
+    path = destdir / "dict.txt"
+    same = path.exists() and path.read_bytes() == dictionary.to_bytes()
+    outputs = [output for split in splits for output in split.outputs]
+    others = sorted(set(destdir.glob("*.idx")) - set(outputs))
+    if others and not same:
+        names = ", ".join(other.stem for other in others)
+        raise DataError(
+            f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
+            " or another --destdir"
+        )
+    for output in outputs:
+        output.unlink(missing_ok=True)
+    if not same:
+        dictionary.save(path)
+
+
+def binarize_split(split: Split, dictionary: Dictionary, workers: int, log_format: str) -> dict[str, Any]:
+    """Binarises one text, logs the line that users know, and returns its record."""
+    start = time.monotonic()
+    with IndexedDatasetWriter(split.prefix, len(dictionary)) as writer:
+        summary = binarize(split.text, dictionary, writer, workers, log_format=log_format)
+    seconds = max(time.monotonic() - start, 1e-9)
+    logger.info("%s (%s lines/s)", describe(split.text, summary), f"{summary.num_sentences / seconds:,.0f}")
+    return {"text": str(split.text), **dataclasses.asdict(summary), "bin_sha256": writer.sha256()}
+
+
+def describe(text: Path, summary: TextSummary) -> str:
+    """Returns ``PATH: N sents, N tokens, P% replaced by <unk>``."""
+    percent = 100 * summary.num_replaced / max(summary.num_tokens, 1)
+    return f"{text}: {summary.num_sentences} sents, {summary.num_tokens} tokens, {percent:.3}% replaced by <unk>"
+
+
+def write_record(config: PreprocessConfig, dictionary: Dictionary, records: dict[str, dict[str, Any]]) -> None:
+    """Writes ``preprocess.json``; records of earlier runs stay while the dictionary is theirs."""
+    path = Path(config.destdir) / "preprocess.json"
+    sha256 = dictionary.sha256()
+    try:
+        earlier = json.loads(path.read_bytes())
+        kept = earlier["splits"] if earlier["dictionary"]["sha256"] == sha256 else {}
+        splits = {**kept, **records}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        splits = records  # the record is for people: one that cannot be read is written anew
+    record = {
+        "dictionary": {"types": len(dictionary), "sha256": sha256},
+        "splits": splits,
+        "settings": dataclasses.asdict(config),
+    }
+    write_json(path, record)
+
+
+def cli_main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run("fairseq-preprocess", main))
+
+
+if __name__ == "__main__":
+    cli_main()

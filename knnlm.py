@@ -1,0 +1,167 @@
+"""kNN-LM: a datastore and its index as a second source of next-token probabilities.
+
+    neighbours = KNN_Dstore.open("checkpoints/dstore", "checkpoints/knn.index", k=1024, probe=32)
+    log_p_N = neighbours.log_prob(queries_ND, target_N)        # float32, natural; −inf where no neighbour agrees
+    distances_NK, ids_NK = neighbours.search(queries_ND)       # nearest first; smaller is nearer; −1 is none
+
+Queries are the vectors that the datastore's keys are made of: the last layer's feed-forward input. The parts are in
+``fairseq/knn``: datastore, index, search, distribution. Source: Khandelwal et al., 2020.
+
+Legend: N queries · K neighbours · D key width.
+"""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq.errors import ConfigError, DatastoreError, did_you_mean
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore import Datastore
+from fairseq.knn.distribution import drop_nearest, knn_log_prob
+from fairseq.knn.faiss_index import check_index_fits, open_index
+from fairseq.knn.manifest import (
+    Expected,
+    IndexManifest,
+    check_index,
+    check_store,
+    manifest_path,
+    read_manifest,
+)
+from fairseq.knn.search import recompute_distances, search
+
+A = TypeVar("A", Tensor, npt.NDArray[Any])
+
+# Queries that are taken through all steps together: K = 1024 neighbours of each make a few tens of MiB.
+QUERY_BLOCK = 1024
+
+
+class KNN_Dstore:  # noqa: N801 - the name that users know
+    """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer``.
+
+    Args:
+        datastore: values, and keys unless the index's own distances are used.
+        index: a FAISS index whose ids are the datastore's rows.
+        config: k, temperature, and how nearness is measured.
+    """
+
+    def __init__(self, datastore: Datastore, index: Any, config: KNNConfig | None = None) -> None:
+        self.datastore, self.index = datastore, index
+        self.config = config if config is not None else KNNConfig()
+        if self.config.needs_keys and datastore.keys_ND is None:
+            raise DatastoreError(f"{datastore.prefix} was opened without keys, but distances are computed from them")
+
+    @classmethod
+    def open(
+        cls, prefix: str | Path, indexfile: str | Path, config: KNNConfig | None = None, *, rows: int | None = None,
+        key_fp16: bool = False, **more: Any,
+    ) -> "KNN_Dstore":  # fmt: skip
+        """Returns the datastore at ``prefix`` with its index, after checking that they belong together.
+
+        Args:
+            prefix: of the datastore's files.
+            indexfile: of its index.
+            config: settings; the defaults if left out.
+            rows: ``--dstore-size``, only needed for datastores without a manifest.
+            key_fp16: ``--dstore-fp16``, likewise.
+            more: fields of ``KNNConfig`` (``k``, ``probe``, …) that replace the config's, and of ``Expected``
+                (``vocabulary_size``, ``dimension``, ``dictionary_sha256``, …), which the datastore must match.
+
+        Raises:
+            ConfigError: no such field.
+            DatastoreError: a file cannot be read.
+            MismatchError: they do not belong together.
+        """
+        settings, expected = _sorted_out(config if config is not None else KNNConfig(), more)
+        index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type, gpu=settings.gpu_index)
+        datastore = Datastore.open(
+            prefix, rows=rows, dimension=_width(prefix, index, expected), key_fp16=key_fp16,
+            vocabulary_size=expected.vocabulary_size, load_keys=settings.needs_keys,
+            in_memory=settings.move_dstore_to_mem,
+        )  # fmt: skip
+        allow = settings.allow_mismatch
+        if datastore.manifest is not None:
+            check_store(datastore.manifest, prefix, expected, allow_mismatch=allow)
+        check_index_fits(index, indexfile, rows=datastore.rows, dimension=datastore.dimension, prefix=prefix)
+        built_from = read_manifest(manifest_path(indexfile), IndexManifest)
+        if built_from is not None:
+            check_index(built_from, indexfile, datastore.store_id, prefix, allow_mismatch=allow)
+        return cls(datastore, index, settings)
+
+    def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:
+        """Returns distances (float32) and ids (int64), ``[N, K]``, nearest first, as the kind of array that came.
+
+        Args:
+            queries_ND: floating point, torch or NumPy.
+            k: neighbours; the config's if left out.
+        """
+        distances_NK, ids_NK = self._neighbours(_float32(queries_ND), self.config.k if k is None else k)
+        order_NK = np.argsort(distances_NK, axis=1, kind="stable")
+        return (
+            _like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
+            _like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
+        )
+
+    def log_prob(self, queries_ND: A, target_N: A) -> A:
+        """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
+
+        Args:
+            queries_ND: floating point, torch or NumPy.
+            target_N: token ids.
+        """
+        queries = _float32(queries_ND)
+        target = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
+        assert target.shape == (len(queries),), (target.shape, queries.shape)
+        log_p_N = np.empty(len(queries), np.float32)
+        for start in range(0, len(queries), QUERY_BLOCK):
+            block = slice(start, start + QUERY_BLOCK)
+            distances_NK, ids_NK = self._neighbours(queries[block], self.config.k)
+            values_NK = np.take(self.datastore.values_N, ids_NK, mode="clip")  # −1 reads row 0; it has no mass
+            log_p_N[block] = knn_log_prob(distances_NK, ids_NK, values_NK, target[block], self.config.knn_temp)
+        return _like(log_p_N, queries_ND)
+
+    def _neighbours(
+        self, queries_ND: npt.NDArray[np.float32], k: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Returns distances and ids ``[N, K]``, in the index's order."""
+        distances_NK, ids_NK = search(self.index, queries_ND, k + self.config.drop_top1)
+        if self.config.needs_keys:
+            assert self.datastore.keys_ND is not None
+            dot = self.config.knn_sim_func == "dot"
+            distances_NK = recompute_distances(self.datastore.keys_ND, queries_ND, ids_NK, inner_product=dot)
+        return drop_nearest(distances_NK, ids_NK) if self.config.drop_top1 else (distances_NK, ids_NK)
+
+
+def _sorted_out(config: KNNConfig, more: dict[str, Any]) -> tuple[KNNConfig, Expected]:
+    """Returns the config with what replaces it, and what the datastore must match."""
+    settings, known = {f.name for f in fields(KNNConfig)}, {f.name for f in fields(Expected)}
+    for name in more:
+        if name not in settings | known:
+            raise ConfigError(f"{name} is not a setting of KNN_Dstore.open{did_you_mean(name, settings | known)}")
+    return (
+        replace(config, **{name: value for name, value in more.items() if name in settings}),
+        Expected(**{name: value for name, value in more.items() if name in known}),
+    )
+
+
+def _width(prefix: str | Path, index: Any, expected: Expected) -> int | None:
+    """Returns the width to open with: what is expected, else, for a datastore without a manifest, the index's."""
+    if expected.dimension is not None or manifest_path(prefix).is_file():
+        return expected.dimension
+    return int(index.d)
+
+
+def _float32(array: Tensor | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if isinstance(array, Tensor):
+        return array.detach().float().cpu().contiguous().numpy()
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _like(array: npt.NDArray[Any], model: A) -> A:
+    if isinstance(model, Tensor):
+        return torch.from_numpy(array).to(model.device)
+    return array

@@ -1,0 +1,190 @@
+"""The flags of every command, frozen: removing one, or changing its default, breaks somebody's script.
+
+The lists are written by hand from the published interface, not taken from the code.
+"""
+
+import argparse
+import re
+import shlex
+
+import pytest
+
+from fairseq.config import flag_fields, flag_name
+from fairseq.options import make_parser
+
+EVERY_COMMAND = shlex.split(
+    "--seed --log-interval --log-format --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
+    " --fp16-init-scale --min-loss-scale --user-dir --num-workers --help --version --traceback"
+)
+TRAIN = shlex.split(
+    "--task --arch -a --save-dir --restore-file --max-update --max-epoch --clip-norm --lr --min-lr"
+    " --stop-min-lr --update-freq --optimizer --momentum --weight-decay --adam-betas --adam-eps"
+    " --lr-scheduler --warmup-updates --warmup-init-lr --max-lr --t-mult --lr-period-updates"
+    " --lr-shrink --criterion --max-tokens --max-sentences --batch-size --required-batch-size-multiple"
+    " --tokens-per-sample --sample-break-mode --skip-invalid-size-inputs-valid-test --ddp-backend"
+    " --save-interval --save-interval-updates --keep-interval-updates --keep-last-epochs"
+    " --keep-best-checkpoints --best-checkpoint-metric --patience --validate-interval --no-save"
+    " --no-epoch-checkpoints --reset-optimizer --reset-lr-scheduler --reset-dataloader --reset-meters"
+    " --tensorboard-logdir --decoder-layers --decoder-embed-dim --decoder-input-dim"
+    " --decoder-output-dim --decoder-ffn-embed-dim --decoder-attention-heads"
+    " --decoder-normalize-before --no-decoder-final-norm --decoder-learned-pos"
+    " --no-token-positional-embeddings --share-decoder-input-output-embed --adaptive-input"
+    " --adaptive-input-cutoff --adaptive-input-factor --adaptive-softmax-cutoff"
+    " --adaptive-softmax-dropout --adaptive-softmax-factor --tie-adaptive-weights --tie-adaptive-proj"
+    " --dropout --attention-dropout --activation-dropout --relu-dropout --activation-fn"
+    " --decoder-layerdrop --max-target-positions --add-bos-token --output-dictionary-size"
+)
+EVAL_LM = shlex.split(
+    "--path --gen-subset --max-tokens --context-window --softmax-batch --remove-bpe"
+    " --output-word-probs --output-word-stats --model-overrides --num-shards --shard-id"
+    " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
+    " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
+    " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
+    " --gpu-index --tensorboard-logdir"
+)
+PREPROCESS = shlex.split(
+    "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
+    " --thresholdsrc --nwordssrc --padding-factor --srcdict --tokenizer --bpe --dict-only"
+    " --tensorboard-logdir"
+)
+BUILD_DSTORE = shlex.split(
+    "--dstore-mmap --dstore-size --dimension --dstore-fp16 --seed --ncentroids --code-size --probe"
+    " --faiss-index --num-keys-to-add-at-a-time --starting-point --help --version"
+)
+
+# Defaults that the published interface gives.
+EVERY_DEFAULT = {
+    "--seed": 1, "--log-interval": 100, "--fp16-init-scale": 128, "--min-loss-scale": 1e-4, "--num-workers": 1,
+}  # fmt: skip
+DEFAULTS = {
+    "fairseq-train": {
+        **EVERY_DEFAULT, "--task": "language_modeling", "--save-dir": "checkpoints",
+        "--restore-file": "checkpoint_last.pt", "--max-update": 0, "--max-epoch": 0, "--clip-norm": 25, "--min-lr": -1,
+        "--update-freq": 1, "--momentum": 0.99, "--weight-decay": 0, "--warmup-init-lr": -1, "--t-mult": 1,
+        "--lr-period-updates": -1, "--lr-shrink": 0.1, "--required-batch-size-multiple": 8,
+        "--tokens-per-sample": 1024, "--sample-break-mode": "none", "--save-interval": 1,
+        "--save-interval-updates": 0, "--keep-interval-updates": -1, "--keep-last-epochs": -1,
+        "--keep-best-checkpoints": -1, "--best-checkpoint-metric": "loss", "--patience": -1, "--validate-interval": 1,
+        "--adaptive-input-factor": 4, "--adaptive-softmax-factor": 4,
+    },
+    "fairseq-eval-lm": {
+        **EVERY_DEFAULT, "--gen-subset": "test", "--max-tokens": 36000, "--context-window": 0,
+        "--model-overrides": "{}", "--num-shards": 1, "--shard-id": 0, "--sample-break-mode": "none", "--probe": 8,
+        "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
+    },
+    "fairseq-preprocess": {
+        **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
+        "--nwordssrc": -1, "--padding-factor": 8,
+    },
+    "build_dstore.py": {
+        "--seed": 1, "--ncentroids": 4096, "--code-size": 64, "--probe": 8,
+        "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0,
+    },
+}  # fmt: skip
+CHOICES = {
+    "fairseq-train": {
+        "--optimizer": "nag adam sgd adagrad adamw",
+        "--lr-scheduler": "fixed cosine inverse_sqrt polynomial_decay",
+        "--criterion": "cross_entropy adaptive_loss",
+        "--log-format": "json simple tqdm none",
+    },
+    "fairseq-eval-lm": {"--knn-sim-func": "do_not_recomp_l2 dot", "--log-format": "json simple tqdm none"},
+}
+FLAGS = {
+    "fairseq-train": [*EVERY_COMMAND, *TRAIN],
+    "fairseq-eval-lm": [*EVERY_COMMAND, *EVAL_LM],
+    "fairseq-preprocess": [*EVERY_COMMAND, *PREPROCESS],
+    "build_dstore.py": BUILD_DSTORE,
+}
+
+
+def help_of(prog: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Returns what a command prints for ``--help``, on one line."""
+    if prog == "fairseq-train":
+        from fairseq_cli.train import main
+    elif prog == "fairseq-eval-lm":
+        from fairseq_cli.eval_lm import main
+    elif prog == "fairseq-preprocess":
+        main = pytest.importorskip("fairseq_cli.preprocess").main
+    else:
+        main = pytest.importorskip("build_dstore").main
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("prog", FLAGS)
+def test_every_published_flag_is_in_the_help(prog: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(prog, capsys)
+    shown = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", text))
+    missing = [flag for flag in FLAGS[prog] if flag not in shown]
+    assert not missing
+
+
+def groups_of(prog: str) -> tuple[type, ...]:
+    if prog == "fairseq-train":
+        from fairseq_cli.train import flag_groups
+
+        return flag_groups()
+    if prog == "fairseq-eval-lm":
+        import fairseq_cli.eval_lm as command
+    elif prog == "fairseq-preprocess":
+        command = pytest.importorskip("fairseq_cli.preprocess")
+    else:
+        command = pytest.importorskip("build_dstore")
+    seen: list[tuple[type, ...]] = []
+
+    def keep(prog: str, description: str, groups: tuple[type, ...], argv: object = None) -> None:
+        seen.append(tuple(groups))
+        raise SystemExit(0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "parse", keep)
+        with pytest.raises(SystemExit):
+            command.main([])
+    return seen[0]
+
+
+@pytest.mark.parametrize("prog", FLAGS)
+def test_defaults_are_the_published_ones(prog: str) -> None:
+    fields = {flag_name(name): field for cls in reversed(groups_of(prog)) for name, field in flag_fields(cls).items()}
+    for flag, value in DEFAULTS[prog].items():
+        default = fields[flag].default
+        assert (default[0] if isinstance(default, tuple) and len(default) == 1 else default) == value, flag
+
+
+def test_the_width_of_a_key_is_what_the_manifest_says_else_the_published_1024() -> None:
+    from fairseq.knn.config import DEFAULT_KEY_DIMENSION
+
+    assert DEFAULT_KEY_DIMENSION == 1024
+
+
+@pytest.mark.parametrize("prog", CHOICES)
+def test_choices_are_the_published_ones(prog: str) -> None:
+    fields = {flag_name(name): field for cls in groups_of(prog) for name, field in flag_fields(cls).items()}
+    for flag, words in CHOICES[prog].items():
+        choices = fields[flag].metadata["choices"]
+        assert set(choices() if callable(choices) else choices) == set(words.split()), flag
+
+
+@pytest.mark.parametrize("prog", FLAGS)
+def test_every_flag_is_explained(prog: str) -> None:
+    parser = make_parser(prog, "", groups_of(prog))
+    unexplained = [a.option_strings for a in parser._actions if not a.help or a.help == argparse.SUPPRESS]
+    assert not unexplained
+
+
+@pytest.mark.parametrize("prog", FLAGS)
+def test_every_flag_parses_with_hyphens_and_with_underscores(prog: str) -> None:
+    from fairseq.options import parse
+
+    groups = groups_of(prog)
+    known = make_parser(prog, "", groups)
+    for action in known._actions:
+        for option in action.option_strings:
+            if not option.startswith("--") or option in ("--help", "--version"):
+                continue
+            words = [option] if action.nargs == 0 else [option, "1"]
+            under = ["--" + option[2:].replace("-", "_"), *words[1:]]
+            assert parse(prog, "", groups, words)[0].typed == parse(prog, "", groups, under)[0].typed != {}

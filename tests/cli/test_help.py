@@ -1,0 +1,45 @@
+"""``--help`` and ``--version`` answer at once: neither torch nor FAISS is imported for them."""
+
+import subprocess
+import sys
+
+import pytest
+
+import fairseq
+
+PROGRAM = """
+import sys
+try:
+    import {module} as command
+    command.main({words})
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = sorted({{"torch", "faiss"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["fairseq_cli.train", "fairseq_cli.eval_lm", "fairseq_cli.preprocess", "build_dstore"]
+)
+def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
+    pytest.importorskip(module)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(module=module, words=["--help"])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
+    assert "[default: " in done.stdout
+
+
+@pytest.mark.parametrize("prog", ["train", "eval_lm", "preprocess"])
+def test_a_command_can_be_run_as_a_module(prog: str) -> None:
+    pytest.importorskip(f"fairseq_cli.{prog}")
+    done = subprocess.run(
+        [sys.executable, "-m", f"fairseq_cli.{prog}", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"fairseq-{prog.replace('_', '-')} {fairseq.__version__}\n"

@@ -1,0 +1,145 @@
+"""Source, target and context window: golden values of semantics.md sections 1 and 3, and a naive oracle."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.errors import DataError
+from tests.reference.windows import document_blocks, greedy_blocks, rows
+
+# formats.md section 2: "the cat sat <unk> .", an empty line, "the dog sat on the mat .", "b a b a c"
+STREAM = [4, 10, 8, 3, 5, 2, 2, 4, 11, 8, 13, 4, 12, 5, 2, 7, 6, 7, 6, 9, 2]
+SIZES = [6, 1, 8, 6]
+
+
+def golden(mode: str, block_size: int, window: int = 0, **kwargs: bool) -> BlockDataset:
+    return BlockDataset(np.array(STREAM, np.uint16), np.array(SIZES, np.int32), mode, block_size, window, **kwargs)
+
+
+def random_text(sizes: list[int]) -> tuple[list[int], list[int]]:
+    """Distinct words, so that a wrong neighbour shows; each sentence ends in 2."""
+    tokens = list(range(4, 4 + sum(sizes)))
+    for end in np.cumsum(sizes):
+        tokens[end - 1] = 2
+    return tokens, sizes
+
+
+texts = st.lists(st.integers(1, 12), min_size=1, max_size=30).map(random_text)
+
+
+def row(dataset: BlockDataset, idx: int) -> tuple[list[int], list[int]]:
+    batch = dataset.collate(np.array([idx]))
+    return batch.source_BT[0].tolist(), batch.target_BT[0].tolist()
+
+
+def test_a_block_inside_a_sentence_starts_from_the_true_previous_token() -> None:
+    assert row(golden("none", 5), 1) == ([5, 2, 2, 4, 11], [2, 2, 4, 11, 8])
+
+
+def test_a_block_that_begins_a_sentence_starts_from_the_end_of_sentence() -> None:
+    assert row(golden("complete", 8), 1) == ([2, 4, 11, 8, 13, 4, 12, 5], [4, 11, 8, 13, 4, 12, 5, 2])
+
+
+def test_a_document_after_a_skipped_line_starts_from_the_end_of_sentence() -> None:
+    assert row(golden("complete_doc", 20), 1)[0][:3] == [2, 4, 11]
+
+
+def test_golden_context_window() -> None:
+    batch = golden("none", 4, 6).collate(np.array([0, 1]), pad_to=10)
+    assert batch.context_B.tolist() == [0, 4]
+    assert batch.source_BT[1].tolist() == [2, 4, 10, 8, 3, 5, 2, 2, 1, 1]
+    assert batch.target_BT[1].tolist() == [1, 1, 1, 1, 5, 2, 2, 4, 1, 1]
+
+
+def test_golden_context_is_full_from_the_third_block_on() -> None:
+    assert golden("none", 4, 6).context_lengths().tolist() == [0, 4, 6, 6, 6, 6]
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    batch = golden("none", 4).collate(np.array([4, 5]))
+    assert batch.source_BT.tolist() == [[7, 6, 7, 6], [9, 1, 1, 1]]
+    assert batch.target_BT.tolist() == [[6, 7, 6, 9], [2, 1, 1, 1]]
+
+
+def test_num_targets_counts_neither_context_nor_padding() -> None:
+    assert golden("none", 4, 6).collate(np.array([4, 5]), pad_to=12).num_targets == 5
+
+
+def test_an_over_long_block_pushes_its_context_off_the_front() -> None:
+    dataset = golden("complete", 4, 5)  # blocks of 6, 1, 8 and 6 tokens; rows of at most 9 where that can be
+    assert dataset.context_lengths().tolist() == [0, 5, 1, 3]
+    assert row(dataset, 2)[0] == [2, 2, 4, 11, 8, 13, 4, 12, 5]
+
+
+def test_a_block_longer_than_block_and_window_has_no_context() -> None:
+    assert golden("complete", 2, 3).context_lengths().tolist()[2] == 0
+
+
+def test_add_bos_token_is_seen_and_not_predicted() -> None:
+    assert row(golden("complete", 8, add_bos=True), 0) == ([0, 2, 4, 10, 8, 3, 5, 2], [1, 4, 10, 8, 3, 5, 2, 2])
+
+
+def test_blocks_longer_than_the_model_are_left_out_and_counted() -> None:
+    kept, num_left_out = golden("complete", 4, 6).without_longer_than(6)
+    assert kept.lengths.tolist() == [6, 1, 6]
+    assert num_left_out == 8
+
+
+def test_a_block_that_is_left_out_is_no_context_either() -> None:
+    kept, _ = golden("complete", 4, 6).without_longer_than(6)
+    assert row(kept, 2) == ([8, 3, 5, 2, 2, 7, 6, 7, 6, 9], [1, 1, 1, 1, 7, 6, 7, 6, 9, 2])
+
+
+def test_nothing_is_left_out_when_all_fit() -> None:
+    dataset = golden("none", 4, 6)
+    assert dataset.without_longer_than(4) == (dataset, 0)
+
+
+def test_no_block_that_fits_is_an_error() -> None:
+    with pytest.raises(DataError, match="every block is longer than the model's 3 positions"):
+        golden("complete", 8).without_longer_than(3)
+
+
+def test_a_text_without_blocks_is_an_error() -> None:
+    with pytest.raises(DataError, match="has no blocks: 2 tokens in 2 sentences"):
+        BlockDataset(np.array([2, 2]), np.array([1, 1]), "complete_doc", 4)
+
+
+@pytest.mark.parametrize("mode", ["none", "complete", "complete_doc"])
+@given(text=texts, block_size=st.integers(1, 16), window=st.integers(0, 20))
+def test_rows_equal_a_running_list_of_earlier_tokens(
+    mode: str, text: tuple[list[int], list[int]], block_size: int, window: int
+) -> None:
+    tokens, sizes = text
+    cut = {"complete": greedy_blocks, "complete_doc": document_blocks}
+    if mode == "none":
+        bounds = [(s, min(s + block_size, len(tokens))) for s in range(0, len(tokens), block_size)]
+    else:
+        bounds = cut[mode](sizes, block_size)
+    if not bounds:
+        return
+    dataset = BlockDataset(np.array(tokens), np.array(sizes), mode, block_size, window)
+    assert [row(dataset, idx) for idx in range(len(dataset))] == rows(tokens, sizes, bounds, block_size, window)
+
+
+@given(text=texts, block_size=st.integers(1, 16), window=st.integers(0, 20), data=st.data())
+def test_a_row_is_a_function_of_its_block_alone(
+    text: tuple[list[int], list[int]], block_size: int, window: int, data: st.DataObject
+) -> None:
+    dataset = BlockDataset(np.array(text[0]), np.array(text[1]), "complete", block_size, window)
+    chosen = np.array(data.draw(st.permutations(range(len(dataset)))))[: data.draw(st.integers(1, 6))]
+    batch = dataset.collate(chosen)
+    for i, idx in enumerate(chosen.tolist()):
+        source, target = row(dataset, idx)
+        width = len(source)
+        assert batch.source_BT[i].tolist() == source + [PAD] * (batch.source_BT.shape[1] - width)
+        assert batch.target_BT[i].tolist() == target + [PAD] * (batch.target_BT.shape[1] - width)
+
+
+@given(text=texts, block_size=st.integers(1, 16), window=st.integers(0, 20))
+def test_each_token_is_scored_once(text: tuple[list[int], list[int]], block_size: int, window: int) -> None:
+    dataset = BlockDataset(np.array(text[0]), np.array(text[1]), "complete", block_size, window)
+    target = dataset.collate(np.arange(len(dataset))).target_BT
+    assert target[target != PAD].tolist() == text[0]

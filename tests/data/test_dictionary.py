@@ -1,0 +1,138 @@
+"""dict.txt: golden bytes of formats.md section 1, ids, and files that are not what they should be."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq.data.dictionary import Dictionary
+from fairseq.errors import DataError
+
+GOLDEN_TEXT = "the cat sat <unk> . the dog sat on the mat . b a b a c"
+GOLDEN_FILE = b"the 3\n. 2\na 2\nb 2\nsat 2\nc 1\ncat 1\ndog 1\nmat 1\non 1\nmadeupword0000 0\nmadeupword0001 0\n"
+
+
+def write(tmp_path: Path, data: bytes) -> Path:
+    path = tmp_path / "dict.txt"
+    path.write_bytes(data)
+    return path
+
+
+def test_golden_counts_make_the_golden_file(tmp_path: Path) -> None:
+    dictionary = Dictionary.from_counts(Counter(GOLDEN_TEXT.split()))
+    dictionary.save(tmp_path / "dict.txt")
+    assert (tmp_path / "dict.txt").read_bytes() == GOLDEN_FILE
+    assert len(dictionary) == 16
+
+
+def test_golden_file_gives_the_golden_ids(tmp_path: Path) -> None:
+    dictionary = Dictionary.load(write(tmp_path, GOLDEN_FILE))
+    assert dictionary.symbols[:5] == ["<s>", "<pad>", "</s>", "<unk>", "the"]
+    assert (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk()) == (0, 1, 2, 3)
+    assert dictionary.encode_line("the cat sat <unk> .\n").tolist() == [4, 10, 8, 3, 5, 2]
+    assert dictionary.encode_line("").tolist() == [2]
+    assert dictionary.encode_line("the elephant").tolist() == [4, 3, 2]
+    assert dictionary.counts[4:6] == [3, 2]
+    assert dictionary[10] == "cat"
+    assert dictionary.index("cat") == 10
+    assert dictionary.index("elephant") == 3
+    assert "cat" in dictionary
+    assert "elephant" not in dictionary
+    assert dictionary.string([0, 4, 10, 3, 2]) == "the cat <unk>"
+
+
+def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
+    dictionary = Dictionary.load(write(tmp_path, GOLDEN_FILE))
+    assert dictionary.sha256() == hashlib.sha256(GOLDEN_FILE).hexdigest()
+
+
+def test_the_original_dictionary_is_read_and_written_as_it_is(golden_dir: Path, tmp_path: Path) -> None:
+    path = golden_dir / "data-bin" / "dict.txt"
+    dictionary = Dictionary.load(path)
+    assert len(dictionary) == 16304
+    assert dictionary.to_bytes() == path.read_bytes()
+
+
+def test_the_last_space_separates(tmp_path: Path) -> None:
+    dictionary = Dictionary.load(write(tmp_path, "New York 7\n\u3000 3\n".encode()))
+    assert dictionary.symbols[4:] == ["New York", "\u3000"]
+    assert dictionary.counts[4:] == [7, 3]
+
+
+def test_windows_line_ends_and_a_missing_last_one(tmp_path: Path) -> None:
+    assert Dictionary.load(write(tmp_path, b"a 2\r\nb 1")).symbols[4:] == ["a", "b"]
+
+
+def test_overwrite_gives_a_later_id_that_wins_and_survives_saving(tmp_path: Path) -> None:
+    data = b"a 5\nb 4\n<unk> 9 #fairseq:overwrite\na 3 #fairseq:overwrite\n"
+    dictionary = Dictionary.load(write(tmp_path, data))
+    assert dictionary.index("a") == 7
+    assert dictionary.index("<unk>") == 6
+    assert dictionary.unk() == 3
+    assert len(dictionary) == 8
+    assert dictionary.to_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"dict\.txt .* is empty"),
+        (b"a 1\nb\n", r":2: .*'b' has no count"),
+        (b"a 1\n\nb 1\n", r":2: .*has no count"),
+        (b"a 1\nb x\n", r":2: .*count 'x', which is not a whole number"),
+        (b"a 1.5\n", r":1: .*not a whole number"),
+        (b"a 1\nb 1\nc -3\n", r":3: .*negative count -3"),
+        (b"a 1\nb 1\na 1\n", r":3: .*'a' is already there \(on line 1\)"),
+        (b"a 1\n<pad> 1\n", r":2: .*'<pad>' is already there \(one of the four specials\)"),
+        (b"a 1\nb\xff 1\n", r":2: .*UTF-8.*0xff"),
+        (b"\xff 1\n", r":1: .*UTF-8"),
+        (b"a #fairseq:overwrite\n", r":1: .*has no count"),
+        (b"a 9999999999999999999999\n", r":1: .*not a whole number"),
+    ],
+)
+def test_bad_files_are_refused_by_line(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Dictionary.load(write(tmp_path, data))
+
+
+def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist; fairseq-preprocess --destdir makes one"):
+        Dictionary.load(tmp_path / "dict.txt")
+
+
+def test_threshold_and_number_of_words() -> None:
+    counts = Counter({"a": 5, "b": 3, "c": 3, "d": 1})
+    assert Dictionary.from_counts(counts, threshold=3, padding_factor=1).symbols[4:] == ["a", "b", "c"]
+    assert Dictionary.from_counts(counts, nwords=6, padding_factor=1).symbols[4:] == ["a", "b"]
+    assert Dictionary.from_counts(counts, nwords=4, padding_factor=1).symbols[4:] == []
+    assert len(Dictionary.from_counts(counts, nwords=5)) == 8
+
+
+def test_specials_in_the_text_are_no_words() -> None:
+    counts = Counter({"<unk>": 9, "</s>": 9, "<s>": 9, "<pad>": 9, "a": 1})
+    assert Dictionary.from_counts(counts, padding_factor=1).symbols[4:] == ["a"]
+
+
+def test_a_filler_that_is_a_word_of_the_text_is_not_repeated() -> None:
+    dictionary = Dictionary.from_counts(Counter({"madeupword0000": 2}))
+    assert dictionary.symbols[4:] == ["madeupword0000", "madeupword0001", "madeupword0002", "madeupword0003"]
+
+
+words = st.text(st.characters(exclude_categories=("Cs", "Z", "Cc")), min_size=1, max_size=5).filter(
+    lambda word: word.split() == [word]
+)
+
+
+@given(st.dictionaries(words, st.integers(0, 10**12), min_size=1))
+def test_saving_and_loading_changes_nothing(tmp_path_factory: pytest.TempPathFactory, counts: dict[str, int]) -> None:
+    dictionary = Dictionary.from_counts(counts)
+    path = tmp_path_factory.mktemp("dictionary") / "dict.txt"
+    dictionary.save(path)
+    if len(dictionary) > 4:
+        loaded = Dictionary.load(path)
+        assert (loaded.symbols, loaded.counts, loaded.sha256()) == (
+            dictionary.symbols, dictionary.counts, dictionary.sha256(),
+        )  # fmt: skip

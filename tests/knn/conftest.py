@@ -1,0 +1,44 @@
+"""Small datastores, written for a test."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+import pytest
+
+from fairseq.knn.datastore import Datastore, DatastoreWriter
+from fairseq.knn.manifest import DatastoreManifest
+from tests.reference.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny k-means runs slower, much slower on a busy machine."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture
+def manifest() -> DatastoreManifest:
+    return DatastoreManifest(
+        rows=ROWS, dimension=WIDTH, vocabulary_size=VOCABULARY, dictionary_sha256="d" * 64, weights_sha256="w" * 64,
+        settings={"data": "train", "context_window": 8},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def make_store(tmp_path: Path, manifest: DatastoreManifest) -> Callable[..., Datastore]:
+    def make(name: str = "dstore", keys=None, values=None, **changes) -> Datastore:
+        keys = clustered_keys() if keys is None else keys
+        values = values_of(len(keys)) if values is None else values
+        with DatastoreWriter.create(
+            tmp_path / name, replace(manifest, rows=len(keys), dimension=keys.shape[1], **changes)
+        ) as writer:
+            writer.append(keys, values)
+            writer.finish()
+        return Datastore.open(tmp_path / name)
+
+    return make

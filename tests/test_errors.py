@@ -1,0 +1,84 @@
+"""The exception tree, and how a command turns an error into one line and an exit code."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from fairseq import errors
+from fairseq_cli.run import EXIT_INTERRUPTED, EXIT_USER_ERROR, describe, run
+
+
+@pytest.mark.parametrize("name", ["ConfigError", "DataError", "CheckpointError", "DatastoreError", "MismatchError"])
+def test_every_user_error_is_a_fairseq_error(name: str) -> None:
+    assert issubclass(getattr(errors, name), errors.FairseqError)
+
+
+def test_a_mismatch_is_a_datastore_error() -> None:
+    assert issubclass(errors.MismatchError, errors.DatastoreError)
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "hint"),
+    [
+        ("--max-token", ["--max-tokens", "--lr"], "; did you mean --max-tokens?"),
+        ("transformer_lm_wiki13", ["transformer_lm_wiki103"], "; did you mean transformer_lm_wiki103?"),
+        ("zebra", ["--max-tokens"], ""),
+        ("zebra", [], ""),
+    ],
+)
+def test_did_you_mean(word: str, known: list[str], hint: str) -> None:
+    assert errors.did_you_mean(word, known) == hint
+
+
+def failing(err: BaseException) -> object:
+    def main(argv: Sequence[str]) -> None:
+        raise err
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("err", "line"),
+    [
+        (errors.ConfigError("--x must be 1,\n but is 2"), "prog: error: --x must be 1, but is 2"),
+        (errors.DatastoreError("torn"), "prog: error: torn"),
+        (FileNotFoundError(2, "No such file or directory", "/a/b"), "prog: error: /a/b: No such file or directory"),
+        (PermissionError(13, "Permission denied"), "prog: error: Permission denied"),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_code_2(
+    err: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("prog", failing(err), []) == EXIT_USER_ERROR == 2  # type: ignore[arg-type]
+    captured = capsys.readouterr()
+    assert captured.err == line + "\n"
+    assert captured.out == ""
+
+
+def test_traceback_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prog", failing(errors.ConfigError("bad")), ["--traceback"]) == 2  # type: ignore[arg-type]
+    shown = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in shown
+    assert shown.endswith("prog: error: bad\n")
+
+
+def test_a_bug_is_not_caught() -> None:
+    with pytest.raises(AssertionError):
+        run("prog", failing(AssertionError("ours")), [])  # type: ignore[arg-type]
+
+
+def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prog", failing(KeyboardInterrupt()), []) == EXIT_INTERRUPTED == 130  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "prog: interrupted\n"
+
+
+def test_a_command_ends_with_time_and_memory(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert run("prog", lambda argv: None, []) == 0
+    assert caplog.messages[-1].startswith("prog: 0:00, peak memory ")
+    assert caplog.messages[-1].endswith(" GiB")
+
+
+def test_describe_is_one_line() -> None:
+    assert describe(ValueError("a\n  b")) == "a b"

@@ -1,0 +1,117 @@
+"""Progress: what each format shows, and when."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from fairseq import log
+from fairseq.log import Progress, format_duration, log_format_of, peak_memory_gib, setup_logging
+from fairseq.run_config import CommonConfig
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(log, "time", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def at_info(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.INFO):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_format_duration(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_simple_shows_done_total_rate_and_time_left(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with Progress("evaluate", 4000, "tokens", "simple") as progress:
+        clock.now += 5
+        progress.advance(500)
+        assert not caplog.messages, "no line before ten seconds have passed"
+        clock.now += 5
+        progress.advance(500, loss=7.5)
+    assert caplog.messages == ["evaluate: 1,000 / 4,000 tokens (25 %) | 100 tokens/s | 0:30 left | loss 7.5"]
+
+
+def test_json_is_one_record_a_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with Progress("train", 10, "updates", "json", every=2) as progress:
+        for _ in range(4):
+            clock.now += 1
+            progress.advance(1, loss=2.0)
+    records = [json.loads(message) for message in caplog.messages]
+    assert [record["done"] for record in records] == [2, 4]
+    assert records[0] == {
+        "stage": "train", "done": 2, "total": 10, "unit": "updates", "per_second": 1.0, "seconds_left": 8.0, "loss": 2.0
+    }  # fmt: skip
+
+
+def test_none_shows_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with Progress("evaluate", 10, "tokens", "none", every=1) as progress:
+        clock.now += 100
+        progress.advance(10)
+    assert not caplog.messages
+
+
+def test_tqdm_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("evaluate", 10, "tokens", "tqdm") as progress:
+        progress.advance(10, loss=1.5)
+    assert "evaluate" in capsys.readouterr().err
+
+
+def test_what_an_earlier_run_did_is_not_counted_in_the_rate(clock: Clock) -> None:
+    with Progress("write", 100, "rows", "none", done=50) as progress:
+        clock.now += 5
+        progress.advance(10)
+        assert progress.done == 60
+        assert progress.rate == 2.0
+
+
+def test_an_empty_stage_does_not_divide_by_zero(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with Progress("write", 0, "rows", "simple", every=1) as progress:
+        progress.advance(0)
+    assert caplog.messages == ["write: 0 / 0 rows (0 %) | 0 rows/s | 0:00 left"]
+
+
+@pytest.mark.parametrize(
+    ("common", "terminal", "expected"),
+    [
+        (CommonConfig(), True, "tqdm"),
+        (CommonConfig(), False, "simple"),
+        (CommonConfig(no_progress_bar=True), True, "simple"),
+        (CommonConfig(log_format="json"), True, "json"),
+        (CommonConfig(log_format="tqdm", no_progress_bar=True), False, "tqdm"),
+    ],
+)
+def test_log_format_of(common: CommonConfig, terminal: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert log_format_of(common) == expected
+
+
+def test_peak_memory_is_plausible() -> None:
+    assert 0.001 < peak_memory_gib() < 1000
+
+
+def test_setup_twice_adds_no_second_handler() -> None:
+    setup_logging()
+    before = list(logging.getLogger().handlers)
+    setup_logging()
+    assert logging.getLogger().handlers == before
