@@ -11,20 +11,23 @@ here=$(dirname "$0")
 source_text=${1:?usage: wikitext-2.sh SOURCE (a zip or a directory with the text of WikiText-2)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 
-step text python "$here/prepare_wikitext.py" --source "$source_text" --dest "$WORK/text" --dataset wikitext-2
+step text python "$here/prepare_wikitext.py" --source "$source_text" --dest "$WORK/text"
 step preprocess fairseq-preprocess --only-source --destdir "$WORK/data-bin" --workers 2 --overwrite \
     --trainpref "$WORK/text/wiki.train.tokens" --validpref "$WORK/text/wiki.valid.tokens" \
     --testpref "$WORK/text/wiki.test.tokens"
 step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$WORK/checkpoints" \
     --arch transformer_lm_wiki103 --decoder-layers 4 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 \
     --decoder-attention-heads 4 --adaptive-input-cutoff 5000,15000 --adaptive-softmax-cutoff 5000,15000 \
-    --dropout 0.1 --criterion adaptive_loss --optimizer adam --adam-betas "(0.9, 0.98)" --lr 0.003 --clip-norm 0.5 \
-    --lr-scheduler polynomial_decay --warmup-updates 200 --max-update 4000 \
+    --dropout 0.1 --attention-dropout 0 --activation-dropout 0 --adaptive-softmax-dropout 0 \
+    --criterion adaptive_loss --optimizer adam --adam-betas "(0.9, 0.98)" --lr 0.003 --clip-norm 0.5 \
+    --lr-scheduler polynomial_decay --warmup-updates 200 --max-update 3300 \
     --tokens-per-sample 256 --sample-break-mode none --max-tokens 2048 --bf16 --no-epoch-checkpoints
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
-    --max-tokens 2048)
-neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 1024 --probe 32)
+    --max-tokens 2048 --bf16)
+# The index keeps a byte per dimension: its own distances are good enough, and no key is read again.
+neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 1024 --probe 32
+    --no-load-keys --knn-sim-func do_not_recomp_l2)
 
 for split in valid test; do
     step "$split-lm" "${evaluate[@]}" --context-window 192 --gen-subset $split \
@@ -32,7 +35,7 @@ for split in valid test; do
 done
 step dump "${evaluate[@]}" --context-window 128 --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore"
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
-    --ncentroids 4096 --code_size 32 --overwrite
+    --index_spec IVF2048,SQ8 --overwrite
 for lmbda in 0.2 0.3 0.4; do
     step "valid-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset valid "${neighbours[@]}" \
         --lmbda $lmbda --results-path "$WORK/results/valid-$lmbda.json"

@@ -11,12 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 PADDING_IDX = 1
+ROW_MULTIPLE = 64
 
 
 def band_bounds(vocabulary_size: int, cutoff: tuple[int, ...]) -> list[tuple[int, int]]:
     """Returns the first and one-past-last id of each band: ``(5, 9), 12 → (0, 5), (5, 9), (9, 12)``."""
     edges = [0, *cutoff, vocabulary_size]
     return list(pairwise(edges))
+
+
+def rows_in_band(ids: Tensor, start: int, end: int) -> tuple[Tensor, int]:
+    """Returns the positions of ids in ``[start, end)`` and their number; row 0 repeats up to a multiple of 64.
+
+    A CPU compiles its bfloat16 kernels for each shape that it meets, and keeps them: with the exact numbers, every
+    batch would bring new ones, at the price of time and of memory that grows. The caller drops the repeated rows.
+    """
+    where = ((ids >= start) & (ids < end)).nonzero().squeeze(1)
+    count = len(where)
+    return torch.cat([where, where.new_zeros(-count % ROW_MULTIPLE)]), count
 
 
 class AdaptiveInput(nn.Module):
@@ -61,14 +73,15 @@ class AdaptiveInput(nn.Module):
         out: Tensor | None = None
         for band, (start, end) in enumerate(self.bounds):
             words, projection = self.band_weights(band)
-            where = ((flat >= start) & (flat < end)).nonzero().squeeze(1)
-            if band and not len(where) and not torch.is_grad_enabled():
+            where, count = rows_in_band(flat, start, end)
+            if band and not count and not torch.is_grad_enabled():
                 continue
             # Band 0 holds the padding id: its row gets no gradient from the input, so it stays zero.
-            vectors = F.embedding(flat[where] - start, words, padding_idx=PADDING_IDX if band == 0 else None)
-            projected = F.linear(vectors, projection)
+            within = (flat[where] - start).clamp(0, end - start - 1)
+            vectors = F.embedding(within, words, padding_idx=PADDING_IDX if band == 0 else None)
+            projected = F.linear(vectors, projection)[:count]
             if out is None:
                 out = projected.new_zeros(len(flat), self.output_dim)
-            out = out.index_copy(0, where, projected)
+            out = out.index_copy(0, where[:count], projected)
         assert out is not None
         return out.view(*ids.shape, self.output_dim)

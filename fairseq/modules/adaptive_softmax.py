@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds
+from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
 from fairseq.modules.dropout import Dropout, dropout
 
 
@@ -102,14 +102,15 @@ class AdaptiveSoftmax(nn.Module):
         head_target = target_N.clone()
         tails = []
         for i, (start, end) in enumerate(self.bounds[1:]):
-            where = ((target_N >= start) & (target_N < end)).nonzero().squeeze(1)
-            head_target[where] = self.bounds[0][1] + i
-            tails.append((i, start, where))
+            rows, count = rows_in_band(target_N, start, end)
+            head_target[rows[:count]] = self.bounds[0][1] + i
+            tails.append((i, start, rows, count))
         log_p_N = _log_softmax_at(self.head(features_NC), head_target)
-        for i, start, where in tails:
-            if len(where):
-                within = _log_softmax_at(self.tail[i](features_NC[where]), target_N[where] - start)
-                log_p_N = log_p_N.index_add(0, where, within)
+        for i, start, rows, count in tails:
+            if count:
+                logits = self.tail[i](features_NC[rows])[:count]
+                where = rows[:count]
+                log_p_N = log_p_N.index_add(0, where, _log_softmax_at(logits, target_N[where] - start))
         return log_p_N
 
 
