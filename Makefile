@@ -13,10 +13,10 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ checkpoint_{E}_{U}.pt         in epoch E after U updates (--save-interval-update
 checkpoint.best_loss_{M}.pt   the few best, named by their metric (--keep-best-checkpoints)
 """
 
+import math
 import os
 import re
 import shutil
@@ -28,7 +29,8 @@ class Best:
 
     def add(self, metric: float) -> bool:
         """Counts a validation; returns whether it is the best so far."""
-        if self.value is None or (metric > self.value if self.maximize else metric < self.value):
+        better = self.value is None or (metric > self.value if self.maximize else metric < self.value)
+        if better and not math.isnan(metric):
             self.value, self.num_since = metric, 0
             return True
         self.num_since += 1
@@ -83,7 +85,7 @@ def delete_old(config: CheckpointConfig) -> None:
     if config.keep_last_epochs >= 0:
         _keep(save_dir, r"checkpoint(\d+)\.pt", config.keep_last_epochs, newest_is_largest=True)
     if config.keep_best_checkpoints > 0:
-        pattern = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+)\.pt"
+        pattern = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
         _keep(save_dir, pattern, config.keep_best_checkpoints, config.maximize_best_checkpoint_metric)
 
 

@@ -13,6 +13,8 @@ Beside each one that we write lies a JSON of the same name for people.
 import hashlib
 import os
 import pickle
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,21 @@ _STAND_INS = [
 _NUMPY_SCALARS = [np.dtype, np._core.multiarray.scalar] + [  # type: ignore[attr-defined]
     type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "b1")
 ]
+
+
+# What torch raises for a file that ends early or has flipped bits, by where in the container it is.
+_TORN = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    AssertionError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -94,13 +111,17 @@ def _read(path: Path) -> Any:
         reason = "is a directory" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint")
     try:
-        with torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]):
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]),
+        ):
+            warnings.simplefilter("ignore")  # torch's advice on pickles is not for our users
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         found = [line for line in str(err).splitlines() if "Unsupported" in line or "GLOBAL" in line]
         reason = found[0].strip() if found else "its pickle is damaged, or holds other things than data"
         raise CheckpointError(f"{path} was not loaded: {reason}") from err
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+    except _TORN as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason}") from err
 

@@ -108,7 +108,7 @@ def coerce(value: Any, annotation: Any, what: str) -> Any:
         if typing.get_origin(annotation) is tuple:
             return tuple(coerce(item, typing.get_args(annotation)[0], what) for item in _items(value))
         return _scalar(value, annotation)
-    except (ValueError, TypeError, SyntaxError) as err:
+    except (ValueError, TypeError, SyntaxError, OverflowError) as err:
         if isinstance(err, ConfigError):
             raise
         raise ConfigError(f"{what} must be {_type_words(annotation)}, but is {value!r}") from err

@@ -19,7 +19,7 @@ import torch
 
 import fairseq
 from fairseq.checkpoints import Checkpoint, load_checkpoint
-from fairseq.config import Flags, flag_fields, parse_literal_dict
+from fairseq.config import Flags, coerce, flag_fields, parse_literal_dict
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.data.blocks import Int64s
@@ -117,7 +117,7 @@ def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], cont
     typed = Flags(flags.typed, ())
     for name in set(own) & set(flags.typed):
         typed.typed.pop(name)
-        if flags.typed[name] != str(own[name]):
+        if str(flags.typed[name]) != str(own[name]):
             logger.warning(
                 "--%s %s has no effect: the checkpoint's %s is in force (or: --model-overrides \"{'%s': %s}\")",
                 name.replace("_", "-"),
@@ -126,7 +126,7 @@ def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], cont
                 name,
                 flags.typed[name],
             )
-    full = int(own.get("tokens_per_sample", 1024))
+    full = coerce(own.get("tokens_per_sample", 1024), int, "--tokens-per-sample")
     if context_window >= full:
         raise ConfigError(
             f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
@@ -191,11 +191,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def score_all(evaluation: Evaluation, scorer: SequenceScorer, log_format: str) -> Iterator[ScoredBatch]:
-    """Yields the scored targets of every batch, with progress in tokens and bits."""
+def score_all(
+    evaluation: Evaluation, scorer: SequenceScorer, log_format: str, every: int | None = None
+) -> Iterator[ScoredBatch]:
+    """Yields the scored targets of every batch; a line of progress every few seconds, or every so many batches."""
     total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
     running = Perplexity()
-    with Progress("evaluate", total, "tokens", log_format) as progress:
+    with Progress("evaluate", total, "tokens", log_format, every=every) as progress:
         for batch in evaluation.collated():
             scored = scorer.score(batch)
             running.add(scored.log_p_N, scored.target_N)

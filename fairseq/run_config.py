@@ -59,6 +59,7 @@ class EvalConfig:
     shard_id: int = flag(0, "evaluate this shard only", minimum=0)
     results_path: str | None = flag(None, "write the result and every setting in force to this directory or .json file")
     dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
+    tensorboard_logdir: str | None = flag(None, "TensorBoard logs", no_effect="only training writes them")
     skip_invalid_size_inputs_valid_test: bool = flag(
         False, "leave out blocks that are longer than the model's positions",
         no_effect="evaluation always does, with a warning that counts the tokens",

@@ -6,6 +6,7 @@
 Where a run stands is (epoch, batches of it that are done); with the trainer's state, that is all a resumed run needs.
 """
 
+import json
 import logging
 import math
 import time
@@ -160,7 +161,16 @@ class Training:
 
     def _epoch_batches(self) -> tuple[BlockDataset, list[Int64s]]:
         """Returns the epoch's data and this process's batches, an empty one where other processes have one more."""
-        dataset = self.task.load_split(self.batching.train_subset, epoch=self.epoch)
+        dataset, num_left_out = self.task.load_split(self.batching.train_subset, epoch=self.epoch).without_longer_than(
+            self.trainer.max_positions
+        )
+        if num_left_out:
+            logger.warning(
+                "'%s': %d tokens in blocks of over %d positions are left out",
+                self.batching.train_subset,
+                num_left_out,
+                self.trainer.max_positions,
+            )
         order = by_length(dataset.lengths, self.seed)
         batches = batch_by_size(
             order,
@@ -172,7 +182,7 @@ class Training:
         shuffled = epoch_batches(batches, self.seed, self.epoch)
         rank, world = self.trainer.group.rank, self.trainer.group.world_size
         mine = shuffled[rank::world]
-        return dataset, mine + [mine[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
+        return dataset, mine + [shuffled[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
 
     def _after_update(self, *, end_of_epoch: bool) -> bool:
         """Validates and saves in mid-epoch where that is due; returns whether the run is over."""
@@ -186,8 +196,9 @@ class Training:
 
     def _end_epoch(self) -> None:
         config = self.schedule.checkpoint
-        over = self.schedule.optimization.max_update or math.inf
-        due = self.epoch % config.validate_interval == 0 or self.trainer.num_updates >= over
+        bounds = self.schedule.optimization
+        is_last = self.epoch == bounds.max_epoch or 0 < bounds.max_update <= self.trainer.num_updates
+        due = is_last or self.epoch % config.validate_interval == 0
         metric = self._validate() if due else None
         epoch, self.epoch, self.position = self.epoch, self.epoch + 1, 0
         self._save(end_of_epoch=True, metric=metric, epoch=epoch)
@@ -208,7 +219,11 @@ class Training:
         return first
 
     def _log_line(self, part: str, values: Mapping[str, float]) -> None:
-        if self.trainer.group.rank == 0:
+        if self.trainer.group.rank:
+            return
+        if self.schedule.log_format == "json":
+            logger.info("%s", json.dumps({"epoch": self.epoch, "part": part, **values}))
+        else:
             shown = " | ".join(f"{name} {value:.6g}" for name, value in values.items())
             logger.info("epoch %03d | %s | %s", self.epoch, part, shown)
 

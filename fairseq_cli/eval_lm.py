@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
-
-from fairseq.config import Flags, as_dict
+from fairseq.config import Flags, as_dict, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import write_json
+from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
@@ -33,7 +32,8 @@ class Settings:
         self.common = flags.build(CommonConfig)
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
-        self.knn = flags.build(KNNConfig)
+        # Without --knnlm its flags stay unused, and are named as such.
+        self.knn = flags.build(KNNConfig) if flags.typed.get("knnlm") else resolve(KNNConfig, flags.typed)
         self.dump = flags.build(DumpConfig)
         self.dstore = flags.build(DatastoreConfig)
         several = ":" in (self.eval.path or "")
@@ -77,10 +77,9 @@ def main(argv: Sequence[str]) -> None:
 
 def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "Interpolation":
     """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
-    from knnlm import KNN_Dstore
-
     from fairseq.checkpoints import weights_sha256
     from fairseq.scoring import Interpolation
+    from knnlm import KNN_Dstore
 
     assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
     source = KNN_Dstore.open(
@@ -89,6 +88,7 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "Interpolat
         settings.knn,
         rows=settings.dstore.dstore_size,
         key_fp16=settings.dstore.dstore_fp16,
+        key_type=settings.dstore.knn_keytype,
         dimension=evaluation.models[0].config.decoder_embed_dim,
         vocabulary_size=len(evaluation.task.dictionary),
         dictionary_sha256=evaluation.task.dictionary.sha256(),
@@ -110,7 +110,7 @@ def evaluate(evaluation: "Evaluation", settings: Settings, other: "Interpolation
     stats = WordStats()
     perplexity = Perplexity()
     stopwatch = Stopwatch()
-    for scored in score_all(evaluation, scorer, log_format_of(settings.common)):
+    for scored in score_all(evaluation, scorer, log_format_of(settings.common), settings.common.log_interval):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if config.output_word_probs or config.output_word_stats:

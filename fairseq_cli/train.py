@@ -57,7 +57,7 @@ class Settings:
         chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
         fields = as_dict(self.train, *chosen)
         if fields.get("max_target_positions", ...) is None:
-            fields["max_target_positions"] = fields["tokens_per_sample"]
+            fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
         return fields
 
 
@@ -129,7 +129,14 @@ def build_training(settings: Settings, precision: "Precision", group: "ProcessGr
     task = TASKS.get(settings.train.task)(settings.task)
     model = task.build_model(settings.model_name, settings.model).to(precision.device)
     num_parameters = sum(p.numel() for p in model.parameters())
-    logger.info("%s: %s parameters, %d ids", settings.train.arch, f"{num_parameters:,}", len(task.dictionary))
+    logger.info(
+        "%s: %s parameters, %d ids, %s on %s",
+        settings.train.arch,
+        f"{num_parameters:,}",
+        len(task.dictionary),
+        precision.name,
+        precision.device,
+    )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer_args = (settings.optimizer,) if settings.optimizer is not None else ()
     schedule_args = (settings.schedule, settings.optimization)

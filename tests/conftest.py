@@ -1,8 +1,12 @@
 """Fixtures that several suites share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tiny models run faster on one thread than on two that wait for each other; and `make test` runs a process per core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

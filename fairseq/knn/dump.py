@@ -9,6 +9,7 @@ so that the same data gives the same rows for any batching. The output layer doe
 Source: Khandelwal et al., 2020, section 2.
 """
 
+import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
         weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
         settings={
             "data": str(evaluation.task.split_prefix(config.gen_subset)),
+            "data_sha256": hashlib.sha256(evaluation.dataset.tokens.data).hexdigest(),
             "checkpoint": evaluation.checkpoints[0].path,
             "sample_break_mode": evaluation.task_config.sample_break_mode,
             "tokens_per_sample": evaluation.block_size,

@@ -21,9 +21,9 @@ from fairseq.files import write_json
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-# Progress is not identity, nor is the place where the weights were found: weights_sha256 says which they are.
+# Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
 _NOT_IDENTITY = ("rows_written", "state")
-_NOT_IDENTITY_SETTINGS = ("checkpoint",)
+_NOT_IDENTITY_SETTINGS = ("checkpoint", "data")
 _CHOICES = {
     "state": ("writing", "complete"),
     "key_dtype": ("float32", "float16"),

@@ -153,7 +153,19 @@ def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> Tra
                     f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the"
                     f" {vocabulary_size} ids of the dictionary"
                 )
+    _check_widths("input", config.input_dim, config.adaptive_input_factor, config.input_cutoff, config.adaptive_input)
+    if not config.tie_adaptive_weights:
+        cutoff = config.adaptive_softmax_cutoff
+        _check_widths("softmax", config.output_dim, config.adaptive_softmax_factor, cutoff, bool(cutoff))
     return TransformerLanguageModel(config, vocabulary_size)
+
+
+def _check_widths(name: str, width: int, factor: float, cutoff: tuple[int, ...], used: bool) -> None:
+    if used and width < factor ** len(cutoff):
+        raise ConfigError(
+            f"--adaptive-{name}-factor {factor} leaves the last of {len(cutoff) + 1} bands no width: {width} /"
+            f" {factor}^{len(cutoff)} is below 1; lower the factor, or give fewer cutoffs"
+        )
 
 
 def _build_embedding(config: TransformerConfig, vocabulary_size: int) -> nn.Module:

@@ -16,10 +16,13 @@ Schedule = Callable[[int, int], float]
 
 
 def stop_lr(config: object, optimization: OptimizationConfig) -> float:
-    """Returns the learning rate at which training stops: ``--stop-min-lr``, or ``--min-lr`` in the 2019 spelling."""
-    if getattr(config, "max_lr", None) is not None:
-        return max(optimization.min_lr, optimization.stop_min_lr)
-    return optimization.stop_min_lr
+    """Returns the learning rate at which training stops: ``--stop-min-lr``, or ``--min-lr`` as in 2019.
+
+    Only the cosine schedule in its newer spelling has another use for ``--min-lr``.
+    """
+    if isinstance(config, CosineConfig) and config.max_lr is None:
+        return optimization.stop_min_lr
+    return max(optimization.min_lr, optimization.stop_min_lr)
 
 
 def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
@@ -49,7 +52,8 @@ def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
             return first + num_updates * (highest - first) / warmup
         since = num_updates - warmup
         if t != 1:
-            i = math.floor(math.log(1 - since / period * (1 - t), t))
+            # The epsilon keeps the end of a period, where the logarithm is a whole number, from rounding down.
+            i = math.floor(math.log(1 - since / period * (1 - t), t) + 1e-9)
             length, past = t**i * period, since - (1 - t**i) / (1 - t) * period
         else:
             i = math.floor(since / period)

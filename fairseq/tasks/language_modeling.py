@@ -53,7 +53,8 @@ class LanguageModelingTask:
     def build_model(self, name: str, config: Any) -> nn.Module:
         """Returns a new model; a length that was left open becomes the block size."""
         if getattr(config, "max_target_positions", ...) is None:
-            config = dataclasses.replace(config, max_target_positions=self.config.tokens_per_sample)
+            length = self.config.tokens_per_sample + self.config.add_bos_token
+            config = dataclasses.replace(config, max_target_positions=length)
         model: nn.Module = MODELS.get(name)(config, len(self.dictionary))
         return model
 
