@@ -7,6 +7,7 @@ The block size in force is the checkpoint's ``tokens_per_sample`` less the conte
 not change it (published commands rely on that), ``--model-overrides "{'tokens_per_sample': N}"`` does.
 """
 
+import importlib.metadata
 import logging
 import platform
 import time
@@ -186,9 +187,17 @@ def versions() -> dict[str, str]:
         "fairseq-knnlm": fairseq.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "faiss": _installed("faiss-cpu") or _installed("faiss-gpu") or "another build",
         "numpy": np.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def score_all(

@@ -16,6 +16,9 @@ from fairseq.data.block_dataset import PAD, Batch
 from fairseq.precision import Precision
 from fairseq.scoring import Interpolation, average_probabilities, interpolate
 
+# Most rows that the output layer takes at once, whatever the batch: its logits stay in the cache's reach.
+SOFTMAX_ROWS = 2048
+
 
 class LanguageModel(Protocol):
     """What the scorer asks of a model; see ``TransformerLanguageModel``."""
@@ -50,7 +53,7 @@ class SequenceScorer:
     Args:
         models: in evaluation mode, on the device of ``precision``.
         precision: device and number format.
-        softmax_batch: most rows that the output layer takes at once; None is no bound.
+        softmax_batch: most rows that the output layer takes at once, 2,048 at the most.
         other: a second source to mix in; it takes the context vectors of the first model.
     """
 
@@ -104,7 +107,7 @@ class SequenceScorer:
         return scored_BS, target_BS[scored_BS]
 
     def _target_log_prob(self, model: LanguageModel, features_NC: Tensor, target_N: Tensor) -> Tensor:
-        rows = self.softmax_batch or max(len(target_N), 1)
+        rows = min(self.softmax_batch or SOFTMAX_ROWS, SOFTMAX_ROWS)
         pieces = [
             model.target_log_prob(features, target)
             for features, target in zip(torch.split(features_NC, rows), torch.split(target_N, rows), strict=True)

@@ -56,6 +56,9 @@ class Settings:
         parts = (self.common, self.device, self.batching, self.checkpoint, self.optimization, self.optimizer)
         chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
         fields = as_dict(self.train, *chosen)
+        for name in ("decoder_input_dim", "decoder_output_dim"):
+            if fields.get(name, ...) is None:  # other programs that read the checkpoint want a number
+                fields[name] = fields["decoder_embed_dim"]
         if fields.get("max_target_positions", ...) is None:
             fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
         return fields

