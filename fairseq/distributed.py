@@ -53,6 +53,8 @@ class TorchProcesses:
     """A ``torch.distributed`` group: NCCL between GPUs, Gloo between CPUs."""
 
     def __init__(self, device_type: str) -> None:
+        if device_type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
