@@ -4,8 +4,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from fairseq.config import flag_name
 from fairseq.knn.config import BuildConfig
-from fairseq.log import log_format_of
+from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig
 from fairseq_cli.run import run
@@ -16,9 +17,12 @@ DESCRIPTION = """Build the FAISS index of a datastore. An interrupted build goes
 
 def main(argv: Sequence[str]) -> None:
     """Builds an index and prints where it is."""
-    flags, _ = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv)
+    flags = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv)
     config, common = flags.build(BuildConfig), flags.build(CommonConfig)
     flags.warn_unused()
+    for name in ("ncentroids", "code_size"):
+        if config.index_spec is not None and name in flags.typed:
+            logger.warning("%s has no effect: --index-spec %s says it all", flag_name(name), config.index_spec)
     assert config.dstore_mmap is not None and config.faiss_index is not None
 
     from pathlib import Path

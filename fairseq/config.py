@@ -154,6 +154,8 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
         if value not in known:
             hint = did_you_mean(str(value), known)
             raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {value!r}{hint}")
+    if value == () and field.default != ():
+        raise ConfigError(f"{what} must have a value, but is empty")
     minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     for item in value if isinstance(value, tuple) else (value,):
         if minimum is not None and item is not None and item < minimum:

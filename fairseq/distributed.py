@@ -23,10 +23,6 @@ class ProcessGroup(Protocol):
         """Replaces each tensor by its sum over all processes."""
         ...
 
-    def barrier(self) -> None:
-        """Waits for all processes."""
-        ...
-
     def close(self) -> None:
         """Leaves the group."""
         ...
@@ -41,9 +37,6 @@ class SingleProcess:
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Leaves the tensors as they are."""
-
-    def barrier(self) -> None:
-        """Returns at once."""
 
     def close(self) -> None:
         """Does nothing."""
@@ -69,10 +62,6 @@ class TorchProcesses:
         torch.distributed.all_reduce(flat)
         for tensor, part in zip(originals, torch.split(flat, [t.numel() for t in originals]), strict=True):
             tensor.copy_(part.view_as(tensor))
-
-    def barrier(self) -> None:
-        """Waits for all processes."""
-        torch.distributed.barrier()
 
     def close(self) -> None:
         """Leaves the group."""

@@ -26,6 +26,7 @@ from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.log import Progress
+from fairseq.models import MODELS
 from fairseq.perplexity import Perplexity
 from fairseq.precision import Precision
 from fairseq.run_config import EvalConfig
@@ -84,6 +85,7 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision) -> Evaluatio
     task_config = _task_config(flags, task_class, fields, config.context_window)
     task = TASKS.get(config.task)(task_config)
     models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
+    _check_rows(models, task_config.tokens_per_sample + config.context_window)
     dataset, num_left_out = task.load_split(
         config.gen_subset, context_window=config.context_window
     ).without_longer_than(min(model.max_positions for model in models))
@@ -127,7 +129,8 @@ def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], cont
                 name,
                 flags.typed[name],
             )
-    full = coerce(own.get("tokens_per_sample", 1024), int, "--tokens-per-sample")
+    stated = own.get("tokens_per_sample", flags.typed.get("tokens_per_sample", 1024))
+    full = coerce(stated, int, "--tokens-per-sample")
     if context_window >= full:
         raise ConfigError(
             f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
@@ -137,10 +140,23 @@ def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], cont
     return typed.build(task_class, own)
 
 
+def _check_rows(models: Sequence[Any], length: int) -> None:
+    for model in models:
+        if model.longest_row is not None and length > model.longest_row:
+            raise ConfigError(
+                f"rows of {length} tokens (block and context window) are longer than the {model.longest_row} learned"
+                " positions of the model; lower --context-window or tokens_per_sample"
+            )
+
+
 def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
-    known = {*_KNOWN_OVERRIDES, *checkpoints[0].fields, *flag_fields(EvalConfig)}
+    models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
+    used = {*_KNOWN_OVERRIDES, *_OWNED_BY_CHECKPOINT, *models}
+    known = {*used, *checkpoints[0].fields}
     for name in overrides:
-        if name not in known:
+        if name in known and name not in used:
+            logger.warning("--model-overrides: %r has no effect: it is no setting of the model", name)
+        elif name not in known:
             raise ConfigError(
                 f"--model-overrides: {name!r} is not a setting of {checkpoints[0].path}{did_you_mean(name, known)}"
             )
@@ -201,17 +217,22 @@ def _installed(package: str) -> str | None:
 
 
 def score_all(
-    evaluation: Evaluation, scorer: SequenceScorer, log_format: str, every: int | None = None
+    evaluation: Evaluation,
+    scorer: SequenceScorer,
+    perplexity: Perplexity,
+    log_format: str,
+    every: int | None = None,
 ) -> Iterator[ScoredBatch]:
-    """Yields the scored targets of every batch; a line of progress every few seconds, or every so many batches."""
+    """Yields the scored targets of every batch, which the caller adds to ``perplexity``, shown as it goes.
+
+    A line of progress comes every few seconds, or every so many batches.
+    """
     total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
-    running = Perplexity()
     with Progress("evaluate", total, "tokens", log_format, every=every) as progress:
         for batch in evaluation.collated():
             scored = scorer.score(batch)
-            running.add(scored.log_p_N, scored.target_N)
-            progress.advance(len(scored.target_N), loss=running.loss)
             yield scored
+            progress.advance(len(scored.target_N), loss=perplexity.loss)
 
 
 class Stopwatch:

@@ -24,10 +24,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
-def parse(
-    prog: str, description: str, groups: Sequence[type], argv: Sequence[str] | None = None
-) -> tuple[Flags, list[str]]:
-    """Returns the flags that ``argv`` spells for the config dataclasses ``groups``, and ``argv`` itself.
+def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[str] | None = None) -> Flags:
+    """Returns the flags that ``argv`` spells for the config dataclasses ``groups``.
 
     ``--help`` and ``--version`` print and exit.
 
@@ -41,7 +39,7 @@ def parse(
         known = [option for action in parser._actions for option in action.option_strings]
         name = unknown[0].split("=")[0]
         raise ConfigError(f"unrecognised argument {unknown[0]}{did_you_mean(name, known)} (see {prog} --help)")
-    return Flags(vars(namespace), tuple(groups)), words
+    return Flags(vars(namespace), tuple(groups))
 
 
 def load_plugins(argv: Sequence[str] | None = None) -> None:
@@ -62,15 +60,34 @@ def make_parser(prog: str, description: str, groups: Sequence[type]) -> argparse
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     seen: set[str] = set()
+    defaults = _defaults(groups)
     for cls in dict.fromkeys(groups):
         title, _, _ = (cls.__doc__ or cls.__name__).strip().partition("\n")
         group = parser.add_argument_group(title.rstrip("."))
         kinds = field_types(cls)
         for name, field in flag_fields(cls).items():
             if name not in seen:
-                _add_flag(group, name, field, kinds[name])
+                _add_flag(group, name, field, kinds[name], defaults[name])
                 seen.add(name)
     return parser
+
+
+def _defaults(groups: Sequence[type]) -> dict[str, str]:
+    """Returns each flag's default as text; where groups share a flag but not its default, all of them by group."""
+    found: dict[str, dict[str, str]] = {}
+    for cls in dict.fromkeys(groups):
+        title, _, _ = (cls.__doc__ or cls.__name__).strip().partition("\n")
+        for name, field in flag_fields(cls).items():
+            value = field.default
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            hidden = value is dataclasses.MISSING or value is None or value is False
+            found.setdefault(name, {})[title.rstrip(".")] = "" if hidden else shown
+    return {
+        name: next(iter(by_group.values()))
+        if len(set(by_group.values())) == 1
+        else "; ".join(f"{value or 'none'} ({title})" for title, value in by_group.items())
+        for name, by_group in found.items()
+    }
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -86,7 +103,7 @@ def _hyphens(word: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any) -> None:
+def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, default: str) -> None:
     meta = field.metadata
     text = meta["help"].replace("%", "%%")
     choices = meta["choices"]() if callable(meta["choices"]) else meta["choices"]
@@ -94,8 +111,7 @@ def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any) -
         text += f" ({', '.join(choices)})"
     if meta["no_effect"]:
         text += f" [accepted, no effect: {meta['no_effect']}]"
-    if field.default not in (dataclasses.MISSING, None, False, ""):
-        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    if default:
         text += f" [default: {default}]"
     if meta["positional"]:
         group.add_argument(name, help=text, nargs="?")

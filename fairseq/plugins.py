@@ -17,6 +17,8 @@ def import_user_dir(user_dir: str) -> None:
     if not (path.is_dir() and (path / "__init__.py").is_file()) and not (path.suffix == ".py" and path.is_file()):
         raise ConfigError(f"--user-dir must be a directory with an __init__.py, or a .py file, but is {user_dir}")
     name = path.stem
+    if not name.isidentifier() or (path.is_dir() and path.suffix):
+        raise ConfigError(f"--user-dir {user_dir}: '{path.name}' cannot be the name of a module; rename the directory")
     loaded = sys.modules.get(name)
     if loaded is not None:
         origin = Path(loaded.__file__ or "").resolve()

@@ -1,6 +1,7 @@
 """The configs that every command shares, kept in a module without torch so that ``--help`` stays instant."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fairseq.config import flag
 from fairseq.errors import ConfigError
@@ -65,8 +66,20 @@ class EvalConfig:
         no_effect="evaluation always does, with a warning that counts the tokens",
     )  # fmt: skip
 
+    @property
+    def results_file(self) -> Path | None:
+        """The file that ``--results-path`` names: itself if it ends in .json, else one in that directory."""
+        if self.results_path is None:
+            return None
+        path = Path(self.results_path)
+        return path if path.suffix == ".json" else path / f"eval_{self.gen_subset}.json"
+
     def __post_init__(self) -> None:
         if self.path is None:
             raise ConfigError("--path is required: the checkpoint to evaluate")
+        if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
+            raise ConfigError(
+                f"--remove-bpe {self.remove_bpe} is not supported: give the mark that a subword ends in, such as '@@ '"
+            )
         if self.shard_id >= self.num_shards:
             raise ConfigError(f"--shard-id {self.shard_id} must be below --num-shards {self.num_shards}")

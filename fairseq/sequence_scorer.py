@@ -80,7 +80,8 @@ class SequenceScorer:
             with self.precision.autocast():
                 out = model(*self._inputs(batch))
                 log_p_MN.append(self._target_log_prob(model, out.features_BSC[scored_BS], target_N))
-            queries_NC = out.ffn_input_BSC[scored_BS]
+            if self.other is not None:
+                queries_NC = out.ffn_input_BSC[scored_BS]
         log_p_N = average_probabilities(log_p_MN)
         if self.other is not None:
             assert queries_NC is not None

@@ -108,8 +108,8 @@ class Trainer:
                 f"the loss of update {self.num_updates + 1} is {nats}; lower --lr, or lengthen the warm-up"
             )
         norm = self._normalise_gradients(targets)
-        self._step(norm)
-        self.num_updates += 1
+        if self._step(norm):
+            self.num_updates += 1
         clipped = 0 < self.clip_norm < norm
         return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped)
 
@@ -129,31 +129,39 @@ class Trainer:
             return self.criterion(self.model, source_BT, target_BT)
 
     def _normalise_gradients(self, num_targets: float) -> float:
-        """Makes gradients the mean over all targets, clips them, and returns their norm before clipping."""
-        if self.precision.scaler.is_enabled():
-            self.precision.scaler.unscale_(self.optimizer)
+        """Makes gradients the mean over all targets, clips them, and returns their norm before clipping.
+
+        Scaled gradients are summed before they are unscaled, so that every process sees the same overflow.
+        """
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)  # e.g. a tail without targets in this update
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         self.group.sum_(gradients)
+        if self.precision.scaler.is_enabled():
+            self.precision.scaler.scale(gradients[0].new_zeros(()))  # sets the scaler up where no batch has
+            self.precision.scaler.unscale_(self.optimizer)
         torch._foreach_mul_(gradients, 1 / max(num_targets, 1.0))
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip_norm > 0:
             torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         return float(norm)
 
-    def _step(self, norm: float) -> None:
-        if self.precision.scaler.is_enabled():
-            self.precision.scaler.step(self.optimizer)
-            self.precision.scaler.update()
+    def _step(self, norm: float) -> bool:
+        """Makes the optimizer's step; returns whether it was made: a float16 overflow only lowers the loss scale."""
+        scaler = self.precision.scaler
+        if scaler.is_enabled():
+            scale = scaler.get_scale()
+            scaler.step(self.optimizer)
+            scaler.update()
             self.precision.check_loss_scale()
-        elif math.isfinite(norm):
-            self.optimizer.step()
-        else:
+            return scaler.get_scale() >= scale
+        if not math.isfinite(norm):
             raise FairseqError(
                 f"the gradient of update {self.num_updates + 1} is not finite; lower --lr or lengthen the warm-up"
             )
+        self.optimizer.step()
+        return True
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, int]:

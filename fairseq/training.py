@@ -22,6 +22,7 @@ from fairseq.data.batching import batch_by_size, by_length, epoch_batches
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import Int64s
 from fairseq.data.config import BatchConfig
+from fairseq.errors import ConfigError
 from fairseq.log import Progress
 from fairseq.meters import Meters
 from fairseq.optim.config import OptimizationConfig
@@ -98,11 +99,25 @@ class Training:
         if position:
             self.epoch = max(int(iterator.get("epoch", 1)), 1)
             self.position = int(iterator.get("iterations_in_epoch", 0))
+            before = extra_state.get("epoch_order", self._epoch_order())
+            changed = [name for name, value in self._epoch_order().items() if before.get(name) != value]
+            if self.position and changed:
+                raise ConfigError(
+                    f"the checkpoint stands in the middle of epoch {self.epoch}, whose batches depend on"
+                    f" {', '.join(changed)}: {[before.get(name) for name in changed]} then,"
+                    f" {[self._epoch_order()[name] for name in changed]} now; give the same, or --reset-dataloader"
+                )
         if extra_state.get("loss_scaler"):
             self.trainer.precision.scaler.load_state_dict(extra_state["loss_scaler"])
         if meters:
             self.best.value = extra_state.get("best")
             self.best.num_since = int(extra_state.get("validations_since_best", 0))
+
+    def _epoch_order(self) -> dict[str, Any]:
+        """Returns everything that the order and the size of an epoch's batches depend on."""
+        names = ("tokens_per_sample", "sample_break_mode", "max_tokens", "max_sentences", "seed")
+        order = {name: self.fields.get(name) for name in (*names, "required_batch_size_multiple")}
+        return {**order, "world_size": self.trainer.group.world_size}
 
     def _is_over(self) -> bool:
         optimization, patience = self.schedule.optimization, self.schedule.checkpoint.patience
@@ -263,6 +278,8 @@ class Training:
                 "best": self.best.value,
                 "validations_since_best": self.best.num_since,
                 "loss_scaler": trainer.precision.scaler.state_dict(),
+                "dictionary_sha256": self.task.dictionary.sha256(),
+                "epoch_order": self._epoch_order(),
                 "written_by": f"fairseq-knnlm {fairseq.__version__}",
             },
         )

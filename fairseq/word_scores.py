@@ -1,10 +1,13 @@
 """Words from subwords, and what each scored: ``--remove-bpe``, ``--output-word-probs``, ``--output-word-stats``."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class WordJoiner:
         self.symbols = symbols
         self.mark = mark.rstrip() if mark else ""
         self._continues = np.array([bool(self.mark) and symbol.endswith(self.mark) for symbol in symbols])
+        if self.mark and not self._continues.any():
+            logger.warning("--remove-bpe %s has no effect: no word of the dictionary ends in it", self.mark)
 
     def num_joined(self, target_N: npt.NDArray[np.int64], block_idx_N: npt.NDArray[np.int64]) -> int:
         """Returns how many targets are the beginning of a word that goes on within their block."""

@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fairseq.config import Flags, as_dict, resolve
+from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import write_json
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from fairseq.sequence_scorer import ScoredBatch
     from fairseq.word_scores import WordJoiner, WordStats
 
+T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
 neighbours from a datastore; with --save-knnlm-dstore, write the split's datastore instead."""
 
@@ -32,10 +32,19 @@ class Settings:
         self.common = flags.build(CommonConfig)
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
-        # Without --knnlm its flags stay unused, and are named as such.
-        self.knn = flags.build(KNNConfig) if flags.typed.get("knnlm") else resolve(KNNConfig, flags.typed)
-        self.dump = flags.build(DumpConfig)
-        self.dstore = flags.build(DatastoreConfig)
+        self.knn = _built_if(flags, KNNConfig, "knnlm")
+        self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
+        self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
+        # A line of progress every few seconds, unless batches were asked for.
+        self.log_every = self.common.log_interval if "log_interval" in flags.typed else None
+        if self.dump.save_knnlm_dstore:
+            for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe"):
+                if name in flags.typed:
+                    logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
+        if self.knn.knnlm and self.knn.lmbda == 0:
+            logger.warning(
+                "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
+            )
         several = ":" in (self.eval.path or "")
         if several and (self.knn.knnlm or self.dump.save_knnlm_dstore):
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
@@ -50,10 +59,16 @@ class Settings:
         return as_dict(self.common, self.device, self.eval, *knn, task_config)
 
 
+def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
+    """Returns the config; its flags count as used, and are not warned of, only with one of the switches."""
+    used = any(flags.typed.get(switch) for switch in switches)
+    return flags.build(config) if used else resolve(config, flags.typed)
+
+
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
     groups = (EvalConfig, *TASKS.configs(), KNNConfig, DumpConfig, DatastoreConfig, DeviceConfig, CommonConfig)
-    flags, _ = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
+    flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
 
     import torch
@@ -64,13 +79,15 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
     evaluation = prepare(flags, settings.eval, precision)
+    if settings.eval.results_file is not None:
+        settings.eval.results_file.parent.mkdir(parents=True, exist_ok=True)  # an impossible place fails at once
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.dump import dump_datastore
 
         dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore, log_format_of(settings.common))
         return
-    other = open_neighbours(evaluation, settings) if settings.knn.knnlm else None
+    other = open_neighbours(evaluation, settings) if settings.knn.knnlm and settings.knn.lmbda else None
     result = evaluate(evaluation, settings, other)
     report(result, evaluation, settings)
 
@@ -89,7 +106,7 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "Interpolat
         rows=settings.dstore.dstore_size,
         key_fp16=settings.dstore.dstore_fp16,
         key_type=settings.dstore.knn_keytype,
-        dimension=evaluation.models[0].config.decoder_embed_dim,
+        dimension=evaluation.models[0].key_dimension,
         vocabulary_size=len(evaluation.task.dictionary),
         dictionary_sha256=evaluation.task.dictionary.sha256(),
         weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
@@ -110,7 +127,7 @@ def evaluate(evaluation: "Evaluation", settings: Settings, other: "Interpolation
     stats = WordStats()
     perplexity = Perplexity()
     stopwatch = Stopwatch()
-    for scored in score_all(evaluation, scorer, log_format_of(settings.common), settings.common.log_interval):
+    for scored in score_all(evaluation, scorer, perplexity, log_format_of(settings.common), settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if config.output_word_probs or config.output_word_stats:
@@ -147,8 +164,10 @@ def report(result: "EvaluationResult", evaluation: "Evaluation", settings: Setti
         if ids:
             shown = ", ".join(f"{symbols[token]} ({count})" for token, count in list(ids.items())[:5])
             logger.warning("%d targets have %s as their probability: %s", sum(ids.values()), what, shown)
-    if settings.eval.results_path:
-        path = Path(settings.eval.results_path)
+    sys.stdout.write(result.summary + "\n")
+    sys.stdout.flush()
+    path = settings.eval.results_file
+    if path is not None:
         record = {
             **result.record(symbols),
             "dtype": evaluation.precision.name,
@@ -156,8 +175,7 @@ def report(result: "EvaluationResult", evaluation: "Evaluation", settings: Setti
             "versions": versions(),
             "settings": settings.record(evaluation.task_config),
         }
-        write_json(path if path.suffix == ".json" else path / f"eval_{settings.eval.gen_subset}.json", record)
-    sys.stdout.write(result.summary + "\n")
+        write_json(path, record)
 
 
 def cli_main() -> None:

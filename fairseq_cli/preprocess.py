@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq.config import flag_name
 from fairseq.data.binarizer import TextSummary, binarize, count_words
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
@@ -49,10 +50,13 @@ def flag_groups() -> tuple[type, ...]:
 
 def main(argv: Sequence[str]) -> None:
     """Parses the flags, makes the dictionary, binarises each text, and records what was done."""
-    flags, _ = parse("fairseq-preprocess", DESCRIPTION, flag_groups(), argv)
+    flags = parse("fairseq-preprocess", DESCRIPTION, flag_groups(), argv)
     config = flags.build(PreprocessConfig)
     log_format = log_format_of(flags.build(CommonConfig))
     flags.warn_unused("fairseq-preprocess reads and writes files only")
+    for name in ("thresholdsrc", "nwordssrc", "padding_factor"):
+        if config.srcdict is not None and name in flags.typed:
+            logger.warning("%s has no effect: --srcdict is taken as it is", flag_name(name))
     splits = [] if config.dict_only else find_splits(config)
     check_texts(config, splits)
     given = Dictionary.load(config.srcdict) if config.srcdict is not None else None

@@ -106,7 +106,7 @@ def resolve_settings(flags: Flags) -> Settings:
 
 def main(argv: Sequence[str]) -> None:
     """Trains."""
-    flags, _ = parse("fairseq-train", DESCRIPTION, flag_groups(), argv)
+    flags = parse("fairseq-train", DESCRIPTION, flag_groups(), argv)
     settings = resolve_settings(flags)
 
     import torch
@@ -186,6 +186,7 @@ def restore(training: "Training", trainer: "Trainer", settings: Settings) -> Non
         if not path.exists():
             return
     checkpoint = load_checkpoint(path)
+    training.task.check_dictionary(checkpoint)
     problems = load_state(trainer.model, checkpoint.state)
     if problems:
         raise CheckpointError(
@@ -211,7 +212,11 @@ def _restore_optimizer(checkpoint: "Checkpoint", trainer: "Trainer", settings: S
             f"{checkpoint.path} has the state of optimizer {checkpoint.optimizer_name}, but --optimizer is"
             f" {settings.train.optimizer}; {hint}"
         )
+    in_force = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(dict(checkpoint.optimizer_state))
+    for group, settings_now in zip(trainer.optimizer.param_groups, in_force, strict=True):
+        # The state is the file's; momentum, weight decay and the like are the flags'.
+        group.update({k: v for k, v in settings_now.items() if k not in ("lr", "lr_old")})
 
 
 def cli_main() -> None:

@@ -1,7 +1,7 @@
 # Sourced by the recipes, which set WORK, the directory that everything goes to.
 #
 #   step NAME COMMAND…     echoes a command, runs it with its output in WORK/logs/NAME.log and its seconds in
-#                          NAME.seconds; a step that an earlier run has finished is left out
+#                          NAME.seconds; a step that an earlier run has finished with the same command is left out
 #   cell FILE KEY [FORMAT] prints a value of a JSON file
 
 set -euo pipefail
@@ -10,7 +10,7 @@ step() {
     local name=$1 log=$WORK/logs/$1.log
     shift
     printf '\n[%s]' "$name"
-    if [ -e "$WORK/logs/$name.seconds" ]; then
+    if [ -e "$WORK/logs/$name.seconds" ] && [ "$*" = "$(cat "$WORK/logs/$name.command")" ]; then
         printf ' done before, in %s s\n' "$(cat "$WORK/logs/$name.seconds")"
         return
     fi
@@ -24,6 +24,7 @@ step() {
     fi
     grep -h -o -E 'Dictionary: .*|[^ ]+: [0-9,]+ sents, .*|done training .*|wrote [0-9,]+ rows .*|Loss \(base 2\).*' \
         "$log" | tail -n 4 || true
+    echo "$*" >"$WORK/logs/$name.command"
     echo "$((SECONDS - start))" >"$WORK/logs/$name.seconds"
     echo "$((SECONDS - start)) s"
 }

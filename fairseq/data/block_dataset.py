@@ -143,7 +143,8 @@ class BlockDataset:
 
     def context_lengths_of(self, block_idx: npt.NDArray[np.integer]) -> Int64s:
         """Returns ``context_lengths()`` of some blocks only."""
-        room = np.maximum(self.block_size + self.context_window - self.lengths[block_idx], 0)
+        tokens = self.ends[block_idx] - self.starts[block_idx]  # an added <s> takes no context away
+        room = np.maximum(self.block_size + self.context_window - tokens, 0)
         lengths: Int64s = np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
         return lengths
 

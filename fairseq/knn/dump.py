@@ -18,6 +18,7 @@ import numpy as np
 
 from fairseq.checkpoints import weights_sha256
 from fairseq.data.batching import batch_by_size
+from fairseq.data.block_dataset import PAD
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
@@ -40,6 +41,10 @@ def dump_datastore(
         ConfigError: ``--dstore-size`` is larger than the number of rows that there are.
     """
     assert dump.dstore_mmap is not None
+    if (evaluation.dataset.tokens == PAD).any():
+        raise ConfigError(
+            f"the split '{config.gen_subset}' holds the word <pad>, which has no row; take it out of the text"
+        )
     block_idx, starts = full_context_rows(evaluation)
     rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
     manifest = _manifest(evaluation, config, dstore, rows)
@@ -94,7 +99,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
     model = evaluation.models[0]
     manifest = DatastoreManifest(
         rows=rows,
-        dimension=int(model.config.decoder_embed_dim),
+        dimension=int(model.key_dimension),
         key_dtype="float16" if dstore.dstore_fp16 else "float32",
         value_dtype="int64",
         key_type=dstore.knn_keytype or "last_ffn_input",

@@ -116,8 +116,8 @@ def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension
         )
     if index.ntotal != rows:
         raise MismatchError(
-            f"{index_path} has {index.ntotal} keys, but {prefix} has {rows} rows; give --indexfile the datastore's own,"
-            " or build it again with build_dstore.py --overwrite"
+            f"{index_path} has {index.ntotal} keys, but {prefix} was opened with {rows} rows; give --indexfile the"
+            " datastore's own, and --dstore-size to both commands or to neither"
         )
 
 

@@ -180,8 +180,8 @@ def _check_sample(build: _Build, index: Any, count: int) -> None:
     if count < needed:
         name = "--ncentroids" if build.config.index_spec is None else f"--index-spec {build.manifest.spec}:"
         raise ConfigError(
-            f"{name} {nlist} lists with 8-bit codes need {needed} rows to train on, but there are {count}; use"
-            f" --ncentroids {max(count // POINTS_PER_CENTROID, 1)} or fewer, or --index-spec Flat for so small a store"
+            f"{name} {nlist} lists need {needed} rows to train on, but there are {count}; use"
+            f" {max(count // POINTS_PER_CENTROID, 1)} lists or fewer, or --index-spec Flat for so small a store"
         )
     if count < POINTS_PER_CENTROID * nlist:
         logger.warning(

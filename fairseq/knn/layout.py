@@ -10,6 +10,7 @@ another layout. One must remain.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -70,6 +71,8 @@ def infer_layout(
     plausible = [layout for layout in fitting if _plausible(values_path, layout, vocabulary_size)]
     if not plausible:
         raise DatastoreError(f"{values_path} holds ids outside the vocabulary in every layout that fits; {sizes}")
+    if len(plausible) > 1 and rows is None and not key_fp16:
+        _refuse_ambiguous(sizes, plausible)
     exact = [layout for layout in plausible if layout.rows == rows]
     if len(exact) == 1 and not key_fp16:
         return exact[0]
@@ -80,9 +83,13 @@ def infer_layout(
         raise DatastoreError(f"--dstore-fp16: {sizes}, so its keys are not float16; leave the flag out")
     chosen = preferred or candidates
     if len(chosen) != 1:
-        ways = "; ".join(f"{c.rows} rows of {c.key_dtype} and {c.value_dtype}" for c in chosen) or "none"
-        raise DatastoreError(f"{sizes}, which fits these layouts: {ways}; give --dstore-size and --dimension")
+        _refuse_ambiguous(sizes, chosen)
     return chosen[0]
+
+
+def _refuse_ambiguous(sizes: str, layouts: list[Layout]) -> NoReturn:
+    ways = "; ".join(f"{c.rows} rows of {c.key_dtype} and {c.value_dtype}" for c in layouts) or "none"
+    raise DatastoreError(f"{sizes}, which fits these layouts: {ways}; give --dstore-size and --dimension")
 
 
 def _fitting(keys_bytes: int, values_bytes: int, dimension: int) -> list[Layout]:
@@ -99,10 +106,12 @@ def _fitting(keys_bytes: int, values_bytes: int, dimension: int) -> list[Layout]
 def _plausible(values_path: Path, layout: Layout, vocabulary_size: int | None) -> bool:
     """Returns whether the first and the last values can be ids; int16 may have overflowed, and is judged later."""
     dtype = np.dtype(layout.value_dtype)
-    if dtype == np.int16:
-        return True
     count = min(_SAMPLE, layout.rows)
     first = np.fromfile(values_path, dtype, count)
+    if dtype != np.int64 and not first.all():
+        return False  # wider ids, seen narrowly, are zeros in between; no text holds the id 0, <s>
+    if dtype == np.int16:
+        return True
     last = np.fromfile(values_path, dtype, count, offset=(layout.rows - count) * dtype.itemsize)
     limit = vocabulary_size or _LARGEST_ID
     return all(int(part.min()) >= 0 and int(part.max()) < limit for part in (first, last))

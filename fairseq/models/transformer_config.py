@@ -27,6 +27,7 @@ class TransformerConfig:
     decoder_learned_pos: bool = flag(False, "learned positions instead of sinusoidal ones")
     no_token_positional_embeddings: bool = flag(False, "no positions at all")
     share_decoder_input_output_embed: bool = flag(False, "share word vectors between input and output")
+    no_scale_embedding: bool = flag(False, "word vectors are not multiplied by the root of the width")
     adaptive_input: bool = flag(False, "narrower vectors for rarer words")
     adaptive_input_cutoff: tuple[int, ...] = flag((), "ends of the input's bands but the last", minimum=1)
     adaptive_input_factor: float = flag(4.0, "how much narrower each input band is", minimum=1)
@@ -62,6 +63,8 @@ class TransformerConfig:
                 f"--decoder-embed-dim {self.decoder_embed_dim} must be a multiple of --decoder-attention-heads"
                 f" {self.decoder_attention_heads}"
             )
+        if self.decoder_embed_dim < 4:
+            raise ConfigError(f"--decoder-embed-dim must be at least 4, but is {self.decoder_embed_dim}")
         if self.adaptive_input and not self.input_cutoff:
             raise ConfigError("--adaptive-input needs --adaptive-softmax-cutoff or --adaptive-input-cutoff")
         if self.tie_adaptive_weights:

@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         width = config.decoder_embed_dim
         self.dropout = config.dropout
         self.layerdrop = config.decoder_layerdrop
-        self.embed_scale = math.sqrt(width)
+        self.embed_scale = 1.0 if config.no_scale_embedding else math.sqrt(width)
         self.num_positions = config.max_target_positions or 1024
         self.register_buffer("version", torch.tensor([CHECKPOINT_LAYOUT_VERSION]))
         self.embed_tokens = _build_embedding(config, vocabulary_size)
@@ -116,7 +116,8 @@ class TransformerLanguageModel(nn.Module):
     """The model as tasks, criterions and scorers know it; all weights lie under ``decoder.``.
 
     Any model can stand in its place that has ``forward(source_BT, first)`` → ``DecoderOutput``,
-    ``target_log_prob(features_NC, target_N)``, ``max_positions`` and ``has_adaptive_softmax``.
+    ``target_log_prob(features_NC, target_N)``, ``max_positions``, ``longest_row``, ``key_dimension`` and
+    ``has_adaptive_softmax``.
     """
 
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
@@ -128,6 +129,16 @@ class TransformerLanguageModel(nn.Module):
     def max_positions(self) -> int:
         """Longest row in tokens."""
         return self.decoder.num_positions
+
+    @property
+    def longest_row(self) -> int | None:
+        """Longest row that can be computed at all, in tokens: the learned positions; sinusoidal ones have no end."""
+        return self.max_positions if isinstance(self.decoder.embed_positions, LearnedPositions) else None
+
+    @property
+    def key_dimension(self) -> int:
+        """Width of the feed-forward input, which is a datastore's key."""
+        return self.config.decoder_embed_dim
 
     @property
     def has_adaptive_softmax(self) -> bool:

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq.errors import CheckpointError
+
 _LAYER_NORMS = {"0": "self_attn_layer_norm", "1": "encoder_attn_layer_norm", "2": "final_layer_norm"}
 _CONSTANTS = ("version", "_float_tensor")
+# Settings of other programs that change what the weights mean and leave no trace among them.
+_CHANGES_THE_MATHS = ("character_embeddings", "layernorm_embedding", "quant_noise_pq", "base_layers")
 
 
 def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,6 +58,9 @@ def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> di
         upgraded["activation_dropout"] = upgraded["relu_dropout"]
     if layout_version(state) <= 2:
         upgraded["no_decoder_final_norm"] = True
+    for name in _CHANGES_THE_MATHS:
+        if upgraded.get(name):
+            raise CheckpointError(f"the model was trained with {name} = {upgraded[name]}, which is not supported here")
     for name in ("adaptive_input_cutoff", "adaptive_softmax_cutoff"):
         if upgraded.get(name, ...) is None:
             upgraded[name] = ()

@@ -12,8 +12,8 @@ from fairseq.optim.config import AdagradConfig, AdamConfig, SGDConfig
 
 def build_adam(parameters: Iterable[nn.Parameter], lr: float, config: AdamConfig) -> Optimizer:
     """Returns AdamW; fairseq's ``adam`` decouples weight decay as well, so both names mean this."""
-    if len(config.adam_betas) != 2:
-        raise ConfigError(f"--adam-betas must be two numbers such as (0.9, 0.98), but is {config.adam_betas}")
+    if len(config.adam_betas) != 2 or max(config.adam_betas) >= 1:
+        raise ConfigError(f"--adam-betas must be two numbers below 1, such as (0.9, 0.98), but is {config.adam_betas}")
     betas = (config.adam_betas[0], config.adam_betas[1])
     return torch.optim.AdamW(parameters, lr, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay)
 

@@ -13,7 +13,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.errors import CheckpointError, ConfigError, DataError
+from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
 from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.upgrade import load_state
 
@@ -31,6 +31,15 @@ class LanguageModelingTask:
         if not self.data_dirs or not self.data_dirs[0].is_dir():
             raise DataError(f"data directory {config.data} does not exist; fairseq-preprocess --destdir makes one")
         self.dictionary = Dictionary.load(self.data_dirs[0] / "dict.txt")
+        for other in self.data_dirs[1:]:
+            if not other.is_dir():
+                raise DataError(f"data directory {other} of {config.data} does not exist")
+            own = other / "dict.txt"
+            if own.is_file() and Dictionary.load(own).sha256() != self.dictionary.sha256():
+                raise MismatchError(
+                    f"{other / 'dict.txt'} differs from {self.data_dirs[0] / 'dict.txt'}; binarise both texts with one"
+                    " dictionary (fairseq-preprocess --srcdict)"
+                )
 
     def split_prefix(self, split: str, epoch: int = 1) -> Path:
         """Returns the path of a split's files without their suffix; several directories take turns by epoch."""
@@ -50,20 +59,31 @@ class LanguageModelingTask:
             self.config.add_bos_token,
         )
 
-    def build_model(self, name: str, config: Any) -> nn.Module:
-        """Returns a new model; a length that was left open becomes the block size."""
+    def build_model(self, name: str, config: Any, tokens_per_sample: int | None = None) -> nn.Module:
+        """Returns a new model; a length that was left open becomes the block size that it is trained with."""
         if getattr(config, "max_target_positions", ...) is None:
-            length = self.config.tokens_per_sample + self.config.add_bos_token
+            length = (tokens_per_sample or self.config.tokens_per_sample) + self.config.add_bos_token
             config = dataclasses.replace(config, max_target_positions=length)
         model: nn.Module = MODELS.get(name)(config, len(self.dictionary))
         return model
+
+    def check_dictionary(self, checkpoint: Checkpoint) -> None:
+        """Raises MismatchError when a checkpoint names another dictionary; those of other programs name none."""
+        trained_with = checkpoint.extra_state.get("dictionary_sha256")
+        if trained_with is not None and trained_with != self.dictionary.sha256():
+            raise MismatchError(
+                f"{checkpoint.path} was trained with another dictionary than {self.data_dirs[0] / 'dict.txt'}: ids mean"
+                " other words there; give the data that was binarised with the model's dict.txt (--srcdict)"
+            )
 
     def load_model(self, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> nn.Module:
         """Returns the model of a checkpoint, built from its fields (``arch`` may lie), with its weights.
 
         Raises:
             CheckpointError: the weights do not fit the fields or the dictionary.
+            MismatchError: the checkpoint was trained with another dictionary.
         """
+        self.check_dictionary(checkpoint)
         arch = str(checkpoint.fields.get("arch", "transformer_lm"))
         name = arch if arch in MODELS.names() else "transformer_lm"
         if arch in architecture_names():
@@ -72,7 +92,7 @@ class LanguageModelingTask:
         assert config_class is not None
         try:
             config: Any = resolve(config_class, checkpoint.fields, overrides)
-            model = self.build_model(name, config)
+            model = self.build_model(name, config, checkpoint.fields.get("tokens_per_sample"))
         except ConfigError as err:
             raise CheckpointError(f"the settings in {checkpoint.path} do not make a model: {err}") from err
         problems = load_state(model, checkpoint.state)

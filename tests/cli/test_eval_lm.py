@@ -3,13 +3,24 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_lm import NUM_WORDS, TOKENS_PER_SAMPLE, Command, Outcome, num_tokens
+from tiny_lm import (
+    ADAPTIVE,
+    BATCHING,
+    MODEL,
+    NUM_WORDS,
+    OPTIMIZATION,
+    TOKENS_PER_SAMPLE,
+    Command,
+    Outcome,
+    num_tokens,
+)
 
 from fairseq.checkpoints import load_checkpoint
 
@@ -412,7 +423,35 @@ def test_a_dictionary_of_another_size(command: Command, data_dir: Path, checkpoi
     with (other / "dict.txt").open("a", encoding="utf-8") as file:
         file.write("one-more 1\n")
     error = command("fairseq-eval-lm", other, "--path", checkpoint).error
-    assert "do not fit its settings and the 41 ids of" in error
+    assert "was trained with another dictionary than" in error
+
+
+def test_a_dictionary_of_the_same_size_with_other_words(
+    command: Command, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Pitfall 2: the ids fit, the words do not, and the perplexity would only look right."""
+    other = tmp_path / "data"
+    shutil.copytree(data_dir, other)
+    lines = (other / "dict.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (other / "dict.txt").write_text("".join(lines[::-1]), encoding="utf-8")
+    assert "was trained with another dictionary than" in command("fairseq-eval-lm", other, "--path", checkpoint).error
+
+
+@pytest.mark.parametrize("bos", [(), ("--add-bos-token",)], ids=["plain", "with <s>"])
+def test_rows_of_a_datastore_follow_the_rule(
+    command: Command, data_dir: Path, tmp_path: Path, bos: tuple[str, ...]
+) -> None:
+    """total − ⌈W/B⌉·B rows; an added <s> is context too, so that fewer blocks fill the window."""
+    words = [*MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, "--max-update", "1", *bos]
+    words += ["--max-target-positions", "40"]
+    assert command("fairseq-train", data_dir, "--save-dir", tmp_path / "ck", *words).code == 0
+    dump = ["--save-knnlm-dstore", "--dstore-mmap", tmp_path / "dstore", "--context-window", 11, "--max-tokens", 64]
+    path = tmp_path / "ck" / "checkpoint_last.pt"
+    assert command("fairseq-eval-lm", data_dir, "--path", path, "--gen-subset", "valid", *dump).code == 0
+    total = (data_dir / "valid.bin").stat().st_size // 2
+    block = TOKENS_PER_SAMPLE - 11
+    rows = (tmp_path / "dstore_vals.npy").stat().st_size // 8
+    assert rows == total - -(-11 // (block + len(bos))) * block
 
 
 def test_traceback_shows_where(eval_lm: Command) -> None:

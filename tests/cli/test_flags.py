@@ -187,4 +187,4 @@ def test_every_flag_parses_with_hyphens_and_with_underscores(prog: str) -> None:
                 continue
             words = [option] if action.nargs == 0 else [option, "1"]
             under = ["--" + option[2:].replace("-", "_"), *words[1:]]
-            assert parse(prog, "", groups, words)[0].typed == parse(prog, "", groups, under)[0].typed != {}
+            assert parse(prog, "", groups, words).typed == parse(prog, "", groups, under).typed != {}

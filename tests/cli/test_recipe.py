@@ -45,7 +45,7 @@ PREPROCESS = """--only-source --trainpref T/wiki.train.tokens --validpref T/wiki
 
 
 def train_settings(text: str) -> Settings:
-    flags, _ = parse("fairseq-train", "", flag_groups(), shlex.split(text))
+    flags = parse("fairseq-train", "", flag_groups(), shlex.split(text))
     return resolve_settings(flags)
 
 
@@ -168,7 +168,7 @@ def eval_flags(text: str) -> Flags:
     from fairseq.tasks import TASKS
 
     groups = (EvalConfig, *TASKS.configs(), KNNConfig, DumpConfig, DatastoreConfig, DeviceConfig, CommonConfig)
-    flags, _ = parse("fairseq-eval-lm", "", groups, shlex.split(text))
+    flags = parse("fairseq-eval-lm", "", groups, shlex.split(text))
     return flags
 
 
@@ -216,7 +216,7 @@ def test_evaluation_with_neighbours_parses() -> None:
 def test_building_the_index_parses() -> None:
     from fairseq.knn.config import BuildConfig
 
-    config = parse("build_dstore.py", "", (BuildConfig,), shlex.split(BUILD))[0].build(BuildConfig)
+    config = parse("build_dstore.py", "", (BuildConfig,), shlex.split(BUILD)).build(BuildConfig)
     assert (config.dstore_mmap, config.faiss_index) == ("checkpoints/dstore", "checkpoints/knn.index")
     assert (config.dstore_size, config.num_keys_to_add_at_a_time, config.starting_point) == (103225485, 500000, 0)
     assert (config.ncentroids, config.code_size, config.probe, config.seed) == (4096, 64, 8, 1)
@@ -227,7 +227,7 @@ def test_preprocessing_parses() -> None:
     seen: list[Flags] = []
 
     def keep(*args: object, **kwargs: object) -> tuple[Flags, list[str]]:
-        seen.append(parse(*args, **kwargs)[0])  # type: ignore[arg-type]
+        seen.append(parse(*args, **kwargs))  # type: ignore[arg-type]
         raise SystemExit(0)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -168,3 +168,20 @@ def test_a_torn_restore_file(train: Command, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_last.pt"
     path.write_bytes(path.read_bytes()[:2000])
     assert train(tmp_path, "--max-update", 4).error.startswith(f"{path} ")
+
+
+def test_typed_hyperparameters_hold_after_a_resume(train: Command, tmp_path: Path) -> None:
+    """The file's state goes on; momentum and weight decay are the flags'."""
+    assert train(tmp_path, *NAG, "--max-update", 3).code == 0
+    assert train(tmp_path, *NAG, "--max-update", 4, "--momentum", 0.5, "--weight-decay", 0.01).code == 0
+    state = last(tmp_path).optimizer_state
+    assert state is not None
+    assert (state["param_groups"][0]["momentum"], state["param_groups"][0]["weight_decay"]) == (0.5, 0.01)
+
+
+def test_other_batches_in_mid_epoch_are_refused(train: Command, tmp_path: Path) -> None:
+    """The position counts batches; with others, data would be left out or repeated in silence."""
+    assert train(tmp_path, *ADAM, "--max-update", 3).code == 0
+    refused = train(tmp_path, *ADAM, "--max-update", 6, "--max-tokens", 64)
+    assert "depend on max_tokens: [128] then, [64] now" in refused.error
+    assert train(tmp_path, *ADAM, "--max-update", 6, "--max-tokens", 64, "--reset-dataloader").code == 0

@@ -122,7 +122,7 @@ def test_the_lowest_learning_rate_ends_a_run(train: Command, tmp_path: Path) -> 
 def test_data_directories_take_turns(train: Command, command: Command, data_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    write_split(other / "train", [[4, 5, 6, 2]] * 8)  # 32 tokens: one batch
+    write_split(other / "train", [[4, 5, 6, 2]] * 8)  # 32 tokens: one batch; the dictionary is the first one's
     words = [f"{data_dir}:{other}", "--save-dir", tmp_path / "run", "--max-epoch", "2"]
     assert command("fairseq-train", *words, *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION).code == 0
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint_last.pt")

@@ -99,7 +99,7 @@ def test_what_does_not_belong_together(flat, make_store, caplog):
         opened("other")
     opened("other", allow_mismatch=True)
     assert "was built from datastore" in caplog.text
-    with pytest.raises(MismatchError, match=r"has 1500 keys, but .*short has 100 rows"):
+    with pytest.raises(MismatchError, match=r"has 1500 keys, but .*short was opened with 100 rows"):
         opened("short", allow_mismatch=True)
     with pytest.raises(MismatchError, match="width 16, but 1024"):
         opened(dimension=1024)
