@@ -22,9 +22,10 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
     --context-window 64 --max-tokens 2048 --bf16)
-# The index keeps a byte per dimension: its own distances are good enough, and no key is read again.
+# The index keeps a byte per dimension: its own distances are good enough, and no key is read again. Keys of a model
+# trained with Adam are long, and so are distances: a temperature of 10 makes up for it.
 neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 512 --probe 16
-    --no-load-keys --knn-sim-func do_not_recomp_l2)
+    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10)
 
 for split in valid test; do
     step "$split-lm" "${evaluate[@]}" --gen-subset $split --results-path "$WORK/results/$split-lm.json"

@@ -25,9 +25,10 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
     --max-tokens 2048 --bf16)
-# The index keeps a byte per dimension: its own distances are good enough, and no key is read again.
+# The index keeps a byte per dimension: its own distances are good enough, and no key is read again. Keys of a model
+# trained with Adam are long (11 on average), and so are distances: a temperature of 10 makes up for it.
 neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 1024 --probe 32
-    --no-load-keys --knn-sim-func do_not_recomp_l2)
+    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10)
 
 for split in valid test; do
     step "$split-lm" "${evaluate[@]}" --context-window 192 --gen-subset $split \
@@ -36,11 +37,11 @@ done
 step dump "${evaluate[@]}" --context-window 128 --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore"
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
     --index_spec IVF2048,SQ8 --overwrite
-for lmbda in 0.2 0.3 0.4; do
+for lmbda in 0.2 0.3; do
     step "valid-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset valid "${neighbours[@]}" \
         --lmbda $lmbda --results-path "$WORK/results/valid-$lmbda.json"
 done
-lmbda=$(best_lmbda valid 0.2 0.3 0.4)
+lmbda=$(best_lmbda valid 0.2 0.3)
 step "test-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset test "${neighbours[@]}" \
     --lmbda "$lmbda" --results-path "$WORK/results/test-$lmbda.json"
 
