@@ -33,11 +33,11 @@ done
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
     --index_spec IVF1024,SQ8 --overwrite
-for lmbda in 0.15 0.25 0.35; do
+for lmbda in 0.25 0.35; do
     step "valid-knn-$lmbda" "${evaluate[@]}" --gen-subset valid "${neighbours[@]}" --lmbda $lmbda \
         --results-path "$WORK/results/valid-$lmbda.json"
 done
-lmbda=$(best_lmbda valid 0.15 0.25 0.35)
+lmbda=$(best_lmbda valid 0.25 0.35)
 step "test-knn-$lmbda" "${evaluate[@]}" --gen-subset test "${neighbours[@]}" --lmbda "$lmbda" \
     --results-path "$WORK/results/test-$lmbda.json"
 
