@@ -10,13 +10,16 @@ import pytest
 import build_dstore
 from fairseq_cli import eval_lm
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("golden knn")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("golden_knn")]
 
 # The original's sums are float32 in another order, and its keys differ from ours in the last bits.
 RECOMPUTED = 1e-4
 # The index's own distances depend on no key of ours.
 NOT_RECOMPUTED = 1e-4
 KEYS = 1e-4
+# Rounding the keys to float16 moves the loss by less than 1e-6 bits with the index at hand, so that the original's row
+# for float16 keys, 9e-4 below its row for float32 keys, must come from another index or other rows as well.
+HALF_KEYS = 0.001
 # A k-means of its own: other centroids, other neighbours at the edge of the k nearest.
 OWN_INDEX = 0.005
 
@@ -82,7 +85,8 @@ def test_loss_with_float16_keys(golden_dir: Path, store: Path, tmp_path: Path) -
     # No manifest, as the original leaves a store: the flags give what is missing.
     words = ("--dstore-fp16", "--dstore-size", "340968")
     found = evaluate(golden_dir, half, golden_dir / "knn.index", flags, *words)
-    assert found["loss_base2"] == pytest.approx(golden["loss_base2"], abs=RECOMPUTED)
+    assert found["loss_base2"] == pytest.approx(golden["loss_base2"], abs=HALF_KEYS)
+    assert found["loss_base2"] == pytest.approx(expected(golden_dir, 3)["loss_base2"], abs=RECOMPUTED)
 
 
 def test_loss_of_whole_sentences(golden_dir: Path, store: Path) -> None:

@@ -91,7 +91,7 @@ def evaluate(golden_dir: Path, checkpoint: str, flags: str) -> tuple[float, int,
         str(golden_dir / "data-bin"), "--path", str(golden_dir / checkpoint), "--tokens-per-sample", "256",
         "--softmax-batch", "1024", "--max-tokens", "1024", "--gen-subset", "valid", *shlex.split(flags),
     ]  # fmt: skip
-    typed, _ = parse("test", "test", (EvalConfig, *TASKS.configs(), DeviceConfig, CommonConfig), argv)
+    typed = parse("test", "test", (EvalConfig, *TASKS.configs(), DeviceConfig, CommonConfig), argv)
     config = typed.build(EvalConfig)
     evaluation = prepare(typed, config, CPU)
     perplexity = Perplexity()
