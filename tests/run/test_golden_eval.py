@@ -95,6 +95,7 @@ def evaluate(golden_dir: Path, checkpoint: str, flags: str) -> tuple[float, int,
     config = typed.build(EvalConfig)
     evaluation = prepare(typed, config, CPU)
     perplexity = Perplexity()
-    for scored in score_all(evaluation, SequenceScorer(evaluation.models, CPU, config.softmax_batch), "none"):
+    scorer = SequenceScorer(evaluation.models, CPU, config.softmax_batch)
+    for scored in score_all(evaluation, scorer, perplexity, "none"):
         perplexity.add(scored.log_p_N, scored.target_N)
     return perplexity.loss, perplexity.count, evaluation.num_left_out
