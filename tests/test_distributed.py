@@ -49,4 +49,5 @@ def test_two_processes_sum_tensors_of_any_shape() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # The processes assert; spawn raises here when one of them fails.
     torch.multiprocessing.spawn(_sum_in_process, args=(port,), nprocs=2)

@@ -1,5 +1,6 @@
 """From dataclasses to a command line: spellings, values, suggestions, ``--help``."""
 
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -130,4 +131,6 @@ def test_plugins_are_looked_for_before_the_parser_is_built(words: list[str]) -> 
 
 
 def test_no_plugins_is_fine() -> None:
+    before = set(sys.modules)
     load_plugins(["--whatever", "3"])
+    assert set(sys.modules) == before, "nothing was imported"
