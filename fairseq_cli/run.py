@@ -1,27 +1,33 @@
 """What every command does around its own work: logging, plugins, one-line errors, exit codes, time and memory."""
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 
 from fairseq.errors import FairseqError
+from fairseq.interrupts import Interrupted, handled
 from fairseq.log import format_duration, logger, peak_memory_gib, setup_logging
 from fairseq.options import load_plugins
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+RUN_AGAIN = "no file is half-written; the same command starts again, from what was saved"
 
 
 def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0; 2 for what the user can put right; 130 after Ctrl-C."""
+    """Runs a command and returns its exit code.
+
+    0; 2 for what the user can put right; 130 after SIGINT (Ctrl-C) and 143 after SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     setup_logging()
     start = time.monotonic()
     try:
-        load_plugins(words)
-        main(words)
+        with handled():
+            load_plugins(words)
+            main(words)
     except (FairseqError, OSError) as err:
         if isinstance(err, BrokenPipeError):
             # The reader of our output has gone; give the interpreter a stdout that it can flush at exit.
@@ -31,9 +37,11 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
             traceback.print_exc()
         print(f"{prog}: error: {describe(err)}", file=sys.stderr)  # noqa: T201
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)  # noqa: T201
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as err:
+        stop = err if isinstance(err, Interrupted) else Interrupted(signal.SIGINT)
+        name = signal.Signals(stop.signum).name
+        print(f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}", file=sys.stderr)  # noqa: T201
+        return stop.exit_code
     logger.info("%s: %s, peak memory %.2f GiB", prog, format_duration(time.monotonic() - start), peak_memory_gib())
     return 0
 

@@ -22,6 +22,8 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.registry": (0, 0),
     "fairseq.plugins": (0, 0),
     "fairseq.files": (0, 0),
+    "fairseq.interrupts": (0, 0),
+    "fairseq.resources": (0, 0),
     "fairseq.run_config": (0, 0),
     "fairseq.log": (0, 0),
     "fairseq.distributed": (0, 0),

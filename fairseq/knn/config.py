@@ -95,6 +95,7 @@ class BuildConfig:
     probe: int = flag(8, "inverted lists that a search visits, unless it says otherwise", minimum=1)
     train_sample: int = flag(1_000_000, "rows that the index is trained on", minimum=1)
     num_keys_to_add_at_a_time: int = flag(1_000_000, "rows that are added at a time", minimum=1)
+    save_interval_s: float = flag(600.0, "seconds of adding between two files to resume from", minimum=0)
     starting_point: int = flag(0, "accepted, no effect: an interrupted build resumes by itself", minimum=0)
     overwrite: bool = flag(False, "replace an index that stands in the way")
     seed: int = flag(1, "seed of the training sample", minimum=0)

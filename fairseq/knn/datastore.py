@@ -122,6 +122,19 @@ class Datastore:
         self.keys_ND = None if self.keys_ND is None else self.keys_ND[:rows]
 
 
+def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
+    """Returns whether the datastore that ``manifest`` describes is there, complete and of the right size.
+
+    Raises:
+        DatastoreError: it is complete, but its files are not of the size that they had.
+    """
+    found = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if found is None or found.state != "complete" or found.store_id != manifest.store_id:
+        return False
+    _check_sizes(prefix, Layout(found.rows, found.dimension, found.key_dtype, found.value_dtype), load_keys=True)
+    return True
+
+
 def gather_rows(keys_ND: Array, row_ids: npt.NDArray[np.int64], block_rows: int = 1 << 16) -> npt.NDArray[np.float32]:
     """Returns some rows as float32; ``row_ids`` should be ascending, so that the file is read forwards."""
     gathered = np.empty((len(row_ids), keys_ND.shape[1]), np.float32)
@@ -146,10 +159,11 @@ def _check_sizes(prefix: Path, layout: Layout, load_keys: bool) -> None:
     if load_keys:
         wanted.append((keys_path(prefix), layout.rows * layout.dimension * np.dtype(layout.key_dtype).itemsize))
     for path, size in wanted:
-        if path.stat().st_size != size:
+        found = path.stat().st_size if path.is_file() else 0
+        if found != size:
             raise DatastoreError(
-                f"{path} must have {size} bytes by its manifest, but has {path.stat().st_size}; it was truncated or"
-                " replaced, write the datastore again"
+                f"{path} must have {size} bytes by its manifest, but has {found}; it was truncated or replaced, write"
+                " the datastore again (--overwrite)"
             )
 
 

@@ -2,15 +2,16 @@
 
 While writing, the manifest's ``rows_written`` is raised only after the rows are on the disk. A run that goes on cuts
 both files back to that many rows and appends, to the same bytes as a run that was never stopped. Nothing that is
-complete, or belongs to another run, is replaced without being asked for.
+complete, or belongs to another run, is replaced without being asked for; and one process writes a datastore at a time.
+Rows are hashed as they are written (fairseq/knn/checksums.py).
 
 Legend: N rows · D key width.
 """
 
 import logging
 import os
-import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import DatastoreError, MismatchError
+from fairseq.files import locked
+from fairseq.knn.checksums import ChunkHasher
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
+from fairseq.resources import require_disk
 
 logger = logging.getLogger(__name__)
 
@@ -41,43 +45,38 @@ class DatastoreWriter:
         rows_done: rows that are there, those of an earlier run included.
     """
 
-    def __init__(self, prefix: Path, manifest: DatastoreManifest) -> None:
-        self.prefix, self._manifest = prefix, manifest
+    def __init__(self, prefix: Path, manifest: DatastoreManifest, held: ExitStack) -> None:
+        self.prefix, self._manifest, self._held = prefix, manifest, held
         self.rows_done = manifest.rows_written
         self._synced = time.monotonic()
         self._key_dtype = np.dtype(manifest.key_dtype)
         self._value_dtype = np.dtype(manifest.value_dtype)
-        self._files = [
-            _open_at(path, manifest.rows_written * row_bytes)
-            for path, row_bytes in (
-                (keys_path(prefix), manifest.dimension * self._key_dtype.itemsize),
-                (values_path(prefix), self._value_dtype.itemsize),
-            )
-        ]
+        self._keys = _File(keys_path(prefix), manifest.key_bytes, self.rows_done, manifest.keys_sha256)
+        self._values = _File(values_path(prefix), manifest.value_bytes, self.rows_done, manifest.values_sha256)
 
     @classmethod
     def create(cls, prefix: str | Path, manifest: DatastoreManifest, overwrite: bool = False) -> "DatastoreWriter":
         """Returns a writer: of a new datastore, or of an unfinished one with the same ``store_id``, which goes on.
 
         Raises:
+            ConfigError: the disk is too small.
             DatastoreError: something else is there, and ``overwrite`` is not set.
+            FairseqError: another process is writing it.
         """
         assert manifest.value_dtype != "int16", "ids may not fit"
         prefix = Path(prefix)
-        path = manifest_path(prefix)
-        if not overwrite:
-            found = read_manifest(path, DatastoreManifest)
-            if found is not None:
-                _check_resumable(found, manifest, prefix)
-                return cls(prefix, found)
-            for file in (keys_path(prefix), values_path(prefix)):
-                if file.exists():
-                    raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        manifest = replace(manifest, state="writing", rows_written=0)
-        _warn_of_full_disk(prefix, manifest)
-        write_manifest(path, manifest)
-        return cls(prefix, manifest)
+        with ExitStack() as stack:
+            stack.enter_context(locked(prefix))
+            found = _found(prefix, manifest, overwrite)
+            rows_left = manifest.rows - (found.rows_written if found else 0)
+            require_disk(
+                keys_path(prefix), rows_left * (manifest.key_bytes + manifest.value_bytes),
+                "make room, or give --dstore-fp16, which halves the keys",
+            )  # fmt: skip
+            if found is None:
+                found = replace(manifest, state="writing", rows_written=0)
+                write_manifest(manifest_path(prefix), found)
+            return cls(prefix, found, stack.pop_all())
 
     def append(self, keys_ND: Array, values_N: Array) -> None:
         """Appends rows.
@@ -101,8 +100,12 @@ class DatastoreWriter:
             self._refuse(keys_ND, int(np.argmin(finite_N)))
         limit = self._manifest.vocabulary_size
         assert count == 0 or (values_N.min() >= 0 and (limit is None or values_N.max() < limit)), "ids out of range"
-        self._files[0].write(stored_ND.data)
-        self._files[1].write(np.ascontiguousarray(values_N, dtype=self._value_dtype).data)
+        if count:
+            try:
+                self._keys.write(stored_ND.data)
+                self._values.write(np.ascontiguousarray(values_N, dtype=self._value_dtype).data)
+            except OSError as err:
+                raise self._full(err) from err
         self.rows_done += count
         waiting = self.rows_done - self._manifest.rows_written
         if waiting >= SYNC_ROWS or time.monotonic() - self._synced >= SYNC_INTERVAL_S:
@@ -119,7 +122,10 @@ class DatastoreWriter:
             raise DatastoreError(
                 f"{self.prefix} must get {self._manifest.rows} rows, but got {self.rows_done}; run the command again"
             )
-        self._manifest = replace(self._manifest, state="complete")
+        self._manifest = replace(
+            self._manifest, state="complete", keys_sha256=tuple(self._keys.hasher.digests()),
+            values_sha256=tuple(self._values.hasher.digests()),
+        )  # fmt: skip
         write_manifest(manifest_path(self.prefix), self._manifest)
         return self._manifest
 
@@ -127,20 +133,33 @@ class DatastoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            if self._manifest.rows_written < self.rows_done:
-                self._sync()
-        finally:
-            for file in self._files:
-                file.close()
+        with self._held:
+            try:
+                if self._manifest.rows_written < self.rows_done:
+                    self._sync()
+            except OSError as failure:
+                if err is None:
+                    raise self._full(failure) from failure  # else: the disk is full, and the first error says so
+            finally:
+                self._keys.file.close()
+                self._values.file.close()
 
     def _sync(self) -> None:
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
+        os.fsync(self._keys.file.fileno())
+        os.fsync(self._values.file.fileno())
         self._synced = time.monotonic()
-        self._manifest = replace(self._manifest, rows_written=self.rows_done)
-        write_manifest(manifest_path(self.prefix), self._manifest)
+        manifest = replace(
+            self._manifest, rows_written=self.rows_done, keys_sha256=tuple(self._keys.hasher.full),
+            values_sha256=tuple(self._values.hasher.full),
+        )  # fmt: skip
+        write_manifest(manifest_path(self.prefix), manifest)
+        self._manifest = manifest
+
+    def _full(self, err: OSError) -> DatastoreError:
+        return DatastoreError(
+            f"{self.prefix} could not be written ({err.strerror}) after {self.rows_done} of {self._manifest.rows} rows,"
+            " which are kept; make room, and the same command goes on from there"
+        )
 
     def _refuse(self, keys_ND: Array, row: int) -> None:
         largest = float(np.abs(keys_ND[row]).max())
@@ -152,6 +171,53 @@ class DatastoreWriter:
         raise DatastoreError(f"{where} is not finite ({largest}); the model overflowed, leave --fp16 out")
 
 
+class _File:
+    """A file of rows, cut to ``rows`` rows and open for writing at its end, with its checksums."""
+
+    def __init__(self, path: Path, row_bytes: int, rows: int, known: tuple[str, ...]) -> None:
+        # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
+        self.file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self.file.truncate(rows * row_bytes)
+        self.file.seek(rows * row_bytes)
+        self.hasher = ChunkHasher.resume(path, row_bytes, rows, list(known))
+
+    def write(self, data: memoryview) -> None:
+        left = data.cast("B")
+        while left:
+            left = left[self.file.write(left) :]
+        self.hasher.update(data)
+
+
+def _found(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:
+    """Returns the manifest of the unfinished datastore to go on with, or None for a new one."""
+    try:
+        found = read_manifest(manifest_path(prefix), DatastoreManifest)
+    except DatastoreError:
+        if overwrite:
+            return None
+        raise
+    if found is not None and (not overwrite or _is_same_and_unfinished(found, manifest, prefix)):
+        _check_resumable(found, manifest, prefix)
+        return found
+    for file in (keys_path(prefix), values_path(prefix)):
+        if file.exists() and not overwrite:
+            raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
+    return None
+
+
+def _is_same_and_unfinished(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> bool:
+    """Returns whether a killed run with --overwrite can go on: the replacing had begun."""
+    return found.state == "writing" and found.store_id == manifest.store_id and not _short_file(found, prefix)
+
+
+def _short_file(found: DatastoreManifest, prefix: Path) -> Path | None:
+    """Returns the file that has fewer rows than its manifest says, if there is one."""
+    for path, row_bytes in ((keys_path(prefix), found.key_bytes), (values_path(prefix), found.value_bytes)):
+        if found.rows_written and (not path.exists() or path.stat().st_size < found.rows_written * row_bytes):
+            return path
+    return None
+
+
 def _check_resumable(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
     if found.state == "complete":
         raise DatastoreError(f"{prefix} is a complete datastore of {found.rows} rows; --overwrite replaces it")
@@ -160,27 +226,8 @@ def _check_resumable(found: DatastoreManifest, manifest: DatastoreManifest, pref
             f"{prefix} is an unfinished datastore of another run (other data, model or flags); give the same flags"
             " to go on, or --overwrite to replace it"
         )
-    sizes = (manifest.dimension * np.dtype(manifest.key_dtype).itemsize, np.dtype(manifest.value_dtype).itemsize)
-    for path, row_bytes in zip((keys_path(prefix), values_path(prefix)), sizes, strict=True):
-        if found.rows_written and (not path.exists() or path.stat().st_size < found.rows_written * row_bytes):
-            raise DatastoreError(
-                f"{path} is shorter than the {found.rows_written} rows of its manifest; --overwrite starts again"
-            )
-
-
-def _open_at(path: Path, size: int) -> Any:
-    """Returns ``path``, cut to ``size`` bytes and open for writing at its end."""
-    file = path.open("r+b" if path.exists() else "w+b")
-    file.truncate(size)
-    file.seek(size)
-    return file
-
-
-def _warn_of_full_disk(prefix: Path, manifest: DatastoreManifest) -> None:
-    row_bytes = manifest.dimension * np.dtype(manifest.key_dtype).itemsize + np.dtype(manifest.value_dtype).itemsize
-    needed, free = manifest.rows * row_bytes, shutil.disk_usage(prefix.parent).free
-    if needed > free:
-        logger.warning(
-            "%s needs %.1f GiB, but %.1f GiB are free there; --dstore-fp16 halves the keys",
-            prefix, needed / 2**30, free / 2**30,
-        )  # fmt: skip
+    short = _short_file(found, prefix)
+    if short is not None:
+        raise DatastoreError(
+            f"{short} is shorter than the {found.rows_written} rows of its manifest; --overwrite starts again"
+        )

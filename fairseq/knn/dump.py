@@ -22,8 +22,9 @@ from fairseq.data.block_dataset import PAD
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
+from fairseq.interrupts import check, finish_step_first
 from fairseq.knn.config import DatastoreConfig, DumpConfig
-from fairseq.knn.datastore import DatastoreWriter
+from fairseq.knn.datastore import DatastoreWriter, is_written
 from fairseq.knn.manifest import DatastoreManifest
 from fairseq.log import Progress
 from fairseq.run_config import EvalConfig
@@ -49,8 +50,11 @@ def dump_datastore(
     rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
     manifest = _manifest(evaluation, config, dstore, rows)
     prefix = Path(dump.dstore_mmap)
+    if not dump.overwrite and is_written(prefix, manifest):
+        logger.info("%s is there already, of this data and model; nothing to do", prefix)
+        return manifest
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
-    with DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite) as writer:
+    with finish_step_first(), DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite) as writer:
         if writer.rows_done:
             logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
         with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
@@ -64,6 +68,7 @@ def dump_datastore(
                 stop = min(len(values_N), skip + rows - writer.rows_done)
                 writer.append(keys_ND[skip:stop].float().cpu().numpy(), values_N[skip:stop].cpu().numpy())
                 progress.advance(stop - skip)
+                check(f"{writer.rows_done} of {rows} rows are kept, and the same command goes on from there")
             manifest = writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
     return manifest

@@ -4,8 +4,9 @@
 
 Ids are row numbers, since rows are added in order and FAISS numbers them so. Every stage is written under another name
 and renamed, and its manifest comes after it: a file whose manifest names this datastore and this specification is
-whole and ours. What does not match is made again. The default is that of the original, ``IVF4096,PQ64``: an inverted
-file with 8-bit product codes of 64 bytes (Jégou et al., 2011), trained on a million rows.
+whole and ours. What does not match is made again. SIGINT and SIGTERM wait for the training, or for the chunk that is
+being added, and what is done is saved. The default is that of the original, ``IVF4096,PQ64``: an inverted file with
+8-bit product codes of 64 bytes (Jégou et al., 2011), trained on a million rows.
 
 Legend: N rows · D key width.
 """
@@ -20,17 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.files import fsync_directory
+from fairseq.files import fsync_directory, locked
+from fairseq.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.knn.checksums import file_sha256
 from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore, gather_rows
 from fairseq.knn.faiss_index import faiss_reason, num_lists, read_index, set_nprobe, write_index
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.log import Progress, format_duration
+from fairseq.resources import require_disk, require_memory
 
 logger = logging.getLogger(__name__)
 
-# Seconds of adding between two files to resume from: writing one takes seconds for the largest stores.
-SAVE_INTERVAL_S = 600.0
+GO_ON = "what was added is saved, and the same command goes on from there"
+ID_BYTES = 8  # of a key in an inverted list
 # What FAISS asks for: product codes need 2**8 points, and k-means 39 a list for centroids that are worth something.
 PQ_CENTROIDS = 256
 POINTS_PER_CENTROID = 39
@@ -58,28 +62,83 @@ def build_index(store: Datastore, config: BuildConfig, index_path: str | Path, l
         DatastoreError: an index is there already, without ``--overwrite``; or keys are missing at the end.
     """
     path = Path(index_path)
-    if path.exists() and not config.overwrite:
-        raise DatastoreError(f"{path} exists; --overwrite replaces it")
     if config.starting_point:
         logger.warning(
             "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    empty = new_index(config, store.dimension)
-    build = _Build(store, config, path, _manifest(store, config, empty), log_format)
-    index = _resumed(build, "partial")
-    if index is None:
-        index = _resumed(build, "trained")
-    if index is None:
-        index = _trained(build, empty)
-    _add(build, index)
-    if index.ntotal != store.rows:
-        raise DatastoreError(f"{path} must hold {store.rows} keys, but holds {index.ntotal}; build it again")
-    set_nprobe(index, config.probe)
-    _save(index, path, build.manifest)
+    with locked(path):
+        empty = new_index(config, store.dimension)
+        build = _Build(store, config, path, _manifest(store, config, empty), log_format)
+        finished = None if config.overwrite else _finished(build)
+        if finished is not None:
+            _remove_partial(build)
+            return finished
+        _require_resources(build, empty)
+        index = _resumed(build, "partial")
+        if index is None:
+            index = _resumed(build, "trained")
+        with finish_step_first():
+            if index is None:
+                index = _trained(build, empty)
+            _add(build, index)
+        if index.ntotal != store.rows:
+            raise DatastoreError(f"{path} must hold {store.rows} keys, but holds {index.ntotal}; build it again")
+        set_nprobe(index, config.probe)
+        if not _is_ours(build, "partial"):  # says whose the index is, should its own manifest not come to be written
+            write_manifest(manifest_path(build.stage("partial")), build.manifest)
+        manifest = _save(index, path, build.manifest)
+        _remove_partial(build)
+    return manifest
+
+
+def _finished(build: _Build) -> IndexManifest | None:
+    """Returns the manifest of the index that is there, if it is the one to build, or None where there is none.
+
+    Raises:
+        DatastoreError: another index is in the way.
+    """
+    path = build.path
+    if not path.exists():
+        return None
+    found = read_manifest(manifest_path(path), IndexManifest)
+    same = found is not None and found.nprobe == build.manifest.nprobe and _same_build(found, build.manifest)
+    if found is not None and same and path.stat().st_size == found.num_bytes:
+        logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
+        return found
+    if found is None and _is_ours(build, "partial"):
+        return None  # killed before its manifest was written
+    whose = "" if found is None else f", of datastore {found.store_id[:12]} with {found.spec}"
+    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it")
+
+
+def _is_ours(build: _Build, name: str) -> bool:
+    found = read_manifest(manifest_path(build.stage(name)), IndexManifest)
+    return found is not None and _same_build(found, build.manifest)
+
+
+def _remove_partial(build: _Build) -> None:
     for leftover in (build.stage("partial"), manifest_path(build.stage("partial"))):
         leftover.unlink(missing_ok=True)
-    return build.manifest
+
+
+def _same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
+    """Returns whether two manifests are of one build, at whatever stage; the nprobe is set in the end."""
+    return replace(found, rows=wanted.rows, nprobe=wanted.nprobe, num_bytes=0, sha256="") == wanted
+
+
+def _require_resources(build: _Build, index: Any) -> None:
+    """Refuses a build that does not fit; the final index and one to resume from are there together for a moment."""
+    store, config = build.store, build.config
+    chunk = min(config.num_keys_to_add_at_a_time, store.rows) * store.dimension * 4
+    sample = build.manifest.sample * store.dimension * 4
+    codes = int(index.sa_code_size()) if hasattr(index, "sa_code_size") else store.dimension * 4
+    size = store.rows * (codes + ID_BYTES) + build.manifest.nlist * store.dimension * 4
+    require_disk(build.path, 2 * size, "make room, or choose an --index-spec with fewer bytes per key")
+    require_memory(
+        f"building {build.path}",
+        max(sample * (1 if index.is_trained else 2), size + chunk),
+        "lower --train-sample or --num-keys-to-add-at-a-time, or choose an --index-spec with fewer bytes per key",
+    )
 
 
 def new_index(config: BuildConfig, dimension: int) -> Any:
@@ -120,6 +179,7 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         dimension=store.dimension,
         rows=store.rows,
         nlist=num_lists(index),
+        nprobe=config.probe if num_lists(index) else 0,
         store_id=store.store_id,
         seed=config.seed,
         sample=min(config.train_sample, store.rows),
@@ -133,7 +193,7 @@ def _resumed(build: _Build, name: str) -> Any | None:
     found = read_manifest(manifest_path(path), IndexManifest)
     if found is None or not path.is_file():
         return None
-    if replace(found, rows=build.manifest.rows) != build.manifest:
+    if not _same_build(found, build.manifest):
         logger.info("%s is of another datastore or specification; it is made again", path)
         return None
     index = read_index(path)
@@ -160,6 +220,7 @@ def _trained(build: _Build, index: Any) -> Any:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     logger.info("trained in %s", _since(start))
     _save(index, build.stage("trained"), replace(build.manifest, rows=0))
+    check(GO_ON)
     return index
 
 
@@ -203,17 +264,22 @@ def _add(build: _Build, index: Any) -> None:
             except RuntimeError as err:
                 raise ConfigError(f"{build.manifest.spec} takes no rows in order: {faiss_reason(err)}") from err
             progress.advance(len(chunk_ND))
-            if time.monotonic() - saved >= SAVE_INTERVAL_S and index.ntotal < store.rows:
+            due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
+            if due and index.ntotal < store.rows:
                 _save(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
                 saved = time.monotonic()
+                check(GO_ON)
 
 
-def _save(index: Any, path: Path, manifest: IndexManifest) -> None:
+def _save(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:
     """Writes an index, then its manifest; the old manifest goes first, so that none ever describes another file."""
-    manifest_path(path).unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    if manifest_path(path).exists():
+        manifest_path(path).unlink()
+        fsync_directory(path.parent)
     write_index(index, path)
+    manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(manifest_path(path), manifest)
+    return manifest
 
 
 def _since(start: float) -> str:

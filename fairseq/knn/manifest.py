@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
-_NOT_IDENTITY = ("rows_written", "state")
+_NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256")
 _NOT_IDENTITY_SETTINGS = ("checkpoint", "data")
 _CHOICES = {
     "state": ("writing", "complete"),
@@ -48,6 +48,8 @@ class DatastoreManifest:
         settings: data, blocks and context window of the run that wrote it.
         state: ``writing`` or ``complete``.
         rows_written: rows that are safely on the disk.
+        keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/checksums.py).
+        values_sha256: of the values' file, likewise.
     """
 
     rows: int
@@ -61,8 +63,20 @@ class DatastoreManifest:
     settings: dict[str, Any] = field(default_factory=dict)
     state: str = "writing"
     rows_written: int = 0
+    keys_sha256: tuple[str, ...] = ()
+    values_sha256: tuple[str, ...] = ()
     kind: str = "datastore"
     version: int = VERSION
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of a row's key."""
+        return self.dimension * (2 if self.key_dtype == "float16" else 4)
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a row's value."""
+        return {"int64": 8, "int32": 4, "int16": 2}[self.value_dtype]
 
     @property
     def store_id(self) -> str:
@@ -82,10 +96,13 @@ class IndexManifest:
         dimension: width of a key.
         rows: keys in the index.
         nlist: inverted lists, 0 without any.
+        nprobe: lists that a search visits, unless it says otherwise.
         store_id: of the datastore.
         seed: of the training sample.
         sample: rows that it was trained on.
         faiss_version: that built it.
+        num_bytes: size of its file.
+        sha256: of its file.
     """
 
     spec: str
@@ -93,10 +110,13 @@ class IndexManifest:
     dimension: int
     rows: int
     nlist: int
+    nprobe: int
     store_id: str
     seed: int
     sample: int
     faiss_version: str
+    num_bytes: int = 0
+    sha256: str = ""
     kind: str = "index"
     version: int = VERSION
 
@@ -159,6 +179,10 @@ def _kind(cls: type[M]) -> str:
 
 
 def _field(value: Any, kind: Any, what: str) -> Any:
+    if kind == tuple[str, ...]:
+        if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise DatastoreError(f"{what} must be a list of checksums, but is {str(value)[:80]!r}")
+        return tuple(value)
     if kind == dict[str, Any]:
         if not isinstance(value, dict):
             raise DatastoreError(f"{what} must be an object, but is {value!r}")

@@ -144,8 +144,9 @@ def test_resumed_equals_uninterrupted(tmp_path, manifest, make_store, monkeypatc
     if synced:  # Ctrl-C: the context is left; else: killed, with rows in the files that the manifest does not count
         writer.__exit__(None, None, None)
     else:
-        for file in writer._files:
-            file.close()
+        writer._keys.file.close()
+        writer._values.file.close()
+        writer._held.close()
     with pytest.raises(DatastoreError, match="unfinished"):
         Datastore.open(tmp_path / "part")
     with DatastoreWriter.create(tmp_path / "part", manifest) as writer:
@@ -234,7 +235,7 @@ def test_store_of_another_model_or_dictionary(manifest, caplog, name):
 
 
 def test_index_of_another_store(caplog):
-    index = IndexManifest("Flat", "l2", 4, 10, 0, "a" * 64, 1, 10, "1.9")
+    index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
     check_index(index, "i", "a" * 64, "d")
     with pytest.raises(MismatchError, match="built from datastore aaaaaaaaaaaa, but d is datastore bbbbbbbbbbbb"):
         check_index(index, "i", "b" * 64, "d")

@@ -61,17 +61,17 @@ def test_default_index_and_its_recall(make_store, tmp_path):
 def test_interrupted_build_goes_on_to_the_same_bytes(make_store, tmp_path, monkeypatch, caplog):
     store = make_store()
     build(store, tmp_path / "whole", **SMALL_PQ)
-    monkeypatch.setattr(index_module, "SAVE_INTERVAL_S", 0.0)
     rename = index_module._save
 
     def killed_at_800(index, path, manifest):
-        rename(index, path, manifest)
+        saved = rename(index, path, manifest)
         if manifest.rows == 800:
             raise KeyboardInterrupt
+        return saved
 
     monkeypatch.setattr(index_module, "_save", killed_at_800)
     with pytest.raises(KeyboardInterrupt):
-        build(store, tmp_path / "part", **SMALL_PQ)
+        build(store, tmp_path / "part", **SMALL_PQ, save_interval_s=0)
     assert not (tmp_path / "part").exists()
     monkeypatch.setattr(index_module, "_save", rename)
     caplog.set_level(logging.INFO)
@@ -101,9 +101,16 @@ def test_trained_index_of_another_store_is_not_used(make_store, tmp_path, caplog
 
 def test_complete_index_is_not_replaced(make_store, tmp_path):
     store = make_store()
-    build(store, tmp_path / "i", index_spec="Flat")
+    made = build(store, tmp_path / "i", index_spec="Flat")
+    before = (tmp_path / "i").stat()
+    assert build(store, tmp_path / "i", index_spec="Flat") == made  # the same build again: nothing to do
+    assert (tmp_path / "i").stat() == before
+    with pytest.raises(DatastoreError, match=r"exists, of datastore .* with Flat; --overwrite"):
+        build(store, tmp_path / "i", **SMALL_PQ)
+    (tmp_path / "i.json").unlink()
     with pytest.raises(DatastoreError, match="exists; --overwrite"):
         build(store, tmp_path / "i", index_spec="Flat")
+    assert (tmp_path / "i").stat() == before
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""SIGINT and SIGTERM: a run that is told to stop finishes its step, saves, and says how to go on.
+
+A signal raises ``Interrupted`` where it comes. Work that has something to save runs its steps inside
+``finish_step_first``, and calls ``check`` between them: there the first signal waits for the check, and only a second
+one stops at once. The exit code is 128 + the signal's number, as shells have it.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal told the run to stop.
+
+    Attributes:
+        signum: the signal.
+        advice: how to go on.
+    """
+
+    def __init__(self, signum: int, advice: str = "") -> None:
+        super().__init__(signum)
+        self.signum, self.advice = signum, advice
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signum
+
+
+_depth = 0
+_asked: int | None = None
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Handles the signals as this module says while the block runs; elsewhere than in the main thread, not at all."""
+    global _asked
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _asked = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def finish_step_first() -> Iterator[None]:
+    """Keeps the first signal until ``check`` is called, while the block runs."""
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+
+
+def asked_to_stop() -> bool:
+    """Returns whether a signal waits for ``check``."""
+    return _asked is not None
+
+
+def check(advice: str) -> None:
+    """Raises ``Interrupted`` if a signal has come; ``advice`` says how to go on."""
+    if _asked is not None:
+        raise Interrupted(_asked, advice)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _asked
+    if _depth == 0 or _asked is not None:
+        raise Interrupted(number)
+    _asked = number
+    logger.warning("%s: stopping after this step; a second signal stops at once", signal.Signals(number).name)

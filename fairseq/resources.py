@@ -1,0 +1,81 @@
+"""Free disk and memory, and the refusal of work that cannot fit, before it begins.
+
+Memory is what the operating system could still give to this process: what is free or reclaimable, less whatever a
+control group (a container, a batch system) or a limit of the process (``ulimit -d``, ``ulimit -v``) leaves of it.
+Pages of mapped files are not counted: they are given back when they are needed elsewhere.
+"""
+
+import os
+import resource
+import shutil
+from pathlib import Path
+
+from fairseq.errors import ConfigError
+
+_CGROUP = Path("/sys/fs/cgroup")
+GIB = 2**30
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Returns the bytes that can be written where ``path`` is, or would be."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def free_memory_bytes() -> int | None:
+    """Returns the bytes of memory that this process could still take, or None where that is not known."""
+    known = [value for value in (_system(), _control_group(), *_limits()) if value is not None]
+    return max(min(known), 0) if known else None
+
+
+def require_disk(path: Path, needed: int, remedy: str) -> None:
+    """Raises ConfigError when ``needed`` bytes do not fit where ``path`` is."""
+    free = free_disk_bytes(path)
+    if needed > free:
+        raise ConfigError(
+            f"{path} needs {needed / GIB:.2f} GiB of disk, but {free / GIB:.2f} GiB are free there; {remedy}"
+        )
+
+
+def require_memory(what: str, needed: int, remedy: str) -> None:
+    """Raises ConfigError when ``needed`` bytes of memory are more than there are; where that is unknown, never."""
+    free = free_memory_bytes()
+    if free is not None and needed > free:
+        raise ConfigError(f"{what} needs {needed / GIB:.2f} GiB of memory, but {free / GIB:.2f} GiB are free; {remedy}")
+
+
+def _system() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _control_group() -> int | None:
+    """Returns what a version 2 control group leaves; pages of files in it can be reclaimed."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="ascii").partition("0::/")[2].strip()
+        group = _CGROUP / own
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit == "max":
+            return None
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        return int(limit) - used + int(stat.get("file", 0))
+    except (OSError, ValueError):
+        return None
+
+
+def _limits() -> list[int | None]:
+    """Returns what the limits of the process leave of its data and of its address space."""
+    try:
+        fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    except OSError:
+        return []
+    page = os.sysconf("SC_PAGE_SIZE")
+    used = {resource.RLIMIT_AS: int(fields[0]) * page, resource.RLIMIT_DATA: int(fields[5]) * page}
+    limits = {which: resource.getrlimit(which)[0] for which in used}
+    return [limits[which] - used[which] for which in used if limits[which] != resource.RLIM_INFINITY]
