@@ -56,13 +56,17 @@ def names_to_write(
 
 
 def write_all(save_dir: Path, names: list[str], write: Callable[[Path], None]) -> None:
-    """Writes the first name and hard-links the others to it, each by an atomic rename."""
+    """Writes the first name and hard-links the others to it, each by an atomic rename.
+
+    What a run goes on from comes last, and a checkpoint after its JSON: a run killed in between writes all of it again.
+    """
     if not names:
         return
     first = save_dir / names[0]
     write(first)
     for name in names[1:]:
-        for suffix in (".pt", ".json"):
+        fsync_directory(save_dir)
+        for suffix in (".json", ".pt"):
             _link(first.with_suffix(suffix), (save_dir / name).with_suffix(suffix))
     fsync_directory(save_dir)
 
@@ -80,6 +84,8 @@ def _link(source: Path, target: Path) -> None:
 def delete_old(config: CheckpointConfig) -> None:
     """Deletes what the keep-policies do not keep."""
     save_dir = Path(config.save_dir)
+    if not save_dir.is_dir():
+        return
     if config.keep_interval_updates >= 0:
         _keep(save_dir, r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, newest_is_largest=True)
     if config.keep_last_epochs >= 0:

@@ -170,10 +170,10 @@ def save_checkpoint(
         "extra_state": dict(extra_state),
         "last_optimizer_state": optimizer_state,
     }
-    with atomic_write(path) as file:
-        torch.save(record, file)
     readable = {"num_updates": num_updates, "extra_state": dict(extra_state), "settings": dict(fields)}
     write_json(Path(path).with_suffix(".json"), readable)
+    with atomic_write(path) as file:
+        torch.save(record, file)
 
 
 def _historic(name: str, value: Any) -> Any:

@@ -8,11 +8,13 @@ one stops at once. The exit code is 128 + the signal's number, as shells have it
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,11 +25,12 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         signum: the signal.
         advice: how to go on.
+        between_steps: whether a check raised it, where everything is whole; else the handler did, anywhere.
     """
 
-    def __init__(self, signum: int, advice: str = "") -> None:
+    def __init__(self, signum: int, advice: str = "", *, between_steps: bool = False) -> None:
         super().__init__(signum)
-        self.signum, self.advice = signum, advice
+        self.signum, self.advice, self.between_steps = signum, advice, between_steps
 
     @property
     def exit_code(self) -> int:
@@ -74,7 +77,14 @@ def asked_to_stop() -> bool:
 def check(advice: str) -> None:
     """Raises ``Interrupted`` if a signal has come; ``advice`` says how to go on."""
     if _asked is not None:
-        raise Interrupted(_asked, advice)
+        raise Interrupted(_asked, advice, between_steps=True)
+
+
+def checked(items: Iterable[T]) -> Iterator[T]:
+    """Yields the items, with a check before each."""
+    for item in items:
+        check("")
+        yield item
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

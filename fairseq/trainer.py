@@ -35,6 +35,7 @@ class UpdateStats:
         gradient_norm: global norm before clipping.
         lr: learning rate of the update.
         clipped: whether the norm was above the bound.
+        stop: whether any process was asked to stop.
     """
 
     nats: float
@@ -43,6 +44,7 @@ class UpdateStats:
     gradient_norm: float
     lr: float
     clipped: bool
+    stop: bool = False
 
 
 class Trainer:
@@ -86,8 +88,10 @@ class Trainer:
         """Longest row that the model takes, in tokens."""
         return int(self.model.max_positions)  # type: ignore[arg-type]
 
-    def update(self, batches: Sequence[Batch], epoch: int) -> UpdateStats:
+    def update(self, batches: Sequence[Batch], epoch: int, *, stop: bool = False) -> UpdateStats:
         """Makes one update from this process's batches; there may be none when others still have some.
+
+        ``stop`` says that this process was asked to stop; all processes learn it, to stop after the same update.
 
         Raises:
             FairseqError: the loss is not a number.
@@ -100,9 +104,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         nats, num_targets = self._accumulate(batches)
         num_rows = sum(len(batch.block_idx_B) for batch in batches)
-        sums = torch.tensor([nats, num_targets, num_rows], dtype=torch.float64, device=self.precision.device)
+        sums = torch.tensor([nats, num_targets, num_rows, stop], dtype=torch.float64, device=self.precision.device)
         self.group.sum_([sums])
-        nats, targets, rows = sums.tolist()
+        nats, targets, rows, stops = sums.tolist()
         if not math.isfinite(nats):
             raise FairseqError(
                 f"the loss of update {self.num_updates + 1} is {nats}; lower --lr, or lengthen the warm-up"
@@ -111,7 +115,7 @@ class Trainer:
         if self._step(norm):
             self.num_updates += 1
         clipped = 0 < self.clip_norm < norm
-        return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped)
+        return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped, stops > 0)
 
     def _accumulate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         nats, num_targets = 0.0, 0

@@ -3,12 +3,15 @@
     for each epoch:  batches in the epoch's order ─ updates ─ validate ─ save
                                   └ also after every --save-interval-updates
 
-Where a run stands is (epoch, batches of it that are done); with the trainer's state, that is all a resumed run needs.
+Where a run stands is (epoch, batches of it that are done, whether what follows the last update is still to be done);
+with the trainer's state, that is all a resumed run needs. SIGINT and SIGTERM wait for the end of the update; then the
+run saves where it stands.
 """
 
 import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +21,10 @@ from typing import Any
 import fairseq
 from fairseq.checkpoint_files import Best, delete_old, names_to_write, write_all
 from fairseq.checkpoints import save_checkpoint
-from fairseq.data.batching import batch_by_size, by_length, epoch_batches
-from fairseq.data.block_dataset import BlockDataset
-from fairseq.data.blocks import Int64s
 from fairseq.data.config import BatchConfig
+from fairseq.epoch import load_epoch
 from fairseq.errors import ConfigError
+from fairseq.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
 from fairseq.log import Progress
 from fairseq.meters import Meters
 from fairseq.optim.config import OptimizationConfig
@@ -78,6 +80,7 @@ class Training:
         self.fields = fields
         self.epoch = 1
         self.position = 0
+        self._pending = False  # validating and saving after the last update
         self.best = Best(schedule.checkpoint.maximize_best_checkpoint_metric)
         self.last_metric: float | None = None
         self._start = time.monotonic()
@@ -86,8 +89,16 @@ class Training:
 
     def run(self) -> None:
         """Trains until a bound is reached, then returns."""
-        while not self._is_over():
-            self._run_epoch()
+        if self.trainer.group.rank == 0 and not self.schedule.checkpoint.no_save:
+            delete_old(self.schedule.checkpoint)  # a run may have been killed just before
+        with finish_step_first():
+            try:
+                while self._pending or not self._is_over():
+                    self._run_epoch()
+            except Interrupted as err:
+                if not err.between_steps:
+                    raise
+                raise Interrupted(err.signum, self._save_where_it_stands()) from err
         self._tensorboard.close()
         logger.info(
             "done training in %.1f seconds, %d updates", time.monotonic() - self._start, self.trainer.num_updates
@@ -99,6 +110,7 @@ class Training:
         if position:
             self.epoch = max(int(iterator.get("epoch", 1)), 1)
             self.position = int(iterator.get("iterations_in_epoch", 0))
+            self._pending = bool(extra_state.get("after_update_pending"))
             before = extra_state.get("epoch_order", self._epoch_order())
             changed = [name for name, value in self._epoch_order().items() if before.get(name) != value]
             if self.position and changed:
@@ -140,7 +152,13 @@ class Training:
         return self.schedule.checkpoint.best_checkpoint_metric
 
     def _run_epoch(self) -> None:
-        dataset, batches = self._epoch_batches()
+        dataset, batches = load_epoch(self.task, self.trainer, self.batching, self.seed, self.epoch)
+        if self._pending:
+            if self.position >= len(batches):
+                self._end_epoch()
+                return
+            if self._after_update(end_of_epoch=False):
+                return
         if self.position >= len(batches):  # saved at the end of the epoch by another program
             self.epoch, self.position = self.epoch + 1, 0
             return
@@ -155,14 +173,18 @@ class Training:
         ) as progress:
             while self.position < len(batches):
                 chunk = batches[self.position : self.position + freq]
-                stats = self.trainer.update([dataset.collate(idx) for idx in chunk if len(idx)], self.epoch)
-                self.position += len(chunk)
+                rows = [dataset.collate(idx) for idx in chunk if len(idx)]
+                stats = self.trainer.update(rows, self.epoch, stop=asked_to_stop())
+                self.position, self._pending = self.position + len(chunk), True
                 meters.add(stats)
                 window.add(stats)
                 progress.advance(1, **self._shown(window, stats))
                 if window.num_updates >= log.log_interval:
                     self._tensorboard.add("train", self._shown(window, stats), self.trainer.num_updates)
                     window = Meters()
+                if stats.stop:
+                    check("")
+                    raise Interrupted(signal.SIGTERM, between_steps=True)  # another process was asked
                 if self._after_update(end_of_epoch=self.position >= len(batches)):
                     return
         self._log_line("train", {**meters.values(), "num_updates": self.trainer.num_updates})
@@ -174,39 +196,19 @@ class Training:
             shown["loss_scale"] = self.trainer.precision.scaler.get_scale()
         return {**shown, "wall": round(time.monotonic() - self._start)}
 
-    def _epoch_batches(self) -> tuple[BlockDataset, list[Int64s]]:
-        """Returns the epoch's data and this process's batches, an empty one where other processes have one more."""
-        dataset, num_left_out = self.task.load_split(self.batching.train_subset, epoch=self.epoch).without_longer_than(
-            self.trainer.max_positions
-        )
-        if num_left_out:
-            logger.warning(
-                "'%s': %d tokens in blocks of over %d positions are left out",
-                self.batching.train_subset,
-                num_left_out,
-                self.trainer.max_positions,
-            )
-        order = by_length(dataset.lengths, self.seed)
-        batches = batch_by_size(
-            order,
-            dataset.lengths,
-            self.batching.max_tokens,
-            self.batching.max_sentences,
-            self.batching.required_batch_size_multiple,
-        )
-        shuffled = epoch_batches(batches, self.seed, self.epoch)
-        rank, world = self.trainer.group.rank, self.trainer.group.world_size
-        mine = shuffled[rank::world]
-        return dataset, mine + [shuffled[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
-
     def _after_update(self, *, end_of_epoch: bool) -> bool:
         """Validates and saves in mid-epoch where that is due; returns whether the run is over."""
         every = self.schedule.checkpoint.save_interval_updates
         num_updates, bound = self.trainer.num_updates, self.schedule.optimization.max_update
         is_last = bool(bound) and num_updates >= bound
-        if end_of_epoch or not (is_last or (every and num_updates % every == 0)):
+        if end_of_epoch:
+            return False  # what is due then is due after the epoch's log line
+        due = is_last or bool(every and num_updates % every == 0)
+        metric = self._validate() if due else None
+        self._pending = False
+        if not due:
             return False
-        self._save(end_of_epoch=False, metric=self._validate())
+        self._save(end_of_epoch=False, metric=metric)
         return is_last or self._is_over()
 
     def _end_epoch(self) -> None:
@@ -215,14 +217,16 @@ class Training:
         is_last = self.epoch == bounds.max_epoch or 0 < bounds.max_update <= self.trainer.num_updates
         due = is_last or self.epoch % config.validate_interval == 0
         metric = self._validate() if due else None
-        epoch, self.epoch, self.position = self.epoch, self.epoch + 1, 0
+        epoch, self.epoch, self.position, self._pending = self.epoch, self.epoch + 1, 0, False
         self._save(end_of_epoch=True, metric=metric, epoch=epoch)
 
     def _validate(self) -> float | None:
         """Returns the metric of the first validation split, and logs all of them."""
         first: float | None = None
-        for valid in self._valid:
-            nats, num_targets = self.trainer.validate(valid.collated())
+        alone = self.trainer.group.world_size == 1  # one process among several validates to the end
+        batches = [checked(valid.collated()) if alone else valid.collated() for valid in self._valid]
+        sums = [self.trainer.validate(part) for part in batches]
+        for valid, (nats, num_targets) in zip(self._valid, sums, strict=True):
             loss = nats / max(num_targets, 1) / math.log(2)
             values = {"loss": loss, "ppl": perplexity_of(loss), "num_updates": self.trainer.num_updates}
             if first is None:
@@ -260,6 +264,18 @@ class Training:
         delete_old(config)
         logger.info("saved %s in %s (%.1f s)", ", ".join(names), config.save_dir, time.monotonic() - start)
 
+    def _save_where_it_stands(self) -> str:
+        """Saves ``checkpoint_last.pt`` between two updates, and returns how to go on."""
+        config = self.schedule.checkpoint
+        if config.no_save or config.no_last_checkpoints:
+            return "nothing was saved, as the flags say"
+        if self.trainer.group.rank == 0:
+            write_all(Path(config.save_dir), ["checkpoint_last.pt"], self._write_checkpoint)
+        return (
+            f"update {self.trainer.num_updates} is saved in {config.save_dir}/checkpoint_last.pt, and the same command"
+            " goes on from there"
+        )
+
     def _write_checkpoint(self, path: Path) -> None:
         trainer = self.trainer
         save_checkpoint(
@@ -280,6 +296,7 @@ class Training:
                 "loss_scaler": trainer.precision.scaler.state_dict(),
                 "dictionary_sha256": self.task.dictionary.sha256(),
                 "epoch_order": self._epoch_order(),
+                "after_update_pending": self._pending,
                 "written_by": f"fairseq-knnlm {fairseq.__version__}",
             },
         )

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ from fairseq.config import Flags, as_dict
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
 from fairseq.errors import CheckpointError, ConfigError
+from fairseq.files import locked
 from fairseq.log import log_format_of
 from fairseq.models import MODELS, architecture
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.options import parse
+from fairseq.resources import require_disk
 from fairseq.run_config import CommonConfig, DeviceConfig
 from fairseq.tasks import TASKS
 from fairseq.train_config import CheckpointConfig, TrainConfig
@@ -118,7 +121,10 @@ def main(argv: Sequence[str]) -> None:
     precision = Precision(settings.device, select_device(settings.device, group.local_rank))
     torch.manual_seed(settings.common.seed)
     try:
-        build_training(settings, precision, group).run()
+        with ExitStack() as stack:
+            if group.rank == 0 and not settings.checkpoint.no_save:
+                stack.enter_context(locked(Path(settings.checkpoint.save_dir) / "train"))
+            build_training(settings, precision, group).run()
     finally:
         group.close()
 
@@ -141,6 +147,9 @@ def build_training(settings: Settings, precision: "Precision", group: "ProcessGr
         precision.device,
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if group.rank == 0 and not settings.checkpoint.no_save:
+        # Weights, and as many numbers again of the optimizer's; a checkpoint is written before the old one goes.
+        require_disk(Path(settings.checkpoint.save_dir), 2 * 4 * num_parameters, "make room for a checkpoint")
     optimizer_args = (settings.optimizer,) if settings.optimizer is not None else ()
     schedule_args = (settings.schedule, settings.optimization)
     lr_schedule = LR_SCHEDULERS.get(settings.train.lr_scheduler)(*schedule_args)

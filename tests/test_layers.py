@@ -45,6 +45,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.trainer": (5, 0),
     "fairseq.meters": (5, 0),
     "fairseq.validation": (5, 0),
+    "fairseq.epoch": (5, 0),
     "fairseq.training": (5, 0),
     # 6 knn: fairseq.knn.* → knnlm
     "knnlm": (6, 1),
