@@ -47,11 +47,16 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         datastore: values, and keys unless the index's own distances are used.
         index: a FAISS index whose ids are the datastore's rows.
         config: k, temperature, and how nearness is measured.
+        index_manifest: of the index, if it has one.
     """
 
-    def __init__(self, datastore: Datastore, index: Any, config: KNNConfig | None = None) -> None:
+    def __init__(
+        self, datastore: Datastore, index: Any, config: KNNConfig | None = None,
+        index_manifest: IndexManifest | None = None,
+    ) -> None:  # fmt: skip
         self.datastore, self.index = datastore, index
         self.config = config if config is not None else KNNConfig()
+        self.index_manifest = index_manifest
         if self.config.needs_keys and datastore.keys_ND is None:
             raise DatastoreError(f"{datastore.prefix} was opened without keys, but distances are computed from them")
 
@@ -90,7 +95,12 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
         if built_from is not None:
             check_index(built_from, indexfile, datastore.store_id, prefix, allow_mismatch=allow)
-        return cls(datastore, index, settings)
+        return cls(datastore, index, settings, built_from)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the ids of the datastore and of its index, as a result names them."""
+        index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None
+        return {"store_id": self.datastore.store_id, "index_sha256": index_sha256}
 
     def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:
         """Returns distances (float32) and ids (int64), ``[N, K]``, nearest first, as the kind of array that came.

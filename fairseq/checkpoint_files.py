@@ -98,5 +98,5 @@ def delete_old(config: CheckpointConfig) -> None:
 def _keep(save_dir: Path, pattern: str, count: int, newest_is_largest: bool) -> None:
     found = [(float(match[1]), path) for path in save_dir.iterdir() if (match := re.fullmatch(pattern, path.name))]
     for _, path in sorted(found, reverse=newest_is_largest)[count:]:
+        path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint again
         path.unlink()
-        path.with_suffix(".json").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import hashlib
 import os
 import pickle
 import struct
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,7 +156,10 @@ def save_checkpoint(
     num_updates: int,
     extra_state: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint and, beside it, a JSON for people; neither is ever seen half-written."""
+    """Writes a checkpoint and, beside it, a JSON for people; neither is ever seen half-written.
+
+    Equal states give equal bytes, whether they were computed in one run or restored in between.
+    """
     record = {
         "args": Namespace(**{name: _historic(name, value) for name, value in fields.items()}),
         "model": dict(model_state),
@@ -173,7 +177,23 @@ def save_checkpoint(
     readable = {"num_updates": num_updates, "extra_state": dict(extra_state), "settings": dict(fields)}
     write_json(Path(path).with_suffix(".json"), readable)
     with atomic_write(path) as file:
-        torch.save(record, file)
+        torch.save(_canonical(record), file)
+
+
+def _canonical(value: Any) -> Any:
+    """Returns the same data with one object for equal texts, and one object each for equal tuples and lists.
+
+    A pickle refers back to objects that it has met, so that its bytes tell shared from equal.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_canonical(item) for item in value])
+    if isinstance(value, Namespace):
+        return Namespace(**_canonical(vars(value)))
+    return value
 
 
 def _historic(name: str, value: Any) -> Any:

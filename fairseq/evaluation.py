@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import fairseq
-from fairseq.checkpoints import Checkpoint, load_checkpoint
+from fairseq.checkpoints import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config import Flags, coerce, flag_fields, parse_literal_dict
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import Batch, BlockDataset
@@ -71,6 +71,14 @@ class Evaluation:
         """Yields the batches."""
         for block_idx in self.batches:
             yield self.dataset.collate(block_idx)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
+        return {
+            "weights_sha256": [weights_sha256(checkpoint.state) for checkpoint in self.checkpoints],
+            "dictionary_sha256": self.task.dictionary.sha256(),
+            "data_sha256": self.dataset.sha256(),
+        }
 
 
 def prepare(flags: Flags, config: EvalConfig, precision: Precision) -> Evaluation:
@@ -181,7 +189,7 @@ class EvaluationResult:
         )
 
     def record(self, symbols: Sequence[str]) -> dict[str, Any]:
-        """Returns everything as plain values for JSON; loss in bits at full precision."""
+        """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full."""
         p = self.perplexity
         return {
             "loss_base2": p.loss,
@@ -192,9 +200,12 @@ class EvaluationResult:
             "tokens_left_out": self.num_left_out,
             "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
             "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
-            "seconds": round(self.elapsed_s, 3),
-            "tokens_per_s": round(p.count / max(self.elapsed_s, 1e-9), 2),
         }
+
+    def speed(self) -> dict[str, float]:
+        """Returns how long it took, which no repetition gives again."""
+        rate = self.perplexity.count / max(self.elapsed_s, 1e-9)
+        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(rate, 2)}
 
 
 def versions() -> dict[str, str]:

@@ -4,10 +4,11 @@ A file is written under a temporary name, flushed to the disk, then renamed. The
 so that a killed run leaves at most one such file, which the next run takes over; ``locked`` keeps two runs apart.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +57,15 @@ def write_json(path: str | os.PathLike[str], record: Any) -> None:
         file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     """Keeps every other process from writing ``path`` while the block runs.
@@ -72,6 +82,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     file = Path(f"{path}.lock")
+    is_new = not file.parent.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
     was_killed = file.exists()
     lock = FileLock(file, timeout=0)
@@ -86,3 +97,6 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     finally:
         file.unlink(missing_ok=True)  # before the release, so that nobody's lock is removed
         lock.release()
+        if is_new:
+            with suppress(OSError):
+                file.parent.rmdir()  # where nothing came of it

@@ -277,14 +277,12 @@ class Training:
         )
 
     def _write_checkpoint(self, path: Path) -> None:
-        trainer = self.trainer
+        trainer, with_optimizer = self.trainer, not self.schedule.checkpoint.no_save_optimizer_state
         save_checkpoint(
             path,
             fields=self.fields,
             model_state=trainer.model.state_dict(),
-            optimizer_state=None
-            if self.schedule.checkpoint.no_save_optimizer_state
-            else trainer.optimizer.state_dict(),
+            optimizer_state=trainer.optimizer.state_dict() if with_optimizer else None,
             optimizer_name=self.train.optimizer,
             criterion_name=self.train.criterion,
             num_updates=trainer.num_updates,

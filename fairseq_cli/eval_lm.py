@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
-from fairseq.files import write_json
+from fairseq.files import locked, write_json
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
@@ -16,9 +17,9 @@ from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluation import Evaluation, EvaluationResult
-    from fairseq.scoring import Interpolation
     from fairseq.sequence_scorer import ScoredBatch
     from fairseq.word_scores import WordJoiner, WordStats
+    from knnlm import KNN_Dstore
 
 T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
@@ -79,27 +80,28 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
     evaluation = prepare(flags, settings.eval, precision)
-    if settings.eval.results_file is not None:
-        settings.eval.results_file.parent.mkdir(parents=True, exist_ok=True)  # an impossible place fails at once
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.dump import dump_datastore
 
         dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore, log_format_of(settings.common))
         return
-    other = open_neighbours(evaluation, settings) if settings.knn.knnlm and settings.knn.lmbda else None
-    result = evaluate(evaluation, settings, other)
-    report(result, evaluation, settings)
+    with ExitStack() as stack:
+        results = settings.eval.results_file
+        if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
+            logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
+        neighbours = open_neighbours(evaluation, settings) if settings.knn.knnlm and settings.knn.lmbda else None
+        result = evaluate(evaluation, settings, neighbours)
+        report(result, evaluation, settings, neighbours, argv)
 
 
-def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "Interpolation":
+def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":
     """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
     from fairseq.checkpoints import weights_sha256
-    from fairseq.scoring import Interpolation
     from knnlm import KNN_Dstore
 
     assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
-    source = KNN_Dstore.open(
+    return KNN_Dstore.open(
         settings.knn.dstore_filename,
         settings.knn.indexfile,
         settings.knn,
@@ -111,17 +113,18 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "Interpolat
         dictionary_sha256=evaluation.task.dictionary.sha256(),
         weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
     )
-    return Interpolation(source, settings.knn.lmbda)
 
 
-def evaluate(evaluation: "Evaluation", settings: Settings, other: "Interpolation | None") -> "EvaluationResult":
+def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dstore | None") -> "EvaluationResult":
     """Returns the perplexity of the split, and prints words on the way where that was asked for."""
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.perplexity import Perplexity
+    from fairseq.scoring import Interpolation
     from fairseq.sequence_scorer import SequenceScorer
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
+    other = Interpolation(neighbours, settings.knn.lmbda) if neighbours is not None else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
@@ -155,7 +158,13 @@ def _blocks(scored: "ScoredBatch") -> Iterator[tuple[int, slice]]:
         yield int(scored.block_idx_N[start]), slice(start, end)
 
 
-def report(result: "EvaluationResult", evaluation: "Evaluation", settings: Settings) -> None:
+def report(
+    result: "EvaluationResult",
+    evaluation: "Evaluation",
+    settings: Settings,
+    neighbours: "KNN_Dstore | None",
+    argv: Sequence[str],
+) -> None:
     """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
     from fairseq.evaluation import versions
 
@@ -165,6 +174,8 @@ def report(result: "EvaluationResult", evaluation: "Evaluation", settings: Setti
             shown = ", ".join(f"{symbols[token]} ({count})" for token, count in list(ids.items())[:5])
             logger.warning("%d targets have %s as their probability: %s", sum(ids.values()), what, shown)
     sys.stdout.write(result.summary + "\n")
+    if evaluation.precision.name != "float32":
+        sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
     sys.stdout.flush()
     path = settings.eval.results_file
     if path is not None:
@@ -172,10 +183,13 @@ def report(result: "EvaluationResult", evaluation: "Evaluation", settings: Setti
             **result.record(symbols),
             "dtype": evaluation.precision.name,
             "device": str(evaluation.precision.device),
+            "command": ["fairseq-eval-lm", *argv],
+            "inputs": {**evaluation.identity(), **(neighbours.identity() if neighbours is not None else {})},
             "versions": versions(),
             "settings": settings.record(evaluation.task_config),
         }
         write_json(path, record)
+        write_json(path.with_suffix(".time.json"), result.speed())
 
 
 def cli_main() -> None:

@@ -16,7 +16,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.data.preprocess_config import PreprocessConfig
 from fairseq.errors import ConfigError, DataError
-from fairseq.files import write_json
+from fairseq.files import file_sha256, locked, write_json
 from fairseq.log import log_format_of
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig
@@ -60,14 +60,34 @@ def main(argv: Sequence[str]) -> None:
     splits = [] if config.dict_only else find_splits(config)
     check_texts(config, splits)
     given = Dictionary.load(config.srcdict) if config.srcdict is not None else None
-    check_outputs(config, splits, given)
+    with locked(Path(config.destdir) / "preprocess"):
+        earlier = read_record(config)
+        if is_done(config, splits, earlier):
+            logger.info("%s holds these texts already, binarised with these settings; nothing to do", config.destdir)
+            return
+        if earlier.get("unfinished") == identity(config):
+            logger.info("an earlier run of this command was stopped; starting over")
+        else:
+            check_outputs(config, splits, given)
+        preprocess(config, splits, given, earlier, log_format)
+    logger.info("Wrote preprocessed data to %s", config.destdir)
 
+
+def preprocess(
+    config: PreprocessConfig,
+    splits: Sequence[Split],
+    given: Dictionary | None,
+    earlier: dict[str, Any],
+    log_format: str,
+) -> None:
+    """Makes the dictionary, binarises each text, and records it; a run that is stopped in between is known by it."""
     dictionary = given if given is not None else build_dictionary(config, log_format)
     logger.info("Dictionary: %d types", len(dictionary))
+    check_dictionary(dictionary, Path(config.destdir), splits)
+    write_json(record_path(config), {**earlier, "unfinished": identity(config)})
     install_dictionary(dictionary, Path(config.destdir), splits)
     records = {split.name: binarize_split(split, dictionary, config.workers, log_format) for split in splits}
-    write_record(config, dictionary, records)
-    logger.info("Wrote preprocessed data to %s", config.destdir)
+    write_record(config, dictionary, records, earlier)
 
 
 def find_splits(config: PreprocessConfig) -> list[Split]:
@@ -126,28 +146,33 @@ def build_dictionary(config: PreprocessConfig, log_format: str) -> Dictionary:
     return Dictionary.from_counts(counts, config.thresholdsrc, config.nwordssrc, config.padding_factor)
 
 
-def install_dictionary(dictionary: Dictionary, destdir: Path, splits: Sequence[Split]) -> None:
-    """Writes ``dict.txt`` where it differs from the one there, after removing what the run will replace.
-
-    So ids of one dictionary never lie beside another one, wherever the run is stopped.
-
-    Raises:
-        DataError: ids of a text that is not part of this run would be left beside a new dictionary.
-    """
-    path = destdir / "dict.txt"
-    same = path.exists() and path.read_bytes() == dictionary.to_bytes()
-    outputs = [output for split in splits for output in split.outputs]
-    others = sorted(set(destdir.glob("*.idx")) - set(outputs))
-    if others and not same:
+def check_dictionary(dictionary: Dictionary, destdir: Path, splits: Sequence[Split]) -> None:
+    """Raises DataError if ids of a text that is not part of this run would be left beside a new dictionary."""
+    others = sorted(set(destdir.glob("*.idx")) - {output for split in splits for output in split.outputs})
+    if others and not is_there(dictionary, destdir):
         names = ", ".join(other.stem for other in others)
         raise DataError(
             f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
             " or another --destdir"
         )
-    for output in outputs:
-        output.unlink(missing_ok=True)
-    if not same:
-        dictionary.save(path)
+
+
+def is_there(dictionary: Dictionary, destdir: Path) -> bool:
+    """Returns whether ``dict.txt`` is this dictionary."""
+    path = destdir / "dict.txt"
+    return path.exists() and path.read_bytes() == dictionary.to_bytes()
+
+
+def install_dictionary(dictionary: Dictionary, destdir: Path, splits: Sequence[Split]) -> None:
+    """Writes ``dict.txt`` where it differs from the one there, after removing what the run will replace.
+
+    So ids of one dictionary never lie beside another one, wherever the run is stopped.
+    """
+    for split in splits:
+        for output in split.outputs:
+            output.unlink(missing_ok=True)
+    if not is_there(dictionary, destdir):
+        dictionary.save(destdir / "dict.txt")
 
 
 def binarize_split(split: Split, dictionary: Dictionary, workers: int, log_format: str) -> dict[str, Any]:
@@ -157,7 +182,12 @@ def binarize_split(split: Split, dictionary: Dictionary, workers: int, log_forma
         summary = binarize(split.text, dictionary, writer, workers, log_format=log_format)
     seconds = max(time.monotonic() - start, 1e-9)
     logger.info("%s (%s lines/s)", describe(split.text, summary), f"{summary.num_sentences / seconds:,.0f}")
-    return {"text": str(split.text), **dataclasses.asdict(summary), "bin_sha256": writer.sha256()}
+    return {
+        "text": str(split.text),
+        "text_sha256": file_sha256(split.text),
+        **dataclasses.asdict(summary),
+        "bin_sha256": writer.sha256(),
+    }
 
 
 def describe(text: Path, summary: TextSummary) -> str:
@@ -166,22 +196,53 @@ def describe(text: Path, summary: TextSummary) -> str:
     return f"{text}: {summary.num_sentences} sents, {summary.num_tokens} tokens, {percent:.3}% replaced by <unk>"
 
 
-def write_record(config: PreprocessConfig, dictionary: Dictionary, records: dict[str, dict[str, Any]]) -> None:
-    """Writes ``preprocess.json``; records of earlier runs stay while the dictionary is theirs."""
-    path = Path(config.destdir) / "preprocess.json"
-    sha256 = dictionary.sha256()
+def record_path(config: PreprocessConfig) -> Path:
+    """Returns where the record of a data directory lies."""
+    return Path(config.destdir) / "preprocess.json"
+
+
+def identity(config: PreprocessConfig) -> dict[str, Any]:
+    """Returns the settings that decide what is written."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ("workers", "overwrite")}
+
+
+def read_record(config: PreprocessConfig) -> dict[str, Any]:
+    """Returns the record of earlier runs; one that cannot be read counts for nothing, and is written anew."""
     try:
-        earlier = json.loads(path.read_bytes())
-        kept = earlier["splits"] if earlier["dictionary"]["sha256"] == sha256 else {}
-        splits = {**kept, **records}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        splits = records  # the record is for people: one that cannot be read is written anew
+        record = json.loads(record_path(config).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def is_done(config: PreprocessConfig, splits: Sequence[Split], record: dict[str, Any]) -> bool:
+    """Returns whether the last run did the same with the same texts, and came to its end."""
+    done, settings = record.get("splits"), record.get("settings")
+    if config.overwrite or "unfinished" in record or not isinstance(done, dict) or not isinstance(settings, dict):
+        return False
+    same = {**settings, "workers": None, "overwrite": None} == {**identity(config), "workers": None, "overwrite": None}
+    return same and (Path(config.destdir) / "dict.txt").exists() and all(_is_split_done(s, done) for s in splits)
+
+
+def _is_split_done(split: Split, done: dict[str, Any]) -> bool:
+    if not all(path.exists() for path in split.outputs) or not isinstance(done.get(split.name), dict):
+        return False
+    return bool(done[split.name].get("text_sha256") == file_sha256(split.text))
+
+
+def write_record(
+    config: PreprocessConfig, dictionary: Dictionary, records: dict[str, dict[str, Any]], earlier: dict[str, Any]
+) -> None:
+    """Writes ``preprocess.json``; records of earlier runs stay while the dictionary is theirs."""
+    sha256 = dictionary.sha256()
+    before, known = earlier.get("splits"), earlier.get("dictionary")
+    kept = before if isinstance(before, dict) and isinstance(known, dict) and known.get("sha256") == sha256 else {}
     record = {
         "dictionary": {"types": len(dictionary), "sha256": sha256},
-        "splits": splits,
+        "splits": {**kept, **records},
         "settings": dataclasses.asdict(config),
     }
-    write_json(path, record)
+    write_json(record_path(config), record)
 
 
 def cli_main() -> None:

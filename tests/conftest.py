@@ -23,3 +23,10 @@ def shared_dir() -> Path:
 def golden_dir(shared_dir: Path) -> Path:
     """Returns the directory of the artefacts made by the original programs."""
     return shared_dir / "golden" / "knnlm"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the tallies that tests have recorded: runs killed, inputs tried, cases fuzzed."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name} | {value}")

@@ -49,7 +49,7 @@ step "test-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset test "
 row() {
     local memory
     memory=$(grep -o 'peak memory [0-9.]*' "$WORK/logs/$2.log" | tail -n 1 | cut -d' ' -f3)
-    printf '| %s | %s | %s | %s | %s |\n' "$1" "${3:+$(cell "$3" ppl)}" "${3:+$(cell "$3" tokens_per_s ,.0f)}" \
+    printf '| %s | %s | %s | %s | %s |\n' "$1" "${3:+$(cell "$3" ppl)}" "${3:+$(cell "${3%.json}.time.json" tokens_per_s ,.0f)}" \
         "$(cat "$WORK/logs/$2.seconds")" "$memory"
 }
 printf '\n| step | perplexity | tokens/s | seconds | GiB |\n|---|---:|---:|---:|---:|\n'

@@ -12,6 +12,7 @@ Both are functions of the block's index alone: no state, so that any order, any 
 rows. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,10 @@ class BlockDataset:
     def lengths(self) -> Int64s:
         """Tokens of each block without its context."""
         return self.ends - self.starts + int(self.add_bos)
+
+    def sha256(self) -> str:
+        """Returns the hash of the stream, in the dtype of its file."""
+        return hashlib.sha256(np.ascontiguousarray(self.tokens).data).hexdigest()
 
     def without_longer_than(self, limit: int) -> tuple["BlockDataset", int]:
         """Returns the data set without blocks of more than ``limit`` tokens, and how many tokens that leaves out.

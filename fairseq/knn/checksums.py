@@ -74,12 +74,3 @@ def chunk_digests(path: Path, row_bytes: int, rows: int) -> Iterator[str]:
                 digest.update(data)
                 left -= len(data)
         yield digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Returns the checksum of a whole file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()

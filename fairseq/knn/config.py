@@ -27,6 +27,7 @@ class DumpConfig:
     save_knnlm_dstore: bool = flag(False, "write the datastore of the split instead of evaluating it")
     dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
     overwrite: bool = flag(False, "replace what stands in the way")
+    save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
 
     def __post_init__(self) -> None:
         if self.save_knnlm_dstore and not self.dstore_mmap:

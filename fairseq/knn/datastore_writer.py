@@ -31,9 +31,8 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-# Flushed to the disk after so many rows or seconds, whichever comes first: what a killed run has to repeat.
+# Flushed to the disk after so many rows or --save-interval-s, whichever comes first: what a killed run has to repeat.
 SYNC_ROWS = 1 << 18
-SYNC_INTERVAL_S = 60.0
 
 
 class DatastoreWriter:
@@ -45,8 +44,9 @@ class DatastoreWriter:
         rows_done: rows that are there, those of an earlier run included.
     """
 
-    def __init__(self, prefix: Path, manifest: DatastoreManifest, held: ExitStack) -> None:
+    def __init__(self, prefix: Path, manifest: DatastoreManifest, save_interval_s: float, held: ExitStack) -> None:
         self.prefix, self._manifest, self._held = prefix, manifest, held
+        self._save_interval_s = save_interval_s
         self.rows_done = manifest.rows_written
         self._synced = time.monotonic()
         self._key_dtype = np.dtype(manifest.key_dtype)
@@ -55,7 +55,9 @@ class DatastoreWriter:
         self._values = _File(values_path(prefix), manifest.value_bytes, self.rows_done, manifest.values_sha256)
 
     @classmethod
-    def create(cls, prefix: str | Path, manifest: DatastoreManifest, overwrite: bool = False) -> "DatastoreWriter":
+    def create(
+        cls, prefix: str | Path, manifest: DatastoreManifest, *, overwrite: bool = False, save_interval_s: float = 60.0
+    ) -> "DatastoreWriter":
         """Returns a writer: of a new datastore, or of an unfinished one with the same ``store_id``, which goes on.
 
         Raises:
@@ -76,7 +78,7 @@ class DatastoreWriter:
             if found is None:
                 found = replace(manifest, state="writing", rows_written=0)
                 write_manifest(manifest_path(prefix), found)
-            return cls(prefix, found, stack.pop_all())
+            return cls(prefix, found, save_interval_s, stack.pop_all())
 
     def append(self, keys_ND: Array, values_N: Array) -> None:
         """Appends rows.
@@ -108,7 +110,7 @@ class DatastoreWriter:
                 raise self._full(err) from err
         self.rows_done += count
         waiting = self.rows_done - self._manifest.rows_written
-        if waiting >= SYNC_ROWS or time.monotonic() - self._synced >= SYNC_INTERVAL_S:
+        if waiting >= SYNC_ROWS or time.monotonic() - self._synced >= self._save_interval_s:
             self._sync()
 
     def finish(self) -> DatastoreManifest:

@@ -9,7 +9,6 @@ so that the same data gives the same rows for any batching. The output layer doe
 Source: Khandelwal et al., 2020, section 2.
 """
 
-import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from fairseq.data.block_dataset import PAD
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
+from fairseq.files import locked
 from fairseq.interrupts import check, finish_step_first
 from fairseq.knn.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore import DatastoreWriter, is_written
@@ -50,11 +50,17 @@ def dump_datastore(
     rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
     manifest = _manifest(evaluation, config, dstore, rows)
     prefix = Path(dump.dstore_mmap)
-    if not dump.overwrite and is_written(prefix, manifest):
-        logger.info("%s is there already, of this data and model; nothing to do", prefix)
-        return manifest
+    with locked(prefix):
+        if not dump.overwrite and is_written(prefix, manifest):
+            logger.info("%s is there already, of this data and model; nothing to do", prefix)
+            return manifest
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
-    with finish_step_first(), DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite) as writer:
+    with (
+        finish_step_first(),
+        DatastoreWriter.create(
+            prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s
+        ) as writer,
+    ):
         if writer.rows_done:
             logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
         with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
@@ -113,7 +119,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
         weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
         settings={
             "data": str(evaluation.task.split_prefix(config.gen_subset)),
-            "data_sha256": hashlib.sha256(evaluation.dataset.tokens.data).hexdigest(),
+            "data_sha256": evaluation.dataset.sha256(),
             "checkpoint": evaluation.checkpoints[0].path,
             "sample_break_mode": evaluation.task_config.sample_break_mode,
             "tokens_per_sample": evaluation.block_size,

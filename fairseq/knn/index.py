@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.files import fsync_directory, locked
+from fairseq.files import file_sha256, fsync_directory, locked
 from fairseq.interrupts import asked_to_stop, check, finish_step_first
-from fairseq.knn.checksums import file_sha256
 from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore, gather_rows
 from fairseq.knn.faiss_index import faiss_reason, num_lists, read_index, set_nprobe, write_index
