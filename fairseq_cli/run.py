@@ -1,5 +1,6 @@
 """What every command does around its own work: logging, plugins, one-line errors, exit codes, time and memory."""
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from fairseq.log import format_duration, logger, peak_memory_gib, setup_logging
 from fairseq.options import load_plugins
 
 EXIT_USER_ERROR = 2
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 RUN_AGAIN = "no file is half-written; the same command starts again, from what was saved"
 
 
@@ -49,5 +51,6 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
 def describe(err: Exception) -> str:
     """Returns an error as one line; an OSError is named by its file and reason."""
     if isinstance(err, OSError) and err.strerror:
-        return f"{err.filename}: {err.strerror}" if err.filename else err.strerror
+        advice = "; make room, then run the same command again" if err.errno in _NO_ROOM else ""
+        return f"{err.filename}: {err.strerror}{advice}" if err.filename else err.strerror + advice
     return " ".join(str(err).split())

@@ -36,11 +36,28 @@ def read_index(path: str | Path) -> Any:
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Writes a FAISS index atomically."""
+    """Writes a FAISS index atomically.
+
+    Through our own file: FAISS does not look at what closing its file says, and on a full disk leaves a shorter one.
+    """
     import faiss
 
     with atomic_write(path) as file:
-        faiss.write_index(index, file.name)
+        failures: list[OSError] = []
+
+        def write(data: bytes) -> None:
+            try:
+                file.write(data)
+            except OSError as err:
+                failures.append(err)
+                raise
+
+        try:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+        except Exception:
+            if failures:
+                raise failures[0] from None
+            raise
 
 
 def faiss_reason(err: BaseException) -> str:
