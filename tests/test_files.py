@@ -1,12 +1,16 @@
 """Files that are whole or not there."""
 
+import errno
 import json
+import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from fairseq.files import atomic_write, write_json
+from fairseq.errors import FairseqError
+from fairseq.files import atomic_write, locked, write_json
 
 
 class CrashError(Exception):
@@ -26,6 +30,7 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
     assert names(path.parent) == ["a.bin"]
 
 
+@pytest.mark.pitfall(19)
 def test_a_crash_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
@@ -59,3 +64,51 @@ def test_json_is_readable(tmp_path: Path) -> None:
     assert json.loads(text) == {"λ": 0.25, "list": [1, None]}
     assert "λ" in text
     assert text.endswith("}\n")
+
+
+def test_a_killed_run_leaves_one_temporary_file_at_most(tmp_path: Path) -> None:
+    (tmp_path / ".a.bin.tmp").write_bytes(b"left by a run that was killed")
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, atomic_write(tmp_path / "a.bin"):
+        pass
+    assert caught.value.filename == str(tmp_path / "a.bin")
+    with pytest.raises(OSError) as full, atomic_write(tmp_path / "b.bin"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path / "b.bin"))
+
+
+def hold(path: Path, ready: Path) -> None:
+    with locked(path):
+        ready.touch()
+        signal.pause()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    path, ready = tmp_path / "dstore", tmp_path / "ready"
+    holder = multiprocessing.get_context("fork").Process(target=hold, args=(path, ready))
+    holder.start()
+    while not ready.exists():
+        assert holder.is_alive()
+    with pytest.raises(FairseqError, match="dstore is being written by another process"), locked(path):
+        pass
+    holder.kill()
+    holder.join()
+    assert (tmp_path / "dstore.lock").exists(), "a killed process cannot tidy up"
+    with locked(path) as was_killed:
+        assert was_killed
+    with locked(path) as was_killed:
+        assert not was_killed
+    assert names(tmp_path) == ["ready"]
+
+
+def test_a_lock_leaves_no_empty_directory(tmp_path: Path) -> None:
+    with locked(tmp_path / "new" / "a"):
+        assert (tmp_path / "new").is_dir()
+    assert names(tmp_path) == []

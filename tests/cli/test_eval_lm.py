@@ -112,6 +112,7 @@ def test_batching_does_not_change_the_result(evaluate: Any, words: tuple[str, in
 
 @pytest.mark.parametrize("mode", ["none", "complete", "complete_doc", "eos"])
 @pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.pitfall(11)
 def test_shards_add_up_to_the_whole(evaluate: Any, mode: str, window: int) -> None:
     words = ("--sample-break-mode", mode, "--context-window", window, "--max-tokens", 64)
     whole = evaluate(*words)
@@ -121,6 +122,7 @@ def test_shards_add_up_to_the_whole(evaluate: Any, mode: str, window: int) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 4])
+@pytest.mark.pitfall(11)
 def test_num_workers_does_nothing_and_says_so(eval_lm: Command, workers: int) -> None:
     plain, outcome = eval_lm("--context-window", 6), eval_lm("--context-window", 6, "--num-workers", workers)
     assert [w.split(":")[0] for w in outcome.warnings] == [f"--num-workers {workers} has no effect"]
@@ -185,6 +187,7 @@ def test_blocks_beyond_the_positions_are_left_out_and_counted(eval_lm: Command, 
 # --tokens-per-sample and --model-overrides
 
 
+@pytest.mark.pitfall(12)
 def test_tokens_per_sample_has_no_effect_and_says_so(eval_lm: Command) -> None:
     plain, outcome = eval_lm(), eval_lm("--tokens-per-sample", 8)
     assert outcome.out.splitlines()[1] == plain.out.splitlines()[1]
@@ -224,6 +227,7 @@ def test_an_override_reaches_the_model(eval_lm: Command) -> None:
     assert "do not fit its settings" in eval_lm("--model-overrides", "{'decoder_layers': 3}").error
 
 
+@pytest.mark.pitfall(17)
 def test_overrides_are_data(eval_lm: Command, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     outcome = eval_lm("--model-overrides", f"__import__('os').system('touch {mark}')")
@@ -355,6 +359,7 @@ def test_the_log_interval_counts_batches(eval_lm: Command) -> None:
     assert len([line for line in outcome.log if line.startswith("{")]) >= 2
 
 
+@pytest.mark.pitfall(20)
 def test_a_target_of_probability_0_is_counted_and_named(
     command: Command, data_dir: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -426,6 +431,7 @@ def test_a_dictionary_of_another_size(command: Command, data_dir: Path, checkpoi
     assert "was trained with another dictionary than" in error
 
 
+@pytest.mark.pitfall(2)
 def test_a_dictionary_of_the_same_size_with_other_words(
     command: Command, data_dir: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -438,6 +444,7 @@ def test_a_dictionary_of_the_same_size_with_other_words(
 
 
 @pytest.mark.parametrize("bos", [(), ("--add-bos-token",)], ids=["plain", "with <s>"])
+@pytest.mark.pitfall(4)
 def test_rows_of_a_datastore_follow_the_rule(
     command: Command, data_dir: Path, tmp_path: Path, bos: tuple[str, ...]
 ) -> None:

@@ -78,6 +78,7 @@ stages = pytest.mark.parametrize("stage", list(STAGES), indirect=True)
 
 
 @stages
+@pytest.mark.pitfall(5, 6, 19)
 def test_a_killed_run_goes_on_to_the_same_files(
     stage: Stage, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -155,6 +155,7 @@ def test_without_pyarrow_parquet_files_are_refused(
     assert "pip install pyarrow" in capsys.readouterr().err
 
 
+@pytest.mark.pitfall(22)
 def test_other_counts_are_refused_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert wikitext.main(["--source", str(plain(tmp_path)), "--dest", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
@@ -185,6 +186,7 @@ def test_what_is_refused(tmp_path: Path, source: str, message: str, capsys: pyte
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.pitfall(22)
 def test_a_dead_mirror_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert wikitext.main(["--mirror", (tmp_path / "none.zip").as_uri(), "--dest", str(tmp_path)]) == 2
     assert "fetch it where there is a network, copy it here, and give --source" in capsys.readouterr().err

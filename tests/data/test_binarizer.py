@@ -67,6 +67,7 @@ def test_any_text_and_chunk_size_gives_the_bytes_of_the_oracle(
 
 
 @pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.pitfall(18)
 def test_any_number_of_workers_gives_the_bytes_of_the_oracle(tmp_path: Path, workers: int) -> None:
     data = "".join(f"{'x' * (i % 7)} wörd{i % 13} c\u2028d\r\n\n" for i in range(200)).encode() + b"no line end"
     assert len(split_chunks_of(data, tmp_path)) > binarizer.CHUNKS_PER_WORKER * workers

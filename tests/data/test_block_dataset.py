@@ -125,6 +125,7 @@ def test_rows_equal_a_running_list_of_earlier_tokens(
 
 
 @given(text=texts, block_size=st.integers(1, 16), window=st.integers(0, 20), data=st.data())
+@pytest.mark.pitfall(11)
 def test_a_row_is_a_function_of_its_block_alone(
     text: tuple[list[int], list[int]], block_size: int, window: int, data: st.DataObject
 ) -> None:

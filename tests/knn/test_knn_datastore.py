@@ -66,6 +66,7 @@ def test_float16_beside_int32_is_recognised_without_any_flag(tmp_path):
     assert (store.rows, store.keys_ND.dtype) == (ROWS, np.float16)
 
 
+@pytest.mark.pitfall(1)
 def test_int16_values(tmp_path, caplog):
     keys = clustered_keys().astype(np.float16)
     write_raw(tmp_path / "small", keys, (values_of() - 39000).astype(np.int16))
@@ -89,6 +90,7 @@ def test_sizes_that_fit_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])
+@pytest.mark.pitfall(3)
 def test_size_larger_and_smaller(tmp_path, make_store, caplog, with_manifest):
     make_store()
     if not with_manifest:
@@ -102,6 +104,7 @@ def test_size_larger_and_smaller(tmp_path, make_store, caplog, with_manifest):
     assert np.array_equal(store.keys_ND, clustered_keys()[:100])
 
 
+@pytest.mark.pitfall(1)
 def test_values_above_int16_survive_beside_float16_keys(make_store):
     store = make_store(key_dtype="float16")
     assert store.keys_ND.dtype == np.float16
@@ -134,6 +137,7 @@ def test_truncated_file_is_refused(make_store, tmp_path):
 
 
 @pytest.mark.parametrize("synced", [True, False])
+@pytest.mark.pitfall(5)
 def test_resumed_equals_uninterrupted(tmp_path, manifest, make_store, monkeypatch, synced):
     make_store("whole")
     keys, values = clustered_keys(), values_of()
@@ -158,6 +162,7 @@ def test_resumed_equals_uninterrupted(tmp_path, manifest, make_store, monkeypatc
         assert (tmp_path / f"part{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
+@pytest.mark.pitfall(5)
 def test_nothing_is_replaced_without_overwrite(tmp_path, manifest, make_store):
     make_store()
     with pytest.raises(DatastoreError, match="complete datastore of 1500 rows"):
@@ -223,6 +228,7 @@ def test_manifests_that_are_no_json_objects(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["vocabulary_size", "dictionary_sha256", "weights_sha256", "key_type"])
+@pytest.mark.pitfall(2)
 def test_store_of_another_model_or_dictionary(manifest, caplog, name):
     expected = Expected(**{name: 7 if name == "vocabulary_size" else "other"})
     check_store(manifest, "d", Expected(WIDTH and 50000, WIDTH, "d" * 64, "w" * 64, "last_ffn_input"))
@@ -234,6 +240,7 @@ def test_store_of_another_model_or_dictionary(manifest, caplog, name):
         check_store(manifest, "d", Expected(dimension=17), allow_mismatch=True)
 
 
+@pytest.mark.pitfall(2)
 def test_index_of_another_store(caplog):
     index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
     check_index(index, "i", "a" * 64, "d")

@@ -27,6 +27,7 @@ def neighbours(draw):
 
 @given(neighbours())
 @settings(max_examples=200, deadline=None)
+@pytest.mark.pitfall(24)
 def test_equal_to_the_sum(case):
     distances, ids, values, target, temperature = case
     log_p = knn_log_prob(distances, ids, values, target, temperature)
@@ -66,6 +67,7 @@ def test_far_hits_do_not_underflow():
     assert knn_log_prob(d, np.array([[0, 1]]), np.array([[1, 2]]), np.array([2])).tolist() == [-5000.0]
 
 
+@pytest.mark.pitfall(21)
 def test_duplicate_rows_count_once():
     d = np.array([[1.0, 2.0, 2.0, 1.5]], np.float32)
     log_p = knn_log_prob(d, np.array([[0, 1, 1, 1]]), np.array([[7, 8, 8, 8]]), np.array([8]))

@@ -44,6 +44,7 @@ def oracle(queries, target, k, temperature=1.0, skip=0):
     "flags", [{}, {"knn_temp": 10.0}, {"no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"},
               {"move_dstore_to_mem": True}, {"drop_top1": True}]
 )  # fmt: skip
+@pytest.mark.pitfall(24)
 def test_log_prob_equals_the_oracle(flat, flags):
     dstore = KNN_Dstore.open(flat / "dstore", flat / "i", k=20, **flags)
     queries = clustered_keys(6, seed=4) if "drop_top1" not in flags else clustered_keys()[:6]
@@ -114,6 +115,7 @@ def test_what_does_not_belong_together(flat, make_store, caplog):
         KNN_Dstore(Datastore.open(flat / "dstore", load_keys=False), open_index(flat / "i"))
 
 
+@pytest.mark.pitfall(9)
 def test_inner_product_index_ranks_the_nearest_first(flat):
     index = faiss.IndexFlatIP(WIDTH)
     index.add(clustered_keys())

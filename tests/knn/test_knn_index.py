@@ -58,6 +58,7 @@ def test_default_index_and_its_recall(make_store, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("i*")) == ["i", "i.json", "i.trained", "i.trained.json"]
 
 
+@pytest.mark.pitfall(6)
 def test_interrupted_build_goes_on_to_the_same_bytes(make_store, tmp_path, monkeypatch, caplog):
     store = make_store()
     build(store, tmp_path / "whole", **SMALL_PQ)
@@ -81,6 +82,7 @@ def test_interrupted_build_goes_on_to_the_same_bytes(make_store, tmp_path, monke
     assert not list(tmp_path.glob("part.partial*"))
 
 
+@pytest.mark.pitfall(10)
 def test_trained_index_of_another_store_is_not_used(make_store, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     build(make_store(), tmp_path / "i", **SMALL_PQ)
@@ -135,6 +137,7 @@ def test_few_rows_for_the_lists_warns(make_store, tmp_path, caplog):
     assert "1500 rows are few" in caplog.text
 
 
+@pytest.mark.pitfall(16)
 def test_sample_is_in_file_order_and_without_repeats(make_store):
     store = make_store()
     sample = sample_keys(store, 700, seed=1)
@@ -146,6 +149,7 @@ def test_sample_is_in_file_order_and_without_repeats(make_store):
 
 
 @pytest.mark.parametrize("spec", ["OPQ4,IVF8,PQ4x4", "PCA8,IVF8,Flat", "IVF8,SQ8", "IVF8,PQ8x4,RFlat"])
+@pytest.mark.pitfall(8)
 def test_nprobe_reaches_the_lists(make_store, tmp_path, spec):
     store = make_store()
     build(store, tmp_path / "i", index_spec=spec)
@@ -183,6 +187,7 @@ def test_foreign_and_torn_files(tmp_path, content):
     assert "\n" not in str(caught.value) and "index_read.cpp" not in str(caught.value)
 
 
+@pytest.mark.pitfall(9)
 def test_metric_empty_and_missing(make_store, tmp_path):
     build(make_store(), tmp_path / "i", **SMALL_PQ)
     with pytest.raises(MismatchError, match="metric l2, but --faiss-metric-type is ip"):
@@ -193,6 +198,7 @@ def test_metric_empty_and_missing(make_store, tmp_path):
         open_index(tmp_path / "none")
 
 
+@pytest.mark.pitfall(7)
 def test_fewer_rows_than_k_gives_minus_one(make_store, tmp_path):
     build(make_store(), tmp_path / "i", index_spec="Flat")
     distances, ids = search(open_index(tmp_path / "i"), clustered_keys(2), ROWS + 5)
@@ -204,6 +210,7 @@ def test_fewer_rows_than_k_gives_minus_one(make_store, tmp_path):
 
 @pytest.mark.parametrize("inner_product", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.pitfall(16)
 def test_recomputed_distances(dtype, inner_product):
     keys, queries = clustered_keys().astype(dtype), clustered_keys(7, seed=5)
     ids = np.random.default_rng(0).integers(0, ROWS, (7, 33))

@@ -138,6 +138,7 @@ class Payload:
 
 @pytest.mark.parametrize("place", ["args", "extra_state", "model", "last_optimizer_state"])
 @pytest.mark.parametrize("new_container", [True, False])
+@pytest.mark.pitfall(17)
 def test_loading_never_runs_code_from_the_file(tmp_path: Path, place: str, new_container: bool) -> None:
     mark = tmp_path / "mark"
     record: dict[str, Any] = {"args": Namespace(), "model": {}, "extra_state": {}}
@@ -222,6 +223,7 @@ def test_golden_fields(golden_dir: Path, name: str) -> None:
     assert load_state(build_transformer_lm(config, 16304), found.state) == []
 
 
+@pytest.mark.pitfall(14)
 def test_the_cpu_is_taken_when_asked_for() -> None:
     assert select_device(DeviceConfig(cpu=True)).type == "cpu"
 

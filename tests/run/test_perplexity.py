@@ -26,6 +26,7 @@ def test_batches_add_up() -> None:
     assert found.count == 3
 
 
+@pytest.mark.pitfall(13)
 def test_float32_scores_are_added_in_float64() -> None:
     found = Perplexity()
     log_p = np.full(100_000, -0.1, np.float32)
@@ -38,6 +39,7 @@ def test_joined_subwords_stay_in_the_sum_and_leave_the_count() -> None:
     assert total([-1.0, -2.0, -3.0], [4, 5, 2], num_joined=1).loss == pytest.approx(3 / math.log(2))
 
 
+@pytest.mark.pitfall(20)
 def test_probability_0_makes_the_loss_infinite_and_is_counted_by_token() -> None:
     found = total([-1.0, -math.inf, -math.inf, -math.inf], [4, 7, 5, 7])
     assert (found.loss, found.ppl, found.count) == (math.inf, math.inf, 4)

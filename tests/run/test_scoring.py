@@ -30,6 +30,7 @@ def test_equals_the_sum_of_probabilities(weight: float) -> None:
     np.testing.assert_allclose(interpolate(LM, OTHER, weight).numpy(), expected, rtol=1e-12)
 
 
+@pytest.mark.pitfall(13)
 def test_probabilities_too_small_for_exp_are_mixed_all_the_same() -> None:
     found = interpolate(torch.tensor([-2000.0]), torch.tensor([-2000.0]), 0.25)
     assert found.item() == pytest.approx(-2000, abs=1e-9)
@@ -40,6 +41,7 @@ def test_one_source_of_probability_0_leaves_the_others_share() -> None:
     assert found.tolist() == pytest.approx([-1 + math.log(0.75), -1 + math.log(0.25)])
 
 
+@pytest.mark.pitfall(13)
 def test_probability_0_in_both_is_minus_infinity() -> None:
     assert interpolate(torch.tensor([-INF]), torch.tensor([-INF]), 0.25).tolist() == [-INF]
 

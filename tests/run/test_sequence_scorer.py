@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.models.transformer_config import TransformerConfig
@@ -79,6 +80,33 @@ def test_softmax_batch_bounds_the_rows_of_the_output_layer_and_changes_nothing(
     cut = score(SequenceScorer([model], PRECISION, softmax_batch=rows), [[*range(8)]])
     np.testing.assert_allclose(cut.log_p_N, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
     assert max(seen) == min(rows, 37) and sum(seen) == 37
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return made
+
+
+@pytest.mark.pitfall(15)
+def test_nothing_as_wide_as_the_vocabulary_is_made_for_every_target() -> None:
+    """The targets are rare words of the second band: their own 992 columns are needed, and 10 of the head."""
+    torch.manual_seed(1)
+    config = TransformerConfig(
+        decoder_layers=1, decoder_embed_dim=16, decoder_ffn_embed_dim=8, decoder_attention_heads=1,
+        adaptive_softmax_cutoff=(8, 1000), max_target_positions=16,
+    )  # fmt: skip
+    model = build_transformer_lm(config, 4000).eval()
+    with LargestTensor() as largest:
+        SequenceScorer([model], PRECISION).score(blocks().collate(np.arange(8)))
+    assert 0 < largest.numel < 4000 * len(TOKENS)
 
 
 def test_several_models_average_their_probabilities() -> None:
