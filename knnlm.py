@@ -24,6 +24,7 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import drop_nearest, knn_log_prob
 from fairseq.knn.faiss_index import check_index_fits, open_index
+from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.manifest import (
     Expected,
     IndexManifest,
@@ -33,6 +34,7 @@ from fairseq.knn.manifest import (
     read_manifest,
 )
 from fairseq.knn.search import recompute_distances, search
+from fairseq.resources import require_memory
 
 A = TypeVar("A", Tensor, npt.NDArray[Any])
 
@@ -82,6 +84,7 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
             MismatchError: they do not belong together.
         """
         settings, expected = _sorted_out(config if config is not None else KNNConfig(), more)
+        _require_memory(Path(prefix), Path(indexfile), settings)
         index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type, gpu=settings.gpu_index)
         datastore = Datastore.open(
             prefix, rows=rows, dimension=_width(prefix, index, expected), key_fp16=key_fp16,
@@ -144,6 +147,16 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
             dot = self.config.knn_sim_func == "dot"
             distances_NK = recompute_distances(self.datastore.keys_ND, queries_ND, ids_NK, inner_product=dot)
         return drop_nearest(distances_NK, ids_NK) if self.config.drop_top1 else (distances_NK, ids_NK)
+
+
+def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
+    """Refuses what does not fit: an index is read into memory, the datastore's files only when that is asked for."""
+    files = [indexfile]
+    if config.move_dstore_to_mem:
+        files += [values_path(prefix), *([keys_path(prefix)] if config.needs_keys else [])]
+    needed = sum(path.stat().st_size for path in files if path.is_file())
+    remedy = "leave --move-dstore-to-mem out" if config.move_dstore_to_mem else "build a smaller one (--index-spec)"
+    require_memory(f"reading {' and '.join(map(str, files))}", needed, remedy)
 
 
 def _sorted_out(config: KNNConfig, more: dict[str, Any]) -> tuple[KNNConfig, Expected]:

@@ -55,16 +55,27 @@ def _system() -> int | None:
 
 
 def _control_group() -> int | None:
-    """Returns what a version 2 control group leaves; pages of files in it can be reclaimed."""
+    """Returns what the process's control group leaves, of version 2 or 1; pages of files in it can be reclaimed."""
     try:
-        own = Path("/proc/self/cgroup").read_text(encoding="ascii").partition("0::/")[2].strip()
-        group = _CGROUP / own
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit == "max":
-            return None
-        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return None
+    found = []
+    for _, controllers, path in lines:
+        own = path.lstrip("/")
+        if not controllers:
+            found.append(_left(_CGROUP / own, "memory.max", "memory.current", "file"))
+        elif "memory" in controllers.split(","):
+            group = _CGROUP / "memory" / own
+            found.append(_left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"))
+    return min((value for value in found if value is not None), default=None)
+
+
+def _left(group: Path, limit: str, used: str, cached: str) -> int | None:
+    try:
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        return int(limit) - used + int(stat.get("file", 0))
+        values = [(group / name).read_text(encoding="ascii").strip() for name in (limit, used)]
+        return None if values[0] == "max" else int(values[0]) - int(values[1]) + int(stat.get(cached, 0))
     except (OSError, ValueError):
         return None
 

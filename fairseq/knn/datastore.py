@@ -143,6 +143,25 @@ def gather_rows(keys_ND: Array, row_ids: npt.NDArray[np.int64], block_rows: int 
     return gathered
 
 
+def check_finite(prefix: Path, keys_ND: npt.NDArray[np.float32], start: int | None = None) -> None:
+    """Raises DatastoreError for a key that is not finite: nothing is near it, and k-means would spread it.
+
+    Args:
+        prefix: of the datastore, for the message.
+        keys_ND: some of its rows.
+        start: number of the first of them, where they are consecutive.
+    """
+    bad = np.flatnonzero(~np.isfinite(keys_ND).all(axis=1))
+    if len(bad):
+        which = (
+            f"row {start + int(bad[0])} is not finite" if start is not None else "there are keys that are not finite"
+        )
+        raise DatastoreError(
+            f"{keys_path(prefix)}: {which} not finite ({len(bad)} in the {len(keys_ND)} rows just read); fairseq-knnlm check lists"
+            " them, write the datastore again"
+        )
+
+
 def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | None, key_fp16: bool) -> None:
     if manifest.state != "complete":
         raise DatastoreError(

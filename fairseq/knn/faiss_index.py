@@ -12,6 +12,7 @@ from typing import Any
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.files import atomic_write
+from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def read_index(path: str | Path) -> Any:
     import faiss
 
     if not Path(path).is_file():
-        raise DatastoreError(f"{path} does not exist; check the path, or make the index with build_dstore.py")
+        raise DatastoreError(f"{path} {_why_missing(path)}")
     try:
         return faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as err:
@@ -33,6 +34,15 @@ def read_index(path: str | Path) -> Any:
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
             " build_dstore.py --overwrite"
         ) from err
+
+
+def _why_missing(path: str | Path) -> str:
+    """Returns what is known of an index that is not there: its build may be under way."""
+    partial = read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
+    if partial is not None or Path(f"{path}.trained").is_file():
+        done = partial.rows if partial is not None else 0
+        return f"is unfinished: its build has saved {done} keys; run build_dstore.py again, which goes on from there"
+    return "does not exist; check the path, or make the index with build_dstore.py"
 
 
 def write_index(index: Any, path: Path) -> None:

@@ -24,7 +24,7 @@ from fairseq.errors import ConfigError, DatastoreError
 from fairseq.files import file_sha256, fsync_directory, locked
 from fairseq.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.knn.config import BuildConfig
-from fairseq.knn.datastore import Datastore, gather_rows
+from fairseq.knn.datastore import Datastore, check_finite, gather_rows
 from fairseq.knn.faiss_index import faiss_reason, num_lists, read_index, set_nprobe, write_index
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.log import Progress, format_duration
@@ -212,6 +212,7 @@ def _trained(build: _Build, index: Any) -> Any:
     logger.info("reading %d of %d rows to train on", count, build.store.rows)
     sample_ND = sample_keys(build.store, count, build.config.seed)
     logger.info("training %s on %d rows (read in %s)", build.manifest.spec, count, _since(start))
+    check_finite(build.store.prefix, sample_ND)
     start = time.monotonic()
     try:
         index.train(sample_ND)
@@ -258,6 +259,7 @@ def _add(build: _Build, index: Any) -> None:
     with Progress("add to the index", store.rows, "keys", build.log_format, done=index.ntotal) as progress:
         for start in range(index.ntotal, store.rows, step):
             chunk_ND = np.ascontiguousarray(store.keys_ND[start : min(start + step, store.rows)], dtype=np.float32)
+            check_finite(store.prefix, chunk_ND, start)
             try:
                 index.add(chunk_ND)
             except RuntimeError as err:

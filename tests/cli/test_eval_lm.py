@@ -86,6 +86,23 @@ def test_the_record_holds_the_result_and_every_setting(evaluate: Any, data_dir: 
     assert settings["tokens_per_sample"] == TOKENS_PER_SAMPLE - 4, "the block size in force"
 
 
+def test_a_result_is_repeated_from_its_record(eval_lm: Command, command: Command, tmp_path: Path) -> None:
+    """The command that the record holds gives the record again, to the byte: the same seed gives the same bits."""
+    path = tmp_path / "r.json"
+    assert eval_lm("--context-window", 4, "--bf16", "--results-path", path).code == 0
+    first = path.read_bytes()
+    path.unlink()
+    prog, *words = json.loads(first)["command"]
+    again = command(prog, *words)
+    assert again.code == 0
+    assert path.read_bytes() == first
+    assert "Computed in bfloat16\n" in again.out, "the format stands beside the result"
+    inputs = json.loads(first)["inputs"]
+    assert {len(text) for text in (*inputs["weights_sha256"], inputs["dictionary_sha256"], inputs["data_sha256"])} == {
+        64
+    }
+
+
 def test_it_is_the_validation_loss_of_training(evaluate: Any, checkpoint: Path) -> None:
     """Without a context window both see the same blocks."""
     extra = load_checkpoint(checkpoint).extra_state

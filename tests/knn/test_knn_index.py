@@ -239,3 +239,29 @@ def test_store_of_the_older_tools_has_an_identity(make_store, tmp_path):
     assert a.store_id == Datastore.open(tmp_path / "a", **known).store_id != b.store_id
     assert np.array_equal(a.values_N, values_of())
     assert replace(build(a, tmp_path / "i", index_spec="Flat"), store_id=b.store_id).rows == ROWS
+
+
+@pytest.mark.parametrize("spec", [dict(index_spec="Flat"), SMALL_PQ])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_keys_that_are_not_finite_are_named(make_store, tmp_path, spec, value):
+    make_store()
+    keys = np.memmap(tmp_path / "dstore_keys.npy", np.float32, "r+").reshape(ROWS, -1)
+    keys[1234, 3] = value
+    keys.flush()
+    with pytest.raises(DatastoreError, match=r"keys.npy: (row 1234 is|there are keys that are) not finite \(1 in"):
+        build(Datastore.open(tmp_path / "dstore"), tmp_path / "i", **spec)
+    assert not (tmp_path / "i").exists()
+
+
+def test_an_unfinished_index_says_how_far_it_is(make_store, tmp_path, monkeypatch):
+    store = make_store()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index_module, "asked_to_stop", lambda: True)
+        patch.setattr(index_module, "check", lambda advice: raise_interrupt())
+        build(store, tmp_path / "i", index_spec="Flat", num_keys_to_add_at_a_time=400)
+    with pytest.raises(DatastoreError, match="i is unfinished: its build has saved 400 keys; run"):
+        open_index(tmp_path / "i")
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
