@@ -153,12 +153,10 @@ def check_finite(prefix: Path, keys_ND: npt.NDArray[np.float32], start: int | No
     """
     bad = np.flatnonzero(~np.isfinite(keys_ND).all(axis=1))
     if len(bad):
-        which = (
-            f"row {start + int(bad[0])} is not finite" if start is not None else "there are keys that are not finite"
-        )
+        which = "there are keys that are" if start is None else f"row {start + int(bad[0])} is"
         raise DatastoreError(
-            f"{keys_path(prefix)}: {which} not finite ({len(bad)} in the {len(keys_ND)} rows just read); fairseq-knnlm check lists"
-            " them, write the datastore again"
+            f"{keys_path(prefix)}: {which} not finite ({len(bad)} in the {len(keys_ND)} rows just read); fairseq-knnlm"
+            " check lists them, write the datastore again"
         )
 
 
