@@ -16,6 +16,8 @@ import pickle
 import struct
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,8 @@ _TORN = (
     IndexError,
     AssertionError,
     struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -93,16 +97,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
     fields = _flat_fields(raw, path)
-    if not all(isinstance(value, Tensor) for value in raw["model"].values()):
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in raw["model"].items()):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds other things than tensors")
-    last = (raw.get("optimizer_history") or [{}])[-1]
+    _check_finite(raw["model"], path)
+    last = _last_update(raw.get("optimizer_history"), path)
+    extra = raw.get("extra_state") or {}
+    if not isinstance(extra, Mapping):
+        raise CheckpointError(f"{path}: its 'extra_state' must be a dict, but is {type(extra).__name__}")
     return Checkpoint(
         path=str(path),
         fields=upgrade_fields(fields, raw["model"]),
         state=upgrade_state(raw["model"]),
         optimizer_state=raw.get("last_optimizer_state"),
-        extra_state=raw.get("extra_state") or {},
-        num_updates=int(last.get("num_updates", 0)),
+        extra_state=extra,
+        num_updates=last["num_updates"],
         optimizer_name=str(last.get("optimizer_name", "")),
     )
 
@@ -112,6 +120,7 @@ def _read(path: Path) -> Any:
         reason = "is a directory" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint")
     try:
+        _check_sums(path)
         with (
             warnings.catch_warnings(),
             torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]),
@@ -125,6 +134,37 @@ def _read(path: Path) -> Any:
     except _TORN as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason}") from err
+
+
+def _check_finite(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{path}: the weights {name} hold {bad} numbers that are not finite; the training had diverged, take an"
+                " earlier checkpoint"
+            )
+
+
+def _last_update(history: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the last entry of ``optimizer_history``, with its number of updates."""
+    entries = history or [{}]
+    last = entries[-1] if isinstance(entries, (list, tuple)) else None
+    updates = last.get("num_updates", 0) if isinstance(last, Mapping) else None
+    if not isinstance(last, Mapping) or not isinstance(updates, int) or updates < 0:
+        raise CheckpointError(f"{path}: its 'optimizer_history' must end in a dict with num_updates, but is damaged")
+    return {**last, "num_updates": updates}
+
+
+def _check_sums(path: Path) -> None:
+    """Raises CheckpointError for flipped bits: torch writes a checksum for each tensor, but does not look at it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(
+                f"{path} is damaged: the checksum of {damaged} is wrong; restore it from another copy"
+            )
 
 
 def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:

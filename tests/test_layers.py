@@ -36,6 +36,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.checkpoints": (4, 0),
     "fairseq.train_config": (4, 0),
     "fairseq.checkpoint_files": (4, 0),
+    "fairseq.convert": (4, 0),
     # 5 run
     "fairseq.scoring": (5, 0),
     "fairseq.perplexity": (5, 0),

@@ -105,3 +105,78 @@ class BuildConfig:
         for name, value in (("--dstore-mmap", self.dstore_mmap), ("--faiss-index", self.faiss_index)):
             if not value:
                 raise ConfigError(f"{name} is required: the datastore's prefix and the index's file must be named")
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """What to check; each part that is given, and whether the parts belong together."""
+
+    data: str | None = flag(None, "directory of binarised data", positional=True)
+    path: str | None = flag(None, "checkpoint")
+    dstore_filename: str | None = flag(None, "prefix of the datastore's files")
+    indexfile: str | None = flag(None, "FAISS index of the datastore")
+    gen_subset: str | None = flag(None, "check this split only; all of them if left out")
+    k: int = flag(1024, "neighbours of a query", minimum=1)
+    probe: int | None = flag(None, "inverted lists that a search visits; the index's own if left out", minimum=1)
+    sample: int = flag(100, "stored keys to search for, to measure recall", minimum=0)
+    fast: bool = flag(False, "leave out what reads the whole files: checksums, and every key")
+    json: str | None = flag(None, "write the findings to this file as well")
+
+    def __post_init__(self) -> None:
+        if not any((self.data, self.path, self.dstore_filename, self.indexfile)):
+            raise ConfigError("nothing to check: give DATA, --path, --dstore-filename or --indexfile")
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """What to look at."""
+
+    file: str | None = flag(None, "any file of this toolkit, or the prefix of a datastore or of data", positional=True)
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise ConfigError("FILE is required: what to look at")
+
+
+@dataclass(frozen=True)
+class AdoptConfig:
+    """A datastore of another tool."""
+
+    source: str | None = flag(None, "its prefix, or one of its two files", positional=True)
+    dstore_mmap: str | None = flag(None, "prefix of the adopted datastore; the source's own if left out")
+    dstore_size: int | None = flag(None, "rows; from names and sizes if left out", minimum=1)
+    dimension: int | None = flag(
+        None, f"width of a key; from the name if left out, else {DEFAULT_KEY_DIMENSION}", minimum=1
+    )
+    dstore_fp16: bool = flag(False, "keys are float16")
+    data: str | None = flag(None, "binarised data that it was written from, to check or repair the values")
+    gen_subset: str = flag("train", "split of --data")
+    tokens_per_sample: int | None = flag(None, "block size of the run that wrote it, without the window", minimum=1)
+    context_window: int | None = flag(None, "context window of the run that wrote it", minimum=0)
+    path: str | None = flag(None, "checkpoint that wrote it: some keys are computed again and compared (needs --data)")
+    copy: bool = flag(False, "copy the keys instead of linking to them")
+    overwrite: bool = flag(False, "replace what stands at --dstore-mmap")
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ConfigError("SOURCE is required: the prefix, or a file, of the datastore to adopt")
+        if self.path and not self.data:
+            raise ConfigError("--path needs the data that the datastore was written from; give --data as well")
+        if self.data and (self.tokens_per_sample is None or self.context_window is None):
+            raise ConfigError(
+                "--data needs to know how the text was cut: give --tokens-per-sample (without the window) and"
+                " --context-window of the run that wrote the datastore"
+            )
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Weights from one format to the other."""
+
+    source: str | None = flag(None, "a checkpoint (.pt) or weights (.safetensors)", positional=True)
+    to: str | None = flag(None, "file to write, of the other format: .safetensors or .pt")
+    overwrite: bool = flag(False, "replace it")
+
+    def __post_init__(self) -> None:
+        if not self.source or not self.to:
+            raise ConfigError("SOURCE and --to FILE are required: a .pt and a .safetensors file, either way round")
