@@ -238,6 +238,8 @@ def _canonical(value: Any) -> Any:
 
 def _historic(name: str, value: Any) -> Any:
     """Returns a setting as older programs wrote it: cutoffs and betas as text, other lists as lists."""
+    if isinstance(value, str):
+        return value
     if name.endswith("_cutoff"):
         return ",".join(map(str, value)) or None
     if name == "adam_betas":
