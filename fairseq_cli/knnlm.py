@@ -99,10 +99,10 @@ def main(argv: Sequence[str]) -> None:
     """Runs the subcommand that ``argv`` begins with."""
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(help_text())
-        return
+        sys.exit(0)
     if argv[0] == "--version":
         sys.stdout.write(f"{PROG} {__version__}\n")
-        return
+        sys.exit(0)
     name, *words = argv
     if name not in SUBCOMMANDS:
         known = ", ".join(SUBCOMMANDS)

@@ -27,6 +27,7 @@ from fairseq.errors import ConfigError, DatastoreError
 from fairseq.files import atomic_write, locked
 from fairseq.knn.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.config import DEFAULT_KEY_DIMENSION, AdoptConfig
+from fairseq.knn.datastore import map_file
 from fairseq.knn.layout import Layout, infer_layout, keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.provenance import Provenance, read_provenance
@@ -121,8 +122,8 @@ def _open(prefix: Path, config: AdoptConfig) -> _Found:
         layout.key_dtype,
         layout.value_dtype,
     )
-    keys_ND = np.memmap(keys_path(prefix), layout.key_dtype, "r", shape=(layout.rows, layout.dimension))
-    values_N = np.memmap(values_path(prefix), layout.value_dtype, "r", shape=(layout.rows,))
+    keys_ND = map_file(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
+    values_N = map_file(values_path(prefix), layout.value_dtype, (layout.rows,))
     return _Found(prefix, layout, keys_ND, values_N)
 
 

@@ -21,7 +21,7 @@ def dictionary(data: bytes, threshold: int = 0, nwords: int = -1, padding: int =
     counted = sorted(((word, words.count(word)) for word in set(words)), key=lambda pair: (-pair[1], pair[0]))
     kept = [pair for pair in counted if pair[1] >= threshold]
     kept = kept[: max(nwords - 4, 0)] if nwords > 0 else kept
-    fillers = [f"madeupword{i:04d}" for i in range(2 * padding) if f"madeupword{i:04d}" not in words]
+    fillers = [f"madeupword{i:04d}" for i in range(2 * padding) if f"madeupword{i:04d}" not in dict(kept)]
     return kept + [(filler, 0) for filler in fillers[: -(4 + len(kept)) % padding]]
 
 
