@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # Tiny models run faster on one thread than on two that wait for each other; and `make test` runs a process per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest.register_assert_rewrite("tests.bad_input.cases")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

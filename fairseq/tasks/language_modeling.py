@@ -46,9 +46,19 @@ class LanguageModelingTask:
         return self.data_dirs[(epoch - 1) % len(self.data_dirs)] / split
 
     def load_split(self, split: str, *, epoch: int = 1, context_window: int = 0) -> BlockDataset:
-        """Returns the blocks of ``train``, ``valid``, ``test``, …; every id is checked against the dictionary."""
+        """Returns the blocks of ``train``, ``valid``, ``test``, …; every id is checked against the dictionary.
+
+        Raises:
+            DataError: the split cannot be read, or has no tokens.
+            MismatchError: an id is beyond the dictionary.
+        """
         prefix = self.split_prefix(split, epoch)
         data = MMapIndexedDataset(prefix)
+        if not len(data.tokens):
+            raise DataError(
+                f"{data.index_path} must have tokens, but has none in its {len(data)} sentences; binarise a text that"
+                " is not empty"
+            )
         data.check_ids(len(self.dictionary), str(self.data_dirs[0] / "dict.txt"))
         return BlockDataset(
             data.tokens,

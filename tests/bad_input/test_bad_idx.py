@@ -64,6 +64,13 @@ def directory(name: str) -> Callable[[Place], list[object]]:
     return make
 
 
+def no_sentences(place: Place) -> list[object]:
+    data = place.data()
+    (data / "test.bin").write_bytes(b"")
+    (data / "test.idx").write_bytes(b"MMIDIDX\0\0" + struct.pack("<QBQ", 1, 8, 0))
+    return place.evaluate(data=data)
+
+
 def negative_ids(place: Place) -> list[object]:
     data = place.data()
     (data / "test.bin").write_bytes(np.array([5, -7, 2], "<i4").tobytes())
@@ -116,8 +123,8 @@ CASES = [
     Case("idx-offset-off-by-one", EVAL, with_index(changed(26 + 120 + 8, b"\x01")), "sentence 1 must start at byte"),
     Case("idx-is-missing", EVAL, missing("test.idx"), "test.idx does not exist"),
     Case("idx-is-a-directory", EVAL, directory("test.idx"), "test.idx"),
-    Case("idx-no-sentences", EVAL, with_sentences(), "test"),
-    Case("idx-zero-length-sentences", EVAL, with_sentences([], [], []), "test"),
+    Case("idx-no-sentences", EVAL, no_sentences, "test.idx must have tokens, but has none in its 0"),
+    Case("idx-zero-length-sentences", EVAL, with_sentences([], [], []), "test.idx must have tokens, but has none"),
     Case("bin-empty", EVAL, with_file("test.bin", lambda _: b""), "test.bin must have"),
     Case("bin-one-byte-short", EVAL, with_file("test.bin", lambda d: d[:-1]), "test.bin must have"),
     Case("bin-one-token-more", EVAL, with_file("test.bin", lambda d: d + b"\2\0"), "test.bin must have"),
@@ -134,7 +141,7 @@ CASES = [
     Case("data-is-missing", TRAIN, lambda p: p.train(data=p / "none"), "none does not exist"),
     Case("data-is-empty", EVAL, lambda p: ["", *p.evaluate()[1:]], "data directory"),
     Case("data-split-is-missing", EVAL, lambda p: [*p.evaluate(), "--gen-subset", "x"], "x.idx does not exist"),
-    Case("data-split-name-is-empty", EVAL, lambda p: [*p.evaluate(), "--gen-subset", ""], "--gen-subset"),
+    Case("data-split-name-is-empty", EVAL, lambda p: [*p.evaluate(), "--gen-subset", ""], ".idx does not exist"),
 ]  # fmt: skip
 
 
