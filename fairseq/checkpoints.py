@@ -7,6 +7,8 @@
     extra_state           train_iterator, val_loss, best, …
 
 A checkpoint is data: it is read with ``weights_only``, and the classes that old files name become inert stand-ins.
+It is believed in nothing: the checksums of its container are verified (torch does not), and what has the wrong type,
+or is no finite number where a weight belongs, is refused here, before anything is made from it.
 Beside each one that we write lies a JSON of the same name for people.
 """
 
@@ -15,6 +17,8 @@ import os
 import pickle
 import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq.checkpoint_checks import ASK, check_container, check_weights, checked_extra_state, last_update, wrong_type
 from fairseq.config import Namespace
-from fairseq.errors import CheckpointError
+from fairseq.errors import CheckpointError, shown
 from fairseq.files import atomic_write, write_json
 from fairseq.models.upgrade import upgrade_fields, upgrade_state
 
@@ -55,7 +60,12 @@ _TORN = (
     AttributeError,
     IndexError,
     AssertionError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
     struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -92,16 +102,23 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
     fields = _flat_fields(raw, path)
-    if not all(isinstance(value, Tensor) for value in raw["model"].values()):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds other things than tensors")
-    last = (raw.get("optimizer_history") or [{}])[-1]
+    for name, value in fields.items():
+        if not isinstance(name, str) or isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: its settings must be names with plain values, but hold {shown(name)}; {ASK}"
+            )
+    check_weights(raw["model"], path)
+    last = last_update(raw.get("optimizer_history"), path)
+    optimizer_state = raw.get("last_optimizer_state")
+    if optimizer_state is not None and not isinstance(optimizer_state, Mapping):
+        raise wrong_type(path, "last_optimizer_state", "a dict", optimizer_state)
     return Checkpoint(
         path=str(path),
         fields=upgrade_fields(fields, raw["model"]),
         state=upgrade_state(raw["model"]),
-        optimizer_state=raw.get("last_optimizer_state"),
-        extra_state=raw.get("extra_state") or {},
-        num_updates=int(last.get("num_updates", 0)),
+        optimizer_state=optimizer_state,
+        extra_state=checked_extra_state(raw.get("extra_state"), path),
+        num_updates=last.get("num_updates", 0),
         optimizer_name=str(last.get("optimizer_name", "")),
     )
 
@@ -116,11 +133,14 @@ def _read(path: Path) -> Any:
             torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]),
         ):
             warnings.simplefilter("ignore")  # torch's advice on pickles is not for our users
+            check_container(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         found = [line for line in str(err).splitlines() if "Unsupported" in line or "GLOBAL" in line]
         reason = found[0].strip() if found else "its pickle is damaged, or holds other things than data"
         raise CheckpointError(f"{path} was not loaded: {reason}") from err
+    except PermissionError:
+        raise  # says itself what is wrong
     except _TORN as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason}") from err
@@ -140,7 +160,8 @@ def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[s
             fields.update(values)
     model = cfg.get("model")
     model = vars(model) if isinstance(model, Namespace) else model or {}
-    fields.setdefault("arch", model.get("arch") or model.get("_name"))
+    if isinstance(model, Mapping):
+        fields.setdefault("arch", model.get("arch") or model.get("_name"))
     return fields
 
 
