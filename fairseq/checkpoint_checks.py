@@ -74,10 +74,10 @@ def last_update(history: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]
     if history is None or history == []:
         return {}
     if not isinstance(history, list) or not isinstance(history[-1], Mapping):
-        raise wrong_type(path, "optimizer_history", "a list of dicts", history)
+        raise _wrong_type(path, "optimizer_history", "a list of dicts", history)
     last: Mapping[str, Any] = history[-1]
     if not _is_count(last.get("num_updates", 0)):
-        raise wrong_type(path, "num_updates", "a whole number, not negative", last["num_updates"])
+        raise _wrong_type(path, "num_updates", "a whole number, not negative", last["num_updates"])
     return last
 
 
@@ -86,24 +86,39 @@ def checked_extra_state(extra: Any, path: str | os.PathLike[str]) -> Mapping[str
     if extra is None:
         return {}
     if not isinstance(extra, Mapping):
-        raise wrong_type(path, "extra_state", "a dict", extra)
+        raise _wrong_type(path, "extra_state", "a dict", extra)
     for name, kind in _EXTRA_STATE.items():
         value = extra.get(name)
         if value is not None and not isinstance(value, kind):
             words = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise wrong_type(path, f"extra_state: {name}", f"of type {words.lower()}", value)
+            raise _wrong_type(path, f"extra_state: {name}", f"of type {words.lower()}", value)
     position = extra.get("train_iterator") or {}
     for name in _POSITION:
         if not _is_count(position.get(name, 0)):
-            raise wrong_type(path, f"extra_state: {name}", "a whole number, not negative", position[name])
+            raise _wrong_type(path, f"extra_state: {name}", "a whole number, not negative", position[name])
     return extra
+
+
+def checked_optimizer_state(
+    state: Any, path: str | os.PathLike[str], extra_state: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Returns ``last_optimizer_state``, which has torch's two parts where this program has written it."""
+    if state is None:
+        return None
+    if not isinstance(state, Mapping):
+        raise _wrong_type(path, "last_optimizer_state", "a dict", state)
+    if "written_by" in extra_state:
+        for name, kind in (("state", Mapping), ("param_groups", list)):
+            if not isinstance(state.get(name), kind):
+                raise _wrong_type(path, f"last_optimizer_state: {name}", f"a {kind.__name__.lower()}", state.get(name))
+    return state
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_INT
 
 
-def wrong_type(path: str | os.PathLike[str], name: str, expected: str, value: Any) -> CheckpointError:
+def _wrong_type(path: str | os.PathLike[str], name: str, expected: str, value: Any) -> CheckpointError:
     """Returns the error of a value that has another type than is ``expected``."""
     found = type(value).__name__ if isinstance(value, (Tensor, Mapping, list)) else shown(value)
     return CheckpointError(f"{path}: {name} must be {expected}, but is {found}; {ASK}")

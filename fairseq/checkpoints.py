@@ -15,6 +15,7 @@ Beside each one that we write lies a JSON of the same name for people.
 import hashlib
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -28,7 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.checkpoint_checks import ASK, check_container, check_weights, checked_extra_state, last_update, wrong_type
+from fairseq.checkpoint_checks import (
+    ASK,
+    check_container,
+    check_weights,
+    checked_extra_state,
+    checked_optimizer_state,
+    last_update,
+)
 from fairseq.config import Namespace
 from fairseq.errors import CheckpointError, shown
 from fairseq.files import atomic_write, write_json
@@ -104,20 +112,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     fields = _flat_fields(raw, path)
     for name, value in fields.items():
         if not isinstance(name, str) or isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: its settings must be names with plain values, but hold {shown(name)}; {ASK}"
-            )
+            raise CheckpointError(f"{path}: its settings must be plain values by name, but not {shown(name)}; {ASK}")
     check_weights(raw["model"], path)
     last = last_update(raw.get("optimizer_history"), path)
-    optimizer_state = raw.get("last_optimizer_state")
-    if optimizer_state is not None and not isinstance(optimizer_state, Mapping):
-        raise wrong_type(path, "last_optimizer_state", "a dict", optimizer_state)
+    extra_state = checked_extra_state(raw.get("extra_state"), path)
     return Checkpoint(
         path=str(path),
         fields=upgrade_fields(fields, raw["model"]),
         state=upgrade_state(raw["model"]),
-        optimizer_state=optimizer_state,
-        extra_state=checked_extra_state(raw.get("extra_state"), path),
+        optimizer_state=checked_optimizer_state(raw.get("last_optimizer_state"), path, extra_state),
+        extra_state=extra_state,
         num_updates=last.get("num_updates", 0),
         optimizer_name=str(last.get("optimizer_name", "")),
     )
@@ -136,14 +140,15 @@ def _read(path: Path) -> Any:
             check_container(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
-        found = [line for line in str(err).splitlines() if "Unsupported" in line or "GLOBAL" in line]
-        reason = found[0].strip() if found else "its pickle is damaged, or holds other things than data"
-        raise CheckpointError(f"{path} was not loaded: {reason}") from err
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(err))
+        reason = f"it names {foreign[1]}, which is not data" if foreign else "its pickle is damaged, or not only data"
+        raise CheckpointError(f"{path} was not loaded: {reason}; {ASK}") from err
     except PermissionError:
         raise  # says itself what is wrong
     except _TORN as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason}") from err
+        # Of torch's own words the first line only, and none of its advice to load the file by running what is in it.
+        reason = str(err).splitlines()[0] if str(err) and "weights_only" not in str(err) else type(err).__name__
+        raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason[:200]}") from err
 
 
 def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
