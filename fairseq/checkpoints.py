@@ -7,12 +7,15 @@
     extra_state           train_iterator, val_loss, best, …
 
 A checkpoint is data: it is read with ``weights_only``, and the classes that old files name become inert stand-ins.
+It is believed in nothing: the checksums of its container are verified (torch does not), and what has the wrong type,
+or is no finite number where a weight belongs, is refused here, before anything is made from it.
 Beside each one that we write lies a JSON of the same name for people.
 """
 
 import hashlib
 import os
 import pickle
+import re
 import struct
 import sys
 import warnings
@@ -27,8 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq.checkpoint_checks import (
+    ASK,
+    check_container,
+    check_weights,
+    checked_extra_state,
+    checked_optimizer_state,
+    last_update,
+)
 from fairseq.config import Namespace
-from fairseq.errors import CheckpointError
+from fairseq.errors import CheckpointError, shown
 from fairseq.files import atomic_write, write_json
 from fairseq.models.upgrade import upgrade_fields, upgrade_state
 
@@ -58,6 +69,9 @@ _TORN = (
     AttributeError,
     IndexError,
     AssertionError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
@@ -97,20 +111,19 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
     fields = _flat_fields(raw, path)
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in raw["model"].items()):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds other things than tensors")
-    _check_finite(raw["model"], path)
-    last = _last_update(raw.get("optimizer_history"), path)
-    extra = raw.get("extra_state") or {}
-    if not isinstance(extra, Mapping):
-        raise CheckpointError(f"{path}: its 'extra_state' must be a dict, but is {type(extra).__name__}")
+    for name, value in fields.items():
+        if not isinstance(name, str) or isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: its settings must be plain values by name, but not {shown(name)}; {ASK}")
+    check_weights(raw["model"], path)
+    last = last_update(raw.get("optimizer_history"), path)
+    extra_state = checked_extra_state(raw.get("extra_state"), path)
     return Checkpoint(
         path=str(path),
         fields=upgrade_fields(fields, raw["model"]),
         state=upgrade_state(raw["model"]),
-        optimizer_state=raw.get("last_optimizer_state"),
-        extra_state=extra,
-        num_updates=last["num_updates"],
+        optimizer_state=checked_optimizer_state(raw.get("last_optimizer_state"), path, extra_state),
+        extra_state=extra_state,
+        num_updates=last.get("num_updates", 0),
         optimizer_name=str(last.get("optimizer_name", "")),
     )
 
@@ -120,51 +133,23 @@ def _read(path: Path) -> Any:
         reason = "is a directory" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint")
     try:
-        _check_sums(path)
         with (
             warnings.catch_warnings(),
             torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]),
         ):
             warnings.simplefilter("ignore")  # torch's advice on pickles is not for our users
+            check_container(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
-        found = [line for line in str(err).splitlines() if "Unsupported" in line or "GLOBAL" in line]
-        reason = found[0].strip() if found else "its pickle is damaged, or holds other things than data"
-        raise CheckpointError(f"{path} was not loaded: {reason}") from err
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(err))
+        reason = f"it names {foreign[1]}, which is not data" if foreign else "its pickle is damaged, or not only data"
+        raise CheckpointError(f"{path} was not loaded: {reason}; {ASK}") from err
+    except PermissionError:
+        raise  # says itself what is wrong
     except _TORN as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason}") from err
-
-
-def _check_finite(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(
-                f"{path}: the weights {name} hold {bad} numbers that are not finite; the training had diverged, take an"
-                " earlier checkpoint"
-            )
-
-
-def _last_update(history: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the last entry of ``optimizer_history``, with its number of updates."""
-    entries = history or [{}]
-    last = entries[-1] if isinstance(entries, (list, tuple)) else None
-    updates = last.get("num_updates", 0) if isinstance(last, Mapping) else None
-    if not isinstance(last, Mapping) or not isinstance(updates, int) or updates < 0:
-        raise CheckpointError(f"{path}: its 'optimizer_history' must end in a dict with num_updates, but is damaged")
-    return {**last, "num_updates": updates}
-
-
-def _check_sums(path: Path) -> None:
-    """Raises CheckpointError for flipped bits: torch writes a checksum for each tensor, but does not look at it."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(
-                f"{path} is damaged: the checksum of {damaged} is wrong; restore it from another copy"
-            )
+        # Of torch's own words the first line only, and none of its advice to load the file by running what is in it.
+        reason = str(err).splitlines()[0] if str(err) and "weights_only" not in str(err) else type(err).__name__
+        raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason[:200]}") from err
 
 
 def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -181,7 +166,8 @@ def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[s
             fields.update(values)
     model = cfg.get("model")
     model = vars(model) if isinstance(model, Namespace) else model or {}
-    fields.setdefault("arch", model.get("arch") or model.get("_name"))
+    if isinstance(model, Mapping):
+        fields.setdefault("arch", model.get("arch") or model.get("_name"))
     return fields
 
 

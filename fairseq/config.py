@@ -13,6 +13,7 @@ remembers what was used, so that a flag without effect can be named instead of b
 import ast
 import dataclasses
 import logging
+import math
 import types
 import typing
 from argparse import (
@@ -21,10 +22,12 @@ from argparse import (
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, did_you_mean, shown
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+LARGEST_INT = 2**53  # beyond, a float no longer tells neighbours apart, and sums of two leave 64 bits
 
 
 def flag(
@@ -81,9 +84,11 @@ def parse_literal_dict(text: str, what: str) -> dict[str, Any]:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as err:
-        raise ConfigError(f"{what} must be a Python literal such as \"{{'dropout': 0.1}}\", but is {text!r}") from err
+        raise ConfigError(
+            f"{what} must be a Python literal such as \"{{'dropout': 0.1}}\", but is {shown(text)}"
+        ) from err
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{what} must be a dict with string keys, but is {text!r}")
+        raise ConfigError(f"{what} must be a dict with string keys, but is {shown(text)}")
     return value
 
 
@@ -108,10 +113,10 @@ def coerce(value: Any, annotation: Any, what: str) -> Any:
         if typing.get_origin(annotation) is tuple:
             return tuple(coerce(item, typing.get_args(annotation)[0], what) for item in _items(value))
         return _scalar(value, annotation)
-    except (ValueError, TypeError, SyntaxError, OverflowError) as err:
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as err:
         if isinstance(err, ConfigError):
             raise
-        raise ConfigError(f"{what} must be {_type_words(annotation)}, but is {value!r}") from err
+        raise ConfigError(f"{what} must be {_type_words(annotation)}, but is {shown(value)}") from err
 
 
 def _items(value: Any) -> list[Any]:
@@ -153,11 +158,15 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
         known = choices() if callable(choices) else choices
         if value not in known:
             hint = did_you_mean(str(value), known)
-            raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {value!r}{hint}")
+            raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}")
     if value == () and field.default != ():
         raise ConfigError(f"{what} must have a value, but is empty")
     minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and math.isinf(item):
+            raise ConfigError(f"{what} must be finite, but is {item}")
+        if isinstance(item, int) and abs(item) > LARGEST_INT:
+            raise ConfigError(f"{what} must be within ±2**53, but is {shown(item)}")
         if minimum is not None and item is not None and item < minimum:
             raise ConfigError(f"{what} must be at least {minimum}, but is {item}")
         if maximum is not None and item is not None and item > maximum:

@@ -39,6 +39,12 @@ class MismatchError(DatastoreError):
     """Two files that do not belong together."""
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """Returns ``repr(value)`` for a message: cut at ``limit`` characters, since a broken file can hold anything."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ``'; did you mean X?'`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -75,7 +75,7 @@ class EvalConfig:
         return path if path.suffix == ".json" else path / f"eval_{self.gen_subset}.json"
 
     def __post_init__(self) -> None:
-        if self.path is None:
+        if not (self.path or "").strip(":"):
             raise ConfigError("--path is required: the checkpoint to evaluate")
         if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
             raise ConfigError(

@@ -2,11 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.bad_input.cases import Artefacts, Call, Place
+
 # Tiny models run faster on one thread than on two that wait for each other; and `make test` runs a process per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+pytest.register_assert_rewrite("tests.bad_input.cases")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -30,3 +36,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name} | {value}")
+
+
+@pytest.fixture(scope="session")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> "Artefacts":
+    """Returns sound data, checkpoint, datastore and index, for tests that break copies of them."""
+    from tests.bad_input.cases import make_artefacts
+
+    return make_artefacts(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, artefacts: "Artefacts") -> "Place":
+    """Returns a directory to break things in."""
+    from tests.bad_input.cases import Place
+
+    return Place(tmp_path, artefacts)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> "Call":
+    """Returns ``call(prog, *words)``, which runs a command in this process."""
+    from tests.bad_input.cases import runner
+
+    return runner(capsys)

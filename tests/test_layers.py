@@ -35,6 +35,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     # 4 assemble: fairseq.tasks.*
     "fairseq.checkpoints": (4, 0),
     "fairseq.train_config": (4, 0),
+    "fairseq.checkpoint_checks": (4, 0),
     "fairseq.checkpoint_files": (4, 0),
     "fairseq.convert": (4, 0),
     # 5 run

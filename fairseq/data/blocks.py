@@ -8,6 +8,8 @@ sentences of 6, 1, 8 and 6 tokens:
     complete,8     |------|-------|------|       whole sentences while they fit
     complete_doc,8 |-----| |------|------|       the same, but an empty line ends the document and is skipped
     eos            |-----|-|------|------|       one block per sentence
+
+A sentence of no tokens (an .idx may hold size 0) adds nothing to the stream: it makes no block and ends no document.
 """
 
 from itertools import pairwise
@@ -36,12 +38,17 @@ def block_bounds(sizes: npt.NDArray[np.integer], mode: str, block_size: int) -> 
         starts = np.arange(0, offsets[-1], block_size, dtype=np.int64)
         return starts, np.minimum(starts + block_size, offsets[-1])
     if mode == "complete":
-        return _greedy(offsets, block_size)
+        return _not_empty(*_greedy(offsets, block_size))
     if mode == "complete_doc":
         return _documents(offsets, np.asarray(sizes), block_size)
     if mode == "eos":
-        return offsets[:-1], offsets[1:]
+        return _not_empty(offsets[:-1], offsets[1:])
     raise ConfigError(f"--sample-break-mode must be none, complete, complete_doc or eos, but is {mode!r}")
+
+
+def _not_empty(starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
+    kept = ends > starts
+    return starts[kept], ends[kept]
 
 
 def _greedy(offsets: Int64s, block_size: int) -> tuple[Int64s, Int64s]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fairseq.errors import DataError
+from fairseq.errors import DataError, shown
 from fairseq.files import atomic_write
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -124,8 +124,8 @@ class Dictionary:
             if symbol in lines and not overwrite:
                 where = f"on line {lines[symbol]}" if lines[symbol] else "one of the four specials"
                 raise DataError(
-                    f"{path}:{number}: each symbol must stand once, but {symbol!r} is already there ({where}); remove"
-                    f" the line, or end it with ' {OVERWRITE}' if the later id is meant"
+                    f"{path}:{number}: each symbol must stand once, but {shown(symbol)} is already there ({where});"
+                    f" remove the line, or end it with ' {OVERWRITE}' if the later id is meant"
                 )
             lines[symbol] = number
             symbols.append(symbol)
@@ -174,10 +174,10 @@ def _refuse_line(path: str | Path, number: int, line: str, space: str, field: st
     if not space:
         problem = "has no count"
     elif field[:1] == "-" and field[1:].isdigit():
-        problem = f"has the negative count {field}"
+        problem = f"has the negative count {field[:40]}"
     else:
-        problem = f"has the count {field!r}, which is not a whole number"
+        problem = f"has the count {shown(field)}, which is not a whole number"
     raise DataError(
-        f"{path}:{number}: a line must be '<symbol> <count>', but {line!r} {problem}; mend the line, or make the"
+        f"{path}:{number}: a line must be '<symbol> <count>', but {shown(line)} {problem}; mend the line, or make the"
         " dictionary again with fairseq-preprocess"
     )

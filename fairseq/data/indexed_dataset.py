@@ -8,7 +8,8 @@ r"""Binarised text: ``PREFIX.bin``, the token ids back to back, and ``PREFIX.idx
                            26       4N     int32 sizes, in tokens
                            26+4N    8N     int64 byte offsets into .bin
 
-Sentences lie in .bin in order and without gaps, so that it is one stream of tokens. Opening checks all of this.
+Sentences lie in .bin in order and without gaps, so that it is one stream of tokens. Opening checks all of this. A
+sentence may have size 0: it adds no tokens, and nothing else follows from it (fairseq/data/blocks.py).
 """
 
 import hashlib

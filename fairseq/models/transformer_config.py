@@ -14,7 +14,7 @@ ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate")
 class TransformerConfig:
     """Model: transformer language model."""
 
-    decoder_layers: int = flag(6, "layers", minimum=1)
+    decoder_layers: int = flag(6, "layers", minimum=1, maximum=10_000)
     decoder_embed_dim: int = flag(512, "width of the model", minimum=1)
     decoder_input_dim: int | None = flag(None, "width of the word vectors [default: --decoder-embed-dim]", minimum=1)
     decoder_output_dim: int | None = flag(None, "width before the output [default: --decoder-embed-dim]", minimum=1)

@@ -172,7 +172,10 @@ def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> Tra
 
 
 def _check_widths(name: str, width: int, factor: float, cutoff: tuple[int, ...], used: bool) -> None:
-    if used and width < factor ** len(cutoff):
+    narrowest = float(width)
+    for _ in cutoff if used else ():
+        narrowest /= factor
+    if narrowest < 1:
         raise ConfigError(
             f"--adaptive-{name}-factor {factor} leaves the last of {len(cutoff) + 1} bands no width: {width} /"
             f" {factor}^{len(cutoff)} is below 1; lower the factor, or give fewer cutoffs"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.errors import CheckpointError
+from fairseq.errors import CheckpointError, shown
 
 _LAYER_NORMS = {"0": "self_attn_layer_norm", "1": "encoder_attn_layer_norm", "2": "final_layer_norm"}
 _CONSTANTS = ("version", "_float_tensor")
@@ -29,12 +29,16 @@ def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         merged = re.fullmatch(r"(.*self_attn\.)in_proj_(weight|bias)", name)
         if merged:
+            if not tensor.dim() or len(tensor) % 3:
+                raise CheckpointError(
+                    f"the weights {old_name} must be three equal parts, but are {tuple(tensor.shape)}"
+                )
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 upgraded[f"{merged[1]}{part}_proj.{merged[2]}"] = piece
         else:
             upgraded[name] = tensor
     words, output = upgraded.get("decoder.embed_tokens.weight"), upgraded.get("decoder.embed_out")
-    if words is not None and output is not None and torch.equal(words, output):
+    if words is not None and output is not None and words.dtype == output.dtype and torch.equal(words, output):
         del upgraded["decoder.embed_out"]  # shared words, which fairseq 0.12 stores twice
     if layout_version(state) <= 2:
         for name in ("decoder.layer_norm.weight", "decoder.layer_norm.bias"):
@@ -45,7 +49,7 @@ def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def layout_version(state: Mapping[str, Tensor]) -> float:
     """Returns ``decoder.version``; a state dict without one is version 1."""
     version = state.get("decoder.version")
-    return float(version.reshape(-1)[0]) if isinstance(version, Tensor) else 1.0
+    return float(version.reshape(-1)[0]) if isinstance(version, Tensor) and version.numel() else 1.0
 
 
 def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -60,7 +64,9 @@ def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> di
         upgraded["no_decoder_final_norm"] = True
     for name in _CHANGES_THE_MATHS:
         if upgraded.get(name):
-            raise CheckpointError(f"the model was trained with {name} = {upgraded[name]}, which is not supported here")
+            raise CheckpointError(
+                f"the model was trained with {name} = {shown(upgraded[name])}, which is not supported here"
+            )
     for name in ("adaptive_input_cutoff", "adaptive_softmax_cutoff"):
         if upgraded.get(name, ...) is None:
             upgraded[name] = ()
@@ -69,8 +75,16 @@ def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> di
 
 def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Copies upgraded weights into ``model`` and returns what did not fit, one line each; nothing on success."""
+    problems = misfits(model, state)
+    if not problems:
+        model.load_state_dict({**_constants(model.state_dict()), **state}, strict=True)
+    return problems
+
+
+def misfits(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Returns what of upgraded weights does not fit ``model``, one line each."""
     own = model.state_dict()
-    constants = {name: value for name, value in own.items() if name.rsplit(".", 1)[-1] in _CONSTANTS}
+    constants = _constants(own)
     problems = [f"{name} is missing" for name in own if name not in state and name not in constants]
     problems += [f"{name} is not part of the model" for name in state if name not in own]
     problems += [
@@ -78,6 +92,13 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]
         for name, value in state.items()
         if name in own and value.shape != own[name].shape
     ]
-    if not problems:
-        model.load_state_dict({**constants, **state}, strict=True)
+    problems += [
+        f"{name} is of {value.dtype} instead of {own[name].dtype}"
+        for name, value in state.items()
+        if name in own and value.is_floating_point() != own[name].is_floating_point()
+    ]
     return problems
+
+
+def _constants(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in own.items() if name.rsplit(".", 1)[-1] in _CONSTANTS}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 FIRST_POSITION = 2
+LONGEST_FIRST_TABLE = 4096  # rows; the number of positions is a setting, which may say anything
 
 
 def sinusoidal_table(num_rows: int, width: int) -> Tensor:
@@ -35,7 +36,8 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         self.width = width
         self.register_buffer("_float_tensor", torch.zeros(1))  # a name that checkpoints of this layout hold
-        self.register_buffer("table", sinusoidal_table(num_positions + FIRST_POSITION, width), persistent=False)
+        num_rows = min(num_positions, LONGEST_FIRST_TABLE) + FIRST_POSITION
+        self.register_buffer("table", sinusoidal_table(num_rows, width), persistent=False)
 
     def forward(self, length: int) -> Tensor:
         """Returns ``[length, width]``, the rows of columns 0 to ``length`` − 1."""

@@ -1,10 +1,12 @@
 """Language modelling: predict each token of a stream from the ones before it."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fairseq.checkpoints import Checkpoint
@@ -15,7 +17,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
 from fairseq.models import MODELS, architecture, architecture_names
-from fairseq.models.upgrade import load_state
+from fairseq.models.transformer_config import TransformerConfig
+from fairseq.models.upgrade import load_state, misfits
 
 
 class LanguageModelingTask:
@@ -46,9 +49,19 @@ class LanguageModelingTask:
         return self.data_dirs[(epoch - 1) % len(self.data_dirs)] / split
 
     def load_split(self, split: str, *, epoch: int = 1, context_window: int = 0) -> BlockDataset:
-        """Returns the blocks of ``train``, ``valid``, ``test``, …; every id is checked against the dictionary."""
+        """Returns the blocks of ``train``, ``valid``, ``test``, …; every id is checked against the dictionary.
+
+        Raises:
+            DataError: the split cannot be read, or has no tokens.
+            MismatchError: an id is beyond the dictionary.
+        """
         prefix = self.split_prefix(split, epoch)
         data = MMapIndexedDataset(prefix)
+        if not len(data.tokens):
+            raise DataError(
+                f"{data.index_path} must have tokens, but has none in its {len(data)} sentences; binarise a text that"
+                " is not empty"
+            )
         data.check_ids(len(self.dictionary), str(self.data_dirs[0] / "dict.txt"))
         return BlockDataset(
             data.tokens,
@@ -64,7 +77,14 @@ class LanguageModelingTask:
         if getattr(config, "max_target_positions", ...) is None:
             length = (tokens_per_sample or self.config.tokens_per_sample) + self.config.add_bos_token
             config = dataclasses.replace(config, max_target_positions=length)
-        model: nn.Module = MODELS.get(name)(config, len(self.dictionary))
+        try:
+            model: nn.Module = MODELS.get(name)(config, len(self.dictionary))
+        except (RuntimeError, MemoryError) as err:
+            if not isinstance(err, MemoryError) and not re.search("allocate|overflow", str(err)):
+                raise
+            raise ConfigError(
+                f"the model is too large for this machine's memory ({config}); give fewer layers or smaller widths"
+            ) from err
         return model
 
     def check_dictionary(self, checkpoint: Checkpoint) -> None:
@@ -92,10 +112,13 @@ class LanguageModelingTask:
         assert config_class is not None
         try:
             config: Any = resolve(config_class, checkpoint.fields, overrides)
-            model = self.build_model(name, config, checkpoint.fields.get("tokens_per_sample"))
+            length = self._block_size(checkpoint.fields)
+            problems = self._misfits(name, config, length, checkpoint)
+            if not problems:
+                model = self.build_model(name, config, length)
+                problems = load_state(model, checkpoint.state)
         except ConfigError as err:
             raise CheckpointError(f"the settings in {checkpoint.path} do not make a model: {err}") from err
-        problems = load_state(model, checkpoint.state)
         if problems:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
             raise CheckpointError(
@@ -103,3 +126,20 @@ class LanguageModelingTask:
                 f" {self.data_dirs[0] / 'dict.txt'}: {'; '.join(problems[:3])}{more}"
             )
         return model
+
+    def _block_size(self, fields: Mapping[str, Any]) -> int | None:
+        """Returns the block size that a checkpoint records, if it does."""
+        task = resolve(LanguageModelingConfig, {k: v for k, v in fields.items() if k == "tokens_per_sample" and v})
+        return task.tokens_per_sample if fields.get("tokens_per_sample") else None
+
+    def _misfits(self, name: str, config: Any, length: int | None, checkpoint: Checkpoint) -> list[str]:
+        """Returns how the weights differ from what the settings describe, without taking memory for the latter.
+
+        A plugin's model is only made in earnest: its factory need not work on a device without memory.
+        """
+        if not isinstance(config, TransformerConfig) or name != "transformer_lm":
+            return []
+        if config.decoder_layers > len(checkpoint.state):  # even without memory, each layer takes time to make
+            return [f"decoder_layers is {config.decoder_layers}, but there are {len(checkpoint.state)} tensors"]
+        with torch.device("meta"):
+            return misfits(self.build_model(name, config, length), checkpoint.state)

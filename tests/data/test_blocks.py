@@ -75,3 +75,9 @@ def test_complete_equals_the_greedy_loop(sizes: list[int], block_size: int) -> N
 @given(sizes=sentences, block_size=block_sizes)
 def test_complete_doc_equals_the_greedy_loop_of_each_document(sizes: list[int], block_size: int) -> None:
     assert blocks(sizes, "complete_doc", block_size) == document_blocks(sizes, block_size)
+
+
+@pytest.mark.parametrize("mode", ["none", "complete", "complete_doc", "eos"])
+@given(sizes=st.lists(st.integers(0, 4), max_size=20), block_size=block_sizes)
+def test_sentences_of_no_tokens_change_nothing(mode: str, sizes: list[int], block_size: int) -> None:
+    assert blocks(sizes, mode, block_size) == blocks([size for size in sizes if size], mode, block_size)
