@@ -1,0 +1,44 @@
+"""Checks everything that goes into a kNN-LM run: each part alone, and that they belong together.
+
+    data ──┬── dictionary hash ──┐
+           │                     ├── datastore ── rows, width, store id, recall ── index
+    checkpoint ── weights hash ──┘
+
+A part that cannot be opened fails once; what would need it is skipped, and says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from fairseq.errors import DatastoreError
+from fairseq.files import write_json
+from fairseq.knn.check_index import check_index_file, check_recall
+from fairseq.knn.check_inputs import check_checkpoint, check_data
+from fairseq.knn.check_store import check_datastore
+from fairseq.knn.findings import Finding, Findings
+from fairseq.knn.tool_config import CheckConfig
+
+
+def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], None]) -> None:
+    """Checks what is given and shows each finding.
+
+    Raises:
+        DatastoreError: at least one check failed.
+    """
+    findings = Findings(show)
+    data = check_data(config, findings) if config.data else None
+    checkpoint = check_checkpoint(config, findings, data) if config.path else None
+    index = check_index_file(config, findings) if config.indexfile else None
+    store = None
+    if config.dstore_filename:
+        store = check_datastore(config, findings, log_format, data, checkpoint, index)
+    if index is not None:
+        check_recall(config, findings, log_format, index, store)
+    failed, total = findings.num_failed, len(findings.all)
+    if config.json is not None:
+        write_json(
+            config.json,
+            {"failed": failed, "findings": [asdict(finding) for finding in findings.all], "settings": asdict(config)},
+        )
+    if failed:
+        raise DatastoreError(f"{failed} of {total} checks failed; see the lines that begin with FAILED")

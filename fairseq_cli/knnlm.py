@@ -1,0 +1,125 @@
+"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt and convert them."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fairseq import __version__
+from fairseq.config import Flags
+from fairseq.conversion_config import ConvertConfig
+from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
+from fairseq.log import log_format_of
+from fairseq.options import parse
+from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq_cli.run import run
+
+PROG = "fairseq-knnlm"
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """A subcommand: what it does, the configs that its flags come from, and the function that takes its flags."""
+
+    summary: str
+    configs: tuple[type, ...]
+    main: Callable[[Flags], None]
+
+
+def check(flags: Flags) -> None:
+    """Checks data, checkpoint, datastore and index, each alone and together."""
+    config, log_format = flags.build(CheckConfig), log_format_of(flags.build(CommonConfig))
+    flags.warn_unused()
+
+    from fairseq.knn.check import check_all
+
+    check_all(config, log_format, lambda finding: print(finding, flush=True))  # noqa: T201
+
+
+def info(flags: Flags) -> None:
+    """Prints what files are; goes on after one that is unknown, and fails in the end."""
+    config = flags.build(InfoConfig)
+    flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.info import describe_all
+
+    describe_all(config.files, lambda line: print(line, flush=True))  # noqa: T201
+
+
+def adopt(flags: Flags) -> None:
+    """Makes the datastore of another tool one of ours."""
+    config, origin = flags.build(AdoptConfig), flags.build(OriginConfig)
+    device, log_format = flags.build(DeviceConfig), log_format_of(flags.build(CommonConfig))
+    flags.warn_unused()
+
+    from fairseq.knn.adopt import adopt_datastore
+
+    print(adopt_datastore(config, origin, device, log_format))  # noqa: T201
+
+
+def convert(flags: Flags) -> None:
+    """Converts weights to safetensors, or back."""
+    config = flags.build(ConvertConfig)
+    flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.conversion import convert as convert_weights
+
+    print(convert_weights(config))  # noqa: T201
+
+
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "check": Subcommand(
+        "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
+        (CheckConfig, CommonConfig),
+        check,
+    ),
+    "info": Subcommand("Say what files are, and how far unfinished ones have come.", (InfoConfig, CommonConfig), info),
+    "adopt": Subcommand(
+        "Make the datastore of another tool one of ours: checked, mended where that can be done, with a manifest.",
+        (AdoptConfig, OriginConfig, DeviceConfig, CommonConfig),
+        adopt,
+    ),
+    "convert": Subcommand(
+        "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
+        (ConvertConfig, CommonConfig),
+        convert,
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Hands the flags to the subcommand that the first word names."""
+    name = argv[0] if argv else ""
+    if name in ("-h", "--help"):
+        print(help_text())  # noqa: T201
+        sys.exit(0)
+    if name == "--version":
+        print(f"{PROG} {__version__}")  # noqa: T201
+        sys.exit(0)
+    if name not in SUBCOMMANDS:
+        given = f"but is {name!r}" if name else "but is missing"
+        raise ConfigError(
+            f"the subcommand must be one of {', '.join(SUBCOMMANDS)}, {given}{did_you_mean(name, SUBCOMMANDS)}"
+            f" (see {PROG} --help)"
+        )
+    subcommand = SUBCOMMANDS[name]
+    subcommand.main(parse(f"{PROG} {name}", subcommand.summary, subcommand.configs, argv[1:]))
+
+
+def help_text() -> str:
+    """Returns what ``--help`` prints without a subcommand."""
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  {name:<{width}}  {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
+    usage = f"usage: {PROG} SUBCOMMAND [FLAGS]\n\nLook after the files of a kNN-LM.\n\nsubcommands:\n"
+    return usage + "\n".join(lines) + f"\n\n{PROG} SUBCOMMAND --help lists a subcommand's flags."
+
+
+def cli_main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(PROG, main))
+
+
+if __name__ == "__main__":
+    cli_main()
