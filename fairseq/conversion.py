@@ -155,7 +155,9 @@ def _read(safetensors: ModuleType, path: Path) -> tuple[dict[str, Tensor], dict[
             metadata = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError) as err:
-        raise CheckpointError(f"{path} is not a whole {SAFETENSORS} file ({err}); convert the checkpoint again") from err
+        raise CheckpointError(
+            f"{path} is not a whole {SAFETENSORS} file ({err}); convert the checkpoint again"
+        ) from err
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
         found = f"{metadata.get('format')!r}, version {metadata.get('version')!r}"
         raise CheckpointError(
