@@ -1,4 +1,4 @@
-"""Adopting the datastore of another tool: its layout found, its faults mended where that is certain, a manifest written.
+"""Adopting the datastore of another tool: its layout found, certain faults mended, a manifest written.
 
     zero tail       rows at the end whose key is all zero were never filled: they are cut off
     int16 values    ids above 32,767 have turned into others; where the text is at hand, and every stored value equals
@@ -159,8 +159,8 @@ def _checked_against(stored_N: Array, origin: Origin, found: Foreign) -> npt.NDA
     if len(wrong):
         row = int(wrong[0])
         raise MismatchError(
-            f"{found.values}: {len(wrong)} of {len(stored_N)} values are not the tokens of the text ({origin.name}), the"
-            f" first is row {row}, {int(stored_N[row])} against {int(tokens_N[row])}; {remedy}"
+            f"{found.values}: {len(wrong)} of {len(stored_N)} values are not the tokens of the text ({origin.name}),"
+            f" the first is row {row}, {int(stored_N[row])} against {int(tokens_N[row])}; {remedy}"
         )
     return tokens_N
 

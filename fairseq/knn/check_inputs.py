@@ -152,8 +152,8 @@ def _not_finite(checkpoint: Checkpoint) -> str | None:
         return None
     name = next(iter(bad))
     return (
-        f"{bad[name]} values of {name} are not finite, {sum(bad.values())} in {len(bad)} tensors; the training diverged,"
-        " take an earlier checkpoint"
+        f"{bad[name]} values of {name} are not finite, {sum(bad.values())} in {len(bad)} tensors; the training"
+        " diverged, take an earlier checkpoint"
     )
 
 
