@@ -179,9 +179,11 @@ def _check_keys(findings: Findings, store: Datastore, log_format: str) -> None:
     assert store.keys_ND is not None
     with Progress("read keys", store.rows, "rows", log_format) as progress:
         bad = find_bad_keys(store.keys_ND, progress)
-    problem = f"{bad.not_finite} rows hold NaN or infinity, the first is row {bad.first_not_finite}"
-    remedy = "the model or float16 overflowed; write the datastore again"
-    findings.judge("datastore keys finite", f"{problem}; {remedy}" if bad.not_finite else None, "all finite")
+    overflowed = (
+        f"{bad.not_finite} rows hold NaN or infinity, the first is row {bad.first_not_finite}: the model or float16"
+        " overflowed; write the datastore again"
+    )
+    findings.judge("datastore keys finite", overflowed if bad.not_finite else None, "all finite")
     problem = None
     if bad.zero and bad.zero == store.rows - bad.tail:
         problem = (

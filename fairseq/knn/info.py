@@ -47,7 +47,7 @@ def describe_all(files: Sequence[str], show: Callable[[str], None]) -> None:
             continue
         show(f"{name}: {what}")
         for label, value in lines:
-            show(f"  {label}: {value}")
+            show("".join(c if c.isprintable() else "�" for c in f"  {label}: {value}"))
     if problems:
         raise DataError("; ".join(problems))
 
