@@ -204,6 +204,11 @@ def test_an_adopted_store_gives_the_same_result(
         losses.append(json.loads(results.read_text())["loss_base2"])
     assert losses[0] == losses[1]
 
+    before = (tmp_path / "dstore_keys.npy").read_bytes()
+    words = [word if word != str(prefix) else str(tmp_path / "new") for word in dump]
+    assert run("fairseq-eval-lm", main, [*base, *words, "--overwrite"]) == 0
+    assert (tmp_path / "dstore_keys.npy").read_bytes() == before, "replacing the adopted store emptied the old one"
+
     keys = np.fromfile(tmp_path / "dstore_keys.npy", f"<{key_dtype}")
     (keys * 1.5).astype(keys.dtype).tofile(tmp_path / "other_keys.npy")
     (tmp_path / "other_vals.npy").write_bytes((tmp_path / "dstore_vals.npy").read_bytes())
