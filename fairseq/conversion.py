@@ -127,9 +127,9 @@ def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
         elif name in fields:
             fields[name] = ()
     for name, stored in _json_object(metadata, "tied", source).items():
-        if stored not in state:
+        if not isinstance(stored, str) or stored not in state:
             raise CheckpointError(f"{source} ties {name} to {stored!r}, which it does not hold; convert it again")
-        state[name] = state[str(stored)]
+        state[name] = state[stored]
     num_updates = metadata.get("num_updates", "0")
     if not (num_updates.isascii() and num_updates.isdigit() and len(num_updates) < 19):
         raise CheckpointError(f"{source}: num_updates must be a whole number, but is {num_updates[:40]!r}")

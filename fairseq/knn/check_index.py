@@ -116,7 +116,8 @@ def check_recall(
     if any(not np.isfinite(block_ND).all() for _, block_ND in row_blocks(store.keys_ND)):
         findings.add(SKIPPED, "index recall", "keys that are not finite have no distance")
         return
-    _judge_recall(findings, measure_recall(index, store, config.sample, config.k, log_format), store)
+    with findings.failing("index keys"):
+        _judge_recall(findings, measure_recall(index, store, config.sample, config.k, log_format), store)
 
 
 def _check_fit(findings: Findings, index: Any, path: str, store: Datastore) -> bool:
@@ -140,7 +141,11 @@ def _check_fit(findings: Findings, index: Any, path: str, store: Datastore) -> b
 
 
 def measure_recall(index: Any, store: Datastore, sample: int, k: int, log_format: str) -> Recall:
-    """Returns how well the index finds the neighbours of ``sample`` keys, evenly spaced over the datastore."""
+    """Returns how well the index finds the neighbours of ``sample`` keys, evenly spaced over the datastore.
+
+    Raises:
+        DatastoreError: the index returns rows that are not there.
+    """
     keys_ND = store.keys_ND
     assert keys_ND is not None
     inner_product = metric_name(index) == "ip"
@@ -148,7 +153,10 @@ def measure_recall(index: Any, store: Datastore, sample: int, k: int, log_format
     queries_ND = gather_rows(keys_ND, row_ids)
     k = min(k, store.rows)
     _, ids_NK = search(index, queries_ND, k)
-    assert ids_NK.max() < store.rows, "id beyond the datastore"
+    if ids_NK.max() >= store.rows:
+        raise DatastoreError(
+            f"the index returns row {ids_NK.max()} of {store.rows} rows; it is damaged, build it again"
+        )
     with Progress("exact search", store.rows, "rows", log_format) as progress:
         _, exact_NK = exact_neighbours(keys_ND, queries_ND, k, progress, inner_product=inner_product)
     distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=inner_product)

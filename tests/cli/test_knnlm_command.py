@@ -98,6 +98,15 @@ def other_index(files: Path, keys: np.ndarray, *, manifest: bool = False) -> Non
         (files / "knn.index.json").unlink()
 
 
+def renumbered(files: Path) -> None:
+    """Makes an index whose ids are no rows."""
+    keys = np.fromfile(files / "dstore_keys.npy", np.float32).reshape(-1, WIDTH)
+    index = faiss.IndexIDMap(faiss.IndexFlatL2(WIDTH))
+    index.add_with_ids(keys, np.arange(len(keys)) + 1)
+    faiss.write_index(index, str(files / "knn.index"))
+    (files / "knn.index.json").unlink()
+
+
 def noise(rows: int, width: int = WIDTH) -> np.ndarray:
     return 50 + np.random.default_rng(3).standard_normal((rows, width)).astype(np.float32)
 
@@ -178,6 +187,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, set[str]]] = {
     "a torn index": (lambda f: edit(f / "knn.index", 0, b"garbage"), "--fast", {"index"}),
     "an index's size": (lambda f: edit(f / "knn.index", 10**6, b"0"), "", {"index size"}),
     "an index of other keys": (lambda f: other_index(f, noise(rows_of(f))), "", {"index keys"}),
+    "ids beyond the rows": (renumbered, "", {"index keys"}),
     "an index of fewer keys": (lambda f: other_index(f, noise(rows_of(f) - 1)), "", {"index rows"}),
     "an index of another width": (lambda f: other_index(f, noise(rows_of(f), 8)), "", {"index width"}),
     "an index replaced": (
