@@ -211,7 +211,8 @@ def _place(old: Path, new: Path, num_bytes: int, *, whole: bool) -> None:
                 file.write(data)
                 num_bytes -= len(data)
         return
-    temporary = new.with_name(f".{new.name}.tmp")
+    # A name that nothing else opens for writing: what a killed run leaves there is the old file itself.
+    temporary = new.with_name(f".{new.name}.link")
     temporary.unlink(missing_ok=True)
     try:
         temporary.hardlink_to(old.resolve())

@@ -170,6 +170,18 @@ def test_the_repaired_store_goes_on_after_a_kill_between_files(command: Command,
     assert adopt(command, prefix, tmp_path / "new").code == 0
 
 
+def test_across_file_systems_links_are_symbolic(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    prefix = write_store(tmp_path / f"d_{len(VALUES)}_{WIDTH}", VALUES)
+    assert adopt(command, prefix, tmp_path / "new").code == 0
+    assert (tmp_path / "new_keys.npy").is_symlink() and np.array_equal(adopted(tmp_path / "new")[2], VALUES)
+
+
 @pytest.mark.parametrize("key_dtype", ["f4", "f2"])
 def test_an_adopted_store_gives_the_same_result(
     command: Command, data_dir: Path, checkpoint: Path, tmp_path: Path, key_dtype: str
