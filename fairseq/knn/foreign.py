@@ -91,9 +91,7 @@ def foreign_layout(found: Foreign, rows: int | None, dimension: int | None, key_
         key_dtype="float16" if key_fp16 else found.key_dtype,
     )  # fmt: skip
     sizes = found.keys.stat().st_size, found.values.stat().st_size
-    fitting = [layout for layout in possible_layouts(*sizes) if _agrees(layout, stated)]
-    if len(fitting) > 1:
-        fitting = [layout for layout in fitting if _holds_ids(found.values, layout)] or fitting
+    fitting = likely_layouts(stated)
     if len(fitting) > 1 and stated.dimension is None:
         fitting = [layout for layout in fitting if layout.dimension == DEFAULT_KEY_DIMENSION] or fitting
     if len(fitting) == 1:
@@ -110,6 +108,13 @@ def foreign_layout(found: Foreign, rows: int | None, dimension: int | None, key_
         )
     ways = "; ".join(describe_layout(layout) for layout in fitting)
     raise DatastoreError(f"{files}, which fits several layouts: {ways}; give --dimension, --dstore-size, --dstore-fp16")
+
+
+def likely_layouts(stated: Foreign) -> list[Layout]:
+    """Returns the layouts that agree with the sizes of the files, with what is stated, and with the values."""
+    sizes = stated.keys.stat().st_size, stated.values.stat().st_size
+    fitting = [layout for layout in possible_layouts(*sizes) if _agrees(layout, stated)]
+    return [layout for layout in fitting if len(fitting) == 1 or _holds_ids(stated.values, layout)] or fitting
 
 
 def describe_layout(layout: Layout) -> str:

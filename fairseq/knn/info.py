@@ -14,8 +14,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MAGIC, OLD_MAGIC, MMapIndexedDataset
 from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.faiss_index import metric_name, num_lists, read_index
-from fairseq.knn.foreign import describe_layout
-from fairseq.knn.layout import keys_path, possible_layouts, values_path
+from fairseq.knn.foreign import describe_layout, find_foreign, likely_layouts
+from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 
 Lines = list[tuple[str, Any]]
@@ -154,7 +154,7 @@ def _datastore(prefix: Path) -> tuple[str, Lines]:
         return _store_manifest(manifest)
     sizes = [path.stat().st_size if path.is_file() else 0 for path in (keys_path(prefix), values_path(prefix))]
     lines: Lines = [("bytes of keys", sizes[0] or "missing"), ("bytes of values", sizes[1] or "missing")]
-    layouts = possible_layouts(*sizes)
+    layouts = likely_layouts(find_foreign(str(prefix))) if all(sizes) else []
     lines += [("may be", describe_layout(layout)) for layout in layouts]
     if not layouts:
         raise DatastoreError(f"{prefix} has {sizes[0]} bytes of keys and {sizes[1]} of values: no datastore's sizes")
