@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.check_store import row_blocks
+from fairseq.knn.check_store import KEYS_FINITE
 from fairseq.knn.checksums import file_sha256
 from fairseq.knn.datastore import Datastore, gather_rows
 from fairseq.knn.exact import exact_neighbours
@@ -113,7 +113,7 @@ def check_recall(
         return
     if config.probe is not None and not set_nprobe(index, config.probe):
         findings.add(WARNING, "index probe", f"--probe {config.probe} has no effect: there are no inverted lists")
-    if any(not np.isfinite(block_ND).all() for _, block_ND in row_blocks(store.keys_ND)):
+    if findings.failed(KEYS_FINITE):
         findings.add(SKIPPED, "index recall", "keys that are not finite have no distance")
         return
     with findings.failing("index keys"):

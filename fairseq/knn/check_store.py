@@ -24,6 +24,7 @@ from fairseq.knn.tool_config import CheckConfig
 from fairseq.log import Progress
 
 BLOCK_BYTES = 1 << 26
+KEYS_FINITE = "datastore keys finite"
 
 Array = npt.NDArray[Any]
 
@@ -183,7 +184,7 @@ def _check_keys(findings: Findings, store: Datastore, log_format: str) -> None:
         f"{bad.not_finite} rows hold NaN or infinity, the first is row {bad.first_not_finite}: the model or float16"
         " overflowed; write the datastore again"
     )
-    findings.judge("datastore keys finite", overflowed if bad.not_finite else None, "all finite")
+    findings.judge(KEYS_FINITE, overflowed if bad.not_finite else None, "all finite")
     problem = None
     if bad.zero and bad.zero == store.rows - bad.tail:
         problem = (

@@ -53,6 +53,10 @@ class Findings:
         except FairseqError as err:
             self.add(FAILED, what, str(err))
 
+    def failed(self, what: str) -> bool:
+        """Returns whether a check has failed."""
+        return any(finding.what == what and finding.status == FAILED for finding in self.all)
+
     @property
     def num_failed(self) -> int:
         """How many checks failed."""
