@@ -241,3 +241,23 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def saved_by(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Returns which program wrote a checkpoint, as far as its layout tells, and the dtypes that its weights have there.
+
+    Raises:
+        CheckpointError: as ``load_checkpoint``.
+    """
+    raw = _read(Path(path))
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
+    extra = raw.get("extra_state")
+    if isinstance(raw.get("cfg"), Mapping):
+        program = "fairseq 0.10 to 0.12 ('cfg')"
+    elif isinstance(extra, Mapping) and "dictionary_sha256" in extra:
+        program = "this program"
+    else:
+        program = "the original kNN-LM code or fairseq up to 0.9 ('args')"
+    kinds = {str(t.dtype).removeprefix("torch.") for t in raw["model"].values() if torch.is_floating_point(t)}
+    return program, ", ".join(sorted(kinds)) or "none"

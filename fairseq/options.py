@@ -114,7 +114,7 @@ def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, d
     if default:
         text += f" [default: {default}]"
     if meta["positional"]:
-        group.add_argument(name, help=text, nargs="?")
+        group.add_argument(name, help=text, nargs="*" if typing.get_origin(kind) is tuple else "?")
         return
     spellings = [flag_name(name), *meta["aliases"]]
     if kind is bool:

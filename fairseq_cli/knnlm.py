@@ -1,114 +1,119 @@
-"""``fairseq-knnlm``: look after the files of a kNN-LM: check, info, adopt, convert."""
+"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt and convert them."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairseq import __version__
 from fairseq.config import Flags
-from fairseq.errors import ConfigError, DatastoreError, did_you_mean
-from fairseq.files import write_json
-from fairseq.knn.config import AdoptConfig, CheckConfig, ConvertConfig, InfoConfig
+from fairseq.conversion_config import ConvertConfig
+from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
 from fairseq.log import log_format_of
 from fairseq.options import parse
-from fairseq.run_config import CommonConfig
+from fairseq.run_config import CommonConfig, DeviceConfig
 from fairseq_cli.run import run
 
 PROG = "fairseq-knnlm"
 
 
+@dataclass(frozen=True)
+class Subcommand:
+    """A subcommand: what it does, the configs that its flags come from, and the function that takes its flags."""
+
+    summary: str
+    configs: tuple[type, ...]
+    main: Callable[[Flags], None]
+
+
 def check(flags: Flags) -> None:
-    """Prints a line for each finding, and fails if one of them has."""
-    config, common = flags.build(CheckConfig), flags.build(CommonConfig)
+    """Checks data, checkpoint, datastore and index, each alone and together."""
+    config, log_format = flags.build(CheckConfig), log_format_of(flags.build(CommonConfig))
     flags.warn_unused()
+
     from fairseq.knn.check import check_all
 
-    findings = []
-    for finding in check_all(config, log_format_of(common)):
-        findings.append(finding)
-        sys.stdout.write(f"{finding.line}\n")
-        sys.stdout.flush()
-    if config.json is not None:
-        write_json(config.json, [vars(finding) for finding in findings])
-    failed = [finding.what for finding in findings if finding.status == "FAILED"]
-    if failed:
-        raise DatastoreError(f"{len(failed)} of {len(findings)} checks failed: {', '.join(dict.fromkeys(failed))}")
+    check_all(config, log_format, lambda finding: print(finding, flush=True))  # noqa: T201
 
 
 def info(flags: Flags) -> None:
-    """Prints what a file is."""
+    """Prints what files are; goes on after one that is unknown, and fails in the end."""
     config = flags.build(InfoConfig)
     flags.build(CommonConfig)
     flags.warn_unused()
-    from fairseq.knn.info import describe_file
 
-    assert config.file is not None
-    for name, value in describe_file(config.file).items():
-        sys.stdout.write(f"{name + ':':<18} {value}\n")
+    from fairseq.knn.info import describe_all
+
+    describe_all(config.files, lambda line: print(line, flush=True))  # noqa: T201
 
 
 def adopt(flags: Flags) -> None:
-    """Gives a datastore of another tool a manifest."""
-    config, common = flags.build(AdoptConfig), flags.build(CommonConfig)
+    """Makes the datastore of another tool one of ours."""
+    config, origin = flags.build(AdoptConfig), flags.build(OriginConfig)
+    device, log_format = flags.build(DeviceConfig), log_format_of(flags.build(CommonConfig))
     flags.warn_unused()
+
     from fairseq.knn.adopt import adopt_datastore
 
-    prefix, manifest = adopt_datastore(config, log_format_of(common))
-    sys.stdout.write(
-        f"Datastore {prefix}: {manifest.rows} rows, {manifest.key_dtype} keys of width {manifest.dimension},"
-        f" {manifest.value_dtype} values\n"
-    )
+    print(adopt_datastore(config, origin, device, log_format))  # noqa: T201
 
 
 def convert(flags: Flags) -> None:
-    """Writes weights in the other format."""
+    """Converts weights to safetensors, or back."""
     config = flags.build(ConvertConfig)
     flags.build(CommonConfig)
     flags.warn_unused()
-    from fairseq.convert import convert_weights
 
-    assert config.source is not None and config.to is not None
-    convert_weights(config.source, config.to, overwrite=config.overwrite)
-    sys.stdout.write(f"Wrote {config.to}\n")
+    from fairseq.conversion import convert as convert_weights
 
-
-@dataclass(frozen=True)
-class Subcommand:
-    """One subcommand: its work, its flags, and what --help says of it."""
-
-    run: Callable[[Flags], None]
-    config: type
-    summary: str
+    print(convert_weights(config))  # noqa: T201
 
 
-SUBCOMMANDS = {
-    "check": Subcommand(check, CheckConfig, "Verify what goes into a run: sizes, hashes, ids, keys, recall."),
-    "info": Subcommand(info, InfoConfig, "Print what a file is."),
-    "adopt": Subcommand(adopt, AdoptConfig, "Give a datastore of another tool a manifest; mend its values."),
-    "convert": Subcommand(convert, ConvertConfig, "Write weights as safetensors, or the other way round."),
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "check": Subcommand(
+        "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
+        (CheckConfig, CommonConfig),
+        check,
+    ),
+    "info": Subcommand("Say what files are, and how far unfinished ones have come.", (InfoConfig, CommonConfig), info),
+    "adopt": Subcommand(
+        "Make the datastore of another tool one of ours: checked, mended where that can be done, with a manifest.",
+        (AdoptConfig, OriginConfig, DeviceConfig, CommonConfig),
+        adopt,
+    ),
+    "convert": Subcommand(
+        "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
+        (ConvertConfig, CommonConfig),
+        convert,
+    ),
 }
 
 
-def help_text() -> str:
-    """Returns the list of subcommands."""
-    lines = [f"usage: {PROG} SUBCOMMAND [flags]; {PROG} SUBCOMMAND --help lists its flags", ""]
-    return "\n".join([*lines, *(f"  {name:<8} {sub.summary}" for name, sub in SUBCOMMANDS.items())]) + "\n"
-
-
 def main(argv: Sequence[str]) -> None:
-    """Runs the subcommand that ``argv`` begins with."""
-    if not argv or argv[0] in ("-h", "--help"):
-        sys.stdout.write(help_text())
+    """Hands the flags to the subcommand that the first word names."""
+    name = argv[0] if argv else ""
+    if name in ("-h", "--help"):
+        print(help_text())  # noqa: T201
         sys.exit(0)
-    if argv[0] == "--version":
-        sys.stdout.write(f"{PROG} {__version__}\n")
+    if name == "--version":
+        print(f"{PROG} {__version__}")  # noqa: T201
         sys.exit(0)
-    name, *words = argv
     if name not in SUBCOMMANDS:
-        known = ", ".join(SUBCOMMANDS)
-        raise ConfigError(f"{name} is no subcommand of {PROG}{did_you_mean(name, SUBCOMMANDS)} (known: {known})")
+        given = f"but is {name!r}" if name else "but is missing"
+        raise ConfigError(
+            f"the subcommand must be one of {', '.join(SUBCOMMANDS)}, {given}{did_you_mean(name, SUBCOMMANDS)}"
+            f" (see {PROG} --help)"
+        )
     subcommand = SUBCOMMANDS[name]
-    subcommand.run(parse(f"{PROG} {name}", subcommand.summary, (subcommand.config, CommonConfig), words))
+    subcommand.main(parse(f"{PROG} {name}", subcommand.summary, subcommand.configs, argv[1:]))
+
+
+def help_text() -> str:
+    """Returns what ``--help`` prints without a subcommand."""
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  {name:<{width}}  {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
+    usage = f"usage: {PROG} SUBCOMMAND [FLAGS]\n\nLook after the files of a kNN-LM.\n\nsubcommands:\n"
+    return usage + "\n".join(lines) + f"\n\n{PROG} SUBCOMMAND --help lists a subcommand's flags."
 
 
 def cli_main() -> None:

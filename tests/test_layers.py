@@ -34,6 +34,8 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.precision": (3, 0),
     # 4 assemble: fairseq.tasks.*
     "fairseq.checkpoints": (4, 0),
+    "fairseq.conversion_config": (0, 0),
+    "fairseq.conversion": (4, 0),
     "fairseq.train_config": (4, 0),
     "fairseq.checkpoint_checks": (4, 0),
     "fairseq.checkpoint_files": (4, 0),
@@ -70,6 +72,7 @@ NO_TORCH = (
     "fairseq.errors", "fairseq.config", "fairseq.registry", "fairseq.plugins", "fairseq.files", "fairseq.run_config",
     "fairseq.log", "fairseq.train_config", "fairseq.options", "fairseq.data", "fairseq.data.config",
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
+    "fairseq.knn.tool_config", "fairseq.conversion_config",
 )  # fmt: skip
 
 

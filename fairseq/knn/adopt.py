@@ -1,21 +1,18 @@
-"""Giving a datastore of another tool a manifest, after finding out what it is.
+"""Adopting the datastore of another tool: its layout found, certain faults mended, a manifest written.
 
-    PREFIX_{keys,vals}.npy                        sizes decide; int64, int32 or int16 values
-    PREFIX_size{N}_embed{D}_fp16_{keys,vals}.npy  float16 keys
-    dstore_{model}_{N}_{D}_{keys,vals}.npy        float16 keys
+    zero tail       rows at the end whose key is all zero were never filled: they are cut off
+    int16 values    ids above 32,767 have turned into others; where the text is at hand, and every stored value equals
+                    its token modulo 2^16, the tokens take their place; otherwise the datastore is refused
 
-Rows that were never written are zeros at the end: they are cut off. int16 values may have overflowed; with the data
-that the store was written from they are restored: its tokens must agree with them modulo 2¹⁶ in every row. With the
-checkpoint, some keys are computed again and compared, so that the manifest can vouch for the model. What was there
-stays as it is: keys are linked, and values written anew only where they change.
+The old files are never changed. Files that can stay as they are get a second name (a hard link, a symbolic one across
+file systems); the manifest is written last, and only a datastore that has one is a new one of ours.
 
 Legend: N rows · D key width.
 """
 
+import hashlib
 import logging
 import os
-import re
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,205 +20,242 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fairseq.errors import ConfigError, DatastoreError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.files import atomic_write, locked
-from fairseq.knn.checksums import CHUNK_ROWS, chunk_digests
-from fairseq.knn.config import DEFAULT_KEY_DIMENSION, AdoptConfig
-from fairseq.knn.datastore import map_file
-from fairseq.knn.layout import Layout, infer_layout, keys_path, values_path
-from fairseq.knn.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
-from fairseq.knn.provenance import Provenance, read_provenance
+from fairseq.knn.checksums import CHUNK_ROWS, READ_BYTES, chunk_digests
+from fairseq.knn.datastore import INT16_LARGEST, map_rows
+from fairseq.knn.foreign import Foreign, describe_layout, find_foreign, foreign_layout
+from fairseq.knn.layout import Layout, keys_path, values_path
+from fairseq.knn.manifest import DatastoreManifest, manifest_path, write_manifest
+from fairseq.knn.origin import Origin, check_keys, open_origin
+from fairseq.knn.tool_config import AdoptConfig, OriginConfig
 from fairseq.log import Progress
 from fairseq.resources import require_disk
+from fairseq.run_config import DeviceConfig
 
 logger = logging.getLogger(__name__)
 
+TAIL_BLOCK_ROWS = 1 << 14
+
 Array = npt.NDArray[Any]
-_NAMED = (
-    re.compile(r"_size(?P<rows>\d+)_embed(?P<dimension>\d+)_fp16$"),
-    re.compile(r"^dstore_.*_(?P<rows>\d+)_(?P<dimension>\d+)$"),
-)
-_BLOCK_ROWS = CHUNK_ROWS
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A datastore of another tool: its layout, and its files as they are."""
+class _Plan:
+    """What the new datastore will be.
 
-    prefix: Path
+    Attributes:
+        found: the old files.
+        layout: of the old files.
+        rows: that are kept.
+        values_N: to write as int64; None where the old file stays as it is.
+        settings: how it was adopted, for the manifest.
+    """
+
+    found: Foreign
     layout: Layout
-    keys_ND: Array
-    values_N: Array
+    rows: int
+    values_N: Array | None
+    settings: dict[str, Any]
 
 
-def adopt_datastore(config: AdoptConfig, log_format: str) -> tuple[Path, DatastoreManifest]:
-    """Returns the prefix of the adopted datastore and its manifest.
+def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: DeviceConfig, log_format: str) -> str:
+    """Makes a datastore of ours from another tool's, and returns what was done, as a line.
 
     Raises:
-        ConfigError: flags that do not go together.
-        DatastoreError: no datastore, or one that cannot be trusted.
+        ConfigError: something is in the way.
+        DatastoreError: the files cannot be a datastore, or hold words that are lost.
+        MismatchError: they do not come from the text or the model that was named.
     """
-    assert config.source is not None
-    source = Path(re.sub(r"_(keys|vals)\.npy$", "", config.source))
-    target = Path(config.dstore_mmap) if config.dstore_mmap else source
-    if read_manifest(manifest_path(source), DatastoreManifest) is not None:
-        raise DatastoreError(f"{source} has a manifest already: there is nothing to adopt")
-    found = _open(source, config)
-    rows = found.layout.rows - _zero_tail(found.keys_ND)
-    if rows < found.layout.rows:
-        logger.warning("%s: the last %d keys are zeros, never written; cut off", source, found.layout.rows - rows)
-    if not rows:
-        raise DatastoreError(f"{keys_path(source)} holds nothing but zeros: it was never written")
-    provenance = read_provenance(config) if config.data is not None else None
-    values_N = _checked_values(found, rows, provenance)
-    if provenance is not None and config.path is not None:
-        provenance.check_keys(found.keys_ND[:rows], source)
-    is_new_file = values_N is not None or rows < found.layout.rows
-    if target == source and is_new_file:
-        raise ConfigError(
-            f"{source} has to change (rows cut off, or values mended), and originals are left alone; give --dstore-mmap"
-            " a new prefix"
-        )
+    found = find_foreign(config.source)
+    target = Path(config.dstore_mmap) if config.dstore_mmap is not None else found.prefix
     with locked(target):
-        _check_target(target, source, config.overwrite)
-        require_disk(target, rows * found.layout.dimension * 2 if config.copy else rows * 8, "make room")
-        _place_keys(found, rows, target, config.copy)
-        _place_values(found, rows, values_N, target, config.copy)
-        layout = replace(
-            found.layout, rows=rows, value_dtype="int64" if values_N is not None else found.layout.value_dtype
-        )
-        manifest = _manifest(layout, source, target, provenance, log_format)
+        _require_free(found, target, config.overwrite)
+        layout = foreign_layout(found, config.dstore_size, config.dimension, config.dstore_fp16)
+        logger.info("%s: %s", found.prefix, describe_layout(layout))
+        origin = open_origin(origin_config, device)
+        plan = _plan(found, layout, origin)
+        if origin is not None and origin.evaluation is not None:
+            checked = check_keys(origin, _keys(plan))
+            plan.settings["keys_computed_again"] = checked
+            logger.info("%d keys computed again are the model's", checked)
+        changed = plan.rows != layout.rows or plan.values_N is not None
+        if target == found.prefix and changed:
+            raise ConfigError(
+                f"{found.prefix} needs mending ({plan.settings['mended']}), and the old files stay as they are; give"
+                " --dstore-mmap another prefix"
+            )
+        manifest_path(target).unlink(missing_ok=True)
+        if target != found.prefix:
+            _write_files(plan, target, config.copy)
+        manifest = _manifest(plan, target, origin, origin_config, log_format)
         write_manifest(manifest_path(target), manifest)
-    return target, manifest
+    mended = plan.settings["mended"]
+    return f"{target}: {manifest.rows} rows of width {manifest.dimension}, {mended}, store {manifest.store_id[:12]}"
 
 
-def _open(prefix: Path, config: AdoptConfig) -> _Found:
-    for path in (keys_path(prefix), values_path(prefix)):
-        if not path.is_file():
-            raise DatastoreError(
-                f"{path} does not exist; give the prefix of two files, PREFIX_keys.npy and PREFIX_vals.npy"
-            )
-    named = next((match for pattern in _NAMED if (match := pattern.search(prefix.name))), None)
-    rows = config.dstore_size or (int(named["rows"]) if named else None)
-    dimension = config.dimension or (int(named["dimension"]) if named else DEFAULT_KEY_DIMENSION)
-    keys_bytes = keys_path(prefix).stat().st_size
-    layout = infer_layout(
-        prefix, keys_bytes, values_path(prefix), rows=rows, dimension=dimension, vocabulary_size=None,
-        key_fp16=config.dstore_fp16 or (named is not None and "fp16" in prefix.name),
-    )  # fmt: skip
-    if rows is not None and layout.rows != rows:
-        raise DatastoreError(
-            f"{prefix} holds {layout.rows} rows of width {dimension}, but {rows} were named; check --dstore-size and"
-            " --dimension"
+def _require_free(found: Foreign, target: Path, overwrite: bool) -> None:
+    """Refuses to replace what is there; links to the old files, from a run that was stopped, are no obstacle."""
+    if manifest_path(target).exists() and not overwrite:
+        raise ConfigError(
+            f"{manifest_path(target)} exists: {target} is a datastore of this program's already; fairseq-knnlm check"
+            " verifies it, --overwrite replaces it"
         )
-    logger.info(
-        "%s: %d rows of width %d, %s keys, %s values",
-        prefix,
-        layout.rows,
-        dimension,
-        layout.key_dtype,
-        layout.value_dtype,
-    )
-    keys_ND = map_file(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
-    values_N = map_file(values_path(prefix), layout.value_dtype, (layout.rows,))
-    return _Found(prefix, layout, keys_ND, values_N)
-
-
-def _zero_tail(keys_ND: Array) -> int:
-    """Returns how many rows at the end are all zero."""
-    rows = len(keys_ND)
-    for stop in range(rows, 0, -_BLOCK_ROWS):
-        written = np.flatnonzero(np.asarray(keys_ND[max(stop - _BLOCK_ROWS, 0) : stop]).any(axis=1))
-        if len(written):
-            return rows - (max(stop - _BLOCK_ROWS, 0) + int(written[-1]) + 1)
-    return rows
-
-
-def _checked_values(found: _Found, rows: int, provenance: Provenance | None) -> Array | None:
-    """Returns the values to write, or None where those of the file stay, compared with the data where it is given."""
-    path, stored_N = values_path(found.prefix), found.values_N[:rows]
-    if provenance is None:
-        if stored_N.dtype == np.int16:
-            raise DatastoreError(
-                f"{path} has int16 values: ids above 32767 do not fit and have turned into others"
-                f" ({int((stored_N < 0).sum())} are negative); give --data, --tokens-per-sample and --context-window of"
-                " the run that wrote it, to mend them"
-            )
-        return None
-    expected_N = provenance.values(rows, path)
-    wrong = np.flatnonzero(expected_N.astype(stored_N.dtype) != stored_N)
-    if len(wrong):
-        row = int(wrong[0])
-        raise DatastoreError(
-            f"{path}: the value of row {row} is {stored_N[row]}, but the data has {expected_N[row]} there"
-            f" ({len(wrong)} of {rows} rows differ); check --gen-subset, --tokens-per-sample and --context-window"
-        )
-    if stored_N.dtype != np.int16:
-        logger.info("all %d values are those of the data", rows)
-        return None
-    logger.info("all %d values agree with the data modulo 2^16; %d are mended", rows, int((expected_N > 32767).sum()))
-    return expected_N.astype(np.int64)
-
-
-def _check_target(target: Path, source: Path, overwrite: bool) -> None:
-    files = (manifest_path(target), *((keys_path(target), values_path(target)) if target != source else ()))
-    for path in files:
-        if path.exists() and not overwrite:
-            raise DatastoreError(f"{path} exists; --overwrite replaces it")
-
-
-def _place_keys(found: _Found, rows: int, target: Path, copy: bool) -> None:
     if target == found.prefix:
         return
-    if rows == found.layout.rows:
-        _link(keys_path(found.prefix), keys_path(target), copy)
+    for new, old in ((keys_path(target), found.keys), (values_path(target), found.values)):
+        if not new.exists() or new.samefile(old):
+            continue
+        if not overwrite:
+            raise ConfigError(f"{new} exists; give --dstore-mmap another prefix, or --overwrite to replace it")
+    for new in (keys_path(target), values_path(target)):
+        if new.exists() and any(new.absolute() == old.absolute() for old in (found.keys, found.values)):
+            raise ConfigError(f"{new} is one of the old files, which stay as they are; give another --dstore-mmap")
+
+
+def _plan(found: Foreign, layout: Layout, origin: Origin | None) -> _Plan:
+    """Returns what the new datastore will be, after looking at the old one and, where it is known, at its text."""
+    keys_ND = map_rows(found.keys, layout.key_dtype, (layout.rows, layout.dimension))
+    values_N = map_rows(found.values, layout.value_dtype, (layout.rows,))
+    assert keys_ND is not None and values_N is not None
+    rows = filled_rows(keys_ND)
+    if not rows:
+        raise DatastoreError(f"{found.keys} holds zeros only; nothing was ever written to it")
+    mended = [f"{layout.rows - rows} rows of zeros cut off the end"] if rows < layout.rows else []
+    kept_N = values_N[:rows]
+    new_N = np.asarray(kept_N, np.int64) if rows < layout.rows else None
+    if origin is not None:
+        tokens_N = _checked_against(kept_N, origin, found)
+        differ = int((kept_N != tokens_N).sum())
+        if differ:
+            mended.append(f"{differ} int16 values restored from the text")
+            new_N = tokens_N
+    else:
+        _check_values(kept_N, found)
+    settings: dict[str, Any] = {"adopted_by": "fairseq-knnlm adopt", "mended": ", ".join(mended) or "nothing to mend"}
+    return _Plan(found, layout, rows, new_N, settings)
+
+
+def filled_rows(keys_ND: Array) -> int:
+    """Returns the number of rows up to the last one whose key is not all zero."""
+    for stop in range(len(keys_ND), 0, -TAIL_BLOCK_ROWS):
+        start = max(stop - TAIL_BLOCK_ROWS, 0)
+        filled = np.flatnonzero(np.asarray(keys_ND[start:stop]).any(axis=1))
+        if len(filled):
+            return start + int(filled[-1]) + 1
+    return 0
+
+
+def _checked_against(stored_N: Array, origin: Origin, found: Foreign) -> npt.NDArray[np.int64]:
+    """Returns the tokens that the values stand for, which int16 values equal modulo 2^16 and others equal."""
+    tokens_N = origin.values()[: len(stored_N)]
+    remedy = "give --data, --gen-subset, --context-window and --tokens-per-sample (or --path) of the run that wrote it"
+    if len(tokens_N) < len(stored_N):
+        raise MismatchError(
+            f"{found.values} has {len(stored_N)} rows, but the text ({origin.name}) gives {len(tokens_N)}; {remedy}"
+        )
+    as_stored_N = tokens_N.astype(np.int16) if stored_N.dtype == np.int16 else tokens_N
+    wrong = np.flatnonzero(as_stored_N != stored_N)
+    if len(wrong):
+        row = int(wrong[0])
+        raise MismatchError(
+            f"{found.values}: {len(wrong)} of {len(stored_N)} values are not the tokens of the text ({origin.name}),"
+            f" the first is row {row}, {int(stored_N[row])} against {int(tokens_N[row])}; {remedy}"
+        )
+    return tokens_N
+
+
+def _check_values(values_N: Array, found: Foreign) -> None:
+    """Refuses values that are no ids; int16 ones that may have overflowed unseen are warned of."""
+    negative = np.flatnonzero(values_N < 0)
+    if len(negative):
+        why = f"ids above {INT16_LARGEST} do not fit int16" if values_N.dtype == np.int16 else "no id is negative"
+        raise DatastoreError(
+            f"{found.values}: {len(negative)} values are negative, the first is row {int(negative[0])}: {why}; give"
+            " --data with the text that it was written from, and the flags of that run, to restore them"
+        )
+    if values_N.dtype == np.int16:
+        logger.warning(
+            "%s has int16 values: right only if every id was below %d; --data would tell", found.values,
+            INT16_LARGEST + 1,
+        )  # fmt: skip
+
+
+def _keys(plan: _Plan) -> Array:
+    keys_ND = map_rows(plan.found.keys, plan.layout.key_dtype, (plan.layout.rows, plan.layout.dimension))
+    assert keys_ND is not None
+    return keys_ND[: plan.rows]
+
+
+def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
+    row_bytes = plan.layout.dimension * np.dtype(plan.layout.key_dtype).itemsize
+    copied = plan.rows * row_bytes if copy or plan.rows != plan.layout.rows else 0
+    require_disk(keys_path(target), copied + 8 * plan.rows, "make room, or leave --copy out")
+    _place(plan.found.keys, keys_path(target), plan.rows * row_bytes, whole=not copied)
+    if plan.values_N is None:
+        _place(plan.found.values, values_path(target), plan.found.values.stat().st_size, whole=not copy)
+    else:
+        with atomic_write(values_path(target)) as file:
+            file.write(np.ascontiguousarray(plan.values_N, np.int64).data)
+
+
+def _place(old: Path, new: Path, num_bytes: int, *, whole: bool) -> None:
+    """Gives the old file the new name too; or copies its first bytes."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    if not whole:
+        with old.open("rb") as source, atomic_write(new) as file:
+            while num_bytes:
+                data = source.read(min(READ_BYTES, num_bytes))
+                if not data:
+                    raise DatastoreError(f"{old} became shorter while it was read; try again when nothing writes it")
+                file.write(data)
+                num_bytes -= len(data)
         return
-    with atomic_write(keys_path(target)) as file:
-        for start in range(0, rows, _BLOCK_ROWS):
-            file.write(np.ascontiguousarray(found.keys_ND[start : min(start + _BLOCK_ROWS, rows)]).data)
-
-
-def _place_values(found: _Found, rows: int, values_N: Array | None, target: Path, copy: bool) -> None:
-    if values_N is None and rows == found.layout.rows:
-        if target != found.prefix:
-            _link(values_path(found.prefix), values_path(target), copy)
-        return
-    with atomic_write(values_path(target)) as file:
-        file.write(np.ascontiguousarray(values_N if values_N is not None else found.values_N[:rows]).data)
-
-
-def _link(source: Path, target: Path, copy: bool) -> None:
-    target.unlink(missing_ok=True)
-    if not copy:
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            logger.info("%s cannot be linked to %s; copying it", target, source)
-    with atomic_write(target) as file, source.open("rb") as original:
-        shutil.copyfileobj(original, file, 1 << 24)
+    # A name that nothing else opens for writing: what a killed run leaves there is the old file itself.
+    temporary = new.with_name(f".{new.name}.link")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(old.resolve())
+    except OSError:
+        temporary.symlink_to(old.resolve())
+    temporary.replace(new)
+    temporary.unlink(missing_ok=True)  # rename leaves two names of one file alone
 
 
 def _manifest(
-    layout: Layout, source: Path, target: Path, provenance: Provenance | None, log_format: str
+    plan: _Plan, target: Path, origin: Origin | None, config: OriginConfig, log_format: str
 ) -> DatastoreManifest:
-    known = provenance.identity() if provenance is not None else {}
+    layout = replace(
+        plan.layout, rows=plan.rows, value_dtype=plan.layout.value_dtype if plan.values_N is None else "int64"
+    )
     manifest = DatastoreManifest(
-        rows=layout.rows, dimension=layout.dimension, key_dtype=layout.key_dtype, value_dtype=layout.value_dtype,
-        state="complete", rows_written=layout.rows, **known,
-    )  # fmt: skip
-    manifest = replace(manifest, settings={**manifest.settings, "adopted_from": source.name})
-    sums: dict[str, Any] = {}
-    for name, path, row_bytes in (
-        ("keys_sha256", keys_path(target), manifest.key_bytes),
-        ("values_sha256", values_path(target), manifest.value_bytes),
-    ):
+        layout.rows, layout.dimension, layout.key_dtype, layout.value_dtype, state="complete", rows_written=layout.rows
+    )
+    sums = []
+    for path, row_bytes in ((keys_path(target), manifest.key_bytes), (values_path(target), manifest.value_bytes)):
         with Progress(f"checksums of {path.name}", layout.rows, "rows", log_format) as progress:
             digests = []
             for digest in chunk_digests(path, row_bytes, layout.rows):
                 digests.append(digest)
                 progress.advance(min(CHUNK_ROWS, layout.rows - progress.done))
-        sums[name] = tuple(digests)
-    # The checksums are the identity of a store of unknown origin.
-    content = {"content_sha256": sums["keys_sha256"][0]} if not known else {}
-    return replace(manifest, **sums, settings={**manifest.settings, **content})
+        sums.append(tuple(digests))
+    settings = {
+        **plan.settings,
+        # Without a model and a text to go by, the bytes themselves say which datastore this is.
+        "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest(),
+    }
+    if origin is not None:
+        settings |= {
+            "data": os.fspath(Path(str(config.data)) / config.gen_subset),
+            "data_sha256": origin.data_sha256,
+            "sample_break_mode": config.sample_break_mode,
+            "tokens_per_sample": origin.dataset.block_size,
+            "context_window": config.context_window,
+        }
+        manifest = replace(
+            manifest, vocabulary_size=len(origin.dictionary), dictionary_sha256=origin.dictionary.sha256(),
+            weights_sha256=origin.weights_sha256,
+        )  # fmt: skip
+        if origin.evaluation is not None:
+            settings["checkpoint"] = origin.evaluation.checkpoints[0].path
+    return replace(manifest, settings=settings, keys_sha256=sums[0], values_sha256=sums[1])

@@ -92,9 +92,9 @@ class Datastore:
             )  # fmt: skip
         else:
             layout = _layout_of_values(prefix, rows, dimension or DEFAULT_KEY_DIMENSION)
-        has_keys = keys_path(prefix).is_file()
-        keys_ND = map_file(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension)) if has_keys else None
-        values_N = map_file(values_path(prefix), layout.value_dtype, (layout.rows,))
+        keys_ND = map_rows(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
+        values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
+        assert values_N is not None
         store_id = manifest.store_id if manifest else _fingerprint(layout, keys_ND, values_N)
         opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id)
         opened._narrow(rows)
@@ -195,9 +195,9 @@ def _layout_of_values(prefix: Path, rows: int | None, dimension: int) -> Layout:
     )
 
 
-def map_file(path: Path, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Returns a raw file as a read-only array that is read as it is used."""
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape)
+def map_rows(path: Path, dtype: str, shape: tuple[int, ...]) -> Array | None:
+    """Returns a file of rows, mapped read only; None where there is no file."""
+    return np.memmap(path, dtype=dtype, mode="r", shape=shape) if path.is_file() else None
 
 
 def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Array:

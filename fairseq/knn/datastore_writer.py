@@ -78,7 +78,9 @@ class DatastoreWriter:
             if found is None:
                 found = replace(manifest, state="writing", rows_written=0)
                 write_manifest(manifest_path(prefix), found)
-            return cls(prefix, found, save_interval_s, stack.pop_all())
+                for file in (keys_path(prefix), values_path(prefix)):
+                    file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
+            return cls(prefix, found, stack.pop_all())
 
     def append(self, keys_ND: Array, values_N: Array) -> None:
         """Appends rows.

@@ -17,8 +17,12 @@ from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest
 logger = logging.getLogger(__name__)
 
 
-def read_index(path: str | Path) -> Any:
+def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     """Returns the FAISS index in a file.
+
+    Args:
+        path: its file.
+        mapped: leave the inverted lists on the disk, for a look at the rest.
 
     Raises:
         DatastoreError: there is none, or it cannot be read.
@@ -28,7 +32,7 @@ def read_index(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise DatastoreError(f"{path} {_why_missing(path)}")
     try:
-        return faiss.read_index(str(path))
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"

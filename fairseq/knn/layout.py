@@ -87,6 +87,19 @@ def infer_layout(
     return chosen[0]
 
 
+def possible_layouts(keys_bytes: int, values_bytes: int) -> list[Layout]:
+    """Returns every layout that files of these sizes can have, of any width."""
+    return [
+        layout
+        for value_bytes in _VALUE_BYTES
+        for key_bytes in _KEY_BYTES
+        if values_bytes and values_bytes % value_bytes == 0
+        and keys_bytes and keys_bytes % (values_bytes // value_bytes * key_bytes) == 0
+        for layout in _fitting(keys_bytes, values_bytes, keys_bytes // (values_bytes // value_bytes * key_bytes))
+        if layout.value_dtype == _VALUE_BYTES[value_bytes] and layout.key_dtype == _KEY_BYTES[key_bytes]
+    ]  # fmt: skip
+
+
 def _refuse_ambiguous(sizes: str, layouts: list[Layout]) -> NoReturn:
     ways = "; ".join(f"{c.rows} rows of {c.key_dtype} and {c.value_dtype}" for c in layouts) or "none"
     raise DatastoreError(f"{sizes}, which fits these layouts: {ways}; give --dstore-size and --dimension")

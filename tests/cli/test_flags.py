@@ -51,6 +51,18 @@ BUILD_DSTORE = shlex.split(
     "--dstore-mmap --dstore-size --dimension --dstore-fp16 --seed --ncentroids --code-size --probe"
     " --faiss-index --num-keys-to-add-at-a-time --starting-point --help --version"
 )
+KNNLM = {
+    "check": shlex.split(
+        "--path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k --probe --sample"
+        " --fast --json --help --version"
+    ),
+    "info": shlex.split("--help --version"),
+    "adopt": shlex.split(
+        "--dstore-mmap --dstore-size --dimension --dstore-fp16 --copy --overwrite --data --gen-subset --path"
+        " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
+    ),
+    "convert": shlex.split("--overwrite --help --version"),
+}
 
 # Defaults that the published interface gives.
 EVERY_DEFAULT = {
@@ -80,6 +92,10 @@ DEFAULTS = {
         "--seed": 1, "--ncentroids": 4096, "--code-size": 64, "--probe": 8,
         "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0,
     },
+    "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
+    "fairseq-knnlm info": {},
+    "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
+    "fairseq-knnlm convert": {},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {
@@ -95,6 +111,7 @@ FLAGS = {
     "fairseq-eval-lm": [*EVERY_COMMAND, *EVAL_LM],
     "fairseq-preprocess": [*EVERY_COMMAND, *PREPROCESS],
     "build_dstore.py": BUILD_DSTORE,
+    **{f"fairseq-knnlm {name}": flags for name, flags in KNNLM.items()},
 }
 
 
@@ -106,10 +123,12 @@ def help_of(prog: str, capsys: pytest.CaptureFixture[str]) -> str:
         from fairseq_cli.eval_lm import main
     elif prog == "fairseq-preprocess":
         main = pytest.importorskip("fairseq_cli.preprocess").main
+    elif prog.startswith("fairseq-knnlm"):
+        from fairseq_cli.knnlm import main
     else:
         main = pytest.importorskip("build_dstore").main
     with pytest.raises(SystemExit) as caught:
-        main(["--help"])
+        main([*prog.split()[1:], "--help"])
     assert caught.value.code == 0
     return " ".join(capsys.readouterr().out.split())
 
@@ -131,6 +150,8 @@ def groups_of(prog: str) -> tuple[type, ...]:
         import fairseq_cli.eval_lm as command
     elif prog == "fairseq-preprocess":
         command = pytest.importorskip("fairseq_cli.preprocess")
+    elif prog.startswith("fairseq-knnlm"):
+        import fairseq_cli.knnlm as command
     else:
         command = pytest.importorskip("build_dstore")
     seen: list[tuple[type, ...]] = []
@@ -142,8 +163,16 @@ def groups_of(prog: str) -> tuple[type, ...]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "parse", keep)
         with pytest.raises(SystemExit):
-            command.main([])
+            command.main(prog.split()[1:])
     return seen[0]
+
+
+def test_every_subcommand_is_in_the_tables_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from fairseq_cli.knnlm import SUBCOMMANDS
+
+    assert set(KNNLM) == set(SUBCOMMANDS)
+    text = help_of("fairseq-knnlm", capsys)
+    assert all(f" {name} {subcommand.summary}" in text for name, subcommand in SUBCOMMANDS.items())
 
 
 @pytest.mark.parametrize("prog", FLAGS)

@@ -35,12 +35,12 @@ def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
     assert "[default: " in done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], ["check", "--help"], ["convert", "--help"]])
-def test_help_of_the_subcommands_imports_neither(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in ("check", "info", "adopt", "convert"))])
+def test_help_of_a_subcommand_imports_neither_torch_nor_faiss(words: list[str]) -> None:
     program = PROGRAM.format(module="fairseq_cli.knnlm", words=words)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "usage: fairseq-knnlm" in done.stdout
+    assert f"usage: {' '.join(['fairseq-knnlm', *words[:-1]])} " in done.stdout
 
 
 @pytest.mark.parametrize("prog", ["train", "eval_lm", "preprocess", "knnlm"])

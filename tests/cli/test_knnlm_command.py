@@ -1,361 +1,358 @@
-"""fairseq-knnlm: check finds each kind of damage, adopt mends what can be mended, convert loses nothing."""
+"""``fairseq-knnlm``: whatever is damaged, that check fails and no other; and what the other subcommands print."""
 
+import hashlib
 import json
+import pickle
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
-from tiny_lm import Command, Outcome, num_tokens
+from tiny_lm import Command, Outcome, main_of
 
-from fairseq.checkpoints import load_checkpoint
-from fairseq.knn.manifest import DatastoreManifest, read_manifest
+from fairseq_cli.run import run
 
-WIDTH, BLOCK, WINDOW = 16, 12, 4
-LOSS = "Loss (base 2):"
-LEAST_RECALL = 0.98  # every list is visited, and codes of a byte move a distance by a percent or so
+WIDTH = 16
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def built(data_dir: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a directory with data, checkpoint, datastore and index that belong together."""
+    root = tmp_path_factory.mktemp("knnlm") / "all"
+    shutil.copytree(data_dir, root / "data-bin")
+    shutil.copy(checkpoint, root / "model.pt")
+    record = {
+        "dictionary": {"sha256": sha256(root / "data-bin/dict.txt")},
+        "splits": {s: {"bin_sha256": sha256(root / f"data-bin/{s}.bin")} for s in ("train", "valid", "test")},
+    }
+    (root / "data-bin/preprocess.json").write_text(json.dumps(record))
+    dump = f"{root}/data-bin --path {root}/model.pt --gen-subset train --context-window 6 --save-knnlm-dstore"
+    dump += f" --dstore-mmap {root}/dstore --log-format none --cpu"
+    assert run("fairseq-eval-lm", main_of("fairseq-eval-lm"), dump.split()) == 0
+    build = f"--dstore-mmap {root}/dstore --faiss-index {root}/knn.index --index-spec IVF8,Flat --log-format none"
+    assert run("build_dstore.py", main_of("build_dstore.py"), build.split()) == 0
+    return root
 
 
 @pytest.fixture
-def knnlm(command: Command) -> Command:
+def files(built: Path, tmp_path: Path) -> Path:
+    """Returns a copy of it, to be damaged."""
+    shutil.copytree(built, tmp_path / "all")
+    return tmp_path / "all"
+
+
+@pytest.fixture
+def check(command: Command, files: Path) -> Callable[..., Outcome]:
+    """Returns ``check(*flags)``: everything is given."""
+
     def call(*words: object) -> Outcome:
-        return command("fairseq-knnlm", *words)
+        return command(
+            "fairseq-knnlm", "check", files / "data-bin", "--path", files / "model.pt", "--dstore-filename",
+            files / "dstore", "--indexfile", files / "knn.index", "--log-format", "none", *words,
+        )  # fmt: skip
 
     return call
 
 
-@pytest.fixture
-def run_dir(command: Command, data_dir: Path, trained_dir: Path, tmp_path: Path) -> Path:
-    """Returns a directory with data, checkpoint, datastore and index that belong together."""
-    directory = tmp_path / "run"
-    shutil.copytree(data_dir, directory / "data-bin")
-    shutil.copy(trained_dir / "checkpoint_last.pt", directory / "model.pt")
-    words = [directory / "data-bin", "--path", directory / "model.pt", "--cpu", "--gen-subset", "train"]
-    dump = ["--save-knnlm-dstore", "--dstore-mmap", directory / "dstore", "--context-window", WINDOW]
-    assert command("fairseq-eval-lm", *words, *dump).code == 0
-    index = ["--dstore_mmap", directory / "dstore", "--faiss_index", directory / "i", "--index-spec", "IVF4,SQ8"]
-    assert command("build_dstore.py", *index).code == 0
-    return directory
+def found(outcome: Outcome, status: str) -> dict[str, str]:
+    """Returns the findings of a status, by what was checked."""
+    matches = [re.fullmatch(r"(\w+) +([^:]+): (.+)", line) for line in outcome.out.splitlines()]
+    assert matches and all(matches), outcome.out
+    return {m[2]: m[3] for m in matches if m is not None and m[1] == status}
 
 
-def all_of(run_dir: Path) -> list[object]:
-    return [run_dir / "data-bin", "--path", run_dir / "model.pt", "--dstore-filename", run_dir / "dstore",
-            "--indexfile", run_dir / "i", "--k", 8, "--probe", 4, "--sample", 20, "--log-format", "none"]  # fmt: skip
+def edit(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset, 0 if offset >= 0 else 2)
+        file.write(data)
 
 
-def failed(outcome: Outcome) -> list[str]:
-    return [line.split(None, 1)[1].split(":")[0] for line in outcome.out.splitlines() if line.startswith("FAILED")]
+def flip(path: Path, offset: int) -> None:
+    edit(path, offset, bytes([path.read_bytes()[offset] ^ 1]))
 
 
-# check
+def rows_of(files: Path) -> int:
+    return (files / "dstore_vals.npy").stat().st_size // 8
 
 
-def test_a_run_in_order_passes(knnlm: Command, run_dir: Path) -> None:
-    outcome = knnlm("check", *all_of(run_dir), "--json", run_dir / "findings.json")
-    assert outcome.code == 0, outcome.out
-    assert not failed(outcome)
-    recall = re.search(r"recall@8 (\d\.\d+), nprobe 4, ", outcome.out)
-    assert recall is not None
-    assert float(recall[1]) >= LEAST_RECALL
-    assert "0.00 % of results are −1, 20 of 20 keys find their own row" in outcome.out
-    findings = json.loads((run_dir / "findings.json").read_text(encoding="utf-8"))
-    assert len(findings) == len(outcome.out.splitlines())
+def reweighted(files: Path, value: float) -> None:
+    raw = torch.load(files / "model.pt", weights_only=False)
+    next(t for name, t in raw["model"].items() if name.endswith("fc1.weight"))[0, 0] = value
+    torch.save(raw, files / "model.pt")
 
 
-def flip(path: Path, position: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(bytes(data))
+def other_index(files: Path, keys: np.ndarray, *, manifest: bool = False) -> None:
+    index = faiss.IndexFlatL2(keys.shape[1])
+    index.add(keys)
+    faiss.write_index(index, str(files / "knn.index"))
+    if not manifest:
+        (files / "knn.index.json").unlink()
 
 
-def set_key(run_dir: Path, row: int, value: float) -> None:
-    keys = np.memmap(run_dir / "dstore_keys.npy", np.float32, "r+").reshape(-1, WIDTH)
-    keys[row] = value
-    keys.flush()
+def renumbered(files: Path) -> None:
+    """Makes an index whose ids are no rows."""
+    keys = np.fromfile(files / "dstore_keys.npy", np.float32).reshape(-1, WIDTH)
+    index = faiss.IndexIDMap(faiss.IndexFlatL2(WIDTH))
+    index.add_with_ids(keys, np.arange(len(keys)) + 1)
+    faiss.write_index(index, str(files / "knn.index"))
+    (files / "knn.index.json").unlink()
 
 
-def set_value(run_dir: Path, row: int, value: int) -> None:
-    values = np.memmap(run_dir / "dstore_vals.npy", np.int64, "r+")
-    values[row] = value
-    values.flush()
+def noise(rows: int, width: int = WIDTH) -> np.ndarray:
+    return 50 + np.random.default_rng(3).standard_normal((rows, width)).astype(np.float32)
 
 
-def other_weights(run_dir: Path) -> None:
-    raw = torch.load(run_dir / "model.pt", weights_only=False)
-    raw["model"]["decoder.layers.0.fc1.bias"] += 1
-    torch.save(raw, run_dir / "model.pt")
+class Bomb:
+    """A pickle that would make a file, were it run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
 
 
-def other_words(run_dir: Path) -> None:
-    path = run_dir / "data-bin" / "dict.txt"
-    path.write_text(path.read_text(encoding="utf-8").replace("w5@@ ", "other "), encoding="utf-8")
+def change_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
-    "a flipped bit in the keys": (
-        lambda d: flip(d / "dstore_keys.npy", 4 * WIDTH * 70 + 5), ["checksums of dstore_keys.npy"],
-        "rows 0 to ",
+def test_what_belongs_together_passes(check: Command, files: Path, tmp_path: Path) -> None:
+    outcome = check("--json", tmp_path / "findings.json")
+    assert outcome.code == 0, outcome.err + outcome.out
+    assert not found(outcome, "FAILED") and not found(outcome, "skipped")
+    fine = found(outcome, "ok")
+    assert fine["index recall"].startswith(("9", "100.0%")) and fine["index keys"].startswith("100.0%")
+    assert fine["datastore keys filled"] and fine["data train sha256"] and fine["checkpoint model"]
+    record = json.loads((tmp_path / "findings.json").read_text())
+    assert record["failed"] == 0 and len(record["findings"]) == len(outcome.out.splitlines())
+
+
+# What is done to the files, further flags, and the checks that must fail.
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, set[str]]] = {
+    "a token": (lambda f: flip(f / "data-bin/valid.bin", 0), "", {"data valid sha256"}),
+    "an id": (lambda f: edit(f / "data-bin/valid.bin", 0, b"\xff\xff"), "--fast", {"data valid ids"}),
+    "torn text": (lambda f: edit(f / "data-bin/valid.idx", 18, b"\xff" * 8), "", {"data valid sizes"}),
+    "no such split": (lambda f: None, "--gen-subset train,gone", {"data gone sizes"}),
+    "the dictionary": (
+        lambda f: edit(f / "data-bin/dict.txt", (f / "data-bin/dict.txt").stat().st_size, b"more 1\n"),
+        "",
+        {"dictionary", "checkpoint dictionary", "datastore dictionary"},
     ),
-    "a flipped bit in the values": (
-        lambda d: flip(d / "dstore_vals.npy", 80), ["checksums of dstore_vals.npy"], "are damaged (1 chunks)",
+    "a dictionary line": (lambda f: (f / "data-bin/dict.txt").write_text("the\n"), "", {"dictionary"}),
+    "preprocess.json": (lambda f: (f / "data-bin/preprocess.json").write_text("[" * 10**5), "", {"preprocess.json"}),
+    "a torn checkpoint": (lambda f: edit(f / "model.pt", -2000, b"\0" * 2000), "", {"checkpoint"}),
+    "a checkpoint with code": (
+        lambda f: (f / "model.pt").write_bytes(pickle.dumps(Bomb(f / "executed"))),
+        "",
+        {"checkpoint"},
     ),
-    "a key that is no number": (
-        lambda d: set_key(d, 33, np.nan), ["checksums of dstore_keys.npy", "keys that are not finite"],
-        "1, first in row 33",
+    "another checkpoint": (lambda f: reweighted(f, 0.5), "", {"datastore weights"}),
+    "a NaN weight": (lambda f: reweighted(f, float("nan")), "", {"checkpoint weights", "datastore weights"}),
+    "a byte of the keys": (lambda f: flip(f / "dstore_keys.npy", 4 * WIDTH * 77), "", {"datastore keys sha256"}),
+    "a byte of the values": (lambda f: flip(f / "dstore_vals.npy", 8 * 77), "", {"datastore values sha256"}),
+    "a NaN key": (
+        lambda f: edit(f / "dstore_keys.npy", 4 * WIDTH * 77, struct.pack("<f", float("nan"))),
+        "--fast",
+        {"datastore keys finite"},
     ),
-    "a key of zeros": (
-        lambda d: set_key(d, 33, 0), ["checksums of dstore_keys.npy", "keys that are all zero"], "1, first in row 33",
+    "a zero row": (
+        lambda f: edit(f / "dstore_keys.npy", 4 * WIDTH * 77, bytes(4 * WIDTH)),
+        "--fast",
+        {"datastore keys filled"},
     ),
-    "a value beyond the vocabulary": (
-        lambda d: set_value(d, 7, 4000), ["checksums of dstore_vals.npy", "datastore, values"],
-        "1 outside, first in row 7",
+    "a zero tail": (
+        lambda f: edit(f / "dstore_keys.npy", -40 * WIDTH, bytes(40 * WIDTH)),
+        "--fast",
+        {"datastore keys filled"},
     ),
-    "a truncated file of keys": (
-        lambda d: (d / "dstore_keys.npy").write_bytes(b"short"), ["datastore"], "must have",
+    "a value": (lambda f: edit(f / "dstore_vals.npy", 8 * 77, struct.pack("<q", 40)), "--fast", {"datastore values"}),
+    "a short store": (lambda f: edit(f / "dstore_keys.npy", 10**6, b"0"), "", {"datastore sizes"}),
+    "the manifest": (lambda f: (f / "dstore.json").write_text("{"), "", {"datastore manifest"}),
+    "an unfinished store": (lambda f: change_json(f / "dstore.json", state="writing"), "", {"datastore manifest"}),
+    "too few checksums": (
+        lambda f: change_json(f / "dstore.json", keys_sha256=["", ""]),
+        "",
+        {"datastore keys sha256"},
     ),
-    "another model": (other_weights, ["datastore, origin"], "was written with model weights"),
-    "another dictionary": (
-        other_words, ["checkpoint and dictionary", "datastore, origin"], "was trained with another dictionary",
+    "a byte of the index": (lambda f: flip(f / "knn.index", 20000), "", {"index sha256"}),
+    "a torn index": (lambda f: edit(f / "knn.index", 0, b"garbage"), "--fast", {"index"}),
+    "an index's size": (lambda f: edit(f / "knn.index", 10**6, b"0"), "", {"index size"}),
+    "an index of other keys": (lambda f: other_index(f, noise(rows_of(f))), "", {"index keys"}),
+    "ids beyond the rows": (renumbered, "", {"index keys"}),
+    "an index of fewer keys": (lambda f: other_index(f, noise(rows_of(f) - 1)), "", {"index rows"}),
+    "an index of another width": (lambda f: other_index(f, noise(rows_of(f), 8)), "", {"index width"}),
+    "an index replaced": (
+        lambda f: other_index(f, noise(rows_of(f)), manifest=True),
+        "",
+        {"index size", "index"},
     ),
-    "a flipped bit in the index": (
-        lambda d: flip(d / "i", (d / "i").stat().st_size - 40), ["index, checksum"],
-        "is not the file that its manifest names",
+    "an index of another store": (
+        lambda f: change_json(f / "knn.index.json", store_id="0" * 64),
+        "",
+        {"index store"},
     ),
-    "an id beyond the dictionary": (
-        lambda d: flip(d / "data-bin" / "train.bin", 201), ["split train"], "holds the id",
-    ),
-    "a torn checkpoint": (
-        lambda d: (d / "model.pt").write_bytes((d / "model.pt").read_bytes()[:5000]), ["checkpoint"], "model.pt",
-    ),
-    "no index": (lambda d: (d / "i").unlink(), ["index"], "is unfinished"),
-}  # fmt: skip
+    "the index's manifest": (lambda f: (f / "knn.index.json").write_text("null"), "", {"index manifest"}),
+    "no datastore": (lambda f: [p.unlink() for p in f.glob("dstore*")], "", {"datastore sizes"}),
+}
 
 
-@pytest.mark.parametrize("what", list(DAMAGE))
-def test_damage_is_found_and_named(knnlm: Command, run_dir: Path, what: str) -> None:
-    damage, expected, words = DAMAGE[what]
-    damage(run_dir)
-    outcome = knnlm("check", *all_of(run_dir))
-    assert failed(outcome) == expected
-    assert words in outcome.out
-    assert f"{len(expected)} of " in outcome.error
+@pytest.mark.parametrize("name", DAMAGE)
+def test_exactly_the_damaged_part_fails(check: Command, files: Path, name: str) -> None:
+    damage, flags, expected = DAMAGE[name]
+    damage(files)
+    outcome = check(*flags.split())
+    assert set(found(outcome, "FAILED")) == expected, outcome.out
+    assert outcome.error.startswith(f"{len(expected)} of {len(outcome.out.splitlines())} checks failed")
+    assert "Traceback" not in outcome.err and not (files / "executed").exists()
 
 
-def test_an_index_of_another_datastore(knnlm: Command, run_dir: Path) -> None:
-    manifest = json.loads((run_dir / "i.json").read_text(encoding="utf-8"))
-    (run_dir / "i.json").write_text(json.dumps({**manifest, "store_id": "0" * 64}), encoding="utf-8")
-    outcome = knnlm("check", *all_of(run_dir), "--fast")
-    assert failed(outcome) == ["index and datastore"]
-    assert "was built from datastore 000000000000, but" in outcome.out
-    assert "skipped  datastore, checksums: --fast" in outcome.out
+def test_the_damaged_rows_are_named(check: Command, files: Path) -> None:
+    flip(files / "dstore_keys.npy", 0)
+    edit(files / "dstore_keys.npy", -40 * WIDTH, bytes(40 * WIDTH))
+    failures = found(check(), "FAILED")
+    rows = rows_of(files)
+    assert f"rows 0 to {rows - 1}" in failures["datastore keys sha256"]
+    assert f"rows {rows - 10} to {rows - 1}, 10 at the end, were never filled" in failures["datastore keys filled"]
 
 
-def test_help_and_unknown_subcommands(knnlm: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        knnlm("--help")
-    assert end.value.code == 0
-    listed = capsys.readouterr().out
-    assert all(f"\n  {name} " in listed for name in ("check", "info", "adopt", "convert"))
-    assert "chek is no subcommand of fairseq-knnlm; did you mean check?" in knnlm("chek").error
-    assert "nothing to check" in knnlm("check").error
+def test_fewer_neighbours_than_asked_for_is_a_warning(check: Command) -> None:
+    outcome = check("--probe", 1, "--k", 5000)
+    assert outcome.code == 0
+    assert "raise --probe" in found(outcome, "warning")["index −1"]
 
 
-# info
+def test_a_store_without_a_manifest(command: Command, files: Path) -> None:
+    (files / "dstore.json").unlink()
+    outcome = command("fairseq-knnlm", "check", "--dstore-filename", files / "dstore", "--dimension", WIDTH)
+    assert outcome.code == 0 and set(found(outcome, "warning")) == {"datastore manifest"}
+    assert f"{rows_of(files)} rows" in found(outcome, "ok")["datastore sizes"]
 
 
-def test_info_knows_every_file(knnlm: Command, run_dir: Path) -> None:
-    for name, words in {
-        "data-bin/dict.txt": "kind:              dictionary",
-        "data-bin/valid.idx": "kind:              binarised data",
-        "data-bin/valid": "kind:              binarised data",
-        "model.pt": "kind:              checkpoint",
-        "dstore": "state:             complete",
-        "dstore_vals.npy": "values:            int64, below 40",
-        "i": "kind:              FAISS index, IndexIVFScalarQuantizer",
-        "i.json": "kind:              manifest of an index",
-        "dstore.json": "kind:              manifest of a datastore",
-    }.items():
-        outcome = knnlm("info", run_dir / name)
-        assert outcome.code == 0, outcome.err
-        assert words in outcome.out, name
-    (run_dir / "other.json").write_text("{}", encoding="utf-8")
-    assert "none that this toolkit writes" in knnlm("info", run_dir / "other.json").error
-    assert "does not exist" in knnlm("info", run_dir / "nothing").error
+def test_there_must_be_something_to_check(command: Command) -> None:
+    assert "nothing to check" in command("fairseq-knnlm", "check").error
 
 
-# adopt
+def test_subcommands(command: Command) -> None:
+    for word in ("chek", "Check"):
+        assert "did you mean check?" in command("fairseq-knnlm", word).error
+    assert "is missing" in command("fairseq-knnlm").error
+    assert "did you mean --dstore-filename?" in command("fairseq-knnlm", "check", "--dstore-filname", "x").error
 
 
-@pytest.fixture
-def foreign(run_dir: Path) -> Callable[..., Path]:
-    """Returns a function that lays the datastore out as another tool does."""
+def test_info_says_what_files_are(command: Command, files: Path) -> None:
+    names = ("data-bin/dict.txt", "data-bin/valid.idx", "data-bin/valid.bin", "model.pt", "dstore", "dstore_vals.npy",
+             "dstore.json", "knn.index", "knn.index.trained", "knn.index.json", "model.pt")  # fmt: skip
+    outcome = command("fairseq-knnlm", "info", *(files / name for name in names))
+    assert outcome.code == 0, outcome.err
+    kinds = [line.split(": ", 1)[1] for line in outcome.out.splitlines() if not line.startswith(" ")]
+    assert kinds == [
+        "dictionary", "binarised text", "binarised text", "checkpoint", "datastore", "datastore",
+        "manifest of a datastore", "FAISS index", "FAISS index without keys (trained, to be filled)",
+        "manifest of an index", "checkpoint",
+    ]  # fmt: skip
+    for line in ("ids: 40", "written by: this program", "updates: 60", f"rows: {rows_of(files)}", "type: IndexIVFFlat",
+                 f"keys: {rows_of(files)}", "nlist: 8", "specification: IVF8,Flat"):  # fmt: skip
+        assert f"  {line}\n" in outcome.out, line
 
-    def make(name: str, key_dtype: str, value_dtype: str, zero_rows: int = 0, offset: int = 0) -> Path:
-        keys = np.fromfile(run_dir / "dstore_keys.npy", np.float32).reshape(-1, WIDTH).astype(key_dtype)
-        values = (np.fromfile(run_dir / "dstore_vals.npy", np.int64) + offset).astype(value_dtype)
-        prefix = run_dir / "theirs" / name.format(rows=len(keys) + zero_rows)
-        prefix.parent.mkdir()
-        for part, array in (("keys", keys), ("vals", values)):
-            rest = np.zeros((zero_rows, *array.shape[1:]), array.dtype)
-            np.concatenate([array, rest]).tofile(f"{prefix}_{part}.npy")
-        return prefix
 
-    return make
+def test_info_of_what_is_unfinished(command: Command, files: Path) -> None:
+    change_json(files / "dstore.json", state="writing", rows_written=rows_of(files) // 2)
+    (files / "knn.index").rename(files / "knn.index.partial")
+    outcome = command("fairseq-knnlm", "info", files / "dstore", files / "knn.index")
+    assert f"unfinished datastore, {rows_of(files) // 2} of {rows_of(files)} rows (50 %)" in outcome.out
+    assert "unfinished index, as far as knn.index.partial" in outcome.out
 
 
-CUT = ["--gen-subset", "train", "--tokens-per-sample", BLOCK, "--context-window", WINDOW]
+def test_info_of_a_foreign_store_lists_the_layouts_that_fit(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "x_keys.npy").write_bytes(bytes(5 * 8 * 4))
+    (tmp_path / "x_vals.npy").write_bytes(bytes(5 * 8))
+    outcome = command("fairseq-knnlm", "info", tmp_path / "x")
+    assert "may be: 5 rows of 8-wide float32 keys and int64 values\n" in outcome.out
+    assert "may be: 10 rows of 8-wide float16 keys and int32 values\n" in outcome.out
 
 
 @pytest.mark.parametrize(
-    ("name", "key_dtype", "value_dtype"),
-    [
-        ("theirs_size{rows}_embed16_fp16", "float16", "int64"),
-        ("dstore_gpt2_{rows}_16", "float16", "int32"),
-        ("dstore", "float16", "int64"),
-        ("dstore", "float32", "int64"),
-    ],
-)
-def test_other_layouts_are_adopted(
-    knnlm: Command,
-    command: Command,
-    run_dir: Path,
-    foreign: Callable[..., Path],
-    name: str,
-    key_dtype: str,
-    value_dtype: str,
-) -> None:
-    source = foreign(name, key_dtype, value_dtype)
-    before = {path: path.read_bytes() for path in source.parent.iterdir()}
-    target = run_dir / "mine"
-    outcome = knnlm("adopt", source, "--dimension", WIDTH, "--dstore-mmap", target)
+    "name, data",
+    [("a.json", b"{}"), ("b.json", b"[" * 10**5), ("c", b"hello"), ("d.pt", b"PK\x03\x04 torn"), ("e", b"IwFl torn"),
+     ("f.idx", b"MMIDIDX\0\0"), ("g.safetensors", b"\xff" * 7 + b"\x7f{}"), ("h", b""), ("i.txt", b"the\n")],
+)  # fmt: skip
+def test_info_of_what_is_unknown_or_torn_is_one_line(command: Command, tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    outcome = command("fairseq-knnlm", "info", tmp_path / name)
+    assert outcome.error and outcome.out == ""
+
+
+def loss(outcome: Outcome) -> str:
+    line = re.search(r"Loss \(base 2\).*", outcome.out)
+    assert line is not None, outcome.err
+    return line[0]
+
+
+def evaluated(command: Command, files: Path, model: Path, results: Path) -> dict[str, object]:
+    outcome = command("fairseq-eval-lm", files / "data-bin", "--path", model, "--cpu", "--results-path", results)
     assert outcome.code == 0, outcome.err
-    manifest = read_manifest(Path(f"{target}.json"), DatastoreManifest)
-    assert manifest is not None
-    assert (manifest.key_dtype, manifest.value_dtype, manifest.dimension) == (key_dtype, value_dtype, WIDTH)
-    assert {path: path.read_bytes() for path in source.parent.iterdir()} == before, "the originals are left alone"
-    assert knnlm("check", run_dir / "data-bin", "--dstore-filename", target).code == 0
-    assert (
-        command("build_dstore.py", "--dstore_mmap", target, "--faiss_index", run_dir / "j", "--index-spec", "Flat").code
-        == 0
+    record = json.loads(results.read_text())
+    return {name: record[name] for name in ("loss_base2", "log_p_sum_nats", "targets")}
+
+
+def test_convert_and_back_is_the_same_bit_for_bit(command: Command, files: Path, tmp_path: Path) -> None:
+    weights, back = tmp_path / "m.safetensors", tmp_path / "back.pt"
+    assert command("fairseq-knnlm", "convert", files / "model.pt", weights).code == 0
+    assert command("fairseq-knnlm", "convert", weights, back).code == 0
+    assert evaluated(command, files, back, tmp_path / "b.json") == evaluated(
+        command, files, files / "model.pt", tmp_path / "a.json"
     )
-    knn = ["--knnlm", "--k", 8, "--lmbda", 0.5, "--cpu", "--gen-subset", "valid", "--path", run_dir / "model.pt"]
+    info = command("fairseq-knnlm", "info", weights, back).out
+    assert "updates: 60" in info and "weights (safetensors)" in info
+    shas = {re.search(r"weights sha256: (\w+)", command("fairseq-knnlm", "info", m).out)[1]  # type: ignore[index]
+            for m in (back, files / "model.pt")}  # fmt: skip
+    assert len(shas) == 1
+    assert "--overwrite replaces it" in command("fairseq-knnlm", "convert", weights, back).error
+    assert command("fairseq-knnlm", "convert", weights, back, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("name", ["checkpoint_best.pt", "checkpoint_2019_layout.pt"])
+def test_convert_reads_the_originals_checkpoints(command: Command, golden_dir: Path, tmp_path: Path, name: str) -> None:
+    for source, target in (
+        (golden_dir / name, tmp_path / "m.safetensors"),
+        (tmp_path / "m.safetensors", tmp_path / "m.pt"),
+    ):
+        assert command("fairseq-knnlm", "convert", source, target).code == 0
     outcome = command(
-        "fairseq-eval-lm", run_dir / "data-bin", *knn, "--dstore-filename", target, "--indexfile", run_dir / "j"
+        "fairseq-knnlm", "check", golden_dir / "data-bin", "--path", tmp_path / "m.pt", "--gen-subset", "test"
     )
-    assert LOSS in outcome.out
+    assert outcome.code == 0 and "its weights fit" in found(outcome, "ok")["checkpoint model"]
+    shas = [re.search(r"weights sha256: (\w+)", command("fairseq-knnlm", "info", m).out)[1]  # type: ignore[index]
+            for m in (tmp_path / "m.pt", golden_dir / name)]  # fmt: skip
+    assert shas[0] == shas[1]
 
 
-@pytest.mark.pitfall(1)
-def test_overflown_values_are_mended_from_the_data(
-    knnlm: Command, run_dir: Path, foreign: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """40,000 becomes −25,536 in 16 bits; the data say which it was."""
-    data = run_dir / "data-bin"
-    shift = 40_000
-    lines = [f"x{i} 1\n" for i in range(shift)]
-    (data / "dict.txt").write_text("".join(lines) + (data / "dict.txt").read_text(encoding="utf-8"), encoding="utf-8")
-    tokens = np.fromfile(data / "train.bin", np.uint16)
-    (tokens + np.uint16(shift)).tofile(data / "train.bin")
-    source = foreign("dstore", "float32", "int16", offset=shift)
-    values = np.fromfile(f"{source}_vals.npy", np.int16)
-    assert (values < 0).all()
-    target = run_dir / "mine"
-    words = [source, "--dimension", WIDTH, "--dstore-size", len(values), "--dstore-mmap", target]
-    assert "int16 values" in knnlm("adopt", *words).error
-    assert not Path(f"{target}.json").exists()
-    assert knnlm("adopt", *words, "--data", data, *CUT).code == 0
-    mended = np.fromfile(f"{target}_vals.npy", np.int64)
-    assert mended.tolist() == (np.fromfile(run_dir / "dstore_vals.npy", np.int64) + shift).tolist()
-    error = knnlm("adopt", *words, "--data", data, *CUT, "--tokens-per-sample", 9, "--overwrite").error
-    assert "the value of row 0 is" in error or "rows differ" in error
-
-
-@pytest.mark.pitfall(3)
-def test_a_zero_tail_is_cut_off(knnlm: Command, run_dir: Path, foreign: Callable[..., Path]) -> None:
-    source = foreign("dstore", "float32", "int64", zero_rows=17)
-    rows = num_tokens(run_dir / "data-bin", "train") - WINDOW
-    assert "give --dstore-mmap a new prefix" in knnlm("adopt", source, "--dimension", WIDTH).error
-    outcome = knnlm("adopt", source, "--dimension", WIDTH, "--dstore-mmap", run_dir / "mine")
-    assert any("the last 17 keys are zeros, never written" in warning for warning in outcome.warnings)
-    manifest = read_manifest(run_dir / "mine.json", DatastoreManifest)
-    assert manifest is not None
-    assert abs(manifest.rows - rows) <= BLOCK
-    assert (run_dir / "mine_keys.npy").read_bytes() == (run_dir / "dstore_keys.npy").read_bytes()
-    assert (run_dir / "mine_vals.npy").read_bytes() == (run_dir / "dstore_vals.npy").read_bytes()
-
-
-def test_a_checkpoint_vouches_for_the_keys(knnlm: Command, run_dir: Path, foreign: Callable[..., Path]) -> None:
-    source = foreign("dstore", "float16", "int64")
-    words = ["adopt", source, "--dimension", WIDTH, "--dstore-fp16", "--dstore-mmap", run_dir / "mine"]
-    data = ["--data", run_dir / "data-bin", *CUT]
-    assert knnlm(*words, *data, "--path", run_dir / "model.pt").code == 0
-    manifest = read_manifest(run_dir / "mine.json", DatastoreManifest)
-    ours = read_manifest(run_dir / "dstore.json", DatastoreManifest)
-    assert manifest is not None
-    assert ours is not None
-    assert manifest.weights_sha256 == ours.weights_sha256
-    assert manifest.dictionary_sha256 == ours.dictionary_sha256
-    raw = torch.load(run_dir / "model.pt", weights_only=False)
-    raw["model"]["decoder.layers.0.fc1.weight"] = torch.randn_like(raw["model"]["decoder.layers.0.fc1.weight"])
-    torch.save(raw, run_dir / "model.pt")
-    error = knnlm(*words, *data, "--path", run_dir / "model.pt", "--overwrite").error
-    assert "the keys from row 0 on are not those that" in error
-
-
-def test_what_cannot_be_adopted(knnlm: Command, run_dir: Path, foreign: Callable[..., Path]) -> None:
-    source = foreign("dstore", "float32", "int64")
-    assert "has a manifest already" in knnlm("adopt", run_dir / "dstore").error
-    assert "not rows of 17-wide keys" in knnlm("adopt", source, "--dimension", 17).error
-    assert "does not exist" in knnlm("adopt", run_dir / "nowhere").error
-    assert "give --tokens-per-sample" in knnlm("adopt", source, "--data", run_dir / "data-bin").error
-    values = np.fromfile(f"{source}_vals.npy", np.int64)
-    values[5] = 39 - values[5]
-    values.tofile(f"{source}_vals.npy")
-    error = knnlm("adopt", source, "--dimension", WIDTH, "--data", run_dir / "data-bin", *CUT).error
-    assert "the value of row 5 is" in error
-    assert "1 of" in error
-
-
-# convert
-
-
-def test_weights_go_to_safetensors_and_back(
-    knnlm: Command, command: Command, run_dir: Path, data_dir: Path, trained_dir: Path
-) -> None:
-    exported, back = run_dir / "model.safetensors", run_dir / "back.pt"
-    assert knnlm("convert", run_dir / "model.pt", "--to", exported).code == 0
-    assert knnlm("convert", exported, "--to", back).code == 0
-    one, other = load_checkpoint(run_dir / "model.pt"), load_checkpoint(back)
-    assert one.state.keys() == other.state.keys()
-    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
-    assert one.num_updates == other.num_updates
-    outcomes = [
-        command("fairseq-eval-lm", data_dir, "--path", run_dir / name, "--cpu") for name in ("model.pt", "back.pt")
-    ]
-    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[1].err
-    assert outcomes[0].out.splitlines()[1] == outcomes[1].out.splitlines()[1]
-    assert LOSS in outcomes[0].out
-    assert "exists; --overwrite replaces it" in knnlm("convert", run_dir / "model.pt", "--to", exported).error
-    words = ["--restore-file", back, "--reset-optimizer", "--max-update", 62, "--save-dir", run_dir / "more"]
-    from tiny_lm import ADAPTIVE, BATCHING, MODEL, OPTIMIZATION
-
-    assert command("fairseq-train", data_dir, *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, *words).code == 0
-
-
-@pytest.mark.parametrize("damage", ["", "not safetensors", "other metadata", "other kinds"])
-def test_what_cannot_be_converted(knnlm: Command, run_dir: Path, damage: str) -> None:
+def test_convert_refuses(command: Command, files: Path, tmp_path: Path) -> None:
+    assert (
+        "must end in .safetensors" in command("fairseq-knnlm", "convert", files / "model.pt", tmp_path / "x.pt").error
+    )
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"\xff" * 100)
+    assert "not a whole .safetensors file" in command("fairseq-knnlm", "convert", torn, tmp_path / "x.pt").error
     from safetensors.torch import save_file
 
-    path = run_dir / "x.safetensors"
-    if damage == "not safetensors":
-        path.write_bytes(b"\xff" * 100)
-    elif damage:
-        metadata = {"format": "fairseq-knnlm weights, version 1", "fairseq": '{"num_updates": "x"}'}
-        save_file({"a": torch.zeros(2)}, path, metadata if damage == "other kinds" else {})
-    outcome = knnlm("convert", path, "--to", run_dir / "out.pt")
-    assert "x.safetensors" in outcome.error
-    assert not (run_dir / "out.pt").exists()
-    assert "must end in .pt" in knnlm("convert", run_dir / "model.pt", "--to", run_dir / "a.pt").error
+    save_file({"a": torch.zeros(2)}, torn)
+    assert "must name the format" in command("fairseq-knnlm", "convert", torn, tmp_path / "x.pt").error
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_convert_names_the_extra_that_is_missing(
+    command: Command, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    error = command("fairseq-knnlm", "convert", files / "model.pt", tmp_path / "m.safetensors").error
+    assert "fairseq-knnlm[safetensors]" in error
