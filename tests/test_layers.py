@@ -39,7 +39,6 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.train_config": (4, 0),
     "fairseq.checkpoint_checks": (4, 0),
     "fairseq.checkpoint_files": (4, 0),
-    "fairseq.convert": (4, 0),
     # 5 run
     "fairseq.scoring": (5, 0),
     "fairseq.perplexity": (5, 0),

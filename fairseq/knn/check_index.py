@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fairseq.errors import DatastoreError
+from fairseq.files import file_sha256
 from fairseq.knn.check_store import KEYS_FINITE
-from fairseq.knn.checksums import file_sha256
 from fairseq.knn.datastore import Datastore, gather_rows
 from fairseq.knn.exact import exact_neighbours
 from fairseq.knn.faiss_index import metric_name, num_lists, read_index, set_nprobe

@@ -12,7 +12,7 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError
-from fairseq.knn.checksums import file_sha256
+from fairseq.files import file_sha256
 from fairseq.knn.findings import FAILED, OK, SKIPPED, Findings
 from fairseq.knn.tool_config import CheckConfig
 from fairseq.tasks.language_modeling import LanguageModelingTask

@@ -80,7 +80,7 @@ class DatastoreWriter:
                 write_manifest(manifest_path(prefix), found)
                 for file in (keys_path(prefix), values_path(prefix)):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
-            return cls(prefix, found, stack.pop_all())
+            return cls(prefix, found, save_interval_s, stack.pop_all())
 
     def append(self, keys_ND: Array, values_N: Array) -> None:
         """Appends rows.
