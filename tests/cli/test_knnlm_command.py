@@ -156,7 +156,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, set[str]]] = {
         {"checkpoint"},
     ),
     "another checkpoint": (lambda f: reweighted(f, 0.5), "", {"datastore weights"}),
-    "a NaN weight": (lambda f: reweighted(f, float("nan")), "", {"checkpoint weights", "datastore weights"}),
+    "a NaN weight": (lambda f: reweighted(f, float("nan")), "", {"checkpoint"}),
     "a byte of the keys": (lambda f: flip(f / "dstore_keys.npy", 4 * WIDTH * 77), "", {"datastore keys sha256"}),
     "a byte of the values": (lambda f: flip(f / "dstore_vals.npy", 8 * 77), "", {"datastore values sha256"}),
     "a NaN key": (
