@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from fairseq.errors import ConfigError, FairseqError
+from fairseq.errors import ConfigError
 
 
 def import_user_dir(user_dir: str) -> None:
@@ -28,9 +28,7 @@ def import_user_dir(user_dir: str) -> None:
     sys.path.insert(0, str(path.parent))
     try:
         importlib.import_module(name)
-    except FairseqError:
-        raise
-    except Exception as err:
+    except (SyntaxError, ImportError) as err:  # whatever else its code raises is shown as it is
         where = f"{type(err).__name__}: {err}"
         raise ConfigError(f"--user-dir {user_dir} cannot be imported ({where}); --traceback shows where") from err
     finally:

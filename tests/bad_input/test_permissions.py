@@ -26,6 +26,7 @@ from tests.bad_input.cases import (
     parametrise,
     snapshot,
 )
+from tests.cli.tiny_lm import main_of
 
 NOBODY = 65534
 Make = Callable[[Place], list[object]]
@@ -50,6 +51,8 @@ def open_place(artefacts: Artefacts) -> Iterator[Place]:
 @contextlib.contextmanager
 def without_rights() -> Iterator[None]:
     """Takes the superuser's rights away for a while."""
+    for prog in (BUILD, EVAL, PREPROCESS, TRAIN):
+        main_of(prog)  # nobody may be unable to read our modules
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)
