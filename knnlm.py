@@ -146,7 +146,20 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
             assert self.datastore.keys_ND is not None
             dot = self.config.knn_sim_func == "dot"
             distances_NK = recompute_distances(self.datastore.keys_ND, queries_ND, ids_NK, inner_product=dot)
+            self._check_finite(queries_ND, distances_NK, ids_NK)
         return drop_nearest(distances_NK, ids_NK) if self.config.drop_top1 else (distances_NK, ids_NK)
+
+    def _check_finite(
+        self, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int64]
+    ) -> None:
+        """Raises DatastoreError for a stored key that is not finite; a query that is not is counted by its result."""
+        bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
+        for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
+            if np.isfinite(queries_ND[n]).all():
+                raise DatastoreError(
+                    f"{keys_path(self.datastore.prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists"
+                    " such rows, write the datastore again"
+                )
 
 
 def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:

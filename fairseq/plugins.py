@@ -11,7 +11,7 @@ def import_user_dir(user_dir: str) -> None:
     """Imports a package directory or a module file by its own name.
 
     Raises:
-        ConfigError: there is no such package, or another module already has that name.
+        ConfigError: there is no such package, it cannot be imported, or another module already has that name.
     """
     path = Path(user_dir).absolute()
     if not (path.is_dir() and (path / "__init__.py").is_file()) and not (path.suffix == ".py" and path.is_file()):
@@ -28,5 +28,8 @@ def import_user_dir(user_dir: str) -> None:
     sys.path.insert(0, str(path.parent))
     try:
         importlib.import_module(name)
+    except (SyntaxError, ImportError) as err:  # whatever else its code raises is shown as it is
+        where = f"{type(err).__name__}: {err}"
+        raise ConfigError(f"--user-dir {user_dir} cannot be imported ({where}); --traceback shows where") from err
     finally:
         sys.path.remove(str(path.parent))

@@ -77,6 +77,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not (self.path or "").strip(":"):
             raise ConfigError("--path is required: the checkpoint to evaluate")
+        if self.results_file is not None and self.results_file.is_dir():
+            raise ConfigError(f"--results-path: {self.results_file} must be a file, but is a directory; give another")
         if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
             raise ConfigError(
                 f"--remove-bpe {self.remove_bpe} is not supported: give the mark that a subword ends in, such as '@@ '"

@@ -115,6 +115,8 @@ def check_texts(config: PreprocessConfig, splits: Sequence[Split]) -> None:
         if not text.is_file():
             problem = "is not a regular file" if text.exists() else "does not exist"
             raise DataError(f"{flag} must name a text file, but {text} {problem}; give the path of one")
+        with text.open("rb"):
+            pass  # one that may not be read fails before anything is written
 
 
 def check_outputs(config: PreprocessConfig, splits: Sequence[Split], given: Dictionary | None) -> None:

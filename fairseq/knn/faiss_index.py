@@ -7,14 +7,22 @@ be the datastore's. FAISS is imported when it is first needed.
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.files import atomic_write
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest
 
 logger = logging.getLogger(__name__)
+
+# What FAISS may compute beside an index's file when it reads one with product codes: its own bound for that table.
+COMPUTED_TABLE_BYTES = 1 << 31
 
 
 def read_index(path: str | Path, *, mapped: bool = False) -> Any:
@@ -31,8 +39,11 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
 
     if not Path(path).is_file():
         raise DatastoreError(f"{path} {_why_missing(path)}")
+    with Path(path).open("rb"):
+        pass  # FAISS does not say why it cannot open a file
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
+        with _memory_of(Path(path).stat().st_size + COMPUTED_TABLE_BYTES):
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
@@ -46,7 +57,25 @@ def _why_missing(path: str | Path) -> str:
     if partial is not None or Path(f"{path}.trained").is_file():
         done = partial.rows if partial is not None else 0
         return f"is unfinished: its build has saved {done} keys; run build_dstore.py again, which goes on from there"
-    return "does not exist; check the path, or make the index with build_dstore.py"
+    problem = "is not a file" if Path(path).exists() else "does not exist"
+    return f"{problem}; check the path, or make the index with build_dstore.py"
+
+
+@contextmanager
+def _memory_of(num_bytes: int) -> Iterator[None]:
+    """Keeps FAISS from taking more memory for one array than a file has bytes, whatever the file says."""
+    import faiss
+
+    get = getattr(faiss, "get_deserialization_vector_byte_limit", None)
+    if get is None:  # older FAISS
+        yield
+        return
+    before = get()
+    faiss.set_deserialization_vector_byte_limit(num_bytes)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before)
 
 
 def write_index(index: Any, path: Path) -> None:
@@ -119,7 +148,7 @@ def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2
 
     Raises:
         DatastoreError: it cannot be read, or is empty.
-        MismatchError: it has another metric.
+        MismatchError: it has another metric, or ids that are not row numbers.
     """
     index = read_index(path)
     if metric_name(index) != metric:
@@ -129,9 +158,44 @@ def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2
         )
     if index.ntotal == 0:
         raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that build_dstore.py finished")
+    _check_ids(index, path)
     if nprobe is not None and not set_nprobe(index, nprobe):
         logger.warning("--probe %d has no effect: %s has no inverted lists", nprobe, path)
     return _on_gpus(index) if gpu else index
+
+
+def _check_ids(index: Any, path: str | Path) -> None:
+    """Raises MismatchError where an index has given its N keys other ids than the row numbers 0 to N − 1."""
+    count = total = 0
+    low, high = 0, -1
+    for ids in _stored_ids(index):
+        count, total = count + len(ids), total + int(ids.sum())
+        low, high = min(low, int(ids.min())), max(high, int(ids.max()))
+    n = int(index.ntotal)
+    if count and (count != n or low < 0 or high >= n or total != n * (n - 1) // 2):
+        raise MismatchError(
+            f"{path} must number its keys by the rows of a datastore, 0 to {n - 1}, but has {count} ids from {low} to"
+            f" {high}; give --indexfile an index that build_dstore.py made"
+        )
+
+
+def _stored_ids(index: Any) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields the ids that an index stores, in arrays that are not empty; nothing where positions are the ids."""
+    import faiss
+
+    outer = faiss.downcast_index(index)
+    while isinstance(outer, faiss.IndexPreTransform):
+        outer = faiss.downcast_index(outer.index)
+    if isinstance(outer, faiss.IndexIDMap):
+        yield faiss.vector_to_array(outer.id_map)
+        return
+    inverted: Any = faiss.try_extract_index_ivf(index)
+    for number in range(inverted.nlist) if inverted is not None else ():
+        size = inverted.invlists.list_size(number)
+        if size:
+            pointer = inverted.invlists.get_ids(number)
+            yield faiss.rev_swig_ptr(pointer, size)
+            inverted.invlists.release_ids(number, pointer)
 
 
 def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:

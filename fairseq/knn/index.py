@@ -65,6 +65,8 @@ def build_index(store: Datastore, config: BuildConfig, index_path: str | Path, l
         logger.warning(
             "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
         )
+    if path.is_dir():
+        raise DatastoreError(f"{path} is a directory, but the index is to be written there; give the name of a file")
     with locked(path):
         empty = new_index(config, store.dimension)
         build = _Build(store, config, path, _manifest(store, config, empty), log_format)

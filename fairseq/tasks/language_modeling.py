@@ -83,7 +83,7 @@ class LanguageModelingTask:
             if not isinstance(err, MemoryError) and not re.search("allocate|overflow", str(err)):
                 raise
             raise ConfigError(
-                f"the model is too large for this machine's memory ({config}); give fewer layers or smaller widths"
+                "the model is too large for this machine's memory; give fewer layers, or smaller --decoder-…-dim"
             ) from err
         return model
 

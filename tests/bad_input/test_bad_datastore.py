@@ -1,0 +1,199 @@
+"""Datastores that are torn, unfinished, of another model, or whose manifests lie."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.bad_input.cases import BUILD, EVAL, Call, Case, Place, check, parametrise
+
+WIDTH = 16
+
+
+def with_manifest(command: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Place], list[object]]:
+    """Returns a command that reads a datastore whose manifest has been changed."""
+
+    def make(place: Place) -> list[object]:
+        store = place.store()
+        record = json.loads((place / "dstore.json").read_bytes())
+        change(record)
+        (place / "dstore.json").write_text(json.dumps(record), encoding="utf-8")
+        return place.build(store=store) if command == BUILD else place.neighbours(store=store)
+
+    return make
+
+
+def with_file(
+    name: str, change: Callable[[bytes], bytes], *, manifest: bool = True, more: tuple[object, ...] = ()
+) -> Callable[[Place], list[object]]:
+    """Returns the building of an index from a datastore with a changed file, with its manifest or without."""
+
+    def make(place: Place) -> list[object]:
+        store = place.store()
+        path = place / f"dstore{name}"
+        path.write_bytes(change(path.read_bytes()))
+        if not manifest:
+            (place / "dstore.json").unlink()
+        return place.build(store=store, more=more)
+
+    return make
+
+
+def without(name: str) -> Callable[[Place], list[object]]:
+    def make(place: Place) -> list[object]:
+        store = place.store()
+        (place / f"dstore{name}").unlink()
+        return place.neighbours(store=store)
+
+    return make
+
+
+def directory(name: str) -> Callable[[Place], list[object]]:
+    def make(place: Place) -> list[object]:
+        store = place.store()
+        (place / f"dstore{name}").unlink()
+        (place / f"dstore{name}").mkdir()
+        return place.neighbours(store=store)
+
+    return make
+
+
+def nan_in(place: Place) -> Path:
+    """Returns the prefix of a datastore with a key that is no number."""
+    store = place.store()
+    keys = np.fromfile(f"{store}_keys.npy", np.float32)
+    keys[5 * WIDTH + 3] = np.nan
+    keys.tofile(f"{store}_keys.npy")
+    return store
+
+
+def dump(place: Place, *more: object) -> list[object]:
+    words = ["--save-knnlm-dstore", "--dstore-mmap", place / "new", "--context-window", 8]
+    return [*place.evaluate(), *words, *more]
+
+
+def dump_over_one(suffix: str, content: bytes) -> Callable[[Place], list[object]]:
+    def make(place: Place) -> list[object]:
+        (place / f"new{suffix}").write_bytes(content)
+        return dump(place)
+
+    return make
+
+
+def dump_over_another(place: Place) -> list[object]:
+    for suffix in ("_keys.npy", "_vals.npy", ".json"):
+        shutil.copy(f"{place.good.store}{suffix}", f"{place / 'new'}{suffix}")
+    return dump(place)
+
+
+def rewrite(**values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda record: record.update(values)
+
+
+def of_manifest(name: str, values: dict[str, Any], expect: str, command: str = EVAL) -> Case:
+    return Case(name, command, with_manifest(command, rewrite(**values)), expect)
+
+
+CASES = [
+    Case("keys-empty", BUILD, with_file("_keys.npy", lambda _: b""), "dstore_keys.npy must have"),
+    Case("keys-one-byte-short", BUILD, with_file("_keys.npy", lambda d: d[:-1]), "dstore_keys.npy must have"),
+    Case("keys-half", BUILD, with_file("_keys.npy", lambda d: d[: len(d) // 2]), "dstore_keys.npy must have"),
+    Case("keys-one-row-more", BUILD, with_file("_keys.npy", lambda d: d + bytes(64)), "dstore_keys.npy must have"),
+    Case("values-empty", BUILD, with_file("_vals.npy", lambda _: b""), "dstore_vals.npy must have"),
+    Case("values-one-byte-short", BUILD, with_file("_vals.npy", lambda d: d[:-1]), "dstore_vals.npy must have"),
+    Case("keys-are-missing", EVAL, without("_keys.npy"), "dstore_keys.npy does not exist"),
+    Case("values-are-missing", EVAL, without("_vals.npy"), "dstore_vals.npy does not exist"),
+    Case("keys-are-a-directory", EVAL, directory("_keys.npy"), "dstore_keys.npy"),
+    Case("values-are-a-directory", EVAL, directory("_vals.npy"), "dstore_vals.npy"),
+    Case("manifest-is-a-directory", EVAL, directory(".json"), "dstore.json"),
+    Case("manifest-empty", BUILD, with_file(".json", lambda _: b""), "dstore.json must be JSON"),
+    Case("manifest-torn", BUILD, with_file(".json", lambda d: d[:50]), "dstore.json must be JSON"),
+    Case("manifest-latin-1", BUILD, with_file(".json", lambda _: b'{"kind": "\xe9"}'), "dstore.json must be JSON"),
+    Case("manifest-deep", BUILD, with_file(".json", lambda _: b'{"a":' * 99_999), "dstore.json must be JSON"),
+    Case("manifest-huge-number", BUILD, with_file(".json", lambda _: b"9" * 9999), "dstore.json must be"),
+    Case("manifest-is-a-number", BUILD, with_file(".json", lambda _: b"7"), "dstore.json must be the manifest of"),
+    Case("manifest-is-null", BUILD, with_file(".json", lambda _: b"null"), "dstore.json must be the manifest of"),
+    of_manifest("manifest-of-an-index", {"kind": "index"}, "dstore.json must be the manifest of a datastore", BUILD),
+    of_manifest("manifest-of-version-9", {"version": 9}, "manifest of version 9"),
+    of_manifest("manifest-of-version-true", {"version": [1]}, "manifest of version [1]"),
+    of_manifest("manifest-unknown-field", {"colour": 1}, "has unknown fields (colour)"),
+    of_manifest("rows-negative", {"rows": -5}, "'rows' must not be negative"),
+    of_manifest("rows-fraction", {"rows": 1.5}, "'rows' must be a whole number"),
+    of_manifest("rows-null", {"rows": None}, "'rows' must be a whole number"),
+    of_manifest("rows-too-many", {"rows": 10**9}, "must have 8000000000 bytes by its manifest"),
+    of_manifest("rows-beyond-64-bits", {"rows": 10**30}, "'rows' must be a whole number"),
+    of_manifest("rows-infinite", {"rows": float("inf")}, "dstore.json"),
+    of_manifest("width-lies", {"dimension": 8}, "dstore_keys.npy must have", BUILD),
+    of_manifest("width-of-another-model", {"dimension": 32}, "dstore has keys of width 32, but 16"),
+    of_manifest("width-negative", {"dimension": -16}, "'dimension' must not be negative"),
+    of_manifest("key-type-unknown", {"key_dtype": "float8"}, "'key_dtype' must be float32 or float16"),
+    of_manifest("key-type-is-code", {"key_dtype": "O"}, "'key_dtype' must be float32 or float16", BUILD),
+    of_manifest("key-type-lies", {"key_dtype": "float16"}, "dstore_keys.npy must have", BUILD),
+    of_manifest("value-type-is-code", {"value_dtype": "object"}, "'value_dtype' must be int64 or int32 or int16"),
+    of_manifest("value-type-lies", {"value_dtype": "int32"}, "dstore_vals.npy must have", BUILD),
+    of_manifest("state-unknown", {"state": "done"}, "'state' must be writing or complete"),
+    of_manifest("store-unfinished", {"state": "writing"}, "dstore is unfinished"),
+    of_manifest("settings-are-a-list", {"settings": []}, "'settings' must be an object"),
+    of_manifest("vocabulary-of-another", {"vocabulary_size": 99}, "a vocabulary of 99, but this run has 40"),
+    of_manifest("dictionary-of-another", {"dictionary_sha256": "0" * 64}, "written with dictionary 000000000000"),
+    of_manifest("weights-of-another", {"weights_sha256": "0" * 64}, "written with model weights 000000000000"),
+    of_manifest("keys-of-another-type", {"seed": 1}, "has unknown fields (seed)"),
+    Case(
+        "bare-width-does-not-divide", BUILD,
+        with_file("_keys.npy", lambda d: d, manifest=False, more=("--dimension", 7)),
+        "check --dimension",
+    ),
+    Case(
+        "bare-both-empty", BUILD, with_file("_keys.npy", lambda _: b"", manifest=False, more=("--dimension", 16)),
+        "dstore_keys.npy has 0 bytes",
+    ),
+    Case(
+        "bare-values-negative", BUILD,
+        with_file("_vals.npy", lambda d: b"\xff" * len(d), manifest=False, more=("--dimension", 16)),
+        "dstore_vals.npy holds ids outside the vocabulary",
+    ),
+    Case(
+        "bare-too-many-rows", BUILD,
+        with_file("_keys.npy", lambda d: d, manifest=False, more=("--dimension", 16, "--dstore-size", 10**6)),
+        "--dstore-size 1000000 is larger than",
+    ),
+    Case("store-is-missing", EVAL, lambda p: p.neighbours(store=p / "none"), "none_vals.npy does not exist"),
+    Case("store-to-build-is-missing", BUILD, lambda p: p.build(store=p / "none"), "none_vals.npy does not exist"),
+    Case("store-size-too-large", EVAL, lambda p: [*p.neighbours(), "--dstore-size", 10**7], "--dstore-size 10000000"),
+    Case("store-is-not-fp16", EVAL, lambda p: [*p.neighbours(), "--dstore-fp16"], "--dstore-fp16"),
+    Case("dump-over-bare-keys", EVAL, dump_over_one("_keys.npy", b"mine"), "new_keys.npy exists and has no manifest"),
+    Case("dump-over-bare-values", EVAL, dump_over_one("_vals.npy", b"mine"), "new_vals.npy exists and has no manifest"),
+    Case("dump-over-a-torn-manifest", EVAL, dump_over_one(".json", b"{"), "new.json must be JSON"),
+    Case("dump-over-another-store", EVAL, dump_over_another, "new"),
+    Case("dump-size-too-large", EVAL, lambda p: dump(p, "--dstore-size", 10**7), "--dstore-size 10000000 is more"),
+    Case("dump-without-a-place", EVAL, lambda p: [*p.evaluate(), "--save-knnlm-dstore"], "--save-knnlm-dstore needs"),
+    Case("dump-into-a-file", EVAL, lambda p: dump(p, "--dstore-mmap", p.good.index / "x"), "knn.index"),
+    Case("dump-of-shards", EVAL, lambda p: dump(p, "--num-shards", 2), "--save-knnlm-dstore writes rows in order"),
+]  # fmt: skip
+
+
+def build_from_nan(place: Place) -> list[object]:
+    return place.build(store=nan_in(place))
+
+
+def search_in_nan(place: Place) -> list[object]:
+    return place.neighbours(store=nan_in(place))
+
+
+NOT_FINITE = [
+    Case("keys-nan-build", BUILD, build_from_nan, "dstore_keys.npy"),
+    Case("keys-nan-search", EVAL, search_in_nan, "dstore_keys.npy"),
+]
+
+
+@parametrise(NOT_FINITE)
+def test_keys_that_are_no_numbers(case: Case, place: Place, call: Call) -> None:
+    check(case, place, call)
+
+
+@parametrise(CASES)
+def test_bad_datastore(case: Case, place: Place, call: Call) -> None:
+    check(case, place, call)

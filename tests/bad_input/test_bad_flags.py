@@ -1,0 +1,135 @@
+"""Flags with values that they cannot have."""
+
+import shlex
+
+from tests.bad_input.cases import BUILD, EVAL, PREPROCESS, TRAIN, Call, Case, Place, check, parametrise
+
+
+def typed(prog: str, words: str, expect: str) -> Case:
+    """Returns the case of a sound command line with these words at its end."""
+
+    def make(place: Place) -> list[object]:
+        sound = {EVAL: place.neighbours, TRAIN: place.train, PREPROCESS: place.preprocess, BUILD: place.build}
+        return [*sound[prog](), *shlex.split(words)]
+
+    return Case(f"flag-{prog.removeprefix('fairseq-')} {words[:60]}", prog, make, expect)
+
+
+def results_in_a_file(place: Place) -> list[object]:
+    (place / "file").write_bytes(b"")
+    return [*place.evaluate(), "--results-path", place / "file" / "x"]
+
+
+def results_over_a_directory(place: Place) -> list[object]:
+    (place / "r.json").mkdir()
+    return [*place.evaluate(), "--results-path", place / "r.json"]
+
+
+def save_dir_is_a_file(place: Place) -> list[object]:
+    (place / "out").write_bytes(b"")
+    return place.train()
+
+
+def broken_plugin(place: Place) -> list[object]:
+    (place / "broken_plugin.py").write_text("def x(:\n", encoding="utf-8")
+    return [*place.evaluate(), "--user-dir", place / "broken_plugin.py"]
+
+
+def plugin_with_an_odd_name(place: Place) -> list[object]:
+    (place / "not-a-name.py").write_text("", encoding="utf-8")
+    return [*place.evaluate(), "--user-dir", place / "not-a-name.py"]
+
+
+NINES = "9" * 400
+CASES = [
+    typed(EVAL, "--lmbda nan", "--lmbda must be a number, but is 'nan'"),
+    typed(EVAL, "--lmbda inf", "--lmbda must be finite"),
+    typed(EVAL, "--lmbda -0.1", "--lmbda must be at least 0"),
+    typed(EVAL, "--lmbda 1.01", "--lmbda must be at most 1"),
+    typed(EVAL, "--lmbda", "--lmbda"),
+    typed(EVAL, "--k 0", "--k must be at least 1"),
+    typed(EVAL, "--k -1", "--k must be at least 1"),
+    typed(EVAL, "--k 1e3x", "--k must be a whole number"),
+    typed(EVAL, f"--k {NINES}", "--k must be "),
+    typed(EVAL, "--probe 0", "--probe must be at least 1"),
+    typed(EVAL, "--knn-temp 0", "--knn-temp must be greater than 0"),
+    typed(EVAL, "--knn-temp inf", "--knn-temp must be finite"),
+    typed(EVAL, "--knn-temp nan", "--knn-temp must be a number"),
+    typed(EVAL, "--knn-sim-func cosine", "--knn-sim-func must be one of"),
+    typed(EVAL, "--no-load-keys", "--no-load-keys leaves nothing to compute distances from"),
+    typed(EVAL, "--dstore-size 0", "--dstore-size must be at least 1"),
+    typed(EVAL, "--dstore-size -3", "--dstore-size must be at least 1"),
+    typed(EVAL, "--context-window -1", "--context-window must be at least 0"),
+    typed(EVAL, "--context-window 16", "--context-window 16 must be smaller"),
+    typed(EVAL, "--max-tokens 0", "--max-tokens must be at least 1"),
+    typed(EVAL, "--max-tokens 3", "--max-tokens 3 is below the"),
+    typed(EVAL, "--max-tokens 0x10", "--max-tokens must be a whole number"),
+    typed(EVAL, "--batch-size -2", "--max-sentences must be at least 1"),
+    typed(EVAL, "--softmax-batch 0", "--softmax-batch must be at least 1"),
+    typed(EVAL, "--seed -1", "--seed must be at least 0"),
+    typed(EVAL, f"--seed {10**20}", "--seed must be within"),
+    typed(EVAL, "--num-shards 0", "--num-shards must be at least 1"),
+    typed(EVAL, "--num-shards 2 --shard-id 2", "--shard-id 2 must be below --num-shards 2"),
+    typed(EVAL, "--log-format xml", "--log-format must be one of"),
+    typed(EVAL, "--log-interval 0", "--log-interval must be at least 1"),
+    typed(EVAL, "--model-overrides {", "--model-overrides must be a Python literal"),
+    typed(EVAL, "--model-overrides '[1]'", "--model-overrides must be a dict"),
+    typed(EVAL, "--model-overrides '{1: 2}'", "--model-overrides must be a dict with string keys"),
+    typed(EVAL, f"--model-overrides {'[' * 5000}", "--model-overrides must be a Python literal"),
+    typed(EVAL, "--model-overrides \"{'dropout': 7}\"", "--dropout must be at most 1"),
+    typed(EVAL, "--model-overrides \"{'decoder_layers': 10**9}\"", "--model-overrides must be a Python literal"),
+    typed(EVAL, "--model-overrides \"{'decoder_layers': 1000}\"", "decoder_layers is 1000"),
+    typed(EVAL, "--model-overrides \"{'nothing': 1}\"", "--model-overrides: 'nothing' is not a setting"),
+    typed(EVAL, "--user-dir /nowhere", "--user-dir must be a directory"),
+    typed(EVAL, "--lmda 0.1", "unrecognised argument --lmda; did you mean --lmbda?"),
+    typed(EVAL, "surplus", "surplus"),
+    typed(EVAL, "--fp16 --bf16", "--bf16"),
+    typed(TRAIN, "--max-tokens 2", "--max-tokens 2 is below"),
+    typed(TRAIN, "--lr nan", "--lr must be a number"),
+    typed(TRAIN, "--lr inf", "--lr must be finite"),
+    typed(TRAIN, "--lr ''", "--lr must have a value"),
+    typed(TRAIN, "--lr -1", "--lr must be at least 0"),
+    typed(TRAIN, "--update-freq 0", "--update-freq must be at least 1"),
+    typed(TRAIN, "--update-freq 1,x", "--update-freq must be a whole number"),
+    typed(TRAIN, "--arch transformer_lm_hugee", "--arch transformer_lm_hugee is not a known architecture"),
+    typed(TRAIN, "--optimizer adamm", "--optimizer"),
+    typed(TRAIN, "--decoder-layers 0", "--decoder-layers must be at least 1"),
+    typed(TRAIN, "--decoder-layers 100000000", "--decoder-layers must be at most"),
+    typed(TRAIN, "--decoder-ffn-embed-dim 4503599627370496", "too large for this machine's memory"),
+    typed(TRAIN, "--decoder-attention-heads 3", "must be a multiple of --decoder-attention-heads 3"),
+    typed(TRAIN, "--dropout 1.5", "--dropout must be at most 1"),
+    typed(TRAIN, "--adaptive-softmax-cutoff 50", "--adaptive-softmax-cutoff 50 must rise and stay below"),
+    typed(TRAIN, "--adaptive-softmax-cutoff 20,10", "--adaptive-softmax-cutoff 20,10 must rise"),
+    typed(TRAIN, "--adaptive-softmax-cutoff 0", "--adaptive-softmax-cutoff must be at least 1"),
+    typed(TRAIN, "--tokens-per-sample 0", "--tokens-per-sample must be at least 1"),
+    typed(TRAIN, f"--tokens-per-sample {NINES}", "--tokens-per-sample must be"),
+    typed(TRAIN, "--sample-break-mode line", "--sample-break-mode must be one of"),
+    typed(TRAIN, "--train-subset nowhere", "nowhere.idx does not exist"),
+    typed(TRAIN, "--valid-subset valid,nowhere", "nowhere.idx does not exist"),
+    typed(TRAIN, "--restore-file /nowhere.pt", "checkpoint /nowhere.pt does not exist"),
+    typed(PREPROCESS, "--workers 0", "--workers must be at least 1"),
+    typed(PREPROCESS, "--nwordssrc 2", "--nwordssrc must be at least 4"),
+    typed(PREPROCESS, "--nwordssrc -2", "--nwordssrc must be at least -1"),
+    typed(PREPROCESS, "--padding-factor 0", "--padding-factor must be at least 1"),
+    typed(PREPROCESS, "--thresholdsrc -1", "--thresholdsrc must be at least 0"),
+    typed(PREPROCESS, "--dataset-impl lazy", "--dataset-impl must be mmap"),
+    typed(PREPROCESS, "--bpe gpt2", "--bpe must not be given"),
+    typed(PREPROCESS, "--tokenizer moses", "--tokenizer must be space"),
+    typed(BUILD, "--dimension 0", "--dimension must be at least 1"),
+    typed(BUILD, "--dimension 17", "--dimension"),
+    typed(BUILD, "--train-sample 0", "--train-sample must be at least 1"),
+    typed(BUILD, "--num-keys-to-add-at-a-time 0", "--num-keys-to-add-at-a-time must be at least 1"),
+    typed(BUILD, "--dstore-size 99999999", "--dstore-size 99999999 is larger than"),
+    typed(BUILD, "--faiss-index ''", "--faiss-index"),
+    typed(BUILD, "--starting-point -1", "--starting-point must be at least 0"),
+    Case("flag-results-in-a-file", EVAL, results_in_a_file, "file"),
+    Case("flag-results-over-a-directory", EVAL, results_over_a_directory, "r.json"),
+    Case("flag-save-dir-is-a-file", TRAIN, save_dir_is_a_file, "out"),
+    Case("flag-broken-plugin", EVAL, broken_plugin, "--user-dir"),
+    Case("flag-plugin-with-an-odd-name", EVAL, plugin_with_an_odd_name, "cannot be the name of a module"),
+]  # fmt: skip
+
+
+@parametrise(CASES)
+def test_bad_flag(case: Case, place: Place, call: Call) -> None:
+    check(case, place, call)
