@@ -155,13 +155,16 @@ def _stored_ids(index: Any) -> Iterator[npt.NDArray[np.int64]]:
     if isinstance(outer, faiss.IndexIDMap):
         yield faiss.vector_to_array(outer.id_map)
         return
-    inverted = faiss.try_extract_index_ivf(index)
-    for number in range(inverted.nlist) if inverted is not None else ():
-        size = inverted.invlists.list_size(number)
+    inverted: Any = faiss.try_extract_index_ivf(index)
+    if inverted is None:
+        return
+    lists = inverted.invlists
+    for number in range(inverted.nlist):
+        size = lists.list_size(number)
         if size:
-            pointer = inverted.invlists.get_ids(number)
+            pointer = lists.get_ids(number)
             yield faiss.rev_swig_ptr(pointer, size)
-            inverted.invlists.release_ids(number, pointer)
+            lists.release_ids(number, pointer)
 
 
 def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:
