@@ -20,6 +20,8 @@ from fairseq.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
+TABLE_BYTES = 2**31 + 4  # FAISS makes tables up to this size that are not in the file, to search product codes faster
+
 
 def read_index(path: str | Path) -> Any:
     """Returns the FAISS index in a file.
@@ -35,8 +37,13 @@ def read_index(path: str | Path) -> Any:
     with Path(path).open("rb"):
         pass  # FAISS does not say why it cannot open a file
     try:
-        with _memory_of(Path(path).stat().st_size):
-            return faiss.read_index(str(path))
+        try:
+            with _memory_limit(max(Path(path).stat().st_size, TABLE_BYTES)):
+                return faiss.read_index(str(path))
+        except RuntimeError as err:
+            if "precompute" not in str(err):
+                raise
+            return faiss.read_index(str(path))  # what the file holds has passed; the table is larger than usual
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
@@ -45,8 +52,8 @@ def read_index(path: str | Path) -> Any:
 
 
 @contextmanager
-def _memory_of(num_bytes: int) -> Iterator[None]:
-    """Keeps FAISS from taking more memory for one array than a file has bytes, whatever the file says."""
+def _memory_limit(num_bytes: int) -> Iterator[None]:
+    """Keeps FAISS from taking more memory than this for one array, whatever the file says of its length."""
     import faiss
 
     get = getattr(faiss, "get_deserialization_vector_byte_limit", None)
