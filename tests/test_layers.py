@@ -210,11 +210,18 @@ def test_what_help_needs_imports_neither_torch_nor_faiss(module: str) -> None:
 
 
 def test_nothing_evaluates_text_or_unpickles_files() -> None:
-    forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.load", "marshal.loads"}
+    forbidden = {
+        "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.load",
+        "numpy.load", "marshal.load", "marshal.loads", "shelve.open", "os.system", "os.popen", "torch.jit.load",
+        "torch.hub.load", "runpy.run_path",
+    }  # fmt: skip
     for module, tree in sources().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 assert dotted(node.func) not in forbidden, f"{module}:{node.lineno}"
+                given = {k.arg for k in node.keywords}
+                assert not given & {"shell", "allow_pickle"}, f"{module}:{node.lineno}"
+    assert importers_of("subprocess") == set()
 
 
 def test_torch_load_reads_weights_only() -> None:

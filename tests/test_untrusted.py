@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,16 +168,3 @@ def test_what_a_manifest_records_of_paths_is_never_opened(place: Place, call: Ca
     record["settings"].update(data=str(fifo), checkpoint=str(fifo))
     (place / "dstore.json").write_text(json.dumps(record), encoding="utf-8")
     assert call(BUILD, *place.build(store=store)).code == 0
-
-
-def test_nothing_of_the_data_directory_is_imported(place: Place, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module beside the data has the name of one that we import late, and the command is run from there."""
-    data = place.data()
-    for name in ("knnlm", "faiss", "evaluation"):
-        (data / f"{name}.py").write_text(f"open({str(place / 'mark')!r}, 'w').close()\n", encoding="utf-8")
-    (data / "__init__.py").write_text(f"open({str(place / 'mark')!r}, 'w').close()\n", encoding="utf-8")
-    monkeypatch.chdir(data)
-    before = list(sys.path)
-    words = [*place.evaluate(data=data), "--gen-subset", "nowhere"]
-    refused(place, call, EVAL, words, "nowhere.idx does not exist")
-    assert sys.path == before

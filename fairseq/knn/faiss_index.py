@@ -62,8 +62,8 @@ def _why_missing(path: str | Path) -> str:
 
 
 @contextmanager
-def _memory_of(num_bytes: int) -> Iterator[None]:
-    """Keeps FAISS from taking more memory for one array than a file has bytes, whatever the file says."""
+def _memory_limit(num_bytes: int) -> Iterator[None]:
+    """Keeps FAISS from taking more memory than this for one array, whatever the file says of its length."""
     import faiss
 
     get = getattr(faiss, "get_deserialization_vector_byte_limit", None)
@@ -193,9 +193,9 @@ def _stored_ids(index: Any) -> Iterator[npt.NDArray[np.int64]]:
     for number in range(inverted.nlist) if inverted is not None else ():
         size = inverted.invlists.list_size(number)
         if size:
-            pointer = inverted.invlists.get_ids(number)
+            pointer = lists.get_ids(number)
             yield faiss.rev_swig_ptr(pointer, size)
-            inverted.invlists.release_ids(number, pointer)
+            lists.release_ids(number, pointer)
 
 
 def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:

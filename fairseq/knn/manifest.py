@@ -170,6 +170,10 @@ def _from_record(cls: type[M], record: dict[str, Any], path: Path) -> M:
         values[name] = _field(record[name], kinds[name], f"{path}: {name!r}")
         if name in _CHOICES and values[name] not in _CHOICES[name]:
             raise DatastoreError(f"{path}: {name!r} must be {' or '.join(_CHOICES[name])}, but is {values[name]!r}")
+    # An index may be trained and hold no rows yet; a datastore without any, or keys without width, cannot be.
+    for name in ("dimension", "rows") if cls is DatastoreManifest else ("dimension",):
+        if not values[name]:
+            raise DatastoreError(f"{path}: {name!r} must be at least 1, but is 0; restore it, or write it again")
     return cls(**values)
 
 

@@ -121,6 +121,8 @@ CASES = [
     of_manifest("manifest-of-version-true", {"version": [1]}, "manifest of version [1]"),
     of_manifest("manifest-unknown-field", {"colour": 1}, "has unknown fields (colour)"),
     of_manifest("rows-negative", {"rows": -5}, "'rows' must not be negative"),
+    of_manifest("rows-zero", {"rows": 0}, "'rows' must be at least 1, but is 0"),
+    of_manifest("width-zero", {"dimension": 0}, "'dimension' must be at least 1, but is 0"),
     of_manifest("rows-fraction", {"rows": 1.5}, "'rows' must be a whole number"),
     of_manifest("rows-null", {"rows": None}, "'rows' must be a whole number"),
     of_manifest("rows-too-many", {"rows": 10**9}, "must have 8000000000 bytes by its manifest"),
