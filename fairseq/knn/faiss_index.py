@@ -42,7 +42,7 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     with Path(path).open("rb"):
         pass  # FAISS does not say why it cannot open a file
     try:
-        with _memory_of(Path(path).stat().st_size + COMPUTED_TABLE_BYTES):
+        with _memory_limit(Path(path).stat().st_size + COMPUTED_TABLE_BYTES):
             return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
@@ -193,9 +193,9 @@ def _stored_ids(index: Any) -> Iterator[npt.NDArray[np.int64]]:
     for number in range(inverted.nlist) if inverted is not None else ():
         size = inverted.invlists.list_size(number)
         if size:
-            pointer = lists.get_ids(number)
+            pointer = inverted.invlists.get_ids(number)
             yield faiss.rev_swig_ptr(pointer, size)
-            lists.release_ids(number, pointer)
+            inverted.invlists.release_ids(number, pointer)
 
 
 def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:
