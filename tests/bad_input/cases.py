@@ -18,6 +18,7 @@ import pytest
 from fairseq_cli.run import run
 from tests.cli.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 
+LONGEST_ERROR = 1000
 EVAL, TRAIN, PREPROCESS, BUILD = "fairseq-eval-lm", "fairseq-train", "fairseq-preprocess", "build_dstore.py"
 
 
@@ -159,6 +160,7 @@ def check_error(prog: str, outcome: Outcome, expect: str) -> None:
     assert [line for line in lines if ": error: " in line] == lines[-1:], outcome.err
     assert lines[-1].startswith(f"{prog}: error: "), lines
     assert expect in lines[-1]
+    assert len(lines[-1]) < LONGEST_ERROR, "what a broken file holds is shown in part"
     assert outcome.out == ""
 
 
