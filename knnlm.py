@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore import Datastore
+from fairseq.knn.datastore import Datastore, check_ids
 from fairseq.knn.distribution import drop_nearest, knn_log_prob
 from fairseq.knn.faiss_index import check_index_fits, open_index
 from fairseq.knn.layout import keys_path, values_path
@@ -94,6 +94,9 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         allow = settings.allow_mismatch
         if datastore.manifest is not None:
             check_store(datastore.manifest, prefix, expected, allow_mismatch=allow)
+        vocabulary_size = expected.vocabulary_size or (datastore.manifest and datastore.manifest.vocabulary_size)
+        if vocabulary_size:
+            check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
         check_index_fits(index, indexfile, rows=datastore.rows, dimension=datastore.dimension, prefix=prefix)
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
         if built_from is not None:

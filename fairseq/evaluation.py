@@ -109,13 +109,19 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision) -> Evaluatio
     batches = batch_by_size(
         order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
     )
+    shard = batches[config.shard_id :: config.num_shards]
+    if batches and not shard:
+        raise ConfigError(
+            f"--shard-id {config.shard_id} has nothing to do: there are only {len(batches)} batches, fewer than"
+            f" --num-shards {config.num_shards}; lower it"
+        )
     return Evaluation(
         task=task,
         task_config=task_config,
         checkpoints=checkpoints,
         models=models,
         dataset=dataset,
-        batches=batches[config.shard_id :: config.num_shards],
+        batches=shard,
         block_size=task_config.tokens_per_sample,
         num_left_out=num_left_out,
         precision=precision,

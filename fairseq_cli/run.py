@@ -15,6 +15,7 @@ from fairseq.options import load_plugins
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_LESS = "give it less at once: --max-tokens or --batch-size, --softmax-batch, --k, or a smaller model"
 RUN_AGAIN = "no file is half-written; the same command starts again, from what was saved"
 
 
@@ -30,7 +31,9 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
         with handled():
             load_plugins(words)
             main(words)
-    except (FairseqError, OSError) as err:
+    except (FairseqError, OSError, MemoryError, RuntimeError) as err:
+        if isinstance(err, RuntimeError) and not _is_out_of_memory(err):
+            raise
         if isinstance(err, BrokenPipeError):
             # The reader of our output has gone; give the interpreter a stdout that it can flush at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +53,14 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
 
 def describe(err: Exception) -> str:
     """Returns an error as one line; an OSError is named by its file and reason."""
+    if isinstance(err, (MemoryError, RuntimeError)) and not isinstance(err, FairseqError):
+        return f"out of memory ({' '.join(str(err).split())[:160]}); {_LESS}"
     if isinstance(err, OSError) and err.strerror:
         advice = "; make room, then run the same command again" if err.errno in _NO_ROOM else ""
         return f"{err.filename}: {err.strerror}{advice}" if err.filename else err.strerror + advice
     return " ".join(str(err).split())
+
+
+def _is_out_of_memory(err: RuntimeError) -> bool:
+    """Returns whether torch had no memory; on a CPU it says so in words only."""
+    return type(err).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(err)

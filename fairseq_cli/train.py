@@ -25,6 +25,8 @@ from fairseq.train_config import CheckpointConfig, TrainConfig
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from fairseq.checkpoints import Checkpoint
     from fairseq.distributed import ProcessGroup
     from fairseq.precision import Precision
@@ -222,10 +224,23 @@ def _restore_optimizer(checkpoint: "Checkpoint", trainer: "Trainer", settings: S
             f" {settings.train.optimizer}; {hint}"
         )
     in_force = [{k: v for k, v in group.items() if k != "params"} for group in trainer.optimizer.param_groups]
-    trainer.optimizer.load_state_dict(dict(checkpoint.optimizer_state))
+    try:
+        trainer.optimizer.load_state_dict(dict(checkpoint.optimizer_state))
+        _check_moments(trainer.optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+        raise CheckpointError(f"the optimizer state of {checkpoint.path} is damaged ({err}); {hint}") from err
     for group, settings_now in zip(trainer.optimizer.param_groups, in_force, strict=True):
         # The state is the file's; momentum, weight decay and the like are the flags'.
         group.update({k: v for k, v in settings_now.items() if k not in ("lr", "lr_old")})
+
+
+def _check_moments(optimizer: "Optimizer") -> None:
+    """Raises ValueError where a moment has not the shape of its parameter."""
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            shape = getattr(moment, "shape", ())
+            if len(shape) and shape != parameter.shape:
+                raise ValueError(f"{name} of shape {tuple(shape)} for a parameter of shape {tuple(parameter.shape)}")
 
 
 def cli_main() -> None:

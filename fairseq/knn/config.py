@@ -41,7 +41,7 @@ class KNNConfig:
     knnlm: bool = flag(False, "mix the model with the next tokens of the nearest neighbours")
     dstore_filename: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
     indexfile: str | None = flag(None, "FAISS index of the datastore")
-    k: int = flag(1024, "neighbours of a query", minimum=1)
+    k: int = flag(1024, "neighbours of a query", minimum=1, maximum=(1 << 31) - 1)
     probe: int = flag(8, "inverted lists that a search visits", minimum=1)
     lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
     knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")

@@ -160,6 +160,16 @@ def check_finite(prefix: Path, keys_ND: npt.NDArray[np.float32], start: int | No
         )
 
 
+def check_ids(prefix: Path, values_N: Array, vocabulary_size: int) -> None:
+    """Raises DatastoreError for a value that is no id of the vocabulary: it would be a vote for nothing."""
+    smallest, largest = int(values_N.min()), int(values_N.max())
+    if smallest < 0 or largest >= vocabulary_size:
+        raise DatastoreError(
+            f"{values_path(prefix)}: ids must be from 0 to {vocabulary_size - 1}, but are from {smallest} to {largest};"
+            " fairseq-knnlm check shows the rows, write the datastore again"
+        )
+
+
 def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | None, key_fp16: bool) -> None:
     if manifest.state != "complete":
         raise DatastoreError(

@@ -149,7 +149,7 @@ def read_manifest(path: Path, cls: type[M]) -> M | None:
     kind = _kind(cls)
     if not isinstance(record, dict) or record.get("kind") != kind:
         found = record.get("kind") if isinstance(record, dict) else type(record).__name__
-        raise DatastoreError(f"{path} must be the manifest of a {kind}, but its kind is {found!r}; check the path")
+        raise DatastoreError(f"{path} must be a manifest of kind {kind!r}, but its kind is {found!r}; check the path")
     if record.get("version") != VERSION:
         raise DatastoreError(
             f"{path} is a {kind} manifest of version {record.get('version')!r}, but this program reads version"

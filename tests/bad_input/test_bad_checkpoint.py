@@ -14,6 +14,7 @@ from tests.bad_input.cases import EVAL, TRAIN, Call, Case, Place, check, paramet
 
 EMBEDDING = "decoder.embed_tokens.embeddings.0.0.weight"
 FC1 = "decoder.layers.0.fc1.weight"
+NO_GROUPS: dict[str, Any] = {"state": {}, "param_groups": []}
 Record = dict[str, Any]
 
 
@@ -40,6 +41,14 @@ def resumed(change: Callable[[Record], object]) -> Callable[[Place], list[object
         return place.train(more=[*adaptive, "--restore-file", place / "model.pt", "--max-update", 4])
 
     return make
+
+
+def other_moments(record: Record) -> None:
+    """Leaves the optimizer's state in form, but its moments without their last column."""
+    for moments in record["last_optimizer_state"]["state"].values():
+        for name, moment in moments.items():
+            if moment.dim():
+                moments[name] = moment[..., :-1].clone()
 
 
 def with_bytes(change: Callable[[bytes], bytes]) -> Callable[[Place], list[object]]:
@@ -187,6 +196,8 @@ CASES = [
     Case("pt-iterator-is-a-list", TRAIN, resumed(extra(train_iterator=[1])), "extra_state: train_iterator must be"),
     Case("pt-best-is-text", TRAIN, resumed(extra(best="x")), "extra_state: best must be of type"),
     Case("pt-optimizer-torn", TRAIN, resumed(part("last_optimizer_state", {"state": {}})), "model.pt"),
+    Case("pt-optimizer-empty", TRAIN, resumed(part("last_optimizer_state", NO_GROUPS)), "model.pt is damaged"),
+    Case("pt-optimizer-of-other-shapes", TRAIN, resumed(other_moments), "for a parameter of shape"),
     Case("pt-optimizer-gone", TRAIN, resumed(part("last_optimizer_state", None)), "model.pt has no optimizer state"),
 ]  # fmt: skip
 

@@ -42,6 +42,18 @@ def with_file(
     return make
 
 
+def with_value(value: int) -> Callable[[Place], list[object]]:
+    """Returns the evaluation with a datastore, complete by its manifest, whose last value is this."""
+
+    def make(place: Place) -> list[object]:
+        store = place.store()
+        path = place / "dstore_vals.npy"
+        path.write_bytes(path.read_bytes()[:-8] + np.int64(value).tobytes())
+        return place.neighbours(store=store)
+
+    return make
+
+
 def without(name: str) -> Callable[[Place], list[object]]:
     def make(place: Place) -> list[object]:
         store = place.store()
@@ -105,6 +117,8 @@ CASES = [
     Case("values-empty", BUILD, with_file("_vals.npy", lambda _: b""), "dstore_vals.npy must have"),
     Case("values-one-byte-short", BUILD, with_file("_vals.npy", lambda d: d[:-1]), "dstore_vals.npy must have"),
     Case("keys-are-missing", EVAL, without("_keys.npy"), "dstore_keys.npy does not exist"),
+    Case("values-below-0", EVAL, with_value(-5), "dstore_vals.npy: ids must be from 0 to"),
+    Case("values-beyond-the-vocabulary", EVAL, with_value(10**6), "dstore_vals.npy: ids must be from 0 to"),
     Case("values-are-missing", EVAL, without("_vals.npy"), "dstore_vals.npy does not exist"),
     Case("keys-are-a-directory", EVAL, directory("_keys.npy"), "dstore_keys.npy"),
     Case("values-are-a-directory", EVAL, directory("_vals.npy"), "dstore_vals.npy"),
@@ -114,9 +128,9 @@ CASES = [
     Case("manifest-latin-1", BUILD, with_file(".json", lambda _: b'{"kind": "\xe9"}'), "dstore.json must be JSON"),
     Case("manifest-deep", BUILD, with_file(".json", lambda _: b'{"a":' * 99_999), "dstore.json must be JSON"),
     Case("manifest-huge-number", BUILD, with_file(".json", lambda _: b"9" * 9999), "dstore.json must be"),
-    Case("manifest-is-a-number", BUILD, with_file(".json", lambda _: b"7"), "dstore.json must be the manifest of"),
-    Case("manifest-is-null", BUILD, with_file(".json", lambda _: b"null"), "dstore.json must be the manifest of"),
-    of_manifest("manifest-of-an-index", {"kind": "index"}, "dstore.json must be the manifest of a datastore", BUILD),
+    Case("manifest-is-a-number", BUILD, with_file(".json", lambda _: b"7"), "dstore.json must be a manifest of"),
+    Case("manifest-is-null", BUILD, with_file(".json", lambda _: b"null"), "dstore.json must be a manifest of"),
+    of_manifest("manifest-of-an-index", {"kind": "index"}, "dstore.json must be a manifest of kind 'datastore'", BUILD),
     of_manifest("manifest-of-version-9", {"version": 9}, "manifest of version 9"),
     of_manifest("manifest-of-version-true", {"version": [1]}, "manifest of version [1]"),
     of_manifest("manifest-unknown-field", {"colour": 1}, "has unknown fields (colour)"),

@@ -167,7 +167,7 @@ CASES = [
     Case("index-json-torn", EVAL, manifest_bytes(b'{"kind": "ind'), "knn.index.json must be JSON, but is not"),
     Case("index-json-binary", EVAL, manifest_bytes(b"\xff\xfe\0"), "knn.index.json must be JSON, but is not"),
     Case("index-json-deep", EVAL, manifest_bytes(b"[" * 100_000), "knn.index.json must be JSON, but is not"),
-    Case("index-json-is-a-list", EVAL, manifest_bytes(b"[]"), "knn.index.json must be the manifest of a index"),
+    Case("index-json-is-a-list", EVAL, manifest_bytes(b"[]"), "knn.index.json must be a manifest of kind 'index'"),
     Case("index-json-of-a-datastore", EVAL, with_manifest(lambda r: r.update(kind="datastore")), "knn.index.json must"),
     Case("index-json-of-version-2", EVAL, with_manifest(lambda r: r.update(version=2)), "manifest of version 2"),
     Case("index-json-lacks-a-field", EVAL, with_manifest(lambda r: r.pop("store_id")), "lacks the field 'store_id'"),

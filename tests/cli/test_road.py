@@ -129,7 +129,7 @@ def test_the_documents_commands_name_flags_that_exist(document: Path, count: int
     commands = re.findall(r"^(?:python )?(fairseq-[a-z-]+|build_dstore\.py) (.*)$", text, flags=re.MULTILINE)
     assert len(commands) == count
     for prog, words in commands:
-        typed = {word.replace("_", "-") for word in shlex.split(words) if word.startswith("--")}
+        typed = {word.replace("_", "-") for word in shlex.split(words, comments=True) if word.startswith("--")}
         known = flags_of(prog, *(words.split()[:1] if prog == "fairseq-knnlm" else ()))
         assert typed <= known, f"{document.name}: {prog} does not know {typed - known}"
 
