@@ -246,8 +246,7 @@ def score_all(
     """
     total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
     with Progress("evaluate", total, "tokens", log_format, every=every) as progress:
-        for batch in evaluation.collated():
-            scored = scorer.score(batch)
+        for scored in scorer.scored(evaluation.collated()):
             yield scored
             progress.advance(len(scored.target_N), loss=perplexity.loss)
 

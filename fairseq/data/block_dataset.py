@@ -45,6 +45,14 @@ class Batch:
         """Source tokens without context and padding: one for each scored target."""
         return int((self.target_BT != PAD).sum())
 
+    def split(self, num_rows: int) -> "list[Batch]":
+        """Returns the same rows in batches of ``num_rows``, the last one perhaps of fewer."""
+        rows = [slice(start, start + num_rows) for start in range(0, len(self.source_BT), num_rows)]
+        return [
+            Batch(self.block_idx_B[part], self.source_BT[part], self.target_BT[part], self.context_B[part])
+            for part in rows
+        ]
+
 
 class BlockDataset:
     """The blocks of one split.

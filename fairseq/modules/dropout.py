@@ -5,6 +5,7 @@ it. Here each 64-bit random integer serves four elements of 16 bits: p is rounde
 elements are scaled by exactly what that keeps, so that the expectation is the input. Elsewhere it is torch's own.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -19,9 +20,16 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     dropped = round(p * LEVELS)
     if x.device.type != "cpu" or not 0 < dropped < LEVELS:
         return F.dropout(x, p, training)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)  # every 64-bit integer
-    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+    kept = _draws(x.numel()).view(x.shape) >= dropped - LEVELS // 2
     return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+def _draws(count: int) -> Tensor:
+    """Returns random int16 numbers; NumPy's fastest generator draws them, seeded by torch's."""
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    generator = np.random.Generator(np.random.SFC64(seed))
+    numbers = generator.integers(-(1 << 63), (1 << 63) - 1, max((count + 3) // 4, 1), dtype=np.int64, endpoint=True)
+    return torch.from_numpy(numbers).view(torch.int16)[:count]
 
 
 class Dropout(nn.Module):

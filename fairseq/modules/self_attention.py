@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from fairseq.modules.dropout import dropout
+
+QUERIES_AT_ONCE = 64
+
 
 class SelfAttention(nn.Module):
     """Multi-head attention in which a column sees itself and the columns before it.
@@ -33,20 +37,42 @@ class SelfAttention(nn.Module):
         q_BHSD = self._heads(self.q_proj(x_BTC[:, first:]))
         k_BHTD = self._heads(self.k_proj(x_BTC))
         v_BHTD = self._heads(self.v_proj(x_BTC))
-        mask = _lower_right_mask(q_BHSD.shape[2], k_BHTD.shape[2], x_BTC.device) if first else None
-        out_BHSD = F.scaled_dot_product_attention(
-            q_BHSD,
-            k_BHTD,
-            v_BHTD,
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        if self.training and self.dropout > 0 and x_BTC.device.type == "cpu":
+            out_BHSD = _attention_with_dropout(q_BHSD, k_BHTD, v_BHTD, self.dropout)
+        else:
+            out_BHSD = _attention(q_BHSD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0)
         out_BSC: Tensor = self.out_proj(out_BHSD.transpose(1, 2).flatten(2))
         return out_BSC
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
+
+
+def _attention(q_BHSD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, p: float) -> Tensor:
+    """Returns causal attention ``[B, H, S, D]`` by torch's fused kernels."""
+    queries, keys = q_BHSD.shape[2], k_BHTD.shape[2]
+    mask = _lower_right_mask(queries, keys, q_BHSD.device) if queries < keys else None
+    return F.scaled_dot_product_attention(q_BHSD, k_BHTD, v_BHTD, attn_mask=mask, is_causal=mask is None, dropout_p=p)
+
+
+def _attention_with_dropout(q_BHSD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, p: float) -> Tensor:
+    """Returns causal attention ``[B, H, S, D]`` with dropout on its weights.
+
+    torch has no fused kernel for it on a CPU, and its plain one draws a Bernoulli number for each weight. Queries are
+    taken a few at a time, with the keys that they can see: of the weights behind them, few are computed.
+    """
+    batch, heads, queries, width = q_BHSD.shape
+    q, k, v = (part.reshape(batch * heads, -1, width) for part in (q_BHSD, k_BHTD, v_BHTD))
+    before = k.shape[1] - queries
+    pieces = []
+    for start in range(0, queries, QUERIES_AT_ONCE):
+        stop = min(start + QUERIES_AT_ONCE, queries)
+        hidden = ~_lower_right_mask(stop - start, before + stop, q.device)
+        bias = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)
+        seen_k, seen_v = k[:, : before + stop], v[:, : before + stop]
+        weights = torch.baddbmm(bias, q[:, start:stop], seen_k.transpose(1, 2), alpha=width**-0.5).softmax(-1)
+        pieces.append(torch.bmm(dropout(weights, p, True), seen_v))
+    return torch.cat(pieces, 1).view(batch, heads, queries, width)
 
 
 def _lower_right_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq.modules import self_attention
 from fairseq.modules.dropout import dropout
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from fairseq.modules.self_attention import SelfAttention
@@ -24,6 +25,29 @@ def test_attention_equals_the_oracle(first: int) -> None:
     weights = {name: value.double().numpy() for name, value in layer.state_dict().items()}
     expected = np.stack([attention(x.double().numpy(), weights, 3)[first:] for x in x_BTC])
     np.testing.assert_allclose(layer(x_BTC, first).detach().numpy(), expected, atol=FLOAT32_ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("queries_at_once", [1, 3, 64])
+@pytest.mark.parametrize("first", [0, 4])
+def test_attention_in_training_equals_the_oracle_where_nothing_is_dropped(
+    first: int, queries_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_attention, "QUERIES_AT_ONCE", queries_at_once)
+    monkeypatch.setattr(self_attention, "dropout", lambda weights, p, training: weights)
+    torch.manual_seed(3)
+    module = SelfAttention(8, 2, dropout=0.5).train()
+    x_BTC = torch.randn(3, 7, 8)
+    torch.testing.assert_close(module(x_BTC, first), module.eval()(x_BTC, first), atol=2e-6, rtol=0)
+
+
+def test_attention_drops_weights_and_keeps_their_mean() -> None:
+    torch.manual_seed(4)
+    module = SelfAttention(8, 2, dropout=0.25)
+    x_BTC = torch.randn(1, 5, 8)
+    drawn = torch.stack([module(x_BTC).detach() for _ in range(4000)])
+    assert drawn.std(0).min() > 0
+    error = (drawn.mean(0) - module.eval()(x_BTC)).abs() / drawn.std(0) * 4000**0.5
+    assert error.max() < 5  # standard errors
 
 
 def test_attention_never_looks_ahead() -> None:

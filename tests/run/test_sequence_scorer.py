@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fairseq import sequence_scorer
 from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
@@ -133,6 +134,32 @@ def test_a_second_source_is_mixed_in_at_its_weight() -> None:
     alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
     mixed = score(SequenceScorer([model], PRECISION, other=Interpolation(source, 0.25)), [[*range(8)]]).log_p_N
     np.testing.assert_allclose(np.exp(mixed), 0.75 * np.exp(alone) + 0.25 * 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [1, 7, 13, 10_000])
+@pytest.mark.parametrize("positions", [1, 20, 10_000])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_batches_and_second_source_may_be_taken_in_any_parts(
+    targets: int, positions: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``overlap`` is what a GPU does: the second source answers in a thread."""
+    model, rows = make(1), [[0, 1], [2], [3, 4, 5], [6, 7]]
+    whole = score(SequenceScorer([model], PRECISION, other=Interpolation(FirstFeature(), 0.25)), rows)
+    monkeypatch.setattr(sequence_scorer, "OTHER_TARGETS", targets)
+    monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", positions)
+    monkeypatch.setattr(SequenceScorer, "_overlaps", overlap)
+    scorer = SequenceScorer([model], PRECISION, other=Interpolation(FirstFeature(), 0.25))
+    parts = list(scorer.scored([blocks().collate(np.array(row)) for row in rows]))
+    assert [part.block_idx_N[0] for part in parts] == [0, 2, 3, 6]
+    found = np.concatenate([part.log_p_N for part in parts])
+    np.testing.assert_allclose(found, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
+
+
+class FirstFeature:
+    """A second source whose answer is the query's, so that answers given to other queries are seen."""
+
+    def log_prob(self, queries_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.logsigmoid(queries_ND[:, 0] + target_N)
 
 
 def test_weight_0_is_the_model_to_the_bit() -> None:
