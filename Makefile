@@ -1,13 +1,14 @@
-# make demo    the whole road on real prose, from text to a kNN-LM       (at most 10 minutes on 2 cores)
-# make test    the default test suite
-# make check   what CI runs: lint, types, the default suite and the slow one
+# make demo       the whole road on real prose, from text to a kNN-LM       (at most 10 minutes on 2 cores)
+# make test       the default test suite
+# make check      what CI runs: lint, types, the default suite and the slow one
+# make test-soak  hundreds of kills a stage, thousands of broken files a reader
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types check clean
+.PHONY: demo test test-slow test-soak lint types check clean
 
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
@@ -17,6 +18,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m slow
+
+test-soak: $(READY)
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m soak
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -97,7 +98,8 @@ class Stage:
             process.join(after_s)
             if process.is_alive():
                 assert process.pid is not None
-                os.kill(process.pid, sent)
+                with suppress(ProcessLookupError):  # it has ended in this very moment
+                    os.kill(process.pid, sent)
         process.join()
         assert process.exitcode is not None
         return process.exitcode

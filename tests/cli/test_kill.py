@@ -14,7 +14,7 @@ import pytest
 from kill_child import Stage, contents, finish_and_compare, kill_and_compare, measure
 from tiny_lm import ADAPTIVE, BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, make_sentences
 
-KILLS, KILLS_SLOW = 20, 200
+KILLS, KILLS_SOAK = 20, 200
 STOPS = 3
 
 EVALUATE = "data-bin --path checkpoints/checkpoint_last.pt --cpu --max-tokens 128 --log-format none"
@@ -129,11 +129,11 @@ def test_a_full_disk_loses_nothing(stage: Stage, tmp_path: Path, share: float) -
     finish_and_compare(stage, directory)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @stages
 def test_a_run_that_is_killed_often_goes_on_to_the_same_files(
     stage: Stage, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    tally = kill_and_compare(stage, tmp_path, KILLS_SLOW, seed=2)
+    tally = kill_and_compare(stage, tmp_path, KILLS_SOAK, seed=2)
     record_property("kills", f"{stage.name}: {tally.kills} kills, {tally.compared} runs compared to the byte")
-    assert tally.kills >= KILLS_SLOW
+    assert tally.kills >= KILLS_SOAK

@@ -1,7 +1,7 @@
 """Readers of files that others have written, given what no sound program writes.
 
 A reader returns something that holds up when it is used, or raises a FairseqError; nothing else, whatever the bytes.
-Each property tries ``CASES`` inputs, and ``SLOW_CASES`` under the mark ``slow`` (a checkpoint's fewer: it is written,
+Each property tries ``CASES`` inputs, and ``SOAK_CASES`` under the mark ``soak`` (a checkpoint's fewer: it is written,
 checked and made into a model each time). Half of them are sound files with a few bytes changed, cut off or put in,
 which come further than noise does.
 """
@@ -30,7 +30,7 @@ from fairseq.knn.manifest import DatastoreManifest, IndexManifest, read_manifest
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.bad_input.cases import Artefacts
 
-CASES, SLOW_CASES = 200, 5000
+CASES, SOAK_CASES = 200, 5000
 CHECKPOINT_CASES, SLOW_CHECKPOINT_CASES = 60, 1500
 
 SOUND_IDX = b"MMIDIDX\0\0" + struct.pack("<QBQ3i3q", 1, 8, 3, 2, 0, 4, 0, 4, 4)
@@ -181,10 +181,10 @@ def test_a_reader_returns_or_refuses(name: str, tmp_path: Path) -> None:
     assert fuzz(name, tmp_path, CASES) >= CASES
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_returns_or_refuses_at_length(name: str, tmp_path: Path) -> None:
-    assert fuzz(name, tmp_path, SLOW_CASES) >= SLOW_CASES
+    assert fuzz(name, tmp_path, SOAK_CASES) >= SOAK_CASES
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -246,6 +246,6 @@ def test_checkpoint_metadata_is_read_or_refused(artefacts: Artefacts, tmp_path: 
     assert fuzz_checkpoint(artefacts, tmp_path, CHECKPOINT_CASES) >= CHECKPOINT_CASES
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_checkpoint_metadata_is_read_or_refused_at_length(artefacts: Artefacts, tmp_path: Path) -> None:
     assert fuzz_checkpoint(artefacts, tmp_path, SLOW_CHECKPOINT_CASES) >= SLOW_CHECKPOINT_CASES
