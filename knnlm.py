@@ -25,6 +25,7 @@ from fairseq.knn.datastore import Datastore, check_ids
 from fairseq.knn.distribution import drop_nearest, knn_log_prob
 from fairseq.knn.faiss_index import check_index_fits, open_index
 from fairseq.knn.layout import keys_path, values_path
+from fairseq.knn.list_search import ListSearch
 from fairseq.knn.manifest import (
     Expected,
     IndexManifest,
@@ -38,8 +39,10 @@ from fairseq.resources import require_memory
 
 A = TypeVar("A", Tensor, npt.NDArray[Any])
 
-# Queries that are taken through all steps together: K = 1024 neighbours of each make a few tens of MiB.
-QUERY_BLOCK = 1024
+# Queries that are searched for together, whose neighbours share what is read (K = 1024 of each: 100 MiB), and those
+# whose probabilities are computed together.
+QUERY_BLOCK = 8192
+_PROBABILITY_BLOCK = 512
 
 
 class KNN_Dstore:  # noqa: N801 - the name that users know
@@ -50,17 +53,20 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         index: a FAISS index whose ids are the datastore's rows.
         config: k, temperature, and how nearness is measured.
         index_manifest: of the index, if it has one.
+        distinct_ids: the index is known to hold each row once, as ``open`` checks.
     """
 
     def __init__(
         self, datastore: Datastore, index: Any, config: KNNConfig | None = None,
-        index_manifest: IndexManifest | None = None,
+        index_manifest: IndexManifest | None = None, *, distinct_ids: bool = False,
     ) -> None:  # fmt: skip
         self.datastore, self.index = datastore, index
         self.config = config if config is not None else KNNConfig()
         self.index_manifest = index_manifest
+        self.distinct_ids = distinct_ids
         if self.config.needs_keys and datastore.keys_ND is None:
             raise DatastoreError(f"{datastore.prefix} was opened without keys, but distances are computed from them")
+        self._by_list: ListSearch | None = None
 
     @classmethod
     def open(
@@ -101,7 +107,7 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
         if built_from is not None:
             check_index(built_from, indexfile, datastore.store_id, prefix, allow_mismatch=allow)
-        return cls(datastore, index, settings, built_from)
+        return cls(datastore, index, settings, built_from, distinct_ids=True)
 
     def identity(self) -> dict[str, Any]:
         """Returns the ids of the datastore and of its index, as a result names them."""
@@ -134,21 +140,33 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         assert target.shape == (len(queries),), (target.shape, queries.shape)
         log_p_N = np.empty(len(queries), np.float32)
         for start in range(0, len(queries), QUERY_BLOCK):
-            block = slice(start, start + QUERY_BLOCK)
-            distances_NK, ids_NK = self._neighbours(queries[block], self.config.k)
-            values_NK = np.take(self.datastore.values_N, ids_NK, mode="clip")  # −1 reads row 0; it has no mass
-            log_p_N[block] = knn_log_prob(distances_NK, ids_NK, values_NK, target[block], self.config.knn_temp)
+            distances_NK, ids_NK = self._neighbours(queries[start : start + QUERY_BLOCK], self.config.k)
+            for first in range(0, len(ids_NK), _PROBABILITY_BLOCK):
+                part = slice(first, min(first + _PROBABILITY_BLOCK, len(ids_NK)))
+                values_NK = np.take(self.datastore.values_N, ids_NK[part], mode="clip")  # −1 reads row 0; without mass
+                there = slice(start + part.start, start + part.stop)
+                log_p_N[there] = knn_log_prob(
+                    distances_NK[part], ids_NK[part], values_NK, target[there], self.config.knn_temp,
+                    distinct=self.distinct_ids,
+                )  # fmt: skip
         return _like(log_p_N, queries_ND)
 
     def _neighbours(
         self, queries_ND: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Returns distances and ids ``[N, K]``, in the index's order."""
-        distances_NK, ids_NK = search(self.index, queries_ND, k + self.config.drop_top1)
-        if self.config.needs_keys:
-            assert self.datastore.keys_ND is not None
-            dot = self.config.knn_sim_func == "dot"
-            distances_NK = recompute_distances(self.datastore.keys_ND, queries_ND, ids_NK, inner_product=dot)
+        keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
+        k += self.config.drop_top1
+        dot = self.config.knn_sim_func == "dot"
+        if not dot and ListSearch.pays(self.index, len(queries_ND)):
+            if self._by_list is None:
+                self._by_list = ListSearch(self.index)
+            distances_NK, ids_NK = self._by_list.search(queries_ND, k, keys_ND)
+        else:
+            distances_NK, ids_NK = search(self.index, queries_ND, k)
+            if keys_ND is not None:
+                distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
+        if keys_ND is not None:
             self._check_finite(queries_ND, distances_NK, ids_NK)
         return drop_nearest(distances_NK, ids_NK) if self.config.drop_top1 else (distances_NK, ids_NK)
 

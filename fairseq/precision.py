@@ -18,11 +18,20 @@ def select_device(config: DeviceConfig, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def cpu_has_bfloat16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 matrices by instructions of its own (AVX-512, AMX, Arm's).
+
+    torch does not say so in public. Without them its products take a hundred times as long as in float32.
+    """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
+
+
 class Precision:
     """The number format of matrix products; weights and sums stay in float32.
 
-    ``--bf16`` is bfloat16 on any device. ``--fp16`` is float16 on a GPU, with loss scaling in training; a CPU has no
-    fast float16, so there it means float32, with a warning.
+    ``--bf16`` is bfloat16 where the device has it. ``--fp16`` is float16 on a GPU, with loss scaling in training. A CPU
+    has no fast float16, and an older one no bfloat16: there each means float32, with a warning.
     """
 
     def __init__(self, config: DeviceConfig, device: torch.device) -> None:
@@ -34,8 +43,12 @@ class Precision:
         if fp16 and device.type == "cpu":
             logger.warning("--fp16 has no effect on a CPU, which computes in float32; --bf16 is the fast format there")
             fp16 = False
+        bf16 = config.bf16
+        if bf16 and device.type == "cpu" and not cpu_has_bfloat16():
+            logger.warning("--bf16 has no effect: this CPU has no instructions for it, and computes in float32")
+            bf16 = False
         self.device = device
-        self.dtype = torch.float16 if fp16 else torch.bfloat16 if config.bf16 else torch.float32
+        self.dtype = torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32
         self.min_loss_scale = config.min_loss_scale
         self.scaler = torch.amp.GradScaler(
             device.type,

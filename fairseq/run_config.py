@@ -27,7 +27,7 @@ class DeviceConfig:
 
     cpu: bool = flag(False, "compute on the CPU even where there is a GPU")
     fp16: bool = flag(False, "compute in half precision (on a GPU; a CPU uses float32 and says so)")
-    bf16: bool = flag(False, "compute in bfloat16")
+    bf16: bool = flag(False, "compute in bfloat16 (on a CPU without instructions for it in float32, and says so)")
     memory_efficient_fp16: bool = flag(False, "an older spelling of --fp16")
     fp16_init_scale: float = flag(128.0, "first loss scale of --fp16 training", minimum=1e-8)
     fp16_scale_window: int | None = flag(None, "updates without overflow before the loss scale doubles", minimum=1)

@@ -31,6 +31,12 @@ def golden_dir(shared_dir: Path) -> Path:
     return shared_dir / "golden" / "knnlm"
 
 
+@pytest.fixture
+def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets --bf16 mean bfloat16 on any CPU: slow where there are no instructions for it, but the same arithmetic."""
+    monkeypatch.setattr("fairseq.precision.cpu_has_bfloat16", lambda: True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints the tallies that tests have recorded: runs killed, inputs tried, cases fuzzed."""
     for report in terminalreporter.getreports("passed"):

@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.int64]
 
 def knn_log_prob(
     distances_NK: Floats, ids_NK: Ids, values_NK: npt.NDArray[np.integer[Any]], target_N: npt.NDArray[np.integer[Any]],
-    temperature: float = 1.0,
+    temperature: float = 1.0, *, distinct: bool = False,
 ) -> Floats:  # fmt: skip
     """Returns ln p_kNN(target), float32 ``[N]``; −inf where no neighbour has the target as its value.
 
@@ -38,11 +38,13 @@ def knn_log_prob(
         values_NK: the rows' values; anything where the id is −1.
         target_N: token ids.
         temperature: T.
+        distinct: no id but −1 is there twice in a row of ``ids_NK``, so that repetitions need not be looked for.
     """
     n = len(target_N)
     if distances_NK.size == 0:
         return np.full(n, -np.inf, np.float32)
-    cost_NK = np.where(_counted(distances_NK, ids_NK), distances_NK, np.inf).astype(np.float64)
+    counted_NK = ids_NK >= 0 if distinct else _counted(distances_NK, ids_NK)
+    cost_NK = np.where(counted_NK, distances_NK, np.inf).astype(np.float64)
     cost_NK /= temperature
     nearest_N = cost_NK.min(axis=1)
     # A query without any neighbour has no hit either; 0 keeps inf − inf out of the sums.

@@ -165,17 +165,20 @@ def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2
 
 
 def _check_ids(index: Any, path: str | Path) -> None:
-    """Raises MismatchError where an index has given its N keys other ids than the row numbers 0 to N − 1."""
-    count = total = 0
-    low, high = 0, -1
+    """Raises MismatchError where an index has given its N keys other ids than the row numbers 0 to N − 1, each once."""
+    n, low, high = int(index.ntotal), 0, -1
+    count = sum(map(len, _stored_ids(index)))
+    if not count:
+        return
+    seen_N = np.zeros(n if count == n else 0, bool)
     for ids in _stored_ids(index):
-        count, total = count + len(ids), total + int(ids.sum())
         low, high = min(low, int(ids.min())), max(high, int(ids.max()))
-    n = int(index.ntotal)
-    if count and (count != n or low < 0 or high >= n or total != n * (n - 1) // 2):
+        if low >= 0 and high < len(seen_N):
+            seen_N[ids] = True
+    if count != n or not seen_N.all():
         raise MismatchError(
-            f"{path} must number its keys by the rows of a datastore, 0 to {n - 1}, but has {count} ids from {low} to"
-            f" {high}; give --indexfile an index that build_dstore.py made"
+            f"{path} must number its keys by the rows of a datastore, 0 to {n - 1}, each once, but has {count} ids from"
+            f" {low} to {high}; give --indexfile an index that build_dstore.py made"
         )
 
 

@@ -89,6 +89,15 @@ def inverted_with_ids(first: int) -> Callable[[np.ndarray], Any]:
     return build
 
 
+def ids_twice(keys: np.ndarray) -> Any:
+    """Two rows are there twice and two are not, so that the ids' number and sum are right."""
+    index = faiss.index_factory(WIDTH, "IDMap,Flat")
+    ids = np.arange(len(keys))
+    ids[[0, 3]] = [1, 2]
+    index.add_with_ids(keys, ids)
+    return index
+
+
 def untrained(keys: np.ndarray) -> Any:
     return faiss.index_factory(WIDTH, "IVF2,Flat")
 
@@ -161,6 +170,7 @@ CASES = [
     Case("index-ip", EVAL, foreign(lambda k: flat(k, metric=faiss.METRIC_INNER_PRODUCT)), "--faiss-metric-type is l2"),
     Case("index-ids-beyond", EVAL, foreign(with_ids(5)), "knn.index must number its keys"),
     Case("index-ids-negative", EVAL, foreign(with_ids(-9)), "knn.index must number its keys"),
+    Case("index-ids-twice", EVAL, foreign(ids_twice), "each once"),
     Case("index-lists-hold-ids-beyond", EVAL, foreign(inverted_with_ids(10**12)), "knn.index must number its keys"),
     Case("index-of-another-store", EVAL, of_another_store, "knn.index was built from datastore f"),
     Case("index-json-empty", EVAL, manifest_bytes(b""), "knn.index.json must be JSON, but is not"),

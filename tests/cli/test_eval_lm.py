@@ -86,6 +86,7 @@ def test_the_record_holds_the_result_and_every_setting(evaluate: Any, data_dir: 
     assert settings["tokens_per_sample"] == TOKENS_PER_SAMPLE - 4, "the block size in force"
 
 
+@pytest.mark.usefixtures("cpu_with_bfloat16")
 def test_a_result_is_repeated_from_its_record(eval_lm: Command, command: Command, tmp_path: Path) -> None:
     """The command that the record holds gives the record again, to the byte: the same seed gives the same bits."""
     path = tmp_path / "r.json"
@@ -344,6 +345,7 @@ def test_an_ensemble_of_one_model_twice_is_that_model(eval_lm: Command, evaluate
     )
 
 
+@pytest.mark.usefixtures("cpu_with_bfloat16")
 def test_bf16_is_near_and_is_recorded(evaluate: Any) -> None:
     plain, half = evaluate(), evaluate("--bf16")
     assert half["dtype"] == "bfloat16"

@@ -274,6 +274,7 @@ def test_tensorboard(train: Command, tmp_path: Path) -> None:
 # Precision
 
 
+@pytest.mark.usefixtures("cpu_with_bfloat16")
 def test_bf16_runs_and_says_so(train: Command, tmp_path: Path) -> None:
     outcome = train(tmp_path, "--max-update", 30, "--bf16")
     assert outcome.code == 0

@@ -52,6 +52,17 @@ def test_sums_to_one_and_ignores_order(case):
     assert shuffled == pytest.approx(knn_log_prob(distances, ids, values, target, temperature), rel=1e-6, abs=1e-6)
 
 
+def test_ids_known_to_be_distinct_give_the_same():
+    rng = np.random.default_rng(5)
+    distances = (rng.random((9, 40)) * 20).astype(np.float32)
+    ids = np.stack([rng.permutation(60)[:40] for _ in range(9)])
+    ids[rng.random(ids.shape) < 0.2] = -1
+    values, target = ids % 5, np.arange(9) % 5
+    expected = knn_log_prob(distances, ids, values, target, 2.0)
+    assert np.array_equal(knn_log_prob(distances, ids, values, target, 2.0, distinct=True), expected)
+    assert np.isfinite(expected).all()
+
+
 def test_one_neighbour_and_none():
     d, ids = np.array([[3.0, 1.0]] * 3, np.float32), np.array([[0, -1], [-1, -1], [0, 1]])
     log_p = knn_log_prob(d, ids, np.array([[5, 5], [5, 5], [6, 7]]), np.array([5, 5, 5]))

@@ -228,6 +228,7 @@ def test_the_cpu_is_taken_when_asked_for() -> None:
     assert select_device(DeviceConfig(cpu=True)).type == "cpu"
 
 
+@pytest.mark.usefixtures("cpu_with_bfloat16")
 @pytest.mark.parametrize(
     ("config", "name"),
     [(DeviceConfig(), "float32"), (DeviceConfig(bf16=True), "bfloat16")],
@@ -242,6 +243,14 @@ def test_precision(config: DeviceConfig, name: str) -> None:
 def test_float16_on_a_cpu_is_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert Precision(DeviceConfig(fp16=True), torch.device("cpu")).name == "float32"
     assert "--fp16 has no effect on a CPU" in caplog.text
+
+
+def test_bfloat16_is_float32_on_a_cpu_that_lacks_it_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fairseq.precision.cpu_has_bfloat16", lambda: False)
+    assert Precision(DeviceConfig(bf16=True), torch.device("cpu")).name == "float32"
+    assert "--bf16 has no effect: this CPU has no instructions for it" in caplog.text
 
 
 def test_two_formats_exclude_each_other() -> None:

@@ -186,6 +186,7 @@ def test_context_vectors_ask_nothing_of_the_output_layer(monkeypatch: pytest.Mon
     assert target_N.tolist() == [*TOKENS[:5], *TOKENS[15:20], *TOKENS[35:]]
 
 
+@pytest.mark.usefixtures("cpu_with_bfloat16")
 def test_bfloat16_is_near_float32() -> None:
     half = Precision(DeviceConfig(cpu=True, bf16=True), torch.device("cpu"))
     model = make(1)

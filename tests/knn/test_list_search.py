@@ -1,0 +1,155 @@
+"""Searching list by list, beside float64 loops over what FAISS decodes."""
+
+import faiss
+import numpy as np
+import pytest
+
+from fairseq.errors import MismatchError
+from fairseq.knn import list_search
+from fairseq.knn.config import BuildConfig, KNNConfig
+from fairseq.knn.index import build_index
+from fairseq.knn.list_search import ListSearch
+from knnlm import KNN_Dstore
+from tests.reference.small_store import ROWS, WIDTH, clustered_keys
+
+# Distances of up to some hundreds, expanded into products in float32.
+TOLERANCE = 1e-3
+SPECS = ["IVF24,Flat", "IVF24,SQ8", "IVF24,SQfp16", "IVF24,PQ8x4"]
+
+
+def make_index(spec: str, keys: np.ndarray, nprobe: int, metric: int = faiss.METRIC_L2):
+    index = faiss.index_factory(keys.shape[1], spec, metric)
+    index.train(keys)
+    index.add(keys)
+    faiss.extract_index_ivf(index).nprobe = nprobe
+    return index
+
+
+def visited(index, query: np.ndarray) -> np.ndarray:
+    """Returns the rows of the lists whose centroids are nearest, by float64 distances."""
+    centroids = index.quantizer.reconstruct_n(0, index.nlist).astype(np.float64)
+    nearest_lists = np.argsort(((centroids - query) ** 2).sum(1))[: index.nprobe]
+    ids = [faiss.rev_swig_ptr(index.invlists.get_ids(int(n)), index.invlists.list_size(int(n))).copy()
+           for n in nearest_lists if index.invlists.list_size(int(n))]  # fmt: skip
+    return np.concatenate(ids)
+
+
+def oracle(index, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float64 distances and ids of the k nearest decoded rows among those visited."""
+    index.make_direct_map()
+    rows = visited(index, query)
+    distances = ((np.stack([index.reconstruct(int(row)) for row in rows]).astype(np.float64) - query) ** 2).sum(1)
+    nearest = np.argsort(distances)[:k]
+    return distances[nearest], rows[nearest]
+
+
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_neighbours_that_the_codes_say(spec: str, offset: float) -> None:
+    keys, queries = clustered_keys() + np.float32(offset), clustered_keys(40, seed=4) + np.float32(offset)
+    index = make_index(spec, keys, 5)
+    distances, ids = ListSearch(index).search(queries, 30)
+    for n, query in enumerate(queries):
+        expected, expected_ids = oracle(index, query, 30)
+        assert np.sort(distances[n]) == pytest.approx(expected, abs=TOLERANCE, rel=1e-5)
+        # Of rows with the same code any may be taken.
+        assert {*ids[n][distances[n] < expected[-1] - 2 * TOLERANCE]} <= {*expected_ids}
+        assert len({*ids[n]}) == 30
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("spec", ["IVF24,PQ8x4", "IVF24,SQ8"])
+def test_exact_distances_of_the_neighbours_that_the_codes_say(spec: str, dtype: str) -> None:
+    keys, queries = clustered_keys().astype(dtype), clustered_keys(40, seed=4)
+    search = ListSearch(make_index(spec, keys.astype(np.float32), 5))
+    own_ids = search.search(queries, 30)[1]
+    distances, ids = search.search(queries, 30, keys)
+    assert np.array_equal(ids, own_ids)
+    expected = ((keys[ids].astype(np.float64) - queries[:, None]) ** 2).sum(2)
+    assert distances == pytest.approx(expected, abs=TOLERANCE)
+    # The second search knows the rows' norms from the first.
+    again, again_ids = search.search(queries, 30, keys)
+    assert np.array_equal(again, distances) and np.array_equal(again_ids, ids)
+
+
+@pytest.mark.parametrize("most", [1, 700, 5000])
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    search = ListSearch(make_index("IVF24,SQ8", clustered_keys(), 4))
+    queries = clustered_keys(300, seed=4)
+    whole, whole_ids = search.search(queries, 20)
+    monkeypatch.setattr(list_search, "MOST_DISTANCES", most)
+    monkeypatch.setattr(list_search, "CHOSEN_AT_ONCE", 7)
+    distances, ids = search.search(queries, 20)
+    assert np.sort(distances) == pytest.approx(np.sort(whole), abs=TOLERANCE)
+    assert (np.sort(ids) == np.sort(whole_ids)).mean() > 0.999  # ties
+
+
+def test_fewer_rows_than_neighbours_and_empty_lists() -> None:
+    keys = clustered_keys(200)
+    index = faiss.index_factory(WIDTH, "IVF50,Flat")
+    index.train(keys)
+    index.add(keys[:60])
+    index.nprobe = 3
+    queries = clustered_keys(80, seed=4)
+    for given in (None, keys):
+        distances, ids = ListSearch(index).search(queries, 100, given)
+        for n, query in enumerate(queries):
+            rows = visited(index, query) if (ids[n] >= 0).any() else np.empty(0, np.int64)
+            assert set(ids[n]) == {*rows, -1}
+            assert (ids[n] >= 0).sum() == len(rows)
+        assert np.isinf(distances[ids < 0]).all() and np.isfinite(distances[ids >= 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "metric", "supported"),
+    [("IVF8,PQ8x4", faiss.METRIC_L2, True), ("IVF8,SQ8", faiss.METRIC_INNER_PRODUCT, False),
+     ("Flat", faiss.METRIC_L2, False), ("OPQ8,IVF8,PQ8x4", faiss.METRIC_L2, False),
+     ("IVF8_HNSW8,Flat", faiss.METRIC_L2, False), ("IVF8,PQ8x4fs", faiss.METRIC_L2, False)],
+)  # fmt: skip
+def test_what_is_supported(spec: str, metric: int, supported: bool) -> None:
+    index = make_index(spec, clustered_keys(), 4, metric) if "IVF" in spec else faiss.index_factory(WIDTH, spec)
+    assert ListSearch.supports(index) == supported
+    assert ListSearch.pays(index, 10**6) == supported
+
+
+def test_it_pays_where_lists_are_visited_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make_index("IVF24,Flat", clustered_keys(), 6)
+    enough = list_search.LEAST_VISITS * 24 // 6
+    assert ListSearch.pays(index, enough) and not ListSearch.pays(index, enough - 1)
+    monkeypatch.setattr(list_search, "MOST_DISTANCES", (enough - 1) * 6 * ROWS // 24)
+    assert not ListSearch.pays(index, 10**6)
+
+
+def test_a_query_of_another_width() -> None:
+    with pytest.raises(MismatchError, match=f"must be of shape \\(queries, {WIDTH}\\)"):
+        ListSearch(make_index("IVF24,Flat", clustered_keys(), 6)).search(clustered_keys(3, width=8), 5)
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"}, {"drop_top1": True}, {"knn_temp": 9.0}]
+)
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_same_probabilities_either_way(make_store, tmp_path, monkeypatch, spec: str, flags) -> None:
+    build_index(make_store(), BuildConfig("d", "i", index_spec=spec), tmp_path / "i", "none")
+    queries, targets = clustered_keys(400, seed=4), np.resize(np.arange(39990, 40010), 400)
+    by_list = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=50, probe=5, **flags))
+    log_p = by_list.log_prob(queries, targets)
+    assert by_list._by_list is not None
+    monkeypatch.setattr(ListSearch, "pays", lambda index, num_queries: False)
+    by_row = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=50, probe=5, **flags))
+    expected = by_row.log_prob(queries, targets)
+    assert by_row._by_list is None
+    # A tie at the k-th place may go either way.
+    close = np.isclose(log_p, expected, atol=2e-3)
+    assert close.mean() > 0.99 and np.isfinite(expected).any()
+
+
+def test_nan_queries_harm_no_others() -> None:
+    search = ListSearch(make_index("IVF24,Flat", clustered_keys(), 6))
+    queries = clustered_keys(50, seed=4)
+    expected, _ = search.search(queries, 5)
+    queries[7] = np.nan
+    distances, _ = search.search(queries, 5)
+    others = np.arange(50) != 7
+    assert np.sort(distances[others]) == pytest.approx(np.sort(expected[others]), abs=TOLERANCE)
+    assert not np.isfinite(distances[7]).any()
