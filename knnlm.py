@@ -39,9 +39,9 @@ from fairseq.resources import require_memory
 
 A = TypeVar("A", Tensor, npt.NDArray[Any])
 
-# Queries that are searched for together, whose neighbours share what is read (K = 1024 of each: 100 MiB), and those
+# Queries that are searched for together, whose neighbours share what is read (K = 1024 of each: 200 MiB), and those
 # whose probabilities are computed together.
-QUERY_BLOCK = 8192
+QUERY_BLOCK = 16384
 _PROBABILITY_BLOCK = 512
 
 

@@ -23,7 +23,7 @@ SOFTMAX_ROWS = 2048
 CPU_POSITIONS = 2048
 # Targets for which a second source is asked at once, whatever the batch: neighbours of many queries are neighbours of
 # each other, and what is read for one serves many.
-OTHER_TARGETS = 8192
+OTHER_TARGETS = 16384
 
 
 class LanguageModel(Protocol):

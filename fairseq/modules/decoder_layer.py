@@ -15,8 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 from fairseq.modules.dropout import dropout
 from fairseq.modules.self_attention import SelfAttention
 
+# Each may write over its argument, the output of fc1, which nothing else needs: on a CPU that is memory's time saved.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
+    "relu": partial(F.relu, inplace=True),
     "gelu": F.gelu,
     "gelu_accurate": partial(F.gelu, approximate="tanh"),
 }
