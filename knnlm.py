@@ -39,9 +39,9 @@ from fairseq.resources import require_memory
 
 A = TypeVar("A", Tensor, npt.NDArray[Any])
 
-# Queries that are searched for together, whose neighbours share what is read (K = 1024 of each: 200 MiB), and those
-# whose probabilities are computed together.
-QUERY_BLOCK = 16384
+# Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024 (200 MiB of
+# distances and ids), and those whose probabilities are computed together.
+QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
 _PROBABILITY_BLOCK = 512
 
 
@@ -139,8 +139,10 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         target = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
         assert target.shape == (len(queries),), (target.shape, queries.shape)
         log_p_N = np.empty(len(queries), np.float32)
-        for start in range(0, len(queries), QUERY_BLOCK):
-            distances_NK, ids_NK = self._neighbours(queries[start : start + QUERY_BLOCK], self.config.k)
+        k = min(self.config.k, int(self.index.ntotal))  # further places would be empty
+        step = max(min(QUERY_BLOCK, MOST_NEIGHBOURS // k), 1)
+        for start in range(0, len(queries), step):
+            distances_NK, ids_NK = self._neighbours(queries[start : start + step], k)
             for first in range(0, len(ids_NK), _PROBABILITY_BLOCK):
                 part = slice(first, min(first + _PROBABILITY_BLOCK, len(ids_NK)))
                 values_NK = np.take(self.datastore.values_N, ids_NK[part], mode="clip")  # −1 reads row 0; without mass
@@ -174,9 +176,11 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         self, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int64]
     ) -> None:
         """Raises DatastoreError for a stored key that is not finite; a query that is not is counted by its result."""
+        assert self.datastore.keys_ND is not None
         bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
         for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
-            if np.isfinite(queries_ND[n]).all():
+            # A distance beyond float32 is no mass; only what is stored wrongly is an error.
+            if np.isfinite(queries_ND[n]).all() and not np.isfinite(self.datastore.keys_ND[ids_NK[n, k]]).all():
                 raise DatastoreError(
                     f"{keys_path(self.datastore.prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists"
                     " such rows, write the datastore again"

@@ -197,6 +197,9 @@ def _resumed(build: _Build, name: str) -> Any | None:
     if not _same_build(found, build.manifest):
         logger.info("%s is of another datastore or specification; it is made again", path)
         return None
+    if file_sha256(path) != found.sha256:
+        logger.warning("%s is damaged, its checksum is not its manifest's; it is made again", path)
+        return None
     index = read_index(path)
     if index.ntotal != found.rows or index.d != found.dimension:
         logger.warning("%s has %d keys, but its manifest says %d; it is made again", path, index.ntotal, found.rows)

@@ -4,23 +4,27 @@ FAISS takes one query after the other and computes a distance at a time. Where t
 lists, each list is visited by many, and its distances to all of them are one matrix product:
 
     1. each query's ``nprobe`` nearest centroids; its pairs (query, list) sorted by list
-    2. list by list: decode its rows R; distances to its queries Q:  ‖q‖² + ‖r‖² − 2 Q Rᵀ
+    2. list by list: decode its rows R; distances to its queries Q:  ‖q‖² + ‖r‖² − 2 q·r, all products by Q Rᵀ
     3. query by query: the distances of its lists side by side, of which the k smallest are taken
 
 With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
 the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
-queries. Queries and rows are taken relative to the centroids' mean, so that long vectors lose no digits.
+queries. Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside
+their distance, and lists may lie far from each other.
 
-It costs memory for the distances of a block of queries (256 MiB, twice that with keys), and pays where a list is
-visited by several queries of a block; a large store with long lists is FAISS's. Worker threads share lists and
-queries, one product a thread.
+It costs memory for the distances of a block of queries (256 MiB, twice that with keys) and some 100 MiB a thread,
+whatever the lengths of the lists, and pays where a list is visited by several queries of a block; a large store with
+long lists is FAISS's. Worker threads share lists and queries, one product a thread.
 
 Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list · R its rows.
 """
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,33 +38,30 @@ from fairseq.knn.search import Floats, Ids, check_width
 MOST_DISTANCES = 1 << 26
 # Queries of a block that visit a list, on average, from which on reading lists is cheaper than reading rows.
 LEAST_VISITS = 8
-# Queries whose nearest are chosen together: their distances stay in the cache.
+# Queries whose nearest are chosen together: their distances stay in the cache; at most so many, of 9 bytes each.
 CHOSEN_AT_ONCE = 128
+MOST_CHOSEN_FROM = 1 << 22
+# Pairs (query, list) that are sorted at once, some 50 bytes each.
+MOST_VISITS = 1 << 20
+# Numbers of rows that are decoded at once, 4 bytes each, twice where the keys are read too.
+MOST_DECODED = 1 << 22
 
 
 @dataclass(frozen=True)
 class _Visits:
-    """Which queries visit which lists, and where their distances lie: one after the other, ordered by list.
+    """Which queries visit which lists, and where their distances lie: one after the other, ordered by list."""
 
-    Attributes:
-        probe_NP: lists of each query.
-        query_V: queries of all visits, ordered by list.
-        first_L: first visit of each list, and one more entry: all visits.
-        place_L: first distance of each list, and one more entry: all distances.
-        start_NP: first distance of each query's visit.
-    """
-
-    probe_NP: Ids
-    query_V: Tensor
-    first_L: list[int]
-    place_L: list[int]
-    start_NP: Ids
+    probe_NP: Ids  # lists of each query
+    query_V: Tensor  # queries of all visits, ordered by list
+    first_L: list[int]  # first visit of each list, and one more entry: all visits
+    place_L: list[int]  # first distance of each list, and one more entry: all distances
+    start_NP: Ids  # first distance of each query's visit
 
 
 class ListSearch:
     """The inverted lists of an index, ready to be searched list by list.
 
-    One search at a time; the index must not change meanwhile, since its memory is read in place.
+    Threads that search at the same time take turns. The index must not change, since its memory is read in place.
 
     Args:
         inverted: an ``IndexIVFFlat``, ``IndexIVFScalarQuantizer`` or ``IndexIVFPQ`` of metric L2 (see ``supports``).
@@ -74,29 +75,29 @@ class ListSearch:
         sizes = [lists.list_size(number) for number in range(inverted.nlist)]
         self.size_L = np.array(sizes, np.int64)
         self.offset_L = np.cumsum(self.size_L) - self.size_L
-        self.ids = [_view(lists.get_ids(number), size) for number, size in enumerate(sizes)]
+        self.ids = [_view(lists.get_ids(number), size, faiss) for number, size in enumerate(sizes)]
         self.codes = [
-            _view(lists.get_codes(number), size * inverted.code_size).reshape(size, inverted.code_size)
+            _view(lists.get_codes(number), size * inverted.code_size, faiss).reshape(size, inverted.code_size)
             for number, size in enumerate(sizes)
         ]
         self.all_ids = np.concatenate(self.ids)
-        centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
-        self.mean_D = centroid_LD.mean(0)
-        self.centroid_LD = centroid_LD - self.mean_D
+        self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
+        self.mean_D = self.centroid_LD.mean(0)
         # ‖r‖² of the rows in the lists' order, of what the codes say and of the keys, once a row has been read.
         self.norm_N, self.exact_norm_N = (torch.full((len(self.all_ids),), torch.nan) for _ in range(2))
         self.buffers = [torch.empty(0), torch.empty(0)]
         self.threads = torch.get_num_threads()
+        self._turn = threading.Lock()
         self.decode: Callable[[npt.NDArray[np.uint8]], Tensor] = _decoder(inverted, faiss)
 
     @staticmethod
     def pays(index: Any, num_queries: int) -> bool:
         """Returns whether to search so: the index can be (``supports``), and many queries visit each list."""
-        if not ListSearch.supports(index):
+        if not num_queries or not ListSearch.supports(index):
             return False
         visits_a_query = min(index.nprobe, index.nlist)
         distances_a_query = visits_a_query * index.ntotal / index.nlist
-        block = min(num_queries, MOST_DISTANCES / max(distances_a_query, 1.0))
+        block = min(num_queries, MOST_DISTANCES / max(distances_a_query, 1.0), MOST_VISITS // visits_a_query)
         return bool(block * visits_a_query >= LEAST_VISITS * index.nlist)
 
     @staticmethod
@@ -118,7 +119,7 @@ class ListSearch:
 
         Args:
             queries_ND: float32.
-            k: neighbours.
+            k: at least 0.
             keys_ND: every row of the datastore, float32 or float16, for exact distances; the index's own without.
 
         Raises:
@@ -127,22 +128,32 @@ class ListSearch:
         check_width(self.inverted, queries_ND)
         near_NK = np.full((len(queries_ND), k), np.inf, np.float32)
         ids_NK = np.full((len(queries_ND), k), -1, np.int64)
-        centred_ND = torch.from_numpy(queries_ND) - self.mean_D
-        probe_NP = np.empty((len(queries_ND), min(self.inverted.nprobe, len(self.size_L))), np.int64)
-        with ThreadPoolExecutor(self.threads, initializer=_one_thread) as workers, _OneThread():
-            _run(workers, lambda part: self._nearest_lists(centred_ND, probe_NP, part), _slices(len(queries_ND)))
-            distances_N = self.size_L[probe_NP].sum(1)
-            for block in _blocks(distances_N):
-                visits = self._visits(probe_NP[block])
-                self._search_block(workers, centred_ND[block], visits, keys_ND, near_NK[block], ids_NK[block])
-        near_NK += (centred_ND * centred_ND).sum(1, keepdim=True).numpy()
-        return np.maximum(near_NK, 0, out=near_NK), ids_NK
+        at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.size_L)), 1)
+        with (
+            self._turn,
+            ThreadPoolExecutor(self.threads, initializer=_one_thread) as workers,
+            _products_use_one_thread(),
+        ):
+            for part in _slices(len(queries_ND), at_once):
+                query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
+                probe_NP = self._nearest_lists(workers, query_ND)
+                for block in _blocks(self.size_L[probe_NP].sum(1)):
+                    found = near_NK[part][block], ids_NK[part][block]
+                    self._search_block(workers, query_ND[block], self._visits(probe_NP[block]), keys_ND, *found)
+        return near_NK, ids_NK
 
-    def _nearest_lists(self, centred_ND: Tensor, probe_NP: Ids, part: slice) -> None:
-        norm_L = (self.centroid_LD * self.centroid_LD).sum(1)
-        near_ML = torch.addmm(norm_L, centred_ND[part], self.centroid_LD.t(), alpha=-2).numpy()
-        count = probe_NP.shape[1]
-        probe_NP[part] = (np.flatnonzero(smallest(near_ML, count)) % near_ML.shape[1]).reshape(-1, count)
+    def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Ids:
+        centred_ND, centred_LD = query_ND - self.mean_D, self.centroid_LD - self.mean_D
+        norm_L = (centred_LD * centred_LD).sum(1)
+        probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.size_L))), np.int64)
+
+        def of_queries(part: slice) -> None:
+            near_ML = torch.addmm(norm_L, centred_ND[part], centred_LD.t(), alpha=-2).numpy()
+            count = probe_NP.shape[1]
+            probe_NP[part] = (np.flatnonzero(smallest(near_ML, count)) % near_ML.shape[1]).reshape(-1, count)
+
+        _run(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
+        return probe_NP
 
     def _visits(self, probe_NP: Ids) -> _Visits:
         lists_V = probe_NP.ravel()
@@ -157,32 +168,36 @@ class ListSearch:
         return _Visits(probe_NP, query_V, first_L.tolist(), place_L.tolist(), start_NP)
 
     def _search_block(
-        self, workers: ThreadPoolExecutor, centred_ND: Tensor, visits: _Visits, keys_ND: npt.NDArray[Any] | None,
+        self, workers: ThreadPoolExecutor, query_ND: Tensor, visits: _Visits, keys_ND: npt.NDArray[Any] | None,
         near_NK: Floats, ids_NK: Ids,
     ) -> None:  # fmt: skip
         own = self._buffer(0, visits.place_L[-1])
-        exact = self._buffer(1, visits.place_L[-1]) if keys_ND is not None else own
+        exact = self._buffer(1, visits.place_L[-1] if keys_ND is not None else 0)
 
         def of_list(number: int) -> None:
             first, last = visits.first_L[number], visits.first_L[number + 1]
             size = len(self.ids[number])
-            if first == last or not size:
-                return
             place = slice(visits.place_L[number], visits.place_L[number + 1])
-            query_MD = centred_ND.index_select(0, visits.query_V[first:last])
-            row_RD = self.decode(self.codes[number])
-            row_RD += self.centroid_LD[number] if self.inverted.by_residual else -self.mean_D
-            rows = slice(int(self.offset_L[number]), int(self.offset_L[number]) + size)
-            _distances(query_MD, row_RD, _norms(row_RD, self.norm_N[rows]), own[place])
-            if keys_ND is not None:
-                row_RD = torch.from_numpy(np.take(keys_ND, self.ids[number], axis=0)).float().sub_(self.mean_D)
-                _distances(query_MD, row_RD, _norms(row_RD, self.exact_norm_N[rows]), exact[place])
-
-        def of_queries(part: slice) -> None:
-            self._choose(visits, own.numpy(), exact.numpy(), part, near_NK, ids_NK)
+            if place.start == place.stop:
+                return
+            query_MD = query_ND.index_select(0, visits.query_V[first:last]).sub_(self.centroid_LD[number])
+            for rows in _slices(size, max(MOST_DECODED // query_MD.shape[1], 1)):
+                row_RD = self.decode(self.codes[number][rows])
+                if not self.inverted.by_residual:
+                    row_RD -= self.centroid_LD[number]
+                known = slice(self.offset_L[number] + rows.start, self.offset_L[number] + rows.stop)
+                _distances(query_MD, row_RD, _norms(row_RD, self.norm_N[known]), own[place].view(-1, size)[:, rows])
+                if keys_ND is not None:
+                    row_RD = torch.from_numpy(np.take(keys_ND, self.ids[number][rows], axis=0)).float()
+                    row_RD -= self.centroid_LD[number]
+                    norm_R, out_MR = _norms(row_RD, self.exact_norm_N[known]), exact[place].view(-1, size)[:, rows]
+                    _distances(query_MD, row_RD, norm_R, out_MR)
 
         _run(workers, of_list, range(len(self.size_L)))
-        _run(workers, of_queries, _slices(len(centred_ND)))
+        choose = partial(
+            self._choose, visits, own.numpy(), exact.numpy() if keys_ND is not None else None, near_NK, ids_NK
+        )
+        _run(workers, choose, _chosen_together(self.size_L[visits.probe_NP].sum(1)))
 
     def _buffer(self, number: int, count: int) -> Tensor:
         """Returns memory for ``count`` distances; fresh memory for every block would cost as much as filling it."""
@@ -190,33 +205,35 @@ class ListSearch:
             self.buffers[number] = torch.empty(count)
         return self.buffers[number][:count]
 
-    def _choose(self, visits: _Visits, own: Floats, exact: Floats, part: slice, near_NK: Floats, ids_NK: Ids) -> None:
+    def _choose(
+        self, visits: _Visits, own: Floats, exact: Floats | None, near_NK: Floats, ids_NK: Ids, part: slice
+    ) -> None:
         """Writes the nearest of some queries, by the index's distances."""
         probe_NP, start_NP = visits.probe_NP[part], visits.start_NP[part]
         sizes_NP = self.size_L[probe_NP]
         column_NP = np.cumsum(sizes_NP, axis=1)
-        count_N = column_NP[:, -1].copy()
-        column_NP -= sizes_NP
+        count_N, column_NP = column_NP[:, -1], column_NP - sizes_NP
         width = int(count_N.max(initial=0))
-        k = min(ids_NK.shape[1], width)
-        if k == 0:
+        if (k := min(ids_NK.shape[1], width)) == 0:
             return
         distance_NC = np.full((len(count_N), width), np.inf, np.float32)
         for n, (starts, sizes) in enumerate(zip(start_NP.tolist(), sizes_NP.tolist(), strict=True)):
             pieces = [own[start : start + size] for start, size in zip(starts, sizes, strict=True)]
             np.concatenate(pieces, out=distance_NC[n, : count_N[n]])
-        # What is chosen, as places in distance_NC read row by row; from there to a visit's distances, and to its rows.
+        # Places in distance_NC, read row by row; from there to the visits' distances and to the rows of their lists.
         chosen_M = np.flatnonzero(smallest(distance_NC, k))
         first_V = (np.arange(len(count_N))[:, None] * width + column_NP).ravel()
-        num_chosen_V = np.diff(np.searchsorted(chosen_M, first_V), append=len(chosen_M))
-        place_M = chosen_M + np.repeat(start_NP.ravel() - first_V, num_chosen_V)
-        row_M = chosen_M + np.repeat(self.offset_L[probe_NP].ravel() - first_V, num_chosen_V)
-        near_NK[part, :k] = exact.take(place_M, mode="clip").reshape(-1, k)
+        chosen_V = np.diff(np.searchsorted(chosen_M, first_V), append=len(chosen_M))
+        row_M = chosen_M + np.repeat(self.offset_L[probe_NP].ravel() - first_V, chosen_V)
+        near_M = own_M = distance_NC.take(chosen_M)
+        if exact is not None:
+            near_M = exact.take(chosen_M + np.repeat(start_NP.ravel() - first_V, chosen_V), mode="clip")
+        near_NK[part, :k] = np.maximum(near_M, 0).reshape(-1, k)
         ids_NK[part, :k] = self.all_ids.take(row_M, mode="clip").reshape(-1, k)
-        if count_N.min() < k:
-            is_none_M = chosen_M % width >= np.repeat(count_N, k)
-            near_NK[part, :k][is_none_M.reshape(-1, k)] = np.inf
-            ids_NK[part, :k][is_none_M.reshape(-1, k)] = -1
+        # What is not finite is no neighbour, as FAISS has it; nor is what a query's row was filled up with.
+        is_none_NK = ~np.isfinite(own_M).reshape(-1, k)
+        near_NK[part, :k][is_none_NK] = np.inf
+        ids_NK[part, :k][is_none_NK] = -1
 
 
 def smallest(numbers_NC: Floats, k: int) -> npt.NDArray[np.bool_]:
@@ -232,9 +249,10 @@ def smallest(numbers_NC: Floats, k: int) -> npt.NDArray[np.bool_]:
     return is_smallest_NC
 
 
-def _distances(query_MD: Tensor, row_RD: Tensor, norm_R: Tensor, out: Tensor) -> None:
-    """Writes ‖r‖² − 2 q·r, query by query; ‖q‖² does not change a query's order."""
-    torch.addmm(norm_R, query_MD, row_RD.t(), alpha=-2, out=out.view(len(query_MD), len(row_RD)))
+def _distances(query_MD: Tensor, row_RD: Tensor, norm_R: Tensor, out_MR: Tensor) -> None:
+    """Writes ‖q‖² + ‖r‖² − 2 q·r, which rounding may leave below 0."""
+    torch.add((query_MD * query_MD).sum(1, keepdim=True), norm_R, out=out_MR)
+    torch.addmm(out_MR, query_MD, row_RD.t(), alpha=-2, out=out_MR)
 
 
 def _norms(row_RD: Tensor, known_R: Tensor) -> Tensor:
@@ -246,19 +264,17 @@ def _norms(row_RD: Tensor, known_R: Tensor) -> Tensor:
 
 def _decoder(inverted: Any, faiss: Any) -> Callable[[npt.NDArray[np.uint8]], Tensor]:
     if isinstance(inverted, faiss.IndexIVFFlat):
-        return lambda codes: torch.from_numpy(codes.view(np.float32).copy())
+        return lambda codes: torch.tensor(codes.view(np.float32))
     coder = inverted.pq if isinstance(inverted, faiss.IndexIVFPQ) else inverted.sq
     return lambda codes: torch.from_numpy(coder.decode(codes))
 
 
-def _view(pointer: Any, count: int) -> npt.NDArray[Any]:
-    import faiss
-
+def _view(pointer: Any, count: int, faiss: Any) -> npt.NDArray[Any]:
     return faiss.rev_swig_ptr(pointer, count) if count else np.empty(0, np.uint8)
 
 
-def _slices(count: int) -> list[slice]:
-    return [slice(start, min(start + CHOSEN_AT_ONCE, count)) for start in range(0, count, CHOSEN_AT_ONCE)]
+def _slices(count: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _blocks(distances_N: Ids) -> list[slice]:
@@ -270,6 +286,17 @@ def _blocks(distances_N: Ids) -> list[slice]:
             start, total = n, 0
         total += count
     return [*blocks, slice(start, len(distances_N))]
+
+
+def _chosen_together(distances_N: Ids) -> list[slice]:
+    """Returns the queries in parts that, each filled up to its longest, are not too large; or of one query."""
+    parts, start, longest = [], 0, 0
+    for n, count in enumerate(distances_N.tolist()):
+        longest = max(longest, count)
+        if n > start and (n - start == CHOSEN_AT_ONCE or (n - start + 1) * longest > MOST_CHOSEN_FROM):
+            parts.append(slice(start, n))
+            start, longest = n, count
+    return [*parts, slice(start, len(distances_N))]
 
 
 def _run(workers: ThreadPoolExecutor, work: Callable[[Any], None], items: Iterable[Any]) -> None:
@@ -285,12 +312,9 @@ def _one_thread() -> None:
     faiss.omp_set_num_threads(1)
 
 
-class _OneThread:
-    """While it holds, a matrix product of any thread uses one thread."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
+@contextmanager
+def _products_use_one_thread() -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
+        yield

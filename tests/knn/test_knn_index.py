@@ -265,3 +265,18 @@ def test_an_unfinished_index_says_how_far_it_is(make_store, tmp_path, monkeypatc
 
 def raise_interrupt():
     raise KeyboardInterrupt
+
+
+@pytest.mark.pitfall(10)
+def test_a_damaged_trained_index_is_made_again(make_store, tmp_path, caplog):
+    store, config = make_store(), BuildConfig("d", "i", index_spec="IVF8,SQ8")
+    build_index(store, config, tmp_path / "i", "none")
+    expected = (tmp_path / "i").read_bytes()
+    (tmp_path / "i").unlink()
+    (tmp_path / "i.json").unlink()
+    trained = bytearray((tmp_path / "i.trained").read_bytes())
+    trained[len(trained) // 2] ^= 1
+    (tmp_path / "i.trained").write_bytes(trained)
+    build_index(store, config, tmp_path / "i", "none")
+    assert "i.trained is damaged" in caplog.text
+    assert (tmp_path / "i").read_bytes() == expected

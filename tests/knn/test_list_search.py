@@ -1,5 +1,7 @@
 """Searching list by list, beside float64 loops over what FAISS decodes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import faiss
 import numpy as np
 import pytest
@@ -153,3 +155,77 @@ def test_nan_queries_harm_no_others() -> None:
     others = np.arange(50) != 7
     assert np.sort(distances[others]) == pytest.approx(np.sort(expected[others]), abs=TOLERANCE)
     assert not np.isfinite(distances[7]).any()
+
+
+@pytest.mark.parametrize("spec", ["IVF24,Flat", "IVF24,SQ8"])
+def test_lists_far_from_each_other_lose_no_digits(spec: str) -> None:
+    rng = np.random.default_rng(3)
+    middles = rng.normal(size=(24, WIDTH)).astype(np.float32) * 100
+    keys, queries = (
+        middles[np.arange(n) % 24] + rng.normal(size=(n, WIDTH)).astype(np.float32) / 10 for n in (960, 96)
+    )
+    quantizer = faiss.IndexFlatL2(WIDTH)
+    quantizer.add(middles)
+    if spec == "IVF24,Flat":
+        index = faiss.IndexIVFFlat(quantizer, WIDTH, 24)
+    else:
+        index = faiss.IndexIVFScalarQuantizer(quantizer, WIDTH, 24, faiss.ScalarQuantizer.QT_8bit)
+    index.train(keys)
+    index.add(keys)
+    index.nprobe = 2
+    distances, ids = ListSearch(index).search(queries, 10, keys)
+    expected = ((keys[ids].astype(np.float64) - queries[:, None]) ** 2).sum(2)
+    assert distances == pytest.approx(expected, abs=1e-4, rel=1e-5)
+
+
+def test_threads_take_turns() -> None:
+    keys = clustered_keys()
+    search = ListSearch(make_index("IVF24,SQ8", keys, 6))
+    queries = [clustered_keys(count, seed=count) for count in (100, 700, 300, 500)]
+    expected = [search.search(q, 10, keys) for q in queries]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda q: search.search(q, 10, keys), queries * 3))
+    for (distances, ids), (wanted, wanted_ids) in zip(found, expected * 3, strict=True):
+        assert np.array_equal(distances, wanted) and np.array_equal(ids, wanted_ids)
+
+
+@pytest.mark.parametrize("name", ["MOST_CHOSEN_FROM", "MOST_VISITS", "MOST_DECODED"])
+def test_little_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    keys, queries = clustered_keys(), clustered_keys(60, seed=4)
+    expected, _ = ListSearch(make_index("IVF24,SQ8", keys, 4)).search(queries, 20, keys)
+    monkeypatch.setattr(list_search, name, 7)
+    distances, _ = ListSearch(make_index("IVF24,SQ8", keys, 4)).search(queries, 20, keys)
+    assert np.sort(distances) == pytest.approx(np.sort(expected), abs=TOLERANCE)
+
+
+def test_rows_that_are_no_numbers_are_no_neighbours() -> None:
+    keys, queries = clustered_keys(), clustered_keys(20, seed=4)
+    bad = keys.copy()
+    bad[::3, 0] = np.nan
+    index = make_index("IVF24,Flat", keys, 24)
+    index.reset()
+    index.add(bad)
+    distances, ids = ListSearch(index).search(queries, ROWS)
+    assert ((ids % 3 != 0) | (ids < 0)).all() and np.isfinite(distances[ids >= 0]).all()
+    assert np.isinf(distances[ids < 0]).all() and len(np.unique(ids[0])) == 1 + ROWS - len(keys[::3])
+
+
+def test_read_only_and_strided_queries_and_none(make_store, tmp_path) -> None:
+    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF24,SQ8"), tmp_path / "i", "none")
+    neighbours = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=5, probe=5))
+    queries = clustered_keys(200, seed=4)
+    expected, _ = neighbours.search(queries)
+    strided = np.repeat(queries, 2, axis=1)[:, ::2]
+    strided.flags.writeable = False
+    assert np.array_equal(neighbours.search(strided)[0], expected)
+    assert neighbours.search(queries[:0])[1].shape == (0, 5)
+
+
+def test_more_neighbours_than_rows_cost_no_memory(make_store, tmp_path) -> None:
+    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF24,SQ8"), tmp_path / "i", "none")
+    queries, targets = clustered_keys(40, seed=4), np.resize(np.arange(39990, 40010), 40)
+    all_rows, more = (
+        KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=k, probe=24)).log_prob(queries, targets)
+        for k in (ROWS, 2**31 - 2)
+    )
+    assert np.array_equal(all_rows, more)
