@@ -107,7 +107,8 @@ def _by_lambda(swept: Swept, split: str, figure: "Figure") -> None:
     _language_model(axes, swept)
     _mark(axes, best.lmbda, float(bottom), f"{bottom:.2f} at λ = {best.lmbda:g}")
     top = max([perplexity_of(swept.lm_loss), *(low for low in lowest if np.isfinite(low))])
-    _limit(axes, float(bottom), top)
+    _limit(axes, float(bottom), top, above=0.5)
+    axes.set_xlim(swept.grid.lmbdas[0], swept.grid.lmbdas[-1])
     axes.set(xlabel="weight of the neighbours, λ", ylabel=f"perplexity on {split}", title="Perplexity over λ")
     title = "neighbours k" if len(swept.grid.temperatures) == 1 else "neighbours k (their best T)"
     axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
@@ -131,8 +132,9 @@ def _by_k(swept: Swept, split: str, figure: "Figure") -> None:
     axes.minorticks_off()
     _language_model(axes, swept)
     bottom = float(ppl_TJ[swept.grid.temperatures.index(best.knn_temp), swept.grid.ks.index(best.k)])
-    _mark(axes, best.k, bottom, f"{bottom:.2f} at k = {best.k:,}")
-    _limit(axes, bottom, perplexity_of(swept.lm_loss))
+    ends = {swept.grid.ks[0]: "left", swept.grid.ks[-1]: "right"}
+    _mark(axes, best.k, bottom, f"{bottom:.2f} at k = {best.k:,}", ends.get(best.k, "center"))
+    _limit(axes, bottom, max(perplexity_of(swept.lm_loss), float(ppl_TJ[np.isfinite(ppl_TJ)].max())), above=0.15)
     axes.set(
         xlabel="neighbours, k", ylabel=f"perplexity on {split}", title="Perplexity over k, each at its best λ"
     )  # fmt: skip
@@ -154,9 +156,10 @@ def _by_k_and_temperature(swept: Swept, split: str, figure: "Figure") -> None:
     best = swept.best()
     t_best, j_best = grid.temperatures.index(best.knn_temp), grid.ks.index(best.k)
     if ppl_TJ.size <= MOST_WORDS_IN_CELLS:
+        digits = 2 if np.nanmax(shown_TJ) - np.nanmin(shown_TJ) < 10 else 1
         for t, j in np.ndindex(ppl_TJ.shape):
             if np.isfinite(ppl_TJ[t, j]):
-                _write_cell(axes, image, (t, j), float(ppl_TJ[t, j]), f"λ {grid.lmbdas[lmbda_TJ[t, j]]:g}")
+                _write_cell(axes, image, (t, j), f"{ppl_TJ[t, j]:.{digits}f}", f"λ {grid.lmbdas[lmbda_TJ[t, j]]:g}")
     else:
         for axis, values in ((axes.xaxis, grid.ks), (axes.yaxis, grid.temperatures)):
             step = -(-len(values) // 12)
@@ -168,12 +171,12 @@ def _by_k_and_temperature(swept: Swept, split: str, figure: "Figure") -> None:
     axes.set(xlabel="neighbours, k", ylabel="temperature, T", title=f"Best perplexity on {split} by k and T")
 
 
-def _write_cell(axes: "Axes", image: Any, place: tuple[int, int], ppl: float, weight: str) -> None:
+def _write_cell(axes: "Axes", image: Any, place: tuple[int, int], ppl: str, weight: str) -> None:
     """Writes perplexity and λ into a cell, in what can be read on its colour."""
-    red, green, blue, _ = image.cmap(image.norm(ppl))
+    red, green, blue, _ = image.cmap(image.norm(float(ppl)))
     ink = _INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
     x, y = place[1] + 0.5, place[0] + 0.5
-    axes.text(x, y + 0.08, f"{ppl:.1f}", ha="center", va="center", color=ink, fontsize=10)
+    axes.text(x, y + 0.08, ppl, ha="center", va="center", color=ink, fontsize=10)
     axes.text(x, y - 0.2, weight, ha="center", va="center", color=ink, fontsize=8)
 
 
@@ -188,22 +191,23 @@ def _language_model(axes: "Axes", swept: Swept) -> None:
     axes.axhline(ppl, color=_QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     axes.annotate(
         f"language model {ppl:.2f}", (1, ppl), xycoords=("axes fraction", "data"), xytext=(-2, 4),
-        textcoords="offset points", ha="right", color=_QUIET, fontsize=9,
+        textcoords="offset points", ha="right", color=_QUIET, fontsize=9, zorder=5,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
     )  # fmt: skip
 
 
-def _mark(axes: "Axes", x: float, y: float, words: str) -> None:
+def _mark(axes: "Axes", x: float, y: float, words: str, align: str = "center") -> None:
     axes.plot([x], [y], marker="o", markersize=11, fillstyle="none", markeredgewidth=2, color=_MARKED, zorder=6)
     axes.annotate(
-        words, (x, y), xytext=(0, -17), textcoords="offset points", ha="center", color=_MARKED, fontweight="bold",
+        words, (x, y), xytext=(0, -17), textcoords="offset points", ha=align, color=_MARKED, fontweight="bold",
         fontsize=9,
     )  # fmt: skip
 
 
-def _limit(axes: "Axes", bottom: float, top: float) -> None:
-    """Shows what matters: the best, the language model, and as much above it as below."""
+def _limit(axes: "Axes", bottom: float, top: float, above: float) -> None:
+    """Shows the best, the language model, and some room above it; what lies beyond is of no use to anyone."""
     room = max(top - bottom, 0.02 * bottom)
-    axes.set_ylim(bottom - 0.3 * room, top + 0.8 * room)
+    axes.set_ylim(bottom - 0.25 * room, top + above * room)
 
 
 def _some(values: Sequence[Any], chosen: Any) -> list[Any]:
