@@ -8,6 +8,7 @@ OUT/*.svg, *.png  figures
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
 from fairseq.knn.sweep_config import Setting, SweepConfig
 from fairseq.perplexity import perplexity_of
+
+logger = logging.getLogger(__name__)
 
 KIND, VERSION = "sweep", 1
 MOST_PRINTED = 40
@@ -83,6 +86,10 @@ def _check_alike(retrieval: Retrieval, other: Retrieval, most: int, allow: bool)
                 " both with the same model, datastore and index",
                 allow,
             )
+    if retrieval.manifest["identity"].get("data_sha256") == other.manifest["identity"].get("data_sha256"):
+        logger.warning(
+            "%s is of the same text as %s: it is no test of the choice", other.directory, retrieval.directory
+        )
     asked = [{**text.manifest["settings"], "k": text.k} for text in (retrieval, other)]
     for name in sorted({*asked[0], *asked[1]} - {*_MAY_DIFFER}):
         one, two = (settings.get(name) for settings in asked)
