@@ -97,7 +97,8 @@ def recall(flags: Flags) -> None:
         queries = text_queries(text, config, store, device, log_format)
 
     def opener(store: Datastore, index: Any, settings: KNNConfig) -> Search:
-        return KNN_Dstore(store, index, settings, distinct_ids=True).search
+        neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
+        return lambda queries_ND, k: neighbours.search(queries_ND, k)
 
     rows = list(measure(store, queries, config, common.seed, log_format, opener))
     print("\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)]))  # noqa: T201

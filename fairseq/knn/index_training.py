@@ -18,17 +18,16 @@ only the limits on points and rounds hold. Effects are measured in docs/indexes.
 Legend: N rows · L lists · D key width · P directions.
 """
 
-import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 from fairseq.knn.faiss_index import on_gpus
-
-logger = logging.getLogger(__name__)
-Floats = npt.NDArray[np.float32]
+from fairseq.knn.list_search import OneThread, one_thread
+from fairseq.knn.search import Floats, Ids
 
 LIST_POINTS, LIST_ROUNDS = 40, 6
 WORD_POINTS, WORD_ROUNDS = 64, 10
@@ -36,6 +35,8 @@ KEY_VARIANCE, CENTROID_VARIANCE = 0.8, 0.95
 DIRECTIONS_STEP = 16
 COVARIANCE_ROWS = 1 << 15
 ROWS_AT_ONCE = 1 << 15
+# Rows whose distances to all centroids are there at once in a thread: they stay in the cache.
+PRODUCT_ROWS = 256
 CODE_WORDS = 256
 
 
@@ -58,7 +59,10 @@ def train(index: Any, sample_ND: Floats, seed: int, *, quick: bool, gpu: bool = 
         centroid_LD = _centroids(sample_ND, inverted.nlist, seed, gpu)
         inverted.quantizer.train(centroid_LD)
         inverted.quantizer.add(centroid_LD)
-    index.train(sample_ND)
+    if quick and _has_words_of_a_byte(index) and len(sample_ND) > CODE_WORDS:
+        _train_words(index, sample_ND, seed)
+    else:
+        index.train(sample_ND)
     if gpu and inverted is not None:
         inverted.clustering_index = None
 
@@ -72,24 +76,52 @@ def adder(index: Any, *, quick: bool, gpu: bool = False) -> Callable[[Floats], N
     )  # fmt: skip
     if not quick or type(index) not in kinds or not _has_lists_in_full_width(index):
         return lambda rows_ND: index.add(rows_ND)
-    centroid_LD = index.quantizer.reconstruct_n(0, index.nlist)
-    mean_D, direction_DP = _directions(centroid_LD, CENTROID_VARIANCE)
-    centred_LD = centroid_LD - mean_D
-    near_LP = centred_LD @ direction_DP
-    rest_L = np.maximum((centred_LD**2).sum(1) - (near_LP**2).sum(1), 0)
-    flat = faiss.IndexFlatL2(direction_DP.shape[1] + 1)
-    flat.add(np.column_stack([near_LP, np.sqrt(rest_L)]).astype(np.float32))
-    lists = on_gpus(flat) if gpu else flat
+    find = _list_finder(index.quantizer.reconstruct_n(0, index.nlist), gpu)
 
     def add(rows_ND: Floats) -> None:
         for start in range(0, len(rows_ND), ROWS_AT_ONCE):
             part_ND = rows_ND[start : start + ROWS_AT_ONCE]
-            seen_NP = np.zeros((len(part_ND), direction_DP.shape[1] + 1), np.float32)
-            np.matmul(part_ND - mean_D, direction_DP, out=seen_NP[:, :-1])
-            list_N = np.ascontiguousarray(lists.search(seen_NP, 1)[1][:, 0])
+            list_N = find(part_ND)
             index.add_core(len(part_ND), faiss.swig_ptr(part_ND), None, faiss.swig_ptr(list_N), None)
 
     return add
+
+
+def _list_finder(centroid_LD: Floats, gpu: bool) -> Callable[[Floats], Ids]:
+    """Returns what finds the list of each row, in the directions of the centroids' variance."""
+    import faiss
+
+    mean_D, direction_DP = _directions(centroid_LD, CENTROID_VARIANCE)
+    centred_LD = centroid_LD - mean_D
+    near_LP, norm_L = centred_LD @ direction_DP, (centred_LD**2).sum(1)
+    if gpu:
+        rest_L = np.sqrt(np.maximum(norm_L - (near_LP**2).sum(1), 0))
+        flat = faiss.IndexFlatL2(direction_DP.shape[1] + 1)
+        flat.add(np.column_stack([near_LP, rest_L]).astype(np.float32))
+        lists = on_gpus(flat)
+
+        def find_there(rows_ND: Floats) -> Ids:
+            seen_NP = np.pad((rows_ND - mean_D) @ direction_DP, ((0, 0), (0, 1)))
+            return np.ascontiguousarray(lists.search(seen_NP, 1)[1][:, 0])
+
+        return find_there
+    norm, near_PL = torch.from_numpy(norm_L), torch.from_numpy(near_LP).t().contiguous()
+    mean, direction = torch.from_numpy(mean_D), torch.from_numpy(direction_DP)
+
+    def find(rows_ND: Floats) -> Ids:
+        rows, list_N = torch.from_numpy(rows_ND), np.empty(len(rows_ND), np.int64)
+
+        def of_part(start: int) -> None:
+            part = slice(start, start + PRODUCT_ROWS)
+            # NumPy's argmin has vector instructions; FAISS's and torch's take longer than the product.
+            distance_NL = torch.addmm(norm, (rows[part] - mean) @ direction, near_PL, alpha=-2)
+            list_N[part] = distance_NL.numpy().argmin(1)
+
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_thread) as workers, OneThread():
+            list(workers.map(of_part, range(0, len(rows_ND), PRODUCT_ROWS)))
+        return list_N
+
+    return find
 
 
 def _limit(index: Any, inverted: Any) -> None:
@@ -136,6 +168,46 @@ def _centroids(sample_ND: Floats, count: int, seed: int, gpu: bool) -> Floats:
     # In the lists' order, and one pass: a list's rows are summed where they lie next to each other.
     centroid_LD[there_L] = np.add.reduceat(sample_ND[order_N], first_L, axis=0) / sizes_L[there_L, None]
     return np.ascontiguousarray(centroid_LD, dtype=np.float32)
+
+
+def _has_words_of_a_byte(index: Any) -> bool:
+    import faiss
+
+    return (
+        type(index) is faiss.IndexIVFPQ
+        and _has_lists_in_full_width(index)
+        and index.quantizer.ntotal == index.nlist
+        and index.pq.nbits == 8
+    )
+
+
+def _train_words(index: Any, sample_ND: Floats, seed: int) -> None:
+    """Trains product codes of the rows less their centroids.
+
+    Each part of the code is a k-means of its own, so small that threads within it would mostly wait for each other; one
+    thread takes one part.
+    """
+    import faiss
+
+    step = max(len(sample_ND) // (WORD_POINTS * CODE_WORDS), 1)
+    rows_ND = np.ascontiguousarray(sample_ND[::step])
+    rest_ND = rows_ND - index.quantizer.reconstruct_n(0, index.nlist)[index.quantizer.search(rows_ND, 1)[1][:, 0]]
+    coder = index.pq
+
+    def of_part(part: int) -> Floats:
+        columns = slice(part * coder.dsub, (part + 1) * coder.dsub)
+        clustering = faiss.Clustering(coder.dsub, CODE_WORDS)
+        clustering.niter, clustering.seed, clustering.min_points_per_centroid = WORD_ROUNDS, seed, 1
+        clustering.train(np.ascontiguousarray(rest_ND[:, columns]), faiss.IndexFlatL2(coder.dsub))
+        return faiss.vector_to_array(clustering.centroids)
+
+    with ThreadPoolExecutor(
+        faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
+    ) as workers:
+        words = list(workers.map(of_part, range(coder.M)))
+    faiss.copy_array_to_vector(np.concatenate(words), coder.centroids)
+    index.is_trained = True
+    index.precompute_table()
 
 
 def _directions(rows_ND: Floats, variance: float) -> tuple[Floats, Floats]:

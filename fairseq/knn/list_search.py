@@ -129,7 +129,7 @@ class ListSearch:
         ids_NK = np.full((len(queries_ND), k), -1, np.int64)
         centred_ND = torch.from_numpy(queries_ND) - self.mean_D
         probe_NP = np.empty((len(queries_ND), min(self.inverted.nprobe, len(self.size_L))), np.int64)
-        with ThreadPoolExecutor(self.threads, initializer=_one_thread) as workers, _OneThread():
+        with ThreadPoolExecutor(self.threads, initializer=one_thread) as workers, OneThread():
             _run(workers, lambda part: self._nearest_lists(centred_ND, probe_NP, part), _slices(len(queries_ND)))
             distances_N = self.size_L[probe_NP].sum(1)
             for block in _blocks(distances_N):
@@ -262,7 +262,7 @@ def _run(workers: ThreadPoolExecutor, work: Callable[[Any], None], items: Iterab
         future.result()
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """In a worker: its products and FAISS's decoding use this thread only."""
     import faiss
 
@@ -270,7 +270,7 @@ def _one_thread() -> None:
     faiss.omp_set_num_threads(1)
 
 
-class _OneThread:
+class OneThread:
     """While it holds, a matrix product of any thread uses one thread."""
 
     def __enter__(self) -> None:

@@ -44,7 +44,7 @@ from fairseq.scoring import interpolate
 BYTES_A_NEIGHBOUR = 80
 
 
-# From a datastore, an index and settings, to what finds distances and ids ``[N, K]``, as ``knnlm.KNN_Dstore.search`` does.
+# From a datastore, an index and settings to what finds distances and ids ``[N, K]``: ``knnlm.KNN_Dstore.search``.
 Search = Callable[[Floats, int], tuple[Floats, Ids]]
 Opener = Callable[[Datastore, Any, KNNConfig], Search]
 
