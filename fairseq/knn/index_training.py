@@ -6,7 +6,8 @@ after
 
     k-means    40 points a list, 6 rounds, in the directions that hold 80 % of the keys' variance
     centroids  the means of the lists' points, in full width
-    codes      64 points for each of a code's 256 words, 10 rounds
+    codes      64 points for each of a code's 256 words, 10 rounds; the order that FAISS's factory strings give the
+               words afterwards ("polysemous"), which no search here uses, is left out
     adding     a row's list is looked for in the directions that hold 95 % of the centroids' variance. With P onto these
                and R onto the rest,  ‖x − c‖² = ‖Px − Pc‖² + ‖Rc‖² − 2 Rx·Rc + ‖Rx‖²;  only Rx·Rc, which is small,
                is left out (‖Rx‖² is the same for all lists)
@@ -106,15 +107,15 @@ def _list_finder(centroid_LD: Floats, gpu: bool) -> Callable[[Floats], Ids]:
 
         return find_there
     norm, near_PL = torch.from_numpy(norm_L), torch.from_numpy(near_LP).t().contiguous()
-    mean, direction = torch.from_numpy(mean_D), torch.from_numpy(direction_DP)
+    direction = torch.from_numpy(direction_DP)
 
     def find(rows_ND: Floats) -> Ids:
-        rows, list_N = torch.from_numpy(rows_ND), np.empty(len(rows_ND), np.int64)
+        list_N = np.empty(len(rows_ND), np.int64)
 
         def of_part(start: int) -> None:
             part = slice(start, start + PRODUCT_ROWS)
             # NumPy's argmin has vector instructions; FAISS's and torch's take longer than the product.
-            distance_NL = torch.addmm(norm, (rows[part] - mean) @ direction, near_PL, alpha=-2)
+            distance_NL = torch.addmm(norm, torch.from_numpy(rows_ND[part] - mean_D) @ direction, near_PL, alpha=-2)
             list_N[part] = distance_NL.numpy().argmin(1)
 
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_thread) as workers, OneThread():
@@ -130,9 +131,11 @@ def _limit(index: Any, inverted: Any) -> None:
 
     if inverted is not None:
         inverted.cp.niter, inverted.cp.max_points_per_centroid = LIST_ROUNDS, LIST_POINTS
-    coder = getattr(inverted if inverted is not None else faiss.downcast_index(index), "pq", None)
-    if coder is not None:
-        coder.cp.niter, coder.cp.max_points_per_centroid = WORD_ROUNDS, WORD_POINTS
+    coded: Any = faiss.downcast_index(inverted if inverted is not None else index)
+    if hasattr(coded, "pq"):
+        coded.pq.cp.niter, coded.pq.cp.max_points_per_centroid = WORD_ROUNDS, WORD_POINTS
+    if hasattr(coded, "do_polysemous_training"):
+        coded.do_polysemous_training = False  # orders codes for a filter that no search here uses; longer than all else
 
 
 def _has_lists_in_full_width(index: Any) -> bool:
