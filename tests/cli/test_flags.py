@@ -102,7 +102,7 @@ DEFAULTS = {
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm recall": {
-        "--k": 1024, "--probe": "8,32", "--sample": 2000, "--lmbda": 0.25, "--knn-temp": 1, "--effort": "quick",
+        "--k": 1024, "--probe": (8, 32), "--sample": 2000, "--lmbda": 0.25, "--knn-temp": 1, "--effort": "quick",
         "--gen-subset": "valid", "--context-window": 0, "--sample-break-mode": "none",
     },
     "fairseq-knnlm convert": {},
