@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from fairseq.config import flag_name
-from fairseq.knn.config import BuildConfig
+from fairseq.knn.config import AUTO, BuildConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig
@@ -23,6 +23,8 @@ def main(argv: Sequence[str]) -> None:
     for name in ("ncentroids", "code_size"):
         if config.index_spec is not None and name in flags.typed:
             logger.warning("%s has no effect: --index-spec %s says it all", flag_name(name), config.index_spec)
+    if config.index_spec != AUTO and "recall" in flags.typed:
+        logger.warning("--recall has no effect without --index-spec auto")
     assert config.dstore_mmap is not None and config.faiss_index is not None
 
     from pathlib import Path

@@ -1,16 +1,19 @@
-"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt, convert and sweep them."""
+"""``fairseq-knnlm``: look after a kNN-LM: check, describe, adopt, measure, convert and sweep its files."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fairseq import __version__
-from fairseq.config import Flags
+from fairseq.config import Flags, flag_name
 from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.recall_config import QueriesConfig, RecallConfig
 from fairseq.knn.sweep_config import SweepConfig
 from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
-from fairseq.log import log_format_of
+from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig
 from fairseq_cli.run import run
@@ -80,6 +83,40 @@ def sweep(flags: Flags) -> None:
     run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
+def recall(flags: Flags) -> None:
+    """Measures indexes of a datastore, and prints a table."""
+    config, text, device = flags.build(RecallConfig), flags.build(QueriesConfig), flags.build(DeviceConfig)
+    common = flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.datastore import Datastore
+    from fairseq.knn.recall import Search, measure, own_rows, write_table
+    from fairseq.knn.recall_queries import text_queries
+    from fairseq.knn.recall_table import lines
+    from knnlm import KNN_Dstore
+
+    log_format = log_format_of(common)
+    store = Datastore.open(
+        config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
+    )
+    if text.path is None:
+        queries = own_rows(store, config.sample)
+        for name in ("gen_subset", "context_window", "sample_break_mode", "model_overrides", "lmbda", "knn_temp"):
+            if name in flags.typed:
+                logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(name))
+    else:
+        queries = text_queries(text, config, store, device, log_format)
+
+    def opener(store: Datastore, index: Any, settings: KNNConfig) -> Search:
+        neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
+        return lambda queries_ND, k: neighbours.search(queries_ND, k)
+
+    rows = list(measure(store, queries, config, common.seed, log_format, opener))
+    print("\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)]))  # noqa: T201
+    if config.json is not None:
+        write_table(config.json, rows, queries, [config, text])
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -91,6 +128,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Make the datastore of another tool one of ours: checked, mended where that can be done, with a manifest.",
         (AdoptConfig, OriginConfig, DeviceConfig, CommonConfig),
         adopt,
+    ),
+    "recall": Subcommand(
+        "Measure indexes of a datastore: bytes, seconds, recall, queries per second, and the loss they lead to.",
+        (RecallConfig, QueriesConfig, DeviceConfig, CommonConfig),
+        recall,
     ),
     "convert": Subcommand(
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",

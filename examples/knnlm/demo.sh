@@ -32,7 +32,7 @@ for split in valid test; do
 done
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
-    --index_spec IVF1024,SQ8 --overwrite
+    --index_spec auto --probe 16 --overwrite
 for lmbda in 0.25 0.35; do
     step "valid-knn-$lmbda" "${evaluate[@]}" --gen-subset valid "${neighbours[@]}" --lmbda $lmbda \
         --results-path "$WORK/results/valid-$lmbda.json"

@@ -8,6 +8,8 @@ from fairseq.errors import ConfigError
 KEY_TYPES = ("last_ffn_input",)
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
+EFFORTS = ("quick", "thorough")
+AUTO = "auto"
 DEFAULT_KEY_DIMENSION = 1024
 
 
@@ -107,12 +109,20 @@ class BuildConfig:
     )
     dstore_fp16: bool = flag(False, "keys are float16; the manifest knows")
     index_spec: str | None = flag(
-        None, "FAISS factory string, such as Flat or OPQ32,IVF2048,PQ32; inverted lists of product codes if left out"
+        None, "FAISS factory string, such as Flat or OPQ32,IVF2048,PQ32; auto chooses one and says why; inverted lists"
+        " of product codes if left out"
+    )  # fmt: skip
+    recall: float = flag(
+        0.8, "for --index-spec auto: share of the 1024 nearest rows to find with --probe lists", minimum=0, maximum=1
     )
     ncentroids: int = flag(4096, "inverted lists", minimum=1)
     code_size: int = flag(64, "bytes of a key's product code", minimum=1)
     probe: int = flag(8, "inverted lists that a search visits, unless it says otherwise", minimum=1)
-    train_sample: int = flag(1_000_000, "rows that the index is trained on", minimum=1)
+    effort: str = flag(
+        "quick", "training and filling of inverted lists: quick finds as much, thorough is FAISS's own", choices=EFFORTS
+    )
+    gpu_index: bool = flag(False, "train and fill inverted lists on the GPU (needs the GPU build of FAISS)")
+    train_sample: int = flag(1_000_000, "most rows that the index is trained on", minimum=1)
     num_keys_to_add_at_a_time: int = flag(1_000_000, "rows that are added at a time", minimum=1)
     save_interval_s: float = flag(600.0, "seconds of adding between two files to resume from", minimum=0)
     starting_point: int = flag(0, "accepted, no effect: an interrupted build resumes by itself", minimum=0)

@@ -161,7 +161,7 @@ def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2
     _check_ids(index, path)
     if nprobe is not None and not set_nprobe(index, nprobe):
         logger.warning("--probe %d has no effect: %s has no inverted lists", nprobe, path)
-    return _on_gpus(index) if gpu else index
+    return on_gpus(index) if gpu else index
 
 
 def _check_ids(index: Any, path: str | Path) -> None:
@@ -219,7 +219,8 @@ def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension
         )
 
 
-def _on_gpus(index: Any) -> Any:
+def on_gpus(index: Any) -> Any:
+    """Returns an index on the GPUs, if FAISS has any; else warns and returns it as it is."""
     import faiss
 
     if getattr(faiss, "get_num_gpus", lambda: 0)() == 0 or not hasattr(faiss, "index_cpu_to_all_gpus"):

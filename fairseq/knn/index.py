@@ -13,7 +13,7 @@ Legend: N rows · D key width.
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ import numpy.typing as npt
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.files import file_sha256, fsync_directory, locked
 from fairseq.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.knn.auto_spec import resolved
 from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore, check_finite, gather_rows
 from fairseq.knn.faiss_index import faiss_reason, num_lists, read_index, set_nprobe, write_index
+from fairseq.knn.index_training import adder, points_wanted, train
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.new_index import new_index
 from fairseq.log import Progress, format_duration
 from fairseq.resources import require_disk, require_memory
 
@@ -41,20 +44,31 @@ POINTS_PER_CENTROID = 39
 
 @dataclass(frozen=True)
 class _Build:
-    """One build: the datastore, its settings, the file, and the manifest that the file will carry."""
+    """One build: the datastore, its settings, the file, the manifest that it will carry; seconds of what was done."""
 
     store: Datastore
     config: BuildConfig
     path: Path
     manifest: IndexManifest
     log_format: str
+    times: dict[str, float] = field(default_factory=dict)
 
     def stage(self, name: str) -> Path:
         return Path(f"{self.path}.{name}")
 
 
-def build_index(store: Datastore, config: BuildConfig, index_path: str | Path, log_format: str) -> IndexManifest:
+def build_index(
+    store: Datastore, config: BuildConfig, index_path: str | Path, log_format: str,
+    times: dict[str, float] | None = None,
+) -> IndexManifest:  # fmt: skip
     """Writes the index of a datastore, going on from an interrupted build of the same, and returns its manifest.
+
+    Args:
+        store: the datastore.
+        config: settings.
+        index_path: file to write.
+        log_format: of the progress.
+        times: takes the seconds of ``train`` and ``add``, where they were done.
 
     Raises:
         ConfigError: the specification does not suit the datastore.
@@ -68,8 +82,10 @@ def build_index(store: Datastore, config: BuildConfig, index_path: str | Path, l
     if path.is_dir():
         raise DatastoreError(f"{path} is a directory, but the index is to be written there; give the name of a file")
     with locked(path):
+        config = resolved(config, store, path)
         empty = new_index(config, store.dimension)
-        build = _Build(store, config, path, _manifest(store, config, empty), log_format)
+        times = {} if times is None else times
+        build = _Build(store, config, path, _manifest(store, config, empty), log_format, times)
         finished = None if config.overwrite else _finished(build)
         if finished is not None:
             _remove_partial(build)
@@ -142,38 +158,13 @@ def _require_resources(build: _Build, index: Any) -> None:
     )
 
 
-def new_index(config: BuildConfig, dimension: int) -> Any:
-    """Returns an untrained index.
-
-    Raises:
-        ConfigError: the specification cannot be built for keys of this width.
-    """
-    import faiss
-
-    if config.index_spec is None:
-        if dimension % config.code_size:
-            raise ConfigError(
-                f"--code-size {config.code_size} must divide the key width {dimension};"
-                f" try {_divisor(config, dimension)}"
-            )
-        return faiss.IndexIVFPQ(faiss.IndexFlatL2(dimension), dimension, config.ncentroids, config.code_size, 8)
-    try:
-        return faiss.index_factory(dimension, config.index_spec)
-    except RuntimeError as err:
-        raise ConfigError(
-            f"--index-spec {config.index_spec} must be a FAISS factory string for keys of width {dimension}, but"
-            f" FAISS says: {faiss_reason(err)}"
-        ) from err
-
-
-def _divisor(config: BuildConfig, dimension: int) -> int:
-    return max(size for size in range(1, config.code_size) if dimension % size == 0)
-
-
 def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
     import faiss
 
     assert store.store_id is not None
+    most = config.train_sample
+    if config.effort == "quick":
+        most = min(most, points_wanted(num_lists(index)))
     return IndexManifest(
         spec=config.index_spec or f"IVF{config.ncentroids},PQ{config.code_size}",
         metric="l2",
@@ -183,8 +174,9 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         nprobe=config.probe if num_lists(index) else 0,
         store_id=store.store_id,
         seed=config.seed,
-        sample=min(config.train_sample, store.rows),
+        sample=min(most, store.rows),
         faiss_version=faiss.__version__,
+        effort=config.effort,
     )
 
 
@@ -211,19 +203,20 @@ def _resumed(build: _Build, name: str) -> Any | None:
 def _trained(build: _Build, index: Any) -> Any:
     if index.is_trained:
         return index
-    count = build.manifest.sample
+    config, count = build.config, build.manifest.sample
     _check_sample(build, index, count)
     start = time.monotonic()
     logger.info("reading %d of %d rows to train on", count, build.store.rows)
-    sample_ND = sample_keys(build.store, count, build.config.seed)
+    sample_ND = sample_keys(build.store, count, config.seed)
     logger.info("training %s on %d rows (read in %s)", build.manifest.spec, count, _since(start))
     check_finite(build.store.prefix, sample_ND)
     start = time.monotonic()
     try:
-        index.train(sample_ND)
+        train(index, sample_ND, config.seed, quick=config.effort == "quick", gpu=config.gpu_index)
     except RuntimeError as err:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
-    logger.info("trained in %s", _since(start))
+    build.times["train"] = time.monotonic() - start
+    logger.info("trained in %s", format_duration(build.times["train"]))
     _save(index, build.stage("trained"), replace(build.manifest, rows=0))
     check(GO_ON)
     return index
@@ -260,13 +253,14 @@ def _add(build: _Build, index: Any) -> None:
     """Adds the rows that the index does not hold yet, in order."""
     store, step = build.store, build.config.num_keys_to_add_at_a_time
     assert store.keys_ND is not None
-    saved = time.monotonic()
+    add = adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
+    begun = saved = time.monotonic()
     with Progress("add to the index", store.rows, "keys", build.log_format, done=index.ntotal) as progress:
         for start in range(index.ntotal, store.rows, step):
             chunk_ND = np.ascontiguousarray(store.keys_ND[start : min(start + step, store.rows)], dtype=np.float32)
             check_finite(store.prefix, chunk_ND, start)
             try:
-                index.add(chunk_ND)
+                add(chunk_ND)
             except RuntimeError as err:
                 raise ConfigError(f"{build.manifest.spec} takes no rows in order: {faiss_reason(err)}") from err
             progress.advance(len(chunk_ND))
@@ -275,6 +269,7 @@ def _add(build: _Build, index: Any) -> None:
                 _save(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
                 saved = time.monotonic()
                 check(GO_ON)
+    build.times["add"] = time.monotonic() - begun
 
 
 def _save(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:

@@ -20,9 +20,8 @@ Legend: N queries · P lists visited by each · K neighbours · D key width · M
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor
 
 from fairseq.knn.search import Floats, Ids, check_width
+from fairseq.knn.workers import run_all, worker_threads
 
 # Distances that are there at once: 4 bytes each, twice where exact ones are wanted.
 MOST_DISTANCES = 1 << 26
@@ -129,11 +129,7 @@ class ListSearch:
         near_NK = np.full((len(queries_ND), k), np.inf, np.float32)
         ids_NK = np.full((len(queries_ND), k), -1, np.int64)
         at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.size_L)), 1)
-        with (
-            self._turn,
-            ThreadPoolExecutor(self.threads, initializer=_one_thread) as workers,
-            _products_use_one_thread(),
-        ):
+        with self._turn, worker_threads(self.threads) as workers:
             for part in _slices(len(queries_ND), at_once):
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
                 probe_NP = self._nearest_lists(workers, query_ND)
@@ -152,7 +148,7 @@ class ListSearch:
             count = probe_NP.shape[1]
             probe_NP[part] = (np.flatnonzero(smallest(near_ML, count)) % near_ML.shape[1]).reshape(-1, count)
 
-        _run(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
+        run_all(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
         return probe_NP
 
     def _visits(self, probe_NP: Ids) -> _Visits:
@@ -193,11 +189,11 @@ class ListSearch:
                     norm_R, out_MR = _norms(row_RD, self.exact_norm_N[known]), exact[place].view(-1, size)[:, rows]
                     _distances(query_MD, row_RD, norm_R, out_MR)
 
-        _run(workers, of_list, range(len(self.size_L)))
+        run_all(workers, of_list, range(len(self.size_L)))
         choose = partial(
             self._choose, visits, own.numpy(), exact.numpy() if keys_ND is not None else None, near_NK, ids_NK
         )
-        _run(workers, choose, _chosen_together(self.size_L[visits.probe_NP].sum(1)))
+        run_all(workers, choose, _chosen_together(self.size_L[visits.probe_NP].sum(1)))
 
     def _buffer(self, number: int, count: int) -> Tensor:
         """Returns memory for ``count`` distances; fresh memory for every block would cost as much as filling it."""
@@ -297,24 +293,3 @@ def _chosen_together(distances_N: Ids) -> list[slice]:
             parts.append(slice(start, n))
             start, longest = n, count
     return [*parts, slice(start, len(distances_N))]
-
-
-def _run(workers: ThreadPoolExecutor, work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    for future in [workers.submit(work, item) for item in items]:
-        future.result()
-
-
-def _one_thread() -> None:
-    """In a worker: its products and FAISS's decoding use this thread only."""
-    import faiss
-
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-
-
-@contextmanager
-def _products_use_one_thread() -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
-        yield

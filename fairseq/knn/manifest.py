@@ -29,7 +29,10 @@ _CHOICES = {
     "key_dtype": ("float32", "float16"),
     "value_dtype": ("int64", "int32", "int16"),
     "metric": ("l2", "ip"),
+    "effort": ("quick", "thorough"),
 }
+# Fields that manifests of this version have not always had.
+_LATER = ("effort",)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class IndexManifest:
         seed: of the training sample.
         sample: rows that it was trained on.
         faiss_version: that built it.
+        effort: quick or thorough training; thorough where an older version of this program left it out.
         num_bytes: size of its file.
         sha256: of its file.
     """
@@ -115,6 +119,7 @@ class IndexManifest:
     seed: int
     sample: int
     faiss_version: str
+    effort: str = "thorough"
     num_bytes: int = 0
     sha256: str = ""
     kind: str = "index"
@@ -165,6 +170,8 @@ def _from_record(cls: type[M], record: dict[str, Any], path: Path) -> M:
         raise DatastoreError(f"{path} has unknown fields ({', '.join(unknown)}); restore it, or update this program")
     values: dict[str, Any] = {}
     for name in cls.__dataclass_fields__:
+        if name not in record and name in _LATER:
+            continue
         if name not in record:
             raise DatastoreError(f"{path} lacks the field {name!r}; restore it, or write the {_kind(cls)} again")
         values[name] = _field(record[name], kinds[name], f"{path}: {name!r}")

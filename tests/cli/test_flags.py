@@ -49,7 +49,8 @@ PREPROCESS = shlex.split(
 )
 BUILD_DSTORE = shlex.split(
     "--dstore-mmap --dstore-size --dimension --dstore-fp16 --seed --ncentroids --code-size --probe"
-    " --faiss-index --num-keys-to-add-at-a-time --starting-point --help --version"
+    " --faiss-index --num-keys-to-add-at-a-time --starting-point --index-spec --recall --effort --gpu-index"
+    " --train-sample --help --version"
 )
 KNNLM = {
     "check": shlex.split(
@@ -60,6 +61,11 @@ KNNLM = {
     "adopt": shlex.split(
         "--dstore-mmap --dstore-size --dimension --dstore-fp16 --copy --overwrite --data --gen-subset --path"
         " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
+    ),
+    "recall": shlex.split(
+        "--dstore-filename --index-spec --indexfile --k --probe --sample --lmbda --knn-temp --effort --keep-in --json"
+        " --dstore-size --dimension --dstore-fp16 --allow-mismatch --path --gen-subset --context-window"
+        " --sample-break-mode --model-overrides --cpu --help --version"
     ),
     "convert": shlex.split("--overwrite --help --version"),
     "sweep": shlex.split(
@@ -93,11 +99,15 @@ DEFAULTS = {
     },
     "build_dstore.py": {
         "--seed": 1, "--ncentroids": 4096, "--code-size": 64, "--probe": 8,
-        "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0,
+        "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0, "--effort": "quick", "--recall": 0.8,
     },
     "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
+    "fairseq-knnlm recall": {
+        "--k": 1024, "--probe": (8, 32), "--sample": 2000, "--lmbda": 0.25, "--knn-temp": 1, "--effort": "quick",
+        "--gen-subset": "valid", "--context-window": 0, "--sample-break-mode": "none",
+    },
     "fairseq-knnlm convert": {},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
 }  # fmt: skip
