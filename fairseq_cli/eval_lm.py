@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fairseq.cache_config import CacheConfig
 from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
-neighbours from a datastore; with --save-knnlm-dstore, write the split's datastore instead."""
+neighbours from a datastore; with --cache-size, of the text's own last words; with --save-knnlm-dstore, write the
+split's datastore instead."""
 
 
 class Settings:
@@ -36,10 +38,11 @@ class Settings:
         self.knn = _built_if(flags, KNNConfig, "knnlm")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
+        self.cache = _built_if(flags, CacheConfig, "cache_size")
         # A line of progress every few seconds, unless batches were asked for.
         self.log_every = self.common.log_interval if "log_interval" in flags.typed else None
         if self.dump.save_knnlm_dstore:
-            for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe"):
+            for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
                 if name in flags.typed:
                     logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
         if self.knn.knnlm and self.knn.lmbda == 0:
@@ -53,11 +56,17 @@ class Settings:
             raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
         if self.dump.save_knnlm_dstore and self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
+        self.cache.check(
+            num_models=2 if several else 1, num_shards=self.eval.num_shards,
+            lmbda=self.knn.lmbda if self.knn.knnlm else None,
+            prints_words=self.eval.output_word_probs or self.eval.output_word_stats,
+        )  # fmt: skip
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
         knn = (self.knn, self.dstore) if self.knn.knnlm else ()
-        return as_dict(self.common, self.device, self.eval, *knn, task_config)
+        cache = (self.cache,) if self.cache.is_on else ()
+        return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 
 
 def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
@@ -68,7 +77,16 @@ def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (EvalConfig, *TASKS.configs(), KNNConfig, DumpConfig, DatastoreConfig, DeviceConfig, CommonConfig)
+    groups = (
+        EvalConfig,
+        *TASKS.configs(),
+        KNNConfig,
+        CacheConfig,
+        DumpConfig,
+        DatastoreConfig,
+        DeviceConfig,
+        CommonConfig,
+    )
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
 
@@ -79,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
-    evaluation = prepare(flags, settings.eval, precision)
+    evaluation = prepare(flags, settings.eval, precision, stream_order=settings.cache.is_on)
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.dump import dump_datastore
@@ -117,15 +135,20 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore
 
 def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dstore | None") -> "EvaluationResult":
     """Returns the perplexity of the split, and prints words on the way where that was asked for."""
+    from fairseq.cache import ContinuousCache
+    from fairseq.cache_sweep import CacheSweep, cache_settings
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.perplexity import Perplexity
-    from fairseq.scoring import Interpolation
+    from fairseq.scoring import Interpolation, share_of_rest
     from fairseq.sequence_scorer import SequenceScorer
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
-    other = Interpolation(neighbours, settings.knn.lmbda) if neighbours is not None else None
-    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other)
+    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
+    other = Interpolation(neighbours, weight) if neighbours is not None else None
+    cache = ContinuousCache(cache_settings(settings.cache), settings.cache.weight) if settings.cache.is_on else None
+    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep else None
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, cache)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
     perplexity = Perplexity()
@@ -133,9 +156,14 @@ def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dsto
     for scored in score_all(evaluation, scorer, perplexity, log_format_of(settings.common), settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
+        if sweep is not None:
+            sweep.add(scored, num_joined)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
-    result = EvaluationResult(perplexity, evaluation.num_left_out, stopwatch.elapsed_s)
+    if sweep is not None:
+        sys.stdout.write(sweep.table())
+    best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
+    result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result

@@ -40,7 +40,7 @@ EVAL_LM = shlex.split(
     " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
-    " --gpu-index --tensorboard-logdir"
+    " --gpu-index --tensorboard-logdir --cache-size --cache-lmbda --cache-theta"
 )
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
@@ -83,6 +83,7 @@ DEFAULTS = {
         **EVERY_DEFAULT, "--gen-subset": "test", "--max-tokens": 36000, "--context-window": 0,
         "--model-overrides": "{}", "--num-shards": 1, "--shard-id": 0, "--sample-break-mode": "none", "--probe": 8,
         "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
+        "--cache-lmbda": 0.0, "--cache-theta": 1.0,
     },
     "fairseq-preprocess": {
         **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,

@@ -94,6 +94,16 @@ def test_the_mixture_is_of_the_two_printed_probabilities(command: Command, road:
     assert np.array_equal(lm, base), "λ = 0 is exactly the language model"
 
 
+def test_the_cache_is_the_third_part(command: Command, road: Road) -> None:
+    cache = ["--cache-size", 50, "--cache-theta", 0.2, "--cache-lmbda"]
+    lm, knn = (token_log_probs(command("fairseq-eval-lm", *knn_words(road, w)).out) for w in (0, 1))
+    alone = command("fairseq-eval-lm", *eval_words(road, *cache, 1, "--output-word-probs"))
+    all_three = command("fairseq-eval-lm", *knn_words(road, 0.3), *cache, 0.25)
+    assert all_three.warnings == []
+    expected = 0.45 * np.exp(lm) + 0.3 * np.exp(knn) + 0.25 * np.exp(token_log_probs(alone.out))
+    assert np.exp(token_log_probs(all_three.out)) == pytest.approx(expected, abs=PRINTED)
+
+
 def test_the_neighbours_are_the_naive_ones(command: Command, road: Road, tmp_path: Path) -> None:
     words = ["--save-knnlm-dstore", "--dstore-mmap", tmp_path / "queries"]
     assert command("fairseq-eval-lm", *eval_words(road, *words)).code == 0
