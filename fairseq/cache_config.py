@@ -1,5 +1,6 @@
 """The flags of the continuous cache, in a module that does not import torch."""
 
+import itertools
 import logging
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ class CacheConfig:
     )  # fmt: skip
 
     @property
+    def pairs(self) -> list[tuple[int, float]]:
+        """Every size with every θ."""
+        return list(itertools.product(self.cache_size, self.cache_theta))
+
+    @property
     def is_on(self) -> bool:
         """Whether a cache has any weight."""
         return bool(self.cache_size) and any(self.cache_lmbda)
@@ -37,8 +43,15 @@ class CacheConfig:
         """μ where there is one; 0 in a sweep, which mixes by itself, and without a cache."""
         return self.cache_lmbda[0] if self.is_on and not self.is_sweep else 0.0
 
-    def check(self, num_models: int, num_shards: int, lmbda: float | None, *, prints_words: bool) -> None:
-        """Refuses what a cache cannot be combined with; ``lmbda`` is the neighbours' weight, if there are any.
+    def check(self, num_models: int, num_shards: int, lmbda: float | None, *, prints_words: bool, saves: bool) -> None:
+        """Refuses what a cache cannot be combined with.
+
+        Args:
+            num_models: averaged.
+            num_shards: of the evaluation.
+            lmbda: the neighbours' weight, if there are any.
+            prints_words: words and their probabilities are printed.
+            saves: what the caches say of each token is kept; then they need no weight.
 
         Raises:
             ConfigError: shards, several models, weights above 1, or a sweep of what is no single result.
@@ -49,10 +62,10 @@ class CacheConfig:
             raise ConfigError("--cache-size needs the text in order and cannot be sharded; leave --num-shards out")
         if num_models > 1:
             raise ConfigError("--path names several checkpoints, but a cache holds the vectors of one; give one")
-        if not self.is_on:
+        if not self.is_on and not saves:
             logger.warning("--cache-size has no effect with --cache-lmbda 0; give --cache-lmbda, such as 0.1")
-        if self.is_sweep and lmbda is not None:
-            raise ConfigError("--knnlm and lists of cache settings exclude each other; choose without --knnlm first")
+        if self.is_sweep and lmbda is not None and not saves:
+            raise ConfigError("--knnlm with lists of cache settings needs --save-retrieval; give that, or one setting")
         if self.is_sweep and prints_words:
             raise ConfigError("words are printed for one cache setting, but there are several; give one")
         if lmbda is not None and lmbda + self.weight > 1 + 1e-9:

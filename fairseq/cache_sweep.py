@@ -5,30 +5,30 @@ from typing import Any
 
 from torch import from_numpy
 
-from fairseq.cache import CacheSetting
+from fairseq.cache import CacheSetting, ContinuousCache
 from fairseq.cache_config import CacheConfig
 from fairseq.perplexity import Perplexity
 from fairseq.scoring import interpolate
 from fairseq.sequence_scorer import ScoredBatch
 
 
-def cache_settings(config: CacheConfig) -> list[CacheSetting]:
-    """Returns every size with every θ, in the order of the columns that a cache of them gives."""
-    return [CacheSetting(size, theta) for size, theta in itertools.product(config.cache_size, config.cache_theta)]
+def make_cache(config: CacheConfig) -> ContinuousCache:
+    """Returns the cache of every size with every θ, which gives a column for each."""
+    return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs], config.weight)
 
 
 class CacheSweep:
-    """A perplexity for each size, θ and weight; the batches come from a scorer whose cache has the weight 0."""
+    """A perplexity of the language model and the cache for each size, θ and weight."""
 
     def __init__(self, config: CacheConfig) -> None:
-        self._settings = cache_settings(config)
+        self._settings = config.pairs
         self._perplexities = [[Perplexity() for _ in config.cache_lmbda] for _ in self._settings]
         self._weights = config.cache_lmbda
 
     def add(self, scored: ScoredBatch, num_joined: int = 0) -> None:
         """Adds a batch to every sum."""
         assert scored.cache_log_p_NS is not None
-        log_p_lm_N, cache_log_p_NS = from_numpy(scored.log_p_N), from_numpy(scored.cache_log_p_NS)
+        log_p_lm_N, cache_log_p_NS = from_numpy(scored.model_log_p_N), from_numpy(scored.cache_log_p_NS)
         for cache_N, perplexities in zip(cache_log_p_NS.T, self._perplexities, strict=True):
             for weight, perplexity in zip(self._weights, perplexities, strict=True):
                 log_p_N = interpolate(log_p_lm_N, cache_N, weight)
@@ -42,13 +42,13 @@ class CacheSweep:
         """Returns each setting and its result, best first, as plain values."""
         rows = [
             {
-                "cache_size": setting.size,
-                "cache_theta": setting.theta,
+                "cache_size": size,
+                "cache_theta": theta,
                 "cache_lmbda": weight,
                 "loss_base2": perplexity.loss,
                 "ppl": perplexity.ppl,
             }
-            for setting, perplexities in zip(self._settings, self._perplexities, strict=True)
+            for (size, theta), perplexities in zip(self._settings, self._perplexities, strict=True)
             for weight, perplexity in zip(self._weights, perplexities, strict=True)
         ]
         return sorted(rows, key=lambda row: row["loss_base2"])

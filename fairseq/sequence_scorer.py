@@ -47,12 +47,14 @@ class ScoredBatch:
         block_idx_N: int64, the block that each target belongs to.
         target_N: int64 ids.
         log_p_N: float64 natural-log probabilities.
+        model_log_p_N: the same of the models alone, before a second source was mixed in.
         cache_log_p_NS: float64, those of the cache alone under each of its settings, where there is one.
     """
 
     block_idx_N: npt.NDArray[np.int64]
     target_N: npt.NDArray[np.int64]
     log_p_N: npt.NDArray[np.float64]
+    model_log_p_N: npt.NDArray[np.float64]
     cache_log_p_NS: npt.NDArray[np.float64] | None = None
 
 
@@ -71,7 +73,8 @@ class _Judged:
         if self.cache_log_p_NS is not None:
             cache = self.cache_log_p_NS.cpu().numpy()
             log_p_N = interpolate(log_p_N, self.cache_log_p_NS[:, 0], cache_weight)
-        return ScoredBatch(self.block_idx_N, self.target_N.cpu().numpy(), log_p_N.cpu().numpy(), cache)
+        target, log_p, model = self.target_N.cpu().numpy(), log_p_N.cpu().numpy(), self.log_p_N.cpu().numpy()
+        return ScoredBatch(self.block_idx_N, target, log_p, model, cache)
 
 
 class SequenceScorer:

@@ -9,7 +9,8 @@ from fairseq.cache_config import CacheConfig
 from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
-from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
+from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
+from fairseq.knn.retrieval_format import CACHE_COLUMN
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
@@ -18,6 +19,7 @@ from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluation import Evaluation, EvaluationResult
+    from fairseq.knn.recorder import RetrievalRecorder
     from fairseq.sequence_scorer import ScoredBatch
     from fairseq.word_scores import WordJoiner, WordStats
     from knnlm import KNN_Dstore
@@ -36,6 +38,7 @@ class Settings:
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
         self.knn = _built_if(flags, KNNConfig, "knnlm")
+        self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
         self.cache = _built_if(flags, CacheConfig, "cache_size")
@@ -45,7 +48,12 @@ class Settings:
             for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
                 if name in flags.typed:
                     logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
-        if self.knn.knnlm and self.knn.lmbda == 0:
+        saving = self.retrieval.save_retrieval is not None
+        if saving and not self.knn.knnlm:
+            raise ConfigError("--save-retrieval keeps neighbours, but there are none; give --knnlm and its datastore")
+        if saving and self.eval.num_shards > 1:
+            raise ConfigError("--save-retrieval keeps a whole split and cannot be sharded; leave --num-shards out")
+        if self.knn.knnlm and self.knn.lmbda == 0 and not saving:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
@@ -59,13 +67,18 @@ class Settings:
         self.cache.check(
             num_models=2 if several else 1, num_shards=self.eval.num_shards,
             lmbda=self.knn.lmbda if self.knn.knnlm else None,
-            prints_words=self.eval.output_word_probs or self.eval.output_word_stats,
+            prints_words=self.eval.output_word_probs or self.eval.output_word_stats, saves=saving,
         )  # fmt: skip
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether caches are computed, to be mixed in or to be kept."""
+        return self.cache.is_on or (bool(self.cache.cache_size) and self.retrieval.save_retrieval is not None)
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
         knn = (self.knn, self.dstore) if self.knn.knnlm else ()
-        cache = (self.cache,) if self.cache.is_on else ()
+        cache = (self.cache,) if self.has_cache else ()
         return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 
 
@@ -77,16 +90,8 @@ def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (
-        EvalConfig,
-        *TASKS.configs(),
-        KNNConfig,
-        CacheConfig,
-        DumpConfig,
-        DatastoreConfig,
-        DeviceConfig,
-        CommonConfig,
-    )
+    groups = (EvalConfig, *TASKS.configs(), KNNConfig, RetrievalConfig, CacheConfig, DumpConfig, DatastoreConfig)
+    groups += (DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
 
@@ -97,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
-    evaluation = prepare(flags, settings.eval, precision, stream_order=settings.cache.is_on)
+    evaluation = prepare(flags, settings.eval, precision, stream_order=settings.has_cache)
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.dump import dump_datastore
@@ -108,9 +113,29 @@ def main(argv: Sequence[str]) -> None:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        neighbours = open_neighbours(evaluation, settings) if settings.knn.knnlm and settings.knn.lmbda else None
-        result = evaluate(evaluation, settings, neighbours)
+        wanted = settings.knn.knnlm and (settings.knn.lmbda or settings.retrieval.save_retrieval)
+        neighbours = open_neighbours(evaluation, settings) if wanted else None
+        recorder = open_recorder(neighbours, evaluation, settings, stack)
+        result = evaluate(evaluation, settings, neighbours, recorder)
         report(result, evaluation, settings, neighbours, argv)
+
+
+def open_recorder(
+    neighbours: "KNN_Dstore | None", evaluation: "Evaluation", settings: Settings, stack: ExitStack
+) -> "RetrievalRecorder | None":
+    """Returns what keeps the neighbours of the evaluation, where that was asked for; closed with the stack."""
+    if neighbours is None or settings.retrieval.save_retrieval is None:
+        return None
+    from fairseq.knn.recorder import open_recorder as opened
+
+    cache = settings.cache if settings.has_cache else None
+    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval, cache=cache)
+    return stack.enter_context(recorder) if recorder is not None else None
+
+
+def further_columns(scored: "ScoredBatch") -> dict[str, Any]:
+    """Returns what a retrieval keeps of a batch besides its neighbours."""
+    return {} if scored.cache_log_p_NS is None else {CACHE_COLUMN: scored.cache_log_p_NS}
 
 
 def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":
@@ -133,10 +158,14 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore
     )
 
 
-def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dstore | None") -> "EvaluationResult":
-    """Returns the perplexity of the split, and prints words on the way where that was asked for."""
-    from fairseq.cache import ContinuousCache
-    from fairseq.cache_sweep import CacheSweep, cache_settings
+def evaluate(
+    evaluation: "Evaluation",
+    settings: Settings,
+    neighbours: "KNN_Dstore | None",
+    recorder: "RetrievalRecorder | None" = None,
+) -> "EvaluationResult":
+    """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
+    from fairseq.cache_sweep import CacheSweep, make_cache
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.perplexity import Perplexity
     from fairseq.scoring import Interpolation, share_of_rest
@@ -144,10 +173,11 @@ def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dsto
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
+    source = recorder if recorder is not None else neighbours
     weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
-    other = Interpolation(neighbours, weight) if neighbours is not None else None
-    cache = ContinuousCache(cache_settings(settings.cache), settings.cache.weight) if settings.cache.is_on else None
-    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep else None
+    other = Interpolation(source, weight) if source is not None else None
+    cache = make_cache(settings.cache) if settings.has_cache else None
+    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, cache)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
@@ -158,12 +188,16 @@ def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dsto
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if sweep is not None:
             sweep.add(scored, num_joined)
+        if recorder is not None:
+            recorder.add(scored, **further_columns(scored))
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
     if sweep is not None:
         sys.stdout.write(sweep.table())
     best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
     result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
+    if recorder is not None:
+        recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result

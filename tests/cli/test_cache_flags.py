@@ -137,7 +137,7 @@ def test_what_a_cache_does_not_go_with(eval_lm: Command, words: str, message: st
     ("words", "message"),
     [
         ("--lmbda 0.9", "--lmbda 0.9 and --cache-lmbda 0.2 must add up to at most 1, but are 1.1; lower one"),
-        ("--lmbda 0.2 --cache-theta 1,2", "--knnlm and lists of cache settings exclude each other"),
+        ("--lmbda 0.2 --cache-theta 1,2", "--knnlm with lists of cache settings needs --save-retrieval"),
     ],
 )
 def test_weights_of_three_are_checked_before_files_are_opened(eval_lm: Command, words: str, message: str) -> None:

@@ -40,7 +40,7 @@ EVAL_LM = shlex.split(
     " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
-    " --gpu-index --tensorboard-logdir --cache-size --cache-lmbda --cache-theta"
+    " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
 )
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
@@ -62,6 +62,9 @@ KNNLM = {
         " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
     ),
     "convert": shlex.split("--overwrite --help --version"),
+    "sweep": shlex.split(
+        "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
+    ),
 }
 
 # Defaults that the published interface gives.
@@ -97,6 +100,7 @@ DEFAULTS = {
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm convert": {},
+    "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {
