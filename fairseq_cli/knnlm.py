@@ -8,6 +8,7 @@ from fairseq import __version__
 from fairseq.config import Flags
 from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.sweep_config import SweepConfig
 from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
 from fairseq.log import log_format_of
@@ -80,6 +81,18 @@ def sweep(flags: Flags) -> None:
     run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
+def sweep_cache(flags: Flags) -> None:
+    """Finds the best weights of neighbours and cache in a saved retrieval."""
+    config = flags.build(CacheMixConfig)
+    flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.cache_mix import run_cache_sweep
+
+    for line in list(run_cache_sweep(config)):
+        print(line, flush=True)  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -101,6 +114,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",
         (SweepConfig, CommonConfig),
         sweep,
+    ),
+    "sweep-cache": Subcommand(
+        "Find the best weights of neighbours and continuous cache in a saved retrieval that has both.",
+        (CacheMixConfig, CommonConfig),
+        sweep_cache,
     ),
 }
 

@@ -65,6 +65,7 @@ KNNLM = {
     "sweep": shlex.split(
         "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
     ),
+    "sweep-cache": shlex.split("--lmbda --cache-lmbda --k --knn-temp --apply --allow-mismatch --help --version"),
 }
 
 # Defaults that the published interface gives.
@@ -101,6 +102,7 @@ DEFAULTS = {
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm convert": {},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
+    "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05"},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {
