@@ -69,7 +69,7 @@ class ContinuousCache:
             vectors_MC, target_M = torch.cat([self._past[0], vectors_MC]), torch.cat([self._past[1], target_M])
         size = max(setting.size for setting in self.settings)
         num_past, total = len(target_M) - len(target_N), len(target_M)
-        step = max(min(_QUERIES, _ENTRIES // size), 1)
+        step = max(min(_QUERIES, _ENTRIES // max(min(size, total), 1)), 1)
         log_p_NS = torch.empty(len(target_N), len(self.settings), dtype=torch.float64, device=vectors_MC.device)
         for start in range(num_past, total, step):
             end = min(start + step, total)

@@ -8,12 +8,22 @@ from torch import from_numpy
 from fairseq.cache import CacheSetting, ContinuousCache
 from fairseq.cache_config import CacheConfig
 from fairseq.perplexity import Perplexity
+from fairseq.resources import require_memory
 from fairseq.scoring import interpolate
 from fairseq.sequence_scorer import ScoredBatch
 
+# The window of the batch before, that with the new batch behind it, and the next window.
+_COPIES = 3
 
-def make_cache(config: CacheConfig) -> ContinuousCache:
-    """Returns the cache of every size with every θ, which gives a column for each."""
+
+def make_cache(config: CacheConfig, num_tokens: int, width: int) -> ContinuousCache:
+    """Returns the cache of every size with every θ, which gives a column for each.
+
+    Raises:
+        ConfigError: the vectors of so many tokens of so many floats do not fit into memory.
+    """
+    size = min(max(config.cache_size), num_tokens)
+    require_memory(f"a cache of {size} vectors", _COPIES * size * width * 4, "lower --cache-size")
     return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs], config.weight)
 
 

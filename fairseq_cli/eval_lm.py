@@ -176,7 +176,8 @@ def evaluate(
     source = recorder if recorder is not None else neighbours
     weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
     other = Interpolation(source, weight) if source is not None else None
-    cache = make_cache(settings.cache) if settings.has_cache else None
+    size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
+    cache = make_cache(settings.cache, size, width) if settings.has_cache else None
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, cache)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
