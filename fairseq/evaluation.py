@@ -81,8 +81,11 @@ class Evaluation:
         }
 
 
-def prepare(flags: Flags, config: EvalConfig, precision: Precision) -> Evaluation:
-    """Returns the pieces of an evaluation, everything checked before any work starts."""
+def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_order: bool = False) -> Evaluation:
+    """Returns the pieces of an evaluation, everything checked before any work starts.
+
+    Blocks go by length, where no context window gives them all the same; ``stream_order`` keeps them in order.
+    """
     assert config.path is not None
     overrides = parse_literal_dict(config.model_overrides, "--model-overrides")
     checkpoints = [load_checkpoint(path) for path in config.path.split(":") if path]
@@ -105,7 +108,8 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision) -> Evaluatio
             min(model.max_positions for model in models),
         )
     lengths = dataset.lengths
-    order = np.arange(len(dataset)) if config.context_window else by_length(lengths)
+    in_order = stream_order or config.context_window > 0
+    order = np.arange(len(dataset)) if in_order else by_length(lengths)
     batches = batch_by_size(
         order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
     )
@@ -178,11 +182,12 @@ def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpo
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found, as it is reported."""
+    """What an evaluation found, as it is reported; of a sweep, the best and every row."""
 
     perplexity: Perplexity
     num_left_out: int
     elapsed_s: float
+    sweep: list[dict[str, Any]] | None = None
 
     @property
     def summary(self) -> str:
@@ -206,6 +211,7 @@ class EvaluationResult:
             "tokens_left_out": self.num_left_out,
             "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
             "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
+            **({"sweep": self.sweep} if self.sweep is not None else {}),
         }
 
     def speed(self) -> dict[str, float]:

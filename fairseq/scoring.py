@@ -41,6 +41,14 @@ def interpolate(log_p_lm_N: Tensor, log_p_other_N: Tensor, weight: float) -> Ten
     return torch.logaddexp(a_N + math.log1p(-weight), b_N + math.log(weight))
 
 
+def share_of_rest(weight: float, taken: float) -> float:
+    """Returns λ / (1 − μ): the weight at which to mix a source in before a third one is mixed in at μ.
+
+    The two steps give (1 − μ) ((1 − λ′) p_LM + λ′ p_source) + μ p_third = (1 − λ − μ) p_LM + λ p_source + μ p_third.
+    """
+    return min(weight / (1 - taken), 1.0) if taken < 1 else 0.0
+
+
 def average_probabilities(log_p_MN: list[Tensor]) -> Tensor:
     """Returns the log of the mean probability of M models, float64 ``[N]``."""
     if len(log_p_MN) == 1:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fairseq.cache import ContinuousCache
 from fairseq.data.block_dataset import PAD, Batch
 from fairseq.precision import Precision
 from fairseq.scoring import Interpolation, average_probabilities, interpolate
@@ -47,26 +48,33 @@ class ScoredBatch:
         target_N: int64 ids.
         log_p_N: float64 natural-log probabilities.
         model_log_p_N: the same of the models alone, before a second source was mixed in.
+        cache_log_p_NS: float64, those of the cache alone under each of its settings, where there is one.
     """
 
     block_idx_N: npt.NDArray[np.int64]
     target_N: npt.NDArray[np.int64]
     log_p_N: npt.NDArray[np.float64]
     model_log_p_N: npt.NDArray[np.float64]
+    cache_log_p_NS: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A batch's N targets as the models see them; the context vectors only where a second source wants them."""
+    """A batch's N targets as the models see them; context vectors and the cache's opinion only where wanted."""
 
     block_idx_N: npt.NDArray[np.int64]
     target_N: Tensor
     log_p_N: Tensor
     query_NC: Tensor | None
+    cache_log_p_NS: Tensor | None
 
-    def scored(self, log_p_N: Tensor) -> ScoredBatch:
-        model_log_p_N = self.log_p_N.cpu().numpy()
-        return ScoredBatch(self.block_idx_N, self.target_N.cpu().numpy(), log_p_N.cpu().numpy(), model_log_p_N)
+    def scored(self, log_p_N: Tensor, cache_weight: float) -> ScoredBatch:
+        cache = None
+        if self.cache_log_p_NS is not None:
+            cache = self.cache_log_p_NS.cpu().numpy()
+            log_p_N = interpolate(log_p_N, self.cache_log_p_NS[:, 0], cache_weight)
+        target, log_p, model = self.target_N.cpu().numpy(), log_p_N.cpu().numpy(), self.log_p_N.cpu().numpy()
+        return ScoredBatch(self.block_idx_N, target, log_p, model, cache)
 
 
 class SequenceScorer:
@@ -77,6 +85,7 @@ class SequenceScorer:
         precision: device and number format.
         softmax_batch: most rows that the output layer takes at once, 2,048 at the most.
         other: a second source to mix in; it takes the context vectors of the first model.
+        cache: mixed into what comes out of the others, at its own weight; batches must come in stream order.
     """
 
     def __init__(
@@ -85,12 +94,14 @@ class SequenceScorer:
         precision: Precision,
         softmax_batch: int | None = None,
         other: Interpolation | None = None,
+        cache: ContinuousCache | None = None,
     ) -> None:
-        assert models and (other is None or len(models) == 1), len(models)
+        assert models and ((other is None and cache is None) or len(models) == 1), len(models)
         self.models = models
         self.precision = precision
         self.softmax_batch = softmax_batch
         self.other = other
+        self.cache = cache
 
     def score(self, batch: Batch) -> ScoredBatch:
         """Returns the log-probabilities of a batch's targets."""
@@ -100,12 +111,14 @@ class SequenceScorer:
         """Yields the log-probabilities of each batch's targets, in order.
 
         A second source is asked once for several batches; where a GPU computes the model, while that goes on with the
-        next ones.
+        next ones. Each call is a stream of its own: it begins with an empty cache.
         """
+        if self.cache is not None:
+            self.cache.clear()
         if self.other is None:
             for batch in batches:
                 judged = self._judge(batch)
-                yield judged.scored(judged.log_p_N)
+                yield judged.scored(judged.log_p_N, self._cache_weight)
             return
         before: tuple[list[_Judged], Future[Tensor]] | None = None
         with ThreadPoolExecutor(1) as worker:
@@ -139,13 +152,18 @@ class SequenceScorer:
                 with self.precision.autocast():
                     out = model(*self._inputs(part))
                     log_p_MN.append(self._target_log_prob(model, out.features_BSC[scored_BS], target_N))
-                if self.other is not None:
+                if self.other is not None or self.cache is not None:
                     queries.append(out.ffn_input_BSC[scored_BS].float())
             counts.append(scored_BS.sum(1))
             targets.append(target_N)
             log_ps.append(average_probabilities(log_p_MN))
         block_idx_N = np.repeat(batch.block_idx_B, torch.cat(counts).cpu().numpy())
-        return _Judged(block_idx_N, torch.cat(targets), torch.cat(log_ps), torch.cat(queries) if queries else None)
+        target_N, log_p_N, query_NC = torch.cat(targets), torch.cat(log_ps), torch.cat(queries) if queries else None
+        cache_log_p_NS = None
+        if self.cache is not None and query_NC is not None:
+            assert (np.diff(batch.block_idx_B) > 0).all(), batch.block_idx_B
+            cache_log_p_NS = self.cache.log_prob(query_NC, target_N, log_p_N)
+        return _Judged(block_idx_N, target_N, log_p_N, query_NC, cache_log_p_NS)
 
     def _groups(self, batches: Iterable[Batch]) -> Iterator[list[_Judged]]:
         """Yields judged batches in groups that have enough targets to ask a second source for."""
@@ -173,7 +191,11 @@ class SequenceScorer:
         assert self.other is not None
         others = torch.split(asked.result(), [len(judged.target_N) for judged in group])
         for judged, other_N in zip(group, others, strict=True):
-            yield judged.scored(interpolate(judged.log_p_N, other_N, self.other.weight))
+            yield judged.scored(interpolate(judged.log_p_N, other_N, self.other.weight), self._cache_weight)
+
+    @property
+    def _cache_weight(self) -> float:
+        return self.cache.weight if self.cache is not None else 0.0
 
     @property
     def _overlaps(self) -> bool:

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fairseq.cache_config import CacheConfig
 from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
+from fairseq.knn.retrieval_format import CACHE_COLUMN
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
-neighbours from a datastore; with --save-knnlm-dstore, write the split's datastore instead."""
+neighbours from a datastore; with --cache-size, of the text's own last words; with --save-knnlm-dstore, write the
+split's datastore instead."""
 
 
 class Settings:
@@ -38,10 +41,11 @@ class Settings:
         self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
+        self.cache = _built_if(flags, CacheConfig, "cache_size")
         # A line of progress every few seconds, unless batches were asked for.
         self.log_every = self.common.log_interval if "log_interval" in flags.typed else None
         if self.dump.save_knnlm_dstore:
-            for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe"):
+            for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
                 if name in flags.typed:
                     logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
         saving = self.retrieval.save_retrieval is not None
@@ -60,11 +64,22 @@ class Settings:
             raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
         if self.dump.save_knnlm_dstore and self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
+        self.cache.check(
+            num_models=2 if several else 1, num_shards=self.eval.num_shards,
+            lmbda=self.knn.lmbda if self.knn.knnlm else None,
+            prints_words=self.eval.output_word_probs or self.eval.output_word_stats, saves=saving,
+        )  # fmt: skip
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether caches are computed, to be mixed in or to be kept."""
+        return self.cache.is_on or (bool(self.cache.cache_size) and self.retrieval.save_retrieval is not None)
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
         knn = (self.knn, self.dstore) if self.knn.knnlm else ()
-        return as_dict(self.common, self.device, self.eval, *knn, task_config)
+        cache = (self.cache,) if self.has_cache else ()
+        return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 
 
 def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
@@ -75,7 +90,7 @@ def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (EvalConfig, *TASKS.configs(), KNNConfig, RetrievalConfig, DumpConfig, DatastoreConfig)
+    groups = (EvalConfig, *TASKS.configs(), KNNConfig, RetrievalConfig, CacheConfig, DumpConfig, DatastoreConfig)
     groups += (DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
@@ -87,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
-    evaluation = prepare(flags, settings.eval, precision)
+    evaluation = prepare(flags, settings.eval, precision, stream_order=settings.has_cache)
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.dump import dump_datastore
@@ -113,8 +128,14 @@ def open_recorder(
         return None
     from fairseq.knn.recorder import open_recorder as opened
 
-    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval)
+    cache = settings.cache if settings.has_cache else None
+    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval, cache=cache)
     return stack.enter_context(recorder) if recorder is not None else None
+
+
+def further_columns(scored: "ScoredBatch") -> dict[str, Any]:
+    """Returns what a retrieval keeps of a batch besides its neighbours."""
+    return {} if scored.cache_log_p_NS is None else {CACHE_COLUMN: scored.cache_log_p_NS}
 
 
 def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":
@@ -144,16 +165,21 @@ def evaluate(
     recorder: "RetrievalRecorder | None" = None,
 ) -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
+    from fairseq.cache_sweep import CacheSweep, make_cache
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.perplexity import Perplexity
-    from fairseq.scoring import Interpolation
+    from fairseq.scoring import Interpolation, share_of_rest
     from fairseq.sequence_scorer import SequenceScorer
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
     source = recorder if recorder is not None else neighbours
-    other = Interpolation(source, settings.knn.lmbda) if source is not None else None
-    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other)
+    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
+    other = Interpolation(source, weight) if source is not None else None
+    size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
+    cache = make_cache(settings.cache, size, width) if settings.has_cache else None
+    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, cache)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
     perplexity = Perplexity()
@@ -161,11 +187,16 @@ def evaluate(
     for scored in score_all(evaluation, scorer, perplexity, log_format_of(settings.common), settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
+        if sweep is not None:
+            sweep.add(scored, num_joined)
         if recorder is not None:
-            recorder.add(scored)
+            recorder.add(scored, **further_columns(scored))
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
-    result = EvaluationResult(perplexity, evaluation.num_left_out, stopwatch.elapsed_s)
+    if sweep is not None:
+        sys.stdout.write(sweep.table())
+    best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
+    result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
     if recorder is not None:
         recorder.finish()
     if config.output_word_stats:

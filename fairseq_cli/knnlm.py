@@ -9,6 +9,7 @@ from fairseq import __version__
 from fairseq.config import Flags, flag_name
 from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.recall_config import QueriesConfig, RecallConfig
 from fairseq.knn.sweep_config import SweepConfig
@@ -117,6 +118,18 @@ def recall(flags: Flags) -> None:
         write_table(config.json, rows, queries, [config, text])
 
 
+def sweep_cache(flags: Flags) -> None:
+    """Finds the best weights of neighbours and cache in a saved retrieval."""
+    config = flags.build(CacheMixConfig)
+    flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.cache_mix import run_cache_sweep
+
+    for line in list(run_cache_sweep(config)):
+        print(line, flush=True)  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -143,6 +156,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",
         (SweepConfig, CommonConfig),
         sweep,
+    ),
+    "sweep-cache": Subcommand(
+        "Find the best weights of neighbours and continuous cache in a saved retrieval that has both.",
+        (CacheMixConfig, CommonConfig),
+        sweep_cache,
     ),
 }
 

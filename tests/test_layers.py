@@ -27,6 +27,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.run_config": (0, 0),
     "fairseq.log": (0, 0),
     "fairseq.distributed": (0, 0),
+    "fairseq.cache_config": (0, 0),
     "fairseq.tensorboard": (0, 0),
     # 1 data: fairseq.data.*
     # 2 models: fairseq.modules.* → fairseq.models.*
@@ -41,6 +42,8 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.checkpoint_files": (4, 0),
     # 5 run
     "fairseq.scoring": (5, 0),
+    "fairseq.cache": (5, 0),
+    "fairseq.cache_sweep": (5, 0),
     "fairseq.perplexity": (5, 0),
     "fairseq.word_scores": (5, 0),
     "fairseq.sequence_scorer": (5, 0),
@@ -72,6 +75,7 @@ NO_TORCH = (
     "fairseq.log", "fairseq.train_config", "fairseq.options", "fairseq.data", "fairseq.data.config",
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
+    "fairseq.cache_config", "fairseq.knn.cache_mix_config",
 )  # fmt: skip
 
 

@@ -24,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+from fairseq.knn.search import Floats, Ids, smallest
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ def drop_nearest(distances_NK: Floats, ids_NK: Ids) -> tuple[Floats, Ids]:
 
 
 def keep_nearest(distances_NK: Floats, ids_NK: Ids, k: int) -> tuple[Floats, Ids]:
-    """Returns distances and ids of the k nearest neighbours of each query, in no order."""
+    """Returns distances and ids of the k nearest neighbours of each query, in the order that they were in."""
     if k >= ids_NK.shape[1]:
         return distances_NK, ids_NK
-    nearest_NK = np.argpartition(distances_NK, k - 1, axis=1)[:, :k]
-    return np.take_along_axis(distances_NK, nearest_NK, axis=1), np.take_along_axis(ids_NK, nearest_NK, axis=1)
+    kept_NK = smallest(distances_NK, k)
+    return distances_NK[kept_NK].reshape(-1, k), ids_NK[kept_NK].reshape(-1, k)

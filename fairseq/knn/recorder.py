@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fairseq.cache_config import CacheConfig
 from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
@@ -33,7 +34,7 @@ from fairseq.knn.config import KNNConfig, RetrievalConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes, log_prob_of
 from fairseq.knn.retrieval import RetrievalWriter
-from fairseq.knn.retrieval_format import Column, columns_of
+from fairseq.knn.retrieval_format import CACHE_COLUMN, Column, columns_of
 from fairseq.knn.retrieval_writer import is_saved
 from fairseq.perplexity import perplexity_of
 from fairseq.run_config import EvalConfig
@@ -120,7 +121,7 @@ class RetrievalRecorder:
 
 def open_recorder(
     neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig, where: RetrievalConfig,
-    further: Sequence[Column] = (),
+    further: Sequence[Column] = (), *, cache: CacheConfig | None = None,
 ) -> RetrievalRecorder | None:  # fmt: skip
     """Returns a recorder of an evaluation's neighbours, to be used as a context.
 
@@ -132,6 +133,7 @@ def open_recorder(
         config: its flags.
         where: the directory.
         further: columns that ``add`` is given besides.
+        cache: the caches whose column it is given, if any.
 
     Raises:
         ConfigError: nothing is scored, or the disk is too small.
@@ -144,6 +146,10 @@ def open_recorder(
     k = neighbours.config.k
     record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
     columns = (*columns_of(k, neighbours.datastore.rows), *further)
+    if cache is not None:
+        columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
+        settings = [{"cache_size": size, "cache_theta": theta} for size, theta in cache.pairs]
+        record["cache"] = {"settings": settings, "cache_lmbda": cache.weight}
     directory = Path(where.save_retrieval)
     with locked(directory):  # also takes away the lock's file that a run has left which was killed at its very end
         if not where.overwrite and is_saved(directory, columns, record):

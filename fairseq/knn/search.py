@@ -52,6 +52,24 @@ def check_width(index: Any, queries_ND: Floats) -> None:
         )
 
 
+def smallest(numbers_NC: Floats, k: int) -> npt.NDArray[np.bool_]:
+    """Returns bool ``[N, C]``: which are the ``k`` smallest of each row; of equal ones the first, NaN is the largest.
+
+    A row's k-th smallest is found without moving indices about, which takes NumPy a third of the time.
+    """
+    bound_N = np.partition(numbers_NC, k - 1, axis=1)[:, k - 1]
+    is_smallest_NC: npt.NDArray[np.bool_] = numbers_NC <= bound_N[:, None]
+    for n in np.flatnonzero(np.count_nonzero(is_smallest_NC, axis=1) != k):  # several equal the bound, or it is NaN
+        row_C, bound = numbers_NC[n], bound_N[n]
+        chosen_C, at_bound_C = row_C < bound, row_C == bound
+        if np.isnan(bound):
+            at_bound_C = np.isnan(row_C)
+            chosen_C = ~at_bound_C
+        chosen_C[np.flatnonzero(at_bound_C)[: k - np.count_nonzero(chosen_C)]] = True
+        is_smallest_NC[n] = chosen_C
+    return is_smallest_NC
+
+
 def recompute_distances(
     keys_ND: npt.NDArray[Any], queries_ND: Floats, ids_NK: Ids, *, inner_product: bool = False
 ) -> Floats:

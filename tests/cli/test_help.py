@@ -7,7 +7,7 @@ import pytest
 
 import fairseq
 
-SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep")
+SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache")
 PROGRAM = """
 import sys
 try:

@@ -94,6 +94,35 @@ def test_the_mixture_is_of_the_two_printed_probabilities(command: Command, road:
     assert np.array_equal(lm, base), "λ = 0 is exactly the language model"
 
 
+def test_the_cache_is_the_third_part(command: Command, road: Road) -> None:
+    cache = ["--cache-size", 50, "--cache-theta", 0.2, "--cache-lmbda"]
+    lm, knn = (token_log_probs(command("fairseq-eval-lm", *knn_words(road, w)).out) for w in (0, 1))
+    alone = command("fairseq-eval-lm", *eval_words(road, *cache, 1, "--output-word-probs"))
+    all_three = command("fairseq-eval-lm", *knn_words(road, 0.3), *cache, 0.25)
+    assert [w.split(" has")[0] for w in all_three.warnings] == ["--probe 8"]
+    expected = 0.45 * np.exp(lm) + 0.3 * np.exp(knn) + 0.25 * np.exp(token_log_probs(alone.out))
+    assert np.exp(token_log_probs(all_three.out)) == pytest.approx(expected, abs=PRINTED)
+
+
+def test_weights_of_three_from_saved_retrievals_are_those_of_separate_runs(
+    command: Command, road: Road, tmp_path: Path
+) -> None:
+    files = ["--knnlm", "--dstore-filename", road.store, "--indexfile", road.index, "--k", K, "--lmbda", 0.1]
+    for split in ("valid", "test"):
+        caches = ["--cache-size", "5,50", "--cache-theta", "0,0.2", "--save-retrieval", tmp_path / split]
+        assert command("fairseq-eval-lm", *eval_words(road, *files, *caches, "--gen-subset", split)).code == 0
+    grids = ["--lmbda", "0:1:0.2", "--cache-lmbda", "0:1:0.2", "--apply", tmp_path / "test"]
+    swept = command("fairseq-knnlm", "sweep-cache", tmp_path / "valid", *grids)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in swept.out.splitlines()[4:]]
+    assert [row[0] for row in rows] == ["language model", "+ cache", "+ neighbours", "+ both"], swept.err
+    for _, *found, flags in rows:
+        for split, ppl in zip(("valid", "test"), found, strict=True):
+            mixed = [*files, *flags.split()] if "--lmbda" in flags.split() else flags.split()
+            alone = re.search(LOSS, command("fairseq-eval-lm", *eval_words(road, *mixed, "--gen-subset", split)).out)
+            assert alone is not None
+            assert float(ppl) == pytest.approx(float(alone[2]), abs=0.011), "two printed decimals"
+
+
 def test_the_neighbours_are_the_naive_ones(command: Command, road: Road, tmp_path: Path) -> None:
     words = ["--save-knnlm-dstore", "--dstore-mmap", tmp_path / "queries"]
     assert command("fairseq-eval-lm", *eval_words(road, *words)).code == 0

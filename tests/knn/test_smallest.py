@@ -1,0 +1,20 @@
+"""Which numbers of a row are its smallest, beside a stable sort."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq.knn.search import smallest
+
+FEW = st.sampled_from([-1.0, 0.0, 2.5, np.inf, np.nan])  # so that equal ones meet the bound
+
+
+@given(st.integers(1, 5).flatmap(lambda c: st.lists(st.lists(FEW, min_size=c, max_size=c), min_size=1, max_size=4)))
+@settings(max_examples=300, deadline=None)
+def test_the_first_of_equal_ones_and_nan_last(rows) -> None:
+    numbers = np.array(rows, np.float32)
+    for k in range(1, numbers.shape[1] + 1):
+        expected = np.zeros(numbers.shape, bool)
+        for n, row in enumerate(numbers):
+            expected[n, np.argsort(row, kind="stable")[:k]] = True
+        assert np.array_equal(smallest(numbers, k), expected)
