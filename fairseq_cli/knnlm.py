@@ -8,7 +8,7 @@ from fairseq import __version__
 from fairseq.config import Flags
 from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
+from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig, ReportConfig
 from fairseq.log import log_format_of
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig
@@ -69,6 +69,16 @@ def convert(flags: Flags) -> None:
     print(convert_weights(config))  # noqa: T201
 
 
+def report(flags: Flags) -> None:
+    """Writes the page of a saved retrieval."""
+    config, log_format = flags.build(ReportConfig), log_format_of(flags.build(CommonConfig))
+    flags.warn_unused()
+
+    from fairseq.knn.report.build import write_report
+
+    print(write_report(config, log_format))  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -85,6 +95,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
         (ConvertConfig, CommonConfig),
         convert,
+    ),
+    "report": Subcommand(
+        "Show a saved retrieval as one HTML page: the text by gain and harm, and every token's neighbours.",
+        (ReportConfig, CommonConfig),
+        report,
     ),
 }
 
