@@ -52,6 +52,18 @@ class Contents:
     mixture_log_p_N: Array
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read and computed: everything that ``_contents`` chooses from."""
+
+    retrieval: Retrieval
+    texts: Texts
+    settings: Settings
+    columns: Columns
+    source_at_NH: Array
+    distances_NH: Array
+
+
 def write_report(config: ReportConfig, log_format: str) -> str:
     """Writes the page and returns what to tell the user of it.
 
@@ -72,7 +84,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     source_at_NH = source_positions(texts, ids_NH)
     check("")
-    contents = _contents(config, retrieval, texts, settings, columns, source_at_NH, distances_NH)
+    contents = _contents(config, _Read(retrieval, texts, settings, columns, source_at_NH, distances_NH))
     check("")
     with atomic_write(out) as file:
         for piece in render(contents.facts["title"], contents.facts, packed(contents.arrays)):
@@ -105,56 +117,58 @@ def _columns(retrieval: Retrieval, texts: Texts, settings: Settings, n: int, log
                 texts.text, retrieval.position_N[rows], texts.source, source_at_NK, hits_NK, OVERLAP_HITS,
                 LONGEST_OVERLAP,
             )  # fmt: skip
-            parts.append(
-                score(
-                    retrieval.lm_log_p_N[rows],
-                    retrieval.distances_NK[rows, : settings.k],
-                    ids_NK,
-                    hits_NK,
-                    overlap_N,
-                    settings,
-                )  # fmt: skip
-            )
+            distances_NK = retrieval.distances_NK[rows, : settings.k]
+            parts.append(score(retrieval.lm_log_p_N[rows], distances_NK, ids_NK, hits_NK, overlap_N, settings))
             progress.advance(rows.stop - start)
     return Columns.joined(parts)
 
 
-def _contents(
-    config: ReportConfig, retrieval: Retrieval, texts: Texts, settings: Settings, columns: Columns, source_at_NH: Array,
-    distances_NH: Array,
-) -> Contents:  # fmt: skip
-    n, shown = source_at_NH.shape
+def _contents(config: ReportConfig, read: _Read) -> Contents:
+    """Returns what goes into the page."""
+    retrieval, texts, columns, settings = read.retrieval, read.texts, read.columns, read.settings
+    n = len(read.source_at_NH)
     target_N, position_N = retrieval.target_N[:n], retrieval.position_N[:n]
     mixture_N = columns.mixture(settings.lmbda)
-    count_V = np.bincount(texts.source, minlength=len(texts.dictionary))
+    count_V = texts.source_counts()
     ways = groupings(columns, texts.dictionary.symbols, target_N, count_V[target_N])
-    extras = {short: retrieval.columns[name] for name, short in LM_COLUMNS.items() if name in retrieval.columns}
     order_N = by_change(mixture_N - columns.lm_log_p_N)
-    chosen_C, windows = choose(order_N, source_at_NH, len(texts.source), config.max_megabytes * 1e6)
+    chosen_C, windows = choose(order_N, read.source_at_NH, len(texts.source), config.max_megabytes * 1e6)
     source = windows.cut(texts.source)
     words = Vocabulary.of(target_N, source)
-    ranks = np.uint16 if settings.k < 1 << 16 else np.uint32
     arrays = {
-        "word": words.encode(target_N), "lm": columns.lm_log_p_N.astype(np.float32),
-        "knn": columns.knn_log_p_N.astype(np.float32), "votes": columns.log_votes_N.astype(np.float32),
-        "hits": columns.num_hits_N.astype(ranks), "first": (columns.first_hit_N + 1).astype(ranks),
-        "overlap": (columns.overlap_N + 1).astype(np.uint8), "chosen": chosen_C.astype(np.uint32),
-        "place": windows.place(source_at_NH[chosen_C]), "distance": distances_NH[chosen_C], "source": words.encode(source),
+        "word": words.encode(target_N), "source": words.encode(source), "chosen": chosen_C.astype(np.uint32),
+        "place": windows.place(read.source_at_NH[chosen_C]), "distance": read.distances_NH[chosen_C],
         "piece": windows.offset_W.astype(np.uint32), "row": (windows.start_W - texts.first_position).astype(np.float64),
+        **_token_arrays(columns, settings), **_extra_arrays(retrieval, n),
         **{f"group{number}": way.code_N for number, way in enumerate(ways)},
-        **{short: np.asarray(column[:n], np.float32) for short, column in extras.items()},
     }  # fmt: skip
-    manifest = retrieval.manifest
+    split = retrieval.manifest["split"]
     facts = {
-        "title": f"kNN-LM on {manifest['split']}", "split": manifest["split"], "settings": asdict(settings),
-        "tokens": n, "all_tokens": len(retrieval), "shown": shown, "with_neighbours": len(chosen_C),
-        "words": [texts.dictionary[idx] for idx in words.ids_V], "counts": count_V[words.ids_V].tolist(),
-        "runs": _runs(position_N), "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
+        "title": f"kNN-LM on {split}", "split": split, "settings": asdict(settings),
+        "tokens": n, "all_tokens": len(retrieval), "shown": read.distances_NH.shape[1],
+        "with_neighbours": len(chosen_C), "words": [texts.dictionary[idx] for idx in words.ids_V],
+        "counts": count_V[words.ids_V].tolist(), "runs": _runs(position_N),
+        "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
         "figures": sweep_figures(retrieval.directory / "sweep"), "before": BEFORE, "after": AFTER,
         "source_tokens": len(texts.source), "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
         "max_megabytes": config.max_megabytes,
     }  # fmt: skip
     return Contents(facts, arrays, ways, columns.lm_log_p_N, mixture_N)
+
+
+def _token_arrays(columns: Columns, settings: Settings) -> dict[str, Array]:
+    ranks = np.uint16 if settings.k < 1 << 16 else np.uint32
+    return {
+        "lm": columns.lm_log_p_N.astype(np.float32), "knn": columns.knn_log_p_N.astype(np.float32),
+        "votes": columns.log_votes_N.astype(np.float32), "hits": columns.num_hits_N.astype(ranks),
+        "first": (columns.first_hit_N + 1).astype(ranks), "overlap": (columns.overlap_N + 1).astype(np.uint8),
+    }  # fmt: skip
+
+
+def _extra_arrays(retrieval: Retrieval, n: int) -> dict[str, Array]:
+    """Returns the columns that not every retrieval has."""
+    there = {short: retrieval.columns.get(name) for name, short in LM_COLUMNS.items()}
+    return {short: np.asarray(column[:n], np.float32) for short, column in there.items() if column is not None}
 
 
 def _runs(position_N: Array) -> list[tuple[int, int]]:

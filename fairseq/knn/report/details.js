@@ -91,7 +91,10 @@ class Details {
     const among = `${count(facts.settings.k)} neighbours`;
     if (!hits) return `None of the ${among} has this word.`;
     const rank = first === 1 ? "the nearest one does" : `the first is number ${count(first)}`;
-    return `${count(hits)} of the ${among} ${hits === 1 ? "has" : "have"} this word; ${rank}.`;
+    const same = this.model.overlap[i] - 1;
+    const most = same >= facts.longest_overlap ? `at least ${same}` : count(same);
+    const verbatim = same > 0 ? ` At a hit, the ${same === 1 ? "word" : most + " words"} before ${same === 1 ? "is" : "are"} the same.` : "";
+    return `${count(hits)} of the ${among} ${hits === 1 ? "has" : "have"} this word; ${rank}.${verbatim}`;
   }
 
   neighbour(i, {rank, at, vote, distance}, {source, piece, row}) {

@@ -114,7 +114,8 @@ def by_overlap(overlap_N: Int64s) -> Grouping:
 def groupings(columns: Columns, symbols: Sequence[str], target_N: Int64s, count_N: Int64s) -> tuple[Grouping, ...]:
     """Returns the four ways to group the tokens."""
     return (
-        by_frequency(count_N), by_distance(columns.nearest_N), by_kind(symbols, target_N), by_overlap(columns.overlap_N),
+        by_frequency(count_N), by_distance(columns.nearest_N), by_kind(symbols, target_N),
+        by_overlap(columns.overlap_N),
     )  # fmt: skip
 
 
@@ -131,8 +132,5 @@ def _kind(symbol: str, idx: int) -> int:
 
 def _ranges(least: Sequence[int]) -> list[str]:
     """Returns ``1 – 9, 10 – 99, ≥ 100`` for 1, 10, 100; a group of one number is that number."""
-    labels = [
-        f"{low:,}" if low == high - 1 else f"{low:,} – {high - 1:,}"
-        for low, high in pairwise(least)
-    ]
+    labels = [f"{low:,}" if low == high - 1 else f"{low:,} – {high - 1:,}" for low, high in pairwise(least)]
     return [*labels, f"≥ {least[-1]:,}"]

@@ -18,6 +18,8 @@ from fairseq.errors import DatastoreError, MismatchError
 
 Array = npt.NDArray[Any]
 
+_COUNTED_AT_ONCE = 1 << 22
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -34,6 +36,13 @@ class Texts:
     source: Array
     first_position: int
     dictionary: Dictionary
+
+    def source_counts(self) -> npt.NDArray[np.int64]:
+        """Returns how often each word occurs in the datastore's text, by id."""
+        counts = np.zeros(len(self.dictionary), np.int64)
+        for start in range(0, len(self.source), _COUNTED_AT_ONCE):
+            counts += np.bincount(self.source[start : start + _COUNTED_AT_ONCE], minlength=len(counts))
+        return counts
 
 
 def open_texts(manifest: Mapping[str, Any], directory: Path, data: str | None, dstore_data: str | None) -> Texts:
