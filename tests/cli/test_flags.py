@@ -62,6 +62,10 @@ KNNLM = {
         " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
     ),
     "convert": shlex.split("--overwrite --help --version"),
+    "report": shlex.split(
+        "--out --lmbda --k --knn-temp --data --dstore-data --neighbours --max-tokens --max-megabytes --overwrite --help"
+        " --version"
+    ),
 }
 
 # Defaults that the published interface gives.
@@ -96,6 +100,7 @@ DEFAULTS = {
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm convert": {},
+    "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {

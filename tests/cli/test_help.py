@@ -35,7 +35,9 @@ def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
     assert "[default: " in done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in ("check", "info", "adopt", "convert"))])
+@pytest.mark.parametrize(
+    "words", [["--help"], *([name, "--help"] for name in ("check", "info", "adopt", "convert", "report"))]
+)
 def test_help_of_a_subcommand_imports_neither_torch_nor_faiss(words: list[str]) -> None:
     program = PROGRAM.format(module="fairseq_cli.knnlm", words=words)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -55,10 +55,10 @@ class Windows:
 
     def place(self, positions: Int64s) -> npt.NDArray[np.uint32]:
         """Returns where tokens of the text stand among the windows' tokens; ``NONE`` for −1."""
-        window = np.searchsorted(self.start_W, np.maximum(positions, 0), side="right") - 1
         placed = np.full(positions.shape, NONE, np.uint32)
-        there = positions >= 0
-        placed[there] = (positions - self.start_W[window] + self.offset_W[window])[there]
+        there = positions[positions >= 0]
+        window = np.searchsorted(self.start_W, there, side="right") - 1
+        placed[positions >= 0] = there - self.start_W[window] + self.offset_W[window]
         return placed
 
 
