@@ -142,7 +142,7 @@ function toText() {
   $("order").value = "text";
   $("rare").checked = false;
   showView();
-  if (i >= 0) $("t" + i)?.scrollIntoView({block: "center"});
+  if (i >= 0) textView.reveal(i, "center");
   $("text").focus({preventScroll: true});
 }
 

@@ -99,8 +99,17 @@ class TextView {
     if (i < 0) return;
     const element = this.element(i);
     mark(element, this.model, i, true);
-    element.scrollIntoView({block: "nearest"});
+    this.reveal(i, "nearest");
     this.box.setAttribute("aria-activedescendant", element.id);
+  }
+
+  // Scrolls to a token, and once more when the chunks around it have found their heights.
+  reveal(i, block) {
+    const number = lastAtMost(this.starts, i);
+    for (const near of [number - 1, number, number + 1]) this.fill(near);
+    const scroll = (where) => i === this.selected && $("t" + i)?.scrollIntoView({block: where});
+    scroll(block);
+    requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => scroll("nearest"))));
   }
 
   step(i, by) {
