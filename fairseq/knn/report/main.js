@@ -105,10 +105,11 @@ function drawCurve() {
       setTimeout(next);
       return;
     }
-    const finite = losses.filter(Number.isFinite), low = Math.min(...finite), high = Math.min(Math.max(...finite), low + 2);
-    const points = losses.map((loss, n) => [100 * lambdas[n], 22 - 20 * (Math.min(loss, high) - low) / (high - low || 1)]);
+    const low = Math.min(...losses.filter(Number.isFinite));
+    const height = Math.max(3 * (losses[0] - low), 0.02); // the curve's upper end would flatten the part that matters
+    const points = losses.map((loss, n) => [100 * lambdas[n], 22 - (22 * (loss - low)) / height]);
     const best = losses.indexOf(low);
-    $("curve-line").setAttribute("points", points.filter((_, n) => Number.isFinite(losses[n])).map((point) => point.join(",")).join(" "));
+    $("curve-line").setAttribute("points", points.filter((point) => point[1] >= 0).map((point) => point.join(",")).join(" "));
     $("best").textContent = `best on this text: λ ≈ ${lambdas[best].toFixed(3).replace(/0$/, "")}, perplexity ${Math.exp(low).toFixed(2)}`;
   };
   next();

@@ -22,16 +22,17 @@ async function showGroups(box, model) {
 
 function groupTable(group, rows, model) {
   const least = Math.min(0, ...rows.map((row) => row.share)), most = Math.max(1e-9, ...rows.map((row) => row.share));
-  const head = ["", "tokens", "model", "mixture", "adds", ""].map((name) => make("th", {scope: "col"}, name));
+  const kind = (column) => (column === 1 || column === 2 ? "mean" : ""); // what a narrow window leaves out
+  const head = ["tokens", "model", "mixture", "adds", ""].map((name, column) => make("th", {scope: "col", class: kind(column)}, name));
   const body = rows.map((row) => {
     const cells = [count(row.tokens), row.lm.toFixed(2), row.mixture.toFixed(2), signed(row.share, 3)];
-    return make("tr", {}, make("th", {scope: "row"}, row.label), ...cells.map((text) => make("td", {}, text)), make("td", {class: "bar"}, diverging(row.share, least, most)));
+    return make("tr", {}, make("th", {scope: "row"}, row.label), ...cells.map((text, column) => make("td", {class: kind(column)}, text)), make("td", {class: "bar"}, diverging(row.share, least, most)));
   });
   const sum = (name) => rows.reduce((total, row) => total + row[name] * row.tokens, 0) / model.size;
   const total = [count(model.size), sum("lm").toFixed(2), sum("mixture").toFixed(2), signed(rows.reduce((t, row) => t + row.share, 0), 3), ""];
-  const foot = make("tr", {}, make("th", {scope: "row"}, "all"), ...total.map((text) => make("td", {}, text)));
+  const foot = make("tr", {}, make("th", {scope: "row"}, "all"), ...total.map((text, column) => make("td", {class: kind(column)}, text)));
   return make("div", {class: "group"}, make("h2", {}, group.title), make("p", {class: "note"}, group.note),
-    make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body), make("tfoot", {}, foot)));
+    make("table", {}, make("thead", {}, make("tr", {}, make("th", {scope: "col"}), ...head)), make("tbody", {}, ...body), make("tfoot", {}, foot)));
 }
 
 function diverging(share, least, most) {
@@ -46,7 +47,10 @@ function diverging(share, least, most) {
 }
 
 function showSweep(box) {
-  box.replaceChildren(...facts.figures.map(([name, url]) => make("figure", {}, make("img", {src: url, alt: "Figure of the sweep: " + name}), make("figcaption", {}, name))));
+  box.replaceChildren(...facts.figures.map(([file, url]) => {
+    const name = file.replaceAll("_", " ");
+    return make("figure", {}, make("img", {src: url, alt: "Figure of the sweep: " + name}), make("figcaption", {}, name));
+  }));
 }
 
 const KEYS = [["→ ← or j k", "next, previous word (or line of a list)"], ["↓ ↑", "the word below, above"], ["Home End", "first, last word"], ["/", "find a word"], ["t", "from a list to the word's place in the text"], ["Esc", "back: from the search, the list, the word"]];
@@ -61,7 +65,7 @@ function showAbout(box) {
   left.push(`Verbatim context is looked for at each token's nearest ${facts.overlap_hits} hits, up to ${facts.longest_overlap} tokens.`);
   box.replaceChildren(
     make("h2", {}, "What is shown"),
-    make("p", {}, "A kNN-LM mixes the opinion of a language model on the next word with that of the nearest neighbours of its context in a datastore: p = (1 − λ) p LM + λ p kNN. A word's colour says how much the mixture gave it more (blue) or less (orange) than the model alone: log p − log p LM, in bits."),
+    make("p", {}, "A kNN-LM mixes the opinion of a language model on the next word with that of the nearest neighbours of its context in a datastore: p = (1 − λ) p LM + λ p kNN. A word's colour says how much the mixture gave it more (blue) or less (orange) than the model alone: log p − log p LM, in bits. Words count as helped or harmed from 0.05 bits on."),
     make("p", {}, `Settings: k = ${count(settings.k)}, temperature ${settings.temperature}, λ = ${settings.lmbda}. The slider changes λ in the page; p kNN stays.`),
     make("h2", {}, "What is left out"), make("ul", {}, ...left.map((line) => make("li", {}, line))),
     make("h2", {}, "Keys"), make("table", {class: "keys"}, make("tbody", {}, ...KEYS.map(([keys, does]) => make("tr", {}, make("td", {}, make("kbd", {}, keys)), make("td", {}, does))))),
