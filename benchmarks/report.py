@@ -19,7 +19,7 @@ import numpy as np
 
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.knn.report.build import write_report
-from fairseq.knn.tool_config import ReportConfig
+from fairseq.knn.report_config import ReportConfig
 
 VOCABULARY, SENTENCE = 30_000, 25
 FLAGS = (

@@ -12,9 +12,11 @@ place in the token stream decides:
 Legend: N scored tokens · K neighbours.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,9 +33,15 @@ from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes, log_prob_of
 from fairseq.knn.retrieval import RetrievalWriter
 from fairseq.knn.retrieval_format import Column, columns_of
+from fairseq.knn.retrieval_writer import is_saved
 from fairseq.perplexity import perplexity_of
 from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import ScoredBatch
+
+logger = logging.getLogger(__name__)
+
+# Tokens that are ordered and written together: what is computed from them stays in the cache.
+AT_ONCE = 512
 
 
 class Neighbours(Protocol):
@@ -75,12 +83,17 @@ class RetrievalRecorder:
         self._num_asked += len(target_N)
         targets = target_N.cpu().numpy()
         assert np.array_equal(self._tokens[self._position_N[rows_N]], targets), "not the order of the batches"
-        nearest = votes.nearest_first()
-        self.writer.write(
-            rows_N, targets=targets, positions=self._position_N[rows_N], ids=nearest.ids_NK,
-            distances=nearest.distances_NK, hits=np.packbits(nearest.hits_NK, axis=1, bitorder="little"),
-        )  # fmt: skip
-        return torch.from_numpy(log_prob_of(votes, self.neighbours.config.knn_temp)).to(queries_ND.device)
+        log_p_N = np.empty(len(targets), np.float32)
+        for start in range(0, len(targets), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            found, rows = votes.rows(part), rows_N[part]
+            log_p_N[part] = log_prob_of(found, self.neighbours.config.knn_temp)
+            nearest = found.nearest_first()
+            self.writer.write(
+                rows, targets=targets[part], positions=self._position_N[rows], ids=nearest.ids_NK,
+                distances=nearest.distances_NK, hits=np.packbits(nearest.hits_NK, axis=1, bitorder="little"),
+            )  # fmt: skip
+        return torch.from_numpy(log_p_N).to(queries_ND.device)
 
     def add(self, scored: ScoredBatch, **columns: npt.NDArray[Any]) -> None:
         """Writes what the language model said of the next batch, and further columns of its tokens."""
@@ -90,6 +103,12 @@ class RetrievalRecorder:
         self.writer.write(rows_N, blocks=scored.block_idx_N, lm_log_prob=scored.model_log_p_N, **columns)
         self._lm_sum += float(scored.model_log_p_N.sum())
         self._mixture_sum += float(scored.log_p_N.sum())
+
+    def __enter__(self) -> "RetrievalRecorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        self.writer.__exit__(kind, err, tb)
 
     def finish(self) -> None:
         """Marks the retrieval as done."""
@@ -101,8 +120,10 @@ class RetrievalRecorder:
 def open_recorder(
     neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig, where: RetrievalConfig,
     further: Sequence[Column] = (),
-) -> RetrievalRecorder:  # fmt: skip
-    """Returns a recorder of an evaluation's neighbours; its ``writer`` is to be entered as a context.
+) -> RetrievalRecorder | None:  # fmt: skip
+    """Returns a recorder of an evaluation's neighbours, to be used as a context.
+
+    None where the same retrieval is there already, and need not be replaced.
 
     Args:
         neighbours: the source.
@@ -122,7 +143,11 @@ def open_recorder(
     k = neighbours.config.k
     record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
     columns = (*columns_of(k, neighbours.datastore.rows), *further)
-    writer = RetrievalWriter.create(Path(where.save_retrieval), num_tokens, columns, record, overwrite=where.overwrite)
+    directory = Path(where.save_retrieval)
+    if not where.overwrite and is_saved(directory, columns, record):
+        logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
+        return None
+    writer = RetrievalWriter.create(directory, num_tokens, columns, record, overwrite=where.overwrite)
     return RetrievalRecorder(neighbours, evaluation, writer)
 
 

@@ -66,6 +66,9 @@ KNNLM = {
         "--out --lmbda --k --knn-temp --data --dstore-data --neighbours --max-tokens --max-megabytes --overwrite --help"
         " --version"
     ),
+    "sweep": shlex.split(
+        "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
+    ),
 }
 
 # Defaults that the published interface gives.
@@ -101,6 +104,7 @@ DEFAULTS = {
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
+    "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {

@@ -21,8 +21,8 @@ from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose
 from fairseq.knn.report.page import render
 from fairseq.knn.report.scores import Columns, Settings, longest_overlap, score
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
+from fairseq.knn.report_config import ReportConfig
 from fairseq.knn.retrieval import Retrieval
-from fairseq.knn.tool_config import ReportConfig
 from fairseq.log import Progress
 
 Array = npt.NDArray[Any]
