@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError
-from fairseq.files import atomic_write
-from fairseq.interrupts import check
+from fairseq.files import atomic_write, locked
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, groupings, table
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
@@ -83,10 +82,8 @@ def write_report(config: ReportConfig, log_format: str) -> str:
     columns = _columns(retrieval, texts, settings, n, log_format)
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     source_at_NH = source_positions(texts, ids_NH)
-    check("")
     contents = _contents(config, _Read(retrieval, texts, settings, columns, source_at_NH, distances_NH))
-    check("")
-    with atomic_write(out) as file:
+    with locked(out), atomic_write(out) as file:
         for piece in render(contents.facts["title"], contents.facts, packed(contents.arrays)):
             file.write(piece.encode())
     return "\n".join([*_summary(contents), f"{out}: {out.stat().st_size / 1e6:.1f} MB"])
@@ -107,7 +104,6 @@ def _columns(retrieval: Retrieval, texts: Texts, settings: Settings, n: int, log
     parts = []
     with Progress("read retrieval", n, "tokens", log_format) as progress:
         for start in range(0, n, step):
-            check("")
             rows = slice(start, min(start + step, n))
             hits_NK = retrieval.hits_NK(rows)[:, : settings.k]
             ids_NK = retrieval.ids_NK[rows, : settings.k]

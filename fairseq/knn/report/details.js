@@ -44,11 +44,11 @@ class Details {
 
   probabilities(i) {
     const model = this.model, mixture = mixed(model.lm[i], model.knn[i], model.lmbda);
-    const rows = [["p LM", model.lm[i], ""], ["p kNN", model.knn[i], ""], ["mixture", mixture, model.gain[i] < 0 ? "harm" : "gain"]];
+    const rows = [[["p", make("sub", {}, "LM")], model.lm[i], ""], [["p", make("sub", {}, "kNN")], model.knn[i], ""], [["mixture"], mixture, model.gain[i] < 0 ? "harm" : "gain"]];
     const body = rows.map(([name, log, kind]) => {
       const fill = make("span", {class: "fill " + kind});
       fill.style.width = 100 * Math.exp(log) + "%";
-      return make("tr", {}, make("th", {scope: "row"}, name), make("td", {}, make("span", {class: "track"}, fill)), make("td", {class: "number"}, probability(log)));
+      return make("tr", {}, make("th", {scope: "row"}, ...name), make("td", {}, make("span", {class: "track"}, fill)), make("td", {class: "number"}, probability(log)));
     });
     return make("table", {class: "probs"}, make("tbody", {}, ...body));
   }
