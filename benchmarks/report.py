@@ -4,7 +4,7 @@
 
 Words follow Zipf's law; neighbours are scattered over the whole text, the worst case for the page, which holds the
 text around them. The page does not depend on k but for its p_kNN. It is opened in headless Chromium, if that and
-selenium are there: until the text can be read, and from a key to the neighbours of the first word.
+selenium are there: until the text can be read, and three seconds later from a click to the neighbours of a word.
 """
 
 import argparse
@@ -87,6 +87,7 @@ def open_page(page: Path, profile: Path) -> dict[str, float] | None:
         while not driver.execute_script("return document.documentElement.dataset.ready"):
             time.sleep(0.01)
         seconds = {"open, to readable text": time.monotonic() - start}
+        time.sleep(3)  # a reader looks first
         start = time.monotonic()
         driver.execute_script("document.getElementById('t0').click()")
         while not driver.execute_script("return document.querySelector('.neighbours li') !== null"):

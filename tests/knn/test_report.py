@@ -14,7 +14,7 @@ from fairseq.errors import DataError, DatastoreError, MismatchError
 from fairseq.knn.report import groups, pack
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.page import script_json
-from fairseq.knn.report.scores import Columns, Settings, longest_overlap, nearest_hits, score, shared_suffix
+from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, nearest_hits, score, shared_suffix
 from fairseq.knn.report.texts import check_hits, check_targets, open_texts, source_positions
 from tests.reference.knn import knn_probability, mixture
 from tests.reference.shown_retrieval import FIRST, shown_retrieval
@@ -103,8 +103,16 @@ def test_each_table_adds_up_to_the_whole_gain():
         assert row.tokens == len(inside)
         assert row.lm_bits == pytest.approx(-sum(lm[n] for n in inside) / len(inside) / math.log(2))
         assert row.mixture_bits == pytest.approx(-sum(mixed[n] for n in inside) / len(inside) / math.log(2))
-    gain = sum(mixed[n] - lm[n] for n in range(500)) / 500 / math.log(2)
-    assert sum(row.share_bits for row in rows) == pytest.approx(gain)
+    whole = sum(mixed[n] - lm[n] for n in range(500)) / 500 / math.log(2)
+    assert sum(row.share_bits for row in rows) == pytest.approx(whole)
+
+
+def test_probabilities_of_zero_stay_in_the_tables():
+    lm, mixed = np.log([0.5, 1e-300]), np.log([0.25, 1e-300])
+    lm[1] = mixed[1] = -np.inf
+    assert gain(lm, mixed).tolist() == [math.log(0.5), 0.0]
+    [row] = groups.table(groups.by_overlap(np.array([1, 1])), lm, mixed)
+    assert (row.lm_bits, row.mixture_bits, row.share_bits) == (math.inf, math.inf, -0.5)
 
 
 def test_groups_by_frequency_kind_and_distance():
@@ -151,9 +159,8 @@ def test_windows_hold_what_stands_around_every_neighbour_and_nothing_else(positi
 
 
 def test_tokens_get_their_neighbours_by_how_much_changed():
-    gain = np.array([0.1, -0.3, 2.0, 0.0, -0.1, np.nan, 0.5])
-    assert pack.by_change(gain).tolist()[:5] == [2, 1, 6, 4, 0]
-    assert sorted(pack.by_change(gain)) == list(range(7))
+    gains = np.array([0.1, -0.3, 2.0, 0.0, -0.1, np.inf, 0.5])
+    assert pack.by_change(gains).tolist() == [5, 1, 2, 4, 6, 3, 0]
 
 
 @pytest.mark.parametrize("budget", [0, 500, 3000, 20000, 1e9])

@@ -55,8 +55,8 @@ def shown_retrieval(
             ids[token][ids[token] == leaked] = ids[token][0]
             ids[token][0] = leaked
     distances = np.sort(rng.random((tokens, k)) * 20, axis=1).astype("<f4")
-    ids[3, k // 2 :], distances[3, k // 2 :] = -1, np.inf
-    ids[4], distances[4] = -1, np.inf
+    ids[3:4, k // 2 :], distances[3:4, k // 2 :] = -1, np.inf
+    ids[4:5], distances[4:5] = -1, np.inf
     targets = text[positions].astype("<i4")
     hits = (source[np.maximum(ids, 0) + FIRST] == targets[:, None]) & (ids >= 0)
     return _write(root, data, dict(

@@ -18,7 +18,7 @@ from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, groupings, table
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
 from fairseq.knn.report.page import render
-from fairseq.knn.report.scores import Columns, Settings, longest_overlap, score
+from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, score
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.report_config import ReportConfig
 from fairseq.knn.retrieval import Retrieval
@@ -127,7 +127,7 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
     mixture_N = columns.mixture(settings.lmbda)
     count_V = texts.source_counts()
     ways = groupings(columns, texts.dictionary.symbols, target_N, count_V[target_N])
-    order_N = by_change(mixture_N - columns.lm_log_p_N)
+    order_N = by_change(gain(columns.lm_log_p_N, mixture_N))
     chosen_C, windows = choose(order_N, read.source_at_NH, len(texts.source), config.max_megabytes * 1e6)
     source = windows.cut(texts.source)
     words = Vocabulary.of(target_N, source)

@@ -1,5 +1,7 @@
 // The chosen word: what model, neighbours and mixture gave it, and which neighbours voted for what.
 
+const NEIGHBOUR_ARRAYS = ["chosen", "place", "distance", "source", "piece", "row"];
+
 class Details {
   constructor(box, model, close) {
     this.box = box;
@@ -56,7 +58,7 @@ class Details {
   verdict(i) {
     const model = this.model, bits = model.gain[i] / LN2;
     const factor = Math.exp(model.gain[i]);
-    const text = factor >= 100 ? "× " + count(Math.round(factor)) : "× " + factor.toPrecision(3);
+    const text = factor === Infinity ? "from 0" : factor >= 100 ? "× " + count(Math.round(factor)) : "× " + factor.toPrecision(3);
     const parts = [make("b", {class: bits < 0 ? "harm" : "gain"}, `${signed(bits)} bits`), ` (${text})`];
     if (model.lmMax) parts.push(` · the model's first guess had p = ${probability(model.lmMax[i])}`);
     if (model.lmEntropy) parts.push(`, entropy ${(model.lmEntropy[i] / LN2).toFixed(1)} bits`);
@@ -65,7 +67,7 @@ class Details {
 
   async neighbours(i) {
     const model = this.model;
-    const [chosen, place, distance, source, piece, row] = await Promise.all(["chosen", "place", "distance", "source", "piece", "row"].map(load));
+    const [chosen, place, distance, source, piece, row] = await Promise.all(NEIGHBOUR_ARRAYS.map(load));
     const slot = lastAtMost(chosen, i);
     const tally = make("p", {class: "note"}, this.tally(i));
     if (slot < 0 || chosen[slot] !== i) {

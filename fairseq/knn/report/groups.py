@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.data.dictionary import EOS, SPECIALS
-from fairseq.knn.report.scores import Columns, Float64s, Int64s
+from fairseq.knn.report.scores import Columns, Float64s, Int64s, gain
 
 NUM_DISTANCE_GROUPS = 10
 FREQUENCIES = (1, 10, 100, 1_000, 10_000, 100_000)  # least occurrences of each group but the first
@@ -63,12 +63,13 @@ def table(grouping: Grouping, lm_log_p_N: Float64s, mixture_log_p_N: Float64s) -
     """Returns a row for every group that has tokens."""
     size = len(grouping.labels)
     tokens = np.bincount(grouping.code_N, minlength=size)
-    lm = np.bincount(grouping.code_N, lm_log_p_N, size) / -math.log(2)
-    mixture = np.bincount(grouping.code_N, mixture_log_p_N, size) / -math.log(2)
+    columns = (-lm_log_p_N, -mixture_log_p_N, gain(lm_log_p_N, mixture_log_p_N))
+    with np.errstate(invalid="ignore"):  # a gain of ∞ beside one of −∞
+        sums = [np.bincount(grouping.code_N, column, size) / math.log(2) for column in columns]
     total = len(grouping.code_N)
     return [
-        Row(label, int(count), float(a / count), float(b / count), float((a - b) / total))
-        for label, count, a, b in zip(grouping.labels, tokens, lm, mixture, strict=True)
+        Row(label, int(count), float(a / count), float(b / count), float(gained / total))
+        for label, count, a, b, gained in zip(grouping.labels, tokens, *sums, strict=True)
         if count
     ]
 

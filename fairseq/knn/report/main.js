@@ -48,8 +48,8 @@ function showHeader() {
   const change = 100 * (model.ppl / model.lmPpl - 1);
   const part = (n) => (100 * n / model.size).toFixed(0) + " %";
   const figures = [
-    ["Model alone", model.lmPpl.toFixed(2), "perplexity"],
-    ["With neighbours", model.ppl.toFixed(2), "perplexity"],
+    ["Model alone", fixed(model.lmPpl), "perplexity"],
+    ["With neighbours", fixed(model.ppl), "perplexity"],
     ["Change", signed(change, 1) + " %", "", change > 0 ? "harm" : "gain"],
     ["Helped", part(model.helped), "of words"],
     ["Harmed", part(model.harmed), "of words"],
@@ -105,12 +105,13 @@ function drawCurve() {
       setTimeout(next);
       return;
     }
-    const low = Math.min(...losses.filter(Number.isFinite));
+    const low = Math.min(...losses);
+    if (!Number.isFinite(low)) return; // a word that both find impossible
     const height = Math.max(3 * (losses[0] - low), 0.02); // the curve's upper end would flatten the part that matters
     const points = losses.map((loss, n) => [100 * lambdas[n], 22 - (22 * (loss - low)) / height]);
     const best = losses.indexOf(low);
     $("curve-line").setAttribute("points", points.filter((point) => point[1] >= 0).map((point) => point.join(",")).join(" "));
-    $("best").textContent = `best on this text: λ ≈ ${lambdas[best].toFixed(3).replace(/0$/, "")}, perplexity ${Math.exp(low).toFixed(2)}`;
+    $("best").textContent = `best on this text: λ ≈ ${lambdas[best].toFixed(3).replace(/0$/, "")}, perplexity ${fixed(Math.exp(low))}`;
   };
   next();
 }
@@ -257,6 +258,7 @@ async function start() {
   showView();
   document.documentElement.dataset.ready = "true";
   drawCurve();
+  setTimeout(() => NEIGHBOUR_ARRAYS.forEach(load), 200); // so that the first word that is chosen need not wait
 }
 
 start().catch((error) => {

@@ -74,7 +74,6 @@ def windows_around(positions: Int64s, text_length: int) -> Windows:
 
 def by_change(gain_N: npt.NDArray[np.float64]) -> Int64s:
     """Returns tokens in the order of how much changed: the largest gain, the largest harm, the next gain, …."""
-    gain_N = np.nan_to_num(gain_N, nan=0.0)  # a probability of 0 that stays 0
     order = np.argsort(-gain_N, kind="stable")
     num_gains = int((gain_N > 0).sum())
     turn = np.empty(len(order), np.int64)

@@ -69,6 +69,13 @@ class Columns:
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
+def gain(lm_log_p_N: Float64s, mixture_log_p_N: Float64s) -> Float64s:
+    """Returns ln p − ln p_LM; 0 where both probabilities are 0."""
+    gain_N = np.zeros(len(lm_log_p_N))
+    np.subtract(mixture_log_p_N, lm_log_p_N, out=gain_N, where=mixture_log_p_N != lm_log_p_N)
+    return gain_N
+
+
 def score(
     lm_log_p_N: Array, distances_NK: Array, ids_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: Settings
 ) -> Columns:

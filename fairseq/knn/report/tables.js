@@ -2,13 +2,14 @@
 
 // Returns, for every group with tokens: label, tokens, mean loss of the model and of the mixture, share of the gain (bits).
 function groupRows(model, code, labels) {
-  const size = labels.length, tokens = new Float64Array(size), lm = new Float64Array(size), gain = new Float64Array(size);
+  const size = labels.length, tokens = new Float64Array(size), [lm, mixture, gain] = [0, 1, 2].map(() => new Float64Array(size));
   for (let i = 0; i < model.size; i++) {
     tokens[code[i]]++;
     lm[code[i]] -= model.lm[i] / LN2;
+    mixture[code[i]] -= mixed(model.lm[i], model.knn[i], model.lmbda) / LN2;
     gain[code[i]] += model.gain[i] / LN2;
   }
-  const rows = labels.map((label, g) => ({label, tokens: tokens[g], lm: lm[g] / tokens[g], mixture: (lm[g] - gain[g]) / tokens[g], share: gain[g] / model.size}));
+  const rows = labels.map((label, g) => ({label, tokens: tokens[g], lm: lm[g] / tokens[g], mixture: mixture[g] / tokens[g], share: gain[g] / model.size}));
   return rows.filter((row) => row.tokens);
 }
 
@@ -21,15 +22,16 @@ async function showGroups(box, model) {
 }
 
 function groupTable(group, rows, model) {
-  const least = Math.min(0, ...rows.map((row) => row.share)), most = Math.max(1e-9, ...rows.map((row) => row.share));
+  const shares = rows.map((row) => row.share).filter(Number.isFinite);
+  const least = Math.min(0, ...shares), most = Math.max(1e-9, ...shares);
   const kind = (column) => (column === 1 || column === 2 ? "mean" : ""); // what a narrow window leaves out
   const head = ["tokens", "model", "mixture", "adds", ""].map((name, column) => make("th", {scope: "col", class: kind(column)}, name));
   const body = rows.map((row) => {
-    const cells = [count(row.tokens), row.lm.toFixed(2), row.mixture.toFixed(2), signed(row.share, 3)];
+    const cells = [count(row.tokens), fixed(row.lm), fixed(row.mixture), signed(row.share, 3)];
     return make("tr", {}, make("th", {scope: "row"}, row.label), ...cells.map((text, column) => make("td", {class: kind(column)}, text)), make("td", {class: "bar"}, diverging(row.share, least, most)));
   });
   const sum = (name) => rows.reduce((total, row) => total + row[name] * row.tokens, 0) / model.size;
-  const total = [count(model.size), sum("lm").toFixed(2), sum("mixture").toFixed(2), signed(rows.reduce((t, row) => t + row.share, 0), 3), ""];
+  const total = [count(model.size), fixed(sum("lm")), fixed(sum("mixture")), signed(rows.reduce((t, row) => t + row.share, 0), 3), ""];
   const foot = make("tr", {}, make("th", {scope: "row"}, "all"), ...total.map((text, column) => make("td", {class: kind(column)}, text)));
   return make("div", {class: "group"}, make("h2", {}, group.title), make("p", {class: "note"}, group.note),
     make("table", {}, make("thead", {}, make("tr", {}, make("th", {scope: "col"}), ...head)), make("tbody", {}, ...body), make("tfoot", {}, foot)));
@@ -37,6 +39,7 @@ function groupTable(group, rows, model) {
 
 function diverging(share, least, most) {
   const width = most - least, zero = -least / width;
+  if (!Number.isFinite(share)) return "";
   const bar = make("i", {});
   bar.style.left = 100 * (share < 0 ? zero + share / width : zero) + "%";
   bar.style.width = 100 * Math.abs(share) / width + "%";
