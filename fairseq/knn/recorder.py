@@ -28,6 +28,7 @@ from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
+from fairseq.files import locked
 from fairseq.knn.config import KNNConfig, RetrievalConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes, log_prob_of
@@ -144,9 +145,10 @@ def open_recorder(
     record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
     columns = (*columns_of(k, neighbours.datastore.rows), *further)
     directory = Path(where.save_retrieval)
-    if not where.overwrite and is_saved(directory, columns, record):
-        logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
-        return None
+    with locked(directory):  # also takes away the lock's file that a run has left which was killed at its very end
+        if not where.overwrite and is_saved(directory, columns, record):
+            logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
+            return None
     writer = RetrievalWriter.create(directory, num_tokens, columns, record, overwrite=where.overwrite)
     return RetrievalRecorder(neighbours, evaluation, writer)
 
