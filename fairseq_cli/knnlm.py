@@ -12,6 +12,7 @@ from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.recall_config import QueriesConfig, RecallConfig
+from fairseq.knn.report_config import ReportConfig
 from fairseq.knn.sweep_config import SweepConfig
 from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
 from fairseq.log import log_format_of, logger
@@ -72,6 +73,16 @@ def convert(flags: Flags) -> None:
     from fairseq.conversion import convert as convert_weights
 
     print(convert_weights(config))  # noqa: T201
+
+
+def report(flags: Flags) -> None:
+    """Writes the page of a saved retrieval."""
+    config, log_format = flags.build(ReportConfig), log_format_of(flags.build(CommonConfig))
+    flags.warn_unused()
+
+    from fairseq.knn.report.build import write_report
+
+    print(write_report(config, log_format))  # noqa: T201
 
 
 def sweep(flags: Flags) -> None:
@@ -151,6 +162,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
         (ConvertConfig, CommonConfig),
         convert,
+    ),
+    "report": Subcommand(
+        "Show a saved retrieval as one HTML page: the text by gain and harm, and every token's neighbours.",
+        (ReportConfig, CommonConfig),
+        report,
     ),
     "sweep": Subcommand(
         "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",

@@ -68,6 +68,10 @@ KNNLM = {
         " --sample-break-mode --model-overrides --cpu --help --version"
     ),
     "convert": shlex.split("--overwrite --help --version"),
+    "report": shlex.split(
+        "--out --lmbda --k --knn-temp --data --dstore-data --neighbours --max-tokens --max-megabytes --overwrite --help"
+        " --version"
+    ),
     "sweep": shlex.split(
         "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
     ),
@@ -111,6 +115,7 @@ DEFAULTS = {
         "--gen-subset": "valid", "--context-window": 0, "--sample-break-mode": "none",
     },
     "fairseq-knnlm convert": {},
+    "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
     "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05"},
 }  # fmt: skip

@@ -1,0 +1,148 @@
+// The text, in chunks of some hundred words, of which only those near the window are in the document.
+
+const CHUNK_LEAST = 150, CHUNK_MOST = 400;
+
+class TextView {
+  constructor(box, model) {
+    this.box = box;
+    this.model = model;
+    this.starts = [];
+    this.chunks = [];
+    this.selected = -1;
+    this.breaks = new Map(facts.runs.slice(1));
+    this.observer = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        const number = Number(entry.target.dataset.number);
+        if (entry.isIntersecting) this.fill(number); else this.empty(number);
+      }
+    }, {rootMargin: "1500px 0px"});
+    this.cut();
+  }
+
+  cut() {
+    const {word, size} = this.model;
+    let start = 0;
+    for (let i = 0; i < size; i++) {
+      const length = i + 1 - start;
+      if ((word[i] === EOS && length >= CHUNK_LEAST) || length >= CHUNK_MOST || i === size - 1) {
+        this.starts.push(start);
+        start = i + 1;
+      }
+    }
+  }
+
+  show() {
+    const width = Math.max(200, this.box.clientWidth), perLine = width / 8.5;
+    this.chunks = this.starts.map((start, number) => {
+      const end = this.end(number);
+      let letters = 0, lines = 0;
+      for (let i = start; i < end; i++) {
+        letters += facts.words[this.model.word[i]].length + 1.6;
+        if (this.model.word[i] === EOS) lines += 0.5;
+      }
+      const chunk = make("div", {class: "chunk", role: "presentation", "data-number": number});
+      chunk.style.height = Math.ceil(letters / perLine + lines) * 31 + "px";
+      return chunk;
+    });
+    this.box.replaceChildren(...this.chunks);
+    for (const chunk of this.chunks) this.observer.observe(chunk);
+  }
+
+  hide() {
+    this.observer.disconnect();
+    this.chunks = [];
+    this.box.replaceChildren();
+  }
+
+  end(number) {
+    return number + 1 < this.starts.length ? this.starts[number + 1] : this.model.size;
+  }
+
+  fill(number) {
+    const chunk = this.chunks[number];
+    if (!chunk || chunk.firstChild) return;
+    const parts = document.createDocumentFragment();
+    for (let i = this.starts[number]; i < this.end(number); i++) {
+      if (this.breaks.has(i)) parts.append(make("span", {class: "gap"}, "[…] "));
+      parts.append(token(this.model, i, i === this.selected), " ");
+      if (this.model.word[i] === EOS) parts.append(make("br"));
+    }
+    chunk.style.height = "";
+    chunk.append(parts);
+  }
+
+  empty(number) {
+    const chunk = this.chunks[number];
+    if (!chunk || !chunk.firstChild) return;
+    chunk.style.height = chunk.getBoundingClientRect().height + "px";
+    chunk.replaceChildren();
+  }
+
+  // Returns the element of a token, made if it is not in the document yet.
+  element(i) {
+    this.fill(lastAtMost(this.starts, i));
+    return $("t" + i);
+  }
+
+  recolour() {
+    for (const element of this.box.querySelectorAll(".t")) {
+      const i = Number(element.dataset.i);
+      element.className = tokenClass(this.model, i, i === this.selected);
+    }
+  }
+
+  select(i) {
+    const before = this.selected;
+    this.selected = i;
+    const old = before >= 0 && $("t" + before);
+    if (old) mark(old, this.model, before, false);
+    if (i < 0) return;
+    const element = this.element(i);
+    mark(element, this.model, i, true);
+    this.reveal(i, "nearest");
+    this.box.setAttribute("aria-activedescendant", element.id);
+  }
+
+  // Scrolls to a token, and once more when the chunks around it have found their heights.
+  reveal(i, block) {
+    const number = lastAtMost(this.starts, i);
+    for (const near of [number - 1, number, number + 1]) this.fill(near);
+    const scroll = (where) => i === this.selected && $("t" + i)?.scrollIntoView({block: where});
+    scroll(block);
+    requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => scroll("nearest"))));
+  }
+
+  step(i, by) {
+    return Math.min(this.model.size - 1, Math.max(0, i + by));
+  }
+
+  // Returns the token above (−1) or below (+1), the nearest in that line.
+  line(i, by) {
+    const from = this.element(i).getBoundingClientRect(), middle = (from.left + from.right) / 2;
+    let best = -1, distance = Infinity, top = null;
+    for (let j = i + by; j >= 0 && j < this.model.size && Math.abs(j - i) < 300; j += by) {
+      const rect = this.element(j).getBoundingClientRect();
+      if (Math.abs(rect.top - from.top) < 8) continue;
+      if (top === null) top = rect.top;
+      if (Math.abs(rect.top - top) >= 8) break;
+      const away = Math.abs((rect.left + rect.right) / 2 - middle);
+      if (away < distance) [best, distance] = [j, away];
+    }
+    return best < 0 ? i : best;
+  }
+}
+
+function tokenClass(model, i, selected) {
+  const shade = model.shade(i);
+  return "t" + (shade ? " " + shade : "") + (model.word[i] === EOS ? " eos" : "") + (selected ? " sel" : "");
+}
+
+function mark(element, model, i, selected) {
+  element.className = tokenClass(model, i, selected);
+  element.setAttribute("aria-selected", selected);
+}
+
+function token(model, i, selected) {
+  const attributes = {class: tokenClass(model, i, selected), id: "t" + i, "data-i": i, role: "option", "aria-selected": selected};
+  return make("span", attributes, shownWord(model.word[i]));
+}

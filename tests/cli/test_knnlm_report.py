@@ -1,0 +1,149 @@
+"""``fairseq-knnlm report``: what the file holds, and what is refused."""
+
+import base64
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_lm import Command
+
+from tests.reference.knn import knn_probability
+from tests.reference.shown_retrieval import FIRST, NASTY, shown_retrieval
+
+
+class Page(HTMLParser):
+    """The scripts by id, what would be fetched, and the tags of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.scripts: dict[str, str] = {}
+        self.dtypes: dict[str, str] = {}
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self._script: str | None = None
+        self.feed(path.read_text(encoding="utf-8"))
+        self.facts = json.loads(self.scripts["facts"])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.fetched += [given[name] for name in ("src", "href", "srcset", "action") if given.get(name)]
+        if tag == "script":
+            self._script = given.get("id", "main")
+            self.scripts[self._script] = ""
+            self.dtypes[self._script] = given.get("data-dtype") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._script = None if tag == "script" else self._script
+
+    def handle_data(self, data: str) -> None:
+        if self._script is not None:
+            self.scripts[self._script] += data
+
+    def array(self, name: str) -> np.ndarray:
+        data = zlib.decompress(base64.b64decode(self.scripts[f"array-{name}"]))
+        return np.frombuffer(data, np.dtype(self.dtypes[f"array-{name}"]).newbyteorder("<"))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return shown_retrieval(tmp_path)
+
+
+def test_the_page_holds_text_probabilities_and_neighbours(command: Command, directory: Path) -> None:
+    done = command("fairseq-knnlm", "report", directory, "--log-format", "none", "--neighbours", 5, "--k", 10)
+    assert done.code == 0, done.err
+    page = Page(directory / "report.html")
+    columns = {file.stem: np.load(file) for file in directory.glob("*.npy")}
+    words = (directory.parent / "data-bin/dict.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    symbols = ["<s>", "<pad>", "</s>", "<unk>", *(line.rsplit(" ", 1)[0] for line in words)]
+    source = np.fromfile(directory.parent / "data-bin/train.bin", "<u2")
+    hits = np.unpackbits(columns["hits"], axis=1, count=12, bitorder="little")
+    assert [page.facts["words"][w] for w in page.array("word")] == [symbols[t] for t in columns["targets"]]
+    assert page.facts["settings"] == {"k": 10, "temperature": 2.0, "lmbda": 0.25}
+    place, distance = page.array("place").reshape(-1, 5), page.array("distance").reshape(-1, 5)
+    piece, row, shown = page.array("piece"), page.array("row"), page.array("source")
+    for token in range(120):
+        p = knn_probability(
+            columns["distances"][token, :10], columns["ids"][token, :10], hits[token, :10].astype(int), 1, 2.0
+        )
+        assert np.exp(page.array("knn")[token]) == pytest.approx(p, rel=1e-5)
+        assert page.array("lm")[token] == pytest.approx(columns["lm_log_prob"][token], rel=1e-6)
+        for rank in range(5):
+            wanted, at = columns["ids"][token, rank], int(place[token, rank])
+            assert (at == 0xFFFFFFFF) == (wanted < 0)
+            if wanted >= 0:
+                number = np.searchsorted(piece, at, side="right") - 1
+                assert row[number] + at - piece[number] == wanted
+                assert page.facts["words"][shown[at]] == symbols[source[wanted + FIRST]]
+                assert distance[token, rank] == columns["distances"][token, rank]
+    assert page.facts["runs"] == [[0, 7], [60, 65]]
+    counts = np.bincount(source, minlength=len(symbols))
+    assert page.facts["counts"] == [counts[symbols.index(word)] for word in page.facts["words"]]
+
+
+def test_words_that_look_like_markup_stay_words(command: Command, directory: Path) -> None:
+    assert command("fairseq-knnlm", "report", directory, "--log-format", "none").code == 0
+    page = Page(directory / "report.html")
+    assert set(NASTY) <= set(page.facts["words"])
+    assert page.tags.count("script") == len(page.scripts) and "img" not in page.tags
+    assert page.fetched == ["#text"]
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"https?://|@import|url\(", text)
+    assert "innerHTML" not in text and "document.write" not in text
+    assert "default-src 'none'" in text
+
+
+def test_the_same_bytes_twice_and_nothing_replaced_unasked(command: Command, directory: Path) -> None:
+    out = directory.parent / "out.html"
+    words = ["fairseq-knnlm", "report", directory, "--out", out, "--log-format", "none"]
+    assert command(*words).code == 0
+    first = out.read_bytes()
+    assert (
+        command(*words).error == f"{out} is there already; give --overwrite to replace it, or --out to write elsewhere"
+    )
+    assert command(*words, "--overwrite").code == 0
+    assert out.read_bytes() == first
+    assert not list(directory.glob("report.html")) and not list(directory.parent.glob(".*"))
+
+
+def test_the_first_tokens_and_the_largest_changes(command: Command, tmp_path: Path) -> None:
+    directory = shown_retrieval(tmp_path, tokens=600, source_tokens=3000)
+    flags = ["--log-format", "none", "--max-tokens", 500, "--max-megabytes", 0.05, "--lmbda", 0.5, "--knn-temp", 7]
+    done = command("fairseq-knnlm", "report", directory, *flags)
+    assert done.code == 0
+    assert done.out.startswith("500 of 600 tokens, k 12, temperature 7, λ 0.5: perplexity ")
+    page = Page(directory / "report.html")
+    chosen = page.array("chosen")
+    assert 0 < len(chosen) < 500 and page.facts["with_neighbours"] == len(chosen)
+    lm, knn = page.array("lm").astype(float), page.array("knn").astype(float)
+    gain = np.log(0.5 * np.exp(lm) + 0.5 * np.exp(knn)) - lm
+    assert {int(np.argmax(gain)), int(np.argmin(gain))} <= set(chosen.tolist())
+
+
+def test_what_does_not_fit_is_one_line(command: Command, directory: Path) -> None:
+    def refused(*words: object) -> str:
+        return command("fairseq-knnlm", "report", *words, "--log-format", "none").error
+
+    assert refused(directory, "--k", 13) == f"--k 13 is more than the 12 neighbours of {directory}; give fewer"
+    assert "must be at most 1" in refused(directory, "--lmbda", 1.5)
+    assert "must be a saved retrieval" in refused(directory.parent)
+    other = directory.parent / "data-bin"
+    assert "its tokens differ" in refused(directory, "--data", other / "train")
+    assert "give --dstore-data the text" in refused(directory, "--dstore-data", other / "valid")
+    assert not (directory / "report.html").exists()
+    for name in ("distances", "ids"):
+        np.save(directory / f"{name}.npy", np.load(directory / f"{name}.npy")[:, :3])
+    assert "must be" in refused(directory)
+
+
+def test_the_sweeps_figures_are_in_the_page(command: Command, directory: Path) -> None:
+    (directory / "sweep").mkdir()
+    (directory / "sweep" / "lmbda.svg").write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+    assert command("fairseq-knnlm", "report", directory, "--log-format", "none").code == 0
+    [[name, url]] = Page(directory / "report.html").facts["figures"]
+    assert name == "lmbda" and url.startswith("data:image/svg+xml;base64,")
