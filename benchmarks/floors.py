@@ -70,13 +70,18 @@ class Architecture:
         """Returns how many ids each band has."""
         return [end - start for start, end in zip((0, *self.edges), self.edges, strict=False)]
 
+    def band_width(self, band: int) -> int:
+        """Returns the width of a band's vectors."""
+        return int(self.width // self.factor**band)
+
     @property
     def num_parameters(self) -> int:
         """Returns the weights of matrices, those of input and output shared."""
         d = self.width
         layer = 4 * d * d + 2 * d * self.ffn_width
-        bands = sum(n * d // self.factor**i for i, n in enumerate(self.band_sizes))
-        projections = sum(d * (d // self.factor**i) for i in range(len(self.edges)))
+        widths = [self.band_width(i) for i in range(len(self.edges))]
+        bands = sum(n * width for n, width in zip(self.band_sizes, widths, strict=True))
+        projections = sum(d * width for width in widths)
         return self.layers * layer + bands + projections + d * (len(self.edges) - 1)
 
     def layer_flops(self, row: int) -> float:
@@ -88,7 +93,7 @@ class Architecture:
         d = self.width
         flops = 2.0 * sum(band_counts) * d * (self.band_sizes[0] + len(self.edges) - 1)
         for band, count in enumerate(band_counts[1:], start=1):
-            narrow = d // self.factor**band
+            narrow = self.band_width(band)
             flops += count * (2.0 * d * narrow + 2.0 * narrow * self.band_sizes[band])
         return flops
 

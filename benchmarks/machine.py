@@ -1,4 +1,8 @@
-"""The machine under the figures: what it is, and how fast it multiplies, copies, reads and writes."""
+"""The machine under the figures: what it is, and how fast it multiplies, copies, reads and writes.
+
+torch is imported where it is used: a process that starts others must stay small, for the system counts the memory that
+it holds when it starts them as theirs.
+"""
 
 import os
 import platform
@@ -10,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from floors import Rates
 
 NO_BF16 = "no bf16 instructions on this CPU"
@@ -20,11 +23,15 @@ _REPEATS = 5
 
 def has_bf16() -> bool:
     """Returns whether the CPU has instructions for bfloat16; without them ``--bf16`` computes in float32."""
+    import torch
+
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def facts() -> dict[str, Any]:
     """Returns CPU, instructions, threads, memory and versions."""
+    import torch
+
     cpu, flags = platform.processor() or platform.machine(), set[str]()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -65,6 +72,8 @@ def measure_rates(work: Path, disk_bytes: int = 2**30) -> Rates:
         work: a directory on the disk that data lies on.
         disk_bytes: size of the file that is written and, once the page cache has let go of it, read.
     """
+    import torch
+
     shapes = ((4096, 1024, 1024), (1024, 256, 1024))
     gemm = max(_gemm(*shape) for shape in shapes)
     big = np.ones(2**26, np.float32)
@@ -75,6 +84,8 @@ def measure_rates(work: Path, disk_bytes: int = 2**30) -> Rates:
 
 
 def _gemm(rows: int, inner: int, columns: int) -> float:
+    import torch
+
     a, b = torch.randn(rows, inner), torch.randn(inner, columns)
     times = max(1, round(2e10 / (2 * rows * inner * columns)))
     return times * 2 * rows * inner * columns / _best(lambda: [a @ b for _ in range(times)])
@@ -102,7 +113,7 @@ def disk_rates(path: Path, num_bytes: int) -> tuple[float, float]:
                 file.write(block)
             os.fsync(file.fileno())
         write = blocks * len(block) / (time.perf_counter() - start)
-        reads = [_read(path) for _ in range(3)]
+        reads = [timed_read(path) for _ in range(3)]
         return write, blocks * len(block) / statistics.median(reads)
     finally:
         path.unlink(missing_ok=True)
@@ -115,7 +126,8 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _read(path: Path) -> float:
+def timed_read(path: Path) -> float:
+    """Returns the seconds of reading a file in order, from the disk."""
     forget(path)
     buffer = bytearray(2**24)
     start = time.perf_counter()

@@ -12,13 +12,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """What a command did. ``lines`` are (seconds since its start, text) of stdout and stderr together."""
+    """What a command did.
+
+    ``load`` was the machine's when it started, ``read_gib`` came from the disk, ``lines`` are (seconds since the start,
+    text) of stdout and stderr together.
+    """
 
     command: tuple[str, ...]
     code: int
     wall_s: float
     peak_rss_gib: float
     load: float
+    read_gib: float
     lines: list[tuple[float, str]] = field(repr=False)
 
     @property
@@ -77,4 +82,4 @@ def run(
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("\n".join([" ".join(words), *(f"{s:9.3f}  {text}" for s, text in lines)]) + "\n")
-    return Run(words, process.returncode, wall_s, usage.ru_maxrss / 2**20, load, lines)
+    return Run(words, process.returncode, wall_s, usage.ru_maxrss / 2**20, load, usage.ru_inblock / 2**21, lines)

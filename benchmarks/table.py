@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import Bench, Measured, Row, RowError
-from calibrate import GOLDEN, calibration_ratios
+from calibrate import GOLDEN, figures
 from floors import Rates
-from machine import NO_BF16, describe, facts, has_bf16, measure_rates
+from machine import NO_BF16, describe
 from peer import make_peer
 from rows import ROWS, make_row
-from runs import turn
 
 HEAD = ("work", "ours s", "rate", "original s", "by", "ratio", "peak GiB", "floor s", "set by", "of it", "loss, bits")
 BUSY = 1.0  # load before a run beyond which something else was using the CPUs
@@ -44,10 +43,10 @@ def median(runs: Sequence[Measured]) -> float:
     return statistics.median(run.seconds for run in runs)
 
 
-def measure(row: Row, runs: int) -> Outcome:
+def measure(row: Row, runs: int, *, has_bf16: bool) -> Outcome:
     """Returns the runs of a row, ours and the peer's in turn; a command that fails ends the row, not the table."""
     outcome = Outcome(row)
-    if row.bf16 and not has_bf16():
+    if row.bf16 and not has_bf16:
         outcome.problem = NO_BF16
         return outcome
     try:
@@ -188,10 +187,10 @@ def main() -> None:
         rows = [make_row(bench, name) for name in names]
     except ValueError as err:
         raise SystemExit(str(err)) from err
-    machine = facts()
-    print(describe(machine), flush=True)
-    with turn(args.lock):
-        rates, ratios = measure_rates(args.work), calibration_ratios(args.golden)
+    found = figures(args.work.absolute(), args.golden.absolute(), lock=args.lock)
+    machine, rates, ratios = found.machine, found.rates, found.ratios
+    assert rates is not None
+    print(describe(machine))
     print(
         "rates, 1e9/s: "
         + ", ".join(f"{name.split('_per')[0]} {value / 1e9:.1f}" for name, value in asdict(rates).items())
@@ -199,7 +198,7 @@ def main() -> None:
     print("speed over the recording machine's: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
     outcomes = []
     for row in rows:
-        outcomes.append(measure(row, args.runs))
+        outcomes.append(measure(row, args.runs, has_bf16=machine["bf16"]))
         record = {
             "machine": machine,
             "rates": asdict(rates),
