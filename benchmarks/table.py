@@ -83,7 +83,7 @@ def loss_cell(outcome: Outcome) -> str:
     """Returns the loss, what it must be, and whether it is."""
     row, loss = outcome.row, outcome.ours[-1].loss
     if loss is None:
-        return outcome.ours[-1].note
+        return (outcome.peer or outcome.ours)[-1].note  # the later run compares with the earlier
     expected, tolerance = row.expected, row.tolerance
     if row.tolerance_part and outcome.peer and outcome.peer[-1].loss is not None:
         expected = outcome.peer[-1].loss
