@@ -3,9 +3,11 @@
 import json
 import re
 import shlex
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,11 @@ def update_stamps(lines: list[tuple[float, str]]) -> list[tuple[int, float]]:
         elif "num_updates" in record and "gnorm" in record:
             stamps.append((int(record["num_updates"]), seconds))
     return stamps
+
+
+def seconds_per_update(stamps: list[tuple[int, float]]) -> float:
+    """Returns the median over the intervals between progress lines, so that a moment's disturbance counts little."""
+    return statistics.median((end - start) / (last - first) for (first, start), (last, end) in pairwise(stamps))
 
 
 def valid_loss(lines: list[tuple[float, str]]) -> float | None:

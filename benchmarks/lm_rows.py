@@ -1,6 +1,6 @@
 """Rows without neighbours: preprocessing, training and plain evaluation, each beside a live peer.
 
-Seconds are those of the work alone where both programs print or log them (training between two progress lines,
+Seconds are those of the work alone where both programs print or log them (training from one progress line to the next,
 "Evaluated … in … s"), and of the whole process for preprocessing.
 """
 
@@ -22,6 +22,7 @@ from bench import (
     Row,
     RowError,
     evaluated,
+    seconds_per_update,
     timed_run,
     update_stamps,
     valid_loss,
@@ -59,8 +60,7 @@ def train_row(bench: Bench, *, bf16: bool) -> Row:
         stamps = update_stamps(done.lines)
         if len(stamps) < 2:
             raise RowError("fewer than two progress lines of training")
-        (first, start), (last, end) = stamps[0], stamps[-1]
-        return timed_run(done, (end - start) / (last - first) * bench.updates, valid_loss(done.lines))
+        return timed_run(done, seconds_per_update(stamps) * bench.updates, valid_loss(done.lines))
 
     def ours() -> Measured:
         extra = ["--bf16"] if bf16 else []

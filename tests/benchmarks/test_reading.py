@@ -1,7 +1,7 @@
 """What the benchmarks read out of the commands' output, and make of it."""
 
 import pytest
-from bench import RowError, number, update_stamps, valid_loss
+from bench import RowError, number, seconds_per_update, update_stamps, valid_loss
 from calibrate import ratios
 from scale import lists_for, power_law
 
@@ -22,6 +22,10 @@ def test_progress_lines_of_both_programs() -> None:
     assert update_stamps(OURS) == [(10, 1.0), (20, 3.5)]
     assert update_stamps(PEERS) == [(10, 1.0), (20, 4.0)]
     assert (valid_loss(OURS), valid_loss(PEERS), valid_loss([])) == (9.25, 9.3, None)
+
+
+def test_one_slow_interval_does_not_count() -> None:
+    assert seconds_per_update([(10, 1.0), (20, 2.0), (30, 42.0), (40, 43.0)]) == pytest.approx(0.1)
 
 
 def test_a_number_that_is_not_there_is_said() -> None:
