@@ -50,7 +50,8 @@ class Row:
     """A row of the table.
 
     ``recorded_s`` is the original's time on another machine, to be corrected by the calibration figure that ``scales``
-    names. ``expected`` and ``tolerance`` are bits; with a ``tolerance_part``, the peer's loss is what is expected.
+    names; ``parts`` are the same seconds split by what they went to, each with its own figure. ``expected`` and
+    ``tolerance`` are bits; with a ``tolerance_part``, the peer's loss is what is expected.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Row:
     units: tuple[float, str] | None = None
     recorded_s: float | None = None
     scales: str = "gemm"
+    parts: tuple[tuple[float, str], ...] = ()
     expected: float | None = None
     tolerance: float = 0.0
     tolerance_part: float = 0.0

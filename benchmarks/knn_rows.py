@@ -135,9 +135,20 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
         units=(targets, "tokens"),
         recorded_s=targets / speed,
         scales="gather" if exact else "faiss",
+        parts=_parts(bench, exact=exact),
         expected=golden["loss_base2"],
         tolerance=KNN_BITS,
     )
+
+
+def _parts(bench: Bench, *, exact: bool) -> tuple[tuple[float, str], ...]:
+    """Returns the original's seconds by what they went to: the model, then the search, then reading keys."""
+    speeds, targets = bench.expected()["speed_of_the_original"], bench.expected()["eval"][0]["targets"]
+    model = targets / speeds["eval_tokens_per_s"]
+    own = targets / speeds["knn_k1024_no_recompute_tokens_per_s"]
+    everything = targets / speeds["knn_k1024_recompute_tokens_per_s"]
+    found = ((model, "gemm"), (own - model, "faiss"))
+    return (*found, (everything - own, "gather")) if exact else found
 
 
 def need_store(bench: Bench) -> None:
