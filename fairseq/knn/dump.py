@@ -10,6 +10,8 @@ Source: Khandelwal et al., 2020, section 2.
 """
 
 import logging
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
 from fairseq.files import locked
-from fairseq.interrupts import check, finish_step_first
+from fairseq.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.knn.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore import DatastoreWriter, is_written
 from fairseq.knn.manifest import DatastoreManifest
@@ -54,7 +56,6 @@ def dump_datastore(
         if not dump.overwrite and is_written(prefix, manifest):
             logger.info("%s is there already, of this data and model; nothing to do", prefix)
             return manifest
-    scorer = SequenceScorer(evaluation.models, evaluation.precision)
     with (
         finish_step_first(),
         DatastoreWriter.create(
@@ -63,21 +64,41 @@ def dump_datastore(
     ):
         if writer.rows_done:
             logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
+        first = int(np.searchsorted(starts, writer.rows_done, side="right")) - 1
+        # A resumed run begins with the block in which the last one stopped, less the rows it had written.
+        skip = writer.rows_done - int(starts[first])
+        batches = _batches(evaluation, config, block_idx[first:])
         with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
-            first = int(np.searchsorted(starts, writer.rows_done, side="right")) - 1
-            for batch_idx in _batches(evaluation, config, block_idx[first:]):
-                if writer.rows_done >= rows:
-                    break
-                # A resumed run begins with the block in which the last one stopped, less the rows it had written.
-                skip = writer.rows_done - int(starts[np.searchsorted(block_idx, batch_idx[0])])
-                keys_ND, values_N = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
-                stop = min(len(values_N), skip + rows - writer.rows_done)
-                writer.append(keys_ND[skip:stop].float().cpu().numpy(), values_N[skip:stop].cpu().numpy())
-                progress.advance(stop - skip)
-                check(f"{writer.rows_done} of {rows} rows are kept, and the same command goes on from there")
-            manifest = writer.finish()
+            _write_rows(evaluation, batches, writer, progress, skip)
+        manifest = writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
     return manifest
+
+
+def _write_rows(
+    evaluation: Evaluation, batches: Iterable[Int64s], writer: DatastoreWriter, progress: Progress, skip: int
+) -> None:
+    """Writes the rows of batches, less the first ``skip``; one batch is written while the next one is computed."""
+    scorer = SequenceScorer(evaluation.models, evaluation.precision)
+    rows_left = progress.total - writer.rows_done
+    written: Future[None] | None = None
+    with ThreadPoolExecutor(1) as thread:
+        for batch_idx in batches:
+            if not rows_left:
+                break
+            keys_ND, values_N = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
+            stop = min(len(values_N), skip + rows_left)
+            rows = keys_ND[skip:stop].float().cpu().numpy(), values_N[skip:stop].cpu().numpy()
+            if written is not None:
+                written.result()
+            written = thread.submit(writer.append, *rows)
+            progress.advance(stop - skip)
+            rows_left, skip = rows_left - (stop - skip), 0
+            if asked_to_stop():
+                written.result()
+            check(f"{writer.rows_done} of {progress.total} rows are kept, and the same command goes on from there")
+        if written is not None:
+            written.result()
 
 
 def full_context_rows(evaluation: Evaluation) -> tuple[Int64s, Int64s]:
