@@ -22,29 +22,25 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
     --context-window 64 --max-tokens 2048 --bf16)
-# The index keeps a byte per dimension: its own distances are good enough, and no key is read again. Keys of a model
-# trained with Adam are long, and so are distances: a temperature of 10 makes up for it.
+# The index keeps a byte per dimension: its own distances are good enough, and no key is read again.
 neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 512 --probe 16
-    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10)
+    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25
+    --cache-size 500,2000 --cache-theta 0.03,0.1,0.3)
 
-for split in valid test; do
-    step "$split-lm" "${evaluate[@]}" --gen-subset $split --results-path "$WORK/results/$split-lm.json"
-done
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
     --index_spec auto --probe 16 --overwrite
-for lmbda in 0.25 0.35; do
-    step "valid-knn-$lmbda" "${evaluate[@]}" --gen-subset valid "${neighbours[@]}" --lmbda $lmbda \
-        --results-path "$WORK/results/valid-$lmbda.json"
+for split in valid test; do
+    step "retrieve-$split" "${evaluate[@]}" --gen-subset $split "${neighbours[@]}" \
+        --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"
 done
-lmbda=$(best_lmbda valid 0.25 0.35)
-step "test-knn-$lmbda" "${evaluate[@]}" --gen-subset test "${neighbours[@]}" --lmbda "$lmbda" \
-    --results-path "$WORK/results/test-$lmbda.json"
+step sweep fairseq-knnlm sweep "$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.9:0.05 \
+    --k 1,8,64,512 --knn-temp 1,3,10,30,100
+step sweep-cache fairseq-knnlm sweep-cache "$WORK/retrieval/valid" --apply "$WORK/retrieval/test"
+step report fairseq-knnlm report "$WORK/retrieval/valid" --overwrite
 
-printf '\n%-34s %8s %8s\n' 'perplexity' valid test
-printf '%-34s %8s %8s\n' 'language model' \
-    "$(cell "$WORK/results/valid-lm.json" ppl)" "$(cell "$WORK/results/test-lm.json" ppl)"
-printf '%-34s %8s %8s\n' "kNN-LM, λ = $lmbda (chosen on valid)" \
-    "$(cell "$WORK/results/valid-$lmbda.json" ppl)" "$(cell "$WORK/results/test-$lmbda.json" ppl)"
-printf '\nmodel %s · datastore %s · index %s · logs %s · results %s\n' "$WORK/checkpoints/checkpoint_best.pt" \
-    "$WORK/dstore_{keys,vals}.npy" "$WORK/knn.index" "$WORK/logs/" "$WORK/results/"
+echo
+grep -h '^|' "$WORK/logs/sweep-cache.log"
+printf '\nmodel %s · datastore %s · index %s · figures %s\n' "$WORK/checkpoints/checkpoint_best.pt" \
+    "$WORK/dstore_{keys,vals}.npy" "$WORK/knn.index" "$WORK/retrieval/valid/sweep/"
+echo "every token with its neighbours, for a browser: $WORK/retrieval/valid/report.html"
