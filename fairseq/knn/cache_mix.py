@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
+from fairseq.knn.alike import check_alike
 from fairseq.knn.cache_mix_config import CacheMixConfig
-from fairseq.knn.manifest import mismatch
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.retrieval_format import CACHE_COLUMN, array_path
 from fairseq.knn.sweep import mixture_log_prob
@@ -149,11 +149,4 @@ def _check_alike(retrieval: Retrieval, other: Retrieval, allow: bool) -> None:
             f"{other.directory} was saved with other caches than {retrieval.directory}; save both with the same"
             " --cache-size and --cache-theta"
         )
-    for name in ("weights_sha256", "dictionary_sha256", "store_id", "index_sha256"):
-        one, two = (text.manifest["identity"].get(name) for text in (retrieval, other))
-        if one != two:
-            mismatch(
-                f"{other.directory} has {name} {str(two)[:12]}, but {retrieval.directory} has {str(one)[:12]}; save"
-                " both with the same model, datastore and index",
-                allow,
-            )
+    check_alike(retrieval, other, allow_mismatch=allow)

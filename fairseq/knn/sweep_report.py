@@ -18,8 +18,8 @@ import numpy as np
 
 from fairseq.errors import ConfigError
 from fairseq.files import atomic_write, locked, write_json
+from fairseq.knn.alike import check_alike
 from fairseq.knn.bootstrap import Gain, gain_of
-from fairseq.knn.manifest import mismatch
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
 from fairseq.knn.sweep_config import Setting, SweepConfig
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 KIND, VERSION = "sweep", 1
 MOST_PRINTED = 40
-# Of a retrieval's settings: what changes numbers by rounding only.
-_MAY_DIFFER = ("computed_in",)
 
 
 def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[str], None]) -> None:
@@ -45,7 +43,12 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
     grid = config.grid(retrieval.k)
     other = Retrieval.open(config.apply) if config.apply is not None else None
     if other is not None:
-        _check_alike(retrieval, other, grid.ks[-1], config.allow_mismatch)
+        if grid.ks[-1] > other.k:
+            raise ConfigError(
+                f"--k {grid.ks[-1]} is more than the {other.k} neighbours of each token in {other.directory}; give a"
+                " smaller one, or save that retrieval with more"
+            )
+        check_alike(retrieval, other, allow_mismatch=config.allow_mismatch)
     out = Path(config.out) if config.out is not None else retrieval.directory / "sweep"
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out} must be a directory, but is a file; give another")
@@ -69,36 +72,6 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
             draw_figures(swept, retrieval.manifest["split"], out)
         write_json(out / "sweep.json", _record(texts, swept, setting, gains, seed))
     show(table)
-
-
-def _check_alike(retrieval: Retrieval, other: Retrieval, most: int, allow: bool) -> None:
-    """Raises MismatchError, or warns, where a setting chosen on one retrieval says nothing of the other."""
-    if most > other.k:
-        raise ConfigError(
-            f"--k {most} is more than the {other.k} neighbours of each token in {other.directory}; give a smaller one,"
-            " or save that retrieval with more"
-        )
-    for name in ("weights_sha256", "dictionary_sha256", "store_id", "index_sha256"):
-        one, two = (text.manifest["identity"].get(name) for text in (retrieval, other))
-        if one != two:
-            mismatch(
-                f"{other.directory} has {name} {str(two)[:12]}, but {retrieval.directory} has {str(one)[:12]}; save"
-                " both with the same model, datastore and index",
-                allow,
-            )
-    if retrieval.manifest["identity"].get("data_sha256") == other.manifest["identity"].get("data_sha256"):
-        logger.warning(
-            "%s is of the same text as %s: it is no test of the choice", other.directory, retrieval.directory
-        )
-    asked = [{**text.manifest["settings"], "k": text.k} for text in (retrieval, other)]
-    for name in sorted({*asked[0], *asked[1]} - {*_MAY_DIFFER}):
-        one, two = (settings.get(name) for settings in asked)
-        if one != two:
-            mismatch(
-                f"{other.directory} was saved with {name} {two}, but {retrieval.directory} with {one}; save both with"
-                " the same flags",
-                allow,
-            )
 
 
 def _table(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[Gain]) -> Iterator[str]:
