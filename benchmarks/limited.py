@@ -21,7 +21,7 @@ from calibrate import figures
 from machine import describe, forget, timed_read
 from runs import Run, run, turn
 from synthetic import Store, make_store
-from wide import build
+from wide import TRAIN_SAMPLE, build
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Query a datastore that is larger than memory.")
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--spec", default="IVF4096,PQ64")
+    parser.add_argument("--spec", default="IVF1024,PQ64")
     parser.add_argument("--limit-mib", type=int, default=768, metavar="MIB")
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--work", type=Path, default=Path("bench-work"), metavar="DIR")
@@ -89,7 +89,7 @@ def main() -> None:
     with turn(args.lock):
         make_store(store)
     index = work / "limited.index"
-    built = build(store, index, ["--index-spec", args.spec], args.lock)
+    built = build(store, index, ["--index-spec", args.spec, "--train-sample", str(TRAIN_SAMPLE)], args.lock)
     if built.code:
         raise SystemExit(f"build_dstore.py: exit code {built.code}: {built.last_line}")
     in_order = store.num_bytes / timed_read(store.keys_path) / 1e9
