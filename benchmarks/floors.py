@@ -147,7 +147,16 @@ def dump_floor(model: Architecture, row: int, scored: int, targets: int, key_byt
     )
 
 
-def index_floor(rows: int, width: int, lists: int, code_bytes: int, *, rounds: int = 10, key_bytes: int = 4) -> Floor:
+def index_floor(
+    rows: int,
+    width: int,
+    lists: int,
+    code_bytes: int,
+    *,
+    rounds: int = 10,
+    key_bytes: int = 4,
+    sample: int | None = None,
+) -> Floor:
     """Returns the floor of an IVF-PQ index: k-means over at most 256 rows a list, product codes, and adding every row.
 
     Args:
@@ -157,11 +166,12 @@ def index_floor(rows: int, width: int, lists: int, code_bytes: int, *, rounds: i
         code_bytes: sub-quantisers of 256 centroids each, trained for 25 rounds on 65,536 rows; 0 for none.
         rounds: of k-means over the lists' centroids (FAISS: 10).
         key_bytes: of a number on the disk.
+        sample: rows to train on; all if left out.
     """
-    sample = min(rows, 256 * lists)
+    sample = min(rows if sample is None else sample, 256 * lists)
     flops = 2.0 * sample * lists * width * rounds + 2.0 * rows * lists * width
     if code_bytes:
-        flops += 2.0 * 256 * width * (25 * min(rows, 256 * 256) + rows)
+        flops += 2.0 * 256 * width * (25 * min(sample, 256 * 256) + rows)
     return Floor(flops=flops, disk_read_bytes=rows * width * key_bytes, disk_write_bytes=rows * (code_bytes + 8))
 
 
