@@ -10,6 +10,7 @@ Queries are the vectors that the datastore's keys are made of: the last layer's 
 Legend: N queries · K neighbours · D key width.
 """
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from torch import Tensor
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore import Datastore, check_ids
-from fairseq.knn.distribution import drop_nearest, knn_log_prob
+from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, votes_for
 from fairseq.knn.faiss_index import check_index_fits, open_index
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.list_search import ListSearch
@@ -135,28 +136,45 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
             queries_ND: floating point, torch or NumPy.
             target_N: token ids.
         """
+        log_ps: list[npt.NDArray[np.float32]]
+        log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N)]
+        return _like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
+
+    def votes(self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any]) -> Votes:
+        """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
+
+        Args:
+            queries_ND: floating point, torch or NumPy.
+            target_N: token ids.
+        """
+        empty = np.empty((0, self.config.k))
+        parts = [Votes(empty.astype(np.float32), empty.astype(np.int64), empty.astype(bool))]
+        parts += self._votes(queries_ND, target_N)
+        return Votes(
+            np.concatenate([part.distances_NK for part in parts]),
+            np.concatenate([part.ids_NK for part in parts]),
+            np.concatenate([part.hits_NK for part in parts]),
+        )
+
+    def _votes(self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any]) -> Iterator[Votes]:
+        """Yields the votes of a few queries at a time: what is computed from them stays in the cache."""
         queries = _float32(queries_ND)
         target = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
         assert target.shape == (len(queries),), (target.shape, queries.shape)
-        log_p_N = np.empty(len(queries), np.float32)
         for start in range(0, len(queries), QUERY_BLOCK):
             distances_NK, ids_NK = self._neighbours(queries[start : start + QUERY_BLOCK], self.config.k)
             for first in range(0, len(ids_NK), _PROBABILITY_BLOCK):
                 part = slice(first, min(first + _PROBABILITY_BLOCK, len(ids_NK)))
                 values_NK = np.take(self.datastore.values_N, ids_NK[part], mode="clip")  # −1 reads row 0; without mass
-                there = slice(start + part.start, start + part.stop)
-                log_p_N[there] = knn_log_prob(
-                    distances_NK[part], ids_NK[part], values_NK, target[there], self.config.knn_temp,
-                    distinct=self.distinct_ids,
-                )  # fmt: skip
-        return _like(log_p_N, queries_ND)
+                there = target[start + part.start : start + part.stop]
+                yield votes_for(distances_NK[part], ids_NK[part], values_NK, there, distinct=self.distinct_ids)
 
     def _neighbours(
         self, queries_ND: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Returns distances and ids ``[N, K]``, in the index's order."""
+        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what the index finds."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
-        k += self.config.drop_top1
+        wanted, k = k, max(k, self.config.rerank or 0) + self.config.drop_top1
         dot = self.config.knn_sim_func == "dot"
         if not dot and ListSearch.pays(self.index, len(queries_ND)):
             if self._by_list is None:
@@ -168,7 +186,9 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
                 distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
             self._check_finite(queries_ND, distances_NK, ids_NK)
-        return drop_nearest(distances_NK, ids_NK) if self.config.drop_top1 else (distances_NK, ids_NK)
+        if self.config.drop_top1:
+            distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
+        return keep_nearest(distances_NK, ids_NK, wanted)
 
     def _check_finite(
         self, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int64]

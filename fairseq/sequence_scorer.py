@@ -46,11 +46,13 @@ class ScoredBatch:
         block_idx_N: int64, the block that each target belongs to.
         target_N: int64 ids.
         log_p_N: float64 natural-log probabilities.
+        model_log_p_N: the same of the models alone, before a second source was mixed in.
     """
 
     block_idx_N: npt.NDArray[np.int64]
     target_N: npt.NDArray[np.int64]
     log_p_N: npt.NDArray[np.float64]
+    model_log_p_N: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class _Judged:
     query_NC: Tensor | None
 
     def scored(self, log_p_N: Tensor) -> ScoredBatch:
-        return ScoredBatch(self.block_idx_N, self.target_N.cpu().numpy(), log_p_N.cpu().numpy())
+        model_log_p_N = self.log_p_N.cpu().numpy()
+        return ScoredBatch(self.block_idx_N, self.target_N.cpu().numpy(), log_p_N.cpu().numpy(), model_log_p_N)
 
 
 class SequenceScorer:

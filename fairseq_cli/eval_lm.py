@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
-from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
+from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
@@ -17,6 +17,7 @@ from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluation import Evaluation, EvaluationResult
+    from fairseq.knn.recorder import RetrievalRecorder
     from fairseq.sequence_scorer import ScoredBatch
     from fairseq.word_scores import WordJoiner, WordStats
     from knnlm import KNN_Dstore
@@ -34,6 +35,7 @@ class Settings:
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
         self.knn = _built_if(flags, KNNConfig, "knnlm")
+        self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
         # A line of progress every few seconds, unless batches were asked for.
@@ -42,7 +44,12 @@ class Settings:
             for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe"):
                 if name in flags.typed:
                     logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
-        if self.knn.knnlm and self.knn.lmbda == 0:
+        saving = self.retrieval.save_retrieval is not None
+        if saving and not self.knn.knnlm:
+            raise ConfigError("--save-retrieval keeps neighbours, but there are none; give --knnlm and its datastore")
+        if saving and self.eval.num_shards > 1:
+            raise ConfigError("--save-retrieval keeps a whole split and cannot be sharded; leave --num-shards out")
+        if self.knn.knnlm and self.knn.lmbda == 0 and not saving:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
@@ -68,7 +75,8 @@ def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (EvalConfig, *TASKS.configs(), KNNConfig, DumpConfig, DatastoreConfig, DeviceConfig, CommonConfig)
+    groups = (EvalConfig, *TASKS.configs(), KNNConfig, RetrievalConfig, DumpConfig, DatastoreConfig)
+    groups += (DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
 
@@ -90,9 +98,24 @@ def main(argv: Sequence[str]) -> None:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        neighbours = open_neighbours(evaluation, settings) if settings.knn.knnlm and settings.knn.lmbda else None
-        result = evaluate(evaluation, settings, neighbours)
+        wanted = settings.knn.knnlm and (settings.knn.lmbda or settings.retrieval.save_retrieval)
+        neighbours = open_neighbours(evaluation, settings) if wanted else None
+        recorder = open_recorder(neighbours, evaluation, settings, stack)
+        result = evaluate(evaluation, settings, neighbours, recorder)
         report(result, evaluation, settings, neighbours, argv)
+
+
+def open_recorder(
+    neighbours: "KNN_Dstore | None", evaluation: "Evaluation", settings: Settings, stack: ExitStack
+) -> "RetrievalRecorder | None":
+    """Returns what keeps the neighbours of the evaluation, where that was asked for; closed with the stack."""
+    if neighbours is None or settings.retrieval.save_retrieval is None:
+        return None
+    from fairseq.knn.recorder import open_recorder as opened
+
+    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval)
+    stack.enter_context(recorder.writer)
+    return recorder
 
 
 def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":
@@ -115,8 +138,13 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore
     )
 
 
-def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dstore | None") -> "EvaluationResult":
-    """Returns the perplexity of the split, and prints words on the way where that was asked for."""
+def evaluate(
+    evaluation: "Evaluation",
+    settings: Settings,
+    neighbours: "KNN_Dstore | None",
+    recorder: "RetrievalRecorder | None" = None,
+) -> "EvaluationResult":
+    """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.perplexity import Perplexity
     from fairseq.scoring import Interpolation
@@ -124,7 +152,8 @@ def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dsto
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
-    other = Interpolation(neighbours, settings.knn.lmbda) if neighbours is not None else None
+    source = recorder if recorder is not None else neighbours
+    other = Interpolation(source, settings.knn.lmbda) if source is not None else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
@@ -133,9 +162,13 @@ def evaluate(evaluation: "Evaluation", settings: Settings, neighbours: "KNN_Dsto
     for scored in score_all(evaluation, scorer, perplexity, log_format_of(settings.common), settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
+        if recorder is not None:
+            recorder.add(scored)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
     result = EvaluationResult(perplexity, evaluation.num_left_out, stopwatch.elapsed_s)
+    if recorder is not None:
+        recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result

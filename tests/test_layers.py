@@ -186,7 +186,7 @@ def test_torch_distributed_stays_in_one_module() -> None:
 
 
 def test_memory_maps_stay_with_the_file_formats() -> None:
-    owners = {"fairseq.data.indexed_dataset", "fairseq.knn.datastore"}
+    owners = {"fairseq.data.indexed_dataset", "fairseq.knn.datastore", "fairseq.knn.retrieval"}
     assert uses("np.memmap") | uses("numpy.memmap") | uses("np.lib.format.open_memmap") <= owners
 
 

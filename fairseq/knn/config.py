@@ -35,6 +35,16 @@ class DumpConfig:
 
 
 @dataclass(frozen=True)
+class RetrievalConfig:
+    """Saving what every token's neighbours are."""
+
+    save_retrieval: str | None = flag(
+        None, "with --knnlm: keep distances, ids and hits of every token's neighbours in this directory"
+    )
+    overwrite: bool = flag(False, "replace what stands in the way")
+
+
+@dataclass(frozen=True)
 class KNNConfig:
     """Evaluation with neighbours."""
 
@@ -42,6 +52,10 @@ class KNNConfig:
     dstore_filename: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
     indexfile: str | None = flag(None, "FAISS index of the datastore")
     k: int = flag(1024, "neighbours of a query", minimum=1, maximum=(1 << 31) - 1)
+    rerank: int | None = flag(
+        None, "neighbours asked of the index, of which the k nearest by p_kNN's distances vote; k if left out",
+        minimum=1, maximum=(1 << 31) - 1,
+    )  # fmt: skip
     probe: int = flag(8, "inverted lists that a search visits", minimum=1)
     lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
     knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
@@ -65,6 +79,10 @@ class KNNConfig:
             raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
         if self.knn_temp <= 0:
             raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
+        if self.rerank is not None and self.rerank < self.k:
+            raise ConfigError(
+                f"--rerank {self.rerank} must be at least --k {self.k}: the k nearest are taken from them"
+            )
         if self.no_load_keys and self.needs_keys:
             raise ConfigError(
                 f"--no-load-keys leaves nothing to compute {'inner products' if self.knn_sim_func else 'distances'}"

@@ -17,13 +17,39 @@ neighbour, at the smaller of its distances.
 Source: Khandelwal et al., 2020, equation 2. Legend: N queries · K neighbours.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The neighbours of N queries, in any order, and what they say of the targets.
+
+    Attributes:
+        distances_NK: smaller is nearer; +inf for none.
+        ids_NK: distinct rows, −1 for none.
+        hits_NK: whose value is the target.
+    """
+
+    distances_NK: Floats
+    ids_NK: Ids
+    hits_NK: npt.NDArray[np.bool_]
+
+    def nearest_first(self) -> "Votes":
+        """Returns them by distance; those equally far in the order that they were in."""
+        order_NK = torch.sort(torch.from_numpy(self.distances_NK), dim=1, stable=True).indices.numpy()
+        return Votes(
+            np.take_along_axis(self.distances_NK, order_NK, axis=1),
+            np.take_along_axis(self.ids_NK, order_NK, axis=1),
+            np.take_along_axis(self.hits_NK, order_NK, axis=1),
+        )
 
 
 def knn_log_prob(
@@ -40,16 +66,33 @@ def knn_log_prob(
         temperature: T.
         distinct: no id but −1 is there twice in a row of ``ids_NK``, so that repetitions need not be looked for.
     """
-    n = len(target_N)
+    return log_prob_of(votes_for(distances_NK, ids_NK, values_NK, target_N, distinct=distinct), temperature)
+
+
+def votes_for(
+    distances_NK: Floats, ids_NK: Ids, values_NK: npt.NDArray[np.integer[Any]], target_N: npt.NDArray[np.integer[Any]],
+    *, distinct: bool = False,
+) -> Votes:  # fmt: skip
+    """Returns who votes, and who of them for the targets; the arguments are those of ``knn_log_prob``."""
     if distances_NK.size == 0:
+        return Votes(distances_NK, ids_NK, np.zeros(ids_NK.shape, bool))
+    counted_NK = (ids_NK >= 0 if distinct else _counted(distances_NK, ids_NK)) & np.isfinite(distances_NK)
+    if not counted_NK.all():
+        distances_NK, ids_NK = np.where(counted_NK, distances_NK, np.inf), np.where(counted_NK, ids_NK, -1)
+    return Votes(distances_NK, ids_NK, (values_NK == target_N[:, None]) & counted_NK)
+
+
+def log_prob_of(votes: Votes, temperature: float = 1.0) -> Floats:
+    """Returns ln p_kNN(target), float32 ``[N]``, of the votes; −inf without a hit."""
+    n = len(votes.distances_NK)
+    if votes.distances_NK.size == 0:
         return np.full(n, -np.inf, np.float32)
-    counted_NK = ids_NK >= 0 if distinct else _counted(distances_NK, ids_NK)
-    cost_NK = np.where(counted_NK, distances_NK, np.inf).astype(np.float64)
+    cost_NK = votes.distances_NK.astype(np.float64)
     cost_NK /= temperature
     nearest_N = cost_NK.min(axis=1)
     # A query without any neighbour has no hit either; 0 keeps inf − inf out of the sums.
     nearest_N[np.isinf(nearest_N)] = 0.0
-    rows, columns = np.nonzero((values_NK == target_N[:, None]) & np.isfinite(cost_NK))
+    rows, columns = np.nonzero(votes.hits_NK)
     log_p_N = np.full(n, -np.inf)
     if len(rows):
         hit_cost = cost_NK[rows, columns]
@@ -82,3 +125,11 @@ def drop_nearest(distances_NK: Floats, ids_NK: Ids) -> tuple[Floats, Ids]:
     kept_NK = np.ones((n, k), bool)
     kept_NK[np.arange(n), np.argmin(distances_NK, axis=1)] = False
     return distances_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)
+
+
+def keep_nearest(distances_NK: Floats, ids_NK: Ids, k: int) -> tuple[Floats, Ids]:
+    """Returns distances and ids of the k nearest neighbours of each query, in no order."""
+    if k >= ids_NK.shape[1]:
+        return distances_NK, ids_NK
+    nearest_NK = np.argpartition(distances_NK, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(distances_NK, nearest_NK, axis=1), np.take_along_axis(ids_NK, nearest_NK, axis=1)

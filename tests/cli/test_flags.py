@@ -40,7 +40,7 @@ EVAL_LM = shlex.split(
     " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
-    " --gpu-index --tensorboard-logdir"
+    " --gpu-index --tensorboard-logdir --save-retrieval --rerank"
 )
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"

@@ -34,9 +34,12 @@ def blocks(context_window: int = 6) -> BlockDataset:
     return BlockDataset(TOKENS, np.array([37]), "none", 5, context_window)
 
 
+FIELDS = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N")
+
+
 def score(scorer: SequenceScorer, batches: list[list[int]]) -> ScoredBatch:
     parts = [scorer.score(blocks().collate(np.array(rows))) for rows in batches]
-    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in ("block_idx_N", "target_N", "log_p_N")]
+    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS]
     order = np.argsort(joined[0], kind="stable")
     return ScoredBatch(*(array[order] for array in joined))
 

@@ -1,0 +1,181 @@
+"""Keeping what every token's neighbours are while a split is evaluated: ``--save-retrieval``.
+
+``RetrievalRecorder`` stands between the scorer and the datastore, as the second source of probabilities that it passes
+on, and writes what went by. The scorer asks for targets in the order of its batches; each belongs into a row that its
+place in the token stream decides:
+
+    stream            a b c d | e f g | h i          three blocks
+    rows              0 1 2 3 | 4 5 6 | 7 8
+    batches           [block 2, block 1], [block 0]  sorted by length, say
+    order of asking   7 8 4 5 6 | 0 1 2 3
+
+Legend: N scored tokens · K neighbours.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.blocks import Int64s
+from fairseq.errors import ConfigError
+from fairseq.evaluation import Evaluation
+from fairseq.knn.config import KNNConfig, RetrievalConfig
+from fairseq.knn.datastore import Datastore
+from fairseq.knn.distribution import Votes, log_prob_of
+from fairseq.knn.retrieval import RetrievalWriter
+from fairseq.knn.retrieval_format import Column, columns_of
+from fairseq.perplexity import perplexity_of
+from fairseq.run_config import EvalConfig
+from fairseq.sequence_scorer import ScoredBatch
+
+
+class Neighbours(Protocol):
+    """What is recorded; ``knnlm.KNN_Dstore``."""
+
+    config: KNNConfig
+    datastore: Datastore
+
+    def votes(self, queries_ND: Tensor, target_N: Tensor) -> Votes:
+        """Returns the neighbours, their distances, and whose value is the target."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the ids of the datastore and of its index."""
+        ...
+
+
+class RetrievalRecorder:
+    """A second source of probabilities that writes down what it is asked; satisfies ``scoring.TargetScorer``.
+
+    Args:
+        neighbours: the source.
+        evaluation: the order of the batches and where their targets are in the stream.
+        writer: of as many rows as there are targets.
+    """
+
+    def __init__(self, neighbours: Neighbours, evaluation: Evaluation, writer: RetrievalWriter) -> None:
+        self.neighbours, self.writer = neighbours, writer
+        self._order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
+        self._tokens = evaluation.dataset.tokens
+        self._position_N = position_N
+        self._num_asked = self._num_scored = 0
+        self._lm_sum = self._mixture_sum = 0.0
+
+    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
+        """Returns ln p_kNN(target), float32 ``[N]``, of the next targets in the order of the batches."""
+        votes = self.neighbours.votes(queries_ND, target_N)
+        rows_N = self._order_N[self._num_asked : self._num_asked + len(target_N)]
+        self._num_asked += len(target_N)
+        targets = target_N.cpu().numpy()
+        assert np.array_equal(self._tokens[self._position_N[rows_N]], targets), "not the order of the batches"
+        nearest = votes.nearest_first()
+        self.writer.write(
+            rows_N, targets=targets, positions=self._position_N[rows_N], ids=nearest.ids_NK,
+            distances=nearest.distances_NK, hits=np.packbits(nearest.hits_NK, axis=1, bitorder="little"),
+        )  # fmt: skip
+        return torch.from_numpy(log_prob_of(votes, self.neighbours.config.knn_temp)).to(queries_ND.device)
+
+    def add(self, scored: ScoredBatch, **columns: npt.NDArray[Any]) -> None:
+        """Writes what the language model said of the next batch, and further columns of its tokens."""
+        count = len(scored.target_N)
+        rows_N = self._order_N[self._num_scored : self._num_scored + count]
+        self._num_scored += count
+        self.writer.write(rows_N, blocks=scored.block_idx_N, lm_log_prob=scored.model_log_p_N, **columns)
+        self._lm_sum += float(scored.model_log_p_N.sum())
+        self._mixture_sum += float(scored.log_p_N.sum())
+
+    def finish(self) -> None:
+        """Marks the retrieval as done."""
+        losses = (total / -len(self._order_N) / math.log(2) for total in (self._lm_sum, self._mixture_sum))
+        lm, mixture = ({"loss_base2": loss, "ppl": perplexity_of(loss)} for loss in losses)
+        self.writer.finish({"lm": lm, "mixture": mixture})
+
+
+def open_recorder(
+    neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig, where: RetrievalConfig,
+    further: Sequence[Column] = (),
+) -> RetrievalRecorder:  # fmt: skip
+    """Returns a recorder of an evaluation's neighbours; its ``writer`` is to be entered as a context.
+
+    Args:
+        neighbours: the source.
+        evaluation: what is scored.
+        config: its flags.
+        where: the directory.
+        further: columns that ``add`` is given besides.
+
+    Raises:
+        ConfigError: nothing is scored, or the disk is too small.
+        DatastoreError: something is there.
+    """
+    assert where.save_retrieval is not None
+    num_tokens = len(rows_in_order(evaluation.dataset, evaluation.batches)[0])
+    if not num_tokens:
+        raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
+    k = neighbours.config.k
+    record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
+    columns = (*columns_of(k, neighbours.datastore.rows), *further)
+    writer = RetrievalWriter.create(Path(where.save_retrieval), num_tokens, columns, record, overwrite=where.overwrite)
+    return RetrievalRecorder(neighbours, evaluation, writer)
+
+
+def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
+    """Returns the row of each target, in the order in which batches are scored, and each row's place in the stream.
+
+    Padding that stands in the text is not scored and has no row.
+    """
+    lengths = dataset.ends - dataset.starts
+    first_L = np.cumsum(lengths) - lengths
+    position_N = np.repeat(dataset.starts - first_L, lengths) + np.arange(int(lengths.sum()))
+    scored_N = dataset.tokens[position_N] != PAD
+    row_N = np.cumsum(scored_N) - scored_N
+    block_idx = np.concatenate([np.empty(0, np.int64), *batches])
+    taken = lengths[block_idx]
+    before = np.cumsum(taken) - taken
+    asked_N = np.repeat(first_L[block_idx] - before, taken) + np.arange(int(taken.sum()))
+    return row_N[asked_N[scored_N[asked_N]]], position_N[scored_N]
+
+
+def _record(neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
+    """Returns what the manifest says besides the arrays and the result."""
+    knn, store, task = neighbours.config, neighbours.datastore, evaluation.task
+    identity = evaluation.identity()
+    written = store.manifest.settings if store.manifest is not None else {}
+    return {
+        "vocabulary_size": len(task.dictionary),
+        "dictionary": str(task.data_dirs[0] / "dict.txt"),
+        "split": config.gen_subset,
+        "data": str(task.split_prefix(config.gen_subset)),
+        "settings": {
+            "probe": knn.probe, "rerank": knn.rerank, "knn_sim_func": knn.knn_sim_func, "metric": knn.faiss_metric_type,
+            "drop_top1": knn.drop_top1, "context_window": config.context_window,
+            "tokens_per_sample": evaluation.block_size, "sample_break_mode": evaluation.task_config.sample_break_mode,
+            "computed_in": evaluation.precision.name,
+        },
+        "lmbda": knn.lmbda,
+        "knn_temp": knn.knn_temp,
+        "identity": {**identity, "weights_sha256": identity["weights_sha256"][0], **neighbours.identity()},
+        "datastore": {
+            "prefix": str(store.prefix), "rows": store.rows, "data": written.get("data"),
+            "context_window": written.get("context_window"),
+            "first_position": None if evaluation.dataset.add_bos else first_position(written),
+        },
+    }  # fmt: skip
+
+
+def first_position(written: Mapping[str, Any]) -> int | None:
+    """Returns which token of its text row 0 of a datastore is, so that row r is token ``first_position + r``.
+
+    None where the blocks were not cut from the bare stream, or nothing is known of them.
+    """
+    window, block_size = written.get("context_window"), written.get("tokens_per_sample")
+    if written.get("sample_break_mode") != "none" or not isinstance(window, int) or not isinstance(block_size, int):
+        return None
+    return -(-window // block_size) * block_size

@@ -1,0 +1,173 @@
+"""``fairseq-eval-lm --save-retrieval``: what it keeps is what separate runs compute, whatever the batches."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_lm import Command, Outcome, main_of
+
+from fairseq.knn.recorder import first_position
+from fairseq_cli.run import run
+from tests.reference.knn import knn_probability, mixture
+
+K = 40
+CONTEXT = 6
+# A float32 log-probability of about −10 is known to 1e-6, its rounding falls either way.
+BITS = 1e-6
+
+
+@pytest.fixture(scope="session")
+def neighbours(data_dir: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Returns the flags of a datastore with an index that finds the nearest."""
+    root = tmp_path_factory.mktemp("neighbours")
+    dump = f"{data_dir} --path {checkpoint} --gen-subset train --context-window {CONTEXT} --save-knnlm-dstore"
+    dump += f" --dstore-mmap {root}/dstore --log-format none --cpu"
+    assert run("fairseq-eval-lm", main_of("fairseq-eval-lm"), dump.split()) == 0
+    for name, spec in (("exact", "IVF8,Flat"), ("coarse", "IVF8,PQ4x4")):
+        build = f"--dstore-mmap {root}/dstore --faiss-index {root}/{name} --index-spec {spec} --log-format none"
+        assert run("build_dstore.py", main_of("build_dstore.py"), build.split()) == 0
+    return f"--knnlm --dstore-filename {root}/dstore --indexfile {root}/exact --probe 8 --k {K}".split()
+
+
+@pytest.fixture
+def save(eval_lm: Command, neighbours: list[str], tmp_path: Path) -> Callable[..., Path]:
+    """Returns ``save(name, *flags)``, which gives the directory."""
+
+    def call(name: str, *words: object) -> Path:
+        directory = tmp_path / name
+        outcome = eval_lm(*neighbours, "--context-window", CONTEXT, "--save-retrieval", directory, *words)
+        assert outcome.code == 0, outcome.err
+        return directory
+
+    return call
+
+
+def columns(directory: Path) -> dict[str, np.ndarray]:
+    return {file.stem: np.load(file) for file in directory.glob("*.npy")}
+
+
+def loss_of(eval_lm: Command, tmp_path: Path, *words: object) -> float:
+    outcome = eval_lm("--context-window", CONTEXT, "--results-path", tmp_path / "r.json", *words)
+    assert outcome.code == 0, outcome.err
+    return float(json.loads((tmp_path / "r.json").read_text())["loss_base2"])
+
+
+def test_every_token_has_its_row(save, data_dir, neighbours):
+    directory = save("r", "--lmbda", 0.3)
+    found, manifest = columns(directory), json.loads((directory / "manifest.json").read_text())
+    tokens = np.fromfile(data_dir / "test.bin", np.uint16)
+    assert np.array_equal(found["positions"], np.arange(len(tokens)))
+    assert np.array_equal(found["targets"], tokens)
+    assert np.array_equal(found["blocks"], np.arange(len(tokens)) // (16 - CONTEXT))
+    prefix = Path(neighbours[2])
+    values = np.fromfile(f"{prefix}_vals.npy", np.int64)
+    hits = np.unpackbits(found["hits"], axis=1, count=K, bitorder="little")
+    assert np.array_equal(hits == 1, values[found["ids"]] == found["targets"][:, None])
+    assert (np.diff(found["distances"], axis=1) >= 0).all()
+    assert all(len(set(row)) == K for row in found["ids"].tolist())
+    store = manifest["datastore"]
+    text = np.fromfile(data_dir / "train.bin", np.uint16)
+    assert Path(store["data"]) == data_dir / "train" and store["rows"] == len(values)
+    assert np.array_equal(text[store["first_position"] :], values)
+    assert (manifest["k"], manifest["lmbda"], manifest["num_tokens"]) == (K, 0.3, len(tokens))
+    assert manifest["settings"]["context_window"] == CONTEXT and manifest["data"] == str(data_dir / "test")
+
+
+def test_separate_runs_say_the_same(save, eval_lm, neighbours, tmp_path):
+    directory = save("r", "--lmbda", 0.3)
+    found, manifest = columns(directory), json.loads((directory / "manifest.json").read_text())
+    hits = np.unpackbits(found["hits"], axis=1, count=K, bitorder="little")
+    for lmbda, k, temperature in ((0.3, K, 1.0), (0.6, 7, 10.0), (0.1, 1, 0.5), (0.0, K, 1.0)):
+        total = 0.0
+        for n, lm in enumerate(np.exp(found["lm_log_prob"])):
+            p = knn_probability(found["distances"][n, :k], found["ids"][n, :k], hits[n, :k], 1, temperature)
+            total += np.log2(mixture(lm, p, lmbda))
+        flags = ("--lmbda", lmbda, "--k", k, "--knn-temp", temperature)
+        assert loss_of(eval_lm, tmp_path, *neighbours, *flags) == pytest.approx(-total / len(hits), abs=BITS), flags
+    assert manifest["mixture"]["loss_base2"] == loss_of(eval_lm, tmp_path, *neighbours, "--lmbda", 0.3)
+    assert manifest["lm"]["loss_base2"] == loss_of(eval_lm, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--max-tokens 33",
+        "--context-window 0",
+        "--context-window 0 --max-tokens 40",
+        "--sample-break-mode complete_doc",
+        "--sample-break-mode eos --context-window 0",
+    ],
+)
+def test_rows_are_in_stream_order_whatever_the_batches(save, data_dir, flags):
+    """Without a context window blocks are scored by length."""
+    one = columns(save("one", *flags.split(), "--max-sentences", 1))
+    many = columns(save("many", *flags.split()))
+    tokens = np.fromfile(data_dir / "test.bin", np.uint16)
+    assert (np.diff(many["positions"]) > 0).all() and (np.diff(many["blocks"]) >= 0).all()
+    assert np.array_equal(many["targets"], tokens[many["positions"]])
+    for name in ("targets", "positions", "blocks"):
+        assert np.array_equal(one[name], many[name])
+    for name in ("lm_log_prob", "distances"):
+        assert np.allclose(one[name], many[name], rtol=1e-4, atol=1e-4)
+    assert (one["ids"] == many["ids"]).mean() > 0.99
+
+
+def test_a_lambda_of_0_retrieves_all_the_same(save, eval_lm, tmp_path):
+    without = columns(save("0"))
+    for name, array in columns(save("r", "--lmbda", 0.4)).items():
+        assert np.array_equal(array, without[name]), name
+
+
+def test_rerank_takes_the_nearest_of_more(save, neighbours):
+    """The index's own distances rank roughly: a run with fewer neighbours of it finds others."""
+    coarse = ["--indexfile", neighbours[4].replace("exact", "coarse")]
+    many, few = columns(save("many", *coarse)), columns(save("few", *coarse, "--k", 5, "--rerank", K))
+    assert np.array_equal(few["distances"], many["distances"][:, :5])
+    assert (few["ids"] == many["ids"][:, :5]).mean() > 0.98  # two that are equally far may change places
+    assert (columns(save("rough", *coarse, "--k", 5))["distances"] > few["distances"]).mean() > 0.1
+
+
+def test_the_usual_result_is_printed_and_a_finished_one_is_kept(eval_lm, neighbours, tmp_path):
+    words = [*neighbours, "--lmbda", 0.3, "--context-window", CONTEXT]
+    plain = eval_lm(*words).out.splitlines()[-1]
+    saved = eval_lm(*words, "--save-retrieval", tmp_path / "r")
+    assert saved.out.splitlines()[-1] == plain and not saved.warnings
+    before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
+    refused = eval_lm(*words, "--save-retrieval", tmp_path / "r", "--k", 3)
+    assert "is a finished retrieval; give another directory, or --overwrite" in refused.error
+    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+    assert eval_lm(*words, "--save-retrieval", tmp_path / "r", "--k", 3, "--overwrite").code == 0
+    assert columns(tmp_path / "r")["ids"].shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--save-retrieval r", "--save-retrieval keeps neighbours, but there are none; give --knnlm"),
+        ("--knnlm --num-shards 2 --save-retrieval r", "cannot be sharded; leave --num-shards out"),
+        ("--knnlm --path a:b --save-retrieval r", "names several checkpoints"),
+        ("--knnlm --k 8 --rerank 4", "--rerank 4 must be at least --k 8"),
+    ],
+)
+def test_what_does_not_go_together(eval_lm: Command, neighbours: list[str], words: str, message: str) -> None:
+    outcome: Outcome = eval_lm(*(neighbours if "--knnlm" in words else ()), *words.split())
+    assert message in outcome.error
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize(
+    ("window", "block", "mode", "first"),
+    [
+        (0, 8, "none", 0),
+        (8, 8, "none", 8),
+        (9, 8, "none", 16),
+        (3, 8, "none", 8),
+        (8, 8, "eos", None),
+        (8, 0, "", None),
+    ],
+)
+def test_where_a_datastore_begins(window, block, mode, first):
+    settings = {"context_window": window, "tokens_per_sample": block, "sample_break_mode": mode}
+    assert first_position(settings) == first
