@@ -111,9 +111,10 @@ def open_recorder(
     """Returns what keeps the neighbours of the evaluation, where that was asked for; closed with the stack."""
     if neighbours is None or settings.retrieval.save_retrieval is None:
         return None
+    from fairseq.knn.known import KNOWN_COLUMNS
     from fairseq.knn.recorder import open_recorder as opened
 
-    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval)
+    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS)
     stack.enter_context(recorder.writer)
     return recorder
 
@@ -146,6 +147,7 @@ def evaluate(
 ) -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
+    from fairseq.knn.known import known_arrays
     from fairseq.perplexity import Perplexity
     from fairseq.scoring import Interpolation
     from fairseq.sequence_scorer import SequenceScorer
@@ -154,7 +156,8 @@ def evaluate(
     config = settings.eval
     source = recorder if recorder is not None else neighbours
     other = Interpolation(source, settings.knn.lmbda) if source is not None else None
-    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other)
+    keep_known = recorder is not None
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, keep_known)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
     perplexity = Perplexity()
@@ -163,7 +166,8 @@ def evaluate(
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if recorder is not None:
-            recorder.add(scored)
+            assert scored.known is not None
+            recorder.add(scored, **known_arrays(scored.known))
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
     result = EvaluationResult(perplexity, evaluation.num_left_out, stopwatch.elapsed_s)

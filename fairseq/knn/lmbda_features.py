@@ -9,11 +9,12 @@ than 1. Two descriptions of the same neighbours, by any order among equally far 
 Legend: N tokens · K neighbours · F features.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from fairseq.scoring import Known
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,25 +27,10 @@ NUM_NEAR = 16
 _ROWS = 128
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of N contexts before the search.
-
-    Attributes:
-        max_log_p_N: ln of the language model's largest next-token probability.
-        entropy_N: of its next-token distribution, nats.
-        last_token_N: id of the last token of the context.
-    """
-
-    max_log_p_N: npt.NDArray[np.floating[Any]]
-    entropy_N: npt.NDArray[np.floating[Any]]
-    last_token_N: npt.NDArray[np.integer[Any]]
-
-    def features_NF(self, counts_V: npt.NDArray[np.int64]) -> Floats:  # noqa: N802 - an array by its shape
-        """Returns the features ``BEFORE_SEARCH``; ``counts_V`` says how often the dictionary counted each id."""
-        log_count_N = np.log1p(counts_V[self.last_token_N])
-        columns = (self.max_log_p_N, self.entropy_N, log_count_N)
-        return np.stack([column.astype(np.float64) for column in columns], axis=1)
+def context_features(known: Known, counts_V: npt.NDArray[np.int64]) -> Floats:
+    """Returns the features ``BEFORE_SEARCH``, ``[N, F]``; ``counts_V`` is the dictionary's count of each id."""
+    columns = (known.max_log_p_N, known.entropy_N, np.log1p(counts_V[known.last_token_N]))
+    return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
 
 def neighbour_features(
@@ -106,9 +92,7 @@ def _describe(
     return described_NF
 
 
-def _mass_by_value(
-    weight_NK: Floats, values_NK: npt.NDArray[np.integer[Any]]
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _mass_by_value(weight_NK: Floats, values_NK: npt.NDArray[np.integer[Any]]) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Returns the weight of each distinct value, 0 between them, and where there is one; value −1 is none."""
     n, k = values_NK.shape
     # The value above, the column below: numbers that sort fast and say where they came from.

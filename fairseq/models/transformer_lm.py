@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from fairseq.errors import ConfigError
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
-from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, entropy_of, row_slices
+from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, log_sum_and_entropy, row_slices
 from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
@@ -115,8 +115,9 @@ class Decoder(nn.Module):
             return self.adaptive_softmax.certainty(features_NC)
         largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
         for rows in row_slices(len(features_NC), self.vocabulary_size):
-            log_p_NV = F.log_softmax(self._logits(features_NC[rows]), dim=1)
-            largest_N[rows], entropy_N[rows] = log_p_NV.amax(1), entropy_of(log_p_NV)
+            logits_NV = self._logits(features_NC[rows])
+            log_sum_N, entropy_N[rows] = log_sum_and_entropy(logits_NV)
+            largest_N[rows] = logits_NV.amax(1) - log_sum_N
         return largest_N, entropy_N
 
     def _logits(self, features_NC: Tensor) -> Tensor:

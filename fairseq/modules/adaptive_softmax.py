@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
 from fairseq.modules.dropout import Dropout, dropout
 
-# Most logits of one band that ``certainty`` holds at once (float32: 16 MiB), whatever the rows and the vocabulary.
-CERTAINTY_LOGITS = 1 << 22
+# Most logits of one band that ``certainty`` holds at once (float32: 2 MiB): they stay in the cache.
+CERTAINTY_LOGITS = 1 << 19
 
 
 class SharedLinear(nn.Module):
@@ -124,17 +124,17 @@ class AdaptiveSoftmax(nn.Module):
         With p_i the probability of the class of tail i:  H = H(head) + Σ_i p_i H(tail_i).
         """
         largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
-        widest = max(end - start for start, end in self.bounds) + len(self.tail)
+        widest, words = max(end - start for start, end in self.bounds) + len(self.tail), self.bounds[0][1]
         for rows in row_slices(len(features_NC), widest):
-            head_NV = F.log_softmax(self.head(features_NC[rows]).float(), dim=1)
-            words, entropy = self.bounds[0][1], entropy_of(head_NV)
-            largest = head_NV[:, :words].amax(1)
+            head_NV = self.head(features_NC[rows]).float()
+            log_sum_N, entropy_N[rows] = log_sum_and_entropy(head_NV)
+            largest_N[rows] = head_NV[:, :words].amax(1) - log_sum_N
             for i, tail in enumerate(self.tail):
-                tail_NV = F.log_softmax(tail(features_NC[rows]).float(), dim=1)
-                class_N = head_NV[:, words + i]
-                largest = torch.maximum(largest, class_N + tail_NV.amax(1))
-                entropy = entropy + class_N.exp() * entropy_of(tail_NV)
-            largest_N[rows], entropy_N[rows] = largest, entropy
+                tail_NV = tail(features_NC[rows]).float()
+                log_p_class_N = head_NV[:, words + i] - log_sum_N
+                log_sum_tail_N, tail_entropy_N = log_sum_and_entropy(tail_NV)
+                torch.maximum(largest_N[rows], log_p_class_N + tail_NV.amax(1) - log_sum_tail_N, out=largest_N[rows])
+                entropy_N[rows] += log_p_class_N.exp() * tail_entropy_N
         return largest_N, entropy_N
 
 
@@ -144,10 +144,17 @@ def row_slices(num_rows: int, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, num_rows, step)]
 
 
-def entropy_of(log_p_NV: Tensor) -> Tensor:
-    """Returns −Σ p ln p, nats, ``[N]``; a word of probability 0 adds nothing."""
-    entropy_N: Tensor = torch.special.entr(log_p_NV.exp()).sum(1)
-    return entropy_N
+def log_sum_and_entropy(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ln Σ e^x and the entropy of softmax(x), nats, ``[N]`` each.
+
+    With z = x − max:  H = ln Σ e^z − Σ z e^z / Σ e^z.
+    """
+    largest_N1 = logits_NV.amax(1, keepdim=True)
+    below_NV = logits_NV - largest_N1
+    weight_NV = below_NV.exp()
+    total_N = weight_NV.sum(1)
+    mean_below_N: Tensor = torch.linalg.vecdot(weight_NV, below_NV) / total_N
+    return total_N.log() + largest_N1[:, 0], total_N.log() - mean_below_N
 
 
 def _log_softmax_at(logits_NV: Tensor, target_N: Tensor) -> Tensor:
