@@ -115,8 +115,7 @@ def open_recorder(
     from fairseq.knn.recorder import open_recorder as opened
 
     recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS)
-    stack.enter_context(recorder.writer)
-    return recorder
+    return stack.enter_context(recorder) if recorder is not None else None
 
 
 def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":

@@ -1,4 +1,4 @@
-"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt and convert them."""
+"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt, convert and sweep them."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from fairseq import __version__
 from fairseq.config import Flags
 from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.sweep_config import SweepConfig
 from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
 from fairseq.log import log_format_of
 from fairseq.options import parse
@@ -69,6 +70,16 @@ def convert(flags: Flags) -> None:
     print(convert_weights(config))  # noqa: T201
 
 
+def sweep(flags: Flags) -> None:
+    """Finds the best λ, k and temperature of a saved retrieval."""
+    config, common = flags.build(SweepConfig), flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.sweep_report import run_sweep
+
+    run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -85,6 +96,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
         (ConvertConfig, CommonConfig),
         convert,
+    ),
+    "sweep": Subcommand(
+        "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",
+        (SweepConfig, CommonConfig),
+        sweep,
     ),
 }
 

@@ -71,7 +71,7 @@ NO_TORCH = (
     "fairseq.errors", "fairseq.config", "fairseq.registry", "fairseq.plugins", "fairseq.files", "fairseq.run_config",
     "fairseq.log", "fairseq.train_config", "fairseq.options", "fairseq.data", "fairseq.data.config",
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
-    "fairseq.knn.tool_config", "fairseq.conversion_config",
+    "fairseq.knn.tool_config", "fairseq.knn.sweep_config", "fairseq.conversion_config",
 )  # fmt: skip
 
 
@@ -179,6 +179,12 @@ def test_argparse_stays_with_config_options_and_commands() -> None:
 
 def test_faiss_stays_in_the_knn_package() -> None:
     assert {m for m in importers_of("faiss") if not m.startswith("fairseq.knn.")} == set()
+
+
+def test_matplotlib_stays_with_the_figures() -> None:
+    assert importers_of("matplotlib") <= {"fairseq.knn.sweep_figures"}
+    at_load = {name for name in imports("fairseq.knn.sweep_figures", at_load=True)}
+    assert not any(name.startswith("matplotlib") for name in at_load)
 
 
 def test_torch_distributed_stays_in_one_module() -> None:

@@ -12,9 +12,11 @@ place in the token stream decides:
 Legend: N scored tokens · K neighbours.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,9 +33,12 @@ from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes, log_prob_of
 from fairseq.knn.retrieval import RetrievalWriter
 from fairseq.knn.retrieval_format import Column, columns_of
+from fairseq.knn.retrieval_writer import is_saved
 from fairseq.perplexity import perplexity_of
 from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import ScoredBatch
+
+logger = logging.getLogger(__name__)
 
 
 class Neighbours(Protocol):
@@ -91,6 +96,12 @@ class RetrievalRecorder:
         self._lm_sum += float(scored.model_log_p_N.sum())
         self._mixture_sum += float(scored.log_p_N.sum())
 
+    def __enter__(self) -> "RetrievalRecorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        self.writer.__exit__(kind, err, tb)
+
     def finish(self) -> None:
         """Marks the retrieval as done."""
         losses = (total / -len(self._order_N) / math.log(2) for total in (self._lm_sum, self._mixture_sum))
@@ -101,8 +112,10 @@ class RetrievalRecorder:
 def open_recorder(
     neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig, where: RetrievalConfig,
     further: Sequence[Column] = (),
-) -> RetrievalRecorder:  # fmt: skip
-    """Returns a recorder of an evaluation's neighbours; its ``writer`` is to be entered as a context.
+) -> RetrievalRecorder | None:  # fmt: skip
+    """Returns a recorder of an evaluation's neighbours, to be used as a context.
+
+    None where the same retrieval is there already, and need not be replaced.
 
     Args:
         neighbours: the source.
@@ -122,7 +135,11 @@ def open_recorder(
     k = neighbours.config.k
     record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
     columns = (*columns_of(k, neighbours.datastore.rows), *further)
-    writer = RetrievalWriter.create(Path(where.save_retrieval), num_tokens, columns, record, overwrite=where.overwrite)
+    directory = Path(where.save_retrieval)
+    if not where.overwrite and is_saved(directory, columns, record):
+        logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
+        return None
+    writer = RetrievalWriter.create(directory, num_tokens, columns, record, overwrite=where.overwrite)
     return RetrievalRecorder(neighbours, evaluation, writer)
 
 

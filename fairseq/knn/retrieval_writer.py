@@ -78,7 +78,9 @@ class RetrievalWriter:
             write_json(directory / MANIFEST, {"kind": KIND, "version": VERSION, **begun})
             for file in old:
                 file.unlink()  # not emptied: a reader may have it mapped
-            return cls(directory, num_tokens, columns, record, stack.pop_all())
+            writer = cls(directory, num_tokens, columns, record, stack)
+            writer._held = stack.pop_all()  # after the files are open: an error before closes all
+            return writer
 
     def write(self, rows_N: npt.NDArray[np.int64], **arrays: Array) -> None:
         """Writes rows of some columns, each row of a column once.
@@ -119,10 +121,15 @@ class RetrievalWriter:
 
     def _new_file(self, column: Column) -> IO[bytes]:
         # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
-        file = array_path(self.directory, column.name).open("w+b", buffering=0)
-        header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(self.num_tokens)}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + column.num_bytes(self.num_tokens))
+        path = array_path(self.directory, column.name)
+        file = path.open("w+b", buffering=0)
+        try:
+            header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(self.num_tokens)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + column.num_bytes(self.num_tokens))
+        except OSError as err:
+            file.close()
+            raise OSError(err.errno, err.strerror, str(path)) from err
         return file
 
     def _write_at(self, name: str, data: memoryview, offset: int) -> None:
@@ -132,6 +139,17 @@ class RetrievalWriter:
                 data, offset = data[written:], offset + written
         except OSError as err:
             raise OSError(err.errno, err.strerror, str(array_path(self.directory, name))) from err
+
+
+def is_saved(directory: Path, columns: Iterable[Column], record: Mapping[str, Any]) -> bool:
+    """Returns whether a finished retrieval is there that says of itself what ``record`` says, with these columns."""
+    try:
+        found = read_record(directory)
+    except DatastoreError:
+        return False
+    same = all(found.get(name) == value for name, value in json.loads(json.dumps(record)).items())
+    files = {array_path(directory, column.name).name for column in columns}
+    return found.get("state") == "done" and same and set(found.get("files", ())) == files
 
 
 def _arrays(directory: Path, columns: Iterable[Column] = ()) -> list[Path]:
@@ -156,7 +174,8 @@ def _require_free(directory: Path, columns: Iterable[Column], overwrite: bool) -
         if there:
             raise DatastoreError(f"{there[0]} exists and has no {MANIFEST}; --overwrite replaces it")
         return
-    manifest = read_record(directory)
-    if manifest.get("state") != "writing":
-        raise DatastoreError(f"{directory} is a finished retrieval; give another directory, or --overwrite")
+    if read_record(directory).get("state") != "writing":
+        raise DatastoreError(
+            f"{directory} is a finished retrieval of another command; give another directory, or --overwrite"
+        )
     logger.info("an earlier run of %s was stopped; starting over", directory)

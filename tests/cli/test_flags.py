@@ -62,6 +62,9 @@ KNNLM = {
         " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
     ),
     "convert": shlex.split("--overwrite --help --version"),
+    "sweep": shlex.split(
+        "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
+    ),
 }
 
 # Defaults that the published interface gives.
@@ -96,6 +99,7 @@ DEFAULTS = {
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm convert": {},
+    "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {

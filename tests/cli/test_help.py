@@ -7,6 +7,7 @@ import pytest
 
 import fairseq
 
+SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep")
 PROGRAM = """
 import sys
 try:
@@ -14,7 +15,7 @@ try:
     command.main({words})
 except SystemExit as end:
     assert not end.code, end.code
-heavy = sorted({{"torch", "faiss"}} & set(sys.modules))
+heavy = sorted({{"torch", "faiss", "matplotlib"}} & set(sys.modules))
 assert not heavy, heavy
 """
 
@@ -35,7 +36,7 @@ def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
     assert "[default: " in done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in ("check", "info", "adopt", "convert"))])
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in SUBCOMMANDS)])
 def test_help_of_a_subcommand_imports_neither_torch_nor_faiss(words: list[str]) -> None:
     program = PROGRAM.format(module="fairseq_cli.knnlm", words=words)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -47,6 +47,13 @@ STAGES: dict[str, tuple[str, list[str]]] = {
             " --results-path results/valid.json --gen-subset valid --max-tokens 32"
         ),
     ),
+    "retrieval": (
+        "fairseq-eval-lm",
+        shlex.split(
+            f"{EVALUATE} --knnlm --dstore-filename dstore --indexfile built.index --k 16 --lmbda 0.3"
+            " --save-retrieval out --gen-subset valid --max-tokens 32"
+        ),
+    ),
 }
 
 

@@ -16,6 +16,7 @@ K = 40
 CONTEXT = 6
 # A float32 log-probability of about −10 is known to 1e-6, its rounding falls either way.
 BITS = 1e-6
+OWN = ["--knn-sim-func", "do_not_recomp_l2", "--no-load-keys"]
 
 
 @pytest.fixture(scope="session")
@@ -120,6 +121,29 @@ def test_a_lambda_of_0_retrieves_all_the_same(save, eval_lm, tmp_path):
         assert np.array_equal(array, without[name]), name
 
 
+@pytest.mark.pitfall(25)
+def test_a_sweep_says_what_separate_runs_say(save, eval_lm, command, neighbours, tmp_path):
+    """With an index whose distances are not those of p_kNN, with --rerank, as the sweep's flags have it."""
+    coarse = [*neighbours, "--indexfile", neighbours[4].replace("exact", "coarse")]
+    for name, words in (("exact", neighbours), ("coarse", coarse), ("own", [*coarse, *OWN])):
+        directory = save(name, *words[5:])
+        flags = "--lmbda 0:1:0.1 --k 1,7,40 --knn-temp 0.5,3 --no-figures --log-format none"
+        outcome = command("fairseq-knnlm", "sweep", directory, *flags.split())
+        assert outcome.code == 0, outcome.err
+        found = json.loads((directory / "sweep" / "sweep.json").read_text())
+        chosen = found["best"]["flags"].split()
+        assert ("--rerank" in chosen) == (name != "own" and "40" not in chosen)
+        best = loss_of(eval_lm, tmp_path, *words, *chosen)
+        assert min(x for t in found["loss_base2"] for k in t for x in k if x is not None) == pytest.approx(
+            best, abs=BITS
+        )
+        for t, j, i in ((0, 0, 3), (1, 1, 9), (1, 2, 5)):
+            setting = ["--knn-temp", (0.5, 3)[t], "--k", (1, 7, 40)[j], "--lmbda", i / 10]
+            again = [] if name == "own" else ["--rerank", 40]
+            loss = loss_of(eval_lm, tmp_path, *words, *setting, *again)
+            assert found["loss_base2"][t][j][i] == pytest.approx(loss, abs=BITS), (name, setting)
+
+
 def test_rerank_takes_the_nearest_of_more(save, neighbours):
     """The index's own distances rank roughly: a run with fewer neighbours of it finds others."""
     coarse = ["--indexfile", neighbours[4].replace("exact", "coarse")]
@@ -136,7 +160,10 @@ def test_the_usual_result_is_printed_and_a_finished_one_is_kept(eval_lm, neighbo
     assert saved.out.splitlines()[-1] == plain and not saved.warnings
     before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
     refused = eval_lm(*words, "--save-retrieval", tmp_path / "r", "--k", 3)
-    assert "is a finished retrieval; give another directory, or --overwrite" in refused.error
+    assert "is a finished retrieval of another command; give another directory, or --overwrite" in refused.error
+    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+    again = eval_lm(*words, "--save-retrieval", tmp_path / "r")
+    assert again.out.splitlines()[-1] == plain and any("is there already, of this model" in line for line in again.log)
     assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
     assert eval_lm(*words, "--save-retrieval", tmp_path / "r", "--k", 3, "--overwrite").code == 0
     assert columns(tmp_path / "r")["ids"].shape[1] == 3

@@ -104,7 +104,9 @@ def test_what_is_finished_is_replaced_only_when_asked(saved, tmp_path):
     written(tmp_path / "hand", ours, parts, extra=(Column("lm_entropy", "<f4"),))
     before = (ours / "ids.npy").read_bytes()
     opened = Retrieval.open(ours)
-    with pytest.raises(DatastoreError, match="is a finished retrieval; give another directory, or --overwrite"):
+    with pytest.raises(
+        DatastoreError, match="is a finished retrieval of another command; give another directory, or --overwrite"
+    ):
         written(tmp_path / "hand", ours, parts)
     assert (ours / "ids.npy").read_bytes() == before
     written(tmp_path / "hand", ours, parts, overwrite=True)

@@ -1,0 +1,207 @@
+"""``fairseq-knnlm sweep``: the best setting of a retrieval, how sure its gain is, and what it gives on another text.
+
+OUT/table.md      what is printed
+OUT/sweep.csv     every setting: lmbda, k, knn_temp, loss_base2, ppl, gain_ppl
+OUT/sweep.json    the same as arrays, with the retrieval's identity, the choice and its intervals
+OUT/*.svg, *.png  figures
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq.errors import ConfigError
+from fairseq.files import atomic_write, locked, write_json
+from fairseq.knn.bootstrap import Gain, gain_of
+from fairseq.knn.manifest import mismatch
+from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
+from fairseq.knn.sweep_config import Setting, SweepConfig
+from fairseq.perplexity import perplexity_of
+
+KIND, VERSION = "sweep", 1
+MOST_PRINTED = 40
+# Of a retrieval's settings: what changes numbers by rounding only.
+_MAY_DIFFER = ("computed_in",)
+
+
+def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[str], None]) -> None:
+    """Sweeps, writes everything, and shows the table.
+
+    Raises:
+        ConfigError: flags do not go together, or matplotlib is missing.
+        DatastoreError: a retrieval cannot be read, or no setting has a finite loss.
+        MismatchError: the other retrieval is of another model or datastore.
+    """
+    retrieval = Retrieval.open(config.directory)
+    grid = config.grid(retrieval.k)
+    other = Retrieval.open(config.apply) if config.apply is not None else None
+    if other is not None:
+        _check_alike(retrieval, other, grid.ks[-1], config.allow_mismatch)
+    out = Path(config.out) if config.out is not None else retrieval.directory / "sweep"
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out} must be a directory, but is a file; give another")
+    if not config.no_figures:
+        from fairseq.knn.sweep_figures import draw_figures, require_matplotlib
+
+        require_matplotlib()
+    with locked(out):
+        swept = sweep(retrieval, grid, log_format)
+        setting = swept.best()
+        texts = [retrieval, *([other] if other is not None else [])]
+        gains = [
+            gain_of(text.lm_log_p_N, mixture_log_prob(text, setting), text.block_N, config.resamples, seed)
+            for text in texts
+        ]
+        table = "\n".join(_table(texts, swept, setting, gains))
+        out.mkdir(parents=True, exist_ok=True)
+        _write_text(out / "table.md", table + "\n")
+        _write_text(out / "sweep.csv", _csv(swept))
+        if not config.no_figures:
+            draw_figures(swept, retrieval.manifest["split"], out)
+        write_json(out / "sweep.json", _record(texts, swept, setting, gains, seed))
+    show(table)
+
+
+def _check_alike(retrieval: Retrieval, other: Retrieval, most: int, allow: bool) -> None:
+    """Raises MismatchError, or warns, where a setting chosen on one retrieval says nothing of the other."""
+    if most > other.k:
+        raise ConfigError(
+            f"--k {most} is more than the {other.k} neighbours of each token in {other.directory}; give a smaller one,"
+            " or save that retrieval with more"
+        )
+    for name in ("weights_sha256", "dictionary_sha256", "store_id", "index_sha256"):
+        one, two = (text.manifest["identity"].get(name) for text in (retrieval, other))
+        if one != two:
+            mismatch(
+                f"{other.directory} has {name} {str(two)[:12]}, but {retrieval.directory} has {str(one)[:12]}; save"
+                " both with the same model, datastore and index",
+                allow,
+            )
+    asked = [{**text.manifest["settings"], "k": text.k} for text in (retrieval, other)]
+    for name in sorted({*asked[0], *asked[1]} - {*_MAY_DIFFER}):
+        one, two = (settings.get(name) for settings in asked)
+        if one != two:
+            mismatch(
+                f"{other.directory} was saved with {name} {two}, but {retrieval.directory} with {one}; save both with"
+                " the same flags",
+                allow,
+            )
+
+
+def _table(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[Gain]) -> Iterator[str]:
+    """Yields the lines that are printed: the best of every k and T, the choice, and what it gives."""
+    split, grid = texts[0].manifest["split"], swept.grid
+    lm_ppl = perplexity_of(swept.lm_loss)
+    yield f"{len(grid):,} settings of {swept.num_tokens:,} tokens ({split}); language model: {lm_ppl:.2f}"
+    yield ""
+    yield "| k | T | best λ | loss (base 2) | perplexity | gain |"
+    yield "|---:|---:|---:|---:|---:|---:|"
+    loss_TJL = np.where(np.isfinite(swept.loss_TJL), swept.loss_TJL, np.inf)
+    by_pair = len(grid.ks) * len(grid.temperatures) <= MOST_PRINTED
+    for j, k in enumerate(grid.ks):
+        every = range(len(grid.temperatures))
+        for t in every if by_pair else [int(loss_TJL[:, j].min(axis=1).argmin())]:
+            i = int(loss_TJL[t, j].argmin())
+            loss, temperature = float(loss_TJL[t, j, i]), grid.temperatures[t]
+            ppl = perplexity_of(loss)
+            is_best = (k, temperature) == (setting.k, setting.knn_temp)
+            shown = f"**{ppl:.2f}**" if is_best else f"{ppl:.2f}"
+            yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
+    yield ""
+    yield f"Chosen on {split}: {flags_of(texts[0], setting)}"
+    yield from _at_the_edge(swept, setting)
+    yield ""
+    rows = {
+        "perplexity": [text.manifest["split"] for text in texts],
+        "---": ["---:"] * len(texts),
+        "language model": [f"{perplexity_of(gain.lm_loss):.2f}" for gain in gains],
+        "kNN-LM": [f"{perplexity_of(gain.loss):.2f}" for gain in gains],
+        "gain": [f"{gain.ppl:.2f}" for gain in gains],
+        "95 % interval": [_interval(gain) for gain in gains],
+    }
+    for name, cells in rows.items():
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+    drawn = " and ".join(f"{gain.num_blocks:,}" for gain in gains)
+    yield f"Interval: percentiles of {gains[0].num_resamples:,} paired resamples of {drawn} blocks."
+
+
+def flags_of(retrieval: Retrieval, setting: Setting) -> str:
+    """Returns the flags of ``fairseq-eval-lm`` that compute the setting."""
+    words = f"--lmbda {setting.lmbda:g} --k {setting.k} --knn-temp {setting.knn_temp:g}"
+    saved = retrieval.manifest["settings"]
+    own_distances = saved.get("knn_sim_func") == "do_not_recomp_l2" or (
+        saved.get("knn_sim_func") is None and saved.get("metric") == "ip"
+    )
+    asked = saved.get("rerank") or retrieval.k
+    return words if own_distances or asked == setting.k else f"{words} --rerank {asked}"
+
+
+def _at_the_edge(swept: Swept, setting: Setting) -> Iterator[str]:
+    """Yields advice where the best value is the first or the last that was tried."""
+    grid = swept.grid
+    tried = (
+        ("--lmbda", setting.lmbda, grid.lmbdas, (0.0, 1.0)),
+        ("--knn-temp", setting.knn_temp, grid.temperatures, ()),
+    )
+    for name, value, values, ends in tried:
+        if value not in ends and value in (values[0], values[-1]):
+            side = ("smaller" if value == values[0] else "larger") if len(values) > 1 else "other"
+            yield f"{name} {value:g} is at the edge of what was tried: {side} values may be better."
+
+
+def _interval(gain: Gain) -> str:
+    return "none" if gain.ppl_interval is None else f"{gain.ppl_interval[0]:.2f} to {gain.ppl_interval[1]:.2f}"
+
+
+def _csv(swept: Swept) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("lmbda", "k", "knn_temp", "loss_base2", "ppl", "gain_ppl"))
+    lm_ppl = perplexity_of(swept.lm_loss)
+    for t, temperature in enumerate(swept.grid.temperatures):
+        for j, k in enumerate(swept.grid.ks):
+            for lmbda, loss in zip(swept.grid.lmbdas, swept.loss_TJL[t, j].tolist(), strict=True):
+                ppl = perplexity_of(loss)
+                writer.writerow((lmbda, k, temperature, loss, ppl, lm_ppl - ppl))
+    return text.getvalue()
+
+
+def _record(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[Gain], seed: int) -> Any:
+    """Returns what is written as JSON."""
+    used = []
+    for text, gain in zip(texts, gains, strict=True):
+        kept = {name: text.manifest[name] for name in ("split", "data", "num_tokens", "k", "identity", "settings")}
+        used.append({"directory": str(text.directory), **kept, "result": {**gain.record(), "seed": seed}})
+    grid = swept.grid
+    record = {
+        "kind": KIND, "version": VERSION, "chosen_on": used[0],
+        "applied_to": used[1] if len(used) > 1 else None,
+        "best": {
+            "lmbda": setting.lmbda, "k": setting.k, "knn_temp": setting.knn_temp, "flags": flags_of(texts[0], setting)
+        },
+        "grid": {"knn_temp": grid.temperatures, "k": grid.ks, "lmbda": grid.lmbdas},
+        "lm_loss_base2": swept.lm_loss,
+        "loss_base2": swept.loss_TJL.tolist(),
+    }  # fmt: skip
+    return _without_infinities(record)
+
+
+def _without_infinities(value: Any) -> Any:
+    """Returns the value with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
