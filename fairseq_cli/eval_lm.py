@@ -9,6 +9,7 @@ from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
+from fairseq.knn.lmbda_config import LmbdaModelConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
@@ -18,9 +19,12 @@ from fairseq_cli.run import run
 if TYPE_CHECKING:
     from fairseq.evaluation import Evaluation, EvaluationResult
     from fairseq.knn.recorder import RetrievalRecorder
+    from fairseq.knn.weighing import WeighedNeighbours
     from fairseq.sequence_scorer import ScoredBatch
     from fairseq.word_scores import WordJoiner, WordStats
     from knnlm import KNN_Dstore
+
+    Source = KNN_Dstore | RetrievalRecorder | WeighedNeighbours
 
 T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
@@ -35,6 +39,7 @@ class Settings:
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
         self.knn = _built_if(flags, KNNConfig, "knnlm")
+        self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
         self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
@@ -49,7 +54,8 @@ class Settings:
             raise ConfigError("--save-retrieval keeps neighbours, but there are none; give --knnlm and its datastore")
         if saving and self.eval.num_shards > 1:
             raise ConfigError("--save-retrieval keeps a whole split and cannot be sharded; leave --num-shards out")
-        if self.knn.knnlm and self.knn.lmbda == 0 and not saving:
+        self._check_lmbda_model(flags)
+        if self.knn.knnlm and not self.needs_neighbours:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
@@ -61,9 +67,28 @@ class Settings:
         if self.dump.save_knnlm_dstore and self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
 
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether neighbours are searched for."""
+        saving = self.retrieval.save_retrieval is not None
+        return self.knn.knnlm and (self.knn.lmbda > 0 or saving or self.weight.lmbda_model is not None)
+
+    def _check_lmbda_model(self, flags: Flags) -> None:
+        if self.weight.lmbda_model is None:
+            return
+        if not self.knn.knnlm:
+            raise ConfigError("--lmbda-model weighs neighbours, but there are none; give --knnlm and its datastore")
+        if "lmbda" in flags.typed:
+            raise ConfigError("--lmbda and --lmbda-model exclude each other: the model gives each token its own λ")
+        if self.retrieval.save_retrieval is not None:
+            raise ConfigError(
+                "--save-retrieval and --lmbda-model exclude each other; fairseq-knnlm fit-lmbda --apply weighs what was"
+                " saved"
+            )
+
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
-        knn = (self.knn, self.dstore) if self.knn.knnlm else ()
+        knn = (self.knn, self.weight, self.dstore) if self.knn.knnlm else ()
         return as_dict(self.common, self.device, self.eval, *knn, task_config)
 
 
@@ -75,7 +100,7 @@ def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (EvalConfig, *TASKS.configs(), KNNConfig, RetrievalConfig, DumpConfig, DatastoreConfig)
+    groups = (EvalConfig, *TASKS.configs(), KNNConfig, LmbdaModelConfig, RetrievalConfig, DumpConfig, DatastoreConfig)
     groups += (DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
@@ -98,11 +123,11 @@ def main(argv: Sequence[str]) -> None:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        wanted = settings.knn.knnlm and (settings.knn.lmbda or settings.retrieval.save_retrieval)
-        neighbours = open_neighbours(evaluation, settings) if wanted else None
+        neighbours = open_neighbours(evaluation, settings) if settings.needs_neighbours else None
         recorder = open_recorder(neighbours, evaluation, settings, stack)
-        result = evaluate(evaluation, settings, neighbours, recorder)
-        report(result, evaluation, settings, neighbours, argv)
+        weighed = open_weighed(neighbours, evaluation, settings)
+        result = evaluate(evaluation, settings, weighed or recorder or neighbours)
+        report(result, evaluation, settings, weighed or neighbours, argv)
 
 
 def open_recorder(
@@ -116,6 +141,20 @@ def open_recorder(
 
     recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS)
     return stack.enter_context(recorder) if recorder is not None else None
+
+
+def open_weighed(
+    neighbours: "KNN_Dstore | None", evaluation: "Evaluation", settings: Settings
+) -> "WeighedNeighbours | None":
+    """Returns the neighbours with a weight of each token's own, where that was asked for."""
+    if neighbours is None or settings.weight.lmbda_model is None:
+        return None
+    from fairseq.checkpoints import weights_sha256
+    from fairseq.knn.weighing import open_weighed as opened
+
+    return opened(
+        neighbours, settings.weight, evaluation.task.dictionary, weights_sha256(evaluation.checkpoints[0].state)
+    )
 
 
 def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":
@@ -138,23 +177,24 @@ def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore
     )
 
 
-def evaluate(
-    evaluation: "Evaluation",
-    settings: Settings,
-    neighbours: "KNN_Dstore | None",
-    recorder: "RetrievalRecorder | None" = None,
-) -> "EvaluationResult":
+def evaluate(evaluation: "Evaluation", settings: Settings, source: "Source | None") -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.knn.known import known_arrays
+    from fairseq.knn.recorder import RetrievalRecorder
+    from fairseq.knn.weighing import WeighedNeighbours
     from fairseq.perplexity import Perplexity
-    from fairseq.scoring import Interpolation
+    from fairseq.scoring import Interpolation, WeighedInterpolation
     from fairseq.sequence_scorer import SequenceScorer
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
-    source = recorder if recorder is not None else neighbours
-    other = Interpolation(source, settings.knn.lmbda) if source is not None else None
+    other: Interpolation | WeighedInterpolation | None = None
+    if isinstance(source, WeighedNeighbours):
+        other = WeighedInterpolation(source)
+    elif source is not None:
+        other = Interpolation(source, settings.knn.lmbda)
+    recorder = source if isinstance(source, RetrievalRecorder) else None
     keep_known = recorder is not None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, keep_known)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
@@ -198,11 +238,12 @@ def report(
     result: "EvaluationResult",
     evaluation: "Evaluation",
     settings: Settings,
-    neighbours: "KNN_Dstore | None",
+    neighbours: "KNN_Dstore | WeighedNeighbours | None",
     argv: Sequence[str],
 ) -> None:
     """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
     from fairseq.evaluation import versions
+    from fairseq.knn.weighing import WeighedNeighbours
 
     symbols = evaluation.task.dictionary.symbols
     for what, ids in (("probability 0", result.perplexity.zero_ids), ("no number", result.perplexity.nan_ids)):
@@ -212,11 +253,15 @@ def report(
     sys.stdout.write(result.summary + "\n")
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
+    weighed = neighbours if isinstance(neighbours, WeighedNeighbours) else None
+    if weighed is not None:
+        sys.stdout.write(weighed.summary() + "\n")
     sys.stdout.flush()
     path = settings.eval.results_file
     if path is not None:
         record = {
             **result.record(symbols),
+            **(weighed.record() if weighed is not None else {}),
             "dtype": evaluation.precision.name,
             "device": str(evaluation.precision.device),
             "command": ["fairseq-eval-lm", *argv],
@@ -225,7 +270,8 @@ def report(
             "settings": settings.record(evaluation.task_config),
         }
         write_json(path, record)
-        write_json(path.with_suffix(".time.json"), result.speed())
+        searches = {"search_seconds": round(weighed.search_s, 3)} if weighed is not None else {}
+        write_json(path.with_suffix(".time.json"), {**result.speed(), **searches})
 
 
 def cli_main() -> None:

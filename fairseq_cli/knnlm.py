@@ -1,4 +1,4 @@
-"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt, convert and sweep them."""
+"""``fairseq-knnlm``: look after the files of a kNN-LM: check, describe, adopt, convert, sweep and fit them."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from fairseq import __version__
 from fairseq.config import Flags
 from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.knn.lmbda_config import FitLmbdaConfig
 from fairseq.knn.sweep_config import SweepConfig
 from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
 from fairseq.log import log_format_of
@@ -80,6 +81,16 @@ def sweep(flags: Flags) -> None:
     run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
+def fit_lmbda(flags: Flags) -> None:
+    """Fits a weight of each token's own to a saved retrieval."""
+    config, common = flags.build(FitLmbdaConfig), flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.lmbda_report import run_fit
+
+    run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -101,6 +112,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",
         (SweepConfig, CommonConfig),
         sweep,
+    ),
+    "fit-lmbda": Subcommand(
+        "Fit λ to a saved retrieval, a weight of each token's own, and which searches may be skipped.",
+        (FitLmbdaConfig, CommonConfig),
+        fit_lmbda,
     ),
 }
 
