@@ -71,7 +71,7 @@ NO_TORCH = (
     "fairseq.errors", "fairseq.config", "fairseq.registry", "fairseq.plugins", "fairseq.files", "fairseq.run_config",
     "fairseq.log", "fairseq.train_config", "fairseq.options", "fairseq.data", "fairseq.data.config",
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
-    "fairseq.knn.tool_config", "fairseq.knn.sweep_config", "fairseq.conversion_config",
+    "fairseq.knn.tool_config", "fairseq.knn.sweep_config", "fairseq.knn.lmbda_config", "fairseq.conversion_config",
 )  # fmt: skip
 
 

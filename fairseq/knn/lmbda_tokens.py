@@ -109,7 +109,9 @@ def read_tokens(
         for start in range(0, len(retrieval), _ROWS):
             rows = slice(start, start + _ROWS)
             distances_NK, ids_NK = np.asarray(retrieval.distances_NK[rows, :k]), np.asarray(retrieval.ids_NK[rows, :k])
-            votes = Votes(distances_NK, ids_NK.astype(np.int64), retrieval.hits_NK(rows)[:, :k])
+            votes = Votes(
+                distances_NK, ids_NK.astype(np.int64), retrieval.hits_NK(rows)[:, :k] & np.isfinite(distances_NK)
+            )
             values_NK = np.take(values_N, ids_NK, mode="clip")  # −1 reads row 0; its distance is +inf
             after.append(neighbour_features(distances_NK, values_NK, temperature))
             log_p_knn.append(log_prob_of(votes, temperature).astype(np.float64))

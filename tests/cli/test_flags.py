@@ -40,7 +40,7 @@ EVAL_LM = shlex.split(
     " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
-    " --gpu-index --tensorboard-logdir --save-retrieval --rerank"
+    " --gpu-index --tensorboard-logdir --save-retrieval --rerank --lmbda-model --skip-retrieval"
 )
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
@@ -65,6 +65,10 @@ KNNLM = {
     "sweep": shlex.split(
         "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
     ),
+    "fit-lmbda": shlex.split(
+        "--out --apply --k --knn-temp --folds --dstore-filename --dictionary --overwrite --allow-mismatch --seed --help"
+        " --version"
+    ),
 }
 
 # Defaults that the published interface gives.
@@ -85,7 +89,7 @@ DEFAULTS = {
     "fairseq-eval-lm": {
         **EVERY_DEFAULT, "--gen-subset": "test", "--max-tokens": 36000, "--context-window": 0,
         "--model-overrides": "{}", "--num-shards": 1, "--shard-id": 0, "--sample-break-mode": "none", "--probe": 8,
-        "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
+        "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1, "--skip-retrieval": 0,
     },
     "fairseq-preprocess": {
         **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
@@ -100,6 +104,7 @@ DEFAULTS = {
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm convert": {},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
+    "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {

@@ -7,7 +7,7 @@ import pytest
 
 import fairseq
 
-SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep")
+SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "fit-lmbda")
 PROGRAM = """
 import sys
 try:
