@@ -65,22 +65,30 @@ def loss_alone(retrieval: Retrieval, setting: Setting) -> float:
 
 def compare(retrieval: Retrieval, grid: Grid) -> None:
     """Prints one table."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     swept = sweep(retrieval, grid)
-    together_s = time.perf_counter() - start
+    together_s, together_cpu_s = time.perf_counter() - start, time.process_time() - cpu
     settings = [Setting(i, k, t) for t in grid.temperatures for k in grid.ks for i in grid.lmbdas]
-    differences, alone_s = [], 0.0
+    differences, alone_s, cpu = [], 0.0, time.process_time()
     for number in np.linspace(0, len(settings) - 1, ALONE).astype(int):
         start = time.perf_counter()
         loss = loss_alone(retrieval, settings[number])
         alone_s += time.perf_counter() - start
         differences.append(abs(loss - loss_of(swept, settings[number])))
-    each_s = alone_s / ALONE
+    each_s, alone_cpu_s = alone_s / ALONE, time.process_time() - cpu
     print(f"{len(retrieval)} tokens, {retrieval.k} neighbours each, {torch.get_num_threads()} threads")
-    print("| | settings | seconds | seconds a setting |\n|---|---:|---:|---:|")
-    print(f"| swept together | {len(settings)} | {together_s:.1f} | {together_s / len(settings):.3f} |")
-    print(f"| one at a time, measured | {ALONE} | {alone_s:.1f} | {each_s:.2f} |")
-    print(f"| one at a time, all (extrapolated) | {len(settings)} | {each_s * len(settings):.0f} | {each_s:.2f} |")
+    print("| | settings | seconds | of processors | seconds a setting |\n|---|---:|---:|---:|---:|")
+    for name, count, seconds, cpu_s in (
+        ("swept together", len(settings), together_s, together_cpu_s),
+        ("one at a time, measured", ALONE, alone_s, alone_cpu_s),
+        (
+            "one at a time, all (extrapolated)",
+            len(settings),
+            each_s * len(settings),
+            alone_cpu_s / ALONE * len(settings),
+        ),
+    ):
+        print(f"| {name} | {count} | {seconds:.1f} | {cpu_s:.1f} | {seconds / count:.3f} |")
     print(f"largest difference of a loss: {max(differences):.1e} bits")
 
 

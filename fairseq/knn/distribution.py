@@ -42,6 +42,10 @@ class Votes:
     ids_NK: Ids
     hits_NK: npt.NDArray[np.bool_]
 
+    def rows(self, rows: slice) -> "Votes":
+        """Returns those of some queries."""
+        return Votes(self.distances_NK[rows], self.ids_NK[rows], self.hits_NK[rows])
+
     def nearest_first(self) -> "Votes":
         """Returns them by distance; those equally far in the order that they were in."""
         order_NK = torch.sort(torch.from_numpy(self.distances_NK), dim=1, stable=True).indices.numpy()

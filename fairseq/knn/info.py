@@ -17,6 +17,8 @@ from fairseq.knn.faiss_index import metric_name, num_lists, read_index
 from fairseq.knn.foreign import describe_layout, find_foreign, likely_layouts
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
+from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.retrieval_format import MANIFEST, read_record
 
 Lines = list[tuple[str, Any]]
 
@@ -59,6 +61,8 @@ def describe(name: str) -> tuple[str, Lines]:
         FairseqError: it is not there, of no known kind, or damaged.
     """
     path = Path(name)
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return _retrieval(path)
     if path.is_dir():
         raise DataError(f"{name} is a directory; give a file, such as {path / 'dict.txt'}")
     for suffix in ("_keys.npy", "_vals.npy"):
@@ -225,6 +229,10 @@ def _json(path: Path) -> tuple[str, Lines]:
         assert store is not None
         what, lines = _store_manifest(store)
         return f"manifest of a {what}" if store.state == "complete" else f"manifest of an {what}", lines
+    if record.get("kind") == "retrieval":
+        return _retrieval(path.parent)
+    if record.get("kind") == "sweep" and isinstance(record.get("best"), dict):
+        return "result of a sweep", [(name, _short(value)) for name, value in record["best"].items()]
     if record.get("kind") == "index":
         manifest = read_manifest(path, IndexManifest)
         assert manifest is not None
@@ -241,6 +249,16 @@ def _json(path: Path) -> tuple[str, Lines]:
     raise DataError(
         f"{path} is JSON of no known kind (a manifest, results or a record of this program); check the path"
     )
+
+
+def _retrieval(directory: Path) -> tuple[str, Lines]:
+    if read_record(directory).get("state") != "done":
+        return "unfinished retrieval; its command starts over", []
+    retrieval = Retrieval.open(directory)
+    lines: Lines = [("tokens", len(retrieval)), ("neighbours", retrieval.k), ("columns", ", ".join(retrieval.columns))]
+    shown = ("split", "lmbda", "knn_temp", "lm", "mixture", "settings", "identity", "datastore")
+    found = [(name, retrieval.manifest.get(name)) for name in shown]
+    return "saved retrieval", [*lines, *((name, _short(value)) for name, value in found)]
 
 
 def _short(value: Any) -> str:

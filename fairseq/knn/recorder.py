@@ -28,6 +28,7 @@ from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
+from fairseq.files import locked
 from fairseq.knn.config import KNNConfig, RetrievalConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes, log_prob_of
@@ -39,6 +40,9 @@ from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import ScoredBatch
 
 logger = logging.getLogger(__name__)
+
+# Tokens that are ordered and written together: what is computed from them stays in the cache.
+AT_ONCE = 512
 
 
 class Neighbours(Protocol):
@@ -80,12 +84,17 @@ class RetrievalRecorder:
         self._num_asked += len(target_N)
         targets = target_N.cpu().numpy()
         assert np.array_equal(self._tokens[self._position_N[rows_N]], targets), "not the order of the batches"
-        nearest = votes.nearest_first()
-        self.writer.write(
-            rows_N, targets=targets, positions=self._position_N[rows_N], ids=nearest.ids_NK,
-            distances=nearest.distances_NK, hits=np.packbits(nearest.hits_NK, axis=1, bitorder="little"),
-        )  # fmt: skip
-        return torch.from_numpy(log_prob_of(votes, self.neighbours.config.knn_temp)).to(queries_ND.device)
+        log_p_N = np.empty(len(targets), np.float32)
+        for start in range(0, len(targets), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            found, rows = votes.rows(part), rows_N[part]
+            log_p_N[part] = log_prob_of(found, self.neighbours.config.knn_temp)
+            nearest = found.nearest_first()
+            self.writer.write(
+                rows, targets=targets[part], positions=self._position_N[rows], ids=nearest.ids_NK,
+                distances=nearest.distances_NK, hits=np.packbits(nearest.hits_NK, axis=1, bitorder="little"),
+            )  # fmt: skip
+        return torch.from_numpy(log_p_N).to(queries_ND.device)
 
     def add(self, scored: ScoredBatch, **columns: npt.NDArray[Any]) -> None:
         """Writes what the language model said of the next batch, and further columns of its tokens."""
@@ -136,9 +145,10 @@ def open_recorder(
     record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
     columns = (*columns_of(k, neighbours.datastore.rows), *further)
     directory = Path(where.save_retrieval)
-    if not where.overwrite and is_saved(directory, columns, record):
-        logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
-        return None
+    with locked(directory):  # also takes away the lock's file that a run has left which was killed at its very end
+        if not where.overwrite and is_saved(directory, columns, record):
+            logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
+            return None
     writer = RetrievalWriter.create(directory, num_tokens, columns, record, overwrite=where.overwrite)
     return RetrievalRecorder(neighbours, evaluation, writer)
 

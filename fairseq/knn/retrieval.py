@@ -109,7 +109,9 @@ def _mapped(directory: Path, name: str) -> Array:
     path = array_path(directory, name)
     try:
         mapped: Array = np.lib.format.open_memmap(path, mode="r")
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError as err:
+        raise DatastoreError(f"{path} does not exist, but its manifest names it; save the retrieval again") from err
+    except PermissionError:
         raise
     except (ValueError, TypeError, OverflowError, SyntaxError, tokenize.TokenError, OSError) as err:
         reason = " ".join(str(err).split())[:120]

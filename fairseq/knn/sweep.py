@@ -181,12 +181,16 @@ class _Hits:
     @classmethod
     def of(cls, x_NK: Float64s, hits_NK: npt.NDArray[np.bool_], ks: tuple[int, ...]) -> "_Hits":
         """Returns the hits among the neighbours at distances ``x_NK`` from the nearest."""
-        rows, columns = np.nonzero(hits_NK & np.isfinite(x_NK))
-        x_H = x_NK[rows, columns]
-        nearest_N = np.zeros(len(x_NK))
+        n, k = x_NK.shape
+        hits_NK = hits_NK & np.isfinite(x_NK)
+        rows = np.repeat(np.arange(n), hits_NK.sum(axis=1))  # many times quicker than np.nonzero in two dimensions
+        at_H = np.flatnonzero(hits_NK)
+        x_H, columns = x_NK.reshape(-1)[at_H], at_H - rows * k
+        nearest_N = np.zeros(n)
         first_of_row = np.flatnonzero(np.diff(rows, prepend=-1))
         nearest_N[rows[first_of_row]] = x_H[first_of_row]
-        place_H = rows * len(ks) + np.searchsorted(ks, columns, side="right")
+        segment_K = np.searchsorted(ks, np.arange(k), side="right")
+        place_H = rows * len(ks) + segment_K[columns]
         firsts = np.flatnonzero(np.diff(place_H, prepend=-1))
         beyond_H = torch.from_numpy(x_H - nearest_N[rows])
         return cls(beyond_H, firsts, place_H[firsts], torch.from_numpy(nearest_N), len(ks))

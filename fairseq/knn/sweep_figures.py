@@ -81,37 +81,38 @@ def _ppl(loss: Float64s) -> Float64s:
 
 
 def _finite(values: Float64s) -> Float64s:
-    """Returns values for an argmin: what is not finite is never the smallest."""
+    """Returns values for a minimum: what is not finite is never the smallest."""
     return np.where(np.isfinite(values), values, np.inf)
+
+
+def _gaps(values: Float64s) -> Float64s:
+    """Returns values to draw: nothing where they are not finite."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _by_lambda(swept: Swept, split: str, figure: "Figure") -> None:
     axes = figure.add_subplot()
-    ppl_TJL = _ppl(swept.loss_TJL)
-    best = swept.best()
+    ppl_TJL, best, lmbdas = _finite(_ppl(swept.loss_TJL)), swept.best(), swept.grid.lmbdas
     chosen = _some(swept.grid.ks, best.k)
-    colours = _colours(len(chosen))
-    lowest = []
-    for number, k in enumerate(chosen):
+    drawn = []
+    for number, (k, colour) in enumerate(zip(chosen, _colours(len(chosen)), strict=True)):
         ppl_TL = ppl_TJL[:, swept.grid.ks.index(k)]
-        t = int(np.argmin(_finite(ppl_TL).min(axis=1)))
-        label = f"{k:,}" if len(swept.grid.temperatures) == 1 else f"{k:,}  (T = {swept.grid.temperatures[t]:g})"
-        lowest.append(float(_finite(ppl_TL[t]).min()))
-        axes.plot(
-            swept.grid.lmbdas, np.where(np.isfinite(ppl_TL[t]), ppl_TL[t], np.nan), color=colours[number], label=label,
-            marker=_MARKERS[number], markevery=max(len(swept.grid.lmbdas) // 20, 1),
-        )  # fmt: skip
-    bottom = _ppl(swept.loss_TJL)[
-        swept.grid.temperatures.index(best.knn_temp), swept.grid.ks.index(best.k), swept.grid.lmbdas.index(best.lmbda)
-    ]
+        t = int(np.argmin(ppl_TL.min(axis=1)))
+        needs_t = k > 1 and len(swept.grid.temperatures) > 1
+        label = f"{k:,}  (T = {swept.grid.temperatures[t]:g})" if needs_t else f"{k:,}"
+        every = max(len(lmbdas) // 20, 1)
+        axes.plot(lmbdas, _gaps(ppl_TL[t]), color=colour, label=label, marker=_MARKERS[number], markevery=every)
+        drawn.append(ppl_TL[t])
+    bottom = float(ppl_TJL.min())
     _language_model(axes, swept)
-    _mark(axes, best.lmbda, float(bottom), f"{bottom:.2f} at λ = {best.lmbda:g}")
-    top = max([perplexity_of(swept.lm_loss), *(low for low in lowest if np.isfinite(low))])
-    _limit(axes, float(bottom), top, above=0.5)
-    axes.set_xlim(swept.grid.lmbdas[0], swept.grid.lmbdas[-1])
+    _mark(axes, best.lmbda, bottom, f"{bottom:.2f} at λ = {best.lmbda:g}")
+    lowest = [float(ppl_L.min()) for ppl_L in drawn if np.isfinite(ppl_L.min())]
+    top = _limit(axes, bottom, max(perplexity_of(swept.lm_loss), *lowest), above=0.5)
+    last = max(int(np.flatnonzero(ppl_L <= top).max(initial=0)) for ppl_L in drawn)
+    axes.set_xlim(lmbdas[0], lmbdas[min(last + 1, len(lmbdas) - 1)])
     axes.set(xlabel="weight of the neighbours, λ", ylabel=f"perplexity on {split}", title="Perplexity over λ")
     title = "neighbours k" if len(swept.grid.temperatures) == 1 else "neighbours k (their best T)"
-    axes.legend(title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
+    axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 0.6), alignment="left")
 
 
 def _by_k(swept: Swept, split: str, figure: "Figure") -> None:
@@ -123,11 +124,13 @@ def _by_k(swept: Swept, split: str, figure: "Figure") -> None:
     for number, temperature in enumerate(chosen):
         ppl_J = ppl_TJ[swept.grid.temperatures.index(temperature)]
         axes.plot(
-            swept.grid.ks, np.where(np.isfinite(ppl_J), ppl_J, np.nan), color=colours[number], marker=_MARKERS[number],
+            swept.grid.ks, _gaps(ppl_J), color=colours[number], marker=_MARKERS[number],
             label=f"{temperature:g}",
         )  # fmt: skip
     axes.set_xscale("log", base=2)
-    ticks = _some(swept.grid.ks, best.k)
+    ks = swept.grid.ks
+    doubled = [1 << i for i in range(ks[-1].bit_length()) if ks[0] <= 1 << i]
+    ticks = list(ks) if len(ks) <= MOST_LINES else doubled[:: -(-len(doubled) // MOST_LINES)] or [ks[0], ks[-1]]
     axes.set_xticks(ticks, [f"{k:,}" for k in ticks])
     axes.minorticks_off()
     _language_model(axes, swept)
@@ -138,7 +141,7 @@ def _by_k(swept: Swept, split: str, figure: "Figure") -> None:
     axes.set(
         xlabel="neighbours, k", ylabel=f"perplexity on {split}", title="Perplexity over k, each at its best λ"
     )  # fmt: skip
-    axes.legend(title="temperature T", loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
+    axes.legend(title="temperature T", loc="upper left", bbox_to_anchor=(1.01, 0.6), alignment="left")
 
 
 def _by_k_and_temperature(swept: Swept, split: str, figure: "Figure") -> None:
@@ -146,8 +149,9 @@ def _by_k_and_temperature(swept: Swept, split: str, figure: "Figure") -> None:
     grid = swept.grid
     loss_TJL = _finite(swept.loss_TJL)
     ppl_TJ, lmbda_TJ = _ppl(loss_TJL.min(axis=2)), loss_TJL.argmin(axis=2)
-    shown_TJ = np.where(np.isfinite(ppl_TJ), ppl_TJ, np.nan)
-    image = axes.pcolormesh(shown_TJ, cmap="viridis", edgecolors="white", linewidth=1.5)
+    shown_TJ = _gaps(ppl_TJ)
+    has_words = ppl_TJ.size <= MOST_WORDS_IN_CELLS
+    image = axes.pcolormesh(shown_TJ, cmap="viridis", edgecolors="white", linewidth=1.5 if has_words else 0)
     axes.set_xticks(np.arange(len(grid.ks)) + 0.5, [f"{k:,}" for k in grid.ks])
     axes.set_yticks(np.arange(len(grid.temperatures)) + 0.5, [f"{t:g}" for t in grid.temperatures])
     axes.grid(visible=False)
@@ -155,7 +159,7 @@ def _by_k_and_temperature(swept: Swept, split: str, figure: "Figure") -> None:
     axes.spines[:].set_visible(False)
     best = swept.best()
     t_best, j_best = grid.temperatures.index(best.knn_temp), grid.ks.index(best.k)
-    if ppl_TJ.size <= MOST_WORDS_IN_CELLS:
+    if has_words:
         digits = 2 if np.nanmax(shown_TJ) - np.nanmin(shown_TJ) < 10 else 1
         for t, j in np.ndindex(ppl_TJ.shape):
             if np.isfinite(ppl_TJ[t, j]):
@@ -173,8 +177,10 @@ def _by_k_and_temperature(swept: Swept, split: str, figure: "Figure") -> None:
 
 def _write_cell(axes: "Axes", image: Any, place: tuple[int, int], ppl: str, weight: str) -> None:
     """Writes perplexity and λ into a cell, in what can be read on its colour."""
-    red, green, blue, _ = image.cmap(image.norm(float(ppl)))
-    ink = _INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in image.cmap(image.norm(float(ppl)))]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # Contrast as the accessibility guidelines (WCAG) define it: white is better below a luminance of about 0.19.
+    ink = _INK if (luminance + 0.05) / 0.065 > 1.05 / (luminance + 0.05) else "white"
     x, y = place[1] + 0.5, place[0] + 0.5
     axes.text(x, y + 0.08, ppl, ha="center", va="center", color=ink, fontsize=10)
     axes.text(x, y - 0.2, weight, ha="center", va="center", color=ink, fontsize=8)
@@ -190,9 +196,8 @@ def _language_model(axes: "Axes", swept: Swept) -> None:
     ppl = perplexity_of(swept.lm_loss)
     axes.axhline(ppl, color=_QUIET, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     axes.annotate(
-        f"language model {ppl:.2f}", (1, ppl), xycoords=("axes fraction", "data"), xytext=(-2, 4),
-        textcoords="offset points", ha="right", color=_QUIET, fontsize=9, zorder=5,
-        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        f"language model\n{ppl:.2f}", (1, ppl), xycoords=("axes fraction", "data"), xytext=(8, 0),
+        textcoords="offset points", va="center", color=_QUIET, fontsize=9, annotation_clip=False,
     )  # fmt: skip
 
 
@@ -204,10 +209,11 @@ def _mark(axes: "Axes", x: float, y: float, words: str, align: str = "center") -
     )  # fmt: skip
 
 
-def _limit(axes: "Axes", bottom: float, top: float, above: float) -> None:
-    """Shows the best, the language model, and some room above it; what lies beyond is of no use to anyone."""
+def _limit(axes: "Axes", bottom: float, top: float, above: float) -> float:
+    """Shows the best, the language model, and some room above it, and returns where that ends."""
     room = max(top - bottom, 0.02 * bottom)
     axes.set_ylim(bottom - 0.25 * room, top + above * room)
+    return top + above * room
 
 
 def _some(values: Sequence[Any], chosen: Any) -> list[Any]:

@@ -8,6 +8,7 @@ OUT/*.svg, *.png  figures
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
 from fairseq.knn.sweep_config import Setting, SweepConfig
 from fairseq.perplexity import perplexity_of
+
+logger = logging.getLogger(__name__)
 
 KIND, VERSION = "sweep", 1
 MOST_PRINTED = 40
@@ -83,6 +86,10 @@ def _check_alike(retrieval: Retrieval, other: Retrieval, most: int, allow: bool)
                 " both with the same model, datastore and index",
                 allow,
             )
+    if retrieval.manifest["identity"].get("data_sha256") == other.manifest["identity"].get("data_sha256"):
+        logger.warning(
+            "%s is of the same text as %s: it is no test of the choice", other.directory, retrieval.directory
+        )
     asked = [{**text.manifest["settings"], "k": text.k} for text in (retrieval, other)]
     for name in sorted({*asked[0], *asked[1]} - {*_MAY_DIFFER}):
         one, two = (settings.get(name) for settings in asked)
@@ -115,7 +122,7 @@ def _table(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[G
             yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
     yield ""
     yield f"Chosen on {split}: {flags_of(texts[0], setting)}"
-    yield from _at_the_edge(swept, setting)
+    yield from _at_the_edge(swept, setting, texts[0].k)
     yield ""
     rows = {
         "perplexity": [text.manifest["split"] for text in texts],
@@ -143,7 +150,7 @@ def flags_of(retrieval: Retrieval, setting: Setting) -> str:
     return words if own_distances or asked == setting.k else f"{words} --rerank {asked}"
 
 
-def _at_the_edge(swept: Swept, setting: Setting) -> Iterator[str]:
+def _at_the_edge(swept: Swept, setting: Setting, saved_k: int) -> Iterator[str]:
     """Yields advice where the best value is the first or the last that was tried."""
     grid = swept.grid
     tried = (
@@ -154,6 +161,8 @@ def _at_the_edge(swept: Swept, setting: Setting) -> Iterator[str]:
         if value not in ends and value in (values[0], values[-1]):
             side = ("smaller" if value == values[0] else "larger") if len(values) > 1 else "other"
             yield f"{name} {value:g} is at the edge of what was tried: {side} values may be better."
+    if setting.k == saved_k and len(grid.ks) > 1:
+        yield f"--k {saved_k} is all that was saved: a retrieval with more neighbours may be better."
 
 
 def _interval(gain: Gain) -> str:

@@ -39,7 +39,7 @@ class InfoConfig:
 
     files: tuple[str, ...] = flag(
         dataclasses.MISSING,
-        "dictionaries, data, checkpoints, datastores (prefix or file), indexes, manifests, results",
+        "dictionaries, data, checkpoints, datastores (prefix or file), indexes, retrievals, manifests, results",
         positional=True,
     )
 

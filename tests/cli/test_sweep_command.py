@@ -182,3 +182,16 @@ def test_without_matplotlib(sweep, tmp_path, monkeypatch):
     assert "pip install 'fairseq-knnlm[plots]', or give --no-figures" in sweep().error
     assert not (tmp_path / "r" / "sweep").exists()
     assert sweep("--no-figures").code == 0
+
+
+def test_info_says_what_they_are(sweep, command, tmp_path):
+    assert sweep("--no-figures").code == 0
+    out = command("fairseq-knnlm", "info", tmp_path / "r", tmp_path / "r" / "sweep" / "sweep.json").out
+    assert "saved retrieval\n  tokens: 60\n  neighbours: 16\n" in out and "result of a sweep\n  lmbda: " in out
+    edited(tmp_path / "r", state="writing")
+    assert "unfinished retrieval" in command("fairseq-knnlm", "info", tmp_path / "r" / "manifest.json").out
+
+
+def test_a_choice_is_not_tested_on_the_text_that_it_was_made_on(sweep, tmp_path):
+    small_retrieval(tmp_path / "again")
+    assert any("is of the same text" in line for line in sweep("--apply", tmp_path / "again", "--no-figures").warnings)

@@ -7,7 +7,9 @@ which come further than noise does.
 """
 
 import json
+import shutil
 import struct
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +27,15 @@ from fairseq.data.config import BREAK_MODES, LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import FairseqError
+from fairseq.knn.bootstrap import gain_of
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.manifest import DatastoreManifest, IndexManifest, read_manifest
+from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.sweep import mixture_log_prob, sweep
+from fairseq.knn.sweep_config import Grid
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.bad_input.cases import Artefacts
+from tests.reference.small_retrieval import small_retrieval
 
 CASES, SOAK_CASES = 200, 5000
 CHECKPOINT_CASES, SLOW_CHECKPOINT_CASES = 60, 1500
@@ -151,12 +158,54 @@ def read_index_manifest(directory: Path, content: bytes) -> None:
     assert read_manifest(directory / "none.json", DatastoreManifest) is None
 
 
-READERS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[bytes], ...]]] = {
+# A saved retrieval: its manifest, and one of its columns
+
+TOKENS, K = 6, 4
+COLUMNS = ("blocks", "distances", "hits", "ids", "lm_log_prob", "positions", "targets")
+
+
+def sound_retrieval(directory: Path) -> dict[str, bytes]:
+    """Returns the bytes of every file of a small retrieval, which is made anew."""
+    shutil.rmtree(directory / "r", ignore_errors=True)
+    small_retrieval(directory / "r", TOKENS + 1, K)
+    return {file.name: file.read_bytes() for file in (directory / "r").iterdir()}
+
+
+with tempfile.TemporaryDirectory() as _directory:
+    SOUND_RETRIEVAL = sound_retrieval(Path(_directory))
+
+
+def read_retrieval(directory: Path, manifest: bytes, broken_column: tuple[str, bytes]) -> None:
+    sound_retrieval(directory)
+    (directory / "r" / "manifest.json").write_bytes(manifest)
+    name, content = broken_column
+    (directory / "r" / f"{name}.npy").write_bytes(content)
+    retrieval = Retrieval.open(directory / "r")
+    assert len(retrieval) == len(retrieval.position_N) and retrieval.hits_NK().shape == retrieval.ids_NK.shape
+    with np.errstate(all="ignore"):
+        swept = sweep(retrieval, Grid((0.0, 0.5), (1, retrieval.k), (1.0,)))
+        assert swept.loss_TJL.shape == (1, 2, 2)
+        gain_of(retrieval.lm_log_p_N, mixture_log_prob(retrieval, swept.best()), retrieval.block_N, 100, 1)
+
+
+def columns() -> st.SearchStrategy[tuple[str, bytes]]:
+    return st.sampled_from(COLUMNS).flatmap(
+        lambda name: broken(SOUND_RETRIEVAL[f"{name}.npy"]).map(lambda content: (name, content))
+    )
+
+
+SOUND_MANIFEST = SOUND_RETRIEVAL["manifest.json"]
+SOUND_COLUMN = ("ids", SOUND_RETRIEVAL["ids.npy"])
+
+
+READERS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]] = {
     "idx": (read_dataset, (broken(SOUND_IDX), st.just(SOUND_BIN))),
     "bin": (read_dataset, (st.just(SOUND_IDX), broken(SOUND_BIN))),
     "dict": (read_dictionary, (broken(SOUND_DICT),)),
     "datastore": (read_datastore, (manifest_bytes(SOUND_STORE),)),
     "index-manifest": (read_index_manifest, (manifest_bytes(SOUND_INDEX),)),
+    "retrieval-manifest": (read_retrieval, (manifest_bytes(json.loads(SOUND_MANIFEST)), st.just(SOUND_COLUMN))),
+    "retrieval": (read_retrieval, (st.just(SOUND_MANIFEST), columns())),
 }
 
 
@@ -167,7 +216,7 @@ def fuzz(name: str, directory: Path, cases: int) -> int:
 
     @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.tuples(*strategies))
-    def one(contents: tuple[bytes, ...]) -> None:
+    def one(contents: tuple[Any, ...]) -> None:
         nonlocal tried
         tried += 1
         holds_up(lambda: read(directory, *contents))
@@ -193,6 +242,7 @@ def test_the_sound_files_are_read(name: str, tmp_path: Path) -> None:
     sound = {
         "idx": (SOUND_IDX, SOUND_BIN), "bin": (SOUND_IDX, SOUND_BIN), "dict": (SOUND_DICT,),
         "datastore": (json.dumps(SOUND_STORE).encode(),), "index-manifest": (json.dumps(SOUND_INDEX).encode(),),
+        "retrieval-manifest": (SOUND_MANIFEST, SOUND_COLUMN), "retrieval": (SOUND_MANIFEST, SOUND_COLUMN),
     }  # fmt: skip
     READERS[name][0](tmp_path, *sound[name])
 

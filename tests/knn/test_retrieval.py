@@ -168,6 +168,7 @@ def cut(path: Path, left: int) -> None:
         (lambda d: edited(d, files={"../x.npy": {}}), "names the file '../x.npy', which is no column"),
         (lambda d: edited(d, files={}), "does not name targets.npy"),
         (lambda d: edited(d, vocabulary_size=10), "ids must be from 0 to 9"),
+        (lambda d: (d / "hits.npy").unlink(), "hits.npy does not exist, but its manifest names it"),
         (lambda d: cut(d / "ids.npy", 999), "must be a whole .npy file"),
         (lambda d: cut(d / "ids.npy", 0), "must be a whole .npy file"),
         (lambda d: (d / "hits.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': 'O'   "), "must be a whole .npy"),
@@ -178,10 +179,4 @@ def cut(path: Path, left: int) -> None:
 def test_broken_ones_are_refused(saved, tmp_path, damage, message):
     damage(tmp_path / "hand")
     with pytest.raises(DatastoreError, match=message):
-        Retrieval.open(tmp_path / "hand")
-
-
-def test_a_missing_file_is_named(saved, tmp_path):
-    (tmp_path / "hand" / "hits.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"hits\.npy"):
         Retrieval.open(tmp_path / "hand")
