@@ -300,3 +300,9 @@ def test_another_models_retrieval_is_not_applied_to(fit, fitted, tmp_path) -> No
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
     assert "fit it again" in fit("--out", tmp_path / "m.json", "--apply", tmp_path / "other").error
     assert not (tmp_path / "m.json").exists()
+
+
+def test_info_knows_the_file(command, fitted) -> None:
+    outcome = command("fairseq-knnlm", "info", fitted / "lmbda.json")
+    assert outcome.code == 0, outcome.err
+    assert "fitted weight λ" in outcome.out and "λ: by token" in outcome.out and "knn_temp: 5" in outcome.out
