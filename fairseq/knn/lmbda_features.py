@@ -24,7 +24,7 @@ FEATURES = (*BEFORE_SEARCH, *AFTER_SEARCH)
 # The nearest of the neighbours, whose values are counted apart.
 NUM_NEAR = 16
 # Tokens whose neighbours are described together: what is computed from 1,024 of each stays in the cache.
-_ROWS = 128
+_ROWS = 32
 
 
 def context_features(known: Known, counts_V: npt.NDArray[np.int64]) -> Floats:

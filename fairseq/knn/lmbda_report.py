@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
+from fairseq.files import locked
 from fairseq.knn.datastore import Array
 from fairseq.knn.lmbda_config import FitLmbdaConfig
 from fairseq.knn.lmbda_features import BEFORE_SEARCH
@@ -62,9 +63,15 @@ def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Non
         MismatchError: they do not belong together.
     """
     assert config.out is not None
-    out, allow = Path(config.out), config.allow_mismatch
-    if out.exists() and not config.overwrite:
-        raise DatastoreError(f"{out} exists; give another file, or --overwrite")
+    out = Path(config.out)
+    with locked(out):  # an impossible place fails at once
+        if out.exists() and not config.overwrite:
+            raise DatastoreError(f"{out} exists; give another file, or --overwrite")
+        _run_fit(config, out, seed, log_format, say)
+
+
+def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> None:
+    allow = config.allow_mismatch
     retrieval = Retrieval.open(config.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
     k = config.k if config.k is not None else retrieval.k
@@ -83,8 +90,9 @@ def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Non
     judged = cross_validate(tokens, config.folds, seed, log_format)
     kind = best_kind(judged)
     weights = fit_all(tokens, seed)
-    skip = fit_skip(tokens, judged.log_p_N[kind] - judged.log_p_lm_N, seed)
-    model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), judged.perplexities())
+    skip = fit_skip(tokens, gain_of(judged.log_p_N[kind], judged.log_p_lm_N), seed)
+    held_out = {name: value for name, value in judged.perplexities().items() if np.isfinite(value)}
+    model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), held_out)
     say(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
     say(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     _say_table(judged, kind, weights, say)
@@ -121,8 +129,8 @@ def cross_validate(tokens: Tokens, num_folds: int, seed: int, log_format: str) -
             fitted, held = tokens.some(~held_N), tokens.some(held_N)
             if len(fitted.usable) and len(held):
                 weights = fit_all(fitted, seed)
-                gain_N = fitted.log_prob(weights["network"]) - fitted.log_p_lm_N
-                judged = judge(held, weights, fit_skip(fitted, gain_N, seed))
+                skip = fit_skip(fitted, gain_of(fitted.log_prob(weights["network"]), fitted.log_p_lm_N), seed)
+                judged = judge(held, weights, skip)
             else:  # a block as long as a fold, or neighbours in this one only: nothing can be learned
                 judged = Judged(held.log_p_lm_N, dict.fromkeys(WORDS, held.log_p_lm_N), {})
             for kind in WORDS:
@@ -131,6 +139,13 @@ def cross_validate(tokens: Tokens, num_folds: int, seed: int, log_format: str) -
                 skipped_N[share][held_N] = judged.skipped_N.get(share, np.ones(len(held), bool))
             progress.advance(1)
     return Judged(tokens.log_p_lm_N, log_p_N, skipped_N)
+
+
+def gain_of(log_p_N: Floats, log_p_lm_N: Floats) -> Floats:
+    """Returns what neighbours have gained for each target, nats; no number where both say that it cannot be."""
+    with np.errstate(invalid="ignore"):
+        gain_N: Floats = log_p_N - log_p_lm_N
+    return gain_N
 
 
 def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:

@@ -285,6 +285,7 @@ def test_a_retrieval_that_cannot_be_fitted_is_refused(command, fitted, tmp_path,
         ("--out {tmp}/m.json --apply {tmp}", "no manifest.json"),
         ("--out {tmp}/m.json --dictionary {tmp}/none", "none"),
         ("--out {tmp}/there.json", "--overwrite"),
+        ("--out {tmp}/there.json/m.json", "there.json"),
     ],
 )
 def test_flags_that_do_not_fit_the_retrieval_are_refused(fit, tmp_path, flags: str, words: str) -> None:

@@ -170,6 +170,15 @@ def test_tokens_without_neighbours_have_no_weight_and_are_not_fitted_on() -> Non
     assert fit_fixed(changed) == fit_fixed(tokens)
 
 
+def test_a_target_of_probability_0_is_left_out_of_the_fit_and_stays_in_the_sum() -> None:
+    tokens = make_tokens(n=300)
+    tokens.log_p_lm_N[7], tokens.log_p_knn_N[7] = -np.inf, -np.inf
+    judged = cross_validate(tokens, 2, 1, "none")
+    assert np.isneginf(judged.log_p_N["network"][7]) and np.isfinite(np.delete(judged.log_p_N["network"], 7)).all()
+    assert set(judged.perplexities().values()) == {math.inf}
+    assert best_kind(judged) == "fixed"
+
+
 def test_what_gains_least_is_skipped_first() -> None:
     tokens = make_tokens()
     gain_N = np.where(tokens.features_NF[:, 1] > 0.5, 1.0, -0.1) + 0.01 * tokens.features_NF[:, 5]
