@@ -1,13 +1,16 @@
 """Probabilities of targets from more than one source, and how they are mixed.
 
 The language model knows nothing of nearest neighbours. It knows ``TargetScorer``: something that, given the vectors of
-contexts and the tokens that came next, has an opinion of its own on those tokens.
+contexts and the tokens that came next, has an opinion of its own on those tokens. A ``WeighingScorer`` also says how
+much that opinion is worth for each of them.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,24 +24,62 @@ class TargetScorer(Protocol):
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of N contexts before their targets are seen.
+
+    Attributes:
+        last_token_N: int64, id of the last token of the context.
+        max_log_p_N: float32, ln of the model's largest next-token probability.
+        entropy_N: float32, of the model's next-token distribution, nats.
+    """
+
+    last_token_N: npt.NDArray[np.int64]
+    max_log_p_N: npt.NDArray[np.float32]
+    entropy_N: npt.NDArray[np.float32]
+
+
+class WeighingScorer(Protocol):
+    """A second source that weighs its probabilities itself, each by what is known before the target is seen."""
+
+    def weighed_log_prob(self, queries_ND: Tensor, target_N: Tensor, known: Known) -> tuple[Tensor, Tensor]:
+        """Returns log p(target), natural, and its weight λ, float64, ``[N]`` each; anything where λ is 0."""
+        ...
+
+
+@dataclass(frozen=True)
 class Interpolation:
     """A second source and its weight λ: p = (1 − λ) p_LM + λ p_source."""
 
     source: TargetScorer
     weight: float
 
+    def ask(self, queries_ND: Tensor, target_N: Tensor, known: Known | None) -> tuple[Tensor, Tensor]:
+        """Returns log p(target) and the weight, ``[N]`` each."""
+        log_p_N = self.source.log_prob(queries_ND, target_N)
+        return log_p_N, torch.full_like(log_p_N, self.weight, dtype=torch.float64)
 
-def interpolate(log_p_lm_N: Tensor, log_p_other_N: Tensor, weight: float) -> Tensor:
+
+@dataclass(frozen=True)
+class WeighedInterpolation:
+    """A second source that knows its weight λ for each target."""
+
+    source: WeighingScorer
+
+    def ask(self, queries_ND: Tensor, target_N: Tensor, known: Known | None) -> tuple[Tensor, Tensor]:
+        """Returns log p(target) and the weight, ``[N]`` each."""
+        assert known is not None
+        return self.source.weighed_log_prob(queries_ND, target_N, known)
+
+
+def interpolate(log_p_lm_N: Tensor, log_p_other_N: Tensor, weight_N: Tensor | float) -> Tensor:
     """Returns ln((1 − λ) e^a + λ e^b), float64 ``[N]``; λ = 0 gives a, λ = 1 gives b, to the bit.
 
     Source: Khandelwal et al., 2020, equation 3.
     """
     a_N, b_N = log_p_lm_N.double(), log_p_other_N.double()
-    if weight == 0:
-        return a_N
-    if weight == 1:
-        return b_N
-    return torch.logaddexp(a_N + math.log1p(-weight), b_N + math.log(weight))
+    weight_N = torch.as_tensor(weight_N, dtype=torch.float64, device=a_N.device)
+    mixed_N = torch.logaddexp(a_N + torch.log1p(-weight_N), b_N + torch.log(weight_N))
+    return torch.where(weight_N == 0, a_N, torch.where(weight_N == 1, b_N, mixed_N))
 
 
 def share_of_rest(weight: float, taken: float) -> float:

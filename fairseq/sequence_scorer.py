@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq.cache import ContinuousCache
 from fairseq.data.block_dataset import PAD, Batch
 from fairseq.precision import Precision
-from fairseq.scoring import Interpolation, average_probabilities, interpolate
+from fairseq.scoring import Interpolation, Known, WeighedInterpolation, average_probabilities, interpolate
 
 # Most rows that the output layer takes at once, whatever the batch: its logits stay in the cache's reach.
 SOFTMAX_ROWS = 2048
@@ -38,8 +38,12 @@ class LanguageModel(Protocol):
         """Returns log p(target), natural, ``[N]``."""
         ...
 
+    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the largest log-probability and the entropy over the vocabulary, nats, ``[N]`` each."""
+        ...
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ScoredBatch:
     """N scored targets of a batch, row by row.
 
@@ -49,6 +53,7 @@ class ScoredBatch:
         log_p_N: float64 natural-log probabilities.
         model_log_p_N: the same of the models alone, before a second source was mixed in.
         cache_log_p_NS: float64, those of the cache alone under each of its settings, where there is one.
+        known: what was known of each before it was seen, where that was asked for.
     """
 
     block_idx_N: npt.NDArray[np.int64]
@@ -56,6 +61,7 @@ class ScoredBatch:
     log_p_N: npt.NDArray[np.float64]
     model_log_p_N: npt.NDArray[np.float64]
     cache_log_p_NS: npt.NDArray[np.float64] | None = None
+    known: Known | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,19 @@ class _Judged:
     log_p_N: Tensor
     query_NC: Tensor | None
     cache_log_p_NS: Tensor | None
+    known: Known | None
 
     def scored(self, log_p_N: Tensor, cache_weight: float) -> ScoredBatch:
-        cache = None
         if self.cache_log_p_NS is not None:
-            cache = self.cache_log_p_NS.cpu().numpy()
             log_p_N = interpolate(log_p_N, self.cache_log_p_NS[:, 0], cache_weight)
-        target, log_p, model = self.target_N.cpu().numpy(), log_p_N.cpu().numpy(), self.log_p_N.cpu().numpy()
-        return ScoredBatch(self.block_idx_N, target, log_p, model, cache)
+        return ScoredBatch(
+            block_idx_N=self.block_idx_N,
+            target_N=self.target_N.cpu().numpy(),
+            log_p_N=log_p_N.cpu().numpy(),
+            model_log_p_N=self.log_p_N.cpu().numpy(),
+            cache_log_p_NS=self.cache_log_p_NS.cpu().numpy() if self.cache_log_p_NS is not None else None,
+            known=self.known,
+        )
 
 
 class SequenceScorer:
@@ -86,6 +97,7 @@ class SequenceScorer:
         softmax_batch: most rows that the output layer takes at once, 2,048 at the most.
         other: a second source to mix in; it takes the context vectors of the first model.
         cache: mixed into what comes out of the others, at its own weight; batches must come in stream order.
+        keep_known: whether batches are to come with what was known of their targets, by the first model.
     """
 
     def __init__(
@@ -93,8 +105,9 @@ class SequenceScorer:
         models: Sequence[LanguageModel],
         precision: Precision,
         softmax_batch: int | None = None,
-        other: Interpolation | None = None,
+        other: Interpolation | WeighedInterpolation | None = None,
         cache: ContinuousCache | None = None,
+        keep_known: bool = False,
     ) -> None:
         assert models and ((other is None and cache is None) or len(models) == 1), len(models)
         self.models = models
@@ -102,6 +115,7 @@ class SequenceScorer:
         self.softmax_batch = softmax_batch
         self.other = other
         self.cache = cache
+        self.keep_known = keep_known or isinstance(other, WeighedInterpolation)
 
     def score(self, batch: Batch) -> ScoredBatch:
         """Returns the log-probabilities of a batch's targets."""
@@ -120,7 +134,7 @@ class SequenceScorer:
                 judged = self._judge(batch)
                 yield judged.scored(judged.log_p_N, self._cache_weight)
             return
-        before: tuple[list[_Judged], Future[Tensor]] | None = None
+        before: tuple[list[_Judged], Future[tuple[Tensor, Tensor]]] | None = None
         with ThreadPoolExecutor(1) as worker:
             for group in self._groups(batches):
                 asked = self._ask(group, worker if self._overlaps else None)
@@ -144,14 +158,17 @@ class SequenceScorer:
 
     @torch.inference_mode()
     def _judge(self, batch: Batch) -> _Judged:
-        counts, targets, log_ps, queries = [], [], [], []
+        counts, targets, log_ps, queries, known = [], [], [], [], []
         for part in self._parts(batch):
             scored_BS, target_N = self._targets(part)
             log_p_MN = []
             for model in self.models:
                 with self.precision.autocast():
                     out = model(*self._inputs(part))
-                    log_p_MN.append(self._target_log_prob(model, out.features_BSC[scored_BS], target_N))
+                    features_NC = out.features_BSC[scored_BS]
+                    log_p_MN.append(self._target_log_prob(model, features_NC, target_N))
+                    if self.keep_known and model is self.models[0]:
+                        known.append((self._last_tokens(part, scored_BS), *model.certainty(features_NC)))
                 if self.other is not None or self.cache is not None:
                     queries.append(out.ffn_input_BSC[scored_BS].float())
             counts.append(scored_BS.sum(1))
@@ -163,7 +180,7 @@ class SequenceScorer:
         if self.cache is not None and query_NC is not None:
             assert (np.diff(batch.block_idx_B) > 0).all(), batch.block_idx_B
             cache_log_p_NS = self.cache.log_prob(query_NC, target_N, log_p_N)
-        return _Judged(block_idx_N, target_N, log_p_N, query_NC, cache_log_p_NS)
+        return _Judged(block_idx_N, target_N, log_p_N, query_NC, cache_log_p_NS, _joined(known))
 
     def _groups(self, batches: Iterable[Batch]) -> Iterator[list[_Judged]]:
         """Yields judged batches in groups that have enough targets to ask a second source for."""
@@ -176,22 +193,23 @@ class SequenceScorer:
         if group:
             yield group
 
-    def _ask(self, group: list[_Judged], worker: ThreadPoolExecutor | None) -> "Future[Tensor]":
-        """Returns the second source's log-probabilities of a group's targets, there or under way."""
+    def _ask(self, group: list[_Judged], worker: ThreadPoolExecutor | None) -> "Future[tuple[Tensor, Tensor]]":
+        """Returns the second source's log-probabilities of a group's targets and their weights, there or under way."""
         assert self.other is not None
         query_NC = torch.cat([judged.query_NC for judged in group if judged.query_NC is not None])
         target_N = torch.cat([judged.target_N for judged in group])
+        known = _all_known([judged.known for judged in group if judged.known is not None])
         if worker is not None:
-            return worker.submit(self.other.source.log_prob, query_NC, target_N)
-        there: Future[Tensor] = Future()
-        there.set_result(self.other.source.log_prob(query_NC, target_N))
+            return worker.submit(self.other.ask, query_NC, target_N, known)
+        there: Future[tuple[Tensor, Tensor]] = Future()
+        there.set_result(self.other.ask(query_NC, target_N, known))
         return there
 
-    def _mix(self, group: list[_Judged], asked: "Future[Tensor]") -> Iterator[ScoredBatch]:
-        assert self.other is not None
-        others = torch.split(asked.result(), [len(judged.target_N) for judged in group])
-        for judged, other_N in zip(group, others, strict=True):
-            yield judged.scored(interpolate(judged.log_p_N, other_N, self.other.weight), self._cache_weight)
+    def _mix(self, group: list[_Judged], asked: "Future[tuple[Tensor, Tensor]]") -> Iterator[ScoredBatch]:
+        sizes = [len(judged.target_N) for judged in group]
+        others, weights = (torch.split(answer_N, sizes) for answer_N in asked.result())
+        for judged, other_N, weight_N in zip(group, others, weights, strict=True):
+            yield judged.scored(interpolate(judged.log_p_N, other_N, weight_N), self._cache_weight)
 
     @property
     def _cache_weight(self) -> float:
@@ -217,6 +235,11 @@ class SequenceScorer:
         scored_BS = target_BS != PAD
         return scored_BS, target_BS[scored_BS]
 
+    def _last_tokens(self, batch: Batch, scored_BS: Tensor) -> Tensor:
+        """Returns the last token of each scored target's context, ``[N]``: the input of its column."""
+        source_BS = torch.from_numpy(batch.source_BT[:, int(batch.context_B.min()) :])
+        return source_BS[scored_BS.cpu()]
+
     def _target_log_prob(self, model: LanguageModel, features_NC: Tensor, target_N: Tensor) -> Tensor:
         rows = min(self.softmax_batch or SOFTMAX_ROWS, SOFTMAX_ROWS)
         pieces = [
@@ -224,3 +247,18 @@ class SequenceScorer:
             for features, target in zip(torch.split(features_NC, rows), torch.split(target_N, rows), strict=True)
         ]
         return torch.cat(pieces)
+
+
+def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> Known | None:
+    """Returns what is known of a batch, from last tokens, largest log-probabilities and entropies of its parts."""
+    if not parts:
+        return None
+    return Known(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+
+
+def _all_known(parts: list[Known]) -> Known | None:
+    """Returns what is known of several batches."""
+    if not parts:
+        return None
+    names = ("last_token_N", "max_log_p_N", "entropy_N")
+    return Known(*(np.concatenate([getattr(known, name) for known in parts]) for name in names))

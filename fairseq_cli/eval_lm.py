@@ -10,7 +10,7 @@ from fairseq.config import Flags, as_dict, flag_name, resolve
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
-from fairseq.knn.retrieval_format import CACHE_COLUMN
+from fairseq.knn.lmbda_config import LmbdaModelConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
@@ -19,10 +19,9 @@ from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluation import Evaluation, EvaluationResult
-    from fairseq.knn.recorder import RetrievalRecorder
     from fairseq.sequence_scorer import ScoredBatch
     from fairseq.word_scores import WordJoiner, WordStats
-    from knnlm import KNN_Dstore
+    from fairseq_cli.second_source import SecondSource
 
 T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
@@ -38,6 +37,7 @@ class Settings:
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
         self.knn = _built_if(flags, KNNConfig, "knnlm")
+        self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
         self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
@@ -53,7 +53,8 @@ class Settings:
             raise ConfigError("--save-retrieval keeps neighbours, but there are none; give --knnlm and its datastore")
         if saving and self.eval.num_shards > 1:
             raise ConfigError("--save-retrieval keeps a whole split and cannot be sharded; leave --num-shards out")
-        if self.knn.knnlm and self.knn.lmbda == 0 and not saving:
+        self._check_lmbda_model(flags)
+        if self.knn.knnlm and not self.needs_neighbours:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
@@ -75,9 +76,28 @@ class Settings:
         """Whether caches are computed, to be mixed in or to be kept."""
         return self.cache.is_on or (bool(self.cache.cache_size) and self.retrieval.save_retrieval is not None)
 
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether neighbours are searched for."""
+        saving = self.retrieval.save_retrieval is not None
+        return self.knn.knnlm and (self.knn.lmbda > 0 or saving or self.weight.lmbda_model is not None)
+
+    def _check_lmbda_model(self, flags: Flags) -> None:
+        if self.weight.lmbda_model is None:
+            return
+        if not self.knn.knnlm:
+            raise ConfigError("--lmbda-model weighs neighbours, but there are none; give --knnlm and its datastore")
+        if "lmbda" in flags.typed:
+            raise ConfigError("--lmbda and --lmbda-model exclude each other: the model gives each token its own λ")
+        if self.retrieval.save_retrieval is not None:
+            raise ConfigError(
+                "--save-retrieval and --lmbda-model exclude each other; fairseq-knnlm fit-lmbda --apply weighs what was"
+                " saved"
+            )
+
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
-        knn = (self.knn, self.dstore) if self.knn.knnlm else ()
+        knn = (self.knn, self.weight, self.dstore) if self.knn.knnlm else ()
         cache = (self.cache,) if self.has_cache else ()
         return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 
@@ -90,8 +110,8 @@ def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (EvalConfig, *TASKS.configs(), KNNConfig, RetrievalConfig, CacheConfig, DumpConfig, DatastoreConfig)
-    groups += (DeviceConfig, CommonConfig)
+    groups = (EvalConfig, *TASKS.configs(), KNNConfig, LmbdaModelConfig, RetrievalConfig, CacheConfig, DumpConfig)
+    groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
 
@@ -99,6 +119,7 @@ def main(argv: Sequence[str]) -> None:
 
     from fairseq.evaluation import prepare
     from fairseq.precision import Precision, select_device
+    from fairseq_cli.second_source import open_second_source
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
@@ -113,73 +134,27 @@ def main(argv: Sequence[str]) -> None:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        wanted = settings.knn.knnlm and (settings.knn.lmbda or settings.retrieval.save_retrieval)
-        neighbours = open_neighbours(evaluation, settings) if wanted else None
-        recorder = open_recorder(neighbours, evaluation, settings, stack)
-        result = evaluate(evaluation, settings, neighbours, recorder)
-        report(result, evaluation, settings, neighbours, argv)
+        source = open_second_source(evaluation, settings, stack)
+        result = evaluate(evaluation, settings, source)
+        report(result, evaluation, settings, source, argv)
 
 
-def open_recorder(
-    neighbours: "KNN_Dstore | None", evaluation: "Evaluation", settings: Settings, stack: ExitStack
-) -> "RetrievalRecorder | None":
-    """Returns what keeps the neighbours of the evaluation, where that was asked for; closed with the stack."""
-    if neighbours is None or settings.retrieval.save_retrieval is None:
-        return None
-    from fairseq.knn.recorder import open_recorder as opened
-
-    cache = settings.cache if settings.has_cache else None
-    recorder = opened(neighbours, evaluation, settings.eval, settings.retrieval, cache=cache)
-    return stack.enter_context(recorder) if recorder is not None else None
-
-
-def further_columns(scored: "ScoredBatch") -> dict[str, Any]:
-    """Returns what a retrieval keeps of a batch besides its neighbours."""
-    return {} if scored.cache_log_p_NS is None else {CACHE_COLUMN: scored.cache_log_p_NS}
-
-
-def open_neighbours(evaluation: "Evaluation", settings: Settings) -> "KNN_Dstore":
-    """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
-    from fairseq.checkpoints import weights_sha256
-    from knnlm import KNN_Dstore
-
-    assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
-    return KNN_Dstore.open(
-        settings.knn.dstore_filename,
-        settings.knn.indexfile,
-        settings.knn,
-        rows=settings.dstore.dstore_size,
-        key_fp16=settings.dstore.dstore_fp16,
-        key_type=settings.dstore.knn_keytype,
-        dimension=evaluation.models[0].key_dimension,
-        vocabulary_size=len(evaluation.task.dictionary),
-        dictionary_sha256=evaluation.task.dictionary.sha256(),
-        weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
-    )
-
-
-def evaluate(
-    evaluation: "Evaluation",
-    settings: Settings,
-    neighbours: "KNN_Dstore | None",
-    recorder: "RetrievalRecorder | None" = None,
-) -> "EvaluationResult":
+def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource") -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.cache_sweep import CacheSweep, make_cache
     from fairseq.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.perplexity import Perplexity
-    from fairseq.scoring import Interpolation, share_of_rest
     from fairseq.sequence_scorer import SequenceScorer
     from fairseq.word_scores import WordJoiner, WordStats
 
     config = settings.eval
-    source = recorder if recorder is not None else neighbours
-    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
-    other = Interpolation(source, weight) if source is not None else None
     size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
     cache = make_cache(settings.cache, size, width) if settings.has_cache else None
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
-    scorer = SequenceScorer(evaluation.models, evaluation.precision, config.softmax_batch, other, cache)
+    scorer = SequenceScorer(
+        evaluation.models, evaluation.precision, config.softmax_batch, source.interpolation, cache,
+        keep_known=source.recorder is not None,
+    )  # fmt: skip
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
     perplexity = Perplexity()
@@ -189,16 +164,14 @@ def evaluate(
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if sweep is not None:
             sweep.add(scored, num_joined)
-        if recorder is not None:
-            recorder.add(scored, **further_columns(scored))
+        source.keep(scored)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
     if sweep is not None:
         sys.stdout.write(sweep.table())
     best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
     result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
-    if recorder is not None:
-        recorder.finish()
+    source.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result
@@ -225,7 +198,7 @@ def report(
     result: "EvaluationResult",
     evaluation: "Evaluation",
     settings: Settings,
-    neighbours: "KNN_Dstore | None",
+    source: "SecondSource",
     argv: Sequence[str],
 ) -> None:
     """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
@@ -239,20 +212,22 @@ def report(
     sys.stdout.write(result.summary + "\n")
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
+    sys.stdout.write(source.summary())
     sys.stdout.flush()
     path = settings.eval.results_file
     if path is not None:
         record = {
             **result.record(symbols),
+            **source.record(),
             "dtype": evaluation.precision.name,
             "device": str(evaluation.precision.device),
             "command": ["fairseq-eval-lm", *argv],
-            "inputs": {**evaluation.identity(), **(neighbours.identity() if neighbours is not None else {})},
+            "inputs": {**evaluation.identity(), **source.identity()},
             "versions": versions(),
             "settings": settings.record(evaluation.task_config),
         }
         write_json(path, record)
-        write_json(path.with_suffix(".time.json"), result.speed())
+        write_json(path.with_suffix(".time.json"), {**result.speed(), **source.speed()})
 
 
 def cli_main() -> None:

@@ -1,4 +1,4 @@
-"""``fairseq-knnlm``: look after a kNN-LM: check, describe, adopt, measure, convert and sweep its files."""
+"""``fairseq-knnlm``: look after a kNN-LM: check, describe, adopt, measure, convert, sweep and fit its files."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from fairseq.conversion_config import ConvertConfig
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.config import KNNConfig
+from fairseq.knn.lmbda_config import FitLmbdaConfig
 from fairseq.knn.recall_config import QueriesConfig, RecallConfig
 from fairseq.knn.report_config import ReportConfig
 from fairseq.knn.sweep_config import SweepConfig
@@ -141,6 +142,16 @@ def sweep_cache(flags: Flags) -> None:
         print(line, flush=True)  # noqa: T201
 
 
+def fit_lmbda(flags: Flags) -> None:
+    """Fits a weight of each token's own to a saved retrieval."""
+    config, common = flags.build(FitLmbdaConfig), flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.lmbda_report import run_fit
+
+    run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -177,6 +188,11 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Find the best weights of neighbours and continuous cache in a saved retrieval that has both.",
         (CacheMixConfig, CommonConfig),
         sweep_cache,
+    ),
+    "fit-lmbda": Subcommand(
+        "Fit λ to a saved retrieval, a weight of each token's own, and which searches may be skipped.",
+        (FitLmbdaConfig, CommonConfig),
+        fit_lmbda,
     ),
 }
 

@@ -75,8 +75,7 @@ NO_TORCH = (
     "fairseq.log", "fairseq.train_config", "fairseq.options", "fairseq.data", "fairseq.data.config",
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
-    "fairseq.cache_config", "fairseq.knn.cache_mix_config",
-    "fairseq.knn.report_config",
+    "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
 )  # fmt: skip
 
 

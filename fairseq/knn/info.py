@@ -16,6 +16,8 @@ from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.faiss_index import metric_name, num_lists, read_index
 from fairseq.knn.foreign import describe_layout, find_foreign, likely_layouts
 from fairseq.knn.layout import keys_path, values_path
+from fairseq.knn.lmbda_file import read_model
+from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, NetworkWeights
 from fairseq.knn.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.retrieval_format import MANIFEST, read_record
@@ -233,6 +235,8 @@ def _json(path: Path) -> tuple[str, Lines]:
         return _retrieval(path.parent)
     if record.get("kind") == "sweep" and isinstance(record.get("best"), dict):
         return "result of a sweep", [(name, _short(value)) for name, value in record["best"].items()]
+    if record.get("kind") == "lmbda-model":
+        return _weight(path)
     if record.get("kind") == "index":
         manifest = read_manifest(path, IndexManifest)
         assert manifest is not None
@@ -259,6 +263,14 @@ def _retrieval(directory: Path) -> tuple[str, Lines]:
     shown = ("split", "lmbda", "knn_temp", "lm", "mixture", "settings", "identity", "datastore")
     found = [(name, retrieval.manifest.get(name)) for name in shown]
     return "saved retrieval", [*lines, *((name, _short(value)) for name, value in found)]
+
+
+def _weight(path: Path) -> tuple[str, Lines]:
+    model = read_model(path)
+    what = {FixedWeight: "one for all", BucketWeights: "by the nearest distance", NetworkWeights: "by token"}
+    lines: Lines = [("λ", what[type(model.weights)]), ("k", model.k), ("knn_temp", model.temperature)]
+    held_out = [(f"held-out perplexity, {kind}", f"{value:.2f}") for kind, value in model.held_out.items()]
+    return "fitted weight λ", [*lines, *held_out, *((name, value) for name, value in model.fitted_for.items())]
 
 
 def _short(value: Any) -> str:

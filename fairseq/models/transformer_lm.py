@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from fairseq.errors import ConfigError
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
-from fairseq.modules.adaptive_softmax import AdaptiveSoftmax
+from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, log_sum_and_entropy, row_slices
 from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
@@ -41,6 +41,7 @@ class Decoder(nn.Module):
         self.dropout = config.dropout
         self.layerdrop = config.decoder_layerdrop
         self.embed_scale = 1.0 if config.no_scale_embedding else math.sqrt(width)
+        self.vocabulary_size = vocabulary_size
         self.num_positions = config.max_target_positions or 1024
         self.register_buffer("version", torch.tensor([CHECKPOINT_LAYOUT_VERSION]))
         self.embed_tokens = _build_embedding(config, vocabulary_size)
@@ -105,11 +106,27 @@ class Decoder(nn.Module):
         """Returns log p(target), natural, float32 ``[N]``."""
         if self.adaptive_softmax is not None:
             return self.adaptive_softmax.target_log_prob(features_NC, target_N)
+        return -F.cross_entropy(self._logits(features_NC), target_N, reduction="none")
+
+    @torch.no_grad()
+    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the largest log-probability and the entropy over the vocabulary, nats, float32 ``[N]`` each."""
+        if self.adaptive_softmax is not None:
+            return self.adaptive_softmax.certainty(features_NC)
+        largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
+        for rows in row_slices(len(features_NC), self.vocabulary_size):
+            logits_NV = self._logits(features_NC[rows])
+            log_sum_N, entropy_N[rows] = log_sum_and_entropy(logits_NV)
+            largest_N[rows] = logits_NV.amax(1) - log_sum_N
+        return largest_N, entropy_N
+
+    def _logits(self, features_NC: Tensor) -> Tensor:
+        """Returns float32 scores of every word, ``[N, V]``, of a full softmax."""
         weight: Tensor | None = self.embed_out
         if weight is None:
             assert isinstance(self.embed_tokens, nn.Embedding)
             weight = self.embed_tokens.weight
-        return -F.cross_entropy(F.linear(features_NC, weight).float(), target_N, reduction="none")
+        return F.linear(features_NC, weight).float()
 
 
 class TransformerLanguageModel(nn.Module):
@@ -117,7 +134,7 @@ class TransformerLanguageModel(nn.Module):
 
     Any model can stand in its place that has ``forward(source_BT, first)`` → ``DecoderOutput``,
     ``target_log_prob(features_NC, target_N)``, ``max_positions``, ``longest_row``, ``key_dimension`` and
-    ``has_adaptive_softmax``.
+    ``has_adaptive_softmax``; for a weight λ of each token's own, ``certainty(features_NC)`` as well.
     """
 
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
@@ -152,6 +169,10 @@ class TransformerLanguageModel(nn.Module):
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, float32 ``[N]``, from features of the scored columns."""
         return self.decoder.target_log_prob(features_NC, target_N)
+
+    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns how sure the model is of the next token, whatever that is: max log p and entropy, nats, ``[N]``."""
+        return self.decoder.certainty(features_NC)
 
 
 def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> TransformerLanguageModel:

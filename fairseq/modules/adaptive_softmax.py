@@ -5,8 +5,9 @@ The head scores the first band's words and one class per tail; a tail scores its
     log p(w) = log_softmax(head)[w]                                   w in band 0
     log p(w) = log_softmax(head)[class i] + log_softmax(tail i)[w]    w in band i + 1
 
-Only the target's log-probability is ever computed here: the head over every row, each tail over the rows whose target
-lies in it. N rows, C width.
+Of a target only its own log-probability is computed: the head over every row, each tail over the rows whose target
+lies in it. What the whole distribution looks like (``certainty``) takes every tail over every row, few rows at a time.
+N rows, C width, V words of a band.
 """
 
 import torch
@@ -15,6 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
 from fairseq.modules.dropout import Dropout, dropout
+
+# Most logits of one band that ``certainty`` holds at once (float32: 2 MiB): they stay in the cache.
+CERTAINTY_LOGITS = 1 << 19
 
 
 class SharedLinear(nn.Module):
@@ -112,6 +116,45 @@ class AdaptiveSoftmax(nn.Module):
                 where = rows[:count]
                 log_p_N = log_p_N.index_add(0, where, _log_softmax_at(logits, target_N[where] - start))
         return log_p_N
+
+    @torch.no_grad()
+    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the largest log-probability and the entropy over the vocabulary, nats, float32 ``[N]`` each.
+
+        With p_i the probability of the class of tail i:  H = H(head) + Σ_i p_i H(tail_i).
+        """
+        largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
+        widest, words = max(end - start for start, end in self.bounds) + len(self.tail), self.bounds[0][1]
+        for rows in row_slices(len(features_NC), widest):
+            head_NV = self.head(features_NC[rows]).float()
+            log_sum_N, entropy_N[rows] = log_sum_and_entropy(head_NV)
+            largest_N[rows] = head_NV[:, :words].amax(1) - log_sum_N
+            for i, tail in enumerate(self.tail):
+                tail_NV = tail(features_NC[rows]).float()
+                log_p_class_N = head_NV[:, words + i] - log_sum_N
+                log_sum_tail_N, tail_entropy_N = log_sum_and_entropy(tail_NV)
+                torch.maximum(largest_N[rows], log_p_class_N + tail_NV.amax(1) - log_sum_tail_N, out=largest_N[rows])
+                entropy_N[rows] += log_p_class_N.exp() * tail_entropy_N
+        return largest_N, entropy_N
+
+
+def row_slices(num_rows: int, width: int) -> list[slice]:
+    """Returns slices of rows whose ``width`` logits each are few enough to be held at once."""
+    step = max(CERTAINTY_LOGITS // width, 1)
+    return [slice(start, start + step) for start in range(0, num_rows, step)]
+
+
+def log_sum_and_entropy(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ln Σ e^x and the entropy of softmax(x), nats, ``[N]`` each.
+
+    With z = x − max:  H = ln Σ e^z − Σ z e^z / Σ e^z.
+    """
+    largest_N1 = logits_NV.amax(1, keepdim=True)
+    below_NV = logits_NV - largest_N1
+    weight_NV = below_NV.exp()
+    total_N = weight_NV.sum(1)
+    mean_below_N: Tensor = torch.linalg.vecdot(weight_NV, below_NV) / total_N
+    return total_N.log() + largest_N1[:, 0], total_N.log() - mean_below_N
 
 
 def _log_softmax_at(logits_NV: Tensor, target_N: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_lm import TOKENS_PER_SAMPLE, Command, num_tokens
+from tiny_lm import TOKENS_PER_SAMPLE, Command, num_tokens, token_log_probs
 
 from tests.reference.cache import cache_distribution, mixture
 
@@ -29,12 +28,6 @@ def record(eval_lm: Command, tmp_path: Path) -> Any:
         return found
 
     return call
-
-
-def token_log_probs(out: str) -> np.ndarray:
-    """Returns every token's printed log-probability, in the order of the blocks."""
-    lines = sorted((line for line in out.splitlines() if re.match(r"\d+ ", line)), key=lambda x: int(x.split()[0]))
-    return np.array([float(p) for line in lines for p in re.findall(r"\[(-?[\d.]+|-inf)\]", line)])
 
 
 def test_the_mixture_is_the_naive_one_of_the_datastores_vectors(eval_lm: Command, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ EVAL_LM = shlex.split(
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
     " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
+    " --lmbda-model --skip-retrieval"
 )
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
@@ -76,6 +77,10 @@ KNNLM = {
         "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
     ),
     "sweep-cache": shlex.split("--lmbda --cache-lmbda --k --knn-temp --apply --allow-mismatch --help --version"),
+    "fit-lmbda": shlex.split(
+        "--out --apply --k --knn-temp --folds --dstore-filename --dictionary --overwrite --allow-mismatch --seed --help"
+        " --version"
+    ),
 }
 
 # Defaults that the published interface gives.
@@ -97,7 +102,7 @@ DEFAULTS = {
         **EVERY_DEFAULT, "--gen-subset": "test", "--max-tokens": 36000, "--context-window": 0,
         "--model-overrides": "{}", "--num-shards": 1, "--shard-id": 0, "--sample-break-mode": "none", "--probe": 8,
         "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
-        "--cache-lmbda": 0.0, "--cache-theta": 1.0,
+        "--cache-lmbda": 0.0, "--cache-theta": 1.0, "--skip-retrieval": 0,
     },
     "fairseq-preprocess": {
         **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
@@ -118,6 +123,7 @@ DEFAULTS = {
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
     "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05"},
+    "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {

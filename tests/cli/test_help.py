@@ -7,7 +7,7 @@ import pytest
 
 import fairseq
 
-SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache")
+SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache", "fit-lmbda")
 PROGRAM = """
 import sys
 try:

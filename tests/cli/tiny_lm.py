@@ -95,3 +95,9 @@ def main_of(prog: str) -> Callable[[Sequence[str]], None]:
     }
     main: Callable[[Sequence[str]], None] = importlib.import_module(modules[prog]).main
     return main
+
+
+def token_log_probs(out: str) -> np.ndarray:
+    """Returns every token's printed log-probability, in the order of the blocks."""
+    lines = sorted((line for line in out.splitlines() if re.match(r"\d+ ", line)), key=lambda x: int(x.split()[0]))
+    return np.array([float(p) for line in lines for p in re.findall(r"\[(-?[\d.]+|-inf)\]", line)])

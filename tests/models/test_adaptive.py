@@ -46,6 +46,29 @@ def test_probabilities_sum_to_one(layout: tuple[bool, bool, int]) -> None:
     assert log_p_V.double().exp().sum().item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("logits_at_once", [1, 50, 1 << 22])
+def test_certainty_equals_the_oracle_over_the_whole_vocabulary(
+    layout: tuple[bool, bool, int], logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairseq.modules.adaptive_softmax.CERTAINTY_LOGITS", logits_at_once)
+    softmax, x_NC = make(*layout), torch.randn(9, 16) * 3
+    largest_N, entropy_N = softmax.certainty(x_NC)
+    for n, x_C in enumerate(x_NC.double().numpy()):
+        log_p_V = all_log_probs(arrays(softmax), x_C, EDGES, tied_projections=layout[1])
+        assert largest_N[n].item() == pytest.approx(max(log_p_V), abs=3 * FLOAT32_ATOL)
+        assert entropy_N[n].item() == pytest.approx(-sum(np.exp(v) * v for v in log_p_V), abs=3 * FLOAT32_ATOL)
+
+
+def test_certainty_is_finite_where_the_distribution_is_a_point() -> None:
+    softmax = make(False, False, 16)
+    with torch.no_grad():
+        softmax.head.weight.mul_(1e4)
+        largest_N, entropy_N = softmax.certainty(torch.randn(3, 16))
+    assert torch.isfinite(largest_N).all() and torch.isfinite(entropy_N).all()
+    assert (softmax.certainty(torch.randn(0, 16))[0]).shape == (0,)
+
+
 def test_rows_do_not_depend_on_one_another() -> None:
     softmax = make(True, True, 16)
     x_NC, target_N = torch.randn(9, 16), torch.tensor([30, 0, 7, 6, 15, 14, 29, 1, 8])

@@ -61,7 +61,10 @@ def test_equals_the_naive_decoder(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_target_log_prob_equals_the_oracle_for_every_word(variant: str) -> None:
+def test_log_probs_and_their_certainty_equal_the_oracle_over_every_word(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairseq.modules.adaptive_softmax.CERTAINTY_LOGITS", 90)  # two rows of 40 words at a time
     config = VARIANTS[variant]
     model = make(config)
     x_C = torch.randn(config.output_dim)
@@ -74,6 +77,10 @@ def test_target_log_prob_equals_the_oracle_for_every_word(variant: str) -> None:
         expected = log_softmax(words @ x_C.double().numpy())
     found = model.target_log_prob(x_C.expand(40, -1), torch.arange(40)).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=FLOAT32_ATOL, rtol=0)
+    largest_N, entropy_N = model.certainty(x_C.expand(5, -1))
+    np.testing.assert_allclose(largest_N.detach().numpy(), [max(expected)] * 5, atol=FLOAT32_ATOL, rtol=0)
+    entropy = -sum(float(np.exp(v) * v) for v in expected)
+    np.testing.assert_allclose(entropy_N.detach().numpy(), [entropy] * 5, atol=FLOAT32_ATOL, rtol=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -157,9 +157,10 @@ class Uniform:
 def joined(scorer: SequenceScorer, data: BlockDataset, batches: list[list[int]]) -> ScoredBatch:
     parts = list(scorer.scored(data.collate(np.array(rows)) for rows in batches))
     cache = [part.cache_log_p_NS for part in parts if part.cache_log_p_NS is not None]
+    names = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N")
     return ScoredBatch(
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("block_idx_N", "target_N", "log_p_N")),
-        np.concatenate(cache) if cache else None,
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names},
+        cache_log_p_NS=np.concatenate(cache) if cache else None,
     )
 
 

@@ -39,9 +39,9 @@ FIELDS = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N")
 
 def score(scorer: SequenceScorer, batches: list[list[int]]) -> ScoredBatch:
     parts = [scorer.score(blocks().collate(np.array(rows))) for rows in batches]
-    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS]
-    order = np.argsort(joined[0], kind="stable")
-    return ScoredBatch(*(array[order] for array in joined))
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS}
+    order = np.argsort(joined["block_idx_N"], kind="stable")
+    return ScoredBatch(**{name: array[order] for name, array in joined.items()})
 
 
 def test_equals_the_model_asked_column_by_column() -> None:

@@ -1,0 +1,189 @@
+"""``fairseq-knnlm fit-lmbda``: fit, cross-validate, choose, write, and report.
+
+The weight that is written is the kind whose held-out loss is least: fixed for all, by the nearest distance, or by every
+feature. So on the held-out folds it is never worse than the best fixed λ; where nothing is better, it is the fixed λ.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fairseq.errors import ConfigError, DatastoreError
+from fairseq.files import locked
+from fairseq.knn.datastore import Array
+from fairseq.knn.lmbda_config import FitLmbdaConfig
+from fairseq.knn.lmbda_features import BEFORE_SEARCH
+from fairseq.knn.lmbda_file import check_fits, write_model
+from fairseq.knn.lmbda_fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
+from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, Floats, LmbdaModel, NetworkWeights, Skip
+from fairseq.knn.lmbda_tokens import identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.retrieval import Retrieval
+from fairseq.log import Progress
+from fairseq.perplexity import perplexity_of
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WORDS = {"fixed": "best fixed λ", "buckets": "λ by nearest distance", "network": "λ by token"}
+Fitted = dict[str, FixedWeight | BucketWeights | NetworkWeights]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a text's targets got.
+
+    Attributes:
+        log_p_lm_N: from the language model.
+        log_p_N: from the mixture, for each kind of weight.
+        skipped_N: for each share, which searches are skipped.
+    """
+
+    log_p_lm_N: Floats
+    log_p_N: dict[str, Floats]
+    skipped_N: dict[float, npt.NDArray[np.bool_]]
+
+    def perplexities(self) -> dict[str, float]:
+        """Returns the perplexity of the language model, ``lm``, and of each kind of weight."""
+        return {name: _perplexity(log_p_N) for name, log_p_N in {"lm": self.log_p_lm_N, **self.log_p_N}.items()}
+
+    def curve(self, kind: str) -> list[tuple[float, float, float]]:
+        """Returns for each share: the share, what of the searches is skipped, and the perplexity that is left."""
+        log_ps = {s: np.where(skip_N, self.log_p_lm_N, self.log_p_N[kind]) for s, skip_N in self.skipped_N.items()}
+        return [(s, float(self.skipped_N[s].mean()), _perplexity(log_p_N)) for s, log_p_N in log_ps.items()]
+
+
+def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> None:
+    """Fits a weight on a retrieval, writes it, and reports what it is worth.
+
+    Raises:
+        ConfigError: flags that do not fit the retrieval.
+        DatastoreError: a retrieval, datastore or file is not what it should be.
+        MismatchError: they do not belong together.
+    """
+    assert config.out is not None
+    out = Path(config.out)
+    with locked(out):  # an impossible place fails at once
+        if out.exists() and not config.overwrite:
+            raise DatastoreError(f"{out} exists; give another file, or --overwrite")
+        _run_fit(config, out, seed, log_format, say)
+
+
+def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> None:
+    allow = config.allow_mismatch
+    retrieval = Retrieval.open(config.directory)
+    other = Retrieval.open(config.apply) if config.apply is not None else None
+    k = config.k if config.k is not None else retrieval.k
+    temperature = config.knn_temp if config.knn_temp is not None else float(retrieval.manifest["knn_temp"])
+    values_N = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
+    counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
+    tokens = read_tokens(retrieval, values_N, counts_V, k, temperature, log_format)
+    if not len(tokens.usable):
+        raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
+    num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
+    if num_blocks < config.folds:
+        raise ConfigError(
+            f"--folds {config.folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or a"
+            " longer text"
+        )
+    judged = cross_validate(tokens, config.folds, seed, log_format)
+    kind = best_kind(judged)
+    weights = fit_all(tokens, seed)
+    skip = fit_skip(tokens, gain_of(judged.log_p_N[kind], judged.log_p_lm_N), seed)
+    held_out = {name: value for name, value in judged.perplexities().items() if np.isfinite(value)}
+    model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), held_out)
+    say(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
+    say(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
+    _say_table(judged, kind, weights, say)
+    if other is not None:
+        _say_applied(model, weights, kind, other, config, (values_N, counts_V), log_format, say)
+    write_model(out, model)
+    reason = "" if kind != "fixed" else ": no other gains on held-out folds"
+    say(f"\nWrote {out}: {WORDS[kind]}{reason}")
+
+
+def fit_all(tokens: Tokens, seed: int) -> Fitted:
+    """Returns every kind of weight, fitted."""
+    return {"fixed": fit_fixed(tokens), "buckets": fit_buckets(tokens), "network": fit_network(tokens, seed)}
+
+
+def best_kind(judged: Judged) -> str:
+    """Returns the kind of the least held-out loss; the simplest of equal ones."""
+    sums = {kind: float(log_p_N.sum()) for kind, log_p_N in judged.log_p_N.items()}
+    best = "fixed"
+    for kind in ("buckets", "network"):
+        if sums[kind] > sums[best]:
+            best = kind
+    return best
+
+
+def cross_validate(tokens: Tokens, num_folds: int, seed: int, log_format: str) -> Judged:
+    """Returns what each token got from weights that were fitted on the other folds."""
+    fold_N = folds_of(tokens.block_N, num_folds)
+    log_p_N = {kind: np.empty(len(tokens)) for kind in WORDS}
+    skipped_N = {share: np.empty(len(tokens), bool) for share in SHARES}
+    with Progress("cross-validate", num_folds, "folds", log_format) as progress:
+        for fold in range(num_folds):
+            held_N = fold_N == fold
+            fitted, held = tokens.some(~held_N), tokens.some(held_N)
+            if len(fitted.usable) and len(held):
+                weights = fit_all(fitted, seed)
+                skip = fit_skip(fitted, gain_of(fitted.log_prob(weights["network"]), fitted.log_p_lm_N), seed)
+                judged = judge(held, weights, skip)
+            else:  # a block as long as a fold, or neighbours in this one only: nothing can be learned
+                judged = Judged(held.log_p_lm_N, dict.fromkeys(WORDS, held.log_p_lm_N), {})
+            for kind in WORDS:
+                log_p_N[kind][held_N] = judged.log_p_N[kind]
+            for share in SHARES:
+                skipped_N[share][held_N] = judged.skipped_N.get(share, np.ones(len(held), bool))
+            progress.advance(1)
+    return Judged(tokens.log_p_lm_N, log_p_N, skipped_N)
+
+
+def gain_of(log_p_N: Floats, log_p_lm_N: Floats) -> Floats:
+    """Returns what neighbours have gained for each target, nats; no number where both say that it cannot be."""
+    with np.errstate(invalid="ignore"):
+        gain_N: Floats = log_p_N - log_p_lm_N
+    return gain_N
+
+
+def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:
+    """Returns what a text's tokens get from fitted weights."""
+    before_NF = tokens.features_NF[:, : len(BEFORE_SEARCH)]
+    return Judged(
+        tokens.log_p_lm_N,
+        {kind: tokens.log_prob(weight) for kind, weight in weights.items()},
+        {share: skip.skipped(before_NF, share) for share in SHARES},
+    )
+
+
+def _say_applied(
+    model: LmbdaModel, weights: Fitted, kind: str, other: Retrieval, config: FitLmbdaConfig,
+    values_and_counts: tuple[Array, npt.NDArray[np.int64]], log_format: str, say: Say,
+) -> None:  # fmt: skip
+    """Reports what fitted weights are worth on another text."""
+    assert config.out is not None and config.apply is not None
+    temperature = model.temperature
+    check_fits(model, Path(config.out), identity_of(other), model.k, temperature, allow_mismatch=config.allow_mismatch)
+    tokens = read_tokens(other, *values_and_counts, model.k, temperature, log_format)
+    say(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
+    _say_table(judge(tokens, weights, model.skip), kind, weights, say)
+
+
+def _say_table(judged: Judged, kind: str, weights: Fitted, say: Say) -> None:
+    """Prints the perplexity of each kind of weight, and what is left of the chosen one when searches are skipped."""
+    fixed = weights["fixed"]
+    assert isinstance(fixed, FixedWeight)
+    perplexities = judged.perplexities()
+    say(f"  {'language model':<30}{perplexities['lm']:10.2f}")
+    for name, words in WORDS.items():
+        words += f" ({fixed.weight:.3f})" if name == "fixed" else ""
+        say(f"  {words:<30}{perplexities[name]:10.2f}{'  chosen' if name == kind else ''}")
+    say(f"  {WORDS[kind]}, with searches skipped:")
+    for share, skipped, perplexity in judged.curve(kind):
+        say(f"    --skip-retrieval {share:<4g} skips {100 * skipped:5.1f} %{perplexity:14.2f}")
+
+
+def _perplexity(log_p_N: Floats) -> float:
+    return perplexity_of(-float(log_p_N.mean()) / np.log(2))

@@ -1,0 +1,113 @@
+"""The neighbours of an evaluation: what they are, what weighs them, and what keeps them.
+
+scorer ── recorder, keeps what goes by     --save-retrieval ──┐
+   └───── weighed, a λ for each token      --lmbda-model ─────┴── neighbours
+"""
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fairseq.checkpoints import weights_sha256
+from fairseq.evaluation import Evaluation
+from fairseq.knn.known import KNOWN_COLUMNS, known_arrays
+from fairseq.knn.recorder import RetrievalRecorder, open_recorder
+from fairseq.knn.retrieval_format import CACHE_COLUMN
+from fairseq.knn.weighing import WeighedNeighbours, open_weighed
+from fairseq.scoring import Interpolation, WeighedInterpolation, share_of_rest
+from fairseq.sequence_scorer import ScoredBatch
+
+if TYPE_CHECKING:
+    from fairseq_cli.eval_lm import Settings
+    from knnlm import KNN_Dstore
+
+
+@dataclass(frozen=True)
+class SecondSource:
+    """The neighbours of an evaluation; none of the parts is there where there are none.
+
+    Attributes:
+        neighbours: the datastore.
+        interpolation: what is mixed in, and its weight.
+        recorder: keeps the neighbours, where that was asked for.
+        weighed: gives each token its own weight, where that was asked for.
+    """
+
+    neighbours: "KNN_Dstore | None" = None
+    interpolation: Interpolation | WeighedInterpolation | None = None
+    recorder: RetrievalRecorder | None = None
+    weighed: WeighedNeighbours | None = None
+
+    def keep(self, scored: ScoredBatch) -> None:
+        """Writes what a retrieval keeps of a batch besides its neighbours, where there is one."""
+        if self.recorder is None:
+            return
+        assert scored.known is not None
+        cache = {} if scored.cache_log_p_NS is None else {CACHE_COLUMN: scored.cache_log_p_NS}
+        self.recorder.add(scored, **known_arrays(scored.known), **cache)
+
+    def finish(self) -> None:
+        """Marks the retrieval as done."""
+        if self.recorder is not None:
+            self.recorder.finish()
+
+    def summary(self) -> str:
+        """Returns what is to be told of the searches, a line or none."""
+        return self.weighed.summary() + "\n" if self.weighed is not None else ""
+
+    def record(self) -> dict[str, int]:
+        """Returns what is to be recorded of the searches, the same for every repetition."""
+        return self.weighed.record() if self.weighed is not None else {}
+
+    def speed(self) -> dict[str, float]:
+        """Returns how long the searches took, where that was measured."""
+        return {"search_seconds": round(self.weighed.search_s, 3)} if self.weighed is not None else {}
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the ids of all that the second source was made of."""
+        source = self.weighed if self.weighed is not None else self.neighbours
+        return source.identity() if source is not None else {}
+
+
+def open_second_source(evaluation: Evaluation, settings: "Settings", stack: ExitStack) -> SecondSource:
+    """Returns the neighbours as the flags want them; a recorder is closed with the stack.
+
+    With a cache of weight μ a fixed λ becomes a share of the 1 − μ that the cache leaves; a fitted one is such a share.
+    """
+    if not settings.needs_neighbours:
+        return SecondSource()
+    weights = weights_sha256(evaluation.checkpoints[0].state)
+    neighbours = open_neighbours(evaluation, settings, weights)
+    if settings.weight.lmbda_model is not None:
+        weighed = open_weighed(neighbours, settings.weight, evaluation.task.dictionary, weights)
+        return SecondSource(neighbours, WeighedInterpolation(weighed), weighed=weighed)
+    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
+    source = SecondSource(neighbours, Interpolation(neighbours, weight))
+    if settings.retrieval.save_retrieval is None:
+        return source
+    cache = settings.cache if settings.has_cache else None
+    recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache)
+    if recorder is None:
+        return source
+    recorder = stack.enter_context(recorder)
+    return dataclasses.replace(source, interpolation=Interpolation(recorder, weight), recorder=recorder)
+
+
+def open_neighbours(evaluation: Evaluation, settings: "Settings", weights_sha256: str) -> "KNN_Dstore":
+    """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
+    from knnlm import KNN_Dstore
+
+    assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
+    return KNN_Dstore.open(
+        settings.knn.dstore_filename,
+        settings.knn.indexfile,
+        settings.knn,
+        rows=settings.dstore.dstore_size,
+        key_fp16=settings.dstore.dstore_fp16,
+        key_type=settings.dstore.knn_keytype,
+        dimension=evaluation.models[0].key_dimension,
+        vocabulary_size=len(evaluation.task.dictionary),
+        dictionary_sha256=evaluation.task.dictionary.sha256(),
+        weights_sha256=weights_sha256,
+    )
