@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq.files import fsync_directory
+from fairseq.files import atomic_write, fsync_directory
 from fairseq.train_config import CheckpointConfig
 
 
@@ -77,8 +77,10 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+        with source.open("rb") as whole, atomic_write(target) as copy:
+            shutil.copyfileobj(whole, copy)
+    else:
+        temporary.replace(target)
 
 
 def delete_old(config: CheckpointConfig) -> None:

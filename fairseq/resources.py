@@ -13,7 +13,7 @@ from pathlib import Path
 from fairseq.errors import ConfigError
 
 _CGROUP = Path("/sys/fs/cgroup")
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 def free_disk_bytes(path: Path) -> int:
@@ -35,7 +35,7 @@ def require_disk(path: Path, needed: int, remedy: str) -> None:
     free = free_disk_bytes(path)
     if needed > free:
         raise ConfigError(
-            f"{path} needs {needed / GIB:.2f} GiB of disk, but {free / GIB:.2f} GiB are free there; {remedy}"
+            f"{path} needs {shown_bytes(needed)} of disk, but {shown_bytes(free)} are free there; {remedy}"
         )
 
 
@@ -43,7 +43,12 @@ def require_memory(what: str, needed: int, remedy: str) -> None:
     """Raises ConfigError when ``needed`` bytes of memory are more than there are; where that is unknown, never."""
     free = free_memory_bytes()
     if free is not None and needed > free:
-        raise ConfigError(f"{what} needs {needed / GIB:.2f} GiB of memory, but {free / GIB:.2f} GiB are free; {remedy}")
+        raise ConfigError(f"{what} needs {shown_bytes(needed)} of memory, but {shown_bytes(free)} are free; {remedy}")
+
+
+def shown_bytes(count: int) -> str:
+    """Returns a number of bytes as people read it: ``1.91 GiB``, ``5.30 MiB``."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / MIB:.2f} MiB"
 
 
 def _system() -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fairseq.checkpoint_files import write_all
 from fairseq.errors import FairseqError
 from fairseq.files import atomic_write, locked, write_json
 
@@ -112,3 +113,18 @@ def test_a_lock_leaves_no_empty_directory(tmp_path: Path) -> None:
     with locked(tmp_path / "new" / "a"):
         assert (tmp_path / "new").is_dir()
     assert names(tmp_path) == []
+
+
+def test_without_hard_links_names_are_copies_that_are_on_the_disk(tmp_path, monkeypatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links here")))
+    monkeypatch.setattr("fairseq.files.os.fsync", lambda number: synced.append(os.fstat(number).st_ino))
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"weights")
+        path.with_suffix(".json").write_bytes(b"{}")
+
+    write_all(tmp_path, ["checkpoint1.pt", "checkpoint_last.pt"], write)
+    copy = tmp_path / "checkpoint_last.pt"
+    assert copy.read_bytes() == b"weights" and copy.stat().st_nlink == 1
+    assert copy.stat().st_ino in synced

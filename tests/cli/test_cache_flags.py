@@ -111,7 +111,7 @@ def test_every_target_is_scored_once(record: Any, data_dir: Path) -> None:
 
 def test_a_cache_that_does_not_fit_is_refused(eval_lm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fairseq.resources.free_memory_bytes", lambda: 3 * 20 * 16 * 4 - 1)
-    assert eval_lm(*CACHE).error.startswith("a cache of 20 vectors needs 0.00 GiB of memory, but")
+    assert eval_lm(*CACHE).error.startswith("a cache of 20 vectors needs 0.00 MiB of memory, but")
 
 
 def test_several_checkpoints_are_refused(eval_lm: Command, checkpoint: Path) -> None:
