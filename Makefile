@@ -1,4 +1,4 @@
-# make demo       the whole road on real prose, from text to a kNN-LM       (at most 10 minutes on 2 cores)
+# make demo       the whole road on real prose, from text to a kNN-LM       (10 to 15 minutes on 2 cores)
 # make test       the default test suite
 # make check      what CI runs: lint, types, the default suite and the slow one
 # make test-soak  hundreds of kills a stage, thousands of broken files a reader
