@@ -1,8 +1,8 @@
 """Beam search: of the texts that continue those at hand by one token, the most probable go on.
 
 Of the 2·beam most probable continuations of a prompt's texts, those among the first ``beam`` that end in ``</s>`` are
-done, and the first ``beam`` that do not go on. A prompt is done when ``beam`` of its texts are. With a beam of 1 this is
-greedy decoding. R rows: texts that go on, V words.
+done, and the first ``beam`` that do not go on. A prompt is done when ``beam`` of its texts are. With a beam of 1 this
+is greedy decoding. R rows: texts that go on, V words.
 """
 
 from collections.abc import Sequence

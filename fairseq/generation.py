@@ -27,6 +27,8 @@ from fairseq.hypotheses import Partial
 from fairseq.hypotheses import Vocabulary as Vocabulary
 from fairseq.next_token import NextTokens
 from fairseq.precision import Precision
+from fairseq.repeated_ngrams import repeating_tokens
+from fairseq.sampling import Sampler
 from fairseq.scoring import NextInterpolation
 
 
@@ -59,7 +61,7 @@ class Generator:
         """Returns how many tokens may follow a prompt, by the flags and by the model's positions.
 
         Raises:
-            ConfigError: none.
+            ConfigError: none may.
         """
         if prompt_size > self.longest_prompt:
             raise ConfigError(
@@ -70,8 +72,8 @@ class Generator:
         most = self.config.most_tokens(prompt_size)
         if most < 1:
             raise ConfigError(
-                f"--max-len-a {self.config.max_len_a:g} and --max-len-b {self.config.max_len_b} leave no token to follow"
-                f" a prompt of {prompt_size}; raise --max-len-b"
+                f"--max-len-a {self.config.max_len_a:g} and --max-len-b {self.config.max_len_b} leave no token to"
+                f" follow a prompt of {prompt_size}; raise --max-len-b"
             )
         return min(most, self.longest_prompt - prompt_size + 1)  # the last token is not read again
 
@@ -93,7 +95,7 @@ class Generator:
         if not prompts:
             return []
         next_tokens = self._begin(prompts, max(len(p) + most for p, most in zip(prompts, most_tokens, strict=True)))
-        search = BeamSearch(self.config.beam, self.vocabulary.eos, len(prompts))
+        search = self._search(range(len(prompts)) if ids is None else ids)
         live = [Partial(prompt) for prompt in range(len(prompts))]
         done: list[list[Hypothesis]] = [[] for _ in prompts]
         while live:
@@ -118,6 +120,11 @@ class Generator:
             pad=self.vocabulary.pad, cached=self.cached,
         )  # fmt: skip
 
+    def _search(self, ids: Sequence[int]) -> BeamSearch | Sampler:
+        if self.config.sampling:
+            return Sampler(self.config, self.vocabulary.eos, self.seed, ids)
+        return BeamSearch(self.config.beam, self.vocabulary.eos, len(ids))
+
     def _worth(self, prompts: Sequence[npt.NDArray[np.int64]], live: Sequence[Partial], log_p_RV: Tensor) -> Tensor:
         """Returns what each next token adds to its text's total: ln p less penalties, −inf for what is forbidden."""
         worth_RV = log_p_RV.clone()
@@ -126,4 +133,7 @@ class Generator:
         for row, text in enumerate(live):
             if len(text.tokens) < self.config.min_len:
                 worth_RV[row, self.vocabulary.eos] = -torch.inf
+            n = self.config.no_repeat_ngram_size
+            forbidden = repeating_tokens([*prompts[text.prompt].tolist(), *text.tokens], n) if n else ()
+            worth_RV[row, list(forbidden)] = -torch.inf
         return worth_RV

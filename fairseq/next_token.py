@@ -1,6 +1,6 @@
 """What comes next behind rows of tokens, again and again: the model's side of generating.
 
-``log_prob`` gives the distribution behind every row, ``read`` makes rows longer by a token, drops them and doubles them.
+``log_prob`` gives the distribution behind every row; ``read`` makes rows longer by a token, drops and doubles them.
 
 B rows at first, R rows now, S tokens read at once, V words, C width.
 """

@@ -43,6 +43,7 @@ class Decoder(nn.Module):
         self.layerdrop = config.decoder_layerdrop
         self.embed_scale = 1.0 if config.no_scale_embedding else math.sqrt(width)
         self.vocabulary_size = vocabulary_size
+        self.num_heads, self.head_width = config.decoder_attention_heads, width // config.decoder_attention_heads
         self.num_positions = config.max_target_positions or 1024
         self.register_buffer("version", torch.tensor([CHECKPOINT_LAYOUT_VERSION]))
         self.embed_tokens = _build_embedding(config, vocabulary_size)
@@ -94,10 +95,8 @@ class Decoder(nn.Module):
 
     def new_cache(self, num_rows: int, num_slots: int, dtype: torch.dtype) -> KeyValueCache:
         """Returns an empty cache for rows of at most ``num_slots`` tokens."""
-        attention = self.layers[0].self_attn
-        heads, width = attention.num_heads, attention.k_proj.out_features
-        device = attention.k_proj.weight.device
-        return KeyValueCache(len(self.layers), num_rows, num_slots, heads, width // heads, dtype, device)
+        device = next(self.parameters()).device
+        return KeyValueCache(len(self.layers), num_rows, num_slots, self.num_heads, self.head_width, dtype, device)
 
     @torch.no_grad()
     def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
@@ -107,7 +106,9 @@ class Decoder(nn.Module):
         if self.embed_positions is not None:
             positions_BSC = self.embed_positions.at(cache.slots(new_BS.shape[1]), cache.num_slots)
         x_BSC = self._embedded(new_BS, positions_BSC)
+        ffn_input_BSC = x_BSC
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
             x_BSC, ffn_input_BSC = layer.extend(x_BSC, cache, number)
         cache.advance(size_B)
         return DecoderOutput(self._features(x_BSC), ffn_input_BSC)

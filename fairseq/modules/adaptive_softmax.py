@@ -123,7 +123,7 @@ class AdaptiveSoftmax(nn.Module):
         """Returns log p of every word, natural, ``[N, V]`` in float32, V the whole vocabulary."""
         words = self.bounds[0][1]
         head_NV = self.head(features_NC).float().log_softmax(1)
-        out_NV = head_NV.new_empty(len(features_NC), self.bounds[-1][1])
+        out_NV: Tensor = head_NV.new_empty(len(features_NC), self.bounds[-1][1])
         out_NV[:, :words] = head_NV[:, :words]
         for i, (start, end) in enumerate(self.bounds[1:]):
             tail_NV = self.tail[i](features_NC).float().log_softmax(1)
