@@ -111,6 +111,16 @@ class Generator:
                 next_tokens.read([text.parent for text in live], [text.tokens[-1] for text in live])
         return [sorted(texts, key=lambda text: -text.score)[: self.config.nbest] for texts in done]
 
+    @torch.inference_mode()
+    def context_vectors(self, text: Hypothesis) -> Tensor:
+        """Returns the context vector behind which each generated token came, float32 ``[T, C]``."""
+        row_S = np.concatenate([self.vocabulary.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
+        first = len(row_S) - len(text.tokens_T)
+        with self.precision.autocast():
+            out = self.model(torch.from_numpy(row_S)[None].to(self.precision.device), first)
+        vectors_TC: Tensor = out.ffn_input_BSC[0].float()
+        return vectors_TC
+
     def _begin(self, prompts: Sequence[npt.NDArray[np.int64]], most_tokens: int) -> NextTokens:
         opening = np.array(self.vocabulary.opening, np.int64)
         rows = [np.concatenate([opening, prompt_T]) for prompt_T in prompts]

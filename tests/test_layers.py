@@ -29,6 +29,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.distributed": (0, 0),
     "fairseq.cache_config": (0, 0),
     "fairseq.generation_config": (0, 0),
+    "fairseq.generation_run_config": (0, 0),
     "fairseq.tensorboard": (0, 0),
     # 1 data: fairseq.data.*
     # 2 models: fairseq.modules.* → fairseq.models.*
@@ -84,7 +85,7 @@ NO_TORCH = (
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
-    "fairseq.generation_config",
+    "fairseq.generation_config", "fairseq.generation_run_config",
 )  # fmt: skip
 
 
