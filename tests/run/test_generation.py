@@ -232,9 +232,7 @@ def test_texts_stop_at_the_model_s_last_position(learned: bool) -> None:
     assert room.longest_prompt == 7
     prompts = [np.arange(4, 4 + size) for size in (7, 3, 0)]
     assert [len(texts[0].tokens_T) for texts in room.generate(prompts)] == [1, 5, 8]
-    with pytest.raises(
-        ConfigError, match="at most 7 tokens, for the model has 8 positions, but has 8"
-    ):
+    with pytest.raises(ConfigError, match="at most 7 tokens, for the model has 8 positions, but has 8"):
         room.generate([np.arange(4, 12)])
 
 
