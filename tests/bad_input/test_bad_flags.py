@@ -162,7 +162,7 @@ CASES = [
     typed(GENERATE, "--max-len-b 0", "--max-len-b 0"),
     typed(GENERATE, "--min-len 0 --max-len-b 0", "leave no token to follow a prompt of 0"),
     typed(GENERATE, "--min-len 9", "--min-len 9 must be at most --max-len-b 3"),
-    typed(GENERATE, "--prefix-size 999999 --sample-break-mode complete", "a prompt must have at most 15 tokens"),
+    typed(GENERATE, "--prefix-size 999999", "a prompt must have at most 15 tokens"),
     typed(GENERATE, "--max-tokens 9", "--max-tokens 9 must hold a prompt and its texts"),
     typed(GENERATE, "--path a:b", "--path names several checkpoints"),
     typed(GENERATE, "--path ''", "--path is required"),
