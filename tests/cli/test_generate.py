@@ -152,10 +152,9 @@ def test_neighbours_are_mixed_in_and_named(generate, neighbours, data_dir) -> No
 
 def test_a_datastore_without_its_text_is_shown_without_it(generate, neighbours, data_dir, tmp_path) -> None:
     for suffix in ("_keys.npy", "_vals.npy", ".json"):
-        text = Path(f"{neighbours[2]}{suffix}").read_bytes()
-        (tmp_path / f"dstore{suffix}").write_bytes(
-            text.replace(str(data_dir).encode(), str(tmp_path / "gone").encode())
-        )
+        content = Path(f"{neighbours[2]}{suffix}").read_bytes()
+        moved = content.replace(str(data_dir).encode(), str(tmp_path / "gone").encode())
+        (tmp_path / f"dstore{suffix}").write_bytes(moved)
     words = [*neighbours, "--dstore-filename", tmp_path / "dstore", "--lmbda", 0.5, "--show-neighbours"]
     outcome = generate("--beam", 1, "--num-shards", 20, *words)
     assert any(warning.startswith("rows are shown without their text: ") for warning in outcome.warnings)
