@@ -216,7 +216,7 @@ def test_a_mixture_sums_to_one_and_no_weight_is_the_model_to_the_bit() -> None:
         out = model(torch.tensor([[EOS, 5, 6, 7]]))
         log_p_NV, queries_NC = model.log_prob(out.features_BSC[0]), out.ffn_input_BSC[0]
     total = NextInterpolation(source, 0.6).mixed(log_p_NV, queries_NC).exp().sum(1)
-    np.testing.assert_allclose(total.numpy(), 1, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(total.numpy(), 1, atol=FLOAT32_ATOL, rtol=0)
     source.asked = 0
     none = generator(OPTIONS["beam"], model, next_source=NextInterpolation(source, 0.0)).generate(PROMPTS)
     for texts, others in zip(none, generator(OPTIONS["beam"], model).generate(PROMPTS), strict=True):
