@@ -23,7 +23,7 @@ from torch import Tensor
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore import Datastore, check_ids
-from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, votes_for
+from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, next_log_prob, votes_for
 from fairseq.knn.faiss_index import check_index_fits, open_index
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.list_search import ListSearch
@@ -47,7 +47,7 @@ _PROBABILITY_BLOCK = 512
 
 
 class KNN_Dstore:  # noqa: N801 - the name that users know
-    """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer``.
+    """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer`` and ``NextTokenSource``.
 
     Args:
         datastore: values, and keys unless the index's own distances are used.
@@ -140,6 +140,20 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         log_ps: list[npt.NDArray[np.float32]]
         log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N, k)]
         return _like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
+
+    def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
+        """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
+
+        Args:
+            queries_ND: floating point, torch or NumPy; they are searched for together.
+            vocabulary_size: V.
+        """
+        distances_NK, ids_NK = self._neighbours(_float32(queries_ND), min(self.config.k, int(self.index.ntotal)))
+        values_NK = np.take(self.datastore.values_N, ids_NK, mode="clip")  # −1 reads row 0; without mass
+        log_p_NV = next_log_prob(
+            distances_NK, ids_NK, values_NK, vocabulary_size, self.config.knn_temp, distinct=self.distinct_ids
+        )
+        return _like(log_p_NV, queries_ND)
 
     def votes(self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any]) -> Votes:
         """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
