@@ -14,7 +14,7 @@ Queries are the vectors that the datastore's keys are made of: the last layer's 
 Legend: N queries · K neighbours · D key width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,9 @@ from fairseq.config import resolve
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.arrays import A, AnyArray, checked_k, checked_queries, checked_rows, checked_targets, like
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore import Datastore, check_ids
-from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, votes_for
+from fairseq.knn.datastore import Datastore, check_found, check_ids
+from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, next_log_prob, votes_for
 from fairseq.knn.faiss_index import check_index_fits, open_index
-from fairseq.knn.layout import keys_path
 from fairseq.knn.list_search import ListSearch
 from fairseq.knn.manifest import (
     Expected,
@@ -43,7 +42,7 @@ from fairseq.knn.manifest import (
 )
 from fairseq.knn.opening import require_memory_for, sorted_out, width_to_open
 from fairseq.knn.search import recompute_distances, search
-from fairseq.knn.source_text import SourceText
+from fairseq.knn.spoken import RowText
 
 if TYPE_CHECKING:
     from fairseq.hub.source import ModelFacts
@@ -55,7 +54,7 @@ _PROBABILITY_BLOCK = 512
 
 
 class KNN_Dstore:  # noqa: N801 - the name that users know
-    """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer``.
+    """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer`` and ``NextTokenSource``.
 
     Args:
         datastore: values, and keys unless the index's own distances are used.
@@ -169,13 +168,13 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         return like(np.where(rows >= 0, values, -1), ids_NK)
 
     @cached_property
-    def text(self) -> SourceText | None:
+    def text(self) -> RowText | None:
         """The text that the datastore was written from, or None where it is not known or no longer there."""
-        return SourceText.open(self.datastore)
+        return RowText.open(self.datastore)
 
-    def passage(self, row: int, before: int, after: int) -> tuple[list[int], list[int]] | None:
+    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
         """Returns the token ids before and after a row's value in its text; None where the text is not known."""
-        return self.text.passage(row, before, after) if self.text is not None else None
+        return self.text.around(row, before, after) if self.text is not None else None
 
     def log_prob(self, queries_ND: A, target_N: A) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
@@ -192,6 +191,21 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         log_ps: list[npt.NDArray[np.float32]]
         log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N, k)]
         return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
+
+    def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
+        """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
+
+        Args:
+            queries_ND: floating point, torch or NumPy; they are searched for together.
+            vocabulary_size: V.
+        """
+        queries = checked_queries(queries_ND, self.datastore.dimension)
+        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, int(self.index.ntotal)))
+        values_NK = np.take(self.datastore.values_N, ids_NK, mode="clip")  # −1 reads row 0; without mass
+        log_p_NV = next_log_prob(
+            distances_NK, ids_NK, values_NK, vocabulary_size, self.config.knn_temp, distinct=self.distinct_ids
+        )
+        return like(log_p_NV, queries_ND)
 
     def votes(self, queries_ND: AnyArray, target_N: AnyArray) -> Votes:
         """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
@@ -239,24 +253,10 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
             if keys_ND is not None:
                 distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
-            self._check_finite(queries_ND, distances_NK, ids_NK)
+            check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         if self.config.drop_top1:
             distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
         return keep_nearest(distances_NK, ids_NK, wanted)
-
-    def _check_finite(
-        self, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int64]
-    ) -> None:
-        """Raises DatastoreError for a stored key that is not finite; a query that is not is counted by its result."""
-        assert self.datastore.keys_ND is not None
-        bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
-        for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
-            # A distance beyond float32 is no mass; only what is stored wrongly is an error.
-            if np.isfinite(queries_ND[n]).all() and not np.isfinite(self.datastore.keys_ND[ids_NK[n, k]]).all():
-                raise DatastoreError(
-                    f"{keys_path(self.datastore.prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists"
-                    " such rows, write the datastore again"
-                )
 
 
 class KNN:
@@ -295,5 +295,5 @@ class KNN:
             weights_sha256=model.weights_sha256, **self._layout,
         )  # fmt: skip
         if self.data is not None:
-            opened.text = SourceText.open(opened.datastore, self.data)
+            opened.text = RowText.open(opened.datastore, self.data)
         return opened, self.config.lmbda

@@ -46,6 +46,28 @@ class WeighingScorer(Protocol):
         ...
 
 
+class NextTokenSource(Protocol):
+    """A second source that has an opinion on every word."""
+
+    def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]``, for float32 context vectors; −inf where it is 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class NextInterpolation:
+    """A second source of whole distributions and its weight λ: p = (1 − λ) p_LM + λ p_source."""
+
+    source: NextTokenSource
+    weight: float
+
+    def mixed(self, log_p_lm_NV: Tensor, queries_ND: Tensor) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]``, float64; λ = 0 gives the first argument itself."""
+        if self.weight == 0:
+            return log_p_lm_NV
+        return interpolate(log_p_lm_NV, self.source.next_log_prob(queries_ND, log_p_lm_NV.shape[1]), self.weight)
+
+
 @dataclass(frozen=True)
 class Interpolation:
     """A second source and its weight λ: p = (1 − λ) p_LM + λ p_source."""

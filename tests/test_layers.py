@@ -28,6 +28,8 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.log": (0, 0),
     "fairseq.distributed": (0, 0),
     "fairseq.cache_config": (0, 0),
+    "fairseq.generation_config": (0, 0),
+    "fairseq.generation_run_config": (0, 0),
     "fairseq.tensorboard": (0, 0),
     # 1 data: fairseq.data.*
     # 2 models: fairseq.modules.* → fairseq.models.*
@@ -47,7 +49,14 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.perplexity": (5, 0),
     "fairseq.word_scores": (5, 0),
     "fairseq.sequence_scorer": (5, 0),
+    "fairseq.hypotheses": (5, 0),
+    "fairseq.beam_search": (5, 0),
+    "fairseq.sampling": (5, 0),
+    "fairseq.repeated_ngrams": (5, 0),
+    "fairseq.next_token": (5, 0),
+    "fairseq.generation": (5, 0),
     "fairseq.evaluation": (5, 0),
+    "fairseq.model_opening": (5, 0),
     "fairseq.trainer": (5, 0),
     "fairseq.meters": (5, 0),
     "fairseq.validation": (5, 0),
@@ -66,6 +75,7 @@ PACKAGES: dict[str, tuple[int, int]] = {
     "fairseq.criterions": (3, 0),
     "fairseq.optim": (3, 0),
     "fairseq.tasks": (4, 0),
+    "fairseq.hub": (5, 0),
     "fairseq.knn": (6, 0),
     "fairseq_cli": (7, 1),
 }
@@ -76,6 +86,7 @@ NO_TORCH = (
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
+    "fairseq.generation_config", "fairseq.generation_run_config",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A trained language model in Python: load it, score texts, see which rows of a datastore are near.
+"""A trained language model in Python: load it, score and continue texts, see which rows of a datastore are near.
 
     from fairseq.models.transformer_lm import TransformerLanguageModel
     from knnlm import KNN
@@ -7,6 +7,7 @@
     lm = TransformerLanguageModel.from_pretrained("checkpoints", "checkpoint_best.pt", "data-bin", knn=knn)
     lm.score("a text").perplexity
     lm.neighbours("a text", k=4)
+    lm.sample("a text", sampling=True, sampling_topk=10, max_len_b=20)
 
 ``from_pretrained`` of this package is the same function, with its types.
 """

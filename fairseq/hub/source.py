@@ -3,9 +3,10 @@
 The language model knows two protocols and no implementation. What is given as ``knn=`` can open itself *for a model*,
 whose identity it is told so that it can refuse another's files; what it opens scores targets, and can show its rows.
 
-Legend: N queries · K rows · D width.
+Legend: N queries · K rows · D width · V words.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,10 @@ class RowSource(Protocol):
         """Returns log p(target), natural, ``[N]``; −inf where it is 0."""
         ...
 
+    def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]``; −inf where it is 0."""
+        ...
+
     def search(self, queries_ND: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
         """Returns distances and row numbers ``[N, K]``, nearest first; −1 is none."""
         ...
@@ -44,7 +49,7 @@ class RowSource(Protocol):
         """Returns the token id of each row, −1 for none."""
         ...
 
-    def passage(self, row: int, before: int, after: int) -> tuple[list[int], list[int]] | None:
+    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
         """Returns the token ids before and after a row's token in its text, or None where the text is not known."""
         ...
 

@@ -30,7 +30,7 @@ def encode(dictionary: Dictionary, text: str) -> Int64s:
 
 
 def decode(dictionary: Dictionary, ids: Iterable[int]) -> str:
-    r"""Returns the words of ``ids``, a line for each ``</s>``; ``<s>`` is left out, and what ``encode`` gave comes back.
+    r"""Returns the words of ``ids``, a line for each ``</s>``, without ``<s>``; what ``encode`` gave comes back.
 
     The last line has no ``\n`` behind it unless it is empty, for ``encode`` takes that one for the end of a line.
     """
