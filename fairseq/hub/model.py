@@ -39,6 +39,11 @@ def precision_on(device: str | torch.device | None) -> Precision:
     return Precision(DeviceConfig(), place)
 
 
+def _listed(text: object) -> list[Any]:
+    """Returns one text, or several, as a list; what is no text is refused when it is encoded."""
+    return list(text) if isinstance(text, (list, tuple)) else [text]
+
+
 class LanguageModelHub:
     """A model that was loaded by ``from_pretrained``.
 
@@ -80,7 +85,7 @@ class LanguageModelHub:
         Raises:
             ConfigError: not a text, or no such window.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = _listed(text)
         cuts = self._cuts([encode(self.dictionary, each) for each in texts], context_window)
         total = sum(part.num_tokens for part in cuts)
         log_format = log_format_of(CommonConfig()) if total >= SHOWN_TOKENS else "none"
@@ -106,7 +111,7 @@ class LanguageModelHub:
         Raises:
             ConfigError: no such setting, one out of range, or a prompt that leaves no room.
         """
-        found = self.generate([prompts] if isinstance(prompts, str) else list(prompts), seed=seed, **settings)
+        found = self.generate(_listed(prompts), seed=seed, **settings)
         texts = [self.decode([*best[0].prompt_T, *best[0].tokens_T]) for best in found]
         return texts[0] if isinstance(prompts, str) else texts
 
