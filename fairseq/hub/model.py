@@ -4,7 +4,7 @@ Texts are words between white space, as the model was trained on them: neither t
 Scores are those of ``fairseq-eval-lm`` on the same text. N tokens, K neighbours, D key width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import torch
@@ -143,15 +143,21 @@ class LanguageModelHub:
         if coerce(words, int, "words") < 0:
             raise ConfigError(f"words must be at least 0, but is {words}")
         found: list[Neighbourhood] = []
-        scorer = SequenceScorer(self.models, self._precision)
-        for part in self._cuts([encode(self.dictionary, text)], context_window):
-            for batch in part.batches():
-                queries_ND, target_N = scorer.context_vectors(batch)
-                distances_NK, ids_NK = self._source.search(queries_ND.float(), k)
-                for target, *near in zip(target_N.tolist(), distances_NK.cpu(), ids_NK.cpu(), strict=True):
-                    rows = self._shown(self._source, near[0], near[1], words)
-                    found.append(Neighbourhood(self.dictionary[target], tuple(rows)))
+        for queries_ND, target_N in self._contexts(text, context_window):
+            distances_NK, ids_NK = self._source.search(queries_ND, k)
+            for target, *near in zip(target_N.tolist(), distances_NK.cpu(), ids_NK.cpu(), strict=True):
+                rows = self._shown(self._source, near[0], near[1], words)
+                found.append(Neighbourhood(self.dictionary[target], tuple(rows)))
         return found
+
+    def context_vectors(self, text: str, context_window: int | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the vector of each token's context, float32 ``[N, D]``, and the tokens, int64 ``[N]``.
+
+        The vectors are what a datastore's keys are made of, and what it is asked with. Arguments and errors are those
+        of ``score``.
+        """
+        vectors, tokens = zip(*self._contexts(text, context_window), strict=True)
+        return torch.cat(vectors), torch.cat(tokens)
 
     @property
     def device(self) -> torch.device:
@@ -179,6 +185,13 @@ class LanguageModelHub:
     def __repr__(self) -> str:
         neighbours = f", neighbours with λ = {self.lmbda}" if self._source is not None else ""
         return f"LanguageModelHub({len(self.dictionary)} words, rows of {self.longest_row}, {self.device}{neighbours})"
+
+    def _contexts(self, text: str, context_window: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        scorer = SequenceScorer(self.models, self._precision)
+        for part in self._cuts([encode(self.dictionary, text)], context_window):
+            for batch in part.batches():
+                queries_ND, target_N = scorer.context_vectors(batch)
+                yield queries_ND.float(), target_N
 
     def _cuts(self, texts: Sequence[Int64s], context_window: int | None) -> list[Cut]:
         window = self.longest_row // 2 if context_window is None else coerce(context_window, int, "context_window")
