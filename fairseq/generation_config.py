@@ -17,7 +17,9 @@ class GenerationConfig:
     max_len_a: float = flag(0.0, "a: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
     max_len_b: int = flag(200, "b: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
     min_len: int = flag(1, "least tokens before </s> may end a text", minimum=0)
-    lenpen: float = flag(1.0, "a text's score is its log-probability divided by its length to this power")
+    lenpen: float = flag(
+        1.0, "a text's score is its log-probability divided by its length to this power", minimum=-10, maximum=10
+    )
     unnormalized: bool = flag(False, "a text's score is its log-probability, whatever its length")
     unkpen: float = flag(0.0, "taken off the score, in nats, for each <unk>")
     no_repeat_ngram_size: int = flag(

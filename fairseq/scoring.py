@@ -65,7 +65,12 @@ class NextInterpolation:
         """Returns log p of every word, natural, ``[N, V]``, float64; λ = 0 gives the first argument itself."""
         if self.weight == 0:
             return log_p_lm_NV
-        return interpolate(log_p_lm_NV, self.source.next_log_prob(queries_ND, log_p_lm_NV.shape[1]), self.weight)
+        log_p_source_NV = self.source.next_log_prob(queries_ND, log_p_lm_NV.shape[1])
+        # Most words have no vote: (1 − λ) p_LM is all that they have.
+        mixed_NV = log_p_lm_NV.double() + torch.log1p(torch.tensor(-self.weight, dtype=torch.float64))
+        voted_NV = log_p_source_NV > -torch.inf
+        mixed_NV[voted_NV] = interpolate(log_p_lm_NV[voted_NV], log_p_source_NV[voted_NV], self.weight)
+        return mixed_NV
 
 
 @dataclass(frozen=True)

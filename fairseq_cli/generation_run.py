@@ -128,15 +128,18 @@ def open_run(flags: Flags, settings: Settings) -> GenerationRun:
     dictionary = opened.task.dictionary
     opening = (dictionary.bos(), dictionary.eos()) if opened.task_config.add_bos_token else (dictionary.eos(),)
     vocabulary = Vocabulary(len(dictionary), dictionary.pad(), dictionary.eos(), dictionary.unk(), opening)
-    source, lines = None, None
-    generator = Generator(opened.models[0], precision, settings.generation, vocabulary, seed=settings.common.seed)
+    neighbours, source, lines = None, None, None
     if settings.knn.knnlm and (settings.knn.lmbda > 0 or settings.show_neighbours is not None):
-        from fairseq_cli.neighbour_lines import NeighbourLines
         from fairseq_cli.second_source import open_neighbours
 
-        neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights_sha256(opened.checkpoints[0].state))
+        weights = weights_sha256(opened.checkpoints[0].state)
+        neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)
         source = NextInterpolation(neighbours, settings.knn.lmbda)
-        if settings.show_neighbours is not None:
-            lines = NeighbourLines(neighbours, generator, dictionary, settings.show_neighbours)
-    generator.next_source = source
+    generator = Generator(
+        opened.models[0], precision, settings.generation, vocabulary, source, seed=settings.common.seed
+    )
+    if neighbours is not None and settings.show_neighbours is not None:
+        from fairseq_cli.neighbour_lines import NeighbourLines
+
+        lines = NeighbourLines(neighbours, generator, dictionary, settings.show_neighbours)
     return GenerationRun(generator, opened.task, settings, lines)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-DESCRIPTION = """Continue each line of the standard input (or of --input) with a language model, as fairseq-generate does
-for a split. Words are split at spaces, as they were when the model's text was binarised."""
+DESCRIPTION = """Continue each line of the standard input, or of --input, with a language model, as fairseq-generate
+does for a split. Words are split at spaces, as they were when the model's text was binarised."""
 MOST_WORDS_NAMED = 5
 
 
@@ -68,11 +68,9 @@ def text_lines(name: str, stack: ExitStack) -> Iterator[str]:
     Raises:
         DataError: there is no such file; while reading, a line is not UTF-8.
     """
-    if name != "-" and not Path(name).is_file():
-        raise DataError(
-            f"--input {name} must be a file with a prompt on each line, but there is none; - reads the input"
-        )
-    file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+    if name != "-" and (not Path(name).exists() or Path(name).is_dir()):
+        raise DataError(f"--input must be a file with a prompt on each line, or - for the input, but {name} is none")
+    file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))  # noqa: SIM115
 
     def decoded() -> Iterator[str]:
         for number, line in enumerate(file, 1):

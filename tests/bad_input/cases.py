@@ -20,6 +20,7 @@ from tests.cli.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 
 LONGEST_ERROR = 1000
 EVAL, TRAIN, PREPROCESS, BUILD = "fairseq-eval-lm", "fairseq-train", "fairseq-preprocess", "build_dstore.py"
+GENERATE, INTERACTIVE = "fairseq-generate", "fairseq-interactive"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Place:
         """Returns the arguments of an evaluation with neighbours."""
         files = ["--dstore-filename", store or self.good.store, "--indexfile", index or self.good.index]
         return [*self.evaluate(), "--knnlm", *files, "--lmbda", "0.25", "--k", "8"]
+
+    def generate(self) -> list[object]:
+        """Returns the arguments of generating with neighbours, from lines or from a split."""
+        return [*self.neighbours(), "--max-len-b", "3"]
 
     def train(self, *, data: Path | None = None, more: Iterable[object] = ()) -> list[object]:
         """Returns the arguments of a short training into this place."""

@@ -43,6 +43,15 @@ EVAL_LM = shlex.split(
     " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
     " --lmbda-model --skip-retrieval"
 )
+GENERATION = shlex.split(
+    "--path --task --model-overrides --max-tokens --max-sentences --batch-size --remove-bpe --beam --nbest --max-len-a"
+    " --max-len-b --min-len --lenpen --unnormalized --unkpen --no-repeat-ngram-size --sampling --sampling-topk"
+    " --sampling-topp --temperature --sample-break-mode --tokens-per-sample --knnlm --knn-keytype --probe --k --rerank"
+    " --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type --no-load-keys"
+    " --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --show-neighbours"
+)
+GENERATE = [*GENERATION, *shlex.split("--gen-subset --prefix-size --num-shards --shard-id --dataset-impl")]
+INTERACTIVE = [*GENERATION, *shlex.split("--input --buffer-size")]
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
     " --thresholdsrc --nwordssrc --padding-factor --srcdict --tokenizer --bpe --dict-only"
@@ -87,6 +96,11 @@ KNNLM = {
 EVERY_DEFAULT = {
     "--seed": 1, "--log-interval": 100, "--fp16-init-scale": 128, "--min-loss-scale": 1e-4, "--num-workers": 1,
 }  # fmt: skip
+GENERATION_DEFAULTS = {
+    "--beam": 5, "--nbest": 1, "--max-len-a": 0, "--max-len-b": 200, "--min-len": 1, "--lenpen": 1, "--unkpen": 0,
+    "--no-repeat-ngram-size": 0, "--sampling-topk": -1, "--sampling-topp": -1, "--temperature": 1, "--k": 1024,
+    "--probe": 8, "--lmbda": 0, "--knn-temp": 1, "--model-overrides": "{}",
+}  # fmt: skip
 DEFAULTS = {
     "fairseq-train": {
         **EVERY_DEFAULT, "--task": "language_modeling", "--save-dir": "checkpoints",
@@ -104,6 +118,11 @@ DEFAULTS = {
         "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
         "--cache-lmbda": 0.0, "--cache-theta": 1.0, "--skip-retrieval": 0,
     },
+    "fairseq-generate": {
+        **EVERY_DEFAULT, **GENERATION_DEFAULTS, "--gen-subset": "test", "--prefix-size": 0, "--num-shards": 1,
+        "--shard-id": 0,
+    },
+    "fairseq-interactive": {**EVERY_DEFAULT, **GENERATION_DEFAULTS, "--input": "-", "--buffer-size": 0},
     "fairseq-preprocess": {
         **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
         "--nwordssrc": -1, "--padding-factor": 8,
@@ -137,6 +156,8 @@ CHOICES = {
 FLAGS = {
     "fairseq-train": [*EVERY_COMMAND, *TRAIN],
     "fairseq-eval-lm": [*EVERY_COMMAND, *EVAL_LM],
+    "fairseq-generate": [*EVERY_COMMAND, *GENERATE],
+    "fairseq-interactive": [*EVERY_COMMAND, *INTERACTIVE],
     "fairseq-preprocess": [*EVERY_COMMAND, *PREPROCESS],
     "build_dstore.py": BUILD_DSTORE,
     **{f"fairseq-knnlm {name}": flags for name, flags in KNNLM.items()},
@@ -149,6 +170,10 @@ def help_of(prog: str, capsys: pytest.CaptureFixture[str]) -> str:
         from fairseq_cli.train import main
     elif prog == "fairseq-eval-lm":
         from fairseq_cli.eval_lm import main
+    elif prog == "fairseq-generate":
+        from fairseq_cli.generate import main
+    elif prog == "fairseq-interactive":
+        from fairseq_cli.interactive import main
     elif prog == "fairseq-preprocess":
         main = pytest.importorskip("fairseq_cli.preprocess").main
     elif prog.startswith("fairseq-knnlm"):
@@ -176,6 +201,10 @@ def groups_of(prog: str) -> tuple[type, ...]:
         return flag_groups()
     if prog == "fairseq-eval-lm":
         import fairseq_cli.eval_lm as command
+    elif prog == "fairseq-generate":
+        import fairseq_cli.generate as command
+    elif prog == "fairseq-interactive":
+        import fairseq_cli.interactive as command
     elif prog == "fairseq-preprocess":
         command = pytest.importorskip("fairseq_cli.preprocess")
     elif prog.startswith("fairseq-knnlm"):
