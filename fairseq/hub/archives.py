@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fairseq.errors import CheckpointError, ConfigError, shown
+from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
 from fairseq.files import file_sha256, fsync_directory
 from fairseq.log import Progress, log_format_of
 from fairseq.resources import GIB, free_disk_bytes, shown_bytes
@@ -79,6 +79,8 @@ def _extract(archive: Path, target: Path) -> None:
                 _flush(target / member.name)
                 progress.advance(file.tell() - progress.done)
             _read_to_end(tar, archive)
+    except FairseqError:
+        raise
     except _BROKEN as err:
         raise _not_an_archive(archive, err) from err
     except OSError as err:
@@ -91,16 +93,16 @@ def _check(archive: Path, member: tarfile.TarInfo, number: int) -> None:
     """Raises CheckpointError for a member that is no plain file or directory below the target."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-        reason = "lies outside of the directory that it is unpacked into"
+        reason = "lies outside of the directory that it is unpacked into; it was made to do harm, or by mistake"
+    elif member.issym() or member.islnk():
+        reason = "is a link; pack what it points to (tar --dereference --hard-dereference)"
     elif not (member.isdir() or member.isreg()) or member.issparse():
-        reason = "is neither a plain file nor a directory"
+        reason = "is neither a plain file nor a directory, which are all that a model needs"
     elif number > MOST_FILES:
-        reason = f"is one too many: {MOST_FILES:,} are allowed"
+        reason = f"is one too many: {MOST_FILES:,} are allowed; pack the model alone"
     else:
         return
-    raise CheckpointError(
-        f"{archive} was not unpacked: its member {shown(member.name)} {reason}; get the archive from its maker again"
-    )
+    raise CheckpointError(f"{archive} was not unpacked: its member {shown(member.name)} {reason}")
 
 
 def _flush(path: Path) -> None:
@@ -119,7 +121,8 @@ def _read_to_end(tar: tarfile.TarFile, archive: Path) -> None:
 
 
 def _not_an_archive(archive: Path, reason: object) -> CheckpointError:
+    first_line = (str(reason).splitlines() or [type(reason).__name__])[0].rstrip(":")
     return CheckpointError(
-        f"{archive} is not a whole archive (.tar.bz2, .tar.gz), torn or of another kind: {str(reason)[:200]}; get it"
+        f"{archive} is not a whole archive (.tar.bz2, .tar.gz), torn or of another kind: {first_line[:200]}; get it"
         " again"
     )

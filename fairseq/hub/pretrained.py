@@ -7,6 +7,7 @@ Names are fairseq's. Their archives are downloaded once, into the cache of ``tor
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import torch
@@ -84,9 +85,9 @@ def _unpacked_download(name: str, url: str) -> Path:
         archive.parent.mkdir(parents=True, exist_ok=True)
         try:  # under another name first, so that a download is whole or not there
             torch.hub.download_url_to_file(url, str(archive))
-        except (OSError, ValueError) as err:  # urllib's errors are OSErrors
-            if isinstance(err, OSError) and err.filename:
-                raise
+        except (OSError, ValueError) as err:
+            if isinstance(err, OSError) and err.errno is not None and not isinstance(err, URLError):
+                raise  # not the network but the disk, which says itself what is wrong
             raise CheckpointError(
                 f"{name} could not be downloaded from {url} ({str(err)[:120]}); where there is no network, get the"
                 f" archive elsewhere and put it at {archive}, or give its path"
