@@ -5,9 +5,10 @@
 Names are fairseq's. Their archives are downloaded once, into the cache of ``torch.hub`` (``TORCH_HOME`` moves it).
 """
 
+import errno
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import torch
@@ -21,6 +22,7 @@ PUBLISHED = {
     "transformer_lm.gbw.adaptive_huge": f"{_ROOT}/adaptive_lm_gbw_huge.tar.bz2",
 }
 DEFAULT_FILE = "model.pt"
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,9 @@ def _unpacked_download(name: str, url: str) -> Path:
         archive.parent.mkdir(parents=True, exist_ok=True)
         try:  # under another name first, so that a download is whole or not there
             torch.hub.download_url_to_file(url, str(archive))
-        except (OSError, ValueError) as err:
-            if isinstance(err, OSError) and err.errno is not None and not isinstance(err, URLError):
-                raise  # not the network but the disk, which says itself what is wrong
+        except (OSError, HTTPException, ValueError) as err:
+            if isinstance(err, OSError) and err.errno in _OF_THE_DISK:
+                raise  # says itself what is wrong
             raise CheckpointError(
                 f"{name} could not be downloaded from {url} ({str(err)[:120]}); where there is no network, get the"
                 f" archive elsewhere and put it at {archive}, or give its path"
