@@ -7,10 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq.config import coerce
 from fairseq.data.dictionary import UNK
+from fairseq.errors import ConfigError
 from fairseq.scoring import interpolate
 
 _FAIRSEQ_KEYS = ("tokens", "positional_scores", "score")
+
+
+def checked_weight(weight: object) -> float:
+    """Returns a weight λ; raises ConfigError for what is no number from 0 to 1."""
+    number: float = coerce(weight, float, "lmbda")
+    if not 0 <= number <= 1:
+        raise ConfigError(f"lmbda must be from 0 to 1, but is {number:g}")
+    return number
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,13 +72,12 @@ class Score:
         return int((self.tokens == UNK).sum())
 
     def at(self, lmbda: float) -> "Score":
-        """Returns the same text's score with another weight; raises ValueError without neighbours, or beyond [0, 1]."""
+        """Returns the same text's score with another weight; raises ConfigError without neighbours, or beyond [0, 1]."""
         if self.knn_scores is None:
-            raise ValueError(
+            raise ConfigError(
                 "the text must have been scored with neighbours to be mixed again; load the model with knn="
             )
-        if not 0 <= lmbda <= 1:
-            raise ValueError(f"lmbda must be from 0 to 1, but is {lmbda}")
+        lmbda = checked_weight(lmbda)
         return replace(self, positional_scores=interpolate(self.lm_scores, self.knn_scores, lmbda), lmbda=lmbda)
 
     def __len__(self) -> int:

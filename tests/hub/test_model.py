@@ -70,9 +70,9 @@ def test_the_mixture_is_of_the_two(knn_lm: LanguageModelHub, lm: LanguageModelHu
     assert scored.positional_scores.exp().numpy() == pytest.approx(expected.numpy(), rel=1e-12)
     assert scored.at(1).positional_scores.tolist() == scored.knn_scores.tolist()
     assert alone.knn_scores is None
-    with pytest.raises(ValueError, match="load the model with knn="):
+    with pytest.raises(ConfigError, match="load the model with knn="):
         alone.at(0.5)
-    with pytest.raises(ValueError, match="from 0 to 1, but is 2"):
+    with pytest.raises(ConfigError, match="from 0 to 1, but is 2"):
         scored.at(2)
 
 
@@ -204,6 +204,7 @@ def test_draws_are_repeated_by_their_seed_and_differ_without(knn_lm: LanguageMod
     assert first[1].startswith("w2\n")
     best, second = knn_lm.generate(["w1"], beam=2, nbest=2, max_len_b=3)[0]
     assert best.score >= second.score
+    assert [len(texts) for texts in knn_lm.generate("w1 w2", max_len_b=3)] == [1], "one prompt may go without a list"
 
 
 # What is refused
@@ -225,6 +226,7 @@ def test_draws_are_repeated_by_their_seed_and_differ_without(knn_lm: LanguageMod
         (lambda lm: lm.sample("w1", beam=0), "--beam must be at least 1"),
         (lambda lm: lm.sample("w1 " * 30), "a prompt must have at most"),
         (lambda lm: lm.sample("w1", seed="x"), "seed must be a whole number"),
+        (lambda lm: setattr(lm, "lmbda", 1.5), "lmbda must be from 0 to 1, but is 1.5"),
         (lambda lm: lm.sample(7), "a text must be a string"),
     ],
 )  # fmt: skip
