@@ -72,7 +72,7 @@ class Score:
         return int((self.tokens == UNK).sum())
 
     def at(self, lmbda: float) -> "Score":
-        """Returns the same text's score with another weight; raises ConfigError without neighbours, or beyond [0, 1]."""
+        """Returns the same text's score with another weight; raises ConfigError where there are no neighbours."""
         if self.knn_scores is None:
             raise ConfigError(
                 "the text must have been scored with neighbours to be mixed again; load the model with knn="
