@@ -1,6 +1,6 @@
 """Models for ``torch.hub.load``, by the names that fairseq published them under.
 
-torch.hub.load("fairseq-knnlm", "transformer_lm.wiki103.adaptive", source="local")
+torch.hub.load("path/of/this/directory", "transformer_lm.wiki103.adaptive", source="local")
 """
 
 from functools import partial as _partial

@@ -115,7 +115,7 @@ def _checkpoint(root: Path, name: str, *, is_default: bool) -> Path:
     if is_default and len(models) == 1:
         return models[0]
     hint = did_you_mean(name, [model.name for model in models])
-    raise CheckpointError(f"{root} has no {name}{hint}; it has {_listed(root)}; give checkpoint_file one of a model's")
+    raise CheckpointError(f"{root} has no {name}{hint} (there: {_listed(root)}); give checkpoint_file a model's")
 
 
 def _models(root: Path) -> list[Path]:

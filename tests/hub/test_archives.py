@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fairseq.hub.archives as archives
 import fairseq.hub.pretrained as pretrained
@@ -209,7 +210,7 @@ def test_what_is_missing_or_too_much_is_named(artefacts: Artefacts, tmp_path: Pa
     shutil.copy(artefacts.checkpoint, tmp_path / "b.pt")
     two = {"a.pt": artefacts.checkpoint, "b.pt": tmp_path / "b.pt", "dict.txt": artefacts.data / "dict.txt"}
     archive = make_archive(tmp_path / "two.tar.bz2", two)
-    with pytest.raises(CheckpointError, match=r"has no model\.pt; it has a\.pt, b\.pt; give checkpoint_file"):
+    with pytest.raises(CheckpointError, match=r"has no model\.pt \(there: a\.pt, b\.pt\); give checkpoint_file"):
         from_pretrained(archive)
     with pytest.raises(CheckpointError, match=r"has no c\.pt; did you mean [ab]\.pt\?"):
         from_pretrained(archive, "c.pt")
@@ -293,6 +294,8 @@ def test_a_name_is_downloaded_once(
         monkeypatch.setitem(pretrained.PUBLISHED, NAME, f"{address}/adaptive_lm_wiki103.v2.tar.bz2")
         assert TransformerLanguageModel.from_pretrained(NAME).score(TEXT).total == lm.score(TEXT).total
     assert from_pretrained(NAME).score(TEXT).total == lm.score(TEXT).total, "the server is gone"
+    by_torch = torch.hub.load(str(Path(__file__).resolve().parents[2]), NAME, source="local")
+    assert by_torch.score(TEXT).total == lm.score(TEXT).total
 
 
 def test_a_download_that_fails_says_so_and_one_that_broke_off_is_fetched_again(
