@@ -75,6 +75,7 @@ PACKAGES: dict[str, tuple[int, int]] = {
     "fairseq.criterions": (3, 0),
     "fairseq.optim": (3, 0),
     "fairseq.tasks": (4, 0),
+    "fairseq.hub": (5, 0),
     "fairseq.knn": (6, 0),
     "fairseq_cli": (7, 1),
 }
