@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.checkpoints import weights_sha256
 from fairseq.evaluation import Evaluation
+from fairseq.knn.config import DatastoreConfig, KNNConfig
 from fairseq.knn.known import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.recorder import RetrievalRecorder, open_recorder
 from fairseq.knn.retrieval_format import CACHE_COLUMN
 from fairseq.knn.weighing import WeighedNeighbours, open_weighed
+from fairseq.model_opening import OpenedModels
 from fairseq.scoring import Interpolation, WeighedInterpolation, share_of_rest
 from fairseq.sequence_scorer import ScoredBatch
 
@@ -71,43 +73,57 @@ class SecondSource:
 
 
 def open_second_source(evaluation: Evaluation, settings: "Settings", stack: ExitStack) -> SecondSource:
-    """Returns the neighbours as the flags want them; a recorder is closed with the stack.
+    """Returns the neighbours as the flags want them; a recorder is closed with the stack."""
+    source = open_mixture(evaluation, settings)
+    if source.neighbours is None or source.weighed is not None or settings.retrieval.save_retrieval is None:
+        return source
+    cache = settings.cache if settings.has_cache else None
+    recorder = open_recorder(
+        source.neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache
+    )
+    if recorder is None:
+        return source
+    recorder = stack.enter_context(recorder)
+    return dataclasses.replace(
+        source, interpolation=Interpolation(recorder, _fixed_weight(settings)), recorder=recorder
+    )
+
+
+def open_mixture(opened: Evaluation | OpenedModels, settings: "Settings") -> SecondSource:
+    """Returns the neighbours and how they are weighed; none of them is kept.
 
     With a cache of weight μ a fixed λ becomes a share of the 1 − μ that the cache leaves; a fitted one is such a share.
     """
     if not settings.needs_neighbours:
         return SecondSource()
-    weights = weights_sha256(evaluation.checkpoints[0].state)
-    neighbours = open_neighbours(evaluation, settings, weights)
+    weights = weights_sha256(opened.checkpoints[0].state)
+    neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)
     if settings.weight.lmbda_model is not None:
-        weighed = open_weighed(neighbours, settings.weight, evaluation.task.dictionary, weights)
+        weighed = open_weighed(neighbours, settings.weight, opened.task.dictionary, weights)
         return SecondSource(neighbours, WeighedInterpolation(weighed), weighed=weighed)
-    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
-    source = SecondSource(neighbours, Interpolation(neighbours, weight))
-    if settings.retrieval.save_retrieval is None:
-        return source
-    cache = settings.cache if settings.has_cache else None
-    recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache)
-    if recorder is None:
-        return source
-    recorder = stack.enter_context(recorder)
-    return dataclasses.replace(source, interpolation=Interpolation(recorder, weight), recorder=recorder)
+    return SecondSource(neighbours, Interpolation(neighbours, _fixed_weight(settings)))
 
 
-def open_neighbours(evaluation: Evaluation, settings: "Settings", weights_sha256: str) -> "KNN_Dstore":
+def _fixed_weight(settings: "Settings") -> float:
+    return share_of_rest(settings.knn.lmbda, settings.cache.weight)
+
+
+def open_neighbours(
+    opened: Evaluation | OpenedModels, knn: KNNConfig, dstore: DatastoreConfig, weights_sha256: str
+) -> "KNN_Dstore":
     """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
     from knnlm import KNN_Dstore
 
-    assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
+    assert knn.dstore_filename is not None and knn.indexfile is not None
     return KNN_Dstore.open(
-        settings.knn.dstore_filename,
-        settings.knn.indexfile,
-        settings.knn,
-        rows=settings.dstore.dstore_size,
-        key_fp16=settings.dstore.dstore_fp16,
-        key_type=settings.dstore.knn_keytype,
-        dimension=evaluation.models[0].key_dimension,
-        vocabulary_size=len(evaluation.task.dictionary),
-        dictionary_sha256=evaluation.task.dictionary.sha256(),
+        knn.dstore_filename,
+        knn.indexfile,
+        knn,
+        rows=dstore.dstore_size,
+        key_fp16=dstore.dstore_fp16,
+        key_type=dstore.knn_keytype,
+        dimension=opened.models[0].key_dimension,
+        vocabulary_size=len(opened.task.dictionary),
+        dictionary_sha256=opened.task.dictionary.sha256(),
         weights_sha256=weights_sha256,
     )

@@ -28,6 +28,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.log": (0, 0),
     "fairseq.distributed": (0, 0),
     "fairseq.cache_config": (0, 0),
+    "fairseq.score_config": (0, 0),
     "fairseq.tensorboard": (0, 0),
     # 1 data: fairseq.data.*
     # 2 models: fairseq.modules.* → fairseq.models.*
@@ -48,6 +49,8 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.word_scores": (5, 0),
     "fairseq.sequence_scorer": (5, 0),
     "fairseq.evaluation": (5, 0),
+    "fairseq.model_opening": (5, 0),
+    "fairseq.line_scoring": (5, 0),
     "fairseq.trainer": (5, 0),
     "fairseq.meters": (5, 0),
     "fairseq.validation": (5, 0),
@@ -76,6 +79,7 @@ NO_TORCH = (
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
+    "fairseq.score_config",
 )  # fmt: skip
 
 
