@@ -43,6 +43,12 @@ EVAL_LM = shlex.split(
     " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
     " --lmbda-model --skip-retrieval"
 )
+SCORE_LM = shlex.split(
+    "--path --input --json --buffer-size --max-tokens --softmax-batch --model-overrides --task --knnlm --probe --k"
+    " --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type --no-load-keys"
+    " --dstore-fp16 --knn-keytype --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --rerank --lmbda-model"
+    " --skip-retrieval"
+)
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
     " --thresholdsrc --nwordssrc --padding-factor --srcdict --tokenizer --bpe --dict-only"
@@ -104,6 +110,10 @@ DEFAULTS = {
         "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
         "--cache-lmbda": 0.0, "--cache-theta": 1.0, "--skip-retrieval": 0,
     },
+    "fairseq-score-lm": {
+        **EVERY_DEFAULT, "--input": "-", "--buffer-size": 1000, "--max-tokens": 36000, "--model-overrides": "{}",
+        "--probe": 8, "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
+    },
     "fairseq-preprocess": {
         **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
         "--nwordssrc": -1, "--padding-factor": 8,
@@ -137,6 +147,7 @@ CHOICES = {
 FLAGS = {
     "fairseq-train": [*EVERY_COMMAND, *TRAIN],
     "fairseq-eval-lm": [*EVERY_COMMAND, *EVAL_LM],
+    "fairseq-score-lm": [*EVERY_COMMAND, *SCORE_LM],
     "fairseq-preprocess": [*EVERY_COMMAND, *PREPROCESS],
     "build_dstore.py": BUILD_DSTORE,
     **{f"fairseq-knnlm {name}": flags for name, flags in KNNLM.items()},
@@ -149,6 +160,8 @@ def help_of(prog: str, capsys: pytest.CaptureFixture[str]) -> str:
         from fairseq_cli.train import main
     elif prog == "fairseq-eval-lm":
         from fairseq_cli.eval_lm import main
+    elif prog == "fairseq-score-lm":
+        from fairseq_cli.score_lm import main
     elif prog == "fairseq-preprocess":
         main = pytest.importorskip("fairseq_cli.preprocess").main
     elif prog.startswith("fairseq-knnlm"):
@@ -176,6 +189,8 @@ def groups_of(prog: str) -> tuple[type, ...]:
         return flag_groups()
     if prog == "fairseq-eval-lm":
         import fairseq_cli.eval_lm as command
+    elif prog == "fairseq-score-lm":
+        import fairseq_cli.score_lm as command
     elif prog == "fairseq-preprocess":
         command = pytest.importorskip("fairseq_cli.preprocess")
     elif prog.startswith("fairseq-knnlm"):

@@ -15,13 +15,14 @@ try:
     command.main({words})
 except SystemExit as end:
     assert not end.code, end.code
-heavy = sorted({{"torch", "faiss", "matplotlib"}} & set(sys.modules))
+heavy = sorted({{"torch", "faiss", "matplotlib", "tqdm"}} & set(sys.modules))
 assert not heavy, heavy
 """
 
 
 @pytest.mark.parametrize(
-    "module", ["fairseq_cli.train", "fairseq_cli.eval_lm", "fairseq_cli.preprocess", "build_dstore"]
+    "module",
+    ["fairseq_cli.train", "fairseq_cli.eval_lm", "fairseq_cli.score_lm", "fairseq_cli.preprocess", "build_dstore"],
 )
 def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
     pytest.importorskip(module)
@@ -44,7 +45,7 @@ def test_help_of_a_subcommand_imports_neither_torch_nor_faiss(words: list[str]) 
     assert f"usage: {' '.join(['fairseq-knnlm', *words[:-1]])} " in done.stdout
 
 
-@pytest.mark.parametrize("prog", ["train", "eval_lm", "preprocess", "knnlm"])
+@pytest.mark.parametrize("prog", ["train", "eval_lm", "score_lm", "preprocess", "knnlm"])
 def test_a_command_can_be_run_as_a_module(prog: str) -> None:
     pytest.importorskip(f"fairseq_cli.{prog}")
     done = subprocess.run(
