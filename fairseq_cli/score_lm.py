@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config import Flags
+from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
+from fairseq.given_files import require_inputs
 from fairseq.knn.config import DatastoreConfig, KNNConfig
 from fairseq.knn.lmbda_config import LmbdaModelConfig
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig
 from fairseq.score_config import ScoreConfig
+from fairseq.tasks import TASKS
 from fairseq_cli.eval_lm import Settings
 from fairseq_cli.run import run
 
@@ -36,6 +39,8 @@ def main(argv: Sequence[str]) -> None:
     if not (config.path or "").strip(":"):
         raise ConfigError("--path is required: the checkpoint to score with")
     settings = Settings(flags)
+    if TASKS.config(config.task) is LanguageModelingConfig:
+        require_inputs(config.path or "", config.data)
     scorer, dictionary = open_scorer(flags, config, settings)
     flags.warn_unused()
 

@@ -22,6 +22,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.registry": (0, 0),
     "fairseq.plugins": (0, 0),
     "fairseq.files": (0, 0),
+    "fairseq.given_files": (0, 0),
     "fairseq.interrupts": (0, 0),
     "fairseq.resources": (0, 0),
     "fairseq.run_config": (0, 0),
@@ -79,7 +80,7 @@ NO_TORCH = (
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
-    "fairseq.score_config",
+    "fairseq.score_config", "fairseq.given_files",
 )  # fmt: skip
 
 

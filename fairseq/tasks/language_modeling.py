@@ -16,6 +16,7 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
+from fairseq.given_files import data_directories
 from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.upgrade import load_state, misfits
@@ -32,11 +33,9 @@ class LanguageModelingTask:
 
     def __init__(self, config: LanguageModelingConfig) -> None:
         self.config = config
-        paths = [Path(part) for part in config.data.split(":") if part]
-        self.data_dirs = [path.parent if path.is_file() else path for path in paths]
-        if not paths or not self.data_dirs[0].is_dir():
-            raise DataError(f"data directory {config.data} does not exist; fairseq-preprocess --destdir makes one")
-        self.dictionary_path = paths[0] if paths[0].is_file() else paths[0] / "dict.txt"
+        self.data_dirs = data_directories(config.data)
+        first = Path(next(filter(None, config.data.split(":"))))
+        self.dictionary_path = first if first.is_file() else self.data_dirs[0] / "dict.txt"
         self.dictionary = Dictionary.load(self.dictionary_path)
         for other in self.data_dirs[1:]:
             if not other.is_dir():

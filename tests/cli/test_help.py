@@ -53,3 +53,17 @@ def test_a_command_can_be_run_as_a_module(prog: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"fairseq-{prog.replace('_', '-')} {fairseq.__version__}\n"
+
+
+@pytest.mark.parametrize("words", ["data --path gone.pt", ". --path {here}:gone.pt", "gone --path {here}", "--pathh x"])
+@pytest.mark.parametrize("prog", ["eval_lm", "score_lm"])
+def test_a_slip_of_the_pen_is_answered_before_torch_is_imported(prog: str, words: str) -> None:
+    """The error goes through ``run``, which imports nothing heavy either."""
+    program = (
+        f"import sys; from fairseq_cli.run import run; from fairseq_cli.{prog} import main;"
+        f"code = run('fairseq-{prog}', main, {words.format(here=__file__).split()!r});"
+        "assert not {'torch', 'faiss'} & set(sys.modules), 'imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "gone" in done.stderr or "did you mean --path?" in done.stderr
