@@ -47,9 +47,9 @@ class Batch:
         return int((self.target_BT != PAD).sum())
 
     def split(self, num_positions: int) -> "list[Batch]":
-        """Returns the same rows in batches of at most so many positions, each as wide as its longest row.
+        """Returns the same rows in batches of at most so many positions, or those of the longest row where it has more.
 
-        One row stays whole, however long.
+        Each is as wide as its own longest row.
         """
         taken_BT = (self.source_BT != PAD) | (self.target_BT != PAD)  # <pad> may stand in the text itself
         width_B = taken_BT.shape[1] - np.argmax(taken_BT[:, ::-1], axis=1)

@@ -81,9 +81,9 @@ def test_a_line_for_people(score: Any) -> None:
 def test_files_and_kinds_of_line_ends(score: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"w0 w1@@\r\nw2\rw3")
     (tmp_path / "b.txt").write_bytes(b"\nw4\n")
-    found = records(score("w5", "--json", "--input", f"{tmp_path / 'a.txt'},-,{tmp_path / 'b.txt'}"))
+    found = records(score("w6", "--json", "--input", f"{tmp_path / 'a.txt'},-,{tmp_path / 'b.txt'}"))
     words = [" ".join(token["token"] for token in record["tokens"][:-1]) for record in found]
-    assert words == ["w0 w1@@", "w2", "w3", "w5", "", "w4"]
+    assert words == ["w0 w1@@", "w2", "w3", "w6", "", "w4"]
     assert [(Path(record["input"]).name, record["line"]) for record in found] == [
         ("a.txt", 1), ("a.txt", 2), ("a.txt", 3), ("stdin", 1), ("b.txt", 1), ("b.txt", 2),
     ]  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_bad_line_is_named(score: Any, text: bytes, message: str) -> None:
         (["--path", ""], "--path is required: the checkpoint to score with"),
         (["--input", "gone.txt"], "--input must name text files, but gone.txt does not exist"),
         (["--max-tokens", "2"], "--max-tokens 2 is below the 3 tokens of stdin:1; raise it"),
-        (["--knnlm"], "--knnlm needs --dstore-filename and --indexfile"),
+        (["--knnlm"], "--knnlm needs a datastore and its index; give --dstore-filename"),
         (["--inptu", "x"], "unrecognised argument --inptu; did you mean --input?"),
     ],
 )
