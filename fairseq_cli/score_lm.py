@@ -66,13 +66,16 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
     from fairseq.model_opening import open_models
     from fairseq.precision import Precision, select_device
     from fairseq.sequence_scorer import SequenceScorer
-    from fairseq_cli.second_source import open_mixture
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
     opened = open_models(flags, config, precision)
-    source = open_mixture(opened, settings)
-    scorer = SequenceScorer(opened.models, precision, config.softmax_batch, source.interpolation)
+    other = None
+    if settings.needs_neighbours:
+        from fairseq_cli.second_source import open_mixture  # FAISS, which takes a while to import
+
+        other = open_mixture(opened, settings).interpolation
+    scorer = SequenceScorer(opened.models, precision, config.softmax_batch, other)
     positions = min(model.max_positions for model in opened.models)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token

@@ -31,18 +31,18 @@ def batch_by_size(
     Raises:
         ConfigError: one block alone exceeds ``max_tokens``.
     """
-    order = np.asarray(order, np.int64)
-    length_N = lengths[order]
+    ordered: Int64s = np.asarray(order, np.int64)
+    length_N = lengths[ordered]
     if max_tokens is not None and (length_N > max_tokens).any():
-        idx = int(order[np.argmax(length_N > max_tokens)])
+        idx = int(ordered[np.argmax(length_N > max_tokens)])
         raise ConfigError(f"--max-tokens {max_tokens} is below the {lengths[idx]} tokens of block {idx}; raise it")
     batches: list[Int64s] = []
     start = 0
-    while start < len(order):
-        count = _rows_that_fit(length_N[start : start + (max_sentences or len(order))], max_tokens)
-        if start + count < len(order):
+    while start < len(ordered):
+        count = _rows_that_fit(length_N[start : start + (max_sentences or len(ordered))], max_tokens)
+        if start + count < len(ordered):
             count = max(multiple * (count // multiple), count % multiple)
-        batches.append(order[start : start + count])
+        batches.append(ordered[start : start + count])
         start += count
     return batches
 
