@@ -12,8 +12,6 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from fairseq.run_config import CommonConfig
 
 logger = logging.getLogger("fairseq")
@@ -85,6 +83,8 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._bar: Any = None
         if log_format == "tqdm":
+            from tqdm import tqdm  # a tenth of a second, which only a bar is worth
+
             self._bar = tqdm(
                 desc=stage,
                 total=total,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairseq.cache_config import CacheConfig
 from fairseq.config import Flags, as_dict, flag_name, resolve
+from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
+from fairseq.given_files import require_inputs
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
 from fairseq.knn.lmbda_config import LmbdaModelConfig
 from fairseq.log import log_format_of, logger
@@ -114,6 +116,8 @@ def main(argv: Sequence[str]) -> None:
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
+    if TASKS.config(settings.eval.task) is LanguageModelingConfig:
+        require_inputs(settings.eval.path or "", flags.typed.get("data", LanguageModelingConfig.data))
 
     import torch
 

@@ -73,27 +73,39 @@ class SecondSource:
 
 
 def open_second_source(evaluation: Evaluation, settings: "Settings", stack: ExitStack) -> SecondSource:
-    """Returns the neighbours as the flags want them; a recorder is closed with the stack.
+    """Returns the neighbours as the flags want them; a recorder is closed with the stack."""
+    source = open_mixture(evaluation, settings)
+    if source.neighbours is None or source.weighed is not None or settings.retrieval.save_retrieval is None:
+        return source
+    cache = settings.cache if settings.has_cache else None
+    recorder = open_recorder(
+        source.neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache
+    )
+    if recorder is None:
+        return source
+    recorder = stack.enter_context(recorder)
+    return dataclasses.replace(
+        source, interpolation=Interpolation(recorder, _fixed_weight(settings)), recorder=recorder
+    )
+
+
+def open_mixture(opened: Evaluation | OpenedModels, settings: "Settings") -> SecondSource:
+    """Returns the neighbours and how they are weighed; none of them is kept.
 
     With a cache of weight μ a fixed λ becomes a share of the 1 − μ that the cache leaves; a fitted one is such a share.
     """
     if not settings.needs_neighbours:
         return SecondSource()
-    weights = weights_sha256(evaluation.checkpoints[0].state)
-    neighbours = open_neighbours(evaluation, settings.knn, settings.dstore, weights)
+    weights = weights_sha256(opened.checkpoints[0].state)
+    neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)
     if settings.weight.lmbda_model is not None:
-        weighed = open_weighed(neighbours, settings.weight, evaluation.task.dictionary, weights)
+        weighed = open_weighed(neighbours, settings.weight, opened.task.dictionary, weights)
         return SecondSource(neighbours, WeighedInterpolation(weighed), weighed=weighed)
-    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
-    source = SecondSource(neighbours, Interpolation(neighbours, weight))
-    if settings.retrieval.save_retrieval is None:
-        return source
-    cache = settings.cache if settings.has_cache else None
-    recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache)
-    if recorder is None:
-        return source
-    recorder = stack.enter_context(recorder)
-    return dataclasses.replace(source, interpolation=Interpolation(recorder, weight), recorder=recorder)
+    return SecondSource(neighbours, Interpolation(neighbours, _fixed_weight(settings)))
+
+
+def _fixed_weight(settings: "Settings") -> float:
+    return share_of_rest(settings.knn.lmbda, settings.cache.weight)
 
 
 def open_neighbours(

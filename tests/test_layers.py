@@ -22,6 +22,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.registry": (0, 0),
     "fairseq.plugins": (0, 0),
     "fairseq.files": (0, 0),
+    "fairseq.given_files": (0, 0),
     "fairseq.interrupts": (0, 0),
     "fairseq.resources": (0, 0),
     "fairseq.run_config": (0, 0),
@@ -30,6 +31,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.cache_config": (0, 0),
     "fairseq.generation_config": (0, 0),
     "fairseq.generation_run_config": (0, 0),
+    "fairseq.score_config": (0, 0),
     "fairseq.tensorboard": (0, 0),
     # 1 data: fairseq.data.*
     # 2 models: fairseq.modules.* → fairseq.models.*
@@ -57,6 +59,7 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.generation": (5, 0),
     "fairseq.evaluation": (5, 0),
     "fairseq.model_opening": (5, 0),
+    "fairseq.line_scoring": (5, 0),
     "fairseq.trainer": (5, 0),
     "fairseq.meters": (5, 0),
     "fairseq.validation": (5, 0),
@@ -87,6 +90,7 @@ NO_TORCH = (
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
     "fairseq.generation_config", "fairseq.generation_run_config",
+    "fairseq.score_config", "fairseq.given_files",
 )  # fmt: skip
 
 
