@@ -20,7 +20,9 @@ from fairseq.knn.lmbda_file import check_fits, write_model
 from fairseq.knn.lmbda_fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, Floats, LmbdaModel, NetworkWeights, Skip
 from fairseq.knn.lmbda_tokens import identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.results import Kept, read_results
 from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.sweep_output import plain, text_record
 from fairseq.log import Progress
 from fairseq.perplexity import perplexity_of
 
@@ -54,8 +56,8 @@ class Judged:
         return [(s, float(self.skipped_N[s].mean()), _perplexity(log_p_N)) for s, log_p_N in log_ps.items()]
 
 
-def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> None:
-    """Fits a weight on a retrieval, writes it, and reports what it is worth.
+def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Kept:
+    """Fits a weight on a retrieval, writes it, reports what it is worth, and returns what the results are to keep.
 
     Raises:
         ConfigError: flags that do not fit the retrieval.
@@ -67,12 +69,13 @@ def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Non
     with locked(out):  # an impossible place fails at once
         if out.exists() and not config.overwrite:
             raise DatastoreError(f"{out} exists; give another file, or --overwrite")
-        _run_fit(config, out, seed, log_format, say)
+        return _run_fit(config, out, seed, log_format, say)
 
 
-def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> None:
+def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> Kept:
     allow = config.allow_mismatch
     retrieval = Retrieval.open(config.directory)
+    read_results(retrieval.directory)  # broken ones fail before the work, not after it
     other = Retrieval.open(config.apply) if config.apply is not None else None
     k = config.k if config.k is not None else retrieval.k
     temperature = config.knn_temp if config.knn_temp is not None else float(retrieval.manifest["knn_temp"])
@@ -96,11 +99,23 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     say(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
     say(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     _say_table(judged, kind, weights, say)
+    applied = None
     if other is not None:
-        _say_applied(model, weights, kind, other, config, (values_N, counts_V), log_format, say)
+        applied = _say_applied(model, weights, kind, other, config, (values_N, counts_V), log_format, say)
     write_model(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
     say(f"\nWrote {out}: {WORDS[kind]}{reason}")
+    found = {
+        "file": str(out), "chosen": WORDS[kind], "k": k, "knn_temp": temperature,
+        "fitted_on": {**text_record(retrieval), "folds": config.folds, "ppl": _by_words(judged)},
+        "applied_to": None if other is None or applied is None else {**text_record(other), "ppl": _by_words(applied)},
+    }  # fmt: skip
+    return Kept(retrieval.directory, "lmbda", plain(found))
+
+
+def _by_words(judged: Judged) -> dict[str, float]:
+    """Returns perplexities by what the page calls each weight."""
+    return {WORDS.get(name, "language model"): value for name, value in judged.perplexities().items()}
 
 
 def fit_all(tokens: Tokens, seed: int) -> Fitted:
@@ -161,14 +176,16 @@ def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:
 def _say_applied(
     model: LmbdaModel, weights: Fitted, kind: str, other: Retrieval, config: FitLmbdaConfig,
     values_and_counts: tuple[Array, npt.NDArray[np.int64]], log_format: str, say: Say,
-) -> None:  # fmt: skip
-    """Reports what fitted weights are worth on another text."""
+) -> Judged:  # fmt: skip
+    """Reports and returns what fitted weights are worth on another text."""
     assert config.out is not None and config.apply is not None
     temperature = model.temperature
     check_fits(model, Path(config.out), identity_of(other), model.k, temperature, allow_mismatch=config.allow_mismatch)
     tokens = read_tokens(other, *values_and_counts, model.k, temperature, log_format)
     say(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
-    _say_table(judge(tokens, weights, model.skip), kind, weights, say)
+    judged = judge(tokens, weights, model.skip)
+    _say_table(judged, kind, weights, say)
+    return judged
 
 
 def _say_table(judged: Judged, kind: str, weights: Fitted, say: Say) -> None:
