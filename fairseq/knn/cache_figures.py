@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Colours end a little above the language model: near λ + μ = 1 perplexities have no bounds.
+_ABOVE_LM = 1.1
+
+
 def draw_figures(mixed: Mixed, split: str, directory: Path) -> list[Path]:
     """Writes each figure as SVG and PNG, and returns the files; what has a single value has no figure of its own."""
     many_lmbdas, many_weights = len(mixed.lmbdas) > 1, len(mixed.cache_lmbdas) > 1
@@ -66,9 +70,11 @@ def _by_cache_weight(mixed: Mixed, split: str, figure: "Figure") -> None:
 def _by_both_weights(mixed: Mixed, split: str, figure: "Figure") -> None:
     s, i, j = mixed.best(neighbours=True, cache=True)
     cache = mixed.caches[s]
+    ppl_LM = finite(ppl_of(mixed.loss_SLM[s]))
     shown = HeatMap(
-        finite(ppl_of(mixed.loss_SLM[s])), mixed.lmbdas, mixed.cache_lmbdas, (i, j), None,
+        ppl_LM, mixed.lmbdas, mixed.cache_lmbdas, (i, j), None,
         ("weight of the cache, μ", "weight of the neighbours, λ", "perplexity"),
+        most=_ABOVE_LM * float(ppl_LM[0, 0]),
     )  # fmt: skip
     words = f"cache of {cache['cache_size']:,}, θ = {cache['cache_theta']:g}"
     draw_heat_map(figure, shown, f"Perplexity on {split} by λ and μ ({words})")

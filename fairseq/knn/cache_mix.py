@@ -98,8 +98,9 @@ def mix(
 
 
 def _log_mixture(p_3N: Float64s, largest_N: Float64s, lmbda: float, weight: float) -> Float64s:
+    rest = 1 - lmbda - weight
     # Not a product of matrices: BLAS would start threads for three numbers a token.
-    p_N = max(1 - lmbda - weight, 0.0) * p_3N[0]
+    p_N = (rest if rest > _SLACK else 0.0) * p_3N[0]
     p_N += lmbda * p_3N[1]
     p_N += weight * p_3N[2]
     with np.errstate(divide="ignore"):  # ln 0 is −inf, and stays

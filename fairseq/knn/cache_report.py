@@ -17,7 +17,7 @@ from fairseq.knn.alike import check_alike
 from fairseq.knn.bootstrap import Gain, gain_of
 from fairseq.knn.cache_mix import Mixed, Sources, check_same_caches, mix
 from fairseq.knn.cache_mix_config import CacheMixConfig
-from fairseq.knn.results import Kept, read_results
+from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep_output import (
     csv_text,
@@ -69,7 +69,7 @@ def run_cache_sweep(config: CacheMixConfig, seed: int, log_format: str, show: Ca
         check_same_caches(texts[0], texts[1])
         check_alike(texts[0], texts[1], allow_mismatch=config.allow_mismatch)
     out = output_directory(config.out, texts[0], "sweep-cache")
-    read_results(texts[0].directory)  # broken ones fail before the work, not after it
+    check_results(texts[0].directory)
     k = texts[0].k if config.k is None else config.k
     knn_temp = float(texts[0].manifest["knn_temp"]) if config.knn_temp is None else config.knn_temp
     if not config.no_figures:

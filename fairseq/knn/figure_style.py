@@ -95,6 +95,7 @@ class HeatMap:
         best: place of the smallest.
         words: what stands under a cell's perplexity, by its place; None for nothing.
         labels: of the columns, of the rows, of the colours.
+        most: perplexity from which on cells have the same colour; None for the largest.
     """
 
     ppl_RC: Float64s
@@ -103,6 +104,7 @@ class HeatMap:
     best: tuple[int, int]
     words: Callable[[int, int], str] | None
     labels: tuple[str, str, str]
+    most: float | None = None
 
 
 def draw_heat_map(figure: "Figure", shown: HeatMap, title: str) -> None:
@@ -110,7 +112,9 @@ def draw_heat_map(figure: "Figure", shown: HeatMap, title: str) -> None:
     axes = figure.add_subplot()
     cells_RC = gaps(shown.ppl_RC)
     has_words = cells_RC.size <= MOST_WORDS_IN_CELLS
-    image = axes.pcolormesh(cells_RC, cmap="viridis", edgecolors="white", linewidth=1.5 if has_words else 0)
+    image = axes.pcolormesh(
+        cells_RC, cmap="viridis", edgecolors="white", linewidth=1.5 if has_words else 0, vmax=shown.most
+    )
     for axis, values in ((axes.xaxis, shown.columns), (axes.yaxis, shown.rows)):
         step = 1 if has_words else -(-len(values) // 12)
         axis.set_ticks(np.arange(0, len(values), step) + 0.5, [f"{value:,g}" for value in values[::step]])
@@ -125,7 +129,8 @@ def draw_heat_map(figure: "Figure", shown: HeatMap, title: str) -> None:
                 _write_cell(axes, image, (r, c), f"{cells_RC[r, c]:.{digits}f}", words)
     # Beside the cells that were not chosen, a frame that neither hue nor lightness can hide.
     axes.add_patch(_frame(shown.best[1], shown.best[0]))
-    bar = figure.colorbar(image, ax=axes, label=shown.labels[2])
+    ends = "neither" if shown.most is None else "max"
+    bar = figure.colorbar(image, ax=axes, label=shown.labels[2], extend=ends)
     bar.outline.set_visible(False)
     axes.set(xlabel=shown.labels[0], ylabel=shown.labels[1], title=title)
 

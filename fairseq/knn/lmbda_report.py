@@ -20,7 +20,7 @@ from fairseq.knn.lmbda_file import check_fits, write_model
 from fairseq.knn.lmbda_fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, Floats, LmbdaModel, NetworkWeights, Skip
 from fairseq.knn.lmbda_tokens import identity_of, open_counts, open_values, read_tokens
-from fairseq.knn.results import Kept, read_results
+from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep_output import plain, text_record
 from fairseq.log import Progress
@@ -75,7 +75,7 @@ def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Kep
 def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> Kept:
     allow = config.allow_mismatch
     retrieval = Retrieval.open(config.directory)
-    read_results(retrieval.directory)  # broken ones fail before the work, not after it
+    check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
     k = config.k if config.k is not None else retrieval.k
     temperature = config.knn_temp if config.knn_temp is not None else float(retrieval.manifest["knn_temp"])

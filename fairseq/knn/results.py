@@ -46,6 +46,11 @@ def read_results(directory: Path) -> dict[str, Any]:
     return _sections(directory / RESULTS, file_sha256(directory / MANIFEST))
 
 
+def check_results(directory: Path) -> None:
+    """Raises what ``read_results`` does, before the work rather than after it; there may be no retrieval yet."""
+    _sections(directory / RESULTS, "")
+
+
 def keep(found: Kept, command: list[str], speed: Mapping[str, float]) -> None:
     """Puts a section into a retrieval's results, in place of an earlier one.
 

@@ -15,7 +15,7 @@ from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
 from fairseq.knn.alike import check_alike
 from fairseq.knn.bootstrap import Gain, gain_of
-from fairseq.knn.results import Kept, read_results
+from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
 from fairseq.knn.sweep_config import Setting, SweepConfig
@@ -53,7 +53,7 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
             )
         check_alike(retrieval, other, allow_mismatch=config.allow_mismatch)
     out = output_directory(config.out, retrieval, "sweep")
-    read_results(retrieval.directory)  # broken ones fail before the work, not after it
+    check_results(retrieval.directory)
     if not config.no_figures:
         from fairseq.knn.figure_style import require_matplotlib
         from fairseq.knn.sweep_figures import draw_figures

@@ -113,7 +113,7 @@ def test_weights_of_three_from_saved_retrievals_are_those_of_separate_runs(
         assert command("fairseq-eval-lm", *eval_words(road, *files, *caches, "--gen-subset", split)).code == 0
     grids = ["--lmbda", "0:1:0.2", "--cache-lmbda", "0:1:0.2", "--apply", tmp_path / "test"]
     swept = command("fairseq-knnlm", "sweep-cache", tmp_path / "valid", *grids)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in swept.out.splitlines()[4:]]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in swept.out.splitlines()[4:8]]
     assert [row[0] for row in rows] == ["language model", "+ cache", "+ neighbours", "+ both"], swept.err
     for _, *found, flags in rows:
         for split, ppl in zip(("valid", "test"), found, strict=True):
