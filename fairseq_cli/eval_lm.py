@@ -90,6 +90,8 @@ class Settings:
             raise ConfigError("--lmbda-model weighs neighbours, but there are none; give --knnlm and its datastore")
         if "lmbda" in flags.typed:
             raise ConfigError("--lmbda and --lmbda-model exclude each other: the model gives each token its own λ")
+        if self.cache.is_sweep:
+            raise ConfigError("--lmbda-model takes one cache setting, but lists were given; give one value of each")
         if self.retrieval.save_retrieval is not None:
             raise ConfigError(
                 "--save-retrieval and --lmbda-model exclude each other; fairseq-knnlm fit-lmbda --apply weighs what was"
