@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import FairseqError
@@ -22,8 +21,6 @@ from fairseq.knn.results import read_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.tool_config import CheckConfig
 from fairseq.log import Progress
-
-Bools = npt.NDArray[np.bool_]
 
 BLOCK_NEIGHBOURS = 1 << 21
 AGAIN = "save the retrieval again"
@@ -37,8 +34,8 @@ class Faults:
     def __init__(self) -> None:
         self._found: dict[str, dict[str, list[int]]] = {}
 
-    def note(self, what: str, problem: str, bad_N: Bools, first: int) -> None:
-        """Counts the tokens of a block that begins with token ``first``."""
+    def note(self, what: str, problem: str, bad_N: Any, first: int) -> None:
+        """Counts the tokens of a block that begins with token ``first``; ``bad_N`` is bool ``[N]``."""
         known = self._found.setdefault(what, {}).setdefault(problem, [0, -1])
         if bad_N.any():
             known[1] = first + int(bad_N.argmax()) if known[0] == 0 else known[1]

@@ -2,8 +2,10 @@
 
 The weight that is written is the kind whose held-out loss is least: fixed for all, by the nearest distance, or by every
 feature. So on the held-out folds it is never worse than the best fixed λ; where nothing is better, it is the fixed λ.
+Of several k and temperatures, those of the least held-out loss are taken, in the same way.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from fairseq.knn.lmbda_features import BEFORE_SEARCH
 from fairseq.knn.lmbda_file import check_fits, write_model
 from fairseq.knn.lmbda_fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, Floats, LmbdaModel, NetworkWeights, Skip
-from fairseq.knn.lmbda_tokens import identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.lmbda_tokens import check_k, identity_of, open_counts, open_values, read_tokens
 from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep_output import plain, text_record
@@ -77,21 +79,23 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     retrieval = Retrieval.open(config.directory)
     check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
-    k = config.k if config.k is not None else retrieval.k
-    temperature = config.knn_temp if config.knn_temp is not None else float(retrieval.manifest["knn_temp"])
     values_N = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    tokens = read_tokens(retrieval, values_N, counts_V, k, temperature, log_format)
-    if not len(tokens.usable):
-        raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
-    num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
-    if num_blocks < config.folds:
-        raise ConfigError(
-            f"--folds {config.folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or a"
-            " longer text"
-        )
-    judged = cross_validate(tokens, config.folds, seed, log_format)
-    kind = best_kind(judged)
+    ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
+    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
+    check_k(retrieval, max(ks))
+    best: _Tried | None = None
+    for k, temperature in itertools.product(ks, temperatures):
+        tokens = read_tokens(retrieval, values_N, counts_V, k, temperature, log_format)
+        _check_tokens(tokens, retrieval, config.folds)
+        judged = cross_validate(tokens, config.folds, seed, log_format)
+        tried = _Tried(k, temperature, tokens, judged, best_kind(judged))
+        if len(ks) * len(temperatures) > 1:
+            held_out = f"{WORDS[tried.kind]:<30}{judged.perplexities()[tried.kind]:10.2f}"
+            say(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {held_out}")
+        best = tried if best is None or tried.log_p_sum > best.log_p_sum else best
+    assert best is not None
+    k, temperature, tokens, judged, kind = best.k, best.temperature, best.tokens, best.judged, best.kind
     weights = fit_all(tokens, seed)
     skip = fit_skip(tokens, gain_of(judged.log_p_N[kind], judged.log_p_lm_N), seed)
     held_out = {name: value for name, value in judged.perplexities().items() if np.isfinite(value)}
@@ -116,6 +120,33 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
 def _by_words(judged: Judged) -> dict[str, float]:
     """Returns perplexities by what the page calls each weight."""
     return {WORDS.get(name, "language model"): value for name, value in judged.perplexities().items()}
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One k and temperature, what they make of the tokens, and the best kind of weight for them."""
+
+    k: int
+    temperature: float
+    tokens: Tokens
+    judged: Judged
+    kind: str
+
+    @property
+    def log_p_sum(self) -> float:
+        """Σ ln p on held-out folds."""
+        return float(self.judged.log_p_N[self.kind].sum())
+
+
+def _check_tokens(tokens: Tokens, retrieval: Retrieval, num_folds: int) -> None:
+    if not len(tokens.usable):
+        raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
+    num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
+    if num_blocks < num_folds:
+        raise ConfigError(
+            f"--folds {num_folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or a"
+            " longer text"
+        )
 
 
 def fit_all(tokens: Tokens, seed: int) -> Fitted:
