@@ -142,7 +142,7 @@ CASES = [
          "has weights_sha256 ffffffffffff, but"),
     Case("applied-to-other-caches", KNNLM, applied("sweep-cache", manifest(cache={"settings": [
         {"cache_size": size, "cache_theta": 0.5} for size in (1, 2)]})), "was saved with other caches than"),
-    Case("results-torn-sweep", KNNLM, meets("sweep", text("results.json", "{")), "results.json must be JSON, but is not"),
+    Case("results-torn-sweep", KNNLM, meets("sweep", text("results.json", "{")), "results.json must be JSON"),
     Case("results-torn-cache", KNNLM, meets("sweep-cache", text("results.json", "{")), "results.json must be JSON"),
     Case("results-torn-fit", KNNLM, meets("fit-lmbda", text("results.json", "")), "results.json must be JSON"),
     Case("results-torn-report", KNNLM, meets("report", text("results.json", "[")), "results.json must be JSON"),
@@ -151,7 +151,7 @@ CASES = [
          "results.json is of version 2"),
     Case("results-without-sections", KNNLM, meets("sweep", text("results.json", '{"kind": "results", "version": 1}')),
          "results.json must have sections"),
-    Case("results-section-unsound", KNNLM, meets("report", results(sweep={"chosen_on": 3})), "the section 'sweep' is not"),
+    Case("results-section-unsound", KNNLM, meets("report", results(sweep={"chosen_on": 3})), "section 'sweep' is not"),
     Case("results-section-words", KNNLM, meets("report", results(lmbda={"fitted_on": {"split": "v", "ppl": {}}})),
          "the section 'lmbda' is not sound"),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from fairseq.config import flag_fields, flag_name
 from fairseq.options import make_parser
 
 EVERY_COMMAND = shlex.split(
-    "--seed --log-interval --log-format --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
+    "--seed --log-interval --log-format --log-file --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
     " --fp16-init-scale --min-loss-scale --user-dir --num-workers --help --version --traceback"
 )
 TRAIN = shlex.split(
@@ -55,8 +55,8 @@ BUILD_DSTORE = shlex.split(
 )
 KNNLM = {
     "check": shlex.split(
-        "--retrieval --path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k --probe"
-        " --sample --fast --json --help --version"
+        "--retrieval --path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k"
+        " --probe --sample --fast --json --help --version"
     ),
     "info": shlex.split("--help --version"),
     "adopt": shlex.split(
