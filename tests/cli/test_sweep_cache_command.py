@@ -14,7 +14,7 @@ from tests.reference.shown_retrieval import shown_retrieval
 from tests.reference.small_retrieval import small_retrieval
 
 CACHES = [{"cache_size": 10, "cache_theta": 0.5}, {"cache_size": 20, "cache_theta": 1.0}]
-FLAGS = "--lmbda 0:0.9:0.3 --cache-lmbda 0:0.9:0.1 --resamples 200 --log-format none".split()
+FLAGS = ["--lmbda", "0:0.9:0.3", "--cache-lmbda", "0:0.9:0.1", "--resamples", "200", "--log-format", "none"]
 PARTS = ["language model", "+ cache", "+ neighbours", "+ both"]
 FIGURES = ["perplexity_by_both_weights", "perplexity_by_cache_weight"]
 FLOAT32_RTOL = 1e-6  # a column of the cache is float32
@@ -50,7 +50,7 @@ def test_everything_is_written_and_kept(command: Command, pair: Path) -> None:
     assert (out / "table.md").read_text() == done.out
     record = json.loads((out / "sweep.json").read_text())
     rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
-    assert len(rows) == 2 * (10 + 7 + 4 + 1), "λ + μ is at most 1"
+    assert len(rows) == 2 * (10 + 8 + 5 + 2), "λ + μ is at most 1"
     best = min(rows, key=lambda row: float(row["loss_base2"]))
     names = ("lmbda", "cache_size", "cache_theta", "cache_lmbda")
     assert {name: float(best[name]) for name in names} == {name: record["best"]["+ both"][name] for name in names}

@@ -11,11 +11,13 @@ from fairseq.knn.report.summary import summary_of
 from fairseq.knn.results import Kept, check_results, keep, read_results
 from tests.reference.small_retrieval import small_retrieval
 
+ON_VALID = {"lm_ppl": 9.0, "ppl": 8.0, "gain_ppl": 1.0, "gain_ppl_interval": [0.5, 1.5]}
+ON_TEST = {"lm_ppl": 7.0, "ppl": None, "gain_ppl": None, "gain_ppl_interval": None}
 SWEEP = {
-    "chosen_on": {"split": "valid", "result": {"lm_ppl": 9.0, "ppl": 8.0, "gain_ppl": 1.0, "gain_ppl_interval": [0.5, 1.5]}},
-    "applied_to": {"split": "test", "result": {"lm_ppl": 7.0, "ppl": None, "gain_ppl": None, "gain_ppl_interval": None}},
+    "chosen_on": {"split": "valid", "result": ON_VALID},
+    "applied_to": {"split": "test", "result": ON_TEST},
     "best": {"flags": "--lmbda 0.3 --k 8 --knn-temp 2"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
