@@ -91,8 +91,8 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
         judged = cross_validate(tokens, config.folds, seed, log_format)
         tried = _Tried(k, temperature, tokens, judged, best_kind(judged))
         if len(ks) * len(temperatures) > 1:
-            held_out = f"{WORDS[tried.kind]:<30}{judged.perplexities()[tried.kind]:10.2f}"
-            say(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {held_out}")
+            words = f"{WORDS[tried.kind]:<30}{judged.perplexities()[tried.kind]:10.2f}"
+            say(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {words}")
         best = tried if best is None or tried.log_p_sum > best.log_p_sum else best
     assert best is not None
     k, temperature, tokens, judged, kind = best.k, best.temperature, best.tokens, best.judged, best.kind

@@ -46,7 +46,8 @@ def naive_loss(columns: dict, setting: int, lmbda: float, weight: float) -> floa
         values = np.where(columns["hits"][n], 1, 0)  # the target's value is 1
         p_knn = knn_probability(columns["distances"][n], columns["ids"][n], values, 1, 2.0)
         p_lm, p_cache = math.exp(columns["lm_log_prob"][n]), math.exp(columns["cache_log_prob"][n, setting])
-        p = mixture(p_lm, p_knn, p_cache, lmbda, weight)
+        # 0.7 + 0.3 is 1, and leaves the model nothing, though 1 − 0.7 − 0.3 is not 0 in binary digits.
+        p = mixture(p_lm if lmbda + weight < 0.999 else 0.0, p_knn, p_cache, lmbda, weight)
         total += math.log2(p) if p > 0 else -math.inf
     return -total / 60
 
