@@ -2,6 +2,7 @@
 
 ``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every
 few seconds, plain or JSON. Everything goes to stderr; results go to stdout, printed by the command that owns them.
+With ``--log-file`` the lines go to a file as well, also those that a bar stands for.
 """
 
 import json
@@ -9,6 +10,8 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +20,8 @@ from fairseq.run_config import CommonConfig
 logger = logging.getLogger("fairseq")
 
 LINE_INTERVAL_S = 10.0
+_FORMAT, _DATE = "%(asctime)s | %(levelname)s | %(name)s | %(message)s", "%Y-%m-%d %H:%M:%S"
+_file: logging.FileHandler | None = None
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -25,10 +30,29 @@ def setup_logging(level: int = logging.INFO) -> None:
     if root.handlers:
         root.setLevel(level)
         return
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )  # fmt: skip
+    logging.basicConfig(level=level, stream=sys.stderr, format=_FORMAT, datefmt=_DATE)
+
+
+@contextmanager
+def log_to(path: str | None) -> Iterator[None]:
+    """Appends what is logged while the block runs to a file, where one is given; raises OSError if it cannot be."""
+    global _file
+    if path is None:
+        yield
+        return
+    _file = logging.FileHandler(path, encoding="utf-8")
+    _file.setFormatter(logging.Formatter(_FORMAT, _DATE))
+    logging.getLogger().addHandler(_file)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as err:
+        words = f"{type(err).__name__}: {' '.join(str(err).split())}"
+        _file.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, words, (), None))
+        raise
+    finally:
+        logging.getLogger().removeHandler(_file)
+        _file.close()
+        _file = None
 
 
 def log_format_of(common: CommonConfig) -> str:
@@ -120,9 +144,15 @@ class Progress:
             if stats:
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in stats.items()}, refresh=False)
             self._bar.update(count)
-        elif self.log_format != "none" and self._line_is_due():
-            self._last_line = time.monotonic()
-            logger.info("%s", self._line(stats))
+        if self.log_format == "none" or (self._bar is not None and _file is None) or not self._line_is_due():
+            return
+        self._last_line = time.monotonic()
+        line = self._line(stats)
+        if self._bar is None:
+            logger.info("%s", line)
+        else:  # on the terminal it would tear the bar
+            assert _file is not None
+            _file.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None))
 
     def _line_is_due(self) -> bool:
         if self.every is not None:

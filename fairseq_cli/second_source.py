@@ -7,6 +7,7 @@ scorer ── recorder, keeps what goes by     --save-retrieval ──┐
 import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.checkpoints import weights_sha256
@@ -14,6 +15,7 @@ from fairseq.evaluation import Evaluation
 from fairseq.knn.config import DatastoreConfig, KNNConfig
 from fairseq.knn.known import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.recorder import RetrievalRecorder, open_recorder
+from fairseq.knn.results import check_results
 from fairseq.knn.retrieval_format import CACHE_COLUMN
 from fairseq.knn.weighing import WeighedNeighbours, open_weighed
 from fairseq.model_opening import OpenedModels
@@ -77,6 +79,7 @@ def open_second_source(evaluation: Evaluation, settings: "Settings", stack: Exit
     source = open_mixture(evaluation, settings)
     if source.neighbours is None or source.weighed is not None or settings.retrieval.save_retrieval is None:
         return source
+    check_results(Path(settings.retrieval.save_retrieval))
     cache = settings.cache if settings.has_cache else None
     recorder = open_recorder(
         source.neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache

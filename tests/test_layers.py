@@ -201,8 +201,8 @@ def test_faiss_stays_in_the_knn_package() -> None:
 
 
 def test_matplotlib_stays_with_the_figures() -> None:
-    assert importers_of("matplotlib") <= {"fairseq.knn.sweep_figures"}
-    at_load = {name for name in imports("fairseq.knn.sweep_figures", at_load=True)}
+    assert importers_of("matplotlib") <= {"fairseq.knn.figure_style"}
+    at_load = {name for name in imports("fairseq.knn.figure_style", at_load=True)}
     assert not any(name.startswith("matplotlib") for name in at_load)
 
 

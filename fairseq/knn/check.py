@@ -2,20 +2,24 @@
 
     data ──┬── dictionary hash ──┐
            │                     ├── datastore ── rows, width, store id, recall ── index
+           │                     ├── retrieval ── targets, values, hashes of all of them
     checkpoint ── weights hash ──┘
 
 A part that cannot be opened fails once; what would need it is skipped, and says so.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from fairseq.errors import DatastoreError
 from fairseq.files import write_json
 from fairseq.knn.check_index import check_index_file, check_recall
 from fairseq.knn.check_inputs import check_checkpoint, check_data
+from fairseq.knn.check_retrieval import check_retrieval
 from fairseq.knn.check_store import check_datastore
 from fairseq.knn.findings import Finding, Findings
+from fairseq.knn.retrieval_format import MANIFEST as RETRIEVAL_MANIFEST
 from fairseq.knn.tool_config import CheckConfig
 
 
@@ -26,12 +30,16 @@ def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], No
         DatastoreError: at least one check failed.
     """
     findings = Findings(show)
+    if config.data and config.retrieval is None and (Path(config.data) / RETRIEVAL_MANIFEST).is_file():
+        config = replace(config, data=None, retrieval=config.data)  # the directory is a retrieval
     data = check_data(config, findings) if config.data else None
     checkpoint = check_checkpoint(config, findings, data) if config.path else None
     index = check_index_file(config, findings) if config.indexfile else None
     store = None
     if config.dstore_filename:
         store = check_datastore(config, findings, log_format, data, checkpoint, index)
+    if config.retrieval:
+        check_retrieval(config, findings, log_format, data, checkpoint, store)
     if index is not None:
         check_recall(config, findings, log_format, index, store)
     failed, total = findings.num_failed, len(findings.all)

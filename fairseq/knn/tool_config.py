@@ -12,7 +12,8 @@ from fairseq.errors import ConfigError
 class CheckConfig:
     """What is checked: any of these."""
 
-    data: str | None = flag(None, "directory of binarised data", positional=True)
+    data: str | None = flag(None, "directory of binarised data, or of a saved retrieval", positional=True)
+    retrieval: str | None = flag(None, "directory of a saved retrieval, beside other things that are checked")
     path: str | None = flag(None, "checkpoint")
     dstore_filename: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
     indexfile: str | None = flag(None, "FAISS index of the datastore")
@@ -27,9 +28,10 @@ class CheckConfig:
     json: str | None = flag(None, "write the findings to this file as well")
 
     def __post_init__(self) -> None:
-        if not (self.data or self.path or self.dstore_filename or self.indexfile):
+        if not (self.data or self.retrieval or self.path or self.dstore_filename or self.indexfile):
             raise ConfigError(
-                "there is nothing to check; give a data directory, --path, --dstore-filename or --indexfile, or several"
+                "there is nothing to check; give a data directory, --retrieval, --path, --dstore-filename or"
+                " --indexfile, or several"
             )
 
 

@@ -13,7 +13,7 @@ from fairseq.config import flag_fields, flag_name
 from fairseq.options import make_parser
 
 EVERY_COMMAND = shlex.split(
-    "--seed --log-interval --log-format --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
+    "--seed --log-interval --log-format --log-file --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
     " --fp16-init-scale --min-loss-scale --user-dir --num-workers --help --version --traceback"
 )
 TRAIN = shlex.split(
@@ -70,8 +70,8 @@ BUILD_DSTORE = shlex.split(
 )
 KNNLM = {
     "check": shlex.split(
-        "--path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k --probe --sample"
-        " --fast --json --help --version"
+        "--retrieval --path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k"
+        " --probe --sample --fast --json --help --version"
     ),
     "info": shlex.split("--help --version"),
     "adopt": shlex.split(
@@ -91,7 +91,9 @@ KNNLM = {
     "sweep": shlex.split(
         "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
     ),
-    "sweep-cache": shlex.split("--lmbda --cache-lmbda --k --knn-temp --apply --allow-mismatch --help --version"),
+    "sweep-cache": shlex.split(
+        "--lmbda --cache-lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --help --version"
+    ),
     "fit-lmbda": shlex.split(
         "--out --apply --k --knn-temp --folds --dstore-filename --dictionary --overwrite --allow-mismatch --seed --help"
         " --version"
@@ -151,7 +153,7 @@ DEFAULTS = {
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
-    "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05"},
+    "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05", "--resamples": 10000},
     "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
