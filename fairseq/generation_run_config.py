@@ -16,7 +16,7 @@ class GenerationRunConfig:
     task: str = flag("language_modeling", "task")
     model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
     max_tokens: int | None = flag(
-        None, "tokens in a batch, each prompt and its longest text counted --beam times; 12000 where --batch-size is left out",
+        None, "tokens in a batch, a prompt and its longest text counted --beam times; 12000 without --batch-size",
         minimum=1,
     )  # fmt: skip
     max_sentences: int | None = flag(None, "prompts in a batch", aliases=("--batch-size",), minimum=1)
