@@ -21,7 +21,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import Int64s, joined_ranges
 from fairseq.run_config import EvalConfig
 
-# Rows that are computed before they are put in order. In batches of 2,048 positions of WikiText-2's sentences 7 % is then
+# Rows that are computed before they are put in order. Of WikiText-2's sentences, 2,048 positions a batch, 7 % is then
 # padding (in stream order 55 %, benchmarks/sentences.py); keys of 1,024 numbers take 128 MiB.
 GROUP_ROWS = 32768
 

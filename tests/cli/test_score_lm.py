@@ -4,6 +4,8 @@ import io
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,15 @@ def test_errors(score: Any, words: list[str], message: str) -> None:
 
 def test_there_must_be_a_dictionary(score: Any, tmp_path: Path) -> None:
     assert "does not exist; fairseq-preprocess --destdir makes one" in score("w0\n", data=tmp_path / "gone").error
+
+
+def test_a_line_is_scored_without_torchs_compiler_and_without_faiss(data_dir: Path, checkpoint: Path) -> None:
+    """Either takes as long to import as everything else together."""
+    program = (
+        "import sys; from fairseq_cli.score_lm import main;"
+        f"main([{str(data_dir)!r}, '--path', {str(checkpoint)!r}, '--cpu']);"
+        "print(sorted({'torch._dynamo', 'faiss'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input="w0\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
