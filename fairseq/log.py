@@ -7,11 +7,12 @@ With ``--log-file`` the lines go to a file as well, also those that a bar stands
 
 import json
 import logging
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -75,6 +76,19 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
+def _shown_rate(rate: float) -> str:
+    """Returns a rate in two digits at least: 1,234, 12 or 0.034."""
+    return f"{rate:,.0f}" if rate >= 10 or rate == 0 else f"{rate:.2g}"
+
+
+def _shape() -> dict[str, Any]:
+    """Returns what tqdm is told of its terminal: one without a size, as some containers have, would get no bar."""
+    with suppress(OSError, ValueError):
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+            return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}
+
+
 class Progress:
     """Progress of one stage, as a context manager.
 
@@ -115,7 +129,7 @@ class Progress:
                 initial=done,
                 unit=f" {unit}",
                 unit_scale=True,
-                dynamic_ncols=True,
+                **_shape(),
                 leave=False,
             )
 
@@ -170,5 +184,5 @@ class Progress:
         shown = "".join(f" | {name} {value:.4g}" for name, value in stats.items())
         return (
             f"{self.stage}: {self.done:,} / {self.total:,} {self.unit} ({100 * self.done / max(self.total, 1):.0f} %)"
-            f" | {self.rate:,.0f} {self.unit}/s | {format_duration(left_s)} left{shown}"
+            f" | {_shown_rate(self.rate)} {self.unit}/s | {format_duration(left_s)} left{shown}"
         )

@@ -201,8 +201,9 @@ def test_faiss_stays_in_the_knn_package() -> None:
 
 
 def test_matplotlib_stays_with_the_figures() -> None:
-    assert importers_of("matplotlib") <= {"fairseq.knn.figure_style"}
-    at_load = {name for name in imports("fairseq.knn.figure_style", at_load=True)}
+    figures = ("fairseq.knn.figure_style", "fairseq.knn.sweep_figures", "fairseq.knn.cache_figures")
+    assert importers_of("matplotlib") <= {*figures}
+    at_load = {name for module in figures for name in imports(module, at_load=True)}
     assert not any(name.startswith("matplotlib") for name in at_load)
 
 

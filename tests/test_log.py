@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,27 @@ def test_setup_twice_adds_no_second_handler() -> None:
     before = list(logging.getLogger().handlers)
     setup_logging()
     assert logging.getLogger().handlers == before
+
+
+def test_a_terminal_without_a_size_has_a_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pty
+
+    main, terminal = pty.openpty()  # a new one is 0 columns wide
+    with open(terminal, "w", encoding="utf-8") as stderr:  # noqa: PTH123 - a descriptor, not a path
+        assert os.get_terminal_size(terminal).columns == 0
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Progress("evaluate", 10, "tokens", "tqdm") as progress:
+            progress.advance(5)
+            stderr.flush()
+            assert b"evaluate:" in os.read(main, 4096)
+    os.close(main)
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(1234.4, "1,234"), (12.3, "12"), (3.21, "3.2"), (0.0337, "0.034"), (0, "0")]
+)
+def test_slow_rates_are_no_zero(rate: float, shown: str) -> None:
+    assert log._shown_rate(rate) == shown
 
 
 @pytest.mark.parametrize("log_format", ["simple", "json", "tqdm"])

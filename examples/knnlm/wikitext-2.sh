@@ -72,6 +72,6 @@ row 'sweep' sweep ''
 row 'sweep with caches' sweep-cache ''
 row 'report' report ''
 echo
-grep -h '^|' "$WORK/logs/sweep-cache.log"
+cat "$WORK/retrieval/valid/sweep-cache/table.md"
 printf '\nfigures %s · every token with its neighbours, for a browser: %s\n' "$WORK/retrieval/valid/sweep/" \
     "$WORK/retrieval/valid/report.html"
