@@ -5,25 +5,23 @@
     distances_NK, ids_NK = neighbours.search(queries_ND)       # nearest first; smaller is nearer; −1 is none
 
 Queries are the vectors that the datastore's keys are made of: the last layer's feed-forward input. The parts are in
-``fairseq/knn``: datastore, index, search, distribution. Source: Khandelwal et al., 2020.
+``fairseq/knn``: datastore, index, search, distribution. ``open_neighbours`` opens what the flags of a command name, one
+datastore or several. Source: Khandelwal et al., 2020.
 
 Legend: N queries · K neighbours · D key width.
 """
 
-from collections.abc import Iterator
+import logging
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore import Datastore, check_ids
-from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, votes_for
 from fairseq.knn.faiss_index import check_index_fits, open_index
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.list_search import ListSearch
@@ -36,17 +34,14 @@ from fairseq.knn.manifest import (
     read_manifest,
 )
 from fairseq.knn.search import recompute_distances, search
+from fairseq.knn.several import SeveralStores
+from fairseq.knn.source import NeighbourSource, StorePart
 from fairseq.resources import require_memory
 
-A = TypeVar("A", Tensor, npt.NDArray[Any])
-
-# Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024 (200 MiB of
-# distances and ids), and those whose probabilities are computed together.
-QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
-_PROBABILITY_BLOCK = 512
+logger = logging.getLogger(__name__)
 
 
-class KNN_Dstore:  # noqa: N801 - the name that users know
+class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
     """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer``.
 
     Args:
@@ -115,71 +110,21 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None
         return {"store_id": self.datastore.store_id, "index_sha256": index_sha256}
 
-    def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:
-        """Returns distances (float32) and ids (int64), ``[N, K]``, nearest first, as the kind of array that came.
+    @property
+    def parts(self) -> tuple[StorePart, ...]:
+        """The datastore; its ids are its rows."""
+        return (StorePart(self.datastore, 0),)
 
-        Args:
-            queries_ND: floating point, torch or NumPy.
-            k: neighbours; the config's if left out.
-        """
-        distances_NK, ids_NK = self._neighbours(_float32(queries_ND), self.config.k if k is None else k)
-        order_NK = np.argsort(distances_NK, axis=1, kind="stable")
-        return (
-            _like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
-            _like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
-        )
+    def values_of(self, ids_NK: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+        """Returns the values of rows; anything for −1."""
+        values_NK: npt.NDArray[np.integer[Any]] = np.take(self.datastore.values_N, ids_NK, mode="clip")
+        return values_NK
 
-    def log_prob(self, queries_ND: A, target_N: A) -> A:
-        """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
-
-        Args:
-            queries_ND: floating point, torch or NumPy.
-            target_N: token ids.
-        """
-        k = min(self.config.k, int(self.index.ntotal))  # further places would be empty
-        log_ps: list[npt.NDArray[np.float32]]
-        log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N, k)]
-        return _like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
-
-    def votes(self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any]) -> Votes:
-        """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
-
-        Args:
-            queries_ND: floating point, torch or NumPy.
-            target_N: token ids.
-        """
-        empty = np.empty((0, self.config.k))
-        parts = [Votes(empty.astype(np.float32), empty.astype(np.int64), empty.astype(bool))]
-        parts += self._votes(queries_ND, target_N, self.config.k)
-        return Votes(
-            np.concatenate([part.distances_NK for part in parts]),
-            np.concatenate([part.ids_NK for part in parts]),
-            np.concatenate([part.hits_NK for part in parts]),
-        )
-
-    def _votes(
-        self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any], k: int
-    ) -> Iterator[Votes]:
-        """Yields the votes of a few queries at a time: what is computed from them stays in the cache."""
-        queries = _float32(queries_ND)
-        target = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
-        assert target.shape == (len(queries),), (target.shape, queries.shape)
-        step = max(min(QUERY_BLOCK, MOST_NEIGHBOURS // k), 1)
-        for start in range(0, len(queries), step):
-            distances_NK, ids_NK = self._neighbours(queries[start : start + step], k)
-            for first in range(0, len(ids_NK), _PROBABILITY_BLOCK):
-                part = slice(first, min(first + _PROBABILITY_BLOCK, len(ids_NK)))
-                values_NK = np.take(self.datastore.values_N, ids_NK[part], mode="clip")  # −1 reads row 0; without mass
-                there = target[start + part.start : start + part.stop]
-                yield votes_for(distances_NK[part], ids_NK[part], values_NK, there, distinct=self.distinct_ids)
-
-    def _neighbours(
+    def found(
         self, queries_ND: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what the index finds."""
+        """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
-        wanted = k
-        k = max(k, min(self.config.rerank or 0, int(self.index.ntotal))) + self.config.drop_top1
         dot = self.config.knn_sim_func == "dot"
         if not dot and ListSearch.pays(self.index, len(queries_ND)):
             if self._by_list is None:
@@ -191,9 +136,7 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
                 distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
             self._check_finite(queries_ND, distances_NK, ids_NK)
-        if self.config.drop_top1:
-            distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
-        return keep_nearest(distances_NK, ids_NK, wanted)
+        return distances_NK, ids_NK
 
     def _check_finite(
         self, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int64]
@@ -208,6 +151,41 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
                     f"{keys_path(self.datastore.prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists"
                     " such rows, write the datastore again"
                 )
+
+
+def open_neighbours(
+    config: KNNConfig, *, rows: int | None = None, key_fp16: bool = False, **expected: Any
+) -> NeighbourSource:
+    """Returns what ``--dstore-filename`` and ``--indexfile`` name: a datastore, or several that are searched together.
+
+    A datastore that is named twice with the same index is searched once, with a warning.
+
+    Args:
+        config: names and settings.
+        rows: ``--dstore-size``, of one datastore.
+        key_fp16: ``--dstore-fp16``, of each.
+        expected: fields of ``Expected``, which each must match.
+
+    Raises:
+        ConfigError: ``rows`` with several.
+        DatastoreError: a file cannot be read.
+        MismatchError: they do not belong together.
+    """
+    pairs = config.stores
+    if rows is not None and len(pairs) > 1:
+        raise ConfigError(
+            f"--dstore-size {rows} is of one datastore, but --dstore-filename names {len(pairs)}; leave it out: the"
+            " manifests know"
+        )
+    opened: dict[tuple[Path, Path], KNN_Dstore] = {}
+    for prefix, indexfile in pairs:
+        place = Path(prefix).resolve(), Path(indexfile).resolve()
+        if place in opened:
+            logger.warning("%s is named twice with the index %s; it is searched once", prefix, indexfile)
+            continue
+        opened[place] = KNN_Dstore.open(prefix, indexfile, config, rows=rows, key_fp16=key_fp16, **expected)
+    members = list(opened.values())
+    return members[0] if len(members) == 1 else SeveralStores(members, config)
 
 
 def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
@@ -237,15 +215,3 @@ def _width(prefix: str | Path, index: Any, expected: Expected) -> int | None:
     if expected.dimension is not None or manifest_path(prefix).is_file():
         return expected.dimension
     return int(index.d)
-
-
-def _float32(array: Tensor | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    if isinstance(array, Tensor):
-        return array.detach().float().cpu().contiguous().numpy()
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _like(array: npt.NDArray[Any], model: A) -> A:
-    if isinstance(model, Tensor):
-        return torch.from_numpy(array).to(model.device)
-    return array

@@ -19,8 +19,8 @@ from fairseq.scoring import Interpolation, WeighedInterpolation, share_of_rest
 from fairseq.sequence_scorer import ScoredBatch
 
 if TYPE_CHECKING:
+    from fairseq.knn.source import NeighbourSource
     from fairseq_cli.eval_lm import Settings
-    from knnlm import KNN_Dstore
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class SecondSource:
     """The neighbours of an evaluation; none of the parts is there where there are none.
 
     Attributes:
-        neighbours: the datastore.
+        neighbours: the datastore, or several.
         interpolation: what is mixed in, and its weight.
         recorder: keeps the neighbours, where that was asked for.
         weighed: gives each token its own weight, where that was asked for.
     """
 
-    neighbours: "KNN_Dstore | None" = None
+    neighbours: "NeighbourSource | None" = None
     interpolation: Interpolation | WeighedInterpolation | None = None
     recorder: RetrievalRecorder | None = None
     weighed: WeighedNeighbours | None = None
@@ -94,14 +94,11 @@ def open_second_source(evaluation: Evaluation, settings: "Settings", stack: Exit
     return dataclasses.replace(source, interpolation=Interpolation(recorder, weight), recorder=recorder)
 
 
-def open_neighbours(evaluation: Evaluation, settings: "Settings", weights_sha256: str) -> "KNN_Dstore":
-    """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
-    from knnlm import KNN_Dstore
+def open_neighbours(evaluation: Evaluation, settings: "Settings", weights_sha256: str) -> "NeighbourSource":
+    """Returns the datastores as a second source of probabilities, after checking that they belong to the model."""
+    import knnlm
 
-    assert settings.knn.dstore_filename is not None and settings.knn.indexfile is not None
-    return KNN_Dstore.open(
-        settings.knn.dstore_filename,
-        settings.knn.indexfile,
+    return knnlm.open_neighbours(
         settings.knn,
         rows=settings.dstore.dstore_size,
         key_fp16=settings.dstore.dstore_fp16,

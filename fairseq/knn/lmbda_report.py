@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.files import locked
-from fairseq.knn.datastore import Array
 from fairseq.knn.lmbda_config import FitLmbdaConfig
 from fairseq.knn.lmbda_features import BEFORE_SEARCH
 from fairseq.knn.lmbda_file import check_fits, write_model
@@ -21,6 +20,7 @@ from fairseq.knn.lmbda_fit import Tokens, fit_buckets, fit_fixed, fit_network, f
 from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, Floats, LmbdaModel, NetworkWeights, Skip
 from fairseq.knn.lmbda_tokens import identity_of, open_counts, open_values, read_tokens
 from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.values import Values
 from fairseq.log import Progress
 from fairseq.perplexity import perplexity_of
 
@@ -76,9 +76,9 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     other = Retrieval.open(config.apply) if config.apply is not None else None
     k = config.k if config.k is not None else retrieval.k
     temperature = config.knn_temp if config.knn_temp is not None else float(retrieval.manifest["knn_temp"])
-    values_N = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
+    values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    tokens = read_tokens(retrieval, values_N, counts_V, k, temperature, log_format)
+    tokens = read_tokens(retrieval, values, counts_V, k, temperature, log_format)
     if not len(tokens.usable):
         raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
     num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
@@ -97,7 +97,7 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     say(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     _say_table(judged, kind, weights, say)
     if other is not None:
-        _say_applied(model, weights, kind, other, config, (values_N, counts_V), log_format, say)
+        _say_applied(model, weights, kind, other, config, (values, counts_V), log_format, say)
     write_model(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
     say(f"\nWrote {out}: {WORDS[kind]}{reason}")
@@ -160,7 +160,7 @@ def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:
 
 def _say_applied(
     model: LmbdaModel, weights: Fitted, kind: str, other: Retrieval, config: FitLmbdaConfig,
-    values_and_counts: tuple[Array, npt.NDArray[np.int64]], log_format: str, say: Say,
+    values_and_counts: tuple[Values, npt.NDArray[np.int64]], log_format: str, say: Say,
 ) -> None:  # fmt: skip
     """Reports what fitted weights are worth on another text."""
     assert config.out is not None and config.apply is not None
