@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
-from fairseq.knn.config import KNNConfig
+from fairseq.knn.config import KNNConfig, several_sizes
 from fairseq.knn.datastore import Datastore, check_ids
 from fairseq.knn.faiss_index import check_index_fits, open_index
 from fairseq.knn.layout import keys_path, values_path
@@ -173,10 +173,7 @@ def open_neighbours(
     """
     pairs = config.stores
     if rows is not None and len(pairs) > 1:
-        raise ConfigError(
-            f"--dstore-size {rows} is of one datastore, but --dstore-filename names {len(pairs)}; leave it out: the"
-            " manifests know"
-        )
+        raise ConfigError(several_sizes(rows, len(pairs)))
     opened: dict[tuple[Path, Path], KNN_Dstore] = {}
     for prefix, indexfile in pairs:
         place = Path(prefix).resolve(), Path(indexfile).resolve()

@@ -125,6 +125,14 @@ def paired_names(prefixes: str, indexfiles: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(stores, indexes, strict=True))
 
 
+def several_sizes(rows: int, count: int) -> str:
+    """Returns what is wrong with ``--dstore-size`` and several datastores."""
+    return (
+        f"--dstore-size {rows} is of one datastore, but --dstore-filename names {count}; leave it out: the manifests"
+        " know"
+    )
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """Datastore and index."""

@@ -41,7 +41,7 @@ class SeveralStores(NeighbourSource):
     def __init__(self, members: Sequence[NeighbourSource], config: KNNConfig) -> None:
         self.members, self.config = tuple(members), config
         stores = [member.parts[0].datastore for member in self.members]
-        _check_alike(stores, allow_mismatch=config.allow_mismatch)
+        check_together(stores, allow_mismatch=config.allow_mismatch)
         self.offsets = _offsets(stores)
         unique = {offset: StorePart(store, offset) for offset, store in zip(self.offsets, stores, strict=True)}
         self._parts = tuple(unique.values())
@@ -115,7 +115,12 @@ def _offsets(stores: Sequence[Datastore]) -> list[int]:
     return offsets
 
 
-def _check_alike(stores: Sequence[Datastore], *, allow_mismatch: bool) -> None:
+def check_together(stores: Sequence[Datastore], *, allow_mismatch: bool = False) -> None:
+    """Checks that datastores have the keys of one model and the values of one dictionary, as far as they say.
+
+    Raises:
+        MismatchError: they do not; with ``allow_mismatch`` a warning, but never for keys of another width.
+    """
     first = stores[0]
     for store in stores[1:]:
         check_dimension(store.dimension, store.prefix, first.dimension)

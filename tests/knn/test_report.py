@@ -145,7 +145,7 @@ def test_few_distances_make_fewer_groups(nearest):
 def test_windows_hold_what_stands_around_every_neighbour_and_nothing_else(positions):
     text = np.arange(1000, 1121)
     positions = np.array(positions, np.int64)
-    windows = pack.windows_around(positions, len(text))
+    windows = pack.windows_around(positions, [(0, len(text))])
     wanted = sorted(
         {p for at in positions if at >= 0 for p in range(max(0, at - pack.BEFORE), min(121, at + pack.AFTER + 1))}
     )
@@ -170,10 +170,10 @@ def test_the_budget_holds_and_is_used(budget):
     order = rng.permutation(200)
 
     def size(number):
-        windows = pack.windows_around(at[order[:number]], 100000)
+        windows = pack.windows_around(at[order[:number]], [(0, 100000)])
         return (number * 4 * 8 + windows.num_tokens * 4 + len(windows.start_W) * 12) * 4 / 3
 
-    chosen, _ = pack.choose(order, at, 100000, budget)
+    chosen, _ = pack.choose(order, at, [(0, 100000)], budget)
     assert chosen.tolist() == sorted(order[: len(chosen)])
     assert size(len(chosen)) <= budget
     assert len(chosen) == 200 or size(len(chosen) + 2) > budget
@@ -222,7 +222,7 @@ def test_texts_are_found_where_they_were_or_where_the_flags_say(tmp_path):
         opened(directory, data=moved)
     after = opened(directory, data=moved, dstore_data=f"{moved}/train")
     assert (after.text == before.text).all() and (after.source == before.source).all()
-    assert after.first_position == FIRST and after.dictionary.symbols == before.dictionary.symbols
+    assert after.parts[0].first_row == FIRST and after.dictionary.symbols == before.dictionary.symbols
     (tmp_path / "moved" / "dict.txt").unlink()
     with pytest.raises(DataError, match="does not exist"):
         opened(directory, data=moved, dstore_data=moved)
