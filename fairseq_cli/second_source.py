@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.checkpoints import weights_sha256
 from fairseq.evaluation import Evaluation
+from fairseq.knn.config import DatastoreConfig, KNNConfig
 from fairseq.knn.known import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.recorder import RetrievalRecorder, open_recorder
 from fairseq.knn.retrieval_format import CACHE_COLUMN
@@ -78,7 +79,7 @@ def open_second_source(evaluation: Evaluation, settings: "Settings", stack: Exit
     if not settings.needs_neighbours:
         return SecondSource()
     weights = weights_sha256(evaluation.checkpoints[0].state)
-    neighbours = open_neighbours(evaluation, settings, weights)
+    neighbours = open_neighbours(evaluation, settings.knn, settings.dstore, weights)
     if settings.weight.lmbda_model is not None:
         weighed = open_weighed(neighbours, settings.weight, evaluation.task.dictionary, weights)
         return SecondSource(neighbours, WeighedInterpolation(weighed), weighed=weighed)
@@ -94,15 +95,17 @@ def open_second_source(evaluation: Evaluation, settings: "Settings", stack: Exit
     return dataclasses.replace(source, interpolation=Interpolation(recorder, weight), recorder=recorder)
 
 
-def open_neighbours(evaluation: Evaluation, settings: "Settings", weights_sha256: str) -> "NeighbourSource":
+def open_neighbours(
+    evaluation: Evaluation, knn: KNNConfig, dstore: DatastoreConfig, weights_sha256: str
+) -> "NeighbourSource":
     """Returns the datastores as a second source of probabilities, after checking that they belong to the model."""
     import knnlm
 
     return knnlm.open_neighbours(
-        settings.knn,
-        rows=settings.dstore.dstore_size,
-        key_fp16=settings.dstore.dstore_fp16,
-        key_type=settings.dstore.knn_keytype,
+        knn,
+        rows=dstore.dstore_size,
+        key_fp16=dstore.dstore_fp16,
+        key_type=dstore.knn_keytype,
         dimension=evaluation.models[0].key_dimension,
         vocabulary_size=len(evaluation.task.dictionary),
         dictionary_sha256=evaluation.task.dictionary.sha256(),

@@ -73,7 +73,7 @@ class SeveralStores(NeighbourSource):
         return {
             "store_id": joint_id(part.datastore.store_id for part in self._parts),
             "index_sha256": joint_id(one["index_sha256"] for one in each),
-            "members": each,
+            "datastores": each,
         }
 
 

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import BuildConfig, KNNConfig
+from fairseq.knn.datastore import Datastore, DatastoreWriter
 from fairseq.knn.index import build_index
+from fairseq.knn.manifest import DatastoreManifest
 from fairseq.knn.retrieval_parts import datastore_record, parts_of
 from fairseq.knn.several import SeveralStores, each_once, joint_id
 from fairseq.knn.values import Values
 from knnlm import KNN_Dstore, open_neighbours
 from tests.reference.knn import knn_probability, nearest
-from tests.reference.small_store import ROWS, clustered_keys, values_of
+from tests.reference.small_store import ROWS, VOCABULARY, clustered_keys, values_of
 
 # The same float32 distances of the same rows; only the order in which votes are added differs.
 SAME = 1e-6
@@ -25,15 +27,29 @@ LOG_P_TOLERANCE = 1e-4
 CUT = 600
 
 
-@pytest.fixture
-def stores(make_store, tmp_path):
+def write_store(root, name, keys, values=None, **changes):
+    values = values_of(len(keys)) if values is None else values
+    known = {"vocabulary_size": VOCABULARY, "dictionary_sha256": "d" * 64, "weights_sha256": "w" * 64, **changes}
+    manifest = DatastoreManifest(rows=len(keys), dimension=keys.shape[1], **known)
+    with DatastoreWriter.create(root / name, manifest) as writer:
+        writer.append(keys, values)
+        writer.finish()
+    build(root, name, "flat", "Flat")
+
+
+def build(root, name, kind, spec, **more):
+    config = BuildConfig("d", "i", index_spec=spec, **more)
+    build_index(Datastore.open(root / name), config, root / f"{name}.{kind}", "none")
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
     """Makes a whole datastore and its two halves, each with an index that finds the nearest."""
+    root = tmp_path_factory.mktemp("stores")
     for name, rows in (("whole", slice(None)), ("a", slice(CUT)), ("b", slice(CUT, None))):
-        store = make_store(
-            name, clustered_keys()[rows], values_of()[rows], settings={"data": name, "data_sha256": name}
-        )
-        build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / f"{name}.flat", "none")
-    return tmp_path
+        settings = {"data": name, "data_sha256": name}
+        write_store(root, name, clustered_keys()[rows], values_of()[rows], settings=settings)
+    return root
 
 
 def opened(root, names, kinds="flat", **more):
@@ -112,12 +128,10 @@ def test_a_copy_of_a_datastore_is_the_same_datastore(stores):
     assert three.log_prob(QUERIES, TARGET) == pytest.approx(opened(stores, "a:b").log_prob(QUERIES, TARGET), abs=SAME)
 
 
-def test_two_indexes_of_one_datastore_find_the_rows_of_both(stores, make_store):
-    store = make_store("c")
-    for kind, spec in (("flat", "Flat"), ("rough", "IVF40,PQ4x4")):
-        build_index(store, BuildConfig("d", "i", index_spec=spec, probe=1), stores / f"c.{kind}", "none")
-    rough, flat = opened(stores, "c", "rough", probe=1), opened(stores, "c", "flat")
-    both = opened(stores, "c:c", ("rough", "flat"), probe=1)
+def test_two_indexes_of_one_datastore_find_the_rows_of_both(stores):
+    build(stores, "whole", "rough", "IVF20,SQ8", probe=1)
+    rough, flat = opened(stores, "whole", "rough", probe=1), opened(stores, "whole", "flat")
+    both = opened(stores, "whole:whole", ("rough", "flat"), probe=1)
     assert both.rows == ROWS
     assert not np.array_equal(rough.log_prob(QUERIES, TARGET), flat.log_prob(QUERIES, TARGET))
     assert both.log_prob(QUERIES, TARGET) == pytest.approx(flat.log_prob(QUERIES, TARGET), rel=SAME, abs=SAME)
@@ -148,15 +162,13 @@ def test_values_by_id_are_those_of_one_array(sizes, data):
     assert values.of(np.array([-1, 0]))[1] == joined[0]
 
 
-def test_what_does_not_belong_together(stores, make_store):
+def test_what_does_not_belong_together(stores):
     for name, changes in (("w", {"weights_sha256": "o" * 64}), ("d", {"dictionary_sha256": "e" * 64})):
-        store = make_store(name, clustered_keys()[:50], **changes)
-        build_index(store, BuildConfig("d", "i", index_spec="Flat"), stores / f"{name}.flat", "none")
+        write_store(stores, name, clustered_keys()[:50], **changes)
         with pytest.raises(MismatchError, match=f"{name} was written with .*--allow-mismatch"):
             opened(stores, f"a:{name}")
         assert opened(stores, f"a:{name}", allow_mismatch=True).rows == CUT + 50
-    narrow = make_store("n", clustered_keys(50, width=8))
-    build_index(narrow, BuildConfig("d", "i", index_spec="Flat"), stores / "n.flat", "none")
+    write_store(stores, "n", clustered_keys(50, width=8))
     with pytest.raises(MismatchError, match="width 8"):
         opened(stores, "a:n", allow_mismatch=True)
     with pytest.raises(MismatchError, match=r"b\.flat has 900 keys, but .*a was opened with 600 rows"):
