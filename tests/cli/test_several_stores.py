@@ -67,6 +67,7 @@ def test_the_order_does_not_matter(evaluate: Callable[..., dict]) -> None:
     assert one["loss_base2"] == pytest.approx(other["loss_base2"], abs=BITS)
     assert abs(one["loss_base2"] - alone["loss_base2"]) > 1000 * BITS
     assert evaluate("train:train")["loss_base2"] == alone["loss_base2"]
+    one, other, alone = one["inputs"], other["inputs"], alone["inputs"]
     assert len(one["datastores"]) == 2 and one["datastores"] == other["datastores"][::-1]
     assert one["store_id"] not in (other["store_id"], alone["store_id"])
 
@@ -88,7 +89,8 @@ def test_ids_are_kept_apart_and_lead_to_the_text(saved: Path, stores: Path, data
 
 
 def test_a_sweep_says_what_a_run_says(saved: Path, command: Command, evaluate: Callable[..., dict]) -> None:
-    assert command("fairseq-knnlm", "sweep", saved, "--lmbda", "0.1,0.7", "--no-figures", "--k", "3,24").code == 0
+    flags = ["--lmbda", "0.1,0.7", "--knn-temp", 1, "--k", "3,24", "--no-figures"]
+    assert command("fairseq-knnlm", "sweep", saved, *flags).code == 0
     found = json.loads((saved / "sweep" / "sweep.json").read_text())
     loss = evaluate("train:valid", "--lmbda", 0.7, "--k", 3)["loss_base2"]
     place = found["grid"]["k"].index(3), found["grid"]["lmbda"].index(0.7)
