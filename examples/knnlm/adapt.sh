@@ -68,7 +68,13 @@ python - "$WORK" <<'TABLE'
 import json, sys
 from pathlib import Path
 
+import numpy as np
+
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+
 work = Path(sys.argv[1])
+trained, test = (MMapIndexedDataset(work / split).tokens for split in ("before/train", "after/test"))
+print(f"\n{np.mean(~np.isin(test, np.unique(trained))):.1%} of test are words that the model was never trained on")
 print("\n| neighbours from | valid | test | gain on test, 95 % | chosen on valid |\n|---|---:|---:|---|---|")
 for name, words in (("before", "before 1950"), ("between", "1950–1990"), ("both", "both")):
     found = json.loads((work / "retrieval" / f"{name}-valid" / "sweep" / "sweep.json").read_text())

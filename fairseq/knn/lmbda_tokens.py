@@ -74,6 +74,12 @@ def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: boo
         _values(retrieval, part, place, allow_mismatch=allow_mismatch)
         for part, place in zip(parts, places, strict=True)
     ]
+    for part, place, values_N in zip(parts, places, arrays, strict=True):
+        if len(parts) > 1 and len(values_N) < (part.rows or 0):
+            raise DatastoreError(
+                f"{place} has {len(values_N)} rows, but {retrieval.directory} was saved with {part.rows}; give"
+                " --dstore-filename the retrieval's own"
+            )
     values = Values([part.offset for part in parts], arrays)
     largest = max(int(retrieval.ids_NK[start : start + _ROWS].max()) for start in range(0, len(retrieval), _ROWS))
     if largest >= len(values):
@@ -92,11 +98,6 @@ def _values(retrieval: Retrieval, part: RetrievalPart, place: str, *, allow_mism
             f"{retrieval.directory} was saved with datastore {part.store_id[:12]}, but {place} is datastore"
             f" {store.store_id[:12]}; give --dstore-filename its own",
             allow_mismatch,
-        )
-    if part.offset and store.rows < (part.rows or 0):
-        raise DatastoreError(
-            f"{place} has {store.rows} rows, but {retrieval.directory} was saved with {part.rows}; give"
-            " --dstore-filename the retrieval's own"
         )
     return store.values_N
 
