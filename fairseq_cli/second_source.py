@@ -23,8 +23,8 @@ from fairseq.scoring import Interpolation, WeighedInterpolation, share_of_rest
 from fairseq.sequence_scorer import ScoredBatch
 
 if TYPE_CHECKING:
+    from fairseq.knn.source import NeighbourSource
     from fairseq_cli.eval_lm import Settings
-    from knnlm import KNN_Dstore
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class SecondSource:
     """The neighbours of an evaluation; none of the parts is there where there are none.
 
     Attributes:
-        neighbours: the datastore.
+        neighbours: the datastore, or several.
         interpolation: what is mixed in, and its weight.
         recorder: keeps the neighbours, where that was asked for.
         weighed: gives each token its own weight, where that was asked for.
     """
 
-    neighbours: "KNN_Dstore | None" = None
+    neighbours: "NeighbourSource | None" = None
     interpolation: Interpolation | WeighedInterpolation | None = None
     recorder: RetrievalRecorder | None = None
     weighed: WeighedNeighbours | None = None
@@ -113,14 +113,11 @@ def _fixed_weight(settings: "Settings") -> float:
 
 def open_neighbours(
     opened: Evaluation | OpenedModels, knn: KNNConfig, dstore: DatastoreConfig, weights_sha256: str
-) -> "KNN_Dstore":
-    """Returns the datastore as a second source of probabilities, after checking that it belongs to the model."""
-    from knnlm import KNN_Dstore
+) -> "NeighbourSource":
+    """Returns the datastores as a second source of probabilities, after checking that they belong to the model."""
+    import knnlm
 
-    assert knn.dstore_filename is not None and knn.indexfile is not None
-    return KNN_Dstore.open(
-        knn.dstore_filename,
-        knn.indexfile,
+    return knnlm.open_neighbours(
         knn,
         rows=dstore.dstore_size,
         key_fp16=dstore.dstore_fp16,

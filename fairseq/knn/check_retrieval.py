@@ -5,7 +5,7 @@ Tokens are read in blocks, so that memory does not grow with the retrieval.
 Legend: N tokens of a block · K neighbours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from fairseq.knn.datastore import Datastore
 from fairseq.knn.findings import OK, SKIPPED, Findings
 from fairseq.knn.results import read_results
 from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.retrieval_parts import RetrievalPart, parts_of
 from fairseq.knn.tool_config import CheckConfig
+from fairseq.knn.values import Values
 from fairseq.log import Progress
 
 BLOCK_NEIGHBOURS = 1 << 21
 AGAIN = "save the retrieval again"
 IDS, DISTANCES, ORDER = "retrieval ids", "retrieval distances", "retrieval order"
-LOG_PROBS, HITS = "retrieval log-probabilities", "retrieval hits"
+LOG_PROBS, HITS, STORE = "retrieval log-probabilities", "retrieval hits", "retrieval datastore"
 
 
 class Faults:
@@ -50,7 +52,7 @@ class Faults:
 
 def check_retrieval(
     config: CheckConfig, findings: Findings, log_format: str, data: CheckedData | None,
-    checkpoint: CheckedCheckpoint | None, store: Datastore | None,
+    checkpoint: CheckedCheckpoint | None, stores: Sequence[Datastore],
 ) -> None:  # fmt: skip
     """Checks a retrieval, alone and against whatever else is given or named in it."""
     assert config.retrieval is not None
@@ -62,15 +64,17 @@ def check_retrieval(
     if retrieval is None:
         return
     _check_checksums(config, findings, retrieval, log_format)
-    values_N = _values(findings, retrieval, store)
+    values: Values | None = None
+    with findings.failing(STORE):
+        values = _values(findings, retrieval, stores)
     faults = Faults()
     with Progress("read retrieval", len(retrieval), "tokens", log_format) as progress:
         for rows in _blocks(retrieval):
-            _look_at(faults, retrieval, rows, values_N)
+            _look_at(faults, retrieval, rows, values)
             progress.advance(rows.stop - rows.start)
     faults.judge(findings)
     _check_text(findings, retrieval, data)
-    _check_origin(findings, retrieval, data, checkpoint, store)
+    _check_origin(findings, retrieval, data, checkpoint)
     with findings.failing("retrieval results"):
         sections = read_results(directory)
         findings.add(OK, "retrieval results", ", ".join(sections) if sections else "none was kept")
@@ -82,7 +86,7 @@ def _blocks(retrieval: Retrieval) -> Iterator[slice]:
         yield slice(start, min(start + step, len(retrieval)))
 
 
-def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values_N: Any) -> None:
+def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values | None) -> None:
     """Notes what is wrong with a block of tokens, by its arrays alone and by the datastore's values."""
     first = rows.start
     ids_NK, distances_NK = np.asarray(retrieval.ids_NK[rows]), np.asarray(retrieval.distances_NK[rows])
@@ -102,9 +106,9 @@ def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values_N: Any) -
         DISTANCES, "have a distance without a neighbour", ((ids_NK < 0) & ~np.isinf(distances_NK)).any(1), first
     )
     faults.note(HITS, "have a hit without a neighbour", (hits_NK & (ids_NK < 0)).any(1), first)
-    if values_N is not None:
-        there_NK = (ids_NK >= 0) & (ids_NK < len(values_N))
-        same_NK = np.take(values_N, ids_NK, mode="clip") == retrieval.target_N[rows, None]
+    if values is not None:
+        there_NK = (ids_NK >= 0) & (ids_NK < len(values))
+        same_NK = values.of(ids_NK) == retrieval.target_N[rows, None]
         faults.note(HITS, "differ from the datastore's values", ((same_NK != hits_NK) & there_NK).any(1), first)
     lm_N = np.asarray(retrieval.lm_log_p_N[rows])
     faults.note(LOG_PROBS, "have one above 0, or none", ~(lm_N <= 0), first)
@@ -132,30 +136,44 @@ def _check_checksums(config: CheckConfig, findings: Findings, retrieval: Retriev
     findings.judge(what, problem if damaged else None, f"{len(recorded)} files")
 
 
-def _values(findings: Findings, retrieval: Retrieval, store: Datastore | None) -> Any:
-    """Returns the values of the datastore that was given, else of the one that the manifest names, if it is there."""
-    stated = retrieval.manifest["datastore"]
-    if store is None and stated.get("prefix"):
-        try:
-            store = Datastore.open(stated["prefix"], load_keys=False)
-        except (FairseqError, OSError) as err:  # nobody asked about it: it is not compared
-            findings.add(SKIPPED, "retrieval datastore", f"{stated['prefix']} cannot be opened ({err})")
+def _values(findings: Findings, retrieval: Retrieval, stores: Sequence[Datastore]) -> Values | None:
+    """Returns the values of the datastores that were given, else of those that the manifest names, if there."""
+    parts = parts_of(retrieval.manifest, retrieval.directory)
+    if stores and len(stores) != len(parts):
+        findings.judge(
+            STORE, f"retrieved from {len(parts)} datastores, but compared with {len(stores)}; give --dstore-filename"
+            " all of its own", "",
+        )  # fmt: skip
+        return None
+    arrays = []
+    for number, part in enumerate(parts):
+        store = stores[number] if stores else _named(findings, part)
+        if store is None or not _is_its_own(findings, part, store):
             return None
-    if store is None:
+        arrays.append(store.values_N)
+    return Values([part.offset for part in parts], arrays)
+
+
+def _named(findings: Findings, part: RetrievalPart) -> Datastore | None:
+    try:
+        return Datastore.open(part.prefix, load_keys=False)
+    except (FairseqError, OSError) as err:  # nobody asked about it: it is not compared
+        findings.add(SKIPPED, STORE, f"{part.prefix} cannot be opened ({err})")
         return None
-    wanted = retrieval.manifest["identity"].get("store_id")
-    if wanted is None or store.store_id is None:
-        findings.add(SKIPPED, "retrieval datastore", "not recorded with the retrieval, or has no identity")
-    elif not findings.judge(
-        "retrieval datastore",
-        None
-        if wanted == store.store_id
-        else f"retrieved from {wanted[:12]}, but {store.prefix} is {store.store_id[:12]};"
-        " give --dstore-filename its own",
+
+
+def _is_its_own(findings: Findings, part: RetrievalPart, store: Datastore) -> bool:
+    """Returns whether a datastore is the retrieval's, as far as both know; where neither does, it may be."""
+    if part.store_id is None or store.store_id is None:
+        findings.add(SKIPPED, STORE, "not recorded with the retrieval, or has no identity")
+        return True
+    same = part.store_id == store.store_id
+    problem = f"retrieved from {part.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}"
+    return findings.judge(
+        STORE,
+        None if same else f"{problem}; give --dstore-filename its own",
         f"{store.store_id[:12]}, {store.rows} rows",
-    ):
-        return None
-    return store.values_N
+    )
 
 
 def _check_text(findings: Findings, retrieval: Retrieval, data: CheckedData | None) -> None:
@@ -175,9 +193,8 @@ def _check_text(findings: Findings, retrieval: Retrieval, data: CheckedData | No
 
 
 def _check_origin(
-    findings: Findings, retrieval: Retrieval, data: CheckedData | None, checkpoint: CheckedCheckpoint | None,
-    store: Datastore | None,
-) -> None:  # fmt: skip
+    findings: Findings, retrieval: Retrieval, data: CheckedData | None, checkpoint: CheckedCheckpoint | None
+) -> None:
     """Checks that the retrieval belongs to the dictionary and the model that were given, as far as it knows its own."""
     for name, found in (
         ("dictionary", data.sha256 if data else None), ("weights", checkpoint.weights_sha256 if checkpoint else None)

@@ -42,7 +42,9 @@ class FitLmbdaConfig:
     folds: int = flag(
         5, "runs of consecutive blocks, each judged by what was fitted on the others", minimum=2, maximum=100
     )
-    dstore_filename: str | None = flag(None, "prefix of the datastore, if it is not where the retrieval found it")
+    dstore_filename: str | None = flag(
+        None, "prefix of the datastore, if it is not where the retrieval found it; of several, separated by colons"
+    )
     dictionary: str | None = flag(None, "dict.txt, if it is not where the retrieval found it")
     overwrite: bool = flag(False, "replace a file that stands in the way")
     allow_mismatch: bool = flag(False, "only warn when retrievals, datastore and dictionary do not belong together")

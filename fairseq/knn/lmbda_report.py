@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.files import locked
-from fairseq.knn.datastore import Array
 from fairseq.knn.lmbda_config import FitLmbdaConfig
 from fairseq.knn.lmbda_features import BEFORE_SEARCH
 from fairseq.knn.lmbda_file import check_fits, write_model
@@ -25,6 +24,7 @@ from fairseq.knn.lmbda_tokens import check_k, identity_of, open_counts, open_val
 from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep_output import plain, text_record
+from fairseq.knn.values import Values
 from fairseq.log import Progress
 from fairseq.perplexity import perplexity_of
 
@@ -79,14 +79,14 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     retrieval = Retrieval.open(config.directory)
     check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
-    values_N = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
+    values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
     ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
     temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
     check_k(retrieval, max(ks))
     best: _Tried | None = None
     for k, temperature in itertools.product(ks, temperatures):
-        tokens = read_tokens(retrieval, values_N, counts_V, k, temperature, log_format)
+        tokens = read_tokens(retrieval, values, counts_V, k, temperature, log_format)
         _check_tokens(tokens, retrieval, config.folds)
         judged = cross_validate(tokens, config.folds, seed, log_format)
         tried = _Tried(k, temperature, tokens, judged, best_kind(judged))
@@ -105,7 +105,7 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     _say_table(judged, kind, weights, say)
     applied = None
     if other is not None:
-        applied = _say_applied(model, weights, kind, other, config, (values_N, counts_V), log_format, say)
+        applied = _say_applied(model, weights, kind, other, config, (values, counts_V), log_format, say)
     write_model(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
     say(f"\nWrote {out}: {WORDS[kind]}{reason}")
@@ -206,7 +206,7 @@ def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:
 
 def _say_applied(
     model: LmbdaModel, weights: Fitted, kind: str, other: Retrieval, config: FitLmbdaConfig,
-    values_and_counts: tuple[Array, npt.NDArray[np.int64]], log_format: str, say: Say,
+    values_and_counts: tuple[Values, npt.NDArray[np.int64]], log_format: str, say: Say,
 ) -> Judged:  # fmt: skip
     """Reports and returns what fitted weights are worth on another text."""
     assert config.out is not None and config.apply is not None

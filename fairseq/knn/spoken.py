@@ -16,7 +16,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes
-from fairseq.knn.recorder import first_position
+from fairseq.knn.row_map import first_position
 
 logger = logging.getLogger(__name__)
 

@@ -69,6 +69,22 @@ def test_speeches_are_split_whole(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "sotu.train.tokens: 28 messages, 84 lines, 280 tokens with line ends" in capsys.readouterr().out
 
 
+def test_eras_are_split_by_year(tmp_path: Path) -> None:
+    for year in range(1925, 2000):
+        (tmp_path / f"{year}-Name-1.txt").write_text(f"Message of {year} .", encoding="utf-8")
+    (tmp_path / "1992-Name-2.txt").write_text("Written message of 1992.", encoding="utf-8")
+    assert sotu.main([str(tmp_path / "out"), "--source", str(tmp_path), "--eras"]) == 0
+    found = {
+        path.name.removesuffix(".tokens"): [int(word) for word in path.read_text().split() if word.isdigit()]
+        for path in (tmp_path / "out").iterdir()
+    }
+    assert found == {
+        "before.train": list(range(1925, 1949)), "before.valid": [1949],
+        "between.train": list(range(1950, 1991)), "after.valid": [1991, 1993, 1995, 1997, 1999],
+        "after.test": [1992, 1992, 1994, 1996, 1998],
+    }  # fmt: skip
+
+
 def test_the_installed_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speeches(tmp_path)
     (tmp_path / "sotu" / "__init__.py").write_text("raise SystemError('imported')", encoding="utf-8")

@@ -132,13 +132,15 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
     count_V = texts.source_counts()
     ways = groupings(columns, texts.dictionary.symbols, target_N, count_V[target_N])
     order_N = by_change(gain(columns.lm_log_p_N, mixture_N))
-    chosen_C, windows = choose(order_N, read.source_at_NH, len(texts.source), config.max_megabytes * 1e6)
+    pieces = [(part.start, part.stop) for part in texts.parts]
+    chosen_C, windows = choose(order_N, read.source_at_NH, pieces, config.max_megabytes * 1e6)
     source = windows.cut(texts.source)
     words = Vocabulary.of(target_N, source)
     arrays = {
         "word": words.encode(target_N), "source": words.encode(source), "chosen": chosen_C.astype(np.uint32),
         "place": windows.place(read.source_at_NH[chosen_C]), "distance": read.distances_NH[chosen_C],
-        "piece": windows.offset_W.astype(np.uint32), "row": (windows.start_W - texts.first_position).astype(np.float64),
+        "piece": windows.offset_W.astype(np.uint32), "row": texts.row_of(windows.start_W).astype(np.float64),
+        "store": texts.part_of(windows.start_W).astype(np.uint16),
         **_token_arrays(columns, settings), **_extra_arrays(retrieval, n),
         **{f"group{number}": way.code_N for number, way in enumerate(ways)},
     }  # fmt: skip
@@ -151,7 +153,8 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
         "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
         "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],
         "summary": read.summary, "before": BEFORE, "after": AFTER,
-        "source_tokens": len(texts.source), "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
+        "stores": [part.name for part in texts.parts], "source_tokens": texts.source_tokens,
+        "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
         "max_megabytes": config.max_megabytes,
     }  # fmt: skip
     return Contents(facts, arrays, ways, columns.lm_log_p_N, mixture_N)
