@@ -44,14 +44,13 @@ class BeamSearch:
         for row, text in enumerate(live):
             rows_of.setdefault(text.prompt, []).append(row)
         for prompt, rows in rows_of.items():
+            # Sorting is stable: of equals, the earlier row's goes first.
+            places = [(row, i) for row in rows for i in range(width) if worth[row][i] > -torch.inf]
+            places.sort(key=lambda place: -(live[place[0]].total + worth[place[0]][place[1]]))
             found = [
                 live[row].followed_by(tokens[row][i], log_p[row][i], worth[row][i], row)
-                for row in rows
-                for i in range(width)
-                if worth[row][i] > -torch.inf
+                for row, i in places[: 2 * self.beam]
             ]
-            found.sort(key=lambda text: -text.total)  # stable: of equals, the earlier row's
-            del found[2 * self.beam :]
             ended = [text for text in found[: self.beam] if text.tokens[-1] == self.eos]
             if not found:  # everything is forbidden: what there is, is all
                 ended = [live[row] for row in rows]

@@ -77,7 +77,7 @@ class Generator:
             )
         return min(most, self.longest_prompt - prompt_size + 1)  # the last token is not read again
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self, prompts: Sequence[npt.NDArray[np.int64]], ids: Sequence[int] | None = None
     ) -> list[list[Hypothesis]]:
@@ -111,7 +111,7 @@ class Generator:
                 next_tokens.read([text.parent for text in live], [text.tokens[-1] for text in live])
         return [sorted(texts, key=lambda text: -text.score)[: self.config.nbest] for texts in done]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def context_vectors(self, text: Hypothesis) -> Tensor:
         """Returns the context vector behind which each generated token came, float32 ``[T, C]``."""
         row_S = np.concatenate([self.vocabulary.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)

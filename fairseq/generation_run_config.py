@@ -16,7 +16,7 @@ class GenerationRunConfig:
     task: str = flag("language_modeling", "task")
     model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
     max_tokens: int | None = flag(
-        None, "tokens in a batch, each prompt and its longest text counted --beam times; 12000 if both are left out",
+        None, "tokens in a batch, a prompt and its longest text counted --beam times; 12000 without --batch-size",
         minimum=1,
     )  # fmt: skip
     max_sentences: int | None = flag(None, "prompts in a batch", aliases=("--batch-size",), minimum=1)
@@ -29,6 +29,10 @@ class GenerationRunConfig:
             raise ConfigError("--path is required: the checkpoint to generate with")
         if ":" in str(self.path):
             raise ConfigError("--path names several checkpoints, but text is generated with one; give one")
+        if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
+            raise ConfigError(
+                f"--remove-bpe {self.remove_bpe} is not supported: give the mark that a subword ends in, such as '@@ '"
+            )
 
     @property
     def most_batch_tokens(self) -> int | None:

@@ -103,7 +103,7 @@ class GenerationRun:
             lines.append(f"T-{idx}\t{self.words(target_T)}")
         for text in texts:
             score, words = text.score / math.log(2), self.words(text.tokens_T)
-            lines += [f"H-{idx}\t{score:.6f}\t{words}", f"D-{idx}\t{score:.6f}\t{words}"]
+            lines += [f"H-{idx}\t{score:.4f}\t{words}", f"D-{idx}\t{score:.4f}\t{words}"]
             lines.append(f"P-{idx}\t" + " ".join(f"{log_p / math.log(2):.4f}" for log_p in text.log_p_T.tolist()))
             if self.neighbour_lines is not None:
                 lines += [f"N-{idx}\t{line}" for line in self.neighbour_lines.of(text)]

@@ -13,8 +13,8 @@ from tiny_lm import NUM_WORDS, TOKENS_PER_SAMPLE, Command, Outcome, main_of, num
 from fairseq_cli.run import run
 
 CONTEXT, K = 6, 30
-# Four decimals are printed of each token's log-probability, six of the score.
-PRINTED = 6e-5
+# Four decimals are printed of log-probabilities and scores; another batch may round the last one the other way.
+PRINTED = 1.1e-4
 
 
 @pytest.fixture
@@ -58,6 +58,16 @@ def lines_of(outcome: Outcome, kind: str) -> list[list[str]]:
     """Returns the fields of every line ``kind-ID``, the number first."""
     found = [line.split("\t") for line in outcome.out.splitlines() if line.startswith(f"{kind}-")]
     return [[fields[0][2:], *fields[1:]] for fields in found]
+
+
+def same_lines(found: list[str], expected: list[str]) -> bool:
+    """Returns whether lines are equal up to the last decimal of their numbers."""
+
+    def alike(a: str, b: str) -> bool:
+        return a == b or ("." in a and "." in b and abs(float(a) - float(b)) <= PRINTED)
+
+    words = [([w for line in lines for w in line.split()]) for lines in (found, expected)]
+    return len(words[0]) == len(words[1]) and all(map(alike, *words))
 
 
 def symbols() -> list[str]:
@@ -106,13 +116,14 @@ def test_scores_are_in_base_2(generate, eval_lm) -> None:
 
 def test_batches_and_shards_change_nothing(generate) -> None:
     drawn = ["--sampling", "--beam", 2, "--nbest", 2, "--sampling-topp", 0.9]
-    whole = generate(*drawn).out
-    assert generate(*drawn, "--batch-size", 1).out == whole
-    assert generate(*drawn, "--max-tokens", 60).out == whole
+    whole = generate(*drawn).out.splitlines()
+    assert same_lines(generate(*drawn, "--batch-size", 1).out.splitlines(), whole)
+    assert same_lines(generate(*drawn, "--max-tokens", 60).out.splitlines(), whole)
     shards = [generate(*drawn, "--num-shards", 3, "--shard-id", shard) for shard in range(3)]
     parts = [line for shard in shards for line in shard.out.splitlines()]
-    assert sorted(parts) == sorted(whole.splitlines())
-    assert generate(*drawn, "--seed", 2).out != whole
+    parts.sort(key=lambda line: int(line.split()[0][2:]))  # stable: the lines of a prompt stay in order
+    assert same_lines(parts, whole)
+    assert not same_lines(generate(*drawn, "--seed", 2).out.splitlines(), whole)
 
 
 def test_subwords_are_joined_in_what_is_printed(generate) -> None:
@@ -164,15 +175,15 @@ def test_lines_are_continued_in_order(interactive) -> None:
     assert [line[1] for line in lines_of(outcome, "S")] == ["w1@@ w2 w3", "", "w30 w31", "w5@@ w6"]
     assert not outcome.warnings and lines_of(outcome, "T") == []
     buffered = interactive("w1@@ w2 w3\n\nw30 w31\r\nw5@@ w6", "--beam", 2, "--buffer-size", 3)
-    assert buffered.out == outcome.out
+    assert same_lines(buffered.out.splitlines(), outcome.out.splitlines())
 
 
 def test_generate_and_interactive_agree(generate, interactive) -> None:
     drawn = ["--sampling", "--beam", 2, "--max-len-b", 9]
     split = generate(*drawn)
     lines = "".join(f"{prompt}\n" for _, prompt in lines_of(split, "S"))
-    found = {idx: text for idx, *text in lines_of(interactive(lines, *drawn), "H")}
-    for (idx, prompt), (_, *text) in zip(lines_of(split, "S"), lines_of(split, "H"), strict=True):
+    found = {idx: text for idx, _, text in lines_of(interactive(lines, *drawn), "H")}
+    for (idx, prompt), (_, _, text) in zip(lines_of(split, "S"), lines_of(split, "H"), strict=True):
         if len(prompt.split()) == 4:  # no end of a sentence, which a line cannot hold
             assert found[idx] == text
 

@@ -129,10 +129,11 @@ def test_beam_search_equals_the_naive_one(beam: int, lenpen: float, min_len: int
     config = replace(GREEDY, beam=beam, nbest=beam, lenpen=lenpen, min_len=min_len, max_len_b=6)
     model, ended = make(), 0
     for prompt_T, texts in zip(PROMPTS, generator(config, model).generate(PROMPTS), strict=True):
-        expected = beam_search(next_log_p(model), prompt_T.tolist(), beam, 6, lenpen, min_len)
+        finished = beam_search(next_log_p(model), prompt_T.tolist(), beam, 6, lenpen, min_len)
+        expected = finished[:beam]
         assert [text.tokens_T.tolist() for text in texts] == [tokens for _, tokens in expected]
         assert [text.score for text in texts] == pytest.approx([score for score, _ in expected], abs=FLOAT32_ATOL)
-        ended += sum(text.tokens_T[-1] == EOS for text in texts)
+        ended += sum(tokens[-1] == EOS for _, tokens in finished)
     assert beam == 1 or ended, "some text must end by itself, or half of the rules are not seen"
 
 
