@@ -51,7 +51,7 @@ function diverging(share, least, most) {
 
 // Returns a table of text cells under a head of text.
 function plainTable(head, rows) {
-  const row = ([name, ...cells]) => make("tr", {}, make("th", {scope: "row"}, name), ...cells.map((text) => make("td", {}, text)));
+  const row = ([name, ...cells]) => make("tr", {}, make("th", {scope: "row"}, name), ...cells.map((text) => make("td", {class: text.startsWith("--") ? "words" : ""}, text)));
   return make("table", {}, make("thead", {}, make("tr", {}, ...head.map((name) => make("th", {scope: "col"}, name)))), make("tbody", {}, ...rows.map(row)));
 }
 
