@@ -24,7 +24,8 @@ from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore import Datastore, check_ids
 from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, votes_for
-from fairseq.knn.faiss_index import check_index_fits, open_index
+from fairseq.knn.faiss_index import check_index_fits, on_gpus, open_index
+from fairseq.knn.kept_index import take_out, without_rows
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.list_search import ListSearch
 from fairseq.knn.manifest import (
@@ -51,7 +52,7 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
 
     Args:
         datastore: values, and keys unless the index's own distances are used.
-        index: a FAISS index whose ids are the datastore's rows.
+        index: a FAISS index whose ids are the datastore's rows; it loses those that are forgotten.
         config: k, temperature, and how nearness is measured.
         index_manifest: of the index, if it has one.
         distinct_ids: the index is known to hold each row once, as ``open`` checks.
@@ -61,7 +62,8 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         self, datastore: Datastore, index: Any, config: KNNConfig | None = None,
         index_manifest: IndexManifest | None = None, *, distinct_ids: bool = False,
     ) -> None:  # fmt: skip
-        self.datastore, self.index = datastore, index
+        self.datastore = datastore
+        self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
         self.index_manifest = index_manifest
         self.distinct_ids = distinct_ids
@@ -92,7 +94,7 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         """
         settings, expected = _sorted_out(config if config is not None else KNNConfig(), more)
         _require_memory(Path(prefix), Path(indexfile), settings)
-        index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type, gpu=settings.gpu_index)
+        index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type)
         datastore = Datastore.open(
             prefix, rows=rows, dimension=_width(prefix, index, expected), key_fp16=key_fp16,
             vocabulary_size=expected.vocabulary_size, load_keys=settings.needs_keys,
@@ -107,7 +109,10 @@ class KNN_Dstore:  # noqa: N801 - the name that users know
         check_index_fits(index, indexfile, rows=datastore.rows, dimension=datastore.dimension, prefix=prefix)
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
         if built_from is not None:
-            check_index(built_from, indexfile, datastore.store_id, prefix, allow_mismatch=allow)
+            check_index(built_from, indexfile, datastore.rows_id, prefix, allow_mismatch=allow)
+        if settings.gpu_index:
+            take_out(index, datastore.forgotten)  # there, rows cannot be removed
+            index = on_gpus(index)
         return cls(datastore, index, settings, built_from, distinct_ids=True)
 
     def identity(self) -> dict[str, Any]:

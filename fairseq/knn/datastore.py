@@ -160,6 +160,12 @@ def gather_rows(keys_ND: Array, row_ids: npt.NDArray[np.int64], block_rows: int 
     return gathered
 
 
+def spaced_rows(store: Datastore, count: int) -> npt.NDArray[np.int64]:
+    """Returns some rows that can be found, ascending and evenly spaced."""
+    places = np.unique(np.linspace(0, store.rows_left - 1, min(count, store.rows_left)).astype(np.int64))
+    return store.forgotten.complement(store.rows).nth(places)
+
+
 def check_finite(prefix: Path, keys_ND: npt.NDArray[np.float32], start: int | None = None) -> None:
     """Raises DatastoreError for a key that is not finite: nothing is near it, and k-means would spread it.
 

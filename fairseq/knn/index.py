@@ -161,7 +161,7 @@ def _require_resources(build: _Build, index: Any) -> None:
 def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
     import faiss
 
-    assert store.store_id is not None
+    assert store.rows_id is not None
     most = config.train_sample
     if config.effort == "quick":
         most = min(most, points_wanted(num_lists(index)))
@@ -172,9 +172,9 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         rows=store.rows,
         nlist=num_lists(index),
         nprobe=config.probe if num_lists(index) else 0,
-        store_id=store.store_id,
+        store_id=store.rows_id,
         seed=config.seed,
-        sample=min(most, store.rows),
+        sample=min(most, store.rows_left),
         faiss_version=faiss.__version__,
         effort=config.effort,
     )
@@ -223,13 +223,12 @@ def _trained(build: _Build, index: Any) -> Any:
 
 
 def sample_keys(store: Datastore, count: int, seed: int) -> npt.NDArray[np.float32]:
-    """Returns ``count`` rows' keys as float32, drawn without replacement, in the order of the file."""
+    """Returns ``count`` rows' keys as float32, drawn without replacement, in the order of the file; none forgotten."""
     assert store.keys_ND is not None
-    if count == store.rows:
-        row_ids = np.arange(store.rows, dtype=np.int64)
-    else:
-        row_ids = np.sort(np.random.default_rng(seed).choice(store.rows, count, replace=False, shuffle=False))
-    return gather_rows(store.keys_ND, row_ids)
+    places = np.arange(store.rows_left, dtype=np.int64)
+    if count != store.rows_left:
+        places = np.sort(np.random.default_rng(seed).choice(store.rows_left, count, replace=False, shuffle=False))
+    return gather_rows(store.keys_ND, store.forgotten.complement(store.rows).nth(places))
 
 
 def _check_sample(build: _Build, index: Any, count: int) -> None:

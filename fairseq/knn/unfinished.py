@@ -1,8 +1,8 @@
 """The names of what an unfinished append or compaction has written beside a datastore.
 
-    PREFIX.append.json             the manifest that the datastore will have; rows behind the old ones are its own
-    PREFIX.compact_keys.npy, …     the compacted datastore, a datastore itself until it takes the old one's place
-    INDEX.compact, INDEX.compact.json    its index, likewise
+PREFIX.append.json             the manifest that the datastore will have; rows behind the old ones are its own
+PREFIX.compact_keys.npy, …     the compacted datastore, a datastore itself until it takes the old one's place
+INDEX.compact, INDEX.compact.json    its index, likewise
 """
 
 from pathlib import Path
