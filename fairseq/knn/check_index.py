@@ -157,7 +157,9 @@ def measure_recall(index: Any, store: Datastore, sample: int, k: int, log_format
             f"the index returns row {ids_NK.max()} of {store.rows} rows; it is damaged, build it again"
         )
     with Progress("exact search", store.rows, "rows", log_format) as progress:
-        _, exact_NK = exact_neighbours(keys_ND, queries_ND, k, progress, inner_product=inner_product, forgotten=store.forgotten)
+        _, exact_NK = exact_neighbours(
+            keys_ND, queries_ND, k, progress, inner_product=inner_product, forgotten=store.forgotten
+        )
     distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=inner_product)
     limit_N = recompute_distances(keys_ND, queries_ND, exact_NK, inner_product=inner_product).max(axis=1)
     hits = (distances_NK <= limit_N[:, None]) & (ids_NK >= 0)

@@ -12,6 +12,7 @@ Source: Khandelwal et al., 2020, section 2.
 import logging
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
 from fairseq.files import locked
 from fairseq.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.knn.append import begun, open_target
 from fairseq.knn.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore import DatastoreWriter, is_written
 from fairseq.knn.manifest import DatastoreManifest
+from fairseq.knn.unfinished import append_path
 from fairseq.log import Progress
 from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import SequenceScorer
@@ -52,23 +55,36 @@ def dump_datastore(
     rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
     manifest = _manifest(evaluation, config, dstore, rows)
     prefix = Path(dump.dstore_mmap)
-    with locked(prefix):
-        if not dump.overwrite and is_written(prefix, manifest):
-            logger.info("%s is there already, of this data and model; nothing to do", prefix)
-            return manifest
-    with (
-        finish_step_first(),
-        DatastoreWriter.create(
-            prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s
-        ) as writer,
-    ):
-        if writer.rows_done:
-            logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
-        first = int(np.searchsorted(starts, writer.rows_done, side="right")) - 1
+    if not dump.append:
+        with locked(prefix):
+            if not dump.overwrite and is_written(prefix, manifest):
+                logger.info("%s is there already, of this data and model; nothing to do", prefix)
+                return manifest
+    with ExitStack() as held:
+        held.enter_context(finish_step_first())
+        if dump.append:
+            held.enter_context(locked(prefix))
+            store, target = open_target(prefix, manifest)
+            if target is None:
+                assert store.manifest is not None
+                append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
+                return store.manifest
+            before, start = store.rows, begun(prefix, store, target)
+            del store  # its files are about to grow
+            writer = held.enter_context(DatastoreWriter.extend(prefix, start, ExitStack(), dump.save_interval_s))
+        else:
+            before = 0
+            writer = held.enter_context(
+                DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s)
+            )
+        done = writer.rows_done - before
+        if done:
+            logger.info("%s has %d of %d rows; going on from there", prefix, done, rows)
+        first = int(np.searchsorted(starts, done, side="right")) - 1
         # A resumed run begins with the block in which the last one stopped, less the rows it had written.
-        skip = writer.rows_done - int(starts[first])
+        skip = done - int(starts[first])
         batches = _batches(evaluation, config, block_idx[first:])
-        with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
+        with Progress("write datastore", rows, "rows", log_format, done=done) as progress:
             _write_rows(evaluation, batches, writer, progress, skip)
         manifest = writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
@@ -80,7 +96,7 @@ def _write_rows(
 ) -> None:
     """Writes the rows of batches, less the first ``skip``; one batch is written while the next one is computed."""
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
-    rows_left = progress.total - writer.rows_done
+    rows_left, before = progress.total - progress.done, writer.rows_done - progress.done
     written: Future[None] | None = None
     with ThreadPoolExecutor(1) as thread:
         for batch_idx in batches:
@@ -96,7 +112,8 @@ def _write_rows(
             rows_left, skip = rows_left - (stop - skip), 0
             if asked_to_stop():
                 written.result()
-            check(f"{writer.rows_done} of {progress.total} rows are kept, and the same command goes on from there")
+            kept = writer.rows_done - before
+            check(f"{kept} of {progress.total} rows are kept, and the same command goes on from there")
         if written is not None:
             written.result()
 
@@ -146,6 +163,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
             "tokens_per_sample": evaluation.block_size,
             "context_window": config.context_window,
             "computed_in": evaluation.precision.name,
+            **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
         },
     )
     return replace(manifest, state="writing")

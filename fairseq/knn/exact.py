@@ -19,7 +19,12 @@ BLOCK_BYTES = 1 << 26
 
 
 def exact_neighbours(
-    keys_ND: npt.NDArray[Any], queries_ND: Floats, k: int, progress: Progress, *, inner_product: bool = False,
+    keys_ND: npt.NDArray[Any],
+    queries_ND: Floats,
+    k: int,
+    progress: Progress,
+    *,
+    inner_product: bool = False,
     forgotten: RowRanges | None = None,
 ) -> tuple[Floats, Ids]:
     """Returns distances and row ids ``[N, K]``, nearest first, of the ``k`` rows that are nearest to each query.

@@ -38,9 +38,9 @@ def write_forgotten(prefix: str | Path, rows: RowRanges) -> dict[str, Any]:
     return {"rows": rows.num_rows, "sha256": sha256}
 
 
-def remove_others(prefix: str | Path, manifest: DatastoreManifest) -> None:
+def remove_others(prefix: str | Path, manifest: DatastoreManifest | None) -> None:
     """Removes what an earlier state of the datastore had forgotten, or a killed run has left."""
-    own = forgotten_path(prefix, manifest.forgotten["sha256"]).name if manifest.forgotten else None
+    own = forgotten_path(prefix, manifest.forgotten["sha256"]).name if manifest and manifest.forgotten else None
     prefix = Path(prefix)
     for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.forgotten.*.json"):
         if path.name != own:
@@ -79,6 +79,7 @@ def read_forgotten(prefix: str | Path, manifest: DatastoreManifest) -> RowRanges
     rows = checked_ranges(record.get("ranges"), manifest.rows) if sound else None
     if rows is None or rows.num_rows != count:
         raise DatastoreError(
-            f"{path} must hold {count} of the {manifest.rows} rows as ranges, version {VERSION}, but does not; restore it"
+            f"{path} must hold {count} of the {manifest.rows} rows as ranges, version {VERSION}, but does not; restore"
+            " it"
         )
     return rows

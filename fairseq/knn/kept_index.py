@@ -1,8 +1,8 @@
 """An index that does not find rows that are forgotten.
 
-Inverted lists give up their entries when the index is opened, and are then searched as the lists of an index that never
-had them: the k nearest that are left, by whatever search. An index of other kinds (flat, graphs) cannot give up rows, or
-would renumber the others; it is asked for more than k, and for still more where those were mostly forgotten:
+Inverted lists give up their entries when the index is opened, and are then searched as the lists of an index that
+never had them: the k nearest that are left, by whatever search. An index of another kind (flat, a graph) cannot give up
+rows, or would renumber the others; it is asked for more than k, and for still more where those were mostly forgotten:
 
     asked k + e, e = k, 3k, 7k, …   until k are left, or the index has no more
 
@@ -44,12 +44,19 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
         return True
     if not isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap)):
         return False
-    bits = np.packbits(forgotten.mask(0, int(forgotten.stop_R[-1])), bitorder="little")
     try:
-        index.remove_ids(faiss.IDSelectorBitmap(bits))
+        index.remove_ids(selector(forgotten))
     except RuntimeError:  # lists of a kind that cannot
         return False
     return True
+
+
+def selector(rows: RowRanges) -> Any:
+    """Returns the rows as FAISS has a choice of ids."""
+    import faiss
+
+    bits = np.packbits(rows.mask(0, int(rows.stop_R[-1])), bitorder="little")
+    return faiss.IDSelectorBitmap(bits)  # type: ignore[arg-type, call-arg] # FAISS's own Python takes the array
 
 
 class SkippingIndex:

@@ -7,8 +7,8 @@
 
 A source is a text and the way it was cut into blocks (the manifest's ``settings``); its rows are numbered from 0, as a
 datastore of it alone would have them. A datastore that was written in one go and never compacted records no segments:
-it has one, of all its rows. Appending adds a segment, and leaves those before it as they were: so an index that was built
-before is known by the id that the datastore had then (``earlier_states``).
+it has one, of all its rows. Appending adds a segment, and leaves those before it as they were: so an index that was
+built before is known by the id that the datastore had then (``earlier_states``).
 """
 
 from collections.abc import Iterator
@@ -118,11 +118,10 @@ def segments_of(manifest: DatastoreManifest, where: str | Path) -> list[Segment]
 
 def with_segments(manifest: DatastoreManifest, segments: list[Segment]) -> DatastoreManifest:
     """Returns a manifest of other rows: those of ``segments``."""
-    rows = sum(segment.rows for segment in segments)
-    first = segments[0]
-    if len(segments) == 1 and first.settings == manifest.settings and first.rows == first.source_rows:
-        return replace(manifest, rows=rows, segments=())
-    return replace(manifest, rows=rows, segments=tuple(segment.record() for segment in segments))
+    first, rows = segments[0], sum(segment.rows for segment in segments)
+    bare = len(segments) == 1 and first.rows == first.source_rows
+    records = () if bare else tuple(segment.record() for segment in segments)
+    return replace(manifest, rows=rows, settings=first.settings, segments=records)
 
 
 def earlier_states(manifest: DatastoreManifest, where: str | Path) -> Iterator[DatastoreManifest]:
