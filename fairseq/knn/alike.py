@@ -1,14 +1,32 @@
-"""Whether two saved retrievals are of the same model, datastore and search: one can test what the other chose."""
+"""Whether saved retrievals are of the same model, datastore and search: one can test what the other chose."""
 
 import logging
 
-from fairseq.knn.manifest import mismatch
+from fairseq.errors import DatastoreError
+from fairseq.knn.manifest import DatastoreManifest, manifest_path, mismatch, read_manifest
 from fairseq.knn.retrieval import Retrieval
 
 logger = logging.getLogger(__name__)
 
 # Of a retrieval's settings: what changes numbers by rounding only.
 _MAY_DIFFER = ("computed_in",)
+
+
+def warn_if_outdated(retrieval: Retrieval) -> None:
+    """Warns where the datastore has changed since: what was saved is of its earlier state."""
+    wanted, prefix = retrieval.manifest["identity"].get("store_id"), retrieval.manifest["datastore"].get("prefix")
+    if not isinstance(wanted, str) or not isinstance(prefix, str):
+        return
+    try:
+        found = read_manifest(manifest_path(prefix), DatastoreManifest)
+    except (DatastoreError, OSError, ValueError):
+        return  # whatever that is, it is not needed here
+    if found is not None and found.state == "complete" and found.store_id != wanted:
+        logger.warning(
+            "%s was saved with datastore %s, but %s is %s now: rows were appended or forgotten, or it is another one."
+            " What follows is of its earlier state; save the retrieval again for the present one",
+            retrieval.directory, wanted[:12], prefix, found.store_id[:12],
+        )  # fmt: skip
 
 
 def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.knn.alike import check_alike
+from fairseq.knn.alike import check_alike, warn_if_outdated
 from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.retrieval_format import CACHE_COLUMN, array_path
@@ -102,6 +102,7 @@ def run_cache_sweep(config: CacheMixConfig) -> Iterator[str]:
         MismatchError: the other retrieval is of another model, datastore or cache.
     """
     texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
+    warn_if_outdated(texts[0])
     if len(texts) == 2:
         _check_alike(texts[0], texts[1], config.allow_mismatch)
     k = texts[0].k if config.k is None else config.k

@@ -105,8 +105,9 @@ def _nearest(index: Any, inverted: Any, rows_ND: Floats) -> tuple[Floats, npt.ND
 
     inner: Any = faiss.downcast_index(index)
     while isinstance(inner, faiss.IndexPreTransform):
-        for number in range(inner.chain.size()):
-            rows_ND = faiss.downcast_VectorTransform(inner.chain.at(number)).apply(rows_ND)
+        chain: Any = inner.chain  # a C++ vector, which its stubs call a list
+        for number in range(chain.size()):
+            rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
         inner = faiss.downcast_index(inner.index)
     near_N1, list_N1 = inverted.quantizer.search(np.ascontiguousarray(rows_ND), 1)
     return np.maximum(near_N1[:, 0], 0), list_N1[:, 0]

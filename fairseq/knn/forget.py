@@ -2,7 +2,8 @@
 
     1. which rows: a document's, a source's, or a range
     2. PREFIX.forgotten.….json, then the manifest that names it: from that moment they are forgotten
-    3. with --compact, files without them (fairseq/knn/compact.py)
+
+A second command, ``--compact``, makes files without them (fairseq/knn/compact.py).
 
 A row is a document's if its token stands there. Rows of what follows a document have contexts that may reach back into
 it; ``--following`` takes as many of them as one likes.
@@ -37,14 +38,14 @@ def forget(config: ForgetConfig, texts: TextsConfig, log_format: str, show: Call
         MismatchError: a text or an index is another one.
     """
     prefix = Path(config.prefix)
-    if config.document is not None or config.rows is not None or config.source is not None:
-        with locked(prefix):
-            _forget(config, texts, prefix, show)
-    elif not config.compact:
-        store = _opened(prefix)
-        show(_state(store.forgotten, store))
     if config.compact:
         show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s, log_format))
+    elif config.document is None and config.rows is None and config.source is None:
+        store = _opened(prefix)
+        show(_state(store.forgotten, store))
+    else:
+        with locked(prefix):
+            _forget(config, texts, prefix, show)
 
 
 def _forget(config: ForgetConfig, texts: TextsConfig, prefix: Path, show: Callable[[str], None]) -> None:

@@ -28,7 +28,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.manifest import manifest_path
-from fairseq.knn.row_map import source_map
+from fairseq.knn.row_map import first_position, source_map
 from fairseq.knn.row_ranges import RowRanges
 from fairseq.knn.segments import Segment, segments_of
 
@@ -224,3 +224,22 @@ class Provenance:
                 f" {prefix.parent / 'dict.txt'} is {dictionary.sha256()[:12]}; give --data the directory of its text"
             )
         return Source(segment, int(self.first_row_S[number]), prefix, dictionary, self._document_start)
+
+
+def source_record(store: Datastore, *, add_bos: bool) -> dict[str, Any]:
+    """Returns what a retrieval notes of where rows come from: the first token of the one source, or every segment."""
+    if store.manifest is None:
+        return {"first_position": None}
+    segments = segments_of(store.manifest, manifest_path(store.prefix))
+    if not store.manifest.segments:
+        return {"first_position": None if add_bos else first_position(store.manifest.settings)}
+    return {
+        "first_position": None,
+        "segments": [
+            {
+                "data": segment.settings.get("data"), "rows": segment.rows, "spans": segment.spans.pairs,
+                "first_position": first_position(segment.settings),
+            }
+            for segment in segments
+        ],
+    }  # fmt: skip

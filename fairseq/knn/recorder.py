@@ -14,7 +14,7 @@ Legend: N scored tokens · K neighbours.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from fairseq.files import locked
 from fairseq.knn.config import KNNConfig, RetrievalConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes, log_prob_of
+from fairseq.knn.provenance import source_record
 from fairseq.knn.retrieval import RetrievalWriter
 from fairseq.knn.retrieval_format import CACHE_COLUMN, Column, columns_of
 from fairseq.knn.retrieval_writer import is_saved
@@ -198,17 +199,6 @@ def _record(neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig) 
         "datastore": {
             "prefix": str(store.prefix), "rows": store.rows, "data": written.get("data"),
             "context_window": written.get("context_window"),
-            "first_position": None if evaluation.dataset.add_bos else first_position(written),
+            **source_record(store, add_bos=evaluation.dataset.add_bos),
         },
     }  # fmt: skip
-
-
-def first_position(written: Mapping[str, Any]) -> int | None:
-    """Returns which token of its text row 0 of a datastore is, so that row r is token ``first_position + r``.
-
-    None where the blocks were not cut from the bare stream, or nothing is known of them.
-    """
-    window, block_size = written.get("context_window"), written.get("tokens_per_sample")
-    if written.get("sample_break_mode") != "none" or not isinstance(window, int) or not isinstance(block_size, int):
-        return None
-    return -(-window // block_size) * block_size

@@ -64,8 +64,13 @@ class ForgetConfig:
             raise ConfigError("--following names rows after a document; give --document")
         if self.indexfile and not self.compact:
             raise ConfigError("--indexfile is for --compact: until then, searches pass over what is forgotten")
-        if self.dry_run and self.compact:
-            raise ConfigError("--dry-run changes nothing, but --compact does; give one of them")
+        if self.compact and given:
+            # Given again after it was stopped, one command for both would forget rows that have got these numbers since.
+            raise ConfigError(
+                f"--{given[0]} and --compact are two commands: forget first, then compact what is forgotten"
+            )
+        if self.dry_run and not given:
+            raise ConfigError("--dry-run says what would be forgotten; give --document, --rows or --source")
         if self.rows is not None:
             parse_rows(self.rows)
 

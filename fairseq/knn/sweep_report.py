@@ -18,7 +18,7 @@ import numpy as np
 
 from fairseq.errors import ConfigError
 from fairseq.files import atomic_write, locked, write_json
-from fairseq.knn.alike import check_alike
+from fairseq.knn.alike import check_alike, warn_if_outdated
 from fairseq.knn.bootstrap import Gain, gain_of
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
@@ -40,6 +40,7 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
         MismatchError: the other retrieval is of another model or datastore.
     """
     retrieval = Retrieval.open(config.directory)
+    warn_if_outdated(retrieval)
     grid = config.grid(retrieval.k)
     other = Retrieval.open(config.apply) if config.apply is not None else None
     if other is not None:

@@ -1,7 +1,8 @@
 """The two texts of a retrieval: the one that was scored, and the one that the datastore was written from.
 
-Row r of a datastore is token first_position + r of its text, if that text was cut into blocks without regard to its
-sentences. Both texts are compared with the retrieval before anything is shown of them.
+Which row is which token, the retrieval says (fairseq/knn/row_map.py), if the text was cut into blocks without regard to
+its sentences. Where a datastore has several sources, their texts stand one behind the other here, with an end of line
+between two. Both texts are compared with the retrieval before anything is shown of them.
 """
 
 from collections.abc import Mapping
@@ -12,13 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fairseq.data.block_dataset import EOS
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.row_map import RowMap, joined
+from fairseq.knn.row_ranges import checked_ranges
 
 Array = npt.NDArray[Any]
 
 _COUNTED_AT_ONCE = 1 << 22
+_LARGEST = 2**53
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,13 @@ class Texts:
     Attributes:
         text: every id of the scored split.
         source: every id of the datastore's text.
-        first_position: where row 0 stands in ``source``.
+        rows: where each row stands in ``source``.
         dictionary: the words.
     """
 
     text: Array
     source: Array
-    first_position: int
+    rows: RowMap
     dictionary: Dictionary
 
     def source_counts(self) -> npt.NDArray[np.int64]:
@@ -58,20 +63,40 @@ def open_texts(manifest: Mapping[str, Any], directory: Path, data: str | None, d
         DatastoreError: the manifest does not say where the texts are, or which row is which token.
         MismatchError: the dictionary is another one.
     """
-    store = manifest.get("datastore") or {}
-    first_position = store.get("first_position")
-    if first_position is None:
+    segments = _segments(manifest.get("datastore") or {}, directory)
+    prefix = _split_prefix(manifest.get("data"), data, "--data", directory)
+    prefixes = [_split_prefix(segment.get("data"), dstore_data, "--dstore-data", directory) for segment in segments]
+    dictionary = _dictionary(manifest, prefix, moved=data is not None)
+    text, *sources = [MMapIndexedDataset(name) for name in (prefix, *prefixes)]
+    for part, name in zip((text, *sources), (prefix, *prefixes), strict=True):
+        part.check_ids(len(dictionary), f"the dictionary of {name.parent}")
+    maps = [_row_map(segment, directory) for segment in segments]
+    if len(sources) == 1:
+        return Texts(text.tokens, sources[0].tokens, maps[0], dictionary)
+    pieces = [np.append(part.tokens, np.array(EOS, part.tokens.dtype)) for part in sources]
+    return Texts(text.tokens, np.concatenate(pieces), joined(maps, [len(piece) for piece in pieces]), dictionary)
+
+
+def _segments(store: Mapping[str, Any], directory: Path) -> list[Mapping[str, Any]]:
+    """Returns the sources of a retrieval's datastore, each with the first token that has a row."""
+    segments: Any = store.get("segments", [store])
+    sound = isinstance(segments, list) and bool(segments) and all(isinstance(part, Mapping) for part in segments)
+    if not sound or any(part.get("first_position") is None for part in segments):
         raise DatastoreError(
             f"{directory} does not say which token of its text each row of the datastore is; give the datastore a"
             " manifest (fairseq-knnlm adopt), cut with --sample-break-mode none, and retrieve again"
         )
-    prefix = _split_prefix(manifest.get("data"), data, "--data", directory)
-    source_prefix = _split_prefix(store.get("data"), dstore_data, "--dstore-data", directory)
-    dictionary = _dictionary(manifest, prefix, moved=data is not None)
-    text, source = MMapIndexedDataset(prefix), MMapIndexedDataset(source_prefix)
-    for part, name in ((text, prefix), (source, source_prefix)):
-        part.check_ids(len(dictionary), f"the dictionary of {name.parent}")
-    return Texts(text.tokens, source.tokens, int(first_position), dictionary)
+    return list(segments)
+
+
+def _row_map(segment: Mapping[str, Any], directory: Path) -> RowMap:
+    first = np.array([int(segment["first_position"])])
+    if "spans" not in segment:
+        return RowMap(np.zeros(1, np.int64), first, None)
+    spans = checked_ranges(segment["spans"], _LARGEST)
+    if spans is None or not spans.num_rows:
+        raise DatastoreError(f"{directory}: the spans of a source of the datastore are not sound; retrieve again")
+    return RowMap(np.zeros(1, np.int64), first, int(spans.stop_R[-1])).within(spans)
 
 
 def _split_prefix(recorded: Any, given: str | None, flag: str, directory: Path) -> Path:
@@ -117,10 +142,10 @@ def source_positions(texts: Texts, ids_NK: Array) -> npt.NDArray[np.int64]:
     Raises:
         MismatchError: the text is too short to have them.
     """
-    at_NK = np.where(ids_NK >= 0, ids_NK.astype(np.int64) + texts.first_position, -1)
+    at_NK = texts.rows.positions(ids_NK.astype(np.int64))
     if at_NK.size and at_NK.max() >= len(texts.source):
         raise MismatchError(
-            f"the datastore's text has {len(texts.source)} tokens, but row {at_NK.max() - texts.first_position} is"
+            f"the datastore's text has {len(texts.source)} tokens, but row {ids_NK.max()} is"
             f" token {at_NK.max()}; give --dstore-data the text that the datastore was written from"
         )
     return at_NK
