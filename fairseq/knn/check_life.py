@@ -1,4 +1,4 @@
-"""Checks of what has happened to a datastore since it was written: rows that were appended, forgotten, or half of it."""
+"""Checks of what has happened to a datastore since it was written: rows appended or forgotten, wholly or half."""
 
 from pathlib import Path
 

@@ -65,7 +65,7 @@ class ForgetConfig:
         if self.indexfile and not self.compact:
             raise ConfigError("--indexfile is for --compact: until then, searches pass over what is forgotten")
         if self.compact and given:
-            # Given again after it was stopped, one command for both would forget rows that have got these numbers since.
+            # One command for both, given again after it was stopped, would forget what has got these numbers since.
             raise ConfigError(
                 f"--{given[0]} and --compact are two commands: forget first, then compact what is forgotten"
             )
