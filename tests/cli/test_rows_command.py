@@ -1,4 +1,4 @@
-"""A datastore's life by its commands: appended to, looked into, forgotten from, compacted; against dumps of their own."""
+"""A datastore's life by its commands: append, rows, forget, compact; against datastores of their own."""
 
 import json
 import re
