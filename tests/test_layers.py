@@ -76,6 +76,7 @@ NO_TORCH = (
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
+    "fairseq.knn.rows_config",
 )  # fmt: skip
 
 

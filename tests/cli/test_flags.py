@@ -41,7 +41,7 @@ EVAL_LM = shlex.split(
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
     " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
-    " --lmbda-model --skip-retrieval"
+    " --lmbda-model --skip-retrieval --append --overwrite --save-interval-s"
 )
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
@@ -51,7 +51,7 @@ PREPROCESS = shlex.split(
 BUILD_DSTORE = shlex.split(
     "--dstore-mmap --dstore-size --dimension --dstore-fp16 --seed --ncentroids --code-size --probe"
     " --faiss-index --num-keys-to-add-at-a-time --starting-point --index-spec --recall --effort --gpu-index"
-    " --train-sample --help --version"
+    " --train-sample --append --retrain --drift-warning --overwrite --save-interval-s --help --version"
 )
 KNNLM = {
     "check": shlex.split(
@@ -80,6 +80,11 @@ KNNLM = {
     "fit-lmbda": shlex.split(
         "--out --apply --k --knn-temp --folds --dstore-filename --dictionary --overwrite --allow-mismatch --seed --help"
         " --version"
+    ),
+    "rows": shlex.split("--documents --context --json --data --document-start --help --version"),
+    "forget": shlex.split(
+        "--document --rows --source --following --dry-run --compact --indexfile --save-interval-s --data"
+        " --document-start --help --version"
     ),
 }
 
@@ -111,6 +116,7 @@ DEFAULTS = {
     "build_dstore.py": {
         "--seed": 1, "--ncentroids": 4096, "--code-size": 64, "--probe": 8,
         "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0, "--effort": "quick", "--recall": 0.8,
+        "--drift-warning": 1.25,
     },
     "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
     "fairseq-knnlm info": {},
@@ -124,6 +130,8 @@ DEFAULTS = {
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
     "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05"},
     "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
+    "fairseq-knnlm rows": {"--context": 12},
+    "fairseq-knnlm forget": {"--following": 0, "--save-interval-s": 60},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {
