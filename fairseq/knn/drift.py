@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 SAMPLE = 4096
 # Below this share of a key's own length, an error is rounding, and no ratio of two says anything.
 LEAST_ERROR = 1e-6
+# Below this share of the new rows' variance, their codes' error changes no order of neighbours worth a warning: that of
+# SQ8 grows where rows lie beyond the range that it was trained on, and stays a thousandth.
+LEAST_SHARE = 0.05
 
 Floats = npt.NDArray[np.float32]
 
@@ -41,12 +44,14 @@ class Drift:
     Attributes:
         centroids: of the squared distance to the nearest centroid.
         codes: of the squared error of the codes.
+        code_share: the new rows' error as a share of their variance.
         imbalance: of the lists, before the new rows.
         added: of the lists, of the new rows alone, as the centroids would spread them.
     """
 
     centroids: float | None
     codes: float | None
+    code_share: float | None
     imbalance: float | None
     added: float | None
 
@@ -54,16 +59,15 @@ class Drift:
 def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float) -> Drift:
     """Returns how far the rows from ``old_rows`` on are from those before, tells it, and warns beyond ``threshold``."""
     found = drift_of(index, _sample(store, 0, old_rows), _sample(store, old_rows, store.rows))
-    parts = [
-        f"{value:.2f} times {words}"
-        for value, words in ((found.centroids, "as far from their centroids"), (found.codes, "the codes' error"))
-        if value is not None
-    ]
+    parts = [f"{found.centroids:.2f} times as far from their centroids"] if found.centroids is not None else []
+    if found.codes is not None and found.code_share is not None:
+        parts.append(f"{found.codes:.2f} times the codes' error, {found.code_share:.2%} of their variance")
     if found.imbalance is not None and found.added is not None:
         parts.append(f"lists' imbalance {found.added:.2f}, of the old ones {found.imbalance:.2f}")
     if parts:
         logger.info("the appended rows, against the old ones: %s", "; ".join(parts))
-    largest = max((value for value in (found.centroids, found.codes) if value is not None), default=0.0)
+    codes = found.codes if found.code_share is not None and found.code_share >= LEAST_SHARE else None
+    largest = max((value for value in (found.centroids, codes) if value is not None), default=0.0)
     if largest > threshold:
         logger.warning(
             "the appended rows are unlike those that the index was trained on (%.2f, --drift-warning %g): their"
@@ -85,18 +89,20 @@ def drift_of(index: Any, old_ND: Floats, new_ND: Floats) -> Drift:
     import faiss
 
     if not len(old_ND) or not len(new_ND):
-        return Drift(None, None, None, None)
+        return Drift(None, None, None, None, None)
     inverted: Any = faiss.try_extract_index_ivf(index)
-    codes = _ratio(_code_error(index, old_ND), _code_error(index, new_ND))
+    error = _code_error(index, new_ND)
+    codes = _ratio(_code_error(index, old_ND), error)
+    share = _ratio(float(((new_ND - new_ND.mean(0)) ** 2).sum(1).mean()), error)
     if inverted is None or metric_name(index) != "l2":
-        return Drift(None, codes, None, None)
+        return Drift(None, codes, share, None, None)
     (old_N, _), (new_N, list_N) = (_nearest(index, inverted, rows_ND) for rows_ND in (old_ND, new_ND))
     size_L = np.bincount(list_N, minlength=inverted.nlist)
     # A few rows fall into few lists by chance: what that adds on average, L / N, is no imbalance.
     added = max(float(inverted.nlist * (size_L.astype(float) ** 2).sum() / len(list_N) ** 2)
                 - inverted.nlist / len(list_N), 1.0)  # fmt: skip
     imbalance = float(inverted.invlists.imbalance_factor()) if index.ntotal else None
-    return Drift(_ratio(float(old_N.mean()), float(new_N.mean())), codes, imbalance, added)
+    return Drift(_ratio(float(old_N.mean()), float(new_N.mean())), codes, share, imbalance, added)
 
 
 def _nearest(index: Any, inverted: Any, rows_ND: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:

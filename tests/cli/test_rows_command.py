@@ -77,6 +77,7 @@ def test_an_index_takes_what_was_appended(
     shutil.copy(f"{index}.trained", whole)  # the same centroids, all rows at once
     built = faiss.read_index(str(whole))
     built.add(arrays(prefix)[0])
+    built.nprobe = 8
     found = faiss.read_index(str(index))
     queries = arrays(prefix)[0][::97]
     assert np.array_equal(built.search(queries, 5)[0], found.search(queries, 5)[0])

@@ -31,7 +31,8 @@ def test_ratios_are_those_of_a_loop():
         [min(float(((row - c) ** 2).sum()) for c in centroids) for row in transform.apply(part)] for part in (old, new)
     ]
     assert found.centroids == pytest.approx(np.mean(near[1]) / np.mean(near[0]), rel=1e-4)
-    assert 0.9 < found.centroids < 1.1 and 0.9 < found.codes < 1.1
+    assert 0.9 < found.centroids < 1.1
+    assert 1 < found.codes < 1.2, "codes clip what lies beyond the thousand rows that they were trained on"
     sizes = [faiss.extract_index_ivf(index).invlists.list_size(n) for n in range(16)]
     assert found.imbalance == pytest.approx(16 * sum(n * n for n in sizes) / 1000**2)
     other = drift_of(index, old, 3 * new + 1)
