@@ -25,7 +25,7 @@ from fairseq.knn.forgotten import read_forgotten
 from fairseq.knn.layout import Layout, infer_layout, keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
 from fairseq.knn.row_ranges import RowRanges
-from fairseq.knn.segments import segments_of
+from fairseq.knn.segments import earlier_states, segments_of
 from fairseq.knn.unfinished import append_path, compaction_begun
 
 logger = logging.getLogger(__name__)
@@ -142,11 +142,15 @@ class Datastore:
 def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
     """Returns whether the datastore that ``manifest`` describes is there, complete and of the right size.
 
+    Rows may have been appended to it since, or forgotten.
+
     Raises:
         DatastoreError: it is complete, but its files are not of the size that they had.
     """
     found = read_manifest(manifest_path(prefix), DatastoreManifest)
-    if found is None or found.state != "complete" or found.store_id != manifest.store_id:
+    if found is None or found.state != "complete":
+        return False
+    if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
         return False
     _check_sizes(prefix, Layout(found.rows, found.dimension, found.key_dtype, found.value_dtype), load_keys=True)
     return True
