@@ -89,7 +89,6 @@ def _manifest_of(path: Path) -> IndexManifest:
 
 
 def _check_origin(found: IndexManifest, store: Datastore, path: Path) -> None:
-    assert store.manifest is not None or store.rows_id is not None
     states = earlier_states(store.manifest, manifest_path(store.prefix)) if store.manifest is not None else ()
     if all(found.store_id != state.rows_id for state in states):
         raise MismatchError(
