@@ -25,10 +25,15 @@ def main(argv: Sequence[str]) -> None:
             logger.warning("%s has no effect: --index-spec %s says it all", flag_name(name), config.index_spec)
     if config.index_spec != AUTO and "recall" in flags.typed:
         logger.warning("--recall has no effect without --index-spec auto")
+    if config.append:
+        for name in ("index_spec", "ncentroids", "code_size", "probe", "effort", "seed", "train_sample"):
+            if name in flags.typed and not (config.retrain and name in ("seed", "train_sample")):
+                logger.warning("%s has no effect: --append keeps what the index was built with", flag_name(name))
     assert config.dstore_mmap is not None and config.faiss_index is not None
 
     from pathlib import Path
 
+    from fairseq.knn.append_index import append_to_index
     from fairseq.knn.datastore import Datastore
     from fairseq.knn.index import build_index
 
@@ -36,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     datastore = Datastore.open(
         config.dstore_mmap, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
     )
-    manifest = build_index(datastore, config, config.faiss_index, log_format_of(common))
+    build = append_to_index if config.append else build_index
+    manifest = build(datastore, config, config.faiss_index, log_format_of(common))
     seconds = time.monotonic() - start
     bytes_per_key = Path(config.faiss_index).stat().st_size / manifest.rows
     sys.stdout.write(

@@ -27,7 +27,8 @@ from fairseq.config import resolve
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig, several_sizes
 from fairseq.knn.datastore import Datastore, check_found, check_ids
-from fairseq.knn.faiss_index import check_index_fits, open_index
+from fairseq.knn.faiss_index import check_index_fits, on_gpus, open_index
+from fairseq.knn.kept_index import take_out, without_rows
 from fairseq.knn.list_search import ListSearch
 from fairseq.knn.manifest import (
     IndexManifest,
@@ -53,7 +54,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
 
     Args:
         datastore: values, and keys unless the index's own distances are used.
-        index: a FAISS index whose ids are the datastore's rows.
+        index: a FAISS index whose ids are the datastore's rows; it loses those that are forgotten.
         config: k, temperature, and how nearness is measured.
         index_manifest: of the index, if it has one.
         distinct_ids: the index is known to hold each row once, as ``open`` checks.
@@ -64,7 +65,8 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         self, datastore: Datastore, index: Any, config: KNNConfig | None = None,
         index_manifest: IndexManifest | None = None, *, distinct_ids: bool = False, vocabulary_size: int | None = None,
     ) -> None:  # fmt: skip
-        self.datastore, self.index = datastore, index
+        self.datastore = datastore
+        self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
         self.index_manifest = index_manifest
         self.distinct_ids = distinct_ids
@@ -97,7 +99,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """
         settings, expected = sorted_out(config if config is not None else KNNConfig(), more)
         require_memory_for(Path(prefix), Path(indexfile), settings)
-        index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type, gpu=settings.gpu_index)
+        index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type)
         datastore = Datastore.open(
             prefix, rows=rows, dimension=width_to_open(prefix, index, expected), key_fp16=key_fp16,
             vocabulary_size=expected.vocabulary_size, load_keys=settings.needs_keys,
@@ -112,7 +114,10 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         check_index_fits(index, indexfile, rows=datastore.rows, dimension=datastore.dimension, prefix=prefix)
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
         if built_from is not None:
-            check_index(built_from, indexfile, datastore.store_id, prefix, allow_mismatch=allow)
+            check_index(built_from, indexfile, datastore.rows_id, prefix, allow_mismatch=allow)
+        if settings.gpu_index:
+            take_out(index, datastore.forgotten)  # there, rows cannot be removed
+            index = on_gpus(index)
         return cls(datastore, index, settings, built_from, distinct_ids=True, vocabulary_size=vocabulary_size or None)
 
     def identity(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.lmbda_config import FitLmbdaConfig
 from fairseq.knn.recall_config import QueriesConfig, RecallConfig
 from fairseq.knn.report_config import ReportConfig
+from fairseq.knn.rows_config import ForgetConfig, RowsConfig, TextsConfig
 from fairseq.knn.sweep_config import SweepConfig
 from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
 from fairseq.log import log_format_of, logger
@@ -157,6 +158,28 @@ def fit_lmbda(flags: Flags) -> "Kept":
     return run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
+def rows(flags: Flags) -> None:
+    """Shows where rows of a datastore come from."""
+    config, texts = flags.build(RowsConfig), flags.build(TextsConfig)
+    flags.build(CommonConfig)
+    flags.warn_unused()
+
+    from fairseq.knn.rows import show_rows
+
+    show_rows(config, texts, lambda text: print(text, flush=True))  # noqa: T201
+
+
+def forget(flags: Flags) -> None:
+    """Forgets rows of a datastore."""
+    config, texts = flags.build(ForgetConfig), flags.build(TextsConfig)
+    log_format = log_format_of(flags.build(CommonConfig))
+    flags.warn_unused()
+
+    from fairseq.knn.forget import forget as forget_rows
+
+    forget_rows(config, texts, log_format, lambda text: print(text, flush=True))  # noqa: T201
+
+
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
@@ -198,6 +221,16 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "Fit λ to a saved retrieval, a weight of each token's own, and which searches may be skipped.",
         (FitLmbdaConfig, CommonConfig),
         fit_lmbda,
+    ),
+    "rows": Subcommand(
+        "Say which document, line and words rows of a datastore come from, and which rows a document has.",
+        (RowsConfig, TextsConfig, CommonConfig),
+        rows,
+    ),
+    "forget": Subcommand(
+        "Forget a document, a source or rows of a datastore: no search finds them; --compact makes files without them.",
+        (ForgetConfig, TextsConfig, CommonConfig),
+        forget,
     ),
 }
 

@@ -90,7 +90,7 @@ NO_TORCH = (
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
     "fairseq.generation_config", "fairseq.generation_run_config",
-    "fairseq.score_config", "fairseq.given_files",
+    "fairseq.score_config", "fairseq.given_files", "fairseq.knn.rows_config",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.files import atomic_write, locked
 from fairseq.knn.checksums import CHUNK_ROWS, READ_BYTES, chunk_digests
 from fairseq.knn.datastore import INT16_LARGEST, map_rows
+from fairseq.knn.datastore_writer import clear_sidecars
 from fairseq.knn.foreign import Foreign, describe_layout, find_foreign, foreign_layout
 from fairseq.knn.layout import Layout, keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, manifest_path, write_manifest
@@ -90,6 +91,7 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
             _write_files(plan, target, config.copy)
         manifest = _manifest(plan, target, origin, origin_config, log_format)
         write_manifest(manifest_path(target), manifest)
+        clear_sidecars(target)
     mended = plan.settings["mended"]
     return f"{target}: {manifest.rows} rows of width {manifest.dimension}, {mended}, store {manifest.store_id[:12]}"
 

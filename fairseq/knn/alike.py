@@ -1,14 +1,36 @@
-"""Whether two saved retrievals are of the same model, datastore and search: one can test what the other chose."""
+"""Whether saved retrievals are of the same model, datastore and search: one can test what the other chose."""
 
 import logging
 
-from fairseq.knn.manifest import mismatch
+from fairseq.errors import DatastoreError
+from fairseq.knn.manifest import DatastoreManifest, manifest_path, mismatch, read_manifest
 from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.retrieval_parts import parts_of
 
 logger = logging.getLogger(__name__)
 
 # Of a retrieval's settings: what changes numbers by rounding only.
 _MAY_DIFFER = ("computed_in",)
+
+
+def warn_if_outdated(retrieval: Retrieval) -> None:
+    """Warns where a datastore has changed since: what was saved is of its earlier state."""
+    try:
+        parts = parts_of(retrieval.manifest, retrieval.directory)
+    except DatastoreError:
+        return  # whoever needs them complains
+    for part in parts:
+        try:
+            found = read_manifest(manifest_path(part.prefix), DatastoreManifest)
+        except (DatastoreError, OSError, ValueError):
+            continue  # whatever that is, it is not needed here
+        if found is None or part.store_id is None or found.state != "complete" or found.store_id == part.store_id:
+            continue
+        logger.warning(
+            "%s was saved with datastore %s, but %s is %s now: rows were appended or forgotten, or it is another one."
+            " What follows is of its earlier state; save the retrieval again for the present one",
+            retrieval.directory, part.store_id[:12], part.prefix, found.store_id[:12],
+        )  # fmt: skip
 
 
 def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:

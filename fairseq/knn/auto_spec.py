@@ -179,6 +179,6 @@ def _begun(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]
     """Yields the specifications of what earlier runs of the same build left."""
     for stage in (f"{path}.partial", f"{path}.trained", path):
         manifest = read_manifest(manifest_path(stage), IndexManifest)
-        same = manifest is not None and (manifest.store_id, manifest.seed) == (store.store_id, config.seed)
+        same = manifest is not None and (manifest.store_id, manifest.seed) == (store.rows_id, config.seed)
         if manifest is not None and same and manifest.effort == config.effort:
             yield manifest.spec

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fairseq.files import locked, write_json
-from fairseq.knn.alike import check_alike
+from fairseq.knn.alike import check_alike, warn_if_outdated
 from fairseq.knn.bootstrap import Gain, gain_of
 from fairseq.knn.cache_mix import Mixed, Sources, check_same_caches, mix
 from fairseq.knn.cache_mix_config import CacheMixConfig
@@ -65,6 +65,7 @@ def run_cache_sweep(config: CacheMixConfig, seed: int, log_format: str, show: Ca
         MismatchError: the other retrieval is of another model, datastore or cache.
     """
     texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
+    warn_if_outdated(texts[0])
     if len(texts) == 2:
         check_same_caches(texts[0], texts[1])
         check_alike(texts[0], texts[1], allow_mismatch=config.allow_mismatch)

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fairseq.errors import DatastoreError
 from fairseq.files import file_sha256
 from fairseq.knn.check_store import KEYS_FINITE
-from fairseq.knn.datastore import Datastore, gather_rows
+from fairseq.knn.datastore import Datastore, gather_rows, spaced_rows
 from fairseq.knn.exact import exact_neighbours
 from fairseq.knn.faiss_index import metric_name, num_lists, read_index, set_nprobe
 from fairseq.knn.findings import FAILED, OK, SKIPPED, WARNING, Findings
+from fairseq.knn.kept_index import without_rows
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.search import recompute_distances, search
 from fairseq.knn.tool_config import CheckConfig
@@ -131,11 +130,11 @@ def _check_fit(findings: Findings, index: Any, path: str, store: Datastore) -> b
         manifest = read_manifest(manifest_path(path), IndexManifest)
     except DatastoreError:
         manifest = None  # has failed above
-    if manifest is None or store.store_id is None:
+    if manifest is None or store.rows_id is None:
         findings.add(SKIPPED, "index store", "no manifest says which datastore it was built from")
         return fits
-    problem = f"{path} was built from store {manifest.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}"
-    same = manifest.store_id == store.store_id
+    problem = f"{path} was built from store {manifest.store_id[:12]}, but {store.prefix} is {store.rows_id[:12]}"
+    same = manifest.store_id == store.rows_id
     remedy = "give the datastore's own, or build it with build_dstore.py"
     return fits & findings.judge("index store", None if same else f"{problem}; {remedy}", manifest.store_id[:12])
 
@@ -149,16 +148,18 @@ def measure_recall(index: Any, store: Datastore, sample: int, k: int, log_format
     keys_ND = store.keys_ND
     assert keys_ND is not None
     inner_product = metric_name(index) == "ip"
-    row_ids = np.unique(np.linspace(0, store.rows - 1, min(sample, store.rows)).astype(np.int64))
+    row_ids = spaced_rows(store, sample)
     queries_ND = gather_rows(keys_ND, row_ids)
-    k = min(k, store.rows)
-    _, ids_NK = search(index, queries_ND, k)
+    k = min(k, store.rows_left)
+    _, ids_NK = search(without_rows(index, store.forgotten, store.rows_left), queries_ND, k)
     if ids_NK.max() >= store.rows:
         raise DatastoreError(
             f"the index returns row {ids_NK.max()} of {store.rows} rows; it is damaged, build it again"
         )
     with Progress("exact search", store.rows, "rows", log_format) as progress:
-        _, exact_NK = exact_neighbours(keys_ND, queries_ND, k, progress, inner_product=inner_product)
+        _, exact_NK = exact_neighbours(
+            keys_ND, queries_ND, k, progress, inner_product=inner_product, forgotten=store.forgotten
+        )
     distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=inner_product)
     limit_N = recompute_distances(keys_ND, queries_ND, exact_NK, inner_product=inner_product).max(axis=1)
     hits = (distances_NK <= limit_N[:, None]) & (ids_NK >= 0)

@@ -16,10 +16,12 @@ from fairseq.errors import FairseqError
 from fairseq.files import file_sha256
 from fairseq.knn.check_inputs import CheckedCheckpoint, CheckedData
 from fairseq.knn.datastore import Datastore
-from fairseq.knn.findings import OK, SKIPPED, Findings
+from fairseq.knn.findings import OK, SKIPPED, WARNING, Findings
+from fairseq.knn.manifest import manifest_path
 from fairseq.knn.results import read_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.retrieval_parts import RetrievalPart, parts_of
+from fairseq.knn.segments import earlier_states
 from fairseq.knn.tool_config import CheckConfig
 from fairseq.knn.values import Values
 from fairseq.log import Progress
@@ -168,12 +170,23 @@ def _is_its_own(findings: Findings, part: RetrievalPart, store: Datastore) -> bo
         findings.add(SKIPPED, STORE, "not recorded with the retrieval, or has no identity")
         return True
     same = part.store_id == store.store_id
+    if not same and _is_of_its_rows(part, store):
+        text = f"retrieved from {part.store_id[:12]}, an earlier state of {store.prefix}, now {store.store_id[:12]}:"
+        findings.add(WARNING, STORE, f"{text} rows were appended or forgotten since; {AGAIN} for the present one")
+        return True
     problem = f"retrieved from {part.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}"
     return findings.judge(
         STORE,
         None if same else f"{problem}; give --dstore-filename its own",
         f"{store.store_id[:12]}, {store.rows} rows",
     )
+
+
+def _is_of_its_rows(part: RetrievalPart, store: Datastore) -> bool:
+    """Returns whether a retrieval's rows are the datastore's first ones, whatever is forgotten of them."""
+    if store.manifest is None:
+        return False
+    return any(state.rows_id == part.rows_id for state in earlier_states(store.manifest, manifest_path(store.prefix)))
 
 
 def _check_text(findings: Findings, retrieval: Retrieval, data: CheckedData | None) -> None:

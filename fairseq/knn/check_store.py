@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fairseq.errors import DatastoreError
 from fairseq.knn.check_inputs import CheckedCheckpoint, CheckedData
+from fairseq.knn.check_life import check_segments, check_sidecars
 from fairseq.knn.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.findings import FAILED, OK, SKIPPED, WARNING, Findings
@@ -48,6 +49,7 @@ def check_datastore(
     with findings.failing("datastore manifest"):
         manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
         _say_manifest(findings, prefix, manifest)
+        check_sidecars(findings, prefix, manifest)
     if findings.num_failed > before:
         return None
     with findings.failing("datastore sizes"):
@@ -64,6 +66,7 @@ def check_datastore(
     _check_values(findings, store, data)
     _check_keys(findings, store, log_format)
     _check_origin(findings, store, data, checkpoint)
+    check_segments(findings, store)
     return store
 
 

@@ -28,10 +28,15 @@ class DumpConfig:
 
     save_knnlm_dstore: bool = flag(False, "write the datastore of the split instead of evaluating it")
     dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
+    append: bool = flag(
+        False, "add the split's rows to the datastore that is there; it stays in use until they all are"
+    )
     overwrite: bool = flag(False, "replace what stands in the way")
     save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
 
     def __post_init__(self) -> None:
+        if self.append and self.overwrite:
+            raise ConfigError("--append and --overwrite exclude each other: one keeps what is there, one replaces it")
         if self.save_knnlm_dstore and not self.dstore_mmap:
             raise ConfigError("--save-knnlm-dstore needs to know where; give --dstore-mmap PREFIX")
 
@@ -171,6 +176,12 @@ class BuildConfig:
     train_sample: int = flag(1_000_000, "most rows that the index is trained on", minimum=1)
     num_keys_to_add_at_a_time: int = flag(1_000_000, "rows that are added at a time", minimum=1)
     save_interval_s: float = flag(600.0, "seconds of adding between two files to resume from", minimum=0)
+    append: bool = flag(False, "add the rows that were appended to the datastore since the index was built")
+    retrain: bool = flag(False, "with --append: train the index anew on all rows, to its own specification")
+    drift_warning: float = flag(
+        1.25, "with --append: warn where new rows lie farther from the index's centroids or codes than the old ones, by"
+        " this factor", minimum=1,
+    )  # fmt: skip
     starting_point: int = flag(0, "accepted, no effect: an interrupted build resumes by itself", minimum=0)
     overwrite: bool = flag(False, "replace an index that stands in the way")
     seed: int = flag(1, "seed of the training sample", minimum=0)
@@ -179,3 +190,9 @@ class BuildConfig:
         for name, value in (("--dstore-mmap", self.dstore_mmap), ("--faiss-index", self.faiss_index)):
             if not value:
                 raise ConfigError(f"{name} is required: the datastore's prefix and the index's file must be named")
+        if self.append and self.overwrite:
+            raise ConfigError("--append and --overwrite exclude each other: one keeps the index, one replaces it")
+        if self.retrain and not self.append:
+            raise ConfigError(
+                "--retrain trains an index anew to which rows are appended; give --append, or --overwrite"
+            )

@@ -21,8 +21,12 @@ import numpy.typing as npt
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore_writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
+from fairseq.knn.forgotten import read_forgotten
 from fairseq.knn.layout import Layout, infer_layout, keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
+from fairseq.knn.row_ranges import RowRanges
+from fairseq.knn.segments import earlier_states, segments_of
+from fairseq.knn.unfinished import append_path, compaction_begun
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +47,24 @@ class Datastore:
         values_N: int64 or int32 mapped file or array.
         manifest: None for a store of the older tools.
         store_id: identity: the manifest's, else a fingerprint of some rows; None for want of both.
+        rows_id: identity of the rows, forgotten or not, which an index belongs to.
+        forgotten: rows that are not to be found.
     """
 
     def __init__(
         self, prefix: Path, layout: Layout, keys_ND: Array | None, values_N: Array,
-        manifest: DatastoreManifest | None = None, store_id: str | None = None,
+        manifest: DatastoreManifest | None = None, store_id: str | None = None, forgotten: RowRanges | None = None,
     ) -> None:  # fmt: skip
         self.prefix, self.rows, self.dimension = prefix, layout.rows, layout.dimension
         self.keys_ND, self.values_N = keys_ND, values_N
         self.manifest, self.store_id = manifest, store_id
+        self.rows_id = manifest.rows_id if manifest is not None else store_id
+        self.forgotten = forgotten if forgotten is not None else RowRanges.of()
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that can be found."""
+        return self.rows - self.forgotten.num_rows
 
     @classmethod
     def open(
@@ -96,7 +109,11 @@ class Datastore:
         values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
         assert values_N is not None
         store_id = manifest.store_id if manifest else _fingerprint(layout, keys_ND, values_N)
-        opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id)
+        forgotten = None
+        if manifest is not None:
+            segments_of(manifest, manifest_path(prefix))
+            forgotten = read_forgotten(prefix, manifest)
+        opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
         opened._narrow(rows)
         if values_N.dtype == np.int16:
             opened.values_N = _widened(opened.values_N, prefix, vocabulary_size)
@@ -117,7 +134,7 @@ class Datastore:
             "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use"
             " them", rows, self.rows, self.prefix,
         )  # fmt: skip
-        self.rows = rows
+        self.rows, self.forgotten = rows, self.forgotten.within(0, rows)
         self.values_N = self.values_N[:rows]
         self.keys_ND = None if self.keys_ND is None else self.keys_ND[:rows]
 
@@ -125,11 +142,15 @@ class Datastore:
 def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
     """Returns whether the datastore that ``manifest`` describes is there, complete and of the right size.
 
+    Rows may have been appended to it since, or forgotten.
+
     Raises:
         DatastoreError: it is complete, but its files are not of the size that they had.
     """
     found = read_manifest(manifest_path(prefix), DatastoreManifest)
-    if found is None or found.state != "complete" or found.store_id != manifest.store_id:
+    if found is None or found.state != "complete":
+        return False
+    if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
         return False
     _check_sizes(prefix, Layout(found.rows, found.dimension, found.key_dtype, found.value_dtype), load_keys=True)
     return True
@@ -141,6 +162,12 @@ def gather_rows(keys_ND: Array, row_ids: npt.NDArray[np.int64], block_rows: int 
     for start in range(0, len(row_ids), block_rows):
         gathered[start : start + block_rows] = keys_ND[row_ids[start : start + block_rows]]
     return gathered
+
+
+def spaced_rows(store: Datastore, count: int) -> npt.NDArray[np.int64]:
+    """Returns some rows that can be found, ascending and evenly spaced."""
+    places = np.unique(np.linspace(0, store.rows_left - 1, min(count, store.rows_left)).astype(np.int64))
+    return store.forgotten.complement(store.rows).nth(places)
 
 
 def check_finite(prefix: Path, keys_ND: npt.NDArray[np.float32], start: int | None = None) -> None:
@@ -187,6 +214,13 @@ def _check_sizes(prefix: Path, layout: Layout, load_keys: bool) -> None:
         wanted.append((keys_path(prefix), layout.rows * layout.dimension * np.dtype(layout.key_dtype).itemsize))
     for path, size in wanted:
         found = path.stat().st_size if path.is_file() else 0
+        if found > size and append_path(prefix).is_file():
+            continue  # rows that are being appended lie behind the rows of the manifest
+        if found != size and compaction_begun(prefix):
+            raise DatastoreError(
+                f"{prefix} is being compacted, or its compaction was stopped; run fairseq-knnlm forget {prefix}"
+                " --compact again, which goes on from there"
+            )
         if found != size:
             raise DatastoreError(
                 f"{path} must have {size} bytes by its manifest, but has {found}; it was truncated or replaced, write"

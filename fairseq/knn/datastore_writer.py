@@ -21,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.files import locked
-from fairseq.knn.checksums import ChunkHasher
+from fairseq.files import atomic_write, locked
+from fairseq.knn.checksums import READ_BYTES, ChunkHasher
+from fairseq.knn.forgotten import remove_others
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.unfinished import append_path, compact_prefix
 from fairseq.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,13 @@ class DatastoreWriter:
         rows_done: rows that are there, those of an earlier run included.
     """
 
-    def __init__(self, prefix: Path, manifest: DatastoreManifest, save_interval_s: float, held: ExitStack) -> None:
+    def __init__(
+        self, prefix: Path, manifest: DatastoreManifest, save_interval_s: float, held: ExitStack,
+        progress: Path | None = None,
+    ) -> None:  # fmt: skip
         self.prefix, self._manifest, self._held = prefix, manifest, held
+        # Where it is noted how far the writing has come: in the manifest, or beside that of a datastore in use.
+        self._progress = progress if progress is not None else manifest_path(prefix)
         self._save_interval_s = save_interval_s
         self.rows_done = manifest.rows_written
         self._synced = time.monotonic()
@@ -80,7 +87,33 @@ class DatastoreWriter:
                 write_manifest(manifest_path(prefix), found)
                 for file in (keys_path(prefix), values_path(prefix)):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
+            clear_sidecars(prefix)
             return cls(prefix, found, save_interval_s, stack.pop_all())
+
+    @classmethod
+    def extend(
+        cls, prefix: str | Path, begun: DatastoreManifest, held: ExitStack, save_interval_s: float = 60.0
+    ) -> "DatastoreWriter":
+        """Returns a writer of rows behind those of a complete datastore, which stays in use until ``finish``.
+
+        Args:
+            prefix: of the datastore; the caller holds its lock.
+            begun: the manifest that it will have, as far as it has come (``fairseq/knn/append.py``).
+            held: closed with the writer.
+            save_interval_s: seconds between two states to resume from.
+
+        Raises:
+            ConfigError: the disk is too small.
+        """
+        prefix = Path(prefix)
+        shared = [path for path in (keys_path(prefix), values_path(prefix)) if _is_shared(path)]
+        rows_left = begun.rows - begun.rows_written
+        needed = rows_left * (begun.key_bytes + begun.value_bytes) + sum(path.stat().st_size for path in shared)
+        require_disk(keys_path(prefix), needed, "make room; nothing was changed")
+        for path in shared:
+            _make_own(path)
+        write_manifest(append_path(prefix), begun)
+        return cls(prefix, begun, save_interval_s, held, append_path(prefix))
 
     def append(self, keys_ND: Array, values_N: Array) -> None:
         """Appends rows.
@@ -131,6 +164,8 @@ class DatastoreWriter:
             values_sha256=tuple(self._values.hasher.digests()),
         )  # fmt: skip
         write_manifest(manifest_path(self.prefix), self._manifest)
+        if self._progress != manifest_path(self.prefix):
+            self._progress.unlink(missing_ok=True)
         return self._manifest
 
     def __enter__(self) -> "DatastoreWriter":
@@ -156,7 +191,7 @@ class DatastoreWriter:
             self._manifest, rows_written=self.rows_done, keys_sha256=tuple(self._keys.hasher.full),
             values_sha256=tuple(self._values.hasher.full),
         )  # fmt: skip
-        write_manifest(manifest_path(self.prefix), manifest)
+        write_manifest(self._progress, manifest)
         self._manifest = manifest
 
     def _full(self, err: OSError) -> DatastoreError:
@@ -190,6 +225,25 @@ class _File:
         while left:
             left = left[self.file.write(left) :]
         self.hasher.update(data)
+
+
+def clear_sidecars(prefix: Path) -> None:
+    """Removes what lies beside a datastore that has been replaced, of which nothing is forgotten or being appended."""
+    remove_others(prefix, None)
+    new = compact_prefix(prefix)
+    for path in (append_path(prefix), manifest_path(new), keys_path(new), values_path(new)):
+        path.unlink(missing_ok=True)
+
+
+def _is_shared(path: Path) -> bool:
+    """Returns whether a file has another name as well, under which it is another tool's and not ours to lengthen."""
+    return path.is_symlink() or path.stat().st_nlink > 1
+
+
+def _make_own(path: Path) -> None:
+    with path.open("rb") as source, atomic_write(path) as file:
+        while data := source.read(READ_BYTES):
+            file.write(data)
 
 
 def _found(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:

@@ -15,6 +15,7 @@ Source: Khandelwal et al., 2020, section 2.
 import logging
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
 from fairseq.files import locked
 from fairseq.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.knn.append import begun, open_target
 from fairseq.knn.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore import DatastoreWriter, is_written
 from fairseq.knn.dump_order import RowGroup, row_groups
 from fairseq.knn.manifest import DatastoreManifest
+from fairseq.knn.unfinished import append_path
 from fairseq.log import Progress
 from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import SequenceScorer
@@ -55,20 +58,33 @@ def dump_datastore(
     rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
     manifest = _manifest(evaluation, config, dstore, rows)
     prefix = Path(dump.dstore_mmap)
-    with locked(prefix):
-        if not dump.overwrite and is_written(prefix, manifest):
-            logger.info("%s is there already, of this data and model; nothing to do", prefix)
-            return manifest
-    with (
-        finish_step_first(),
-        DatastoreWriter.create(
-            prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s
-        ) as writer,
-    ):
-        if writer.rows_done:
-            logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
-        groups = row_groups(evaluation.dataset, block_idx, starts, config, writer.rows_done)
-        with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
+    if not dump.append:
+        with locked(prefix):
+            if not dump.overwrite and is_written(prefix, manifest):
+                logger.info("%s is there already, of this data and model; nothing to do", prefix)
+                return manifest
+    with ExitStack() as held:
+        held.enter_context(finish_step_first())
+        if dump.append:
+            held.enter_context(locked(prefix))
+            store, target = open_target(prefix, manifest)
+            if target is None:
+                assert store.manifest is not None
+                append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
+                return store.manifest
+            before, start = store.rows, begun(prefix, store, target)
+            del store  # its files are about to grow
+            writer = held.enter_context(DatastoreWriter.extend(prefix, start, ExitStack(), dump.save_interval_s))
+        else:
+            before = 0
+            writer = held.enter_context(
+                DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s)
+            )
+        done = writer.rows_done - before
+        if done:
+            logger.info("%s has %d of %d rows; going on from there", prefix, done, rows)
+        groups = row_groups(evaluation.dataset, block_idx, starts, config, done)
+        with Progress("write datastore", rows, "rows", log_format, done=done) as progress:
             _write_rows(evaluation, groups, writer, progress)
         manifest = writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
@@ -80,7 +96,8 @@ def _write_rows(
 ) -> None:
     """Writes the rows of groups from ``writer.rows_done`` on; one group is written while the next one is computed."""
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
-    done, total = writer.rows_done, progress.total
+    done, total = progress.done, progress.total
+    before = writer.rows_done - done  # rows of other texts
     kept = "{} of {} rows are kept, and the same command goes on from there"
     written: Future[None] | None = None
     with ThreadPoolExecutor(1) as thread:
@@ -94,7 +111,7 @@ def _write_rows(
                 keys_ND[row_N], values_N[row_N] = vectors.float().cpu().numpy(), targets.cpu().numpy()
                 if asked_to_stop() and written is not None:
                     written.result()
-                check(kept.format(writer.rows_done, total))
+                check(kept.format(writer.rows_done - before, total))
             start, stop = done - group.first_row, min(group.num_rows, total - group.first_row)
             if written is not None:
                 written.result()
@@ -103,7 +120,7 @@ def _write_rows(
             done += stop - start
             if asked_to_stop():
                 written.result()
-            check(kept.format(writer.rows_done, total))
+            check(kept.format(writer.rows_done - before, total))
         if written is not None:
             written.result()
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fairseq.knn.row_ranges import RowRanges
 from fairseq.knn.search import Floats, Ids
 from fairseq.log import Progress
 
@@ -18,7 +19,13 @@ BLOCK_BYTES = 1 << 26
 
 
 def exact_neighbours(
-    keys_ND: npt.NDArray[Any], queries_ND: Floats, k: int, progress: Progress, *, inner_product: bool = False
+    keys_ND: npt.NDArray[Any],
+    queries_ND: Floats,
+    k: int,
+    progress: Progress,
+    *,
+    inner_product: bool = False,
+    forgotten: RowRanges | None = None,
 ) -> tuple[Floats, Ids]:
     """Returns distances and row ids ``[N, K]``, nearest first, of the ``k`` rows that are nearest to each query.
 
@@ -28,6 +35,7 @@ def exact_neighbours(
         k: neighbours, no more than rows.
         progress: counts rows.
         inner_product: the distance is minus the inner product, instead of the squared L2 distance.
+        forgotten: rows that are nobody's neighbours.
     """
     import faiss
 
@@ -38,13 +46,19 @@ def exact_neighbours(
     ids_NK = np.empty((len(queries_ND), 0), np.int64)
     for start in range(0, len(keys_ND), step):
         block_ND = np.ascontiguousarray(keys_ND[start : start + step], dtype=np.float32)
+        progress.advance(len(block_ND))
+        row_N = np.arange(start, start + len(block_ND))
+        if forgotten is not None and forgotten.num_rows:
+            kept_N = ~forgotten.mask(start, start + len(block_ND))
+            block_ND, row_N = np.ascontiguousarray(block_ND[kept_N]), row_N[kept_N]
+        if not len(row_N):
+            continue
         near_NK, found_NK = faiss.knn(queries_ND, block_ND, min(k, len(block_ND)), metric=metric)
         near_NK = -near_NK if inner_product else near_NK
         near_NK[found_NK < 0] = np.inf  # nothing comparable in the block
         candidates_NK = np.concatenate([best_NK, near_NK], axis=1)
-        candidate_ids_NK = np.concatenate([ids_NK, np.where(found_NK < 0, -1, found_NK + start)], axis=1)
+        candidate_ids_NK = np.concatenate([ids_NK, np.where(found_NK < 0, -1, row_N[found_NK])], axis=1)
         order_NK = np.argsort(candidates_NK, axis=1, kind="stable")[:, :k]
         best_NK = np.take_along_axis(candidates_NK, order_NK, axis=1)
         ids_NK = np.take_along_axis(candidate_ids_NK, order_NK, axis=1)
-        progress.advance(len(block_ND))
     return best_NK, ids_NK

@@ -215,7 +215,8 @@ def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension
     if index.ntotal != rows:
         raise MismatchError(
             f"{index_path} has {index.ntotal} keys, but {prefix} was opened with {rows} rows; give --indexfile the"
-            " datastore's own, and --dstore-size to both commands or to neither"
+            " datastore's own, and --dstore-size to both commands or to neither; build_dstore.py --append adds"
+            " rows that were appended"
         )
 
 

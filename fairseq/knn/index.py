@@ -43,7 +43,7 @@ POINTS_PER_CENTROID = 39
 
 
 @dataclass(frozen=True)
-class _Build:
+class Build:
     """One build: the datastore, its settings, the file, the manifest that it will carry; seconds of what was done."""
 
     store: Datastore
@@ -54,6 +54,7 @@ class _Build:
     times: dict[str, float] = field(default_factory=dict)
 
     def stage(self, name: str) -> Path:
+        """Returns the file of an unfinished build: ``trained`` or ``partial``."""
         return Path(f"{self.path}.{name}")
 
 
@@ -85,30 +86,30 @@ def build_index(
         config = resolved(config, store, path)
         empty = new_index(config, store.dimension)
         times = {} if times is None else times
-        build = _Build(store, config, path, _manifest(store, config, empty), log_format, times)
+        build = Build(store, config, path, _manifest(store, config, empty), log_format, times)
         finished = None if config.overwrite else _finished(build)
         if finished is not None:
-            _remove_partial(build)
+            remove_partial(build)
             return finished
         _require_resources(build, empty)
-        index = _resumed(build, "partial")
+        index = resumed(build, "partial")
         if index is None:
-            index = _resumed(build, "trained")
+            index = resumed(build, "trained")
         with finish_step_first():
             if index is None:
                 index = _trained(build, empty)
-            _add(build, index)
+            add_rows(build, index)
         if index.ntotal != store.rows:
             raise DatastoreError(f"{path} must hold {store.rows} keys, but holds {index.ntotal}; build it again")
         set_nprobe(index, config.probe)
         if not _is_ours(build, "partial"):  # says whose the index is, should its own manifest not come to be written
             write_manifest(manifest_path(build.stage("partial")), build.manifest)
-        manifest = _save(index, path, build.manifest)
-        _remove_partial(build)
+        manifest = save_index(index, path, build.manifest)
+        remove_partial(build)
     return manifest
 
 
-def _finished(build: _Build) -> IndexManifest | None:
+def _finished(build: Build) -> IndexManifest | None:
     """Returns the manifest of the index that is there, if it is the one to build, or None where there is none.
 
     Raises:
@@ -118,32 +119,33 @@ def _finished(build: _Build) -> IndexManifest | None:
     if not path.exists():
         return None
     found = read_manifest(manifest_path(path), IndexManifest)
-    same = found is not None and found.nprobe == build.manifest.nprobe and _same_build(found, build.manifest)
+    same = found is not None and found.nprobe == build.manifest.nprobe and same_build(found, build.manifest)
     if found is not None and same and path.stat().st_size == found.num_bytes:
         logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
         return found
     if found is None and _is_ours(build, "partial"):
         return None  # killed before its manifest was written
     whose = "" if found is None else f", of datastore {found.store_id[:12]} with {found.spec}"
-    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it")
+    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it, --append adds rows to it")
 
 
-def _is_ours(build: _Build, name: str) -> bool:
+def _is_ours(build: Build, name: str) -> bool:
     found = read_manifest(manifest_path(build.stage(name)), IndexManifest)
-    return found is not None and _same_build(found, build.manifest)
+    return found is not None and same_build(found, build.manifest)
 
 
-def _remove_partial(build: _Build) -> None:
+def remove_partial(build: Build) -> None:
+    """Removes what an unfinished build has saved."""
     for leftover in (build.stage("partial"), manifest_path(build.stage("partial"))):
         leftover.unlink(missing_ok=True)
 
 
-def _same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
+def same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
     """Returns whether two manifests are of one build, at whatever stage; the nprobe is set in the end."""
     return replace(found, rows=wanted.rows, nprobe=wanted.nprobe, num_bytes=0, sha256="") == wanted
 
 
-def _require_resources(build: _Build, index: Any) -> None:
+def _require_resources(build: Build, index: Any) -> None:
     """Refuses a build that does not fit; the final index and one to resume from are there together for a moment."""
     store, config = build.store, build.config
     chunk = min(config.num_keys_to_add_at_a_time, store.rows) * store.dimension * 4
@@ -161,7 +163,7 @@ def _require_resources(build: _Build, index: Any) -> None:
 def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
     import faiss
 
-    assert store.store_id is not None
+    assert store.rows_id is not None
     most = config.train_sample
     if config.effort == "quick":
         most = min(most, points_wanted(num_lists(index)))
@@ -172,21 +174,21 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         rows=store.rows,
         nlist=num_lists(index),
         nprobe=config.probe if num_lists(index) else 0,
-        store_id=store.store_id,
+        store_id=store.rows_id,
         seed=config.seed,
-        sample=min(most, store.rows),
+        sample=min(most, store.rows_left),
         faiss_version=faiss.__version__,
         effort=config.effort,
     )
 
 
-def _resumed(build: _Build, name: str) -> Any | None:
+def resumed(build: Build, name: str) -> Any | None:
     """Returns what an earlier run of the same build left at a stage, or None."""
     path = build.stage(name)
     found = read_manifest(manifest_path(path), IndexManifest)
     if found is None or not path.is_file():
         return None
-    if not _same_build(found, build.manifest):
+    if not same_build(found, build.manifest):
         logger.info("%s is of another datastore or specification; it is made again", path)
         return None
     if file_sha256(path) != found.sha256:
@@ -200,7 +202,7 @@ def _resumed(build: _Build, name: str) -> Any | None:
     return index
 
 
-def _trained(build: _Build, index: Any) -> Any:
+def _trained(build: Build, index: Any) -> Any:
     if index.is_trained:
         return index
     config, count = build.config, build.manifest.sample
@@ -217,22 +219,21 @@ def _trained(build: _Build, index: Any) -> Any:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
-    _save(index, build.stage("trained"), replace(build.manifest, rows=0))
+    save_index(index, build.stage("trained"), replace(build.manifest, rows=0))
     check(GO_ON)
     return index
 
 
 def sample_keys(store: Datastore, count: int, seed: int) -> npt.NDArray[np.float32]:
-    """Returns ``count`` rows' keys as float32, drawn without replacement, in the order of the file."""
+    """Returns ``count`` rows' keys as float32, drawn without replacement, in the order of the file; none forgotten."""
     assert store.keys_ND is not None
-    if count == store.rows:
-        row_ids = np.arange(store.rows, dtype=np.int64)
-    else:
-        row_ids = np.sort(np.random.default_rng(seed).choice(store.rows, count, replace=False, shuffle=False))
-    return gather_rows(store.keys_ND, row_ids)
+    places = np.arange(store.rows_left, dtype=np.int64)
+    if count != store.rows_left:
+        places = np.sort(np.random.default_rng(seed).choice(store.rows_left, count, replace=False, shuffle=False))
+    return gather_rows(store.keys_ND, store.forgotten.complement(store.rows).nth(places))
 
 
-def _check_sample(build: _Build, index: Any, count: int) -> None:
+def _check_sample(build: Build, index: Any, count: int) -> None:
     """Refuses, before anything is read, to train on fewer rows than there are centroids."""
     nlist = num_lists(index)
     needed = max(nlist, PQ_CENTROIDS) if build.config.index_spec is None else nlist
@@ -249,7 +250,7 @@ def _check_sample(build: _Build, index: Any, count: int) -> None:
         )  # fmt: skip
 
 
-def _add(build: _Build, index: Any) -> None:
+def add_rows(build: Build, index: Any) -> None:
     """Adds the rows that the index does not hold yet, in order."""
     store, step = build.store, build.config.num_keys_to_add_at_a_time
     assert store.keys_ND is not None
@@ -266,13 +267,13 @@ def _add(build: _Build, index: Any) -> None:
             progress.advance(len(chunk_ND))
             due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
             if due and index.ntotal < store.rows:
-                _save(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
+                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
                 saved = time.monotonic()
                 check(GO_ON)
     build.times["add"] = time.monotonic() - begun
 
 
-def _save(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:
+def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:
     """Writes an index, then its manifest; the old manifest goes first, so that none ever describes another file."""
     if manifest_path(path).exists():
         manifest_path(path).unlink()

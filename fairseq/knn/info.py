@@ -177,7 +177,13 @@ def _store_manifest(manifest: DatastoreManifest) -> tuple[str, Lines]:
         ("store id", manifest.store_id), ("weights sha256", manifest.weights_sha256 or "not recorded"),
         ("dictionary sha256", manifest.dictionary_sha256 or "not recorded"),
     ]  # fmt: skip
-    return state, [*lines, *manifest.settings.items()]
+    if manifest.forgotten:
+        lines.append(("rows forgotten", manifest.forgotten.get("rows")))
+    if not manifest.segments:
+        return state, [*lines, *manifest.settings.items()]
+    for number, record in enumerate(manifest.segments):
+        lines.append((f"segment {number}", _short(record)))
+    return state, lines
 
 
 def _share(done: int, total: int) -> str:
@@ -209,8 +215,9 @@ def _nprobe(index: Any) -> int:
 
 
 def _index_lines(manifest: IndexManifest) -> Lines:
+    appended: Lines = [("rows appended since training on store", manifest.trained_on)] if manifest.trained_on else []
     return [
-        ("specification", manifest.spec), ("built from store", manifest.store_id),
+        ("specification", manifest.spec), ("built from store", manifest.store_id), *appended,
         ("trained on", f"{manifest.sample} rows, seed {manifest.seed}"), ("FAISS", manifest.faiss_version),
     ]  # fmt: skip
 
@@ -237,6 +244,8 @@ def _json(path: Path) -> tuple[str, Lines]:
         return "result of a sweep", [(name, _short(value)) for name, value in record["best"].items()]
     if record.get("kind") == "lmbda-model":
         return _weight(path)
+    if record.get("kind") == "forgotten":
+        return "rows of a datastore that are forgotten", [("ranges", _short(record.get("ranges")))]
     if record.get("kind") == "index":
         manifest = read_manifest(path, IndexManifest)
         assert manifest is not None

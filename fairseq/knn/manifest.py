@@ -2,8 +2,8 @@
 
 The files themselves say nothing of rows, width, dtypes, model or dictionary, and a wrong combination yields numbers
 that only look right. So each carries a small JSON manifest. A datastore's identity is its ``store_id``, the SHA-256 of
-every field that says what is in it (not of how far the writing has come); an index records the ``store_id`` that it was
-built from.
+every field that says what is in it (not of how far the writing has come). Forgetting rows changes it, but not the rows
+in the files; an index records the ``rows_id`` that it was built from, which leaves that out.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fairseq.config import coerce, field_types
-from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.config import field_types
+from fairseq.errors import DatastoreError, MismatchError
 from fairseq.files import write_json
+from fairseq.knn.manifest_fields import checked_field
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ _CHOICES = {
     "metric": ("l2", "ip"),
     "effort": ("quick", "thorough"),
 }
-# Fields that manifests of this version have not always had.
-_LATER = ("effort",)
+# Fields that manifests of this version have not always had; the second ones are written only where they say something.
+_LATER = ("effort", "segments", "forgotten", "trained_on")
+_OPTIONAL = ("segments", "forgotten", "trained_on")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class DatastoreManifest:
         rows_written: rows that are safely on the disk.
         keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/checksums.py).
         values_sha256: of the values' file, likewise.
+        segments: where rows come from, if not all from one source (fairseq/knn/segments.py).
+        forgotten: count and checksum of the rows that are forgotten (fairseq/knn/forgotten.py).
     """
 
     rows: int
@@ -68,6 +72,8 @@ class DatastoreManifest:
     rows_written: int = 0
     keys_sha256: tuple[str, ...] = ()
     values_sha256: tuple[str, ...] = ()
+    segments: tuple[dict[str, Any], ...] = ()
+    forgotten: dict[str, Any] = field(default_factory=dict)
     kind: str = "datastore"
     version: int = VERSION
 
@@ -84,9 +90,17 @@ class DatastoreManifest:
     @property
     def store_id(self) -> str:
         """SHA-256 of the fields that say what is in the datastore."""
-        identity = {name: value for name, value in dataclasses.asdict(self).items() if name not in _NOT_IDENTITY}
-        identity["settings"] = {k: v for k, v in self.settings.items() if k not in _NOT_IDENTITY_SETTINGS}
+        identity = {name: value for name, value in _recorded(self).items() if name not in _NOT_IDENTITY}
+        identity["settings"] = _identifying(self.settings)
+        if self.segments:  # one source without any of it left out has none, and the id that it always had
+            segments = [{**record, "settings": _identifying(record.get("settings"))} for record in self.segments]
+            identity["segments"] = segments
         return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def rows_id(self) -> str:
+        """The ``store_id`` of the rows that the files hold, forgotten or not."""
+        return dataclasses.replace(self, forgotten={}).store_id
 
 
 @dataclass(frozen=True)
@@ -100,11 +114,12 @@ class IndexManifest:
         rows: keys in the index.
         nlist: inverted lists, 0 without any.
         nprobe: lists that a search visits, unless it says otherwise.
-        store_id: of the datastore.
+        store_id: of the datastore's rows (``rows_id``).
         seed: of the training sample.
         sample: rows that it was trained on.
         faiss_version: that built it.
         effort: quick or thorough training; thorough where an older version of this program left it out.
+        trained_on: the rows that it was trained on, where more have been added since; empty where they are its own.
         num_bytes: size of its file.
         sha256: of its file.
     """
@@ -120,6 +135,7 @@ class IndexManifest:
     sample: int
     faiss_version: str
     effort: str = "thorough"
+    trained_on: str = ""
     num_bytes: int = 0
     sha256: str = ""
     kind: str = "index"
@@ -129,6 +145,18 @@ class IndexManifest:
 M = TypeVar("M", DatastoreManifest, IndexManifest)
 
 
+def _recorded(manifest: DatastoreManifest | IndexManifest) -> dict[str, Any]:
+    """Returns the fields as they are written: those that say nothing, and were not always there, are left out."""
+    fields = dataclasses.asdict(manifest)
+    return {name: value for name, value in fields.items() if value or name not in _OPTIONAL}
+
+
+def _identifying(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {k: v for k, v in settings.items() if k not in _NOT_IDENTITY_SETTINGS}
+
+
 def manifest_path(prefix: str | Path) -> Path:
     """Returns where the manifest of a datastore's prefix, or of an index, lies."""
     return Path(f"{prefix}.json")
@@ -136,7 +164,7 @@ def manifest_path(prefix: str | Path) -> Path:
 
 def write_manifest(path: Path, manifest: DatastoreManifest | IndexManifest) -> None:
     """Writes a manifest atomically."""
-    write_json(path, dataclasses.asdict(manifest))
+    write_json(path, _recorded(manifest))
 
 
 def read_manifest(path: Path, cls: type[M]) -> M | None:
@@ -174,7 +202,7 @@ def _from_record(cls: type[M], record: dict[str, Any], path: Path) -> M:
             continue
         if name not in record:
             raise DatastoreError(f"{path} lacks the field {name!r}; restore it, or write the {_kind(cls)} again")
-        values[name] = _field(record[name], kinds[name], f"{path}: {name!r}")
+        values[name] = checked_field(record[name], kinds[name], f"{path}: {name!r}")
         if name in _CHOICES and values[name] not in _CHOICES[name]:
             raise DatastoreError(f"{path}: {name!r} must be {' or '.join(_CHOICES[name])}, but is {values[name]!r}")
     # An index may be trained and hold no rows yet; a datastore without any, or keys without width, cannot be.
@@ -187,26 +215,6 @@ def _from_record(cls: type[M], record: dict[str, Any], path: Path) -> M:
 def _kind(cls: type[M]) -> str:
     """Returns ``datastore`` or ``index``."""
     return str(cls.__dataclass_fields__["kind"].default)
-
-
-def _field(value: Any, kind: Any, what: str) -> Any:
-    if kind == tuple[str, ...]:
-        if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            raise DatastoreError(f"{what} must be a list of checksums, but is {str(value)[:80]!r}")
-        return tuple(value)
-    if kind == dict[str, Any]:
-        if not isinstance(value, dict):
-            raise DatastoreError(f"{what} must be an object, but is {value!r}")
-        return value
-    if isinstance(value, str) and kind not in (str, str | None):
-        raise DatastoreError(f"{what} must be a number, but is {value!r}")
-    try:
-        number = coerce(value, kind, what)
-    except ConfigError as err:
-        raise DatastoreError(str(err)) from err
-    if isinstance(number, int) and number < 0:
-        raise DatastoreError(f"{what} must not be negative, but is {number}")
-    return number
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import torch
 from fairseq.errors import ConfigError, MismatchError
 from fairseq.files import write_json
 from fairseq.knn.config import BuildConfig, KNNConfig
-from fairseq.knn.datastore import Datastore, gather_rows
+from fairseq.knn.datastore import Datastore, gather_rows, spaced_rows
 from fairseq.knn.distribution import knn_log_prob
 from fairseq.knn.exact import exact_neighbours
 from fairseq.knn.faiss_index import check_index_fits, metric_name, num_lists, open_index, read_index, set_nprobe
@@ -79,7 +79,9 @@ def measure(
     )
     start = time.monotonic()
     with Progress("exact search", store.rows, "rows", log_format) as progress:
-        near_NK, ids_NK = exact_neighbours(store.keys_ND, queries.vectors_ND, _asked(queries, k), progress)
+        near_NK, ids_NK = exact_neighbours(
+            store.keys_ND, queries.vectors_ND, _asked(queries, k), progress, forgotten=store.forgotten
+        )
     seconds = time.monotonic() - start
     near_NK, ids_NK = queries.without_themselves(near_NK, ids_NK)
     truth = _Truth(np.sort(ids_NK, axis=1), loss_of(store, queries, near_NK, ids_NK, config))
@@ -93,7 +95,7 @@ def measure(
 
 
 def _num_neighbours(store: Datastore, queries: Queries, config: RecallConfig) -> int:
-    most = store.rows - (queries.row_ids_N is not None)
+    most = store.rows_left - (queries.row_ids_N is not None)
     if config.k > most:
         raise ConfigError(f"--k {config.k} is more than the {most} rows that can be neighbours; lower it")
     return config.k
@@ -113,7 +115,7 @@ def _candidates(
         check_index_fits(index, path, rows=store.rows, dimension=store.dimension, prefix=store.prefix)
         manifest = read_manifest(manifest_path(path), IndexManifest)
         if manifest is not None:
-            check_index(manifest, path, store.store_id, store.prefix, allow_mismatch=config.allow_mismatch)
+            check_index(manifest, path, store.rows_id, store.prefix, allow_mismatch=config.allow_mismatch)
         yield _Index(path, index, Path(path).stat().st_size / store.rows)
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:
@@ -182,5 +184,5 @@ def write_table(path: str, rows: list[Measured], queries: Queries, settings: lis
 def own_rows(store: Datastore, sample: int) -> Queries:
     """Returns evenly spaced rows of a datastore as queries."""
     assert store.keys_ND is not None
-    row_ids_N = np.unique(np.linspace(0, store.rows - 1, min(sample, store.rows)).astype(np.int64))
+    row_ids_N = spaced_rows(store, sample)
     return Queries("the datastore's own rows", gather_rows(store.keys_ND, row_ids_N), row_ids_N=row_ids_N)

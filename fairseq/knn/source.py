@@ -65,8 +65,13 @@ class NeighbourSource(ABC):
 
     @property
     def rows(self) -> int:
-        """Rows in all; ids are below."""
+        """Rows in all, forgotten or not; ids are below."""
         return sum(part.datastore.rows for part in self.parts)
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that can be found."""
+        return sum(part.datastore.rows_left for part in self.parts)
 
     @property
     def dimension(self) -> int:
@@ -75,7 +80,7 @@ class NeighbourSource(ABC):
 
     @cached_property
     def texts(self) -> list[RowText | None]:
-        """The text that each datastore was written from, None where it is not known or no longer there."""
+        """The texts that each datastore was written from, None where none is known or still there."""
         return [RowText.open(part.datastore) for part in self.parts]
 
     @abstractmethod
@@ -147,7 +152,7 @@ class NeighbourSource(ABC):
             ConfigError: the queries are no vectors, or the targets not one word for each of them.
             MismatchError: the queries have another width than the keys.
         """
-        k = min(self.config.k, self.rows)  # further places would be empty
+        k = min(self.config.k, self.rows_left)  # further places would be empty
         log_ps: list[npt.NDArray[np.float32]]
         log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N, k)]
         return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
@@ -160,7 +165,7 @@ class NeighbourSource(ABC):
             vocabulary_size: V.
         """
         queries = checked_queries(queries_ND, self.dimension)
-        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, self.rows))
+        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, self.rows_left))
         log_p_NV = next_log_prob(
             distances_NK, ids_NK, self.values_of(ids_NK), vocabulary_size, self.config.knn_temp,
             distinct=self.distinct_ids,
@@ -198,7 +203,7 @@ class NeighbourSource(ABC):
 
     def _neighbours(self, queries_ND: Floats, k: int) -> tuple[Floats, Ids]:
         """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
-        asked = max(k, min(self.config.rerank or 0, self.rows)) + self.config.drop_top1
+        asked = max(k, min(self.config.rerank or 0, self.rows_left)) + self.config.drop_top1
         distances_NK, ids_NK = self.found(queries_ND, asked)
         if self.config.drop_top1:
             distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.errors import DataError
+from fairseq.errors import DatastoreError, FairseqError
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes
-from fairseq.knn.row_map import first_position
+from fairseq.knn.provenance import Provenance, Source
 
 logger = logging.getLogger(__name__)
+
+_COMPARED = 1000  # rows of each text whose values are compared with it
 
 
 @dataclass(frozen=True)
@@ -46,45 +46,46 @@ def voices(votes: Votes, temperature: float, most: int) -> list[list[Voice]]:
 
 
 class RowText:
-    """The text that a datastore was written from, by row.
+    """The texts that a datastore was written from, by row.
 
     Args:
-        tokens: every id of the text.
-        first: which of them is row 0.
+        provenance: of the datastore.
+        sources: those of its segments whose text can be shown, by number.
     """
 
-    def __init__(self, tokens: npt.NDArray[np.integer], first: int) -> None:
-        self.tokens, self.first = tokens, first
+    def __init__(self, provenance: Provenance, sources: dict[int, Source]) -> None:
+        self.provenance, self.sources = provenance, sources
 
     @classmethod
     def open(cls, store: Datastore, moved_to: str | Path | None = None) -> "RowText | None":
-        """Returns the text of a datastore; None, with a warning, where it cannot be shown.
+        """Returns the texts of a datastore; None where none can be shown. Of each that cannot, it warns.
 
         Args:
-            store: whose manifest names the text.
-            moved_to: where it is now, if not there: the directory of binarised data, or the split without suffix.
+            store: whose manifest names the texts.
+            moved_to: where they are now, if not there: the directory of binarised data, or of one text its split.
         """
-        written = store.manifest.settings if store.manifest is not None else {}
-        first, data = first_position(written), written.get("data")
-        if moved_to is not None:
-            split = Path(data).name if isinstance(data, str) else "train"
-            data = str(Path(moved_to) / split if Path(moved_to).is_dir() else moved_to)
-        if first is None or not isinstance(data, str):
-            logger.warning("%s does not say which text its rows come from: rows are shown without it", store.prefix)
-            return None
+        sources = {}
         try:
-            tokens = MMapIndexedDataset(Path(data)).tokens
-        except DataError as err:
+            provenance = Provenance(store, moved_to)
+        except DatastoreError as err:
             logger.warning("rows are shown without their text: %s", err)
             return None
-        rows = np.unique(np.linspace(0, store.rows - 1, min(store.rows, 1000)).astype(np.int64))
-        inside = first + store.rows <= len(tokens)
-        if not inside or not np.array_equal(tokens[first + rows], store.values_N[rows]):
-            logger.warning("rows are shown without their text: %s is not what %s was written from", data, store.prefix)
-            return None
-        return cls(tokens, first)
+        for number in range(len(provenance.segments)):
+            try:
+                source = provenance.source(number)
+                first, last = source.first_row, min(source.first_row + source.segment.rows, store.rows) - 1
+                if first <= last:  # else --dstore-size leaves it out
+                    rows = np.linspace(first, last, min(last - first + 1, _COMPARED)).astype(np.int64)
+                    provenance.check_values(source, rows)
+                sources[number] = source
+            except FairseqError as err:
+                logger.warning("rows are shown without their text: %s", err)
+        return cls(provenance, sources) if sources else None
 
-    def around(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Returns up to so many ids before a row's token, and after it."""
-        at = self.first + row
-        return self.tokens[max(at - before, 0) : at].tolist(), self.tokens[at + 1 : at + 1 + after].tolist()
+    def around(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
+        """Returns up to so many ids before a row's token, and after it; None where its text cannot be shown."""
+        source = self.sources.get(self.provenance.segment_of(row))
+        if source is None:
+            return None
+        at, tokens = source.position(row), source.text.tokens
+        return tokens[max(at - before, 0) : at].tolist(), tokens[at + 1 : at + 1 + after].tolist()

@@ -13,7 +13,7 @@ import numpy as np
 
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
-from fairseq.knn.alike import check_alike
+from fairseq.knn.alike import check_alike, warn_if_outdated
 from fairseq.knn.bootstrap import Gain, gain_of
 from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
@@ -43,6 +43,7 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
         MismatchError: the other retrieval is of another model or datastore.
     """
     retrieval = Retrieval.open(config.directory)
+    warn_if_outdated(retrieval)
     grid = config.grid(retrieval.k)
     other = Retrieval.open(config.apply) if config.apply is not None else None
     if other is not None:

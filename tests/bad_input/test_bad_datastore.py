@@ -1,5 +1,6 @@
 """Datastores that are torn, unfinished, of another model, or whose manifests lie."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -101,6 +102,37 @@ def dump_over_another(place: Place) -> list[object]:
     return dump(place)
 
 
+def append_to_another(place: Place) -> list[object]:
+    store = place.store()
+    record = json.loads((place / "dstore.json").read_bytes())
+    (place / "dstore.json").write_text(json.dumps({**record, "weights_sha256": "0" * 64}), encoding="utf-8")
+    return dump(place, "--append", "--dstore-mmap", store)
+
+
+def append_to_bare(place: Place) -> list[object]:
+    store = place.store()
+    (place / "dstore.json").unlink()
+    keys = np.zeros((10, WIDTH * 64), np.float32)  # of the width that is taken where nothing says another
+    keys.tofile(place / "dstore_keys.npy")
+    np.full(10, 5, np.int64).tofile(place / "dstore_vals.npy")
+    return dump(place, "--append", "--dstore-mmap", store)
+
+
+def forgotten_case(name: str, content: bytes, expect: str) -> Case:
+    """Returns the evaluation with a datastore of which three rows are said to be forgotten, by such a file."""
+
+    def make(place: Place) -> list[object]:
+        store = place.store()
+        record = json.loads((place / "dstore.json").read_bytes())
+        sha256 = hashlib.sha256(content).hexdigest()
+        record["forgotten"] = {"rows": 3, "sha256": sha256}
+        (place / "dstore.json").write_text(json.dumps(record), encoding="utf-8")
+        (place / f"dstore.forgotten.{sha256[:16]}.json").write_bytes(content)
+        return place.neighbours(store=store)
+
+    return Case(name, EVAL, make, expect)
+
+
 def rewrite(**values: Any) -> Callable[[dict[str, Any]], object]:
     return lambda record: record.update(values)
 
@@ -187,6 +219,34 @@ CASES = [
     Case("dump-size-too-large", EVAL, lambda p: dump(p, "--dstore-size", 10**7), "--dstore-size 10000000 is more"),
     Case("dump-without-a-place", EVAL, lambda p: [*p.evaluate(), "--save-knnlm-dstore"], "--save-knnlm-dstore needs"),
     Case("dump-into-a-file", EVAL, lambda p: dump(p, "--dstore-mmap", p.good.index / "x"), "knn.index"),
+    of_manifest("segments-are-text", {"segments": "train"}, "'segments' must be a list of objects"),
+    of_manifest("segments-of-nothing", {"segments": [{}]}, "segment 0 must have settings, source_rows and spans"),
+    of_manifest(
+        "segments-of-fewer-rows", {"segments": [{"settings": {}, "source_rows": 9, "spans": [[0, 9]]}]},
+        "the segments must have the",
+    ),
+    of_manifest(
+        "segments-overlap", {"segments": [{"settings": {}, "source_rows": 9, "spans": [[0, 5], [4, 9]]}]},
+        "segment 0 must have",
+    ),
+    of_manifest("forgotten-is-a-list", {"forgotten": [1]}, "'forgotten' must be an object"),
+    of_manifest("forgotten-without-checksum", {"forgotten": {"rows": 3}}, "'forgotten' must give rows and a sha256"),
+    of_manifest(
+        "forgotten-is-gone", {"forgotten": {"rows": 3, "sha256": "a" * 64}}, "dstore.forgotten.aaaaaaaaaaaaaaaa.json"
+    ),
+    of_manifest(
+        "forgotten-elsewhere", {"forgotten": {"rows": 3, "sha256": "../../etc/passwd"}}, "dstore.forgotten.passwd.json"
+    ),
+    forgotten_case("forgotten-torn", b'{"kind": "forgotten", "version": 1', "must be JSON"),
+    forgotten_case("forgotten-of-other-kind", b'{"kind": "x", "version": 1, "ranges": [[0, 3]]}', "must hold 3 of the"),
+    forgotten_case("forgotten-of-more", b'{"kind": "forgotten", "version": 1, "ranges": [[0, 4]]}', "must hold 3 of"),
+    forgotten_case(
+        "forgotten-unsorted", b'{"kind": "forgotten", "version": 1, "ranges": [[4, 5], [0, 2]]}', "must hold 3 of the"
+    ),
+    Case("append-to-nothing", EVAL, lambda p: dump(p, "--append"), "new_vals.npy does not exist"),
+    Case("append-and-overwrite", EVAL, lambda p: dump(p, "--append", "--overwrite"), "--append and --overwrite"),
+    Case("append-to-another-model", EVAL, append_to_another, "dstore was written with model weights 000000000000"),
+    Case("append-to-bare-files", EVAL, append_to_bare, "dstore has no manifest"),
     Case("dump-of-shards", EVAL, lambda p: dump(p, "--num-shards", 2), "--save-knnlm-dstore writes rows in order"),
 ]  # fmt: skip
 

@@ -29,7 +29,8 @@ LOADED = [
     "fairseq_cli.train", "fairseq_cli.eval_lm", "fairseq_cli.preprocess", "build_dstore", "knnlm", "fairseq.evaluation",
     "fairseq.word_scores", "fairseq.training", "fairseq.knn.index", "fairseq.knn.dump", "fairseq.models.transformer_lm",
     "fairseq.tasks.language_modeling", "fairseq.optim.torch_optimizers", "torch._dynamo",
-    "fairseq.knn.recorder", "fairseq_cli.second_source",
+    "fairseq.knn.recorder", "fairseq_cli.second_source", "fairseq_cli.knnlm", "fairseq.knn.forget",
+    "fairseq.knn.append_index",
 ]  # fmt: skip
 # What the audit hook counts: everything that creates, renames or removes. Reads are not among them.
 _OPERATIONS = ("os.rename", "os.remove", "os.link", "os.truncate", "os.mkdir", "os.rmdir", "open")

@@ -41,7 +41,7 @@ EVAL_LM = shlex.split(
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
     " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
-    " --lmbda-model --skip-retrieval"
+    " --lmbda-model --skip-retrieval --append --overwrite --save-interval-s"
 )
 GENERATION = shlex.split(
     "--path --task --model-overrides --max-tokens --max-sentences --batch-size --remove-bpe --beam --nbest --max-len-a"
@@ -66,7 +66,7 @@ PREPROCESS = shlex.split(
 BUILD_DSTORE = shlex.split(
     "--dstore-mmap --dstore-size --dimension --dstore-fp16 --seed --ncentroids --code-size --probe"
     " --faiss-index --num-keys-to-add-at-a-time --starting-point --index-spec --recall --effort --gpu-index"
-    " --train-sample --help --version"
+    " --train-sample --append --retrain --drift-warning --overwrite --save-interval-s --help --version"
 )
 KNNLM = {
     "check": shlex.split(
@@ -97,6 +97,11 @@ KNNLM = {
     "fit-lmbda": shlex.split(
         "--out --apply --k --knn-temp --folds --dstore-filename --dictionary --overwrite --allow-mismatch --seed --help"
         " --version"
+    ),
+    "rows": shlex.split("--documents --context --json --data --document-start --help --version"),
+    "forget": shlex.split(
+        "--document --rows --source --following --dry-run --compact --indexfile --save-interval-s --data"
+        " --document-start --help --version"
     ),
 }
 
@@ -142,6 +147,7 @@ DEFAULTS = {
     "build_dstore.py": {
         "--seed": 1, "--ncentroids": 4096, "--code-size": 64, "--probe": 8,
         "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0, "--effort": "quick", "--recall": 0.8,
+        "--drift-warning": 1.25,
     },
     "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
     "fairseq-knnlm info": {},
@@ -155,6 +161,8 @@ DEFAULTS = {
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
     "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05", "--resamples": 10000},
     "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
+    "fairseq-knnlm rows": {"--context": 12},
+    "fairseq-knnlm forget": {"--following": 0, "--save-interval-s": 60},
 }  # fmt: skip
 CHOICES = {
     "fairseq-train": {

@@ -7,7 +7,7 @@ import pytest
 
 import fairseq
 
-SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache", "fit-lmbda")
+SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache", "fit-lmbda", "rows", "forget")
 PROGRAM = """
 import sys
 try:

@@ -66,7 +66,7 @@ def test_the_page_holds_text_probabilities_and_neighbours(command: Command, dire
     assert [page.facts["words"][w] for w in page.array("word")] == [symbols[t] for t in columns["targets"]]
     assert page.facts["settings"] == {"k": 10, "temperature": 2.0, "lmbda": 0.25}
     place, distance = page.array("place").reshape(-1, 5), page.array("distance").reshape(-1, 5)
-    piece, row, shown = page.array("piece"), page.array("row"), page.array("source")
+    piece, start, shown = page.array("piece"), page.array("start"), page.array("source")
     for token in range(120):
         p = knn_probability(
             columns["distances"][token, :10], columns["ids"][token, :10], hits[token, :10].astype(int), 1, 2.0
@@ -78,9 +78,10 @@ def test_the_page_holds_text_probabilities_and_neighbours(command: Command, dire
             assert (at == 0xFFFFFFFF) == (wanted < 0)
             if wanted >= 0:
                 number = np.searchsorted(piece, at, side="right") - 1
-                assert row[number] + at - piece[number] == wanted
+                assert start[number] + at - piece[number] == wanted + FIRST
                 assert page.facts["words"][shown[at]] == symbols[source[wanted + FIRST]]
                 assert distance[token, rank] == columns["distances"][token, rank]
+    assert page.facts["rows"] == {"at": [FIRST], "row": [0]}
     assert page.facts["runs"] == [[0, 7], [60, 65]]
     counts = np.bincount(source, minlength=len(symbols))
     assert page.facts["counts"] == [counts[symbols.index(word)] for word in page.facts["words"]]

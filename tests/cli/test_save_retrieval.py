@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_lm import Command, Outcome, main_of
 
-from fairseq.knn.retrieval_parts import first_position
+from fairseq.knn.row_map import first_position
 from fairseq_cli.run import run
 from tests.reference.knn import knn_probability, mixture
 

@@ -238,7 +238,7 @@ def test_texts_are_found_where_they_were_or_where_the_flags_say(tmp_path):
         opened(directory, data=moved)
     after = opened(directory, data=moved, dstore_data=f"{moved}/train")
     assert (after.text == before.text).all() and (after.source == before.source).all()
-    assert after.parts[0].first_row == FIRST and after.dictionary.symbols == before.dictionary.symbols
+    assert after.rows.at_P.tolist() == [FIRST] and after.dictionary.symbols == before.dictionary.symbols
     (tmp_path / "moved" / "dict.txt").unlink()
     with pytest.raises(DataError, match="does not exist"):
         opened(directory, data=moved, dstore_data=moved)

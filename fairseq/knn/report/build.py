@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fairseq.errors import ConfigError
 from fairseq.files import atomic_write, locked
+from fairseq.knn.alike import warn_if_outdated
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, groupings, table
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
@@ -77,6 +78,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
     if out.exists() and not config.overwrite:
         raise ConfigError(f"{out} is there already; give --overwrite to replace it, or --out to write elsewhere")
     retrieval = Retrieval.open(config.retrieval)
+    warn_if_outdated(retrieval)
     settings = _settings(config, retrieval)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval.manifest, retrieval.directory, config.data, config.dstore_data)
@@ -139,8 +141,7 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
     arrays = {
         "word": words.encode(target_N), "source": words.encode(source), "chosen": chosen_C.astype(np.uint32),
         "place": windows.place(read.source_at_NH[chosen_C]), "distance": read.distances_NH[chosen_C],
-        "piece": windows.offset_W.astype(np.uint32), "row": texts.row_of(windows.start_W).astype(np.float64),
-        "store": texts.part_of(windows.start_W).astype(np.uint16),
+        "piece": windows.offset_W.astype(np.uint32), "start": windows.start_W.astype(np.float64),
         **_token_arrays(columns, settings), **_extra_arrays(retrieval, n),
         **{f"group{number}": way.code_N for number, way in enumerate(ways)},
     }  # fmt: skip
@@ -153,9 +154,10 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
         "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
         "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],
         "summary": read.summary, "before": BEFORE, "after": AFTER,
-        "stores": [part.name for part in texts.parts], "source_tokens": texts.source_tokens,
+        "stores": texts.stores, "source_tokens": texts.source_tokens,
         "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
         "max_megabytes": config.max_megabytes,
+        "rows": texts.pieces_of_rows(),
     }  # fmt: skip
     return Contents(facts, arrays, ways, columns.lm_log_p_N, mixture_N)
 

@@ -1,10 +1,11 @@
 """The texts of a retrieval: the one that was scored, and those that the datastores were written from.
 
-Row r of a datastore is token first_position + r of its text, if that text was cut into blocks without regard to its
-sentences. The texts of several datastores lie in one array, with a <pad> between them, which stands in none:
+Which row is which token, the retrieval says (fairseq/knn/retrieval_parts.py), if the texts were cut into blocks without
+regard to their sentences. A datastore has one text, or several where rows were appended to it. All lie in one array, in
+the order of ids, with a <pad> between them, which stands in none:
 
-    source      [~~~ text of A ~~~] <pad> [~~~~~ text of B ~~~~~]
-    ids         A's rows: offset 0        B's rows: offset a
+    source      [~~~ A's first ~~~] <pad> [~~~ A's second ~~~] <pad> [~~~~~ B's ~~~~~]
+    ids         0 …                       r …                        a … (offset of B)
 
 All are compared with the retrieval before anything is shown of them.
 """
@@ -21,7 +22,9 @@ from fairseq.data.block_dataset import PAD
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.knn.provenance import split_at
 from fairseq.knn.retrieval_parts import RetrievalPart, parts_of
+from fairseq.knn.row_map import RowMap, joined
 
 Array = npt.NDArray[Any]
 
@@ -30,18 +33,18 @@ _COUNTED_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class SourceText:
-    """The text of one datastore.
+    """A text that rows of a datastore were written from.
 
     Attributes:
-        name: of the datastore, for people.
-        offset: id of its first row.
-        first_row: where that row stands in ``Texts.source``.
-        start: where its text begins there.
+        store: the number of the datastore.
+        first_id: id of its first row.
+        first_row: that row's number in the datastore.
+        start: where the text begins in ``Texts.source``.
         stop: where it ends.
     """
 
-    name: str
-    offset: int
+    store: int
+    first_id: int
     first_row: int
     start: int
     stop: int
@@ -54,13 +57,17 @@ class Texts:
     Attributes:
         text: every id of the scored split.
         source: every id of the datastores' texts.
-        parts: what is where in ``source``, in its order.
+        parts: what is where in ``source``, in its order, which is that of the ids.
+        rows: where the row of each id stands in ``source``.
+        stores: names of the datastores, for people.
         dictionary: the words.
     """
 
     text: Array
     source: Array
     parts: tuple[SourceText, ...]
+    rows: RowMap
+    stores: tuple[str, ...]
     dictionary: Dictionary
 
     @property
@@ -68,15 +75,17 @@ class Texts:
         """Tokens of the datastores' texts."""
         return sum(part.stop - part.start for part in self.parts)
 
-    def part_of(self, positions: Array) -> npt.NDArray[np.int64]:
-        """Returns the number of the part that each token of ``source`` belongs to."""
-        return np.searchsorted([part.start for part in self.parts], positions, side="right") - 1
+    def pieces_of_rows(self) -> dict[str, list[int]]:
+        """Returns the pieces of ``source`` in which tokens and rows count on together, ascending.
 
-    def row_of(self, positions: Array) -> npt.NDArray[np.int64]:
-        """Returns the row that each token of ``source`` is in its datastore; negative before the first one."""
-        first_rows = np.array([part.first_row for part in self.parts])
-        rows: npt.NDArray[np.int64] = positions - first_rows[self.part_of(positions)]
-        return rows
+        ``at``: where each begins; ``row``: which row of its datastore that is; ``store``: the datastore's number.
+        """
+        first_id, first_row, store = (
+            np.array([getattr(part, name) for part in self.parts]) for name in ("first_id", "first_row", "store")
+        )
+        part_P = np.searchsorted(first_id, self.rows.row_P, side="right") - 1
+        row_P = self.rows.row_P - first_id[part_P] + first_row[part_P]
+        return {"at": self.rows.at_P.tolist(), "row": row_P.tolist(), "store": store[part_P].tolist()}
 
     def source_counts(self) -> npt.NDArray[np.int64]:
         """Returns how often each word occurs in the datastores' texts, by id."""
@@ -97,57 +106,70 @@ def open_texts(manifest: Mapping[str, Any], directory: Path, data: str | None, d
         dstore_data: ``--dstore-data``, likewise; of several datastores, separated by colons.
 
     Raises:
+        ConfigError: ``dstore_data`` does not name as many places as there are datastores, or a split for several.
         DatastoreError: the manifest does not say where the texts are, or which row is which token.
         MismatchError: the dictionary is another one.
     """
     stores = parts_of(manifest, directory)
-    if any(store.first_position is None for store in stores):
+    if any(text.map is None for store in stores for text in store.texts):
         raise DatastoreError(
             f"{directory} does not say which token of its text each row of the datastore is; give the datastore a"
             " manifest (fairseq-knnlm adopt), cut with --sample-break-mode none, and retrieve again"
         )
     prefix = _split_prefix(manifest.get("data"), data, "--data", directory)
-    given = [None] * len(stores) if dstore_data is None else dstore_data.split(":")
-    if len(given) != len(stores):
-        raise ConfigError(
-            f"--dstore-data names {len(given)}, but {directory} was saved with {len(stores)} datastores; give the text"
-            " of each, in their order, separated by colons"
-        )
-    prefixes = [
-        _split_prefix(store.data, place, "--dstore-data", directory) for store, place in zip(stores, given, strict=True)
-    ]
+    prefixes = _source_prefixes(stores, dstore_data, directory)
     dictionary = _dictionary(manifest, prefix, moved=data is not None)
     text, *sources = [MMapIndexedDataset(name) for name in (prefix, *prefixes)]
     for part, name in zip((text, *sources), (prefix, *prefixes), strict=True):
         part.check_ids(len(dictionary), f"the dictionary of {name.parent}")
-    source, parts = _joined(stores, [part.tokens for part in sources])
-    return Texts(text.tokens, source, parts, dictionary)
+    names = tuple(Path(store.prefix).name for store in stores)
+    return Texts(text.tokens, *_joined(stores, [part.tokens for part in sources]), names, dictionary)
 
 
-def _joined(stores: Sequence[RetrievalPart], texts: Sequence[Array]) -> tuple[Array, tuple[SourceText, ...]]:
-    """Returns the texts in one array, and what is where in it; a single text stays where it is."""
-    parts, pieces, start = [], list[Array](), 0
-    for store, text in zip(stores, texts, strict=True):
-        assert store.first_position is not None
-        stop = start + len(text)
-        parts.append(SourceText(Path(store.prefix).name, store.offset, start + store.first_position, start, stop))
-        pieces += [text, np.full(1, PAD, text.dtype)]
-        start = stop + 1
-    return (texts[0] if len(texts) == 1 else np.concatenate(pieces[:-1])), tuple(parts)
-
-
-def _split_prefix(recorded: Any, given: str | None, flag: str, directory: Path) -> Path:
-    if given is None:
-        if not recorded:
-            raise DatastoreError(f"{directory} does not say where the text is; give {flag}, its directory or its split")
-        if not Path(f"{recorded}.idx").is_file():
-            raise DatastoreError(
-                f"{directory} was made with {recorded}, which is not there; give {flag} where it is now"
+def _source_prefixes(stores: Sequence[RetrievalPart], given: str | None, directory: Path) -> list[Path]:
+    """Returns where each text of each datastore is."""
+    places = [None] * len(stores) if given is None else given.split(":")
+    if len(places) != len(stores):
+        raise ConfigError(
+            f"--dstore-data names {len(places)}, but {directory} was saved with {len(stores)} datastores; give the text"
+            " of each, in their order, separated by colons"
+        )
+    prefixes = []
+    for store, place in zip(stores, places, strict=True):
+        if len(store.texts) > 1 and Path(f"{place}.idx").is_file():
+            raise ConfigError(
+                f"--dstore-data {place} is one text, but {store.prefix} was written from {len(store.texts)}; give the"
+                " directory that holds them all"
             )
-        return Path(recorded)
-    if Path(f"{given}.idx").is_file() or not recorded:
-        return Path(given)
-    return Path(given) / Path(recorded).name
+        prefixes += [_split_prefix(text.data, place, "--dstore-data", directory) for text in store.texts]
+    return prefixes
+
+
+def _joined(
+    stores: Sequence[RetrievalPart], tokens: Sequence[Array]
+) -> tuple[Array, tuple[SourceText, ...], RowMap]:  # fmt: skip
+    """Returns the texts in one array, what is where in it, and where each id is; a single text stays where it is."""
+    parts, maps, pieces, start, first_id, taken = [], [], list[Array](), 0, 0, iter(tokens)
+    for number, store in enumerate(stores):
+        for text in store.texts:
+            assert text.map is not None
+            source = next(taken)
+            parts.append(SourceText(number, first_id, first_id - store.offset, start, start + len(source)))
+            maps.append(text.map)
+            pieces += [source, np.full(1, PAD, source.dtype)]
+            start, first_id = start + len(source) + 1, first_id + (text.map.rows or 0)
+    rows = joined(maps, [part.stop - part.start + 1 for part in parts])
+    return (tokens[0] if len(tokens) == 1 else np.concatenate(pieces[:-1])), tuple(parts), rows
+
+
+def _split_prefix(recorded: str | None, given: str | None, flag: str, directory: Path) -> Path:
+    if given is not None:
+        return split_at(recorded, given) if recorded else Path(given)
+    if not recorded:
+        raise DatastoreError(f"{directory} does not say where the text is; give {flag}, its directory or its split")
+    if not Path(f"{recorded}.idx").is_file():
+        raise DatastoreError(f"{directory} was made with {recorded}, which is not there; give {flag} where it is now")
+    return Path(recorded)
 
 
 def _dictionary(manifest: Mapping[str, Any], prefix: Path, *, moved: bool) -> Dictionary:
@@ -180,15 +202,16 @@ def source_positions(texts: Texts, ids_NK: Array) -> npt.NDArray[np.int64]:
         MismatchError: a text is too short to have them.
     """
     ids_NK = ids_NK.astype(np.int64)
-    at_NK = np.full(ids_NK.shape, -1, np.int64)
-    ends = [*(part.offset for part in texts.parts[1:]), np.inf]
+    at_NK = texts.rows.positions(ids_NK)
+    ends = [*(part.first_id for part in texts.parts[1:]), np.inf]
     for part, end in zip(texts.parts, ends, strict=True):
-        there_NK = (ids_NK >= part.offset) & (ids_NK < end)
-        at_NK[there_NK] = found = ids_NK[there_NK] - part.offset + part.first_row
-        if found.size and (last := int(found.max())) >= part.stop:
+        last = int(ids_NK.max(initial=-1, where=ids_NK < end))
+        at = int(texts.rows.positions(np.array(last)))
+        if last >= part.first_id and at >= part.stop:
             raise MismatchError(
-                f"the datastore's text has {part.stop - part.start} tokens, but row {last - part.first_row} is token"
-                f" {last - part.start}; give --dstore-data the text that the datastore was written from"
+                f"the datastore's text has {part.stop - part.start} tokens, but row"
+                f" {last - part.first_id + part.first_row} is token {at - part.start}; give --dstore-data the text that"
+                " the datastore was written from"
             )
     return at_NK
 
