@@ -1,52 +1,15 @@
 """``fairseq-knnlm report``: what the file holds, and what is refused."""
 
-import base64
-import json
 import re
-import zlib
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from report_page import Page
 from tiny_lm import Command
 
 from tests.reference.knn import knn_probability
 from tests.reference.shown_retrieval import FIRST, NASTY, shown_retrieval
-
-
-class Page(HTMLParser):
-    """The scripts by id, what would be fetched, and the tags of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.scripts: dict[str, str] = {}
-        self.dtypes: dict[str, str] = {}
-        self.fetched: list[str] = []
-        self.tags: list[str] = []
-        self._script: str | None = None
-        self.feed(path.read_text(encoding="utf-8"))
-        self.facts = json.loads(self.scripts["facts"])
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.tags.append(tag)
-        self.fetched += [given[name] for name in ("src", "href", "srcset", "action") if given.get(name)]
-        if tag == "script":
-            self._script = given.get("id", "main")
-            self.scripts[self._script] = ""
-            self.dtypes[self._script] = given.get("data-dtype") or ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._script = None if tag == "script" else self._script
-
-    def handle_data(self, data: str) -> None:
-        if self._script is not None:
-            self.scripts[self._script] += data
-
-    def array(self, name: str) -> np.ndarray:
-        data = zlib.decompress(base64.b64decode(self.scripts[f"array-{name}"]))
-        return np.frombuffer(data, np.dtype(self.dtypes[f"array-{name}"]).newbyteorder("<"))
 
 
 @pytest.fixture
@@ -81,7 +44,7 @@ def test_the_page_holds_text_probabilities_and_neighbours(command: Command, dire
                 assert start[number] + at - piece[number] == wanted + FIRST
                 assert page.facts["words"][shown[at]] == symbols[source[wanted + FIRST]]
                 assert distance[token, rank] == columns["distances"][token, rank]
-    assert page.facts["rows"] == {"at": [FIRST], "row": [0]}
+    assert page.facts["rows"] == {"at": [FIRST], "row": [0], "store": [0]}
     assert page.facts["runs"] == [[0, 7], [60, 65]]
     counts = np.bincount(source, minlength=len(symbols))
     assert page.facts["counts"] == [counts[symbols.index(word)] for word in page.facts["words"]]

@@ -273,13 +273,13 @@ def test_several_texts_lie_one_after_the_other(tmp_path):
     texts = open_texts(record, directory, None, None)
     alone = opened(directory)
     assert texts.source_tokens == len(texts.source) - 1 == 400 + 127
-    assert [part.name for part in texts.parts] == ["dstore", "other"]
+    assert texts.stores == ("dstore", "other")
     ids = np.array([[0, 99, 100], [-1, 150, 219]])
     at = source_positions(texts, ids)
     assert at[0, 0] == FIRST and at[1, 0] == -1
     assert texts.source[at[0, :2]].tolist() == alone.source[[FIRST, FIRST + 99]].tolist()
     assert texts.source[[at[0, 2], *at[1, 1:]]].tolist() == alone.text[[7, 57, 126]].tolist()
-    assert texts.part_of(at[1, 1:]).tolist() == [1, 1] and texts.row_of(at[0]).tolist() == [0, 99, 0]
+    assert texts.pieces_of_rows() == {"at": [FIRST, 401 + 7], "row": [0, 0], "store": [0, 1]}
     counts = np.bincount(np.concatenate([alone.source, alone.text]), minlength=len(texts.dictionary))
     assert texts.source_counts().tolist() == counts.tolist()
     with pytest.raises(MismatchError, match="has 127 tokens, but row 120 is token 127"):

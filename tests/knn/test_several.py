@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import BuildConfig, KNNConfig
 from fairseq.knn.datastore import Datastore, DatastoreWriter
+from fairseq.knn.forget import forget
 from fairseq.knn.index import build_index
 from fairseq.knn.manifest import DatastoreManifest
 from fairseq.knn.retrieval_parts import datastore_record, parts_of
+from fairseq.knn.rows_config import ForgetConfig, TextsConfig
 from fairseq.knn.several import SeveralStores, each_once, joint_id
 from fairseq.knn.values import Values
 from knnlm import KNN_Dstore, open_neighbours
@@ -201,7 +203,7 @@ def test_what_a_retrieval_says_of_its_datastores(stores):
     record = datastore_record(opened(stores, "a:b").parts, whole_text=True)
     assert record["prefix"] == f"{stores}/a:{stores}/b" and record["rows"] == ROWS and record["first_position"] is None
     a, b = parts_of({"datastore": record}, stores)
-    assert (a.offset, a.rows, b.offset, b.rows, b.data) == (0, CUT, CUT, ROWS - CUT, "b")
+    assert (a.offset, a.rows, b.offset, b.rows, b.texts[0].data) == (0, CUT, CUT, ROWS - CUT, "b")
     single = datastore_record(opened(stores, "a").parts, whole_text=True)
     assert set(single) == {"prefix", "rows", "data", "context_window", "first_position"}
     (alone,) = parts_of({"datastore": single, "identity": {"store_id": "x"}}, stores)
@@ -214,6 +216,68 @@ def test_what_a_retrieval_says_of_its_datastores(stores):
     for wrong in bad:
         with pytest.raises(DatastoreError, match=r"manifest\.json.*save "):
             parts_of({"datastore": {**record, **wrong}}, stores)
+
+
+def segment_record(spans, **changes):
+    rows = sum(stop - start for start, stop in spans)
+    return {"data": "t", "context_window": 0, "first_position": 10, "rows": rows, "spans": spans, **changes}
+
+
+def test_what_a_retrieval_says_of_segments(stores, tmp_path):
+    """Row 3 of the datastore is the source's row 5; the second text's rows begin at row 7."""
+    cut = {"sample_break_mode": "none", "tokens_per_sample": 10, "context_window": 5}
+    segments = tuple(
+        {"settings": {**cut, "data": name}, "source_rows": 20, "spans": spans}
+        for name, spans in (("t", [[0, 3], [5, 9]]), ("u", [[4, 20]]))
+    )
+    write_store(tmp_path, "s", clustered_keys(23), settings={**cut, "data": "t"}, segments=segments)
+    source = KNN_Dstore.open(tmp_path / "s", tmp_path / "s.flat")
+    record = datastore_record(source.parts, whole_text=True)
+    assert (record["data"], record["first_position"]) == (None, None) and "rows_id" not in record
+    (part,) = parts_of({"datastore": record}, tmp_path)
+    assert [text.data for text in part.texts] == ["t", "u"]
+    first, second = (text.map for text in part.texts)
+    assert first.positions(np.arange(7)).tolist() == [10, 11, 12, 15, 16, 17, 18] and first.rows == 7
+    assert second.positions(np.arange(2)).tolist() == [14, 15] and second.rows == 16
+    assert record["segments"] == [
+        segment_record([[0, 3], [5, 9]], context_window=5), segment_record([[4, 20]], data="u", context_window=5)
+    ]  # fmt: skip
+    source.datastore.rows = 5  # --dstore-size
+    fewer = datastore_record(source.parts, whole_text=False)
+    assert [part["spans"] for part in fewer["segments"]] == [[[0, 3], [5, 7]]]
+    assert parts_of({"datastore": fewer}, tmp_path)[0].texts[0].map is None
+    sound = segment_record([[0, 7]])
+    for wrong, message in (
+        ([], "'segments' must be of the 23 rows"), ([sound], "'segments' must be of the 23 rows"), ("x", "'segments'"),
+        ([segment_record([[3, 2]])], "'spans' of a segment"), ([{**sound, "rows": 8}], "'spans' of a segment"),
+        ([{**sound, "first_position": "1"}], "lacks a sound 'first_position'"), ([7], "lacks a sound 'data'"),
+    ):  # fmt: skip
+        with pytest.raises(DatastoreError, match=message):
+            parts_of({"datastore": {**record, "segments": wrong}}, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF8,Flat"])
+def test_what_is_forgotten_in_one_is_found_in_neither(tmp_path, kind):
+    """Of 60 rows 25 are forgotten; k goes up to more than all that are left."""
+    keys, values = clustered_keys(60), values_of(60)
+    for name, rows in (("a", slice(40)), ("b", slice(40, None))):
+        write_store(tmp_path, name, keys[rows], values[rows], settings={"data": name})
+        build(tmp_path, name, "index", kind, probe=8)
+    forget(ForgetConfig(str(tmp_path / "a"), rows="5:30"), TextsConfig(), "none", lambda line: None)
+    left = np.delete(np.arange(60), np.arange(5, 30))
+    for k in (7, 35, 50):
+        source = opened(tmp_path, "a:b", "index", k=k, probe=8)
+        assert (source.rows, source.rows_left) == (60, 35)
+        _, ids = source.search(QUERIES)
+        assert not np.isin(ids, np.arange(5, 30)).any() and ((ids >= 0).sum(1) == min(k, 35)).all()
+        for n, query in enumerate(QUERIES):
+            wanted_distances, wanted = nearest(keys[left], query, min(k, 35))
+            assert ids[n][ids[n] >= 0].tolist() == left[wanted].tolist()
+            p = knn_probability(wanted_distances, left[wanted], values[left[wanted]], TARGET[n], 1.0)
+            assert np.exp(source.log_prob(QUERIES[n : n + 1], TARGET[n : n + 1])[0]) == pytest.approx(p, abs=1e-5)
+    record = datastore_record(source.parts, whole_text=True)
+    a, b = parts_of({"datastore": record}, tmp_path)
+    assert a.rows_id != a.store_id and a.rows == 40 and b.rows_id == b.store_id
 
 
 def test_joint_id():

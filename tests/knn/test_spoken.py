@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairseq.data.dictionary import Dictionary
 from fairseq.knn.distribution import votes_for
 from fairseq.knn.spoken import RowText, voices
 from tests.cli.tiny_lm import write_split
@@ -40,10 +41,14 @@ def test_the_shares_of_those_who_spoke_are_the_probability(temperature: float) -
 def test_the_text_of_a_row_is_found_or_not_shown(make_store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = RNG.integers(4, 40, 60).tolist()
     write_split(tmp_path / "train", [text])
+    (tmp_path / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(36)))
     settings = {"data": str(tmp_path / "train"), "sample_break_mode": "none", "context_window": 8,
                 "tokens_per_sample": 10}  # fmt: skip
     keys = np.zeros((50, 4), np.float32)
-    store = make_store("right", keys, np.array(text[10:]), settings=settings, vocabulary_size=40)
+    store = make_store(
+        "right", keys, np.array(text[10:]), settings=settings, vocabulary_size=40,
+        dictionary_sha256=Dictionary.load(tmp_path / "dict.txt").sha256(),
+    )  # fmt: skip
     shown = RowText.open(store)
     assert shown is not None
     assert shown.around(5, 3, 2) == (text[12:15], text[16:18])
@@ -52,11 +57,48 @@ def test_the_text_of_a_row_is_found_or_not_shown(make_store, tmp_path: Path, cap
     with caplog.at_level(logging.WARNING):
         assert store.manifest is not None
         for changed, reason in (
-            ({"data": None}, "does not say which text"), ({"sample_break_mode": "complete"}, "does not say which text"),
-            ({"data": str(tmp_path / "gone")}, "gone.idx does not exist"), ({"context_window": 0}, "is not what"),
-            ({"tokens_per_sample": 20}, "is not what"),
+            ({"data": None}, "does not say of which text"), ({"sample_break_mode": None}, "cut by None"),
+            ({"data": str(tmp_path / "gone")}, "there is no"), ({"context_window": 0}, "holds the value"),
+            ({"tokens_per_sample": 20}, "gives 40 rows"),
         ):  # fmt: skip
             caplog.clear()
             store.manifest = replace(store.manifest, settings={**settings, **changed})
             assert RowText.open(store) is None
             assert reason in caplog.text
+        caplog.clear()
+        store.manifest = replace(store.manifest, settings=settings, dictionary_sha256="0" * 64)
+        assert RowText.open(store) is None
+        assert "was written with dictionary 0000" in caplog.text
+
+
+def test_of_several_texts_those_that_are_there_are_shown(
+    make_store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows 0 to 19 are of sentences of train, the other 30 of valid, of which 10 were taken out."""
+    texts = {"train": [list(range(4, 14)), list(range(20, 30))], "valid": [RNG.integers(4, 40, 50).tolist()]}
+    for split, sentences in texts.items():
+        write_split(tmp_path / split, sentences)
+    (tmp_path / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(36)))
+    eos = {"data": str(tmp_path / "train"), "sample_break_mode": "eos", "context_window": 0, "tokens_per_sample": 16}
+    none = {**eos, "data": str(tmp_path / "valid"), "sample_break_mode": "none", "context_window": 10,
+            "tokens_per_sample": 10}  # fmt: skip
+    segments = (
+        {"settings": eos, "source_rows": 20, "spans": [[0, 20]]},
+        {"settings": none, "source_rows": 40, "spans": [[0, 5], [15, 40]]},
+    )
+    (valid,) = texts["valid"]
+    values = np.array([*range(4, 14), *range(20, 30), *valid[10:15], *valid[25:]])
+    store = make_store(
+        "two", np.zeros((50, 4), np.float32), values, settings=eos, vocabulary_size=40, segments=segments,
+        dictionary_sha256=Dictionary.load(tmp_path / "dict.txt").sha256(),
+    )  # fmt: skip
+    shown = RowText.open(store)
+    assert shown is not None and not caplog.records
+    assert shown.around(11, 2, 2) == ([13, 20], [22, 23])
+    assert shown.around(20, 3, 1) == (valid[7:10], valid[11:12])
+    assert shown.around(25, 3, 99) == (valid[22:25], valid[26:])
+    (tmp_path / "train.idx").unlink()
+    with caplog.at_level(logging.WARNING):
+        shown = RowText.open(store)
+    assert shown is not None and "there is no" in caplog.text
+    assert shown.around(11, 2, 2) is None and shown.around(20, 3, 1) == (valid[7:10], valid[11:12])
