@@ -50,7 +50,7 @@ evaluated() {
     for split in valid test; do
         step "retrieve-$name-$split" fairseq-eval-lm "$WORK/after" "${evaluate[@]}" --gen-subset $split --knnlm \
             --dstore-filename "$stores" --indexfile "$indexes" "${neighbours[@]}" "$@" \
-            --save-retrieval "$WORK/retrieval/$name-$split" --overwrite
+            --max-tokens 8192 --save-retrieval "$WORK/retrieval/$name-$split" --overwrite
     done
     step "sweep-$name" fairseq-knnlm sweep "$WORK/retrieval/$name-valid" --apply "$WORK/retrieval/$name-test" \
         --lmbda 0:0.9:0.05 --k 16,64,256 --knn-temp 1,3,10,30 --no-figures
