@@ -1,7 +1,8 @@
 """Logging and progress: how a long run shows how far it is, how fast it goes and how long it will take.
 
 ``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every
-few seconds, plain or JSON. ``at_work`` is for what cannot be counted. Everything goes to stderr; results go to stdout, printed by the command that owns them.
+few seconds, plain or JSON. ``at_work`` is for what cannot be counted. Everything goes to stderr; results go to stdout,
+printed by the command that owns them.
 With ``--log-file`` the lines go to a file as well, also those that a bar stands for.
 """
 
