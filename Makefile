@@ -1,4 +1,5 @@
 # make demo       the whole road on real prose, from text to a kNN-LM       (10 to 15 minutes on 2 cores)
+# make adapt      a model of before 1950 reads messages after 1990, by a second datastore   (about 10 minutes)
 # make test       the default test suite
 # make check      what CI runs: lint, types, the default suite and the slow one
 # make test-soak  hundreds of kills a stage, thousands of broken files a reader
@@ -8,10 +9,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-soak lint types check clean
+.PHONY: demo adapt test test-slow test-soak lint types check clean
 
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
+
+adapt: $(READY)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/adapt.sh
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup
@@ -37,4 +41,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo
+	rm -rf $(VENV) build dist *.egg-info demo adapt

@@ -47,6 +47,7 @@ class Evaluation:
         dataset: the blocks that are scored.
         batches: block indices of each batch, this shard's only.
         block_size: tokens in a block, without context.
+        longest_block: most tokens of a block; longer ones are left out.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
     """
@@ -58,6 +59,7 @@ class Evaluation:
     dataset: BlockDataset
     batches: Sequence[Int64s]
     block_size: int
+    longest_block: int
     num_left_out: int
     precision: Precision
 
@@ -82,15 +84,16 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_or
     """
     opened = open_models(flags, config, precision, context_window=config.context_window)
     task, task_config, models = opened.task, opened.task_config, opened.models
+    longest_block = min(model.max_positions for model in models)
     dataset, num_left_out = task.load_split(
         config.gen_subset, context_window=config.context_window
-    ).without_longer_than(min(model.max_positions for model in models))
+    ).without_longer_than(longest_block)
     if num_left_out:
         logger.warning(
             "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
             " \"{'max_target_positions': N}\" makes room for them",
             num_left_out,
-            min(model.max_positions for model in models),
+            longest_block,
         )
     lengths = dataset.lengths
     in_order = stream_order or config.context_window > 0
@@ -112,6 +115,7 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_or
         dataset=dataset,
         batches=shard,
         block_size=task_config.tokens_per_sample,
+        longest_block=longest_block,
         num_left_out=num_left_out,
         precision=precision,
     )

@@ -1,14 +1,11 @@
 """The lines of --show-neighbours: which rows of the datastore spoke for each token that was generated."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.generation import Generator, Hypothesis
-from fairseq.knn.spoken import RowText, Voice, voices
-
-if TYPE_CHECKING:
-    from knnlm import KNN_Dstore
+from fairseq.knn.source import NeighbourSource
+from fairseq.knn.spoken import Voice, voices
 
 WORDS_BEFORE, WORDS_AFTER = 12, 4
 
@@ -17,15 +14,14 @@ class NeighbourLines:
     """Asks the neighbours once more, for the tokens that were chosen.
 
     Args:
-        neighbours: the datastore.
+        neighbours: the datastores.
         generator: that made the texts.
         dictionary: the words.
         most: rows of a token.
     """
 
-    def __init__(self, neighbours: "KNN_Dstore", generator: Generator, dictionary: Dictionary, most: int) -> None:
+    def __init__(self, neighbours: NeighbourSource, generator: Generator, dictionary: Dictionary, most: int) -> None:
         self.neighbours, self.generator, self.dictionary, self.most = neighbours, generator, dictionary, most
-        self.text = RowText.open(neighbours.datastore)
 
     def of(self, text: Hypothesis) -> Iterator[str]:
         """Yields lines ``position, token, share, row, distance, text``, tabs between; one line where no row spoke."""
@@ -40,8 +36,9 @@ class NeighbourLines:
                 yield f"{position}\t{word}\t{voice.share:.6f}\t{voice.row}\t{voice.distance:.4f}\t{passage}"
 
     def _passage(self, voice: Voice, word: str) -> str:
-        if self.text is None:
+        passage = self.neighbours.passage(voice.row, WORDS_BEFORE, WORDS_AFTER)
+        if passage is None:
             return ""
-        before, after = self.text.around(voice.row, WORDS_BEFORE, WORDS_AFTER)
+        before, after = passage
         symbols = self.dictionary.symbols
         return " ".join([*(symbols[idx] for idx in before), f"[{word}]", *(symbols[idx] for idx in after)])

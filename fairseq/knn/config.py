@@ -51,8 +51,11 @@ class KNNConfig:
     """Evaluation with neighbours."""
 
     knnlm: bool = flag(False, "mix the model with the next tokens of the nearest neighbours")
-    dstore_filename: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
-    indexfile: str | None = flag(None, "FAISS index of the datastore")
+    dstore_filename: str | None = flag(
+        None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons, are"
+        " searched together"
+    )  # fmt: skip
+    indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
     k: int = flag(1024, "neighbours of a query", minimum=1, maximum=(1 << 31) - 1)
     rerank: int | None = flag(
         None, "neighbours asked of the index, of which the k nearest by p_kNN's distances vote; k if left out",
@@ -79,6 +82,8 @@ class KNNConfig:
                 if not value
             )  # fmt: skip
             raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
+        if self.knnlm:
+            paired_names(self.dstore_filename or "", self.indexfile or "")
         if self.knn_temp <= 0:
             raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
         if self.rerank is not None and self.rerank < self.k:
@@ -92,9 +97,40 @@ class KNNConfig:
             )
 
     @property
+    def stores(self) -> tuple[tuple[str, str], ...]:
+        """Each datastore's prefix and index."""
+        return paired_names(self.dstore_filename or "", self.indexfile or "")
+
+    @property
     def needs_keys(self) -> bool:
         """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""
         return self.knn_sim_func == "dot" or (self.knn_sim_func is None and self.faiss_metric_type == "l2")
+
+
+def paired_names(prefixes: str, indexfiles: str) -> tuple[tuple[str, str], ...]:
+    """Returns the datastores and indexes of ``A:B`` and ``A.index:B.index``, in pairs.
+
+    Raises:
+        ConfigError: not as many of one as of the other, or a name is empty.
+    """
+    stores, indexes = prefixes.split(":"), indexfiles.split(":")
+    for name, text, names in (("--dstore-filename", prefixes, stores), ("--indexfile", indexfiles, indexes)):
+        if not all(names):
+            raise ConfigError(f"{name} must be names separated by colons, but is {text!r}; give a name at every place")
+    if len(stores) != len(indexes):
+        raise ConfigError(
+            f"--dstore-filename names {len(stores)}, but --indexfile {len(indexes)}; give each datastore its index, in"
+            " the same order, separated by colons"
+        )
+    return tuple(zip(stores, indexes, strict=True))
+
+
+def several_sizes(rows: int, count: int) -> str:
+    """Returns what is wrong with ``--dstore-size`` and several datastores."""
+    return (
+        f"--dstore-size {rows} is of one datastore, but --dstore-filename names {count}; leave it out: the manifests"
+        " know"
+    )
 
 
 @dataclass(frozen=True)

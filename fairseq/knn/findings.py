@@ -38,6 +38,10 @@ class Findings:
         self.all.append(finding)
         self._show(finding)
 
+    def labelled(self, label: str) -> "Findings":
+        """Returns findings of their own that are added here too, under names that begin with a label."""
+        return Findings(lambda finding: self.add(finding.status, label + finding.what, finding.text))
+
     def judge(self, what: str, problem: str | None, fine: str) -> bool:
         """Adds a failure where there is a problem, else that all is well; returns whether it is."""
         self.add(OK if problem is None else FAILED, what, fine if problem is None else problem)

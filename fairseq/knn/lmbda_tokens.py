@@ -21,6 +21,8 @@ from fairseq.knn.lmbda_fit import Tokens
 from fairseq.knn.manifest import mismatch
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.retrieval_format import array_path
+from fairseq.knn.retrieval_parts import RetrievalPart, parts_of
+from fairseq.knn.values import Values
 from fairseq.log import Progress
 
 # Tokens whose neighbours are read together (1,024 of each: 12 MiB).
@@ -48,28 +50,54 @@ def check_k(retrieval: Retrieval, k: int) -> None:
         )
 
 
-def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: bool) -> Array:
-    """Returns the values of the datastore that a retrieval's ids are rows of.
+def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: bool) -> Values:
+    """Returns the values of the datastores that a retrieval's ids are rows of.
+
+    Args:
+        retrieval: whose ids they are.
+        prefix: where the datastores are now, separated by colons; where the run found them, if left out.
+        allow_mismatch: only warn of another datastore.
 
     Raises:
-        DatastoreError: it is not there, or has fewer rows than the ids name.
-        MismatchError: it is another one.
+        ConfigError: as many datastores as the retrieval has were not named.
+        DatastoreError: one is not there, or has fewer rows than the ids name.
+        MismatchError: one is another one.
     """
-    stated = retrieval.manifest["datastore"]
-    place = prefix if prefix is not None else str(stated.get("prefix"))
+    parts = parts_of(retrieval.manifest, retrieval.directory)
+    places = prefix.split(":") if prefix is not None else [part.prefix for part in parts]
+    if len(places) != len(parts):
+        raise ConfigError(
+            f"--dstore-filename names {len(places)}, but {retrieval.directory} was saved with {len(parts)} datastores;"
+            f" name all, in the order of {':'.join(part.prefix for part in parts)}"
+        )
+    arrays = [
+        _values(retrieval, part, place, allow_mismatch=allow_mismatch)
+        for part, place in zip(parts, places, strict=True)
+    ]
+    for part, place, values_N in zip(parts, places, arrays, strict=True):
+        if len(parts) > 1 and len(values_N) < (part.rows or 0):
+            raise DatastoreError(
+                f"{place} has {len(values_N)} rows, but {retrieval.directory} was saved with {part.rows}; give"
+                " --dstore-filename the retrieval's own"
+            )
+    values = Values([part.offset for part in parts], arrays)
+    largest = max(int(retrieval.ids_NK[start : start + _ROWS].max()) for start in range(0, len(retrieval), _ROWS))
+    if largest >= len(values):
+        raise DatastoreError(
+            f"{array_path(retrieval.directory, 'ids')} names row {largest}, but {':'.join(places)} has {len(values)}"
+            " rows; give --dstore-filename the retrieval's own"
+        )
+    return values
+
+
+def _values(retrieval: Retrieval, part: RetrievalPart, place: str, *, allow_mismatch: bool) -> Array:
+    """Returns the values of one datastore."""
     store = Datastore.open(place, rows=None, vocabulary_size=retrieval.manifest["vocabulary_size"], load_keys=False)
-    wanted = retrieval.manifest["identity"].get("store_id")
-    if store.store_id is not None and wanted is not None and store.store_id != wanted:
+    if store.store_id is not None and part.store_id is not None and store.store_id != part.store_id:
         mismatch(
-            f"{retrieval.directory} was saved with datastore {wanted[:12]}, but {place} is datastore"
+            f"{retrieval.directory} was saved with datastore {part.store_id[:12]}, but {place} is datastore"
             f" {store.store_id[:12]}; give --dstore-filename its own",
             allow_mismatch,
-        )
-    largest = max(int(retrieval.ids_NK[start : start + _ROWS].max()) for start in range(0, len(retrieval), _ROWS))
-    if largest >= len(store.values_N):
-        raise DatastoreError(
-            f"{array_path(retrieval.directory, 'ids')} names row {largest}, but {place} has {len(store.values_N)} rows;"
-            " give --dstore-filename the retrieval's own"
         )
     return store.values_N
 
@@ -100,7 +128,7 @@ def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool)
 
 
 def read_tokens(
-    retrieval: Retrieval, values_N: Array, counts_V: npt.NDArray[np.int64], k: int, temperature: float, log_format: str
+    retrieval: Retrieval, values: Values, counts_V: npt.NDArray[np.int64], k: int, temperature: float, log_format: str
 ) -> Tokens:
     """Returns what is known of each token of a retrieval and what its k neighbours say, at temperature T."""
     check_k(retrieval, k)
@@ -112,7 +140,7 @@ def read_tokens(
             votes = Votes(
                 distances_NK, ids_NK.astype(np.int64), retrieval.hits_NK(rows)[:, :k] & np.isfinite(distances_NK)
             )
-            values_NK = np.take(values_N, ids_NK, mode="clip")  # −1 reads row 0; its distance is +inf
+            values_NK = values.of(ids_NK)  # of −1 it is anything; its distance is +inf
             after.append(neighbour_features(distances_NK, values_NK, temperature))
             log_p_knn.append(log_prob_of(votes, temperature).astype(np.float64))
             there.append(has_neighbours(distances_NK))

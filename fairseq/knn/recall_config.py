@@ -36,6 +36,11 @@ class RecallConfig:
     def __post_init__(self) -> None:
         if not self.dstore_filename:
             raise ConfigError("--dstore-filename is required: the prefix of the datastore's files")
+        if ":" in self.dstore_filename:
+            raise ConfigError(
+                f"--dstore-filename {self.dstore_filename} names several datastores, but an index is of one; measure"
+                " them one after the other"
+            )
         if not (self.specs or self.indexfile):
             raise ConfigError("there is no index to measure; give --index-spec 'A;B' or --indexfile, or both")
         if self.knn_temp <= 0:

@@ -14,10 +14,10 @@ Legend: N scored tokens · K neighbours.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,13 @@ from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
 from fairseq.evaluation import Evaluation
 from fairseq.files import locked
-from fairseq.knn.config import KNNConfig, RetrievalConfig
-from fairseq.knn.datastore import Datastore
-from fairseq.knn.distribution import Votes, log_prob_of
+from fairseq.knn.config import RetrievalConfig
+from fairseq.knn.distribution import log_prob_of
 from fairseq.knn.retrieval import RetrievalWriter
 from fairseq.knn.retrieval_format import CACHE_COLUMN, Column, columns_of
+from fairseq.knn.retrieval_parts import datastore_record
 from fairseq.knn.retrieval_writer import is_saved
+from fairseq.knn.source import NeighbourSource
 from fairseq.perplexity import perplexity_of
 from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import ScoredBatch
@@ -44,21 +45,6 @@ logger = logging.getLogger(__name__)
 
 # Tokens that are ordered and written together: what is computed from them stays in the cache.
 AT_ONCE = 512
-
-
-class Neighbours(Protocol):
-    """What is recorded; ``knnlm.KNN_Dstore``."""
-
-    config: KNNConfig
-    datastore: Datastore
-
-    def votes(self, queries_ND: Tensor, target_N: Tensor) -> Votes:
-        """Returns the neighbours, their distances, and whose value is the target."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """Returns the ids of the datastore and of its index."""
-        ...
 
 
 class RetrievalRecorder:
@@ -70,7 +56,7 @@ class RetrievalRecorder:
         writer: of as many rows as there are targets.
     """
 
-    def __init__(self, neighbours: Neighbours, evaluation: Evaluation, writer: RetrievalWriter) -> None:
+    def __init__(self, neighbours: NeighbourSource, evaluation: Evaluation, writer: RetrievalWriter) -> None:
         self.neighbours, self.writer = neighbours, writer
         self._order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
         self._tokens = evaluation.dataset.tokens
@@ -120,7 +106,7 @@ class RetrievalRecorder:
 
 
 def open_recorder(
-    neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig, where: RetrievalConfig,
+    neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig, where: RetrievalConfig,
     further: Sequence[Column] = (), *, cache: CacheConfig | None = None,
 ) -> RetrievalRecorder | None:  # fmt: skip
     """Returns a recorder of an evaluation's neighbours, to be used as a context.
@@ -145,7 +131,7 @@ def open_recorder(
         raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
     k = neighbours.config.k
     record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
-    columns = (*columns_of(k, neighbours.datastore.rows), *further)
+    columns = (*columns_of(k, neighbours.rows), *further)
     if cache is not None:
         columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
         settings = [{"cache_size": size, "cache_theta": theta} for size, theta in cache.pairs]
@@ -176,11 +162,10 @@ def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int
     return row_N[asked_N[scored_N[asked_N]]], position_N[scored_N]
 
 
-def _record(neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
+def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
     """Returns what the manifest says besides the arrays and the result."""
-    knn, store, task = neighbours.config, neighbours.datastore, evaluation.task
+    knn, task = neighbours.config, evaluation.task
     identity = evaluation.identity()
-    written = store.manifest.settings if store.manifest is not None else {}
     return {
         "vocabulary_size": len(task.dictionary),
         "dictionary": str(task.data_dirs[0] / "dict.txt"),
@@ -195,20 +180,5 @@ def _record(neighbours: Neighbours, evaluation: Evaluation, config: EvalConfig) 
         "lmbda": knn.lmbda,
         "knn_temp": knn.knn_temp,
         "identity": {**identity, "weights_sha256": identity["weights_sha256"][0], **neighbours.identity()},
-        "datastore": {
-            "prefix": str(store.prefix), "rows": store.rows, "data": written.get("data"),
-            "context_window": written.get("context_window"),
-            "first_position": None if evaluation.dataset.add_bos else first_position(written),
-        },
+        "datastore": datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
     }  # fmt: skip
-
-
-def first_position(written: Mapping[str, Any]) -> int | None:
-    """Returns which token of its text row 0 of a datastore is, so that row r is token ``first_position + r``.
-
-    None where the blocks were not cut from the bare stream, or nothing is known of them.
-    """
-    window, block_size = written.get("context_window"), written.get("tokens_per_sample")
-    if written.get("sample_break_mode") != "none" or not isinstance(window, int) or not isinstance(block_size, int):
-        return None
-    return -(-window // block_size) * block_size

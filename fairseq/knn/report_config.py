@@ -16,7 +16,7 @@ class ReportConfig:
     k: int | None = flag(None, "the nearest neighbours that vote; all that were saved if left out", minimum=1)
     knn_temp: float | None = flag(None, "temperature of their softmax; that of the run if left out", minimum=1e-6)
     data: str | None = flag(None, "where the scored text is now: its directory, or the split without suffix")
-    dstore_data: str | None = flag(None, "where the datastore's text is now, likewise")
+    dstore_data: str | None = flag(None, "where the datastore's text is now, likewise; of several, separated by colons")
     neighbours: int = flag(8, "neighbours of a token that are shown", minimum=1, maximum=64)
     max_tokens: int = flag(200_000, "tokens that are shown, the first ones", minimum=1)
     max_megabytes: float = flag(

@@ -16,7 +16,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.distribution import Votes
-from fairseq.knn.recorder import first_position
+from fairseq.knn.row_map import first_position
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,18 @@ class RowText:
         self.tokens, self.first = tokens, first
 
     @classmethod
-    def open(cls, store: Datastore) -> "RowText | None":
-        """Returns the text that the datastore's manifest names; None, with a warning, where it cannot be shown."""
+    def open(cls, store: Datastore, moved_to: str | Path | None = None) -> "RowText | None":
+        """Returns the text of a datastore; None, with a warning, where it cannot be shown.
+
+        Args:
+            store: whose manifest names the text.
+            moved_to: where it is now, if not there: the directory of binarised data, or the split without suffix.
+        """
         written = store.manifest.settings if store.manifest is not None else {}
         first, data = first_position(written), written.get("data")
+        if moved_to is not None:
+            split = Path(data).name if isinstance(data, str) else "train"
+            data = str(Path(moved_to) / split if Path(moved_to).is_dir() else moved_to)
         if first is None or not isinstance(data, str):
             logger.warning("%s does not say which text its rows come from: rows are shown without it", store.prefix)
             return None

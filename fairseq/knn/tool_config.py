@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from fairseq.config import flag
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
+from fairseq.knn.config import paired_names, several_sizes
 
 
 @dataclass(frozen=True)
 class CheckConfig:
     """What is checked: any of these."""
 
-    data: str | None = flag(None, "directory of binarised data", positional=True)
+    data: str | None = flag(None, "directory of binarised data, or of a saved retrieval", positional=True)
+    retrieval: str | None = flag(None, "directory of a saved retrieval, beside other things that are checked")
     path: str | None = flag(None, "checkpoint")
-    dstore_filename: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
-    indexfile: str | None = flag(None, "FAISS index of the datastore")
+    dstore_filename: str | None = flag(
+        None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons"
+    )  # fmt: skip
+    indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
     gen_subset: str | None = flag(None, "names of the splits, comma-separated; every one that is there if left out")
     dstore_size: int | None = flag(None, "rows of a datastore without a manifest", minimum=1)
     dimension: int | None = flag(None, "width of a key, for a datastore without a manifest", minimum=1)
@@ -27,10 +31,21 @@ class CheckConfig:
     json: str | None = flag(None, "write the findings to this file as well")
 
     def __post_init__(self) -> None:
-        if not (self.data or self.path or self.dstore_filename or self.indexfile):
+        if not (self.data or self.retrieval or self.path or self.dstore_filename or self.indexfile):
             raise ConfigError(
-                "there is nothing to check; give a data directory, --path, --dstore-filename or --indexfile, or several"
+                "there is nothing to check; give a data directory, --retrieval, --path, --dstore-filename or"
+                " --indexfile, or several"
             )
+        if len(self.pairs) > 1 and self.dstore_size is not None:
+            raise ConfigError(several_sizes(self.dstore_size, len(self.pairs)))
+
+    @property
+    def pairs(self) -> tuple[tuple[str | None, str | None], ...]:
+        """Each datastore's prefix and index; None for what was not given."""
+        if self.dstore_filename is None or self.indexfile is None:
+            names = (self.dstore_filename or self.indexfile or "").split(":")
+            return tuple((name, None) if self.dstore_filename is not None else (None, name) for name in names)
+        return paired_names(self.dstore_filename, self.indexfile)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fairseq.knn.lmbda_features import context_features, has_neighbours, neighbo
 from fairseq.knn.lmbda_file import check_fits, read_model
 from fairseq.knn.lmbda_model import LmbdaModel
 from fairseq.knn.lmbda_tokens import measure_of
-from fairseq.knn.recorder import Neighbours
+from fairseq.knn.source import NeighbourSource
 from fairseq.scoring import Known
 
 
@@ -45,7 +45,7 @@ class WeighedNeighbours:
     """
 
     def __init__(
-        self, neighbours: Neighbours, model: LmbdaModel, counts_V: npt.NDArray[np.int64], skip_share: float = 0.0,
+        self, neighbours: NeighbourSource, model: LmbdaModel, counts_V: npt.NDArray[np.int64], skip_share: float = 0.0,
         sha256: str | None = None,
     ) -> None:  # fmt: skip
         self.sha256 = sha256
@@ -72,7 +72,7 @@ class WeighedNeighbours:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         temperature = self.neighbours.config.knn_temp
         votes = self.neighbours.votes(queries_ND, target_N).nearest_first()
-        values_NK = np.take(self.neighbours.datastore.values_N, votes.ids_NK, mode="clip")
+        values_NK = self.neighbours.values_of(votes.ids_NK)
         after_NF = neighbour_features(votes.distances_NK, values_NK, temperature)
         weight_N = self.model.weights(np.concatenate([before_NF, after_NF], axis=1))
         return log_prob_of(votes, temperature), np.where(has_neighbours(votes.distances_NK), weight_N, 0.0)
@@ -98,7 +98,7 @@ class WeighedNeighbours:
 
 
 def open_weighed(
-    neighbours: Neighbours, config: LmbdaModelConfig, dictionary: Dictionary, weights_sha256: str
+    neighbours: NeighbourSource, config: LmbdaModelConfig, dictionary: Dictionary, weights_sha256: str
 ) -> WeighedNeighbours:
     """Returns neighbours with the weight that a file holds, after checking that it was fitted for them.
 

@@ -8,6 +8,8 @@ B batch, T time, S scored time (the last S of T columns), C width, N scored toke
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,10 @@ from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
 from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
+from fairseq.registry import load
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
+HUB = "fairseq.hub:from_pretrained"
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,17 @@ class TransformerLanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.decoder = Decoder(config, vocabulary_size)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, checkpoint_file: str = "model.pt", data_name_or_path: str | Path = ".",
+        **more: Any,
+    ) -> Any:  # fmt: skip
+        """Returns a trained model with its dictionary, as ``fairseq.hub.from_pretrained``, where the rest is told.
+
+        The name is fairseq's. What it loads lies above this module, which therefore knows the path only.
+        """
+        return load(HUB)(name_or_path, checkpoint_file, data_name_or_path, **more)
 
     @property
     def max_positions(self) -> int:

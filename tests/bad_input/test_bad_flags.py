@@ -83,6 +83,8 @@ CASES = [
     typed(EVAL, "--cache-size 9 --cache-lmbda 0.1 --cache-theta nan", "--cache-theta must be"),
     typed(EVAL, "--cache-size 9 --cache-lmbda 0.9 --lmbda 0.2", "must add up to at most 1, but are 1.1"),
     typed(EVAL, "--cache-size 9 --cache-lmbda 0.1,0.2", "needs --save-retrieval"),
+    typed(EVAL, "--dstore-filename a:b", "--dstore-filename names 2, but --indexfile 1; give each"),
+    typed(EVAL, "--indexfile a::b", "--indexfile must be names separated by colons, but is 'a::b'"),
     typed(EVAL, "--dstore-size 0", "--dstore-size must be at least 1"),
     typed(EVAL, "--dstore-size -3", "--dstore-size must be at least 1"),
     typed(EVAL, "--context-window -1", "--context-window must be at least 0"),

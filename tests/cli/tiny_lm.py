@@ -92,6 +92,7 @@ def main_of(prog: str) -> Callable[[Sequence[str]], None]:
         "fairseq-eval-lm": "fairseq_cli.eval_lm",
         "fairseq-generate": "fairseq_cli.generate",
         "fairseq-interactive": "fairseq_cli.interactive",
+        "fairseq-score-lm": "fairseq_cli.score_lm",
         "fairseq-knnlm": "fairseq_cli.knnlm",
         "build_dstore.py": "build_dstore",
     }

@@ -97,7 +97,7 @@ def test_blocks_of_queries_do_not_matter(flat, monkeypatch):
     dstore = KNN_Dstore.open(flat / "dstore", flat / "i", k=16)
     queries, target = clustered_keys(10, seed=4), np.arange(39995, 40005)
     whole = dstore.log_prob(queries, target)
-    monkeypatch.setattr("knnlm.QUERY_BLOCK", 3)
+    monkeypatch.setattr("fairseq.knn.source.QUERY_BLOCK", 3)
     assert dstore.log_prob(queries, target) == pytest.approx(whole, rel=1e-5)
     assert dstore.log_prob(queries[:0], target[:0]).shape == (0,)
 

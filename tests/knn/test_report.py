@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.errors import DataError, DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DataError, DatastoreError, MismatchError
 from fairseq.knn.report import groups, pack
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.page import script_json
@@ -145,7 +145,7 @@ def test_few_distances_make_fewer_groups(nearest):
 def test_windows_hold_what_stands_around_every_neighbour_and_nothing_else(positions):
     text = np.arange(1000, 1121)
     positions = np.array(positions, np.int64)
-    windows = pack.windows_around(positions, len(text))
+    windows = pack.windows_around(positions, [(0, len(text))])
     wanted = sorted(
         {p for at in positions if at >= 0 for p in range(max(0, at - pack.BEFORE), min(121, at + pack.AFTER + 1))}
     )
@@ -156,6 +156,22 @@ def test_windows_hold_what_stands_around_every_neighbour_and_nothing_else(positi
         assert (where == pack.NONE) if at < 0 else (cut[where] == text[at])
     for start, size, offset in zip(windows.start_W, windows.length_W, windows.offset_W, strict=True):
         assert cut[offset : offset + size].tolist() == text[start : start + size].tolist()
+
+
+@given(st.lists(st.integers(-1, 90), max_size=25))
+@settings(max_examples=100, deadline=None)
+def test_windows_do_not_reach_into_another_text(positions):
+    pieces = [(0, 40), (41, 60), (61, 91)]
+    text_of = np.repeat([0, -1, 1, -1, 2], [40, 1, 19, 1, 30])
+    positions = np.array([at for at in positions if at < 0 or text_of[at] >= 0], np.int64)
+    windows = pack.windows_around(positions, pieces)
+    wanted = {
+        p for at in positions if at >= 0 for p in range(max(0, at - pack.BEFORE), min(91, at + pack.AFTER + 1))
+        if text_of[p] == text_of[at]
+    }  # fmt: skip
+    assert windows.cut(np.arange(91)).tolist() == sorted(wanted)
+    for start, size in zip(windows.start_W, windows.length_W, strict=True):
+        assert len(set(text_of[start : start + size])) == 1
 
 
 def test_tokens_get_their_neighbours_by_how_much_changed():
@@ -170,10 +186,10 @@ def test_the_budget_holds_and_is_used(budget):
     order = rng.permutation(200)
 
     def size(number):
-        windows = pack.windows_around(at[order[:number]], 100000)
+        windows = pack.windows_around(at[order[:number]], [(0, 100000)])
         return (number * 4 * 8 + windows.num_tokens * 4 + len(windows.start_W) * 12) * 4 / 3
 
-    chosen, _ = pack.choose(order, at, 100000, budget)
+    chosen, _ = pack.choose(order, at, [(0, 100000)], budget)
     assert chosen.tolist() == sorted(order[: len(chosen)])
     assert size(len(chosen)) <= budget
     assert len(chosen) == 200 or size(len(chosen) + 2) > budget
@@ -222,7 +238,7 @@ def test_texts_are_found_where_they_were_or_where_the_flags_say(tmp_path):
         opened(directory, data=moved)
     after = opened(directory, data=moved, dstore_data=f"{moved}/train")
     assert (after.text == before.text).all() and (after.source == before.source).all()
-    assert after.first_position == FIRST and after.dictionary.symbols == before.dictionary.symbols
+    assert after.parts[0].first_row == FIRST and after.dictionary.symbols == before.dictionary.symbols
     (tmp_path / "moved" / "dict.txt").unlink()
     with pytest.raises(DataError, match="does not exist"):
         opened(directory, data=moved, dstore_data=moved)
@@ -245,6 +261,31 @@ def test_other_texts_are_refused(tmp_path):
     hits[0, 0] ^= 1
     with pytest.raises(MismatchError, match="1 of 1440 neighbours have another value"):
         check_hits(texts, at, target, hits)
+
+
+def test_several_texts_lie_one_after_the_other(tmp_path):
+    """Rows 0 to 99 are of a datastore of train, the others of one of valid, whose text has 127 tokens."""
+    directory = shown_retrieval(tmp_path)
+    record = json.loads((directory / "manifest.json").read_text())
+    train = {**record["datastore"], "rows": 100, "offset": 0, "store_id": None}
+    valid = {**train, "prefix": "x/other", "offset": 100, "data": str(tmp_path / "data-bin/valid"), "first_position": 7}
+    record["datastore"] = {"prefix": "dstore:x/other", "parts": [train, valid]}
+    texts = open_texts(record, directory, None, None)
+    alone = opened(directory)
+    assert texts.source_tokens == len(texts.source) - 1 == 400 + 127
+    assert [part.name for part in texts.parts] == ["dstore", "other"]
+    ids = np.array([[0, 99, 100], [-1, 150, 219]])
+    at = source_positions(texts, ids)
+    assert at[0, 0] == FIRST and at[1, 0] == -1
+    assert texts.source[at[0, :2]].tolist() == alone.source[[FIRST, FIRST + 99]].tolist()
+    assert texts.source[[at[0, 2], *at[1, 1:]]].tolist() == alone.text[[7, 57, 126]].tolist()
+    assert texts.part_of(at[1, 1:]).tolist() == [1, 1] and texts.row_of(at[0]).tolist() == [0, 99, 0]
+    counts = np.bincount(np.concatenate([alone.source, alone.text]), minlength=len(texts.dictionary))
+    assert texts.source_counts().tolist() == counts.tolist()
+    with pytest.raises(MismatchError, match="has 127 tokens, but row 120 is token 127"):
+        source_positions(texts, ids + 1)
+    with pytest.raises(ConfigError, match="--dstore-data names 1, but"):
+        open_texts(record, directory, None, "one")
 
 
 def test_a_retrieval_that_does_not_know_its_rows_is_refused(tmp_path):

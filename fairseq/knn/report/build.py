@@ -19,6 +19,7 @@ from fairseq.knn.report.groups import Grouping, groupings, table
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
 from fairseq.knn.report.page import render
 from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, score
+from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.report_config import ReportConfig
 from fairseq.knn.retrieval import Retrieval
@@ -29,6 +30,7 @@ Array = npt.NDArray[Any]
 BLOCK_BYTES = 1 << 24
 LONGEST_OVERLAP = 64
 OVERLAP_HITS = 8  # the nearest hits in whose contexts verbatim runs are looked for
+SWEEPS = ("sweep-cache", "sweep")  # directories beside a retrieval that may hold figures
 LM_COLUMNS = {"lm_max_log_prob": "lm_max", "lm_entropy": "lm_entropy"}
 
 
@@ -56,6 +58,7 @@ class _Read:
     """What was read and computed: everything that ``_contents`` chooses from."""
 
     retrieval: Retrieval
+    summary: dict[str, Any] | None
     texts: Texts
     settings: Settings
     columns: Columns
@@ -75,6 +78,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
         raise ConfigError(f"{out} is there already; give --overwrite to replace it, or --out to write elsewhere")
     retrieval = Retrieval.open(config.retrieval)
     settings = _settings(config, retrieval)
+    summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval.manifest, retrieval.directory, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)
     shown = min(config.neighbours, settings.k)
@@ -82,7 +86,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
     columns = _columns(retrieval, texts, settings, n, log_format)
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     source_at_NH = source_positions(texts, ids_NH)
-    contents = _contents(config, _Read(retrieval, texts, settings, columns, source_at_NH, distances_NH))
+    contents = _contents(config, _Read(retrieval, summary, texts, settings, columns, source_at_NH, distances_NH))
     with locked(out), atomic_write(out) as file:
         for piece in render(contents.facts["title"], contents.facts, packed(contents.arrays)):
             file.write(piece.encode())
@@ -128,13 +132,15 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
     count_V = texts.source_counts()
     ways = groupings(columns, texts.dictionary.symbols, target_N, count_V[target_N])
     order_N = by_change(gain(columns.lm_log_p_N, mixture_N))
-    chosen_C, windows = choose(order_N, read.source_at_NH, len(texts.source), config.max_megabytes * 1e6)
+    pieces = [(part.start, part.stop) for part in texts.parts]
+    chosen_C, windows = choose(order_N, read.source_at_NH, pieces, config.max_megabytes * 1e6)
     source = windows.cut(texts.source)
     words = Vocabulary.of(target_N, source)
     arrays = {
         "word": words.encode(target_N), "source": words.encode(source), "chosen": chosen_C.astype(np.uint32),
         "place": windows.place(read.source_at_NH[chosen_C]), "distance": read.distances_NH[chosen_C],
-        "piece": windows.offset_W.astype(np.uint32), "row": (windows.start_W - texts.first_position).astype(np.float64),
+        "piece": windows.offset_W.astype(np.uint32), "row": texts.row_of(windows.start_W).astype(np.float64),
+        "store": texts.part_of(windows.start_W).astype(np.uint16),
         **_token_arrays(columns, settings), **_extra_arrays(retrieval, n),
         **{f"group{number}": way.code_N for number, way in enumerate(ways)},
     }  # fmt: skip
@@ -145,8 +151,10 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
         "with_neighbours": len(chosen_C), "words": [texts.dictionary[idx] for idx in words.ids_V],
         "counts": count_V[words.ids_V].tolist(), "runs": _runs(position_N),
         "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
-        "figures": sweep_figures(retrieval.directory / "sweep"), "before": BEFORE, "after": AFTER,
-        "source_tokens": len(texts.source), "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
+        "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],
+        "summary": read.summary, "before": BEFORE, "after": AFTER,
+        "stores": [part.name for part in texts.parts], "source_tokens": texts.source_tokens,
+        "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
         "max_megabytes": config.max_megabytes,
     }  # fmt: skip
     return Contents(facts, arrays, ways, columns.lm_log_p_N, mixture_N)

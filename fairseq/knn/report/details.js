@@ -1,6 +1,6 @@
 // The chosen word: what model, neighbours and mixture gave it, and which neighbours voted for what.
 
-const NEIGHBOUR_ARRAYS = ["chosen", "place", "distance", "source", "piece", "row"];
+const NEIGHBOUR_ARRAYS = ["chosen", "place", "distance", "source", "piece", "row", "store"];
 
 class Details {
   constructor(box, model, close) {
@@ -67,7 +67,7 @@ class Details {
 
   async neighbours(i) {
     const model = this.model;
-    const [chosen, place, distance, source, piece, row] = await Promise.all(NEIGHBOUR_ARRAYS.map(load));
+    const [chosen, place, distance, source, piece, row, store] = await Promise.all(NEIGHBOUR_ARRAYS.map(load));
     const slot = lastAtMost(chosen, i);
     const tally = make("p", {class: "note"}, this.tally(i));
     if (slot < 0 || chosen[slot] !== i) {
@@ -81,7 +81,7 @@ class Details {
       if (at === NONE) continue;
       const vote = Math.exp((distance[first] - distance[first + rank]) / facts.settings.temperature - model.votes[i]);
       held += vote;
-      items.push(this.neighbour(i, {rank, at, vote, distance: distance[first + rank]}, {source, piece, row}));
+      items.push(this.neighbour(i, {rank, at, vote, distance: distance[first + rank]}, {source, piece, row, store}));
     }
     if (!items.length) return [make("p", {class: "note"}, "No neighbour was found.")];
     tally.append(` The ${items.length === 1 ? "nearest one holds" : `nearest ${items.length} hold`} ${percent(held)} of the votes:`);
@@ -99,7 +99,7 @@ class Details {
     return `${count(hits)} of the ${among} ${hits === 1 ? "has" : "have"} this word; ${rank}.${verbatim}`;
   }
 
-  neighbour(i, {rank, at, vote, distance}, {source, piece, row}) {
+  neighbour(i, {rank, at, vote, distance}, {source, piece, row, store}) {
     const model = this.model, number = lastAtMost(piece, at);
     const begin = Math.max(piece[number], at - facts.before);
     const end = Math.min(number + 1 < piece.length ? piece[number + 1] : source.length, at + facts.after + 1);
@@ -108,6 +108,7 @@ class Details {
     while (at - same - 1 >= begin && i - same - 1 >= run && source[at - same - 1] === model.word[i - same - 1]) same++;
     const words = (from, to) => Array.from(source.subarray(from, to), shownWord).join(" ");
     const hit = source[at] === model.word[i];
+    const where = facts.stores.length > 1 ? ` of ${facts.stores[store[number]]}` : "";
     const context = make("p", {class: "context"}, "… " + words(begin, at - same) + " ");
     if (same) context.append(make("span", {class: "same"}, words(at - same, at)), " ");
     context.append(make("b", {}, words(at, at + 1)), " " + words(at + 1, end) + " …");
@@ -118,7 +119,7 @@ class Details {
         make("span", {}, rank + 1 + "."), make("span", {class: "value"}, words(at, at + 1)),
         hit ? make("span", {class: "mark hit"}, "✓ hit") : make("span", {class: "mark"}, "miss"),
         make("span", {}, percent(vote) + " of the votes"), make("span", {}, "distance " + shortNumber(distance)),
-        make("span", {}, "row " + count(row[number] + at - piece[number]))),
+        make("span", {}, "row " + count(row[number] + at - piece[number]) + where)),
       context, make("span", {class: "track votes"}, fill));
   }
 }

@@ -13,7 +13,7 @@ Legend: N tokens · H neighbours shown of each · C tokens that have theirs in t
 
 import base64
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Int64s = npt.NDArray[np.int64]
+Pieces = Sequence[tuple[int, int]]
 
 BEFORE, AFTER = 14, 5  # tokens of the source text before and after a neighbour's value
 BASE64 = 4 / 3
@@ -62,11 +63,19 @@ class Windows:
         return placed
 
 
-def windows_around(positions: Int64s, text_length: int) -> Windows:
-    """Returns the windows of ``BEFORE`` and ``AFTER`` tokens around positions, merged; −1 is none."""
+def windows_around(positions: Int64s, pieces: Pieces) -> Windows:
+    """Returns the windows of ``BEFORE`` and ``AFTER`` tokens around positions, merged; −1 is none.
+
+    Args:
+        positions: where the neighbours' values stand.
+        pieces: begin and end of each text that they may stand in, ascending; no window reaches into another one.
+    """
     at = np.unique(positions[positions >= 0])
-    starts, ends = np.maximum(at - BEFORE, 0), np.minimum(at + AFTER + 1, text_length)
-    opens = np.flatnonzero(np.concatenate([[True], starts[1:] > ends[:-1]])) if len(at) else np.empty(0, np.int64)
+    begin_T, end_T = (np.array([piece[side] for piece in pieces], np.int64) for side in (0, 1))
+    text = np.searchsorted(begin_T, at, side="right") - 1
+    starts, ends = np.maximum(at - BEFORE, begin_T[text]), np.minimum(at + AFTER + 1, end_T[text])
+    apart = (starts[1:] > ends[:-1]) | (text[1:] != text[:-1])
+    opens = np.flatnonzero(np.concatenate([[True], apart])) if len(at) else np.empty(0, np.int64)
     closes = np.concatenate([opens[1:] - 1, [len(at) - 1]]) if len(at) else opens
     start_W, length_W = starts[opens], ends[closes] - starts[opens]
     return Windows(start_W, length_W, np.cumsum(length_W) - length_W)
@@ -83,12 +92,12 @@ def by_change(gain_N: npt.NDArray[np.float64]) -> Int64s:
     return chosen
 
 
-def choose(order_N: Int64s, source_at_NH: Int64s, text_length: int, budget_bytes: float) -> tuple[Int64s, Windows]:
+def choose(order_N: Int64s, source_at_NH: Int64s, pieces: Pieces, budget_bytes: float) -> tuple[Int64s, Windows]:
     """Returns the first tokens of ``order_N`` whose neighbours fit the budget, sorted, and the windows they need."""
     low, high = 0, len(order_N)
     tried = high
     while low < high:
-        windows = windows_around(source_at_NH[order_N[:tried]], text_length)
+        windows = windows_around(source_at_NH[order_N[:tried]], pieces)
         # A place and a distance of four bytes each; a word of the window is two or four.
         num_bytes = tried * source_at_NH.shape[1] * 8 + windows.num_tokens * 4 + len(windows.start_W) * 12
         if num_bytes * BASE64 <= budget_bytes:
@@ -99,7 +108,7 @@ def choose(order_N: Int64s, source_at_NH: Int64s, text_length: int, budget_bytes
             break
         tried = (low + high + 1) // 2
     chosen_C: Int64s = np.sort(order_N[:low])
-    return chosen_C, windows_around(source_at_NH[chosen_C], text_length)
+    return chosen_C, windows_around(source_at_NH[chosen_C], pieces)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
-"""The two texts of a retrieval: the one that was scored, and the one that the datastore was written from.
+"""The texts of a retrieval: the one that was scored, and those that the datastores were written from.
 
 Row r of a datastore is token first_position + r of its text, if that text was cut into blocks without regard to its
-sentences. Both texts are compared with the retrieval before anything is shown of them.
+sentences. The texts of several datastores lie in one array, with a <pad> between them, which stands in none:
+
+    source      [~~~ text of A ~~~] <pad> [~~~~~ text of B ~~~~~]
+    ids         A's rows: offset 0        B's rows: offset a
+
+All are compared with the retrieval before anything is shown of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fairseq.data.block_dataset import PAD
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.knn.retrieval_parts import RetrievalPart, parts_of
 
 Array = npt.NDArray[Any]
 
@@ -22,26 +29,61 @@ _COUNTED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
+class SourceText:
+    """The text of one datastore.
+
+    Attributes:
+        name: of the datastore, for people.
+        offset: id of its first row.
+        first_row: where that row stands in ``Texts.source``.
+        start: where its text begins there.
+        stop: where it ends.
+    """
+
+    name: str
+    offset: int
+    first_row: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Texts:
-    """Token ids of the scored text and of the datastore's, and the words of both.
+    """Token ids of the scored text and of the datastores', and the words of both.
 
     Attributes:
         text: every id of the scored split.
-        source: every id of the datastore's text.
-        first_position: where row 0 stands in ``source``.
+        source: every id of the datastores' texts.
+        parts: what is where in ``source``, in its order.
         dictionary: the words.
     """
 
     text: Array
     source: Array
-    first_position: int
+    parts: tuple[SourceText, ...]
     dictionary: Dictionary
 
+    @property
+    def source_tokens(self) -> int:
+        """Tokens of the datastores' texts."""
+        return sum(part.stop - part.start for part in self.parts)
+
+    def part_of(self, positions: Array) -> npt.NDArray[np.int64]:
+        """Returns the number of the part that each token of ``source`` belongs to."""
+        return np.searchsorted([part.start for part in self.parts], positions, side="right") - 1
+
+    def row_of(self, positions: Array) -> npt.NDArray[np.int64]:
+        """Returns the row that each token of ``source`` is in its datastore; negative before the first one."""
+        first_rows = np.array([part.first_row for part in self.parts])
+        rows: npt.NDArray[np.int64] = positions - first_rows[self.part_of(positions)]
+        return rows
+
     def source_counts(self) -> npt.NDArray[np.int64]:
-        """Returns how often each word occurs in the datastore's text, by id."""
+        """Returns how often each word occurs in the datastores' texts, by id."""
         counts = np.zeros(len(self.dictionary), np.int64)
         for start in range(0, len(self.source), _COUNTED_AT_ONCE):
             counts += np.bincount(self.source[start : start + _COUNTED_AT_ONCE], minlength=len(counts))
+        counts[PAD] -= len(self.parts) - 1
         return counts
 
 
@@ -52,26 +94,46 @@ def open_texts(manifest: Mapping[str, Any], directory: Path, data: str | None, d
         manifest: of the retrieval.
         directory: of the retrieval, for messages.
         data: ``--data``: directory of the scored text, or its split without suffix.
-        dstore_data: ``--dstore-data``, likewise.
+        dstore_data: ``--dstore-data``, likewise; of several datastores, separated by colons.
 
     Raises:
         DatastoreError: the manifest does not say where the texts are, or which row is which token.
         MismatchError: the dictionary is another one.
     """
-    store = manifest.get("datastore") or {}
-    first_position = store.get("first_position")
-    if first_position is None:
+    stores = parts_of(manifest, directory)
+    if any(store.first_position is None for store in stores):
         raise DatastoreError(
             f"{directory} does not say which token of its text each row of the datastore is; give the datastore a"
             " manifest (fairseq-knnlm adopt), cut with --sample-break-mode none, and retrieve again"
         )
     prefix = _split_prefix(manifest.get("data"), data, "--data", directory)
-    source_prefix = _split_prefix(store.get("data"), dstore_data, "--dstore-data", directory)
+    given = [None] * len(stores) if dstore_data is None else dstore_data.split(":")
+    if len(given) != len(stores):
+        raise ConfigError(
+            f"--dstore-data names {len(given)}, but {directory} was saved with {len(stores)} datastores; give the text"
+            " of each, in their order, separated by colons"
+        )
+    prefixes = [
+        _split_prefix(store.data, place, "--dstore-data", directory) for store, place in zip(stores, given, strict=True)
+    ]
     dictionary = _dictionary(manifest, prefix, moved=data is not None)
-    text, source = MMapIndexedDataset(prefix), MMapIndexedDataset(source_prefix)
-    for part, name in ((text, prefix), (source, source_prefix)):
+    text, *sources = [MMapIndexedDataset(name) for name in (prefix, *prefixes)]
+    for part, name in zip((text, *sources), (prefix, *prefixes), strict=True):
         part.check_ids(len(dictionary), f"the dictionary of {name.parent}")
-    return Texts(text.tokens, source.tokens, int(first_position), dictionary)
+    source, parts = _joined(stores, [part.tokens for part in sources])
+    return Texts(text.tokens, source, parts, dictionary)
+
+
+def _joined(stores: Sequence[RetrievalPart], texts: Sequence[Array]) -> tuple[Array, tuple[SourceText, ...]]:
+    """Returns the texts in one array, and what is where in it; a single text stays where it is."""
+    parts, pieces, start = [], list[Array](), 0
+    for store, text in zip(stores, texts, strict=True):
+        assert store.first_position is not None
+        stop = start + len(text)
+        parts.append(SourceText(Path(store.prefix).name, store.offset, start + store.first_position, start, stop))
+        pieces += [text, np.full(1, PAD, text.dtype)]
+        start = stop + 1
+    return (texts[0] if len(texts) == 1 else np.concatenate(pieces[:-1])), tuple(parts)
 
 
 def _split_prefix(recorded: Any, given: str | None, flag: str, directory: Path) -> Path:
@@ -112,17 +174,22 @@ def check_targets(texts: Texts, position_N: Array, target_N: Array) -> None:
 
 
 def source_positions(texts: Texts, ids_NK: Array) -> npt.NDArray[np.int64]:
-    """Returns where each row stands in the datastore's text; −1 for no row.
+    """Returns where each row stands in the datastores' texts; −1 for no row.
 
     Raises:
-        MismatchError: the text is too short to have them.
+        MismatchError: a text is too short to have them.
     """
-    at_NK = np.where(ids_NK >= 0, ids_NK.astype(np.int64) + texts.first_position, -1)
-    if at_NK.size and at_NK.max() >= len(texts.source):
-        raise MismatchError(
-            f"the datastore's text has {len(texts.source)} tokens, but row {at_NK.max() - texts.first_position} is"
-            f" token {at_NK.max()}; give --dstore-data the text that the datastore was written from"
-        )
+    ids_NK = ids_NK.astype(np.int64)
+    at_NK = np.full(ids_NK.shape, -1, np.int64)
+    ends = [*(part.offset for part in texts.parts[1:]), np.inf]
+    for part, end in zip(texts.parts, ends, strict=True):
+        there_NK = (ids_NK >= part.offset) & (ids_NK < end)
+        at_NK[there_NK] = found = ids_NK[there_NK] - part.offset + part.first_row
+        if found.size and (last := int(found.max())) >= part.stop:
+            raise MismatchError(
+                f"the datastore's text has {part.stop - part.start} tokens, but row {last - part.first_row} is token"
+                f" {last - part.start}; give --dstore-data the text that the datastore was written from"
+            )
     return at_NK
 
 
