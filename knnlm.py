@@ -3,6 +3,10 @@
     neighbours = KNN_Dstore.open("checkpoints/dstore", "checkpoints/knn.index", k=1024, probe=32)
     log_p_N = neighbours.log_prob(queries_ND, target_N)        # float32, natural; −inf where no neighbour agrees
     distances_NK, ids_NK = neighbours.search(queries_ND)       # nearest first; smaller is nearer; −1 is none
+    value_NK = neighbours.values(ids_NK)                       # the tokens that came next there
+
+NumPy arrays or torch tensors go in, and the same kind comes out. ``KNN`` names a datastore and its weight, to be mixed
+into a model by ``TransformerLanguageModel.from_pretrained(…, knn=KNN(…))``.
 
 Queries are the vectors that the datastore's keys are made of: the last layer's feed-forward input. The parts are in
 ``fairseq/knn``: datastore, index, search, distribution. ``open_neighbours`` opens what the flags of a command name, one
@@ -12,37 +16,40 @@ Legend: N queries · K neighbours · D key width.
 """
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fairseq.config import resolve
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig, several_sizes
-from fairseq.knn.datastore import Datastore, check_ids
+from fairseq.knn.datastore import Datastore, check_found, check_ids
 from fairseq.knn.faiss_index import check_index_fits, open_index
-from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.list_search import ListSearch
 from fairseq.knn.manifest import (
-    Expected,
     IndexManifest,
     check_index,
     check_store,
     manifest_path,
     read_manifest,
 )
+from fairseq.knn.opening import require_memory_for, sorted_out, width_to_open
 from fairseq.knn.search import recompute_distances, search
 from fairseq.knn.several import SeveralStores
 from fairseq.knn.source import NeighbourSource, StorePart
-from fairseq.resources import require_memory
+from fairseq.knn.spoken import RowText
+
+if TYPE_CHECKING:
+    from fairseq.hub.source import ModelFacts
 
 logger = logging.getLogger(__name__)
 
 
 class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
-    """A datastore with its index; satisfies ``fairseq.scoring.TargetScorer``.
+    """A datastore with its index; what it answers, and how it is asked, is a ``NeighbourSource``'s.
 
     Args:
         datastore: values, and keys unless the index's own distances are used.
@@ -50,16 +57,19 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         config: k, temperature, and how nearness is measured.
         index_manifest: of the index, if it has one.
         distinct_ids: the index is known to hold each row once, as ``open`` checks.
+        vocabulary_size: targets are below it; the datastore's manifest may know it too.
     """
 
     def __init__(
         self, datastore: Datastore, index: Any, config: KNNConfig | None = None,
-        index_manifest: IndexManifest | None = None, *, distinct_ids: bool = False,
+        index_manifest: IndexManifest | None = None, *, distinct_ids: bool = False, vocabulary_size: int | None = None,
     ) -> None:  # fmt: skip
         self.datastore, self.index = datastore, index
         self.config = config if config is not None else KNNConfig()
         self.index_manifest = index_manifest
         self.distinct_ids = distinct_ids
+        recorded = datastore.manifest.vocabulary_size if datastore.manifest is not None else None
+        self.vocabulary_size = vocabulary_size if vocabulary_size is not None else recorded
         if self.config.needs_keys and datastore.keys_ND is None:
             raise DatastoreError(f"{datastore.prefix} was opened without keys, but distances are computed from them")
         self._by_list: ListSearch | None = None
@@ -85,11 +95,11 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             DatastoreError: a file cannot be read.
             MismatchError: they do not belong together.
         """
-        settings, expected = _sorted_out(config if config is not None else KNNConfig(), more)
-        _require_memory(Path(prefix), Path(indexfile), settings)
+        settings, expected = sorted_out(config if config is not None else KNNConfig(), more)
+        require_memory_for(Path(prefix), Path(indexfile), settings)
         index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type, gpu=settings.gpu_index)
         datastore = Datastore.open(
-            prefix, rows=rows, dimension=_width(prefix, index, expected), key_fp16=key_fp16,
+            prefix, rows=rows, dimension=width_to_open(prefix, index, expected), key_fp16=key_fp16,
             vocabulary_size=expected.vocabulary_size, load_keys=settings.needs_keys,
             in_memory=settings.move_dstore_to_mem,
         )  # fmt: skip
@@ -103,7 +113,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
         if built_from is not None:
             check_index(built_from, indexfile, datastore.store_id, prefix, allow_mismatch=allow)
-        return cls(datastore, index, settings, built_from, distinct_ids=True)
+        return cls(datastore, index, settings, built_from, distinct_ids=True, vocabulary_size=vocabulary_size or None)
 
     def identity(self) -> dict[str, Any]:
         """Returns the ids of the datastore and of its index, as a result names them."""
@@ -135,22 +145,8 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             if keys_ND is not None:
                 distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
-            self._check_finite(queries_ND, distances_NK, ids_NK)
+            check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         return distances_NK, ids_NK
-
-    def _check_finite(
-        self, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32], ids_NK: npt.NDArray[np.int64]
-    ) -> None:
-        """Raises DatastoreError for a stored key that is not finite; a query that is not is counted by its result."""
-        assert self.datastore.keys_ND is not None
-        bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
-        for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
-            # A distance beyond float32 is no mass; only what is stored wrongly is an error.
-            if np.isfinite(queries_ND[n]).all() and not np.isfinite(self.datastore.keys_ND[ids_NK[n, k]]).all():
-                raise DatastoreError(
-                    f"{keys_path(self.datastore.prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists"
-                    " such rows, write the datastore again"
-                )
 
 
 def open_neighbours(
@@ -185,30 +181,41 @@ def open_neighbours(
     return members[0] if len(members) == 1 else SeveralStores(members, config)
 
 
-def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
-    """Refuses what does not fit: an index is read into memory, the datastore's files only when that is asked for."""
-    files = [indexfile]
-    if config.move_dstore_to_mem:
-        files += [values_path(prefix), *([keys_path(prefix)] if config.needs_keys else [])]
-    needed = sum(path.stat().st_size for path in files if path.is_file())
-    remedy = "leave --move-dstore-to-mem out" if config.move_dstore_to_mem else "build a smaller one (--index-spec)"
-    require_memory(f"reading {' and '.join(map(str, files))}", needed, remedy)
+class KNN:
+    """A datastore, its index and its weight, to be opened for a model: ``from_pretrained(…, knn=KNN(…))``.
 
+    Args:
+        prefix: of the datastore's files; several, separated by colons, are searched together.
+        indexfile: of its index; of several one each, in their order.
+        lmbda: weight λ of the neighbours.
+        data: of the text that the datastore was written from, its directory or its split, where that was moved; what
+            the manifest says if left out.
+        more: ``k``, ``probe``, ``knn_temp`` and the other fields of ``KNNConfig``; ``rows`` and ``key_fp16`` for a
+            datastore without a manifest.
 
-def _sorted_out(config: KNNConfig, more: dict[str, Any]) -> tuple[KNNConfig, Expected]:
-    """Returns the config with what replaces it, and what the datastore must match."""
-    settings, known = {f.name for f in fields(KNNConfig)}, {f.name for f in fields(Expected)}
-    for name in more:
-        if name not in settings | known:
-            raise ConfigError(f"{name} is not a setting of KNN_Dstore.open{did_you_mean(name, settings | known)}")
-    return (
-        replace(config, **{name: value for name, value in more.items() if name in settings}),
-        Expected(**{name: value for name, value in more.items() if name in known}),
-    )
+    Raises:
+        ConfigError: no such setting, or one out of range.
+    """
 
+    def __init__(
+        self, prefix: str | Path, indexfile: str | Path, *, lmbda: float = 0.25, data: str | Path | None = None,
+        **more: Any,
+    ) -> None:  # fmt: skip
+        self.data = data
+        self._layout = {name: more.pop(name) for name in ("rows", "key_fp16") if name in more}
+        known = {f.name for f in fields(KNNConfig)} - {"knnlm", "dstore_filename", "indexfile"}
+        for name in more:
+            if name not in known:
+                raise ConfigError(f"{name} is not a setting of KNN{did_you_mean(name, known)}")
+        named = {"dstore_filename": str(prefix), "indexfile": str(indexfile), "lmbda": lmbda}
+        self.config = resolve(KNNConfig, {**more, **named})
 
-def _width(prefix: str | Path, index: Any, expected: Expected) -> int | None:
-    """Returns the width to open with: what is expected, else, for a datastore without a manifest, the index's."""
-    if expected.dimension is not None or manifest_path(prefix).is_file():
-        return expected.dimension
-    return int(index.d)
+    def open_for(self, model: "ModelFacts") -> tuple[NeighbourSource, float]:
+        """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""
+        opened = open_neighbours(
+            self.config, dimension=model.key_dimension, vocabulary_size=model.vocabulary_size,
+            dictionary_sha256=model.dictionary_sha256, weights_sha256=model.weights_sha256, **self._layout,
+        )  # fmt: skip
+        if self.data is not None:
+            opened.texts = [RowText.open(part.datastore, self.data) for part in opened.parts]
+        return opened, self.config.lmbda

@@ -41,6 +41,7 @@ from fairseq.checkpoint_checks import (
 from fairseq.config import Namespace
 from fairseq.errors import CheckpointError, shown
 from fairseq.files import atomic_write, write_json
+from fairseq.given_files import require_checkpoint
 from fairseq.models.upgrade import upgrade_fields, upgrade_state
 
 
@@ -129,9 +130,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        reason = "is a directory" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint")
+    require_checkpoint(path)
     try:
         with (
             warnings.catch_warnings(),

@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,26 +19,20 @@ import numpy as np
 import torch
 
 import fairseq
-from fairseq.checkpoints import Checkpoint, load_checkpoint, weights_sha256
-from fairseq.config import Flags, coerce, flag_fields, parse_literal_dict
+from fairseq.checkpoints import Checkpoint, weights_sha256
+from fairseq.config import Flags
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.data.blocks import Int64s
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError
 from fairseq.log import Progress
-from fairseq.models import MODELS
+from fairseq.model_opening import open_models
 from fairseq.perplexity import Perplexity
 from fairseq.precision import Precision
 from fairseq.run_config import EvalConfig
 from fairseq.sequence_scorer import ScoredBatch, SequenceScorer
-from fairseq.tasks import TASKS
 
 logger = logging.getLogger(__name__)
-
-# Settings that --model-overrides of published commands hold, and that mean nothing to the model any more.
-_KNOWN_OVERRIDES = ("knn_keytype",)
-# Settings of the task that belong to the model: the checkpoint's, or an override's, but never a typed flag's.
-_OWNED_BY_CHECKPOINT = ("tokens_per_sample", "add_bos_token")
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,7 @@ class Evaluation:
         dataset: the blocks that are scored.
         batches: block indices of each batch, this shard's only.
         block_size: tokens in a block, without context.
+        longest_block: most tokens of a block; longer ones are left out.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
     """
@@ -64,6 +59,7 @@ class Evaluation:
     dataset: BlockDataset
     batches: Sequence[Int64s]
     block_size: int
+    longest_block: int
     num_left_out: int
     precision: Precision
 
@@ -86,26 +82,18 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_or
 
     Blocks go by length, where no context window gives them all the same; ``stream_order`` keeps them in order.
     """
-    assert config.path is not None
-    overrides = parse_literal_dict(config.model_overrides, "--model-overrides")
-    checkpoints = [load_checkpoint(path) for path in config.path.split(":") if path]
-    _check_overrides(overrides, checkpoints)
-    fields = {**checkpoints[0].fields, **overrides}
-    task_class = TASKS.config(config.task)
-    assert task_class is not None
-    task_config = _task_config(flags, task_class, fields, config.context_window)
-    task = TASKS.get(config.task)(task_config)
-    models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
-    _check_rows(models, task_config.tokens_per_sample + config.context_window)
+    opened = open_models(flags, config, precision, context_window=config.context_window)
+    task, task_config, models = opened.task, opened.task_config, opened.models
+    longest_block = min(model.max_positions for model in models)
     dataset, num_left_out = task.load_split(
         config.gen_subset, context_window=config.context_window
-    ).without_longer_than(min(model.max_positions for model in models))
+    ).without_longer_than(longest_block)
     if num_left_out:
         logger.warning(
             "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
             " \"{'max_target_positions': N}\" makes room for them",
             num_left_out,
-            min(model.max_positions for model in models),
+            longest_block,
         )
     lengths = dataset.lengths
     in_order = stream_order or config.context_window > 0
@@ -122,62 +110,15 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_or
     return Evaluation(
         task=task,
         task_config=task_config,
-        checkpoints=checkpoints,
+        checkpoints=opened.checkpoints,
         models=models,
         dataset=dataset,
         batches=shard,
         block_size=task_config.tokens_per_sample,
+        longest_block=longest_block,
         num_left_out=num_left_out,
         precision=precision,
     )
-
-
-def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], context_window: int) -> Any:
-    """Returns the task's settings, block size in force included."""
-    own = {name: fields[name] for name in _OWNED_BY_CHECKPOINT if fields.get(name) is not None}
-    typed = Flags(flags.typed, ())
-    for name in set(own) & set(flags.typed):
-        typed.typed.pop(name)
-        if str(flags.typed[name]) != str(own[name]):
-            logger.warning(
-                "--%s %s has no effect: the checkpoint's %s is in force (or: --model-overrides \"{'%s': %s}\")",
-                name.replace("_", "-"),
-                flags.typed[name],
-                own[name],
-                name,
-                flags.typed[name],
-            )
-    stated = own.get("tokens_per_sample", flags.typed.get("tokens_per_sample", 1024))
-    full = coerce(stated, int, "--tokens-per-sample")
-    if context_window >= full:
-        raise ConfigError(
-            f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
-        )
-    typed.typed["tokens_per_sample"] = full - context_window
-    flags.build(task_class)  # marks the task's flags as used
-    return typed.build(task_class, own)
-
-
-def _check_rows(models: Sequence[Any], length: int) -> None:
-    for model in models:
-        if model.longest_row is not None and length > model.longest_row:
-            raise ConfigError(
-                f"rows of {length} tokens (block and context window) are longer than the {model.longest_row} learned"
-                " positions of the model; lower --context-window or tokens_per_sample"
-            )
-
-
-def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
-    models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
-    used = {*_KNOWN_OVERRIDES, *_OWNED_BY_CHECKPOINT, *models}
-    known = {*used, *checkpoints[0].fields}
-    for name in overrides:
-        if name in known and name not in used:
-            logger.warning("--model-overrides: %r has no effect: it is no setting of the model", name)
-        elif name not in known:
-            raise ConfigError(
-                f"--model-overrides: {name!r} is not a setting of {checkpoints[0].path}{did_you_mean(name, known)}"
-            )
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,15 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
+def locked(path: str | os.PathLike[str], timeout_s: float = 0) -> Iterator[bool]:
     """Keeps every other process from writing ``path`` while the block runs.
 
     The lock is the operating system's, on ``PATH.lock``: it ends with the process, however that ends. The file is
     removed in the end; one that a killed run has left is no lock.
+
+    Args:
+        path: what is written.
+        timeout_s: how long to wait for another process.
 
     Yields:
         Whether such a file was there: an earlier run was killed.
@@ -85,7 +89,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[bool]:
     is_new = not file.parent.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
     was_killed = file.exists()
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=timeout_s)
     try:
         lock.acquire()
     except Timeout as err:

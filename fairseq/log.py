@@ -2,23 +2,27 @@
 
 ``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every
 few seconds, plain or JSON. Everything goes to stderr; results go to stdout, printed by the command that owns them.
+With ``--log-file`` the lines go to a file as well, also those that a bar stands for.
 """
 
 import json
 import logging
+import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
-
-from tqdm import tqdm
 
 from fairseq.run_config import CommonConfig
 
 logger = logging.getLogger("fairseq")
 
 LINE_INTERVAL_S = 10.0
+_FORMAT, _DATE = "%(asctime)s | %(levelname)s | %(name)s | %(message)s", "%Y-%m-%d %H:%M:%S"
+_file: logging.FileHandler | None = None
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -27,10 +31,29 @@ def setup_logging(level: int = logging.INFO) -> None:
     if root.handlers:
         root.setLevel(level)
         return
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )  # fmt: skip
+    logging.basicConfig(level=level, stream=sys.stderr, format=_FORMAT, datefmt=_DATE)
+
+
+@contextmanager
+def log_to(path: str | None) -> Iterator[None]:
+    """Appends what is logged while the block runs to a file, where one is given; raises OSError if it cannot be."""
+    global _file
+    if path is None:
+        yield
+        return
+    _file = logging.FileHandler(path, encoding="utf-8")
+    _file.setFormatter(logging.Formatter(_FORMAT, _DATE))
+    logging.getLogger().addHandler(_file)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as err:
+        words = f"{type(err).__name__}: {' '.join(str(err).split())}"
+        _file.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, words, (), None))
+        raise
+    finally:
+        logging.getLogger().removeHandler(_file)
+        _file.close()
+        _file = None
 
 
 def log_format_of(common: CommonConfig) -> str:
@@ -51,6 +74,19 @@ def format_duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def _shown_rate(rate: float) -> str:
+    """Returns a rate in two digits at least: 1,234, 12 or 0.034."""
+    return f"{rate:,.0f}" if rate >= 10 or rate == 0 else f"{rate:.2g}"
+
+
+def _shape() -> dict[str, Any]:
+    """Returns what tqdm is told of its terminal: one without a size, as some containers have, would get no bar."""
+    with suppress(OSError, ValueError):
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+            return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}
 
 
 class Progress:
@@ -85,13 +121,15 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._bar: Any = None
         if log_format == "tqdm":
+            from tqdm import tqdm  # a tenth of a second, which only a bar is worth
+
             self._bar = tqdm(
                 desc=stage,
                 total=total,
                 initial=done,
                 unit=f" {unit}",
                 unit_scale=True,
-                dynamic_ncols=True,
+                **_shape(),
                 leave=False,
             )
 
@@ -120,9 +158,15 @@ class Progress:
             if stats:
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in stats.items()}, refresh=False)
             self._bar.update(count)
-        elif self.log_format != "none" and self._line_is_due():
-            self._last_line = time.monotonic()
-            logger.info("%s", self._line(stats))
+        if self.log_format == "none" or (self._bar is not None and _file is None) or not self._line_is_due():
+            return
+        self._last_line = time.monotonic()
+        line = self._line(stats)
+        if self._bar is None:
+            logger.info("%s", line)
+        else:  # on the terminal it would tear the bar
+            assert _file is not None
+            _file.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None))
 
     def _line_is_due(self) -> bool:
         if self.every is not None:
@@ -140,5 +184,5 @@ class Progress:
         shown = "".join(f" | {name} {value:.4g}" for name, value in stats.items())
         return (
             f"{self.stage}: {self.done:,} / {self.total:,} {self.unit} ({100 * self.done / max(self.total, 1):.0f} %)"
-            f" | {self.rate:,.0f} {self.unit}/s | {format_duration(left_s)} left{shown}"
+            f" | {_shown_rate(self.rate)} {self.unit}/s | {format_duration(left_s)} left{shown}"
         )

@@ -44,12 +44,18 @@ def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[st
 
 def load_plugins(argv: Sequence[str] | None = None) -> None:
     """Imports the ``--user-dir`` that ``argv`` names, so that its names are known before the parser is built."""
+    user_dir = early_value("--user-dir", argv)
+    if user_dir:
+        import_user_dir(user_dir)
+
+
+def early_value(name: str, argv: Sequence[str] | None = None) -> str | None:
+    """Returns the value of a flag that is needed before the parser is built."""
     words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     early = _Parser(add_help=False, allow_abbrev=False)
-    early.add_argument("--user-dir")
-    found, _ = early.parse_known_args(words)
-    if found.user_dir:
-        import_user_dir(found.user_dir)
+    early.add_argument(name, dest="value")
+    value: str | None = early.parse_known_args(words)[0].value
+    return value
 
 
 def make_parser(prog: str, description: str, groups: Sequence[type]) -> argparse.ArgumentParser:

@@ -14,6 +14,13 @@ from fairseq.errors import ConfigError, did_you_mean
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def load(path: str) -> Callable[..., Any]:
+    """Returns what ``"module:attribute"`` names, importing the module."""
+    module, _, attribute = path.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
 @dataclass(frozen=True)
 class Entry:
     """A registered name: its factory (or ``"module:attribute"``) and its config dataclass, if it has one."""
@@ -67,9 +74,7 @@ class Registry:
         factory = self._entry(name).factory
         if not isinstance(factory, str):
             return factory
-        module, _, attribute = factory.partition(":")
-        loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        return loaded
+        return load(factory)
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:

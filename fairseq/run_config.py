@@ -18,6 +18,7 @@ class CommonConfig:
         None, "form of progress; a bar in a terminal, else lines", choices=("json", "simple", "tqdm", "none")
     )
     no_progress_bar: bool = flag(False, "report progress in lines even in a terminal")
+    log_file: str | None = flag(None, "append the log and the lines of progress to this file as well")
     traceback: bool = flag(False, "show the whole traceback of an error")
 
 

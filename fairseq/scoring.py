@@ -46,6 +46,33 @@ class WeighingScorer(Protocol):
         ...
 
 
+class NextTokenSource(Protocol):
+    """A second source that has an opinion on every word."""
+
+    def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]``, for float32 context vectors; −inf where it is 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class NextInterpolation:
+    """A second source of whole distributions and its weight λ: p = (1 − λ) p_LM + λ p_source."""
+
+    source: NextTokenSource
+    weight: float
+
+    def mixed(self, log_p_lm_NV: Tensor, queries_ND: Tensor) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]``, float64; λ = 0 gives the first argument itself."""
+        if self.weight == 0:
+            return log_p_lm_NV
+        log_p_source_NV = self.source.next_log_prob(queries_ND, log_p_lm_NV.shape[1])
+        # Most words have no vote: (1 − λ) p_LM is all that they have.
+        mixed_NV = log_p_lm_NV.double() + torch.log1p(torch.tensor(-self.weight, dtype=torch.float64))
+        voted_NV = log_p_source_NV > -torch.inf
+        mixed_NV[voted_NV] = interpolate(log_p_lm_NV[voted_NV], log_p_source_NV[voted_NV], self.weight)
+        return mixed_NV
+
+
 @dataclass(frozen=True)
 class Interpolation:
     """A second source and its weight λ: p = (1 − λ) p_LM + λ p_source."""

@@ -224,7 +224,7 @@ class SequenceScorer:
         """Returns the batch in the parts that the model takes at once."""
         if self.precision.device.type != "cpu":
             return [batch]
-        return batch.split(max(CPU_POSITIONS // batch.source_BT.shape[1], 1))
+        return batch.split(CPU_POSITIONS)
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, int]:
         return torch.from_numpy(batch.source_BT).to(self.precision.device), int(batch.context_B.min())

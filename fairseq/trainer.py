@@ -135,7 +135,8 @@ class Trainer:
     def _normalise_gradients(self, num_targets: float) -> float:
         """Makes gradients the mean over all targets, clips them, and returns their norm before clipping.
 
-        Scaled gradients are summed before they are unscaled, so that every process sees the same overflow.
+        Scaled gradients are summed before they are unscaled, so that every process sees the same overflow. The mean
+        and the clipping are one factor: gradients are gone over once.
         """
         for parameter in self._parameters:
             if parameter.grad is None:
@@ -145,10 +146,10 @@ class Trainer:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.scale(gradients[0].new_zeros(()))  # sets the scaler up where no batch has
             self.precision.scaler.unscale_(self.optimizer)
-        torch._foreach_mul_(gradients, 1 / max(num_targets, 1.0))
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self.clip_norm > 0:
-            torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        mean = 1 / max(num_targets, 1.0)
+        norm = mean * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        factor = mean * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) if self.clip_norm > 0 else mean
+        torch._foreach_mul_(gradients, factor)
         return float(norm)
 
     def _step(self, norm: float) -> bool:

@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairseq.cache_config import CacheConfig
 from fairseq.config import Flags, as_dict, flag_name, resolve
+from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.files import locked, write_json
+from fairseq.given_files import require_inputs
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
 from fairseq.knn.lmbda_config import LmbdaModelConfig
 from fairseq.log import log_format_of, logger
@@ -89,6 +92,8 @@ class Settings:
             raise ConfigError("--lmbda-model weighs neighbours, but there are none; give --knnlm and its datastore")
         if "lmbda" in flags.typed:
             raise ConfigError("--lmbda and --lmbda-model exclude each other: the model gives each token its own λ")
+        if self.cache.is_sweep:
+            raise ConfigError("--lmbda-model takes one cache setting, but lists were given; give one value of each")
         if self.retrieval.save_retrieval is not None:
             raise ConfigError(
                 "--save-retrieval and --lmbda-model exclude each other; fairseq-knnlm fit-lmbda --apply weighs what was"
@@ -114,6 +119,8 @@ def main(argv: Sequence[str]) -> None:
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = Settings(flags)
+    if TASKS.config(settings.eval.task) is LanguageModelingConfig:
+        require_inputs(settings.eval.path or "", flags.typed.get("data", LanguageModelingConfig.data))
 
     import torch
 
@@ -214,20 +221,33 @@ def report(
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
     sys.stdout.write(source.summary())
     sys.stdout.flush()
+    record = {
+        **result.record(symbols),
+        **source.record(),
+        "dtype": evaluation.precision.name,
+        "device": str(evaluation.precision.device),
+        "inputs": {**evaluation.identity(), **source.identity()},
+        "versions": versions(),
+        "settings": settings.record(evaluation.task_config),
+    }
+    command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **source.speed()}
     path = settings.eval.results_file
     if path is not None:
-        record = {
-            **result.record(symbols),
-            **source.record(),
-            "dtype": evaluation.precision.name,
-            "device": str(evaluation.precision.device),
-            "command": ["fairseq-eval-lm", *argv],
-            "inputs": {**evaluation.identity(), **source.identity()},
-            "versions": versions(),
-            "settings": settings.record(evaluation.task_config),
-        }
-        write_json(path, record)
-        write_json(path.with_suffix(".time.json"), {**result.speed(), **source.speed()})
+        write_json(path, {**record, "command": command})
+        write_json(path.with_suffix(".time.json"), speed)
+    if settings.retrieval.save_retrieval is not None:
+        keep_evaluation(Path(settings.retrieval.save_retrieval), record, command, speed)
+
+
+def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str], speed: dict[str, float]) -> None:
+    """Puts the result into those of the saved retrieval."""
+    from fairseq.knn.results import Kept, keep
+    from fairseq.knn.retrieval_format import read_record
+    from fairseq.knn.sweep_output import plain
+
+    manifest = read_record(directory)
+    found = {"split": manifest["split"], "lm": manifest["lm"], **record}
+    keep(Kept(directory, "evaluation", plain(found)), command, speed)
 
 
 def cli_main() -> None:

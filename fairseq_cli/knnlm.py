@@ -1,9 +1,10 @@
 """``fairseq-knnlm``: look after a kNN-LM: check, describe, adopt, measure, convert, sweep and fit its files."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq import __version__
 from fairseq.config import Flags, flag_name
@@ -21,16 +22,22 @@ from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig
 from fairseq_cli.run import run
 
+if TYPE_CHECKING:
+    from fairseq.knn.results import Kept
+
 PROG = "fairseq-knnlm"
 
 
 @dataclass(frozen=True)
 class Subcommand:
-    """A subcommand: what it does, the configs that its flags come from, and the function that takes its flags."""
+    """A subcommand: what it does, the configs that its flags come from, and the function that takes its flags.
+
+    The function returns what a retrieval's results are to keep, if there is anything.
+    """
 
     summary: str
     configs: tuple[type, ...]
-    main: Callable[[Flags], None]
+    main: Callable[[Flags], "Kept | None"]
 
 
 def check(flags: Flags) -> None:
@@ -86,14 +93,14 @@ def report(flags: Flags) -> None:
     print(write_report(config, log_format))  # noqa: T201
 
 
-def sweep(flags: Flags) -> None:
+def sweep(flags: Flags) -> "Kept":
     """Finds the best λ, k and temperature of a saved retrieval."""
     config, common = flags.build(SweepConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
     from fairseq.knn.sweep_report import run_sweep
 
-    run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+    return run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
 def recall(flags: Flags) -> None:
@@ -130,26 +137,24 @@ def recall(flags: Flags) -> None:
         write_table(config.json, rows, queries, [config, text])
 
 
-def sweep_cache(flags: Flags) -> None:
+def sweep_cache(flags: Flags) -> "Kept":
     """Finds the best weights of neighbours and cache in a saved retrieval."""
-    config = flags.build(CacheMixConfig)
-    flags.build(CommonConfig)
+    config, common = flags.build(CacheMixConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.cache_mix import run_cache_sweep
+    from fairseq.knn.cache_report import run_cache_sweep
 
-    for line in list(run_cache_sweep(config)):
-        print(line, flush=True)  # noqa: T201
+    return run_cache_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
-def fit_lmbda(flags: Flags) -> None:
+def fit_lmbda(flags: Flags) -> "Kept":
     """Fits a weight of each token's own to a saved retrieval."""
     config, common = flags.build(FitLmbdaConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
     from fairseq.knn.lmbda_report import run_fit
 
-    run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+    return run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
@@ -213,7 +218,12 @@ def main(argv: Sequence[str]) -> None:
             f" (see {PROG} --help)"
         )
     subcommand = SUBCOMMANDS[name]
-    subcommand.main(parse(f"{PROG} {name}", subcommand.summary, subcommand.configs, argv[1:]))
+    start = time.monotonic()
+    found = subcommand.main(parse(f"{PROG} {name}", subcommand.summary, subcommand.configs, argv[1:]))
+    if found is not None:
+        from fairseq.knn.results import keep
+
+        keep(found, [PROG, *argv], {"seconds": round(time.monotonic() - start, 3)})
 
 
 def help_text() -> str:

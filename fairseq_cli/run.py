@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from fairseq.errors import FairseqError
 from fairseq.interrupts import Interrupted, handled
-from fairseq.log import format_duration, logger, peak_memory_gib, setup_logging
-from fairseq.options import load_plugins
+from fairseq.log import format_duration, log_to, logger, peak_memory_gib, setup_logging
+from fairseq.options import early_value, load_plugins
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -28,9 +28,11 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     setup_logging()
     start = time.monotonic()
     try:
-        with handled():
+        with handled(), log_to(early_value("--log-file", words)):
             load_plugins(words)
             main(words)
+            time_s = format_duration(time.monotonic() - start)
+            logger.info("%s: %s, peak memory %.2f GiB", prog, time_s, peak_memory_gib())
     except (FairseqError, OSError, MemoryError, RuntimeError) as err:
         if isinstance(err, RuntimeError) and not _is_out_of_memory(err):
             raise
@@ -47,7 +49,6 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
         name = signal.Signals(stop.signum).name
         print(f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}", file=sys.stderr)  # noqa: T201
         return stop.exit_code
-    logger.info("%s: %s, peak memory %.2f GiB", prog, format_duration(time.monotonic() - start), peak_memory_gib())
     return 0
 
 

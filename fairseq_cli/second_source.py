@@ -7,6 +7,7 @@ scorer ── recorder, keeps what goes by     --save-retrieval ──┐
 import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.checkpoints import weights_sha256
@@ -14,8 +15,10 @@ from fairseq.evaluation import Evaluation
 from fairseq.knn.config import DatastoreConfig, KNNConfig
 from fairseq.knn.known import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.recorder import RetrievalRecorder, open_recorder
+from fairseq.knn.results import check_results
 from fairseq.knn.retrieval_format import CACHE_COLUMN
 from fairseq.knn.weighing import WeighedNeighbours, open_weighed
+from fairseq.model_opening import OpenedModels
 from fairseq.scoring import Interpolation, WeighedInterpolation, share_of_rest
 from fairseq.sequence_scorer import ScoredBatch
 
@@ -72,31 +75,44 @@ class SecondSource:
 
 
 def open_second_source(evaluation: Evaluation, settings: "Settings", stack: ExitStack) -> SecondSource:
-    """Returns the neighbours as the flags want them; a recorder is closed with the stack.
+    """Returns the neighbours as the flags want them; a recorder is closed with the stack."""
+    source = open_mixture(evaluation, settings)
+    if source.neighbours is None or source.weighed is not None or settings.retrieval.save_retrieval is None:
+        return source
+    check_results(Path(settings.retrieval.save_retrieval))
+    cache = settings.cache if settings.has_cache else None
+    recorder = open_recorder(
+        source.neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache
+    )
+    if recorder is None:
+        return source
+    recorder = stack.enter_context(recorder)
+    return dataclasses.replace(
+        source, interpolation=Interpolation(recorder, _fixed_weight(settings)), recorder=recorder
+    )
+
+
+def open_mixture(opened: Evaluation | OpenedModels, settings: "Settings") -> SecondSource:
+    """Returns the neighbours and how they are weighed; none of them is kept.
 
     With a cache of weight μ a fixed λ becomes a share of the 1 − μ that the cache leaves; a fitted one is such a share.
     """
     if not settings.needs_neighbours:
         return SecondSource()
-    weights = weights_sha256(evaluation.checkpoints[0].state)
-    neighbours = open_neighbours(evaluation, settings.knn, settings.dstore, weights)
+    weights = weights_sha256(opened.checkpoints[0].state)
+    neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)
     if settings.weight.lmbda_model is not None:
-        weighed = open_weighed(neighbours, settings.weight, evaluation.task.dictionary, weights)
+        weighed = open_weighed(neighbours, settings.weight, opened.task.dictionary, weights)
         return SecondSource(neighbours, WeighedInterpolation(weighed), weighed=weighed)
-    weight = share_of_rest(settings.knn.lmbda, settings.cache.weight)
-    source = SecondSource(neighbours, Interpolation(neighbours, weight))
-    if settings.retrieval.save_retrieval is None:
-        return source
-    cache = settings.cache if settings.has_cache else None
-    recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, KNOWN_COLUMNS, cache=cache)
-    if recorder is None:
-        return source
-    recorder = stack.enter_context(recorder)
-    return dataclasses.replace(source, interpolation=Interpolation(recorder, weight), recorder=recorder)
+    return SecondSource(neighbours, Interpolation(neighbours, _fixed_weight(settings)))
+
+
+def _fixed_weight(settings: "Settings") -> float:
+    return share_of_rest(settings.knn.lmbda, settings.cache.weight)
 
 
 def open_neighbours(
-    evaluation: Evaluation, knn: KNNConfig, dstore: DatastoreConfig, weights_sha256: str
+    opened: Evaluation | OpenedModels, knn: KNNConfig, dstore: DatastoreConfig, weights_sha256: str
 ) -> "NeighbourSource":
     """Returns the datastores as a second source of probabilities, after checking that they belong to the model."""
     import knnlm
@@ -106,8 +122,8 @@ def open_neighbours(
         rows=dstore.dstore_size,
         key_fp16=dstore.dstore_fp16,
         key_type=dstore.knn_keytype,
-        dimension=evaluation.models[0].key_dimension,
-        vocabulary_size=len(evaluation.task.dictionary),
-        dictionary_sha256=evaluation.task.dictionary.sha256(),
+        dimension=opened.models[0].key_dimension,
+        vocabulary_size=len(opened.task.dictionary),
+        dictionary_sha256=opened.task.dictionary.sha256(),
         weights_sha256=weights_sha256,
     )

@@ -22,12 +22,16 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.registry": (0, 0),
     "fairseq.plugins": (0, 0),
     "fairseq.files": (0, 0),
+    "fairseq.given_files": (0, 0),
     "fairseq.interrupts": (0, 0),
     "fairseq.resources": (0, 0),
     "fairseq.run_config": (0, 0),
     "fairseq.log": (0, 0),
     "fairseq.distributed": (0, 0),
     "fairseq.cache_config": (0, 0),
+    "fairseq.generation_config": (0, 0),
+    "fairseq.generation_run_config": (0, 0),
+    "fairseq.score_config": (0, 0),
     "fairseq.tensorboard": (0, 0),
     # 1 data: fairseq.data.*
     # 2 models: fairseq.modules.* → fairseq.models.*
@@ -47,7 +51,15 @@ LEVELS: dict[str, tuple[int, int]] = {
     "fairseq.perplexity": (5, 0),
     "fairseq.word_scores": (5, 0),
     "fairseq.sequence_scorer": (5, 0),
+    "fairseq.hypotheses": (5, 0),
+    "fairseq.beam_search": (5, 0),
+    "fairseq.sampling": (5, 0),
+    "fairseq.repeated_ngrams": (5, 0),
+    "fairseq.next_token": (5, 0),
+    "fairseq.generation": (5, 0),
     "fairseq.evaluation": (5, 0),
+    "fairseq.model_opening": (5, 0),
+    "fairseq.line_scoring": (5, 0),
     "fairseq.trainer": (5, 0),
     "fairseq.meters": (5, 0),
     "fairseq.validation": (5, 0),
@@ -66,6 +78,7 @@ PACKAGES: dict[str, tuple[int, int]] = {
     "fairseq.criterions": (3, 0),
     "fairseq.optim": (3, 0),
     "fairseq.tasks": (4, 0),
+    "fairseq.hub": (5, 0),
     "fairseq.knn": (6, 0),
     "fairseq_cli": (7, 1),
 }
@@ -76,6 +89,8 @@ NO_TORCH = (
     "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
     "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
     "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
+    "fairseq.generation_config", "fairseq.generation_run_config",
+    "fairseq.score_config", "fairseq.given_files",
 )  # fmt: skip
 
 
@@ -186,8 +201,9 @@ def test_faiss_stays_in_the_knn_package() -> None:
 
 
 def test_matplotlib_stays_with_the_figures() -> None:
-    assert importers_of("matplotlib") <= {"fairseq.knn.sweep_figures"}
-    at_load = {name for name in imports("fairseq.knn.sweep_figures", at_load=True)}
+    figures = ("fairseq.knn.figure_style", "fairseq.knn.sweep_figures", "fairseq.knn.cache_figures")
+    assert importers_of("matplotlib") <= {*figures}
+    at_load = {name for module in figures for name in imports(module, at_load=True)}
     assert not any(name.startswith("matplotlib") for name in at_load)
 
 

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fairseq import log
-from fairseq.log import Progress, format_duration, log_format_of, peak_memory_gib, setup_logging
+from fairseq.log import Progress, format_duration, log_format_of, log_to, peak_memory_gib, setup_logging
 from fairseq.run_config import CommonConfig
 
 
@@ -115,3 +117,52 @@ def test_setup_twice_adds_no_second_handler() -> None:
     before = list(logging.getLogger().handlers)
     setup_logging()
     assert logging.getLogger().handlers == before
+
+
+def test_a_terminal_without_a_size_has_a_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pty
+
+    main, terminal = pty.openpty()  # a new one is 0 columns wide
+    with open(terminal, "w", encoding="utf-8") as stderr:  # noqa: PTH123 - a descriptor, not a path
+        assert os.get_terminal_size(terminal).columns == 0
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Progress("evaluate", 10, "tokens", "tqdm") as progress:
+            progress.advance(5)
+            stderr.flush()
+            assert b"evaluate:" in os.read(main, 4096)
+    os.close(main)
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(1234.4, "1,234"), (12.3, "12"), (3.21, "3.2"), (0.0337, "0.034"), (0, "0")]
+)
+def test_slow_rates_are_no_zero(rate: float, shown: str) -> None:
+    assert log._shown_rate(rate) == shown
+
+
+@pytest.mark.parametrize("log_format", ["simple", "json", "tqdm"])
+def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
+    clock: Clock, tmp_path: Path, log_format: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with log_to(str(tmp_path / "log")), Progress("evaluate", 400, "tokens", log_format, interval_s=10) as progress:
+        for _ in range(4):
+            clock.now += 6
+            progress.advance(100, loss=2.5)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 2, lines
+    assert all("evaluate" in line and " | INFO | fairseq | " in line for line in lines)
+    assert ("200 / 400 tokens (50 %)" in lines[0]) == (log_format != "json")
+    assert len(caplog.messages) == (0 if log_format == "tqdm" else 2), "a line would tear the bar"
+
+
+def test_the_last_line_of_a_log_file_says_why_a_run_ended(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lost"), log_to(str(tmp_path / "log")):
+        raise ValueError("the way is\nlost")
+    assert (tmp_path / "log").read_text().endswith(" | ERROR | fairseq | ValueError: the way is lost\n")
+
+
+def test_no_log_file_and_one_that_cannot_be(clock: Clock, tmp_path: Path) -> None:
+    with log_to(None):
+        pass
+    with pytest.raises(FileNotFoundError), log_to(str(tmp_path / "gone" / "log")):
+        raise AssertionError

@@ -2,7 +2,7 @@
 #
 #   step NAME COMMAND…     echoes a command, runs it with its output in WORK/logs/NAME.log and its seconds in
 #                          NAME.seconds; a step that an earlier run has finished with the same command is left out
-#   cell FILE KEY [FORMAT] prints a value of a JSON file
+#   cell FILE KEY [FORMAT] prints a value of a JSON file; KEY.KEY is inside another
 
 set -euo pipefail
 
@@ -30,15 +30,10 @@ step() {
 }
 
 cell() {
-    python -c 'import json, sys; print(format(json.load(open(sys.argv[1]))[sys.argv[2]], sys.argv[3]))' \
-        "$1" "$2" "${3:-.2f}"
-}
+    python - "$1" "$2" "${3:-.2f}" <<'END'
+import functools, json, sys
 
-# best_lmbda SPLIT LMBDA… prints the λ of the lowest loss among the results WORK/results/SPLIT-LMBDA.json
-best_lmbda() {
-    local split=$1
-    shift
-    for lmbda in "$@"; do
-        echo "$(cell "$WORK/results/$split-$lmbda.json" loss_base2 .6f) $lmbda"
-    done | sort -g | head -n 1 | cut -d' ' -f2
+file, keys, form = sys.argv[1:]
+print(format(functools.reduce(dict.__getitem__, keys.split("."), json.load(open(file))), form))
+END
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# WikiText-2: train, write the datastore, index it, evaluate; then the table of perplexities, speeds and memory.
+# WikiText-2: train, write the datastore, index it, evaluate; every setting of neighbours and cache from one search;
+# then what each step took, and the perplexities of model, cache, neighbours and both.
 #
 #   bash examples/knnlm/wikitext-2.sh SOURCE      SOURCE as for prepare_wikitext.py: a zip, or a directory
 #
@@ -26,9 +27,11 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
     --max-tokens 2048 --bf16)
 # The index keeps a byte per dimension: its own distances are good enough, and no key is read again. Keys of a model
-# trained with Adam are long (11 on average), and so are distances: a temperature of 10 makes up for it.
+# trained with Adam are long (11 on average): distances are long as well, which a temperature makes up for, and so are
+# the inner products of the cache, which a small θ makes up for.
 neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 1024 --probe 32
-    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10)
+    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.2
+    --cache-size 500,2000,4000 --cache-theta 0.03,0.1,0.3)
 
 for split in valid test; do
     step "$split-lm" "${evaluate[@]}" --context-window 192 --gen-subset $split \
@@ -37,13 +40,17 @@ done
 step dump "${evaluate[@]}" --context-window 128 --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore"
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
     --index_spec IVF2048,SQ8 --overwrite
-for lmbda in 0.2 0.3; do
-    step "valid-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset valid "${neighbours[@]}" \
-        --lmbda $lmbda --results-path "$WORK/results/valid-$lmbda.json"
+# One search a split: what it finds is kept, and every setting is computed from that.
+for split in valid test; do
+    step "retrieve-$split" "${evaluate[@]}" --context-window 192 --gen-subset $split "${neighbours[@]}" \
+        --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split-knn.json"
 done
-lmbda=$(best_lmbda valid 0.2 0.3)
-step "test-knn-$lmbda" "${evaluate[@]}" --context-window 192 --gen-subset test "${neighbours[@]}" \
-    --lmbda "$lmbda" --results-path "$WORK/results/test-$lmbda.json"
+both=("$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.9:0.05)
+step sweep fairseq-knnlm sweep "${both[@]}" --k 1,8,64,512,1024 --knn-temp 1,3,10,30,100
+chosen=$WORK/retrieval/valid/sweep/sweep.json
+step sweep-cache fairseq-knnlm sweep-cache "${both[@]}" --k "$(cell "$chosen" best.k d)" \
+    --knn-temp "$(cell "$chosen" best.knn_temp g)"
+step report fairseq-knnlm report "$WORK/retrieval/valid" --overwrite
 
 # row LABEL STEP RESULT prints a row: perplexity, targets per second, wall seconds and peak memory of a step
 row() {
@@ -59,5 +66,12 @@ row 'LM, valid' valid-lm "$WORK/results/valid-lm.json"
 row 'LM, test' test-lm "$WORK/results/test-lm.json"
 row 'write datastore' dump ''
 row 'build index' index ''
-row "kNN-LM, valid, λ = $lmbda" "valid-knn-$lmbda" "$WORK/results/valid-$lmbda.json"
-row "kNN-LM, test, λ = $lmbda" "test-knn-$lmbda" "$WORK/results/test-$lmbda.json"
+row 'neighbours and caches, valid, λ = 0.2' retrieve-valid "$WORK/results/valid-knn.json"
+row 'neighbours and caches, test, λ = 0.2' retrieve-test "$WORK/results/test-knn.json"
+row 'sweep' sweep ''
+row 'sweep with caches' sweep-cache ''
+row 'report' report ''
+echo
+cat "$WORK/retrieval/valid/sweep-cache/table.md"
+printf '\nfigures %s · every token with its neighbours, for a browser: %s\n' "$WORK/retrieval/valid/sweep/" \
+    "$WORK/retrieval/valid/report.html"

@@ -31,28 +31,29 @@ def batch_by_size(
     Raises:
         ConfigError: one block alone exceeds ``max_tokens``.
     """
+    ordered: Int64s = np.asarray(order, np.int64)
+    length_N = lengths[ordered]
+    if max_tokens is not None and (length_N > max_tokens).any():
+        idx = int(ordered[np.argmax(length_N > max_tokens)])
+        raise ConfigError(f"--max-tokens {max_tokens} is below the {lengths[idx]} tokens of block {idx}; raise it")
     batches: list[Int64s] = []
-    rows: list[int] = []
-    longest = 0
-    for idx, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        if max_tokens is not None and length > max_tokens:
-            raise ConfigError(f"--max-tokens {max_tokens} is below the {length} tokens of block {idx}; raise it")
-        while rows and _is_full(len(rows), max(longest, length), max_tokens, max_sentences):
-            count = max(multiple * (len(rows) // multiple), len(rows) % multiple)
-            batches.append(np.array(rows[:count], np.int64))
-            rows = rows[count:]
-            longest = max((int(lengths[row]) for row in rows), default=0)
-        rows.append(idx)
-        longest = max(longest, length)
-    if rows:
-        batches.append(np.array(rows, np.int64))
+    start = 0
+    while start < len(ordered):
+        count = _rows_that_fit(length_N[start : start + (max_sentences or len(ordered))], max_tokens)
+        if start + count < len(ordered):
+            count = max(multiple * (count // multiple), count % multiple)
+        batches.append(ordered[start : start + count])
+        start += count
     return batches
 
 
-def _is_full(num_rows: int, longest: int, max_tokens: int | None, max_sentences: int | None) -> bool:
-    if max_sentences is not None and num_rows >= max_sentences:
-        return True
-    return max_tokens is not None and (num_rows + 1) * longest > max_tokens
+def _rows_that_fit(length_N: Int64s, max_tokens: int | None) -> int:
+    """Returns how many of the first rows make a full batch; a row costs as much as the longest before or after it."""
+    if max_tokens is None:
+        return len(length_N)
+    length_N = length_N[: max_tokens // max(int(length_N[0]), 1)]  # more of the first alone would be too many
+    cost_N = np.maximum.accumulate(length_N) * np.arange(1, len(length_N) + 1)
+    return int(np.searchsorted(cost_N, max_tokens, side="right"))
 
 
 def epoch_batches(batches: list[Int64s], seed: int, epoch: int) -> list[Int64s]:

@@ -1,7 +1,8 @@
 r"""From a text file to counts or ids, in parallel, with the same bytes for any number of workers.
 
-The file is cut into byte ranges that end at ``\n``, so that no line, no UTF-8 character and no ``\r\n`` is ever split.
-Workers take ranges; their results are used in the order of the file, and only a few are under way at a time.
+The file is cut into byte ranges that end at ``\n``, or in a very long line at a space, so that no word, no UTF-8
+character and no ``\r\n`` is ever split, and a text of one line takes no more memory than another. Workers take ranges;
+their results are used in the order of the file, and only a few are under way at a time.
 
 A line ends at ``\n``, ``\r\n`` or ``\r``; its words are separated by runs of Unicode whitespace; ``</s>`` is appended
 to each, so that an empty line is ``[2]``. In the text of a range each line end becomes a word that no UTF-8 file can
@@ -21,7 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,19 +43,28 @@ CHUNKS_PER_WORKER = 4  # fewer do not repay the start of a process
 
 @dataclass(frozen=True)
 class Chunk:
-    """The bytes ``start`` to ``end`` of a text file: whole lines."""
+    """The bytes ``start`` to ``end`` of a text file: whole words, and whole lines unless the last one goes on."""
 
     path: Path
     start: int
     end: int
+    ends_line: bool = True
 
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """The ids of a range, its sentences' sizes, and how many words ``<unk>`` replaced."""
+    """What a range came to.
+
+    Attributes:
+        ids: of its words and line ends.
+        sizes: tokens of each line that ends in it, as far as they stand in it.
+        num_open: tokens after the last line end.
+        num_replaced: words that ``<unk>`` replaced.
+    """
 
     ids: npt.NDArray[np.integer]
     sizes: npt.NDArray[np.int32]
+    num_open: int
     num_replaced: int
 
 
@@ -68,20 +78,35 @@ class TextSummary:
 
 
 def split_chunks(path: str | Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
-    r"""Returns the ranges of a file: each ends after the first ``\n`` at or beyond ``chunk_bytes``."""
+    r"""Returns the ranges of a file: each ends after the first ``\n`` at or beyond ``chunk_bytes``.
+
+    Where none follows within as many bytes again, it ends after the last space of these, if there is one.
+    """
     path, chunks, start = Path(path), [], 0
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         while start < size:
             file.seek(min(start + chunk_bytes, size) - 1)
-            file.readline()
-            chunks.append(Chunk(path, start, file.tell()))
-            start = file.tell()
+            end, ends_line = _end_of_range(file, chunk_bytes)
+            chunks.append(Chunk(path, start, end, ends_line or end == size))
+            start = end
     return chunks
 
 
+def _end_of_range(file: BinaryIO, most_bytes: int) -> tuple[int, bool]:
+    """Returns where the range ends that has come to where the file stands, and whether a line ends there."""
+    while True:
+        before = file.tell()
+        data = file.readline(most_bytes)
+        if data.endswith(b"\n") or len(data) < most_bytes:
+            return before + len(data), True
+        space = data.rfind(b" ")
+        if space >= 0:
+            return before + space + 1, False
+
+
 def split_words(chunk: Chunk) -> list[str]:
-    """Returns the words of a range, ``LINE_END`` after the last of each line.
+    """Returns the words of a range, ``LINE_END`` after the last of each line that ends in it.
 
     Raises:
         DataError: the text is not UTF-8.
@@ -99,7 +124,7 @@ def split_words(chunk: Chunk) -> list[str]:
         ) from err
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.endswith("\n"):
+    if chunk.ends_line and not text.endswith("\n"):
         text += "\n"
     return text.replace("\n", f" {LINE_END} ").split()
 
@@ -144,7 +169,8 @@ class Encoder:
         ids[ends] = EOS
         ids[replaced] = UNK
         sizes = np.diff(ends, prepend=-1).astype(np.int32)
-        return EncodedChunk(ids.astype(self._dtype), sizes, int(np.count_nonzero(replaced)))
+        num_open = len(ids) - int(sizes.sum())
+        return EncodedChunk(ids.astype(self._dtype), sizes, num_open, int(np.count_nonzero(replaced)))
 
 
 def count_words(
@@ -180,9 +206,13 @@ def binarize(
     """
     chunks = split_chunks(path, chunk_bytes)
     encode = Encoder(dictionary.indices, writer.dtype)
-    num_replaced = 0
+    num_open = num_replaced = 0
     with Progress(f"binarise {Path(path).name}", _num_bytes(chunks), "bytes", log_format) as progress:
         for chunk, encoded in zip(chunks, ordered_map(encode, chunks, workers), strict=True):
+            if len(encoded.sizes):
+                encoded.sizes[0] += num_open
+                num_open = 0
+            num_open += encoded.num_open
             writer.write(encoded.ids, encoded.sizes)
             num_replaced += encoded.num_replaced
             lines_per_s = writer.num_sentences / max(progress.elapsed_s, 1e-9)

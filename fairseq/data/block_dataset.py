@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fairseq.data.batching import batch_by_size
 from fairseq.data.blocks import Int64s, block_bounds
 from fairseq.errors import DataError
 
@@ -45,12 +46,20 @@ class Batch:
         """Source tokens without context and padding: one for each scored target."""
         return int((self.target_BT != PAD).sum())
 
-    def split(self, num_rows: int) -> "list[Batch]":
-        """Returns the same rows in batches of ``num_rows``, the last one perhaps of fewer."""
-        rows = [slice(start, start + num_rows) for start in range(0, len(self.source_BT), num_rows)]
+    def split(self, num_positions: int) -> "list[Batch]":
+        """Returns the same rows in batches of at most so many positions, or those of the longest row where it has more.
+
+        Each is as wide as its own longest row.
+        """
+        taken_BT = (self.source_BT != PAD) | (self.target_BT != PAD)  # <pad> may stand in the text itself
+        width_B = taken_BT.shape[1] - np.argmax(taken_BT[:, ::-1], axis=1)
+        rows = batch_by_size(np.arange(len(width_B)), width_B, max(num_positions, int(width_B.max())))
         return [
-            Batch(self.block_idx_B[part], self.source_BT[part], self.target_BT[part], self.context_B[part])
+            Batch(
+                self.block_idx_B[part], self.source_BT[part, :width], self.target_BT[part, :width], self.context_B[part]
+            )
             for part in rows
+            for width in (int(width_B[part].max()),)
         ]
 
 
@@ -64,6 +73,10 @@ class BlockDataset:
         block_size: B.
         context_window: W.
         add_bos: put ``<s>`` in front of every block (``--add-bos-token``).
+
+    Attributes:
+        starts, ends: int64, the range of the stream that each block is.
+        lengths: int64, tokens of each block without its context, an added ``<s>`` included.
     """
 
     def __init__(
@@ -79,20 +92,15 @@ class BlockDataset:
         self.block_size = block_size
         self.context_window = context_window
         self.add_bos = add_bos
-        self.starts, self.ends = block_bounds(sizes, mode, block_size)
-        sentence_starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)[:-1]])
-        self._begins_sentence = np.isin(self.starts, sentence_starts)
-        self._tokens_before = self._count_before()
+        starts, ends = block_bounds(sizes, mode, block_size)
+        sentence_starts = np.cumsum(sizes, dtype=np.int64) - sizes
+        at = np.searchsorted(sentence_starts, starts, side="right") - 1
+        self._set_blocks(starts, ends, sentence_starts[at] == starts)
         if not len(self.starts):
             raise DataError(f"the text has no blocks: {len(tokens)} tokens in {len(sizes)} sentences")
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    @property
-    def lengths(self) -> Int64s:
-        """Tokens of each block without its context."""
-        return self.ends - self.starts + int(self.add_bos)
 
     def sha256(self) -> str:
         """Returns the hash of the stream, in the dtype of its file."""
@@ -110,9 +118,7 @@ class BlockDataset:
             raise DataError(f"every block is longer than the model's {limit} positions")
         small = object.__new__(BlockDataset)
         small.__dict__.update(self.__dict__)
-        small.starts, small.ends = self.starts[kept], self.ends[kept]
-        small._begins_sentence = self._begins_sentence[kept]
-        small._tokens_before = small._count_before()
+        small._set_blocks(self.starts[kept], self.ends[kept], self._begins_sentence[kept])
         return small, int((self.ends - self.starts)[~kept].sum())
 
     def context_lengths(self) -> Int64s:
@@ -161,7 +167,7 @@ class BlockDataset:
         lengths: Int64s = np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
         return lengths
 
-    def _count_before(self) -> Int64s:
-        lengths = self.lengths
-        before: Int64s = np.cumsum(lengths) - lengths
-        return before
+    def _set_blocks(self, starts: Int64s, ends: Int64s, begins_sentence: npt.NDArray[np.bool_]) -> None:
+        self.starts, self.ends, self._begins_sentence = starts, ends, begins_sentence
+        self.lengths: Int64s = ends - starts + int(self.add_bos)  # kept: a text may have 10^7 sentences
+        self._tokens_before: Int64s = np.cumsum(self.lengths) - self.lengths

@@ -46,6 +46,13 @@ def block_bounds(sizes: npt.NDArray[np.integer], mode: str, block_size: int) -> 
     raise ConfigError(f"--sample-break-mode must be none, complete, complete_doc or eos, but is {mode!r}")
 
 
+def joined_ranges(starts: Int64s, lengths: Int64s) -> Int64s:
+    """Returns the numbers of several ranges, end to end: starts 5 and 0, lengths 2 and 3 give 5, 6, 0, 1, 2."""
+    before = np.cumsum(lengths) - lengths
+    joined: Int64s = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+    return joined
+
+
 def _not_empty(starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
     kept = ends > starts
     return starts[kept], ends[kept]

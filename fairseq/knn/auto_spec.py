@@ -9,17 +9,24 @@ both measured with ``fairseq-knnlm recall`` on keys of a language model (docs/in
 that is wanted says which coverage it needs, and that how long lists must be, since ``--probe`` of them are visited.
 Codes are tried from the most faithful to the smallest; the first whose index takes no more than half of the free memory
 is chosen. A build that was begun keeps its choice, whatever memory is free when it goes on.
+
+How long the build will take is told by its products, at the rate that this machine reaches on one of them: choosing
+centroids, finding each row's list, and writing its code. Quick training works in fewer directions than a key has
+numbers (``index_training``), which are not known before the keys are read, so what is told is a bound.
 """
 
 import itertools
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq.knn.config import AUTO, BuildConfig
+from fairseq.knn.index_training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.resources import free_memory_bytes
 
@@ -50,12 +57,14 @@ class Choice:
         bytes_per_key: code and id.
         index_bytes: of all keys, and the centroids.
         recall: expected share of the 1024 nearest.
+        build_flops: operations of the products that building takes, at most.
     """
 
     spec: str
     bytes_per_key: int
     index_bytes: int
     recall: float
+    build_flops: float = 0.0
 
 
 def choices(rows: int, dimension: int, *, recall: float, probe: int) -> list[Choice]:
@@ -79,7 +88,33 @@ def _with_code(
     expected = fidelity * _coverage(min(probe / lists, 1) * rows / K)
     spec = f"IVF{lists},{code}" + ("" if code == "SQ8" else str(code_bytes))
     size = rows * (code_bytes + ID_BYTES) + lists * dimension * 4
-    return Choice(spec, code_bytes + ID_BYTES, size, expected)
+    flops = _list_flops(rows, dimension, lists) + (_word_flops(rows, dimension) if code == "PQ" else 0.0)
+    return Choice(spec, code_bytes + ID_BYTES, size, expected, flops)
+
+
+def _list_flops(rows: int, dimension: int, lists: int) -> float:
+    """Returns the operations of comparing sampled rows with all centroids in each round, and then every row once."""
+    compared = min(LIST_POINTS * lists, rows) * LIST_ROUNDS + rows
+    return 2.0 * compared * lists * dimension
+
+
+def _word_flops(rows: int, dimension: int) -> float:
+    """Returns the operations of comparing sampled rows with a product code's words in each round, then every row."""
+    compared = min(WORD_POINTS * CODE_WORDS, rows) * WORD_ROUNDS + rows
+    return 2.0 * compared * CODE_WORDS * dimension
+
+
+def products_per_s() -> float:
+    """Returns the operations a second of float32 products on this machine, the best of a few."""
+    import torch
+
+    side, best_s = 512, math.inf
+    a, b = torch.ones(side, side), torch.ones(side, side)
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2.0 * side**3 / best_s
 
 
 def _visited(coverage: float) -> float | None:
@@ -122,13 +157,22 @@ def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig
     memory = "" if free is None else f", {free / 2**30:.1f} GiB free"
     logger.info(
         "--index-spec auto: %s for %d rows of width %d, --recall %g, --probe %d%s: %d bytes per key, %.3f GiB, about"
-        " %.0f %% of the %d nearest expected on keys like those measured; %s",
+        " %.0f %% of the %d nearest expected on keys like those measured; %s%s",
         choice.spec, store.rows, store.dimension, config.recall, config.probe, memory, choice.bytes_per_key,
-        choice.index_bytes / 2**30, 100 * choice.recall, K, why,
+        choice.index_bytes / 2**30, 100 * choice.recall, K, why, _time_told(choice, config),
     )  # fmt: skip
     if choice.recall < config.recall - 0.005:
         logger.warning("--recall %g is more than is expected of %s; raise --probe", config.recall, choice.spec)
     return replace(config, index_spec=choice.spec)
+
+
+def _time_told(choice: Choice, config: BuildConfig) -> str:
+    """Returns what the products of the build will take; nothing of FAISS's own training, which does more."""
+    if not choice.build_flops or config.effort != "quick":
+        return ""
+    rate = products_per_s()
+    told_s = timedelta(seconds=math.ceil(choice.build_flops / rate))
+    return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
 
 
 def _begun(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:

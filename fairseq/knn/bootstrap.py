@@ -24,10 +24,10 @@ _DRAWN_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Gain:
-    """What a mixture gains over the language model, in bits per token and in perplexity, with intervals.
+    """What a mixture gains over the language model or another mixture, in bits and perplexity, with intervals.
 
     Attributes:
-        lm_loss, loss: bits per token.
+        lm_loss, loss: bits per token; the first of what it is compared with.
         bits_interval: of ``lm_loss − loss``; None where there are fewer than two blocks, or a loss is not finite.
         ppl_interval: of the difference of perplexities, likewise.
         num_blocks: that were drawn from.
@@ -51,10 +51,10 @@ class Gain:
         """Perplexity gained."""
         return perplexity_of(self.lm_loss) - perplexity_of(self.loss)
 
-    def record(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
+    def record(self, over: str = "lm") -> dict[str, Any]:
+        """Returns plain values for JSON; ``over`` names what the mixture is compared with."""
         return {
-            "lm_loss_base2": self.lm_loss, "lm_ppl": perplexity_of(self.lm_loss), "loss_base2": self.loss,
+            f"{over}_loss_base2": self.lm_loss, f"{over}_ppl": perplexity_of(self.lm_loss), "loss_base2": self.loss,
             "ppl": perplexity_of(self.loss), "gain_bits": self.bits, "gain_ppl": self.ppl,
             "gain_bits_interval": self.bits_interval, "gain_ppl_interval": self.ppl_interval,
             "interval": f"{LEVEL:.0%}, percentiles of a paired bootstrap over blocks", "blocks": self.num_blocks,
@@ -66,7 +66,7 @@ def gain_of(lm_N: Floats, mixed_N: Floats, block_N: npt.NDArray[np.integer], res
     """Returns the gain of a mixture.
 
     Args:
-        lm_N: ln p_LM of each token.
+        lm_N: ln p_LM of each token, or of another mixture.
         mixed_N: ln p of its mixture.
         block_N: its block, ascending.
         resamples: R.

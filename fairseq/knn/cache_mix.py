@@ -1,4 +1,4 @@
-"""``fairseq-knnlm sweep-cache``: language model, neighbours and cache in every proportion, from one saved retrieval.
+"""Language model, neighbours and cache in every proportion, from one saved retrieval.
 
     p = (1 − λ − μ) p_LM + λ p_kNN + μ p_cache        λ + μ ≤ 1
 
@@ -9,7 +9,6 @@ Legend: N tokens · S settings of the cache · L of λ · M of μ.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.knn.alike import check_alike
-from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.retrieval_format import CACHE_COLUMN, array_path
-from fairseq.knn.sweep import mixture_log_prob
+from fairseq.knn.sweep import Float64s, mixture_log_prob
 from fairseq.knn.sweep_config import Setting
-from fairseq.perplexity import perplexity_of
+from fairseq.log import Progress
 
-Float64s = npt.NDArray[np.float64]
-
-# Rows of the table: the name, whether neighbours take part, whether the cache does.
-_PARTS = (
-    ("language model", False, False), ("+ cache", False, True), ("+ neighbours", True, False), ("+ both", True, True),
-)  # fmt: skip
 _TOKENS_AT_ONCE = 4096
 _SLACK = 1e-9  # 0.7 + 0.3 is 1, whatever its binary digits add up to
 
@@ -59,73 +50,65 @@ class Mixed:
         return int(s), int(i), int(j)
 
 
-def mix(
-    retrieval: Retrieval, k: int, knn_temp: float, lmbdas: tuple[float, ...], cache_lmbdas: tuple[float, ...]
-) -> Mixed:
-    """Returns the loss of every mixture.
+class Sources:
+    """What model, neighbours and caches say of each token of a retrieval, at one k and temperature.
 
     Raises:
         ConfigError: k is larger than what was saved.
         DatastoreError: the retrieval was saved without a cache, or distances are not in order.
     """
-    caches, cache_NS = _cache_of(retrieval)
-    knn_N = mixture_log_prob(retrieval, Setting(1.0, k, knn_temp))
-    sum_SLM = np.zeros((len(caches), len(lmbdas), len(cache_lmbdas)))
-    pairs = [
-        (i, j, lmbda, weight)
-        for i, lmbda in enumerate(lmbdas)
-        for j, weight in enumerate(cache_lmbdas)
-        if lmbda + weight <= 1 + _SLACK
-    ]
-    for start in range(0, len(retrieval), _TOKENS_AT_ONCE):
-        rows = slice(start, start + _TOKENS_AT_ONCE)
-        for s in range(len(caches)):
-            log_p_N3 = np.stack([retrieval.lm_log_p_N[rows], knn_N[rows], cache_NS[rows, s].astype(np.float64)], 1)
-            largest_N = log_p_N3.max(1)
-            largest_N[np.isneginf(largest_N)] = 0
-            p_N3 = np.exp(log_p_N3 - largest_N[:, None])
-            for i, j, lmbda, weight in pairs:
-                with np.errstate(divide="ignore"):  # ln 0 is −inf, and stays
-                    log_N = np.log(p_N3 @ np.array([max(1 - lmbda - weight, 0.0), lmbda, weight]))
-                sum_SLM[s, i, j] += float((log_N + largest_N).sum())
+
+    def __init__(self, retrieval: Retrieval, k: int, knn_temp: float) -> None:
+        self.caches, self._cache_NS = caches_of(retrieval)
+        self.lm_N = retrieval.lm_log_p_N
+        self._knn_N = mixture_log_prob(retrieval, Setting(1.0, k, knn_temp))
+
+    def __len__(self) -> int:
+        return len(self.lm_N)
+
+    def relative(self, s: int, rows: slice) -> tuple[Float64s, Float64s]:
+        """Returns each token's three probabilities of some rows, ``[3, N]``, and the log of what multiplies them."""
+        log_p_3N = np.stack([self.lm_N[rows], self._knn_N[rows], self._cache_NS[rows, s].astype(np.float64)])
+        largest_N = log_p_3N.max(0)
+        largest_N[np.isneginf(largest_N)] = 0
+        return np.exp(log_p_3N - largest_N), largest_N
+
+    def log_prob(self, s: int, lmbda: float, weight: float) -> Float64s:
+        """Returns ln p of every token's mixture, ``[N]``, with cache ``s``."""
+        return _log_mixture(*self.relative(s, slice(None)), lmbda, weight)
+
+
+def mix(
+    sources: Sources, lmbdas: tuple[float, ...], cache_lmbdas: tuple[float, ...], log_format: str = "none"
+) -> Mixed:
+    """Returns the loss of every mixture."""
+    sum_SLM = np.zeros((len(sources.caches), len(lmbdas), len(cache_lmbdas)))
     allowed_LM = np.add.outer(lmbdas, cache_lmbdas) <= 1 + _SLACK
-    loss_SLM = np.where(allowed_LM, -sum_SLM / len(retrieval) / math.log(2), np.inf)
-    return Mixed(lmbdas, cache_lmbdas, caches, loss_SLM)
+    pairs = [(int(i), int(j)) for i, j in np.argwhere(allowed_LM)]
+    with Progress("sweep caches", len(sources), "tokens", log_format) as progress:
+        for start in range(0, len(sources), _TOKENS_AT_ONCE):
+            rows = slice(start, min(start + _TOKENS_AT_ONCE, len(sources)))
+            for s in range(len(sources.caches)):
+                p_3N, largest_N = sources.relative(s, rows)
+                for i, j in pairs:
+                    sum_SLM[s, i, j] += float(_log_mixture(p_3N, largest_N, lmbdas[i], cache_lmbdas[j]).sum())
+            progress.advance(rows.stop - start)
+    loss_SLM = np.where(allowed_LM, -sum_SLM / len(sources) / math.log(2), np.inf)
+    return Mixed(lmbdas, cache_lmbdas, sources.caches, loss_SLM)
 
 
-def run_cache_sweep(config: CacheMixConfig) -> Iterator[str]:
-    """Yields the lines of a table: each part's best weights on one text, and what they give on another.
-
-    Raises:
-        ConfigError: k is larger than what was saved.
-        DatastoreError: a retrieval cannot be read, or was saved without a cache.
-        MismatchError: the other retrieval is of another model, datastore or cache.
-    """
-    texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
-    if len(texts) == 2:
-        _check_alike(texts[0], texts[1], config.allow_mismatch)
-    k = texts[0].k if config.k is None else config.k
-    knn_temp = float(texts[0].manifest["knn_temp"]) if config.knn_temp is None else config.knn_temp
-    results = [mix(text, k, knn_temp, config.lmbdas, config.cache_lmbdas) for text in texts]
-    chosen = results[0]
-    count = f"{chosen.loss_SLM.size:,} settings of {len(texts[0]):,} tokens"
-    yield f"{count}; neighbours with --k {k} --knn-temp {knn_temp:g}"
-    yield ""
-    splits = [text.manifest["split"] for text in texts]
-    yield f"| | {' | '.join(splits)} | chosen on {splits[0]} |"
-    yield "|---|" + "---:|" * len(splits) + "---|"
-    for name, neighbours, cache in _PARTS:
-        s, i, j = chosen.best(neighbours=neighbours, cache=cache)
-        numbers = " | ".join(f"{perplexity_of(float(result.loss_SLM[s, i, j])):.2f}" for result in results)
-        flags = [f"--lmbda {chosen.lmbdas[i]:g}"] if neighbours else []
-        if cache:
-            setting = chosen.caches[s]
-            flags += [f"--cache-size {setting['cache_size']} --cache-theta {setting['cache_theta']:g}"]
-            flags += [f"--cache-lmbda {chosen.cache_lmbdas[j]:g}"]
-        yield f"| {name} | {numbers} | {' '.join(flags)} |"
+def _log_mixture(p_3N: Float64s, largest_N: Float64s, lmbda: float, weight: float) -> Float64s:
+    rest = 1 - lmbda - weight
+    # Not a product of matrices: BLAS would start threads for three numbers a token.
+    p_N = (rest if rest > _SLACK else 0.0) * p_3N[0]
+    p_N += lmbda * p_3N[1]
+    p_N += weight * p_3N[2]
+    with np.errstate(divide="ignore"):  # ln 0 is −inf, and stays
+        log_N: Float64s = np.log(p_N, out=p_N)
+    return log_N + largest_N
 
 
-def _cache_of(retrieval: Retrieval) -> tuple[list[dict[str, Any]], npt.NDArray[np.float32]]:
+def caches_of(retrieval: Retrieval) -> tuple[list[dict[str, Any]], npt.NDArray[np.float32]]:
     """Returns the settings of the saved caches and their column."""
     saved, column = retrieval.manifest.get("cache"), retrieval.columns.get(CACHE_COLUMN)
     if saved is None or column is None:
@@ -143,10 +126,10 @@ def _cache_of(retrieval: Retrieval) -> tuple[list[dict[str, Any]], npt.NDArray[n
     return settings, column
 
 
-def _check_alike(retrieval: Retrieval, other: Retrieval, allow: bool) -> None:
-    if _cache_of(retrieval)[0] != _cache_of(other)[0]:
+def check_same_caches(retrieval: Retrieval, other: Retrieval) -> None:
+    """Raises ConfigError where two retrievals were saved with different caches."""
+    if caches_of(retrieval)[0] != caches_of(other)[0]:
         raise ConfigError(
             f"{other.directory} was saved with other caches than {retrieval.directory}; save both with the same"
             " --cache-size and --cache-theta"
         )
-    check_alike(retrieval, other, allow_mismatch=allow)

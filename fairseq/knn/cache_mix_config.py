@@ -21,6 +21,10 @@ class CacheMixConfig:
     cache_lmbda: str = flag("0:0.9:0.05", "weights μ of the cache, likewise")
     k: int | None = flag(None, "neighbours; all that were saved, if left out", minimum=1)
     knn_temp: float | None = flag(None, "temperature T; that of the saved run, if left out", minimum=1e-9)
+    out: str | None = flag(None, "directory of table and figures; DIRECTORY/sweep-cache if left out")
+    resamples: int = flag(10_000, "resamples of the bootstrap that gives the intervals of the gains", minimum=100,
+                          maximum=1_000_000)  # fmt: skip
+    no_figures: bool = flag(False, "draw nothing (figures need matplotlib, the extra [plots])")
     allow_mismatch: bool = flag(False, "only warn when the two retrievals are of different models or datastores")
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
     data ──┬── dictionary hash ──┐
            │                     ├── datastore ── rows, width, store id, recall ── index
+           │                     ├── retrieval ── targets, values, hashes of all of them
     checkpoint ── weights hash ──┘
 
 A part that cannot be opened fails once; what would need it is skipped, and says so. Of several datastores each is
@@ -11,14 +12,17 @@ checked with its index, and all together.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from fairseq.errors import DatastoreError
 from fairseq.files import write_json
 from fairseq.knn.check_index import check_index_file, check_recall
 from fairseq.knn.check_inputs import CheckedCheckpoint, CheckedData, check_checkpoint, check_data
+from fairseq.knn.check_retrieval import check_retrieval
 from fairseq.knn.check_store import check_datastore
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.findings import OK, Finding, Findings
+from fairseq.knn.retrieval_format import MANIFEST as RETRIEVAL_MANIFEST
 from fairseq.knn.several import check_together
 from fairseq.knn.tool_config import CheckConfig
 
@@ -30,6 +34,8 @@ def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], No
         DatastoreError: at least one check failed.
     """
     findings = Findings(show)
+    if config.data and config.retrieval is None and (Path(config.data) / RETRIEVAL_MANIFEST).is_file():
+        config = dataclasses.replace(config, data=None, retrieval=config.data)  # the directory is a retrieval
     data = check_data(config, findings) if config.data else None
     checkpoint = check_checkpoint(config, findings, data) if config.path else None
     stores = []
@@ -42,6 +48,8 @@ def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], No
         with findings.failing("datastores together"):
             check_together(stores)
             findings.add(OK, "datastores together", f"{len(stores)} of one model and dictionary, as far as they say")
+    if config.retrieval:
+        check_retrieval(config, findings, log_format, data, checkpoint, stores)
     failed, total = findings.num_failed, len(findings.all)
     if config.json is not None:
         write_json(

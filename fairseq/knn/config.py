@@ -134,6 +134,16 @@ def several_sizes(rows: int, count: int) -> str:
 
 
 @dataclass(frozen=True)
+class ShowNeighboursConfig:
+    """What neighbours say."""
+
+    show_neighbours: int | None = flag(
+        None, "with --knnlm: print, for each token, the N rows with the largest votes for it (8 if N is left out)",
+        optional_value="8", minimum=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class BuildConfig:
     """Datastore and index."""
 

@@ -230,3 +230,18 @@ def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str 
     digest.update(keys_ND[rows].tobytes())
     digest.update(values_N[rows].tobytes())
     return digest.hexdigest()
+
+
+def check_found(
+    prefix: Path, keys_ND: Array, queries_ND: npt.NDArray[np.float32], distances_NK: npt.NDArray[np.float32],
+    ids_NK: npt.NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
+    bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
+    for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
+        # A distance beyond float32 is no mass; only what is stored wrongly is an error.
+        if np.isfinite(queries_ND[n]).all() and not np.isfinite(keys_ND[ids_NK[n, k]]).all():
+            raise DatastoreError(
+                f"{keys_path(prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists such rows, write the"
+                " datastore again"
+            )

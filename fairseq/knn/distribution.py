@@ -5,14 +5,14 @@ softmax over the negative distances at temperature T:
 
     p_kNN(y) = Σ_{i: v_i = y} exp(−d_i / T) / Σ_i exp(−d_i / T)
 
-Only the target's probability is needed, so no vector over the vocabulary is built:
+Scoring needs the target's probability only, so no vector over the vocabulary is built:
 
     ln p_kNN(y) = ln Σ_{i: v_i = y} exp((h − d_i) / T) − ln Σ_i exp((m − d_i) / T) + (m − h) / T
 
 where m is the smallest distance and h the smallest among the hits; both sums are at least 1, so a target whose only
 neighbours are far off keeps its small probability instead of underflowing to 0. Without a hit it is −inf. An id of −1
 (the lists that were searched hold fewer than K rows) is no neighbour and has no mass; a row that is there twice is one
-neighbour, at the smaller of its distances.
+neighbour, at the smaller of its distances. For generating, ``next_log_prob`` does the same for every word.
 
 Source: Khandelwal et al., 2020, equation 2. Legend: N queries · K neighbours.
 """
@@ -109,6 +109,37 @@ def log_prob_of(votes: Votes, temperature: float = 1.0) -> Floats:
         log_p_N[hit_rows] = np.log(hits) - np.log(total_N[hit_rows]) + (nearest_N[hit_rows] - nearest_hit)
     rounded_N: Floats = np.minimum(log_p_N, 0.0).astype(np.float32)
     return rounded_N
+
+
+def next_log_prob(
+    distances_NK: Floats, ids_NK: Ids, values_NK: npt.NDArray[np.integer[Any]], vocabulary_size: int,
+    temperature: float = 1.0, *, distinct: bool = False,
+) -> Floats:  # fmt: skip
+    """Returns ln p_kNN of every word, float32 ``[N, V]``; −inf where no neighbour has it as its value.
+
+    The other arguments are those of ``knn_log_prob``, and a target's entry is what that returns, up to rounding.
+    """
+    out_NV = np.full((len(ids_NK), vocabulary_size), -np.inf, np.float32)
+    if distances_NK.size == 0:
+        return out_NV
+    counted_NK = (ids_NK >= 0 if distinct else _counted(distances_NK, ids_NK)) & np.isfinite(distances_NK)
+    cost_NK = np.where(counted_NK, distances_NK, np.inf).astype(np.float64) / temperature
+    nearest_N = cost_NK.min(axis=1)
+    nearest_N[np.isinf(nearest_N)] = 0.0  # a query without any neighbour; keeps inf − inf out of the sums
+    log_total_N = np.log(np.maximum(np.exp(nearest_N[:, None] - cost_NK).sum(axis=1), np.finfo(np.float64).tiny))
+    # Votes of one query for one word lie side by side once they are sorted by the place of both in the result.
+    place = (np.arange(len(ids_NK))[:, None] * vocabulary_size + values_NK.astype(np.int64))[counted_NK]
+    order = np.argsort(place, kind="stable")
+    place, cost = place[order], cost_NK[counted_NK][order]
+    firsts = np.flatnonzero(np.diff(place, prepend=-1))
+    if len(firsts):
+        nearest_vote = np.minimum.reduceat(cost, firsts)
+        counts = np.diff(firsts, append=len(place))
+        votes = np.add.reduceat(np.exp(np.repeat(nearest_vote, counts) - cost), firsts)
+        rows = place[firsts] // vocabulary_size
+        log_p = np.log(votes) - log_total_N[rows] + (nearest_N[rows] - nearest_vote)
+        out_NV.reshape(-1)[place[firsts]] = np.minimum(log_p, 0.0)
+    return out_NV
 
 
 def _counted(distances_NK: Floats, ids_NK: Ids) -> npt.NDArray[np.bool_]:

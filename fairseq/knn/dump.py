@@ -5,7 +5,10 @@ the targets of every block whose context window is full, in stream order, the sh
 
     rows = total − ceil(W / B) · B        block size B, context window W
 
-so that the same data gives the same rows for any batching. The output layer does not run.
+so that the same data gives the same rows for any batching. The output layer does not run. With `--sample-break-mode
+eos` and no context window, rows are the tokens of every sentence, which has nothing but itself for a context.
+
+Blocks of like length are computed together, a few thousand rows at a time (fairseq/knn/dump_order.py).
 Source: Khandelwal et al., 2020, section 2.
 """
 
@@ -18,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.checkpoints import weights_sha256
-from fairseq.data.batching import batch_by_size
 from fairseq.data.block_dataset import PAD
 from fairseq.data.blocks import Int64s
 from fairseq.errors import ConfigError
@@ -27,6 +29,7 @@ from fairseq.files import locked
 from fairseq.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.knn.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore import DatastoreWriter, is_written
+from fairseq.knn.dump_order import RowGroup, row_groups
 from fairseq.knn.manifest import DatastoreManifest
 from fairseq.log import Progress
 from fairseq.run_config import EvalConfig
@@ -64,39 +67,43 @@ def dump_datastore(
     ):
         if writer.rows_done:
             logger.info("%s has %d of %d rows; going on from there", prefix, writer.rows_done, rows)
-        first = int(np.searchsorted(starts, writer.rows_done, side="right")) - 1
-        # A resumed run begins with the block in which the last one stopped, less the rows it had written.
-        skip = writer.rows_done - int(starts[first])
-        batches = _batches(evaluation, config, block_idx[first:])
+        groups = row_groups(evaluation.dataset, block_idx, starts, config, writer.rows_done)
         with Progress("write datastore", rows, "rows", log_format, done=writer.rows_done) as progress:
-            _write_rows(evaluation, batches, writer, progress, skip)
+            _write_rows(evaluation, groups, writer, progress)
         manifest = writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
     return manifest
 
 
 def _write_rows(
-    evaluation: Evaluation, batches: Iterable[Int64s], writer: DatastoreWriter, progress: Progress, skip: int
+    evaluation: Evaluation, groups: Iterable[RowGroup], writer: DatastoreWriter, progress: Progress
 ) -> None:
-    """Writes the rows of batches, less the first ``skip``; one batch is written while the next one is computed."""
+    """Writes the rows of groups from ``writer.rows_done`` on; one group is written while the next one is computed."""
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
-    rows_left = progress.total - writer.rows_done
+    done, total = writer.rows_done, progress.total
+    kept = "{} of {} rows are kept, and the same command goes on from there"
     written: Future[None] | None = None
     with ThreadPoolExecutor(1) as thread:
-        for batch_idx in batches:
-            if not rows_left:
+        for group in groups:
+            if done == total:
                 break
-            keys_ND, values_N = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
-            stop = min(len(values_N), skip + rows_left)
-            rows = keys_ND[skip:stop].float().cpu().numpy(), values_N[skip:stop].cpu().numpy()
+            keys_ND = np.empty((group.num_rows, evaluation.models[0].key_dimension), np.float32)
+            values_N = np.empty(group.num_rows, np.int64)
+            for batch_idx, row_N in group.batches:
+                vectors, targets = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
+                keys_ND[row_N], values_N[row_N] = vectors.float().cpu().numpy(), targets.cpu().numpy()
+                if asked_to_stop() and written is not None:
+                    written.result()
+                check(kept.format(writer.rows_done, total))
+            start, stop = done - group.first_row, min(group.num_rows, total - group.first_row)
             if written is not None:
                 written.result()
-            written = thread.submit(writer.append, *rows)
-            progress.advance(stop - skip)
-            rows_left, skip = rows_left - (stop - skip), 0
+            written = thread.submit(writer.append, keys_ND[start:stop], values_N[start:stop])
+            progress.advance(stop - start)
+            done += stop - start
             if asked_to_stop():
                 written.result()
-            check(f"{writer.rows_done} of {progress.total} rows are kept, and the same command goes on from there")
+            check(kept.format(writer.rows_done, total))
         if written is not None:
             written.result()
 
@@ -111,6 +118,9 @@ def full_context_rows(evaluation: Evaluation) -> tuple[Int64s, Int64s]:
         raise ConfigError(
             f"--context-window {dataset.context_window} is never full in this split: there are no rows to write"
         )
+    without = int(dataset.lengths.sum()) - len(dataset) * dataset.add_bos - int(starts[-1])
+    if without:
+        logger.info("%d tokens have no row: their context of %d tokens is not full", without, dataset.context_window)
     return blocks, starts
 
 
@@ -121,10 +131,6 @@ def _rows_to_write(available: int, asked: int | None) -> int:
         raise ConfigError(f"--dstore-size {asked} is more than the {available} rows of this split; leave it out")
     logger.warning("--dstore-size %d is smaller than the %d rows of this split: the rest is left out", asked, available)
     return asked
-
-
-def _batches(evaluation: Evaluation, config: EvalConfig, block_idx: Int64s) -> list[Int64s]:
-    return batch_by_size(block_idx, evaluation.dataset.lengths, config.max_tokens, config.max_sentences)
 
 
 def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfig, rows: int) -> DatastoreManifest:
@@ -146,6 +152,8 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
             "tokens_per_sample": evaluation.block_size,
             "context_window": config.context_window,
             "computed_in": evaluation.precision.name,
+            **({"longest_block": evaluation.longest_block} if evaluation.num_left_out else {}),
+            **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
         },
     )
     return replace(manifest, state="writing")

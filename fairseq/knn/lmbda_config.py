@@ -35,8 +35,10 @@ class FitLmbdaConfig:
     )
     out: str | None = flag(None, "JSON file to write the fitted weight to")
     apply: str | None = flag(None, "another retrieval, on which the fitted weight is reported: the test text")
-    k: int | None = flag(None, "neighbours; all that were saved if left out", minimum=1)
-    knn_temp: float | None = flag(None, "temperature T of p_kNN; that of the retrieval's run if left out")
+    k: tuple[int, ...] = flag(
+        (), "neighbours; of several, the best on held-out folds; all that were saved if left out", minimum=1
+    )
+    knn_temp: tuple[float, ...] = flag((), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out")
     folds: int = flag(
         5, "runs of consecutive blocks, each judged by what was fitted on the others", minimum=2, maximum=100
     )
@@ -50,5 +52,6 @@ class FitLmbdaConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("--out is required: the file that the fitted weight is written to")
-        if self.knn_temp is not None and self.knn_temp <= 0:
-            raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
+        for temperature in self.knn_temp:
+            if not temperature > 0:
+                raise ConfigError(f"--knn-temp must be greater than 0, but is {temperature}")

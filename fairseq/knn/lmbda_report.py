@@ -2,8 +2,10 @@
 
 The weight that is written is the kind whose held-out loss is least: fixed for all, by the nearest distance, or by every
 feature. So on the held-out folds it is never worse than the best fixed λ; where nothing is better, it is the fixed λ.
+Of several k and temperatures, those of the least held-out loss are taken, in the same way.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ from fairseq.knn.lmbda_features import BEFORE_SEARCH
 from fairseq.knn.lmbda_file import check_fits, write_model
 from fairseq.knn.lmbda_fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.lmbda_model import BucketWeights, FixedWeight, Floats, LmbdaModel, NetworkWeights, Skip
-from fairseq.knn.lmbda_tokens import identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.lmbda_tokens import check_k, identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.sweep_output import plain, text_record
 from fairseq.knn.values import Values
 from fairseq.log import Progress
 from fairseq.perplexity import perplexity_of
@@ -54,8 +58,8 @@ class Judged:
         return [(s, float(self.skipped_N[s].mean()), _perplexity(log_p_N)) for s, log_p_N in log_ps.items()]
 
 
-def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> None:
-    """Fits a weight on a retrieval, writes it, and reports what it is worth.
+def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Kept:
+    """Fits a weight on a retrieval, writes it, reports what it is worth, and returns what the results are to keep.
 
     Raises:
         ConfigError: flags that do not fit the retrieval.
@@ -67,28 +71,31 @@ def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Non
     with locked(out):  # an impossible place fails at once
         if out.exists() and not config.overwrite:
             raise DatastoreError(f"{out} exists; give another file, or --overwrite")
-        _run_fit(config, out, seed, log_format, say)
+        return _run_fit(config, out, seed, log_format, say)
 
 
-def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> None:
+def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> Kept:
     allow = config.allow_mismatch
     retrieval = Retrieval.open(config.directory)
+    check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
-    k = config.k if config.k is not None else retrieval.k
-    temperature = config.knn_temp if config.knn_temp is not None else float(retrieval.manifest["knn_temp"])
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    tokens = read_tokens(retrieval, values, counts_V, k, temperature, log_format)
-    if not len(tokens.usable):
-        raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
-    num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
-    if num_blocks < config.folds:
-        raise ConfigError(
-            f"--folds {config.folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or a"
-            " longer text"
-        )
-    judged = cross_validate(tokens, config.folds, seed, log_format)
-    kind = best_kind(judged)
+    ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
+    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
+    check_k(retrieval, max(ks))
+    best: _Tried | None = None
+    for k, temperature in itertools.product(ks, temperatures):
+        tokens = read_tokens(retrieval, values, counts_V, k, temperature, log_format)
+        _check_tokens(tokens, retrieval, config.folds)
+        judged = cross_validate(tokens, config.folds, seed, log_format)
+        tried = _Tried(k, temperature, tokens, judged, best_kind(judged))
+        if len(ks) * len(temperatures) > 1:
+            words = f"{WORDS[tried.kind]:<30}{judged.perplexities()[tried.kind]:10.2f}"
+            say(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {words}")
+        best = tried if best is None or tried.log_p_sum > best.log_p_sum else best
+    assert best is not None
+    k, temperature, tokens, judged, kind = best.k, best.temperature, best.tokens, best.judged, best.kind
     weights = fit_all(tokens, seed)
     skip = fit_skip(tokens, gain_of(judged.log_p_N[kind], judged.log_p_lm_N), seed)
     held_out = {name: value for name, value in judged.perplexities().items() if np.isfinite(value)}
@@ -96,11 +103,50 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     say(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
     say(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     _say_table(judged, kind, weights, say)
+    applied = None
     if other is not None:
-        _say_applied(model, weights, kind, other, config, (values, counts_V), log_format, say)
+        applied = _say_applied(model, weights, kind, other, config, (values, counts_V), log_format, say)
     write_model(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
     say(f"\nWrote {out}: {WORDS[kind]}{reason}")
+    found = {
+        "file": str(out), "chosen": WORDS[kind], "k": k, "knn_temp": temperature,
+        "fitted_on": {**text_record(retrieval), "folds": config.folds, "ppl": _by_words(judged)},
+        "applied_to": None if other is None or applied is None else {**text_record(other), "ppl": _by_words(applied)},
+    }  # fmt: skip
+    return Kept(retrieval.directory, "lmbda", plain(found))
+
+
+def _by_words(judged: Judged) -> dict[str, float]:
+    """Returns perplexities by what the page calls each weight."""
+    return {WORDS.get(name, "language model"): value for name, value in judged.perplexities().items()}
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One k and temperature, what they make of the tokens, and the best kind of weight for them."""
+
+    k: int
+    temperature: float
+    tokens: Tokens
+    judged: Judged
+    kind: str
+
+    @property
+    def log_p_sum(self) -> float:
+        """Σ ln p on held-out folds."""
+        return float(self.judged.log_p_N[self.kind].sum())
+
+
+def _check_tokens(tokens: Tokens, retrieval: Retrieval, num_folds: int) -> None:
+    if not len(tokens.usable):
+        raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
+    num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
+    if num_blocks < num_folds:
+        raise ConfigError(
+            f"--folds {num_folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or a"
+            " longer text"
+        )
 
 
 def fit_all(tokens: Tokens, seed: int) -> Fitted:
@@ -161,14 +207,16 @@ def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:
 def _say_applied(
     model: LmbdaModel, weights: Fitted, kind: str, other: Retrieval, config: FitLmbdaConfig,
     values_and_counts: tuple[Values, npt.NDArray[np.int64]], log_format: str, say: Say,
-) -> None:  # fmt: skip
-    """Reports what fitted weights are worth on another text."""
+) -> Judged:  # fmt: skip
+    """Reports and returns what fitted weights are worth on another text."""
     assert config.out is not None and config.apply is not None
     temperature = model.temperature
     check_fits(model, Path(config.out), identity_of(other), model.k, temperature, allow_mismatch=config.allow_mismatch)
     tokens = read_tokens(other, *values_and_counts, model.k, temperature, log_format)
     say(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
-    _say_table(judge(tokens, weights, model.skip), kind, weights, say)
+    judged = judge(tokens, weights, model.skip)
+    _say_table(judged, kind, weights, say)
+    return judged
 
 
 def _say_table(judged: Judged, kind: str, weights: Fitted, say: Say) -> None:

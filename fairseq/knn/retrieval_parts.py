@@ -14,6 +14,7 @@ from typing import Any
 
 from fairseq.errors import DatastoreError, shown
 from fairseq.knn.retrieval_format import MANIFEST
+from fairseq.knn.row_map import first_position
 from fairseq.knn.source import StorePart
 
 
@@ -64,17 +65,6 @@ def datastore_record(parts: Sequence[StorePart], *, whole_text: bool) -> dict[st
         "prefix": ":".join(record["prefix"] for record in records), "rows": sum(record["rows"] for record in records),
         "data": None, "context_window": None, "first_position": None, "parts": records,
     }  # fmt: skip
-
-
-def first_position(written: Mapping[str, Any]) -> int | None:
-    """Returns which token of its text row 0 of a datastore is, so that row r is token ``first_position + r``.
-
-    None where the blocks were not cut from the bare stream, or nothing is known of them.
-    """
-    window, block_size = written.get("context_window"), written.get("tokens_per_sample")
-    if written.get("sample_break_mode") != "none" or not isinstance(window, int) or not isinstance(block_size, int):
-        return None
-    return -(-window // block_size) * block_size
 
 
 def parts_of(manifest: Mapping[str, Any], directory: Path) -> tuple[RetrievalPart, ...]:

@@ -47,6 +47,7 @@ class SeveralStores(NeighbourSource):
         self._parts = tuple(unique.values())
         self._values = Values(list(unique), [part.datastore.values_N for part in self._parts])
         self.distinct_ids = all(member.distinct_ids for member in self.members)
+        self.vocabulary_size = self.members[0].vocabulary_size
 
     @property
     def parts(self) -> tuple[StorePart, ...]:

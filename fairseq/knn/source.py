@@ -5,27 +5,31 @@ votes and with what weight does not depend on where they lie (fairseq/knn/distri
 
     found ── every row that the searches came upon
       └── neighbours ── less the nearest one (--drop-top1), and of these the k nearest
-            └── votes ── whose value is the target → ln p_kNN
+            ├── votes ── whose value is the target → ln p_kNN(target)
+            └── next_log_prob ── ln p_kNN of every word
 
 Legend: N queries · K neighbours · D key width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from fairseq.knn.arrays import A, AnyArray, checked_k, checked_queries, checked_rows, checked_targets, like
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore import Datastore
-from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, votes_for
+from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, next_log_prob, votes_for
+from fairseq.knn.manifest import Expected, check_dimension, check_store
 from fairseq.knn.search import Floats, Ids
+from fairseq.knn.spoken import RowText
 
-A = TypeVar("A", Tensor, npt.NDArray[Any])
+if TYPE_CHECKING:
+    from fairseq.hub.source import ModelFacts
 
 # Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024 (200 MiB of
 # distances and ids), and those whose probabilities are computed together.
@@ -42,15 +46,17 @@ class StorePart:
 
 
 class NeighbourSource(ABC):
-    """A source of neighbours; satisfies ``fairseq.scoring.TargetScorer``.
+    """A source of neighbours; satisfies ``fairseq.scoring.TargetScorer`` and ``NextTokenSource``.
 
     Attributes:
         config: k, temperature, and how nearness is measured.
         distinct_ids: no search finds a row twice.
+        vocabulary_size: targets are below it; None where that is not known.
     """
 
     config: KNNConfig
     distinct_ids: bool
+    vocabulary_size: int | None
 
     @property
     @abstractmethod
@@ -61,6 +67,16 @@ class NeighbourSource(ABC):
     def rows(self) -> int:
         """Rows in all; ids are below."""
         return sum(part.datastore.rows for part in self.parts)
+
+    @property
+    def dimension(self) -> int:
+        """D, width of the keys."""
+        return self.parts[0].datastore.dimension
+
+    @cached_property
+    def texts(self) -> list[RowText | None]:
+        """The text that each datastore was written from, None where it is not known or no longer there."""
+        return [RowText.open(part.datastore) for part in self.parts]
 
     @abstractmethod
     def found(self, queries_ND: Floats, k: int) -> tuple[Floats, Ids]:
@@ -74,19 +90,51 @@ class NeighbourSource(ABC):
     def identity(self) -> dict[str, Any]:
         """Returns the ids of what is searched, as a result names them: ``store_id``, ``index_sha256``."""
 
+    def open_for(self, model: "ModelFacts") -> tuple["NeighbourSource", float]:
+        """Returns this source and its weight λ; raises MismatchError where a datastore is another model's."""
+        expected = Expected(model.vocabulary_size, model.key_dimension, model.dictionary_sha256, model.weights_sha256)
+        for store in (part.datastore for part in self.parts):
+            if store.manifest is not None:
+                check_store(store.manifest, store.prefix, expected, allow_mismatch=self.config.allow_mismatch)
+            check_dimension(store.dimension, store.prefix, model.key_dimension)
+        return self, self.config.lmbda
+
     def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:
         """Returns distances (float32) and ids (int64), ``[N, K]``, nearest first, as the kind of array that came.
+
+        Where fewer than K rows are found, the last places have id −1 and distance +inf.
 
         Args:
             queries_ND: floating point, torch or NumPy.
             k: neighbours; the config's if left out.
+
+        Raises:
+            ConfigError: the queries are no vectors, or k is no number of neighbours.
+            MismatchError: the queries have another width than the keys.
         """
-        distances_NK, ids_NK = self._neighbours(_float32(queries_ND), self.config.k if k is None else k)
+        queries = checked_queries(queries_ND, self.dimension)
+        distances_NK, ids_NK = self._neighbours(queries, self.config.k if k is None else checked_k(k))
         order_NK = np.argsort(distances_NK, axis=1, kind="stable")
         return (
-            _like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
-            _like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
+            like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
+            like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
         )
+
+    def values(self, ids_NK: A) -> A:
+        """Returns the tokens that came next at some rows, int64, of any shape; −1 for no row.
+
+        Raises:
+            ConfigError: a number that is no row.
+        """
+        rows = checked_rows(ids_NK, self.rows)
+        values = self.values_of(np.maximum(rows, 0)).astype(np.int64)
+        return like(np.where(rows >= 0, values, -1), ids_NK)
+
+    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
+        """Returns the token ids before and after a row's value in its text; None where the text is not known."""
+        number = max(i for i, part in enumerate(self.parts) if part.offset <= row)
+        text = self.texts[number]
+        return text.around(row - self.parts[number].offset, before, after) if text is not None else None
 
     def log_prob(self, queries_ND: A, target_N: A) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
@@ -94,13 +142,32 @@ class NeighbourSource(ABC):
         Args:
             queries_ND: floating point, torch or NumPy.
             target_N: token ids.
+
+        Raises:
+            ConfigError: the queries are no vectors, or the targets not one word for each of them.
+            MismatchError: the queries have another width than the keys.
         """
         k = min(self.config.k, self.rows)  # further places would be empty
         log_ps: list[npt.NDArray[np.float32]]
         log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N, k)]
-        return _like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
+        return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
 
-    def votes(self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any]) -> Votes:
+    def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
+        """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
+
+        Args:
+            queries_ND: floating point, torch or NumPy; they are searched for together.
+            vocabulary_size: V.
+        """
+        queries = checked_queries(queries_ND, self.dimension)
+        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, self.rows))
+        log_p_NV = next_log_prob(
+            distances_NK, ids_NK, self.values_of(ids_NK), vocabulary_size, self.config.knn_temp,
+            distinct=self.distinct_ids,
+        )  # fmt: skip
+        return like(log_p_NV, queries_ND)
+
+    def votes(self, queries_ND: AnyArray, target_N: AnyArray) -> Votes:
         """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
 
         Args:
@@ -116,13 +183,10 @@ class NeighbourSource(ABC):
             np.concatenate([part.hits_NK for part in parts]),
         )
 
-    def _votes(
-        self, queries_ND: Tensor | npt.NDArray[Any], target_N: Tensor | npt.NDArray[Any], k: int
-    ) -> Iterator[Votes]:
+    def _votes(self, queries_ND: AnyArray, target_N: AnyArray, k: int) -> Iterator[Votes]:
         """Yields the votes of a few queries at a time: what is computed from them stays in the cache."""
-        queries = _float32(queries_ND)
-        target = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
-        assert target.shape == (len(queries),), (target.shape, queries.shape)
+        queries = checked_queries(queries_ND, self.dimension)
+        target = checked_targets(target_N, len(queries), self.vocabulary_size)
         step = max(min(QUERY_BLOCK, MOST_NEIGHBOURS // (k * len(self.parts))), 1)
         for start in range(0, len(queries), step):
             distances_NK, ids_NK = self._neighbours(queries[start : start + step], k)
@@ -139,15 +203,3 @@ class NeighbourSource(ABC):
         if self.config.drop_top1:
             distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
         return keep_nearest(distances_NK, ids_NK, k)
-
-
-def _float32(array: Tensor | npt.NDArray[Any]) -> Floats:
-    if isinstance(array, Tensor):
-        return array.detach().float().cpu().contiguous().numpy()
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _like(array: npt.NDArray[Any], model: A) -> A:
-    if isinstance(model, Tensor):
-        return torch.from_numpy(array).to(model.device)
-    return array

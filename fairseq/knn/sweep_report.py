@@ -6,33 +6,36 @@ OUT/sweep.json    the same as arrays, with the retrieval's identity, the choice 
 OUT/*.svg, *.png  figures
 """
 
-import csv
-import io
-import logging
-import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairseq.errors import ConfigError
-from fairseq.files import atomic_write, locked, write_json
+from fairseq.files import locked, write_json
 from fairseq.knn.alike import check_alike
 from fairseq.knn.bootstrap import Gain, gain_of
+from fairseq.knn.results import Kept, check_results
 from fairseq.knn.retrieval import Retrieval
 from fairseq.knn.sweep import Swept, mixture_log_prob, sweep
 from fairseq.knn.sweep_config import Setting, SweepConfig
+from fairseq.knn.sweep_output import (
+    csv_text,
+    interval_words,
+    output_directory,
+    plain,
+    resamples_words,
+    text_record,
+    write_text,
+)
 from fairseq.perplexity import perplexity_of
-
-logger = logging.getLogger(__name__)
 
 KIND, VERSION = "sweep", 1
 MOST_PRINTED = 40
 
 
-def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[str], None]) -> None:
-    """Sweeps, writes everything, and shows the table.
+def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[str], None]) -> Kept:
+    """Sweeps, writes everything, shows the table, and returns what the retrieval's results are to keep.
 
     Raises:
         ConfigError: flags do not go together, or matplotlib is missing.
@@ -49,11 +52,11 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
                 " smaller one, or save that retrieval with more"
             )
         check_alike(retrieval, other, allow_mismatch=config.allow_mismatch)
-    out = Path(config.out) if config.out is not None else retrieval.directory / "sweep"
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} must be a directory, but is a file; give another")
+    out = output_directory(config.out, retrieval, "sweep")
+    check_results(retrieval.directory)
     if not config.no_figures:
-        from fairseq.knn.sweep_figures import draw_figures, require_matplotlib
+        from fairseq.knn.figure_style import require_matplotlib
+        from fairseq.knn.sweep_figures import draw_figures
 
         require_matplotlib()
     with locked(out):
@@ -66,12 +69,14 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
         ]
         table = "\n".join(_table(texts, swept, setting, gains))
         out.mkdir(parents=True, exist_ok=True)
-        _write_text(out / "table.md", table + "\n")
-        _write_text(out / "sweep.csv", _csv(swept))
+        write_text(out / "table.md", table + "\n")
+        write_text(out / "sweep.csv", _csv(swept))
         if not config.no_figures:
             draw_figures(swept, retrieval.manifest["split"], out)
-        write_json(out / "sweep.json", _record(texts, swept, setting, gains, seed))
+        found = plain(_found(texts, setting, gains, seed))
+        write_json(out / "sweep.json", {"kind": KIND, "version": VERSION, **found, **plain(_losses(swept))})
     show(table)
+    return Kept(retrieval.directory, "sweep", found)
 
 
 def _table(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[Gain]) -> Iterator[str]:
@@ -103,13 +108,12 @@ def _table(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[G
         "language model": [f"{perplexity_of(gain.lm_loss):.2f}" for gain in gains],
         "kNN-LM": [f"{perplexity_of(gain.loss):.2f}" for gain in gains],
         "gain": [f"{gain.ppl:.2f}" for gain in gains],
-        "95 % interval": [_interval(gain) for gain in gains],
+        "95 % interval": [interval_words(gain) for gain in gains],
     }
     for name, cells in rows.items():
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
-    drawn = " and ".join(f"{gain.num_blocks:,}" for gain in gains)
-    yield f"Interval: percentiles of {gains[0].num_resamples:,} paired resamples of {drawn} blocks."
+    yield resamples_words(gains)
 
 
 def flags_of(retrieval: Retrieval, setting: Setting) -> str:
@@ -138,52 +142,35 @@ def _at_the_edge(swept: Swept, setting: Setting, saved_k: int) -> Iterator[str]:
         yield f"--k {saved_k} is all that was saved: a retrieval with more neighbours may be better."
 
 
-def _interval(gain: Gain) -> str:
-    return "none" if gain.ppl_interval is None else f"{gain.ppl_interval[0]:.2f} to {gain.ppl_interval[1]:.2f}"
-
-
 def _csv(swept: Swept) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("lmbda", "k", "knn_temp", "loss_base2", "ppl", "gain_ppl"))
     lm_ppl = perplexity_of(swept.lm_loss)
-    for t, temperature in enumerate(swept.grid.temperatures):
-        for j, k in enumerate(swept.grid.ks):
-            for lmbda, loss in zip(swept.grid.lmbdas, swept.loss_TJL[t, j].tolist(), strict=True):
-                ppl = perplexity_of(loss)
-                writer.writerow((lmbda, k, temperature, loss, ppl, lm_ppl - ppl))
-    return text.getvalue()
+    rows = (
+        (lmbda, k, temperature, loss, perplexity_of(loss), lm_ppl - perplexity_of(loss))
+        for t, temperature in enumerate(swept.grid.temperatures)
+        for j, k in enumerate(swept.grid.ks)
+        for lmbda, loss in zip(swept.grid.lmbdas, swept.loss_TJL[t, j].tolist(), strict=True)
+    )
+    return csv_text(("lmbda", "k", "knn_temp", "loss_base2", "ppl", "gain_ppl"), rows)
 
 
-def _record(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[Gain], seed: int) -> Any:
-    """Returns what is written as JSON."""
-    used = []
-    for text, gain in zip(texts, gains, strict=True):
-        kept = {name: text.manifest[name] for name in ("split", "data", "num_tokens", "k", "identity", "settings")}
-        used.append({"directory": str(text.directory), **kept, "result": {**gain.record(), "seed": seed}})
-    grid = swept.grid
-    record = {
-        "kind": KIND, "version": VERSION, "chosen_on": used[0],
-        "applied_to": used[1] if len(used) > 1 else None,
+def _found(texts: list[Retrieval], setting: Setting, gains: list[Gain], seed: int) -> dict[str, Any]:
+    """Returns the choice, and what it gives on each text."""
+    used = [
+        {**text_record(text), "result": {**gain.record(), "seed": seed}}
+        for text, gain in zip(texts, gains, strict=True)
+    ]
+    return {
+        "chosen_on": used[0], "applied_to": used[1] if len(used) > 1 else None,
         "best": {
             "lmbda": setting.lmbda, "k": setting.k, "knn_temp": setting.knn_temp, "flags": flags_of(texts[0], setting)
         },
-        "grid": {"knn_temp": grid.temperatures, "k": grid.ks, "lmbda": grid.lmbdas},
-        "lm_loss_base2": swept.lm_loss,
-        "loss_base2": swept.loss_TJL.tolist(),
     }  # fmt: skip
-    return _without_infinities(record)
 
 
-def _without_infinities(value: Any) -> Any:
-    """Returns the value with null for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: _without_infinities(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())
+def _losses(swept: Swept) -> dict[str, Any]:
+    """Returns every loss."""
+    grid = swept.grid
+    return {
+        "grid": {"knn_temp": grid.temperatures, "k": grid.ks, "lmbda": grid.lmbdas},
+        "lm_loss_base2": swept.lm_loss, "loss_base2": swept.loss_TJL.tolist(),
+    }  # fmt: skip

@@ -13,7 +13,8 @@ from fairseq.knn.config import paired_names, several_sizes
 class CheckConfig:
     """What is checked: any of these."""
 
-    data: str | None = flag(None, "directory of binarised data", positional=True)
+    data: str | None = flag(None, "directory of binarised data, or of a saved retrieval", positional=True)
+    retrieval: str | None = flag(None, "directory of a saved retrieval, beside other things that are checked")
     path: str | None = flag(None, "checkpoint")
     dstore_filename: str | None = flag(
         None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons"
@@ -30,9 +31,10 @@ class CheckConfig:
     json: str | None = flag(None, "write the findings to this file as well")
 
     def __post_init__(self) -> None:
-        if not (self.data or self.path or self.dstore_filename or self.indexfile):
+        if not (self.data or self.retrieval or self.path or self.dstore_filename or self.indexfile):
             raise ConfigError(
-                "there is nothing to check; give a data directory, --path, --dstore-filename or --indexfile, or several"
+                "there is nothing to check; give a data directory, --retrieval, --path, --dstore-filename or"
+                " --indexfile, or several"
             )
         if len(self.pairs) > 1 and self.dstore_size is not None:
             raise ConfigError(several_sizes(self.dstore_size, len(self.pairs)))

@@ -8,6 +8,8 @@ B batch, T time, S scored time (the last S of T columns), C width, N scored toke
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,12 @@ from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
 from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, log_sum_and_entropy, row_slices
 from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
+from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
+from fairseq.registry import load
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
+HUB = "fairseq.hub:from_pretrained"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Decoder(nn.Module):
         self.layerdrop = config.decoder_layerdrop
         self.embed_scale = 1.0 if config.no_scale_embedding else math.sqrt(width)
         self.vocabulary_size = vocabulary_size
+        self.num_heads, self.head_width = config.decoder_attention_heads, width // config.decoder_attention_heads
         self.num_positions = config.max_target_positions or 1024
         self.register_buffer("version", torch.tensor([CHECKPOINT_LAYOUT_VERSION]))
         self.embed_tokens = _build_embedding(config, vocabulary_size)
@@ -80,12 +86,8 @@ class Decoder(nn.Module):
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on; the columns before are only looked at."""
-        x_BTC = self.embed_scale * self.embed_tokens(source_BT)
-        if self.project_in_dim is not None:
-            x_BTC = self.project_in_dim(x_BTC)
-        if self.embed_positions is not None:
-            x_BTC = x_BTC + self.embed_positions(source_BT.shape[1])
-        x_BTC = dropout(x_BTC, self.dropout, self.training)
+        positions_TC = None if self.embed_positions is None else self.embed_positions(source_BT.shape[1])
+        x_BTC = dropout(self._embedded(source_BT, positions_TC), self.dropout, self.training)
         for layer in self.layers[:-1]:
             if not self._dropped():
                 x_BTC, _ = layer(x_BTC)
@@ -93,11 +95,41 @@ class Decoder(nn.Module):
         x_BSC, ffn_input_BSC = self.layers[-1](x_BTC, first)
         if self._dropped():
             x_BSC = x_BTC[:, first:]
+        return DecoderOutput(self._features(x_BSC), ffn_input_BSC)
+
+    def new_cache(self, num_rows: int, num_slots: int, dtype: torch.dtype) -> KeyValueCache:
+        """Returns an empty cache for rows of at most ``num_slots`` tokens."""
+        device = next(self.parameters()).device
+        return KeyValueCache(len(self.layers), num_rows, num_slots, self.num_heads, self.head_width, dtype, device)
+
+    @torch.no_grad()
+    def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
+        """Returns the outputs of S new columns, which go into the cache; of row b the first ``size_B[b]`` count."""
+        assert not self.training
+        positions_BSC = None
+        if self.embed_positions is not None:
+            positions_BSC = self.embed_positions.at(cache.slots(new_BS.shape[1]), cache.num_slots)
+        x_BSC = self._embedded(new_BS, positions_BSC)
+        ffn_input_BSC = x_BSC
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            x_BSC, ffn_input_BSC = layer.extend(x_BSC, cache, number)
+        cache.advance(size_B)
+        return DecoderOutput(self._features(x_BSC), ffn_input_BSC)
+
+    def _embedded(self, ids_BT: Tensor, positions: Tensor | None) -> Tensor:
+        x_BTC: Tensor = self.embed_scale * self.embed_tokens(ids_BT)
+        if self.project_in_dim is not None:
+            x_BTC = self.project_in_dim(x_BTC)
+        return x_BTC if positions is None else x_BTC + positions
+
+    def _features(self, x_BSC: Tensor) -> Tensor:
+        """Returns what the output layer takes, of what the last layer gives."""
         if self.layer_norm is not None:
             x_BSC = self.layer_norm(x_BSC)
         if self.project_out_dim is not None:
             x_BSC = self.project_out_dim(x_BSC)
-        return DecoderOutput(x_BSC, ffn_input_BSC)
+        return x_BSC
 
     def _dropped(self) -> bool:
         return self.training and self.layerdrop > 0 and bool(torch.rand(()) < self.layerdrop)
@@ -107,6 +139,13 @@ class Decoder(nn.Module):
         if self.adaptive_softmax is not None:
             return self.adaptive_softmax.target_log_prob(features_NC, target_N)
         return -F.cross_entropy(self._logits(features_NC), target_N, reduction="none")
+
+    @torch.no_grad()
+    def log_prob(self, features_NC: Tensor) -> Tensor:
+        """Returns log p of every word, natural, float32 ``[N, V]``."""
+        if self.adaptive_softmax is not None:
+            return self.adaptive_softmax.log_prob(features_NC)
+        return self._logits(features_NC).log_softmax(1)
 
     @torch.no_grad()
     def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,13 +173,25 @@ class TransformerLanguageModel(nn.Module):
 
     Any model can stand in its place that has ``forward(source_BT, first)`` → ``DecoderOutput``,
     ``target_log_prob(features_NC, target_N)``, ``max_positions``, ``longest_row``, ``key_dimension`` and
-    ``has_adaptive_softmax``; for a weight λ of each token's own, ``certainty(features_NC)`` as well.
+    ``has_adaptive_softmax``; for a weight λ of each token's own, ``certainty(features_NC)`` as well; for generating,
+    ``log_prob(features_NC)``, and to be quick at it ``new_cache`` and ``extend``.
     """
 
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.decoder = Decoder(config, vocabulary_size)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, checkpoint_file: str = "model.pt", data_name_or_path: str | Path = ".",
+        **more: Any,
+    ) -> Any:  # fmt: skip
+        """Returns a trained model with its dictionary, as ``fairseq.hub.from_pretrained``, where the rest is told.
+
+        The name is fairseq's. What it loads lies above this module, which therefore knows the path only.
+        """
+        return load(HUB)(name_or_path, checkpoint_file, data_name_or_path, **more)
 
     @property
     def max_positions(self) -> int:
@@ -169,6 +220,18 @@ class TransformerLanguageModel(nn.Module):
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, float32 ``[N]``, from features of the scored columns."""
         return self.decoder.target_log_prob(features_NC, target_N)
+
+    def log_prob(self, features_NC: Tensor) -> Tensor:
+        """Returns log p of every word, natural, float32 ``[N, V]``, from features of N columns."""
+        return self.decoder.log_prob(features_NC)
+
+    def new_cache(self, num_rows: int, num_slots: int, dtype: torch.dtype = torch.float32) -> KeyValueCache:
+        """Returns an empty cache for rows of at most ``num_slots`` tokens, keys and values of type ``dtype``."""
+        return self.decoder.new_cache(num_rows, num_slots, dtype)
+
+    def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
+        """Returns the outputs of new columns ``[B, S]``, right-padded after ``size_B``, behind the cached ones."""
+        return self.decoder.extend(new_BS, size_B, cache)
 
     def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
         """Returns how sure the model is of the next token, whatever that is: max log p and entropy, nats, ``[N]``."""

@@ -7,6 +7,7 @@ The head scores the first band's words and one class per tail; a tail scores its
 
 Of a target only its own log-probability is computed: the head over every row, each tail over the rows whose target
 lies in it. What the whole distribution looks like (``certainty``) takes every tail over every row, few rows at a time.
+The distribution itself (``log_prob``) is for generating, which has few rows.
 N rows, C width, V words of a band.
 """
 
@@ -116,6 +117,18 @@ class AdaptiveSoftmax(nn.Module):
                 where = rows[:count]
                 log_p_N = log_p_N.index_add(0, where, _log_softmax_at(logits, target_N[where] - start))
         return log_p_N
+
+    @torch.no_grad()
+    def log_prob(self, features_NC: Tensor) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]`` in float32, V the whole vocabulary."""
+        words = self.bounds[0][1]
+        head_NV = self.head(features_NC).float().log_softmax(1)
+        out_NV: Tensor = head_NV.new_empty(len(features_NC), self.bounds[-1][1])
+        out_NV[:, :words] = head_NV[:, :words]
+        for i, (start, end) in enumerate(self.bounds[1:]):
+            tail_NV = self.tail[i](features_NC).float().log_softmax(1)
+            torch.add(tail_NV, head_NV[:, words + i, None], out=out_NV[:, start:end])
+        return out_NV
 
     @torch.no_grad()
     def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.dropout import dropout
+from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.self_attention import SelfAttention
 
 # Each may write over its argument, the output of fc1, which nothing else needs: on a CPU that is memory's time saved.
@@ -53,7 +54,13 @@ class DecoderLayer(nn.Module):
     def forward(self, x_BTC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns the layer's output and its feed-forward input, both ``[B, T − first, C]``."""
         attended = self.self_attn(self.self_attn_layer_norm(x_BTC), first)
-        x_BSC = x_BTC[:, first:] + dropout(attended, self.dropout, self.training)
+        return self._feed_forward(x_BTC[:, first:] + dropout(attended, self.dropout, self.training))
+
+    def extend(self, x_BSC: Tensor, cache: KeyValueCache, layer: int) -> tuple[Tensor, Tensor]:
+        """Returns the layer's output and its feed-forward input of S new columns, both ``[B, S, C]``."""
+        return self._feed_forward(x_BSC + self.self_attn.extend(self.self_attn_layer_norm(x_BSC), cache, layer))
+
+    def _feed_forward(self, x_BSC: Tensor) -> tuple[Tensor, Tensor]:
         ffn_input_BSC = self.final_layer_norm(x_BSC)
         hidden = dropout(self.activation(self.fc1(ffn_input_BSC)), self.activation_dropout, self.training)
         return x_BSC + dropout(self.fc2(hidden), self.dropout, self.training), ffn_input_BSC

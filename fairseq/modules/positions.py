@@ -17,10 +17,12 @@ def sinusoidal_table(num_rows: int, width: int) -> Tensor:
 
     The padding row (1) is zero, and so is the last column of an odd width.
     """
+    table = torch.zeros(num_rows, width)
+    if table.is_meta:  # a model without memory, made for its shapes alone
+        return table
     half = width // 2
     frequency = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
     angle = torch.arange(num_rows, dtype=torch.float32)[:, None] * frequency[None, :]
-    table = torch.zeros(num_rows, width)
     table[:, :half] = torch.sin(angle)
     table[:, half : 2 * half] = torch.cos(angle)
     table[1] = 0
@@ -41,9 +43,17 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """Returns ``[length, width]``, the rows of columns 0 to ``length`` − 1."""
+        self._grow(length)
+        return self.table[FIRST_POSITION : length + FIRST_POSITION]
+
+    def at(self, column_BS: Tensor, length: int) -> Tensor:
+        """Returns ``[B, S, width]``, the rows of columns that are below ``length``."""
+        self._grow(length)
+        return self.table[column_BS + FIRST_POSITION]
+
+    def _grow(self, length: int) -> None:
         if length + FIRST_POSITION > len(self.table):
             self.table = sinusoidal_table(2 * length + FIRST_POSITION, self.width).to(self.table)
-        return self.table[FIRST_POSITION : length + FIRST_POSITION]
 
 
 class LearnedPositions(nn.Module):
@@ -60,3 +70,8 @@ class LearnedPositions(nn.Module):
         """Returns ``[length, width]``; the caller keeps ``length`` within the positions that there are."""
         assert length + FIRST_POSITION <= len(self.weight), (length, self.weight.shape)
         return self.weight[FIRST_POSITION : length + FIRST_POSITION]
+
+    def at(self, column_BS: Tensor, length: int) -> Tensor:
+        """Returns ``[B, S, width]``, the rows of columns that are below ``length``."""
+        assert length + FIRST_POSITION <= len(self.weight), (length, self.weight.shape)
+        return self.weight[column_BS + FIRST_POSITION]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.dropout import dropout
+from fairseq.modules.kv_cache import KeyValueCache
 
 QUERIES_AT_ONCE = 64
 
@@ -41,6 +42,16 @@ class SelfAttention(nn.Module):
             out_BHSD = _attention_with_dropout(q_BHSD, k_BHTD, v_BHTD, self.dropout)
         else:
             out_BHSD = _attention(q_BHSD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0)
+        out_BSC: Tensor = self.out_proj(out_BHSD.transpose(1, 2).flatten(2))
+        return out_BSC
+
+    def extend(self, x_BSC: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """Returns ``[B, S, C]``: the attention outputs of S new columns, which see the cached ones as well."""
+        keys_BHTD, values_BHTD = cache.append(layer, self._heads(self.k_proj(x_BSC)), self._heads(self.v_proj(x_BSC)))
+        q_BHSD = self._heads(self.q_proj(x_BSC)).to(keys_BHTD.dtype)
+        first = cache.is_empty
+        mask = None if first else cache.mask(x_BSC.shape[1])
+        out_BHSD = F.scaled_dot_product_attention(q_BHSD, keys_BHTD, values_BHTD, attn_mask=mask, is_causal=first)
         out_BSC: Tensor = self.out_proj(out_BHSD.transpose(1, 2).flatten(2))
         return out_BSC
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fairseq.checkpoints import Checkpoint
 from fairseq.config import resolve
@@ -16,13 +17,32 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
+from fairseq.given_files import data_directories
 from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.upgrade import load_state, misfits
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves new weights as they come.
+
+    They have no memory to be filled; torch would do it in Python, for which it imports its compiler: half of the time
+    that a command needs to start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "zero_", "fill_", "constant_", "zeros_", "ones_"):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
 class LanguageModelingTask:
     """A dictionary, splits cut into blocks, and the model over them.
+
+    A dictionary's file may stand for the directory, where a text that has no split is to be read.
 
     Args:
         config: where the data is and how it is cut.
@@ -30,17 +50,17 @@ class LanguageModelingTask:
 
     def __init__(self, config: LanguageModelingConfig) -> None:
         self.config = config
-        self.data_dirs = [Path(part) for part in config.data.split(":") if part]
-        if not self.data_dirs or not self.data_dirs[0].is_dir():
-            raise DataError(f"data directory {config.data} does not exist; fairseq-preprocess --destdir makes one")
-        self.dictionary = Dictionary.load(self.data_dirs[0] / "dict.txt")
+        self.data_dirs = data_directories(config.data)
+        first = Path(next(filter(None, config.data.split(":"))))
+        self.dictionary_path = first if first.is_file() else self.data_dirs[0] / "dict.txt"
+        self.dictionary = Dictionary.load(self.dictionary_path)
         for other in self.data_dirs[1:]:
             if not other.is_dir():
                 raise DataError(f"data directory {other} of {config.data} does not exist")
             own = other / "dict.txt"
             if own.is_file() and Dictionary.load(own).sha256() != self.dictionary.sha256():
                 raise MismatchError(
-                    f"{other / 'dict.txt'} differs from {self.data_dirs[0] / 'dict.txt'}; binarise both texts with one"
+                    f"{other / 'dict.txt'} differs from {self.dictionary_path}; binarise both texts with one"
                     " dictionary (fairseq-preprocess --srcdict)"
                 )
 
@@ -55,6 +75,11 @@ class LanguageModelingTask:
             DataError: the split cannot be read, or has no tokens.
             MismatchError: an id is beyond the dictionary.
         """
+        if Path(self.config.data.split(":")[0]).is_file():
+            raise DataError(
+                f"{self.config.data} is a file, but the split {split!r} lies in a data directory; give that"
+                " (fairseq-preprocess --destdir makes one)"
+            )
         prefix = self.split_prefix(split, epoch)
         data = MMapIndexedDataset(prefix)
         if not len(data.tokens):
@@ -62,7 +87,7 @@ class LanguageModelingTask:
                 f"{data.index_path} must have tokens, but has none in its {len(data)} sentences; binarise a text that"
                 " is not empty"
             )
-        data.check_ids(len(self.dictionary), str(self.data_dirs[0] / "dict.txt"))
+        data.check_ids(len(self.dictionary), str(self.dictionary_path))
         return BlockDataset(
             data.tokens,
             data.sizes,
@@ -92,7 +117,7 @@ class LanguageModelingTask:
         trained_with = checkpoint.extra_state.get("dictionary_sha256")
         if trained_with is not None and trained_with != self.dictionary.sha256():
             raise MismatchError(
-                f"{checkpoint.path} was trained with another dictionary than {self.data_dirs[0] / 'dict.txt'}: ids mean"
+                f"{checkpoint.path} was trained with another dictionary than {self.dictionary_path}: ids mean"
                 " other words there; give the data that was binarised with the model's dict.txt (--srcdict)"
             )
 
@@ -123,7 +148,7 @@ class LanguageModelingTask:
             more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
             raise CheckpointError(
                 f"the weights of {checkpoint.path} do not fit its settings and the {len(self.dictionary)} ids of"
-                f" {self.data_dirs[0] / 'dict.txt'}: {'; '.join(problems[:3])}{more}"
+                f" {self.dictionary_path}: {'; '.join(problems[:3])}{more}"
             )
         return model
 
@@ -141,5 +166,5 @@ class LanguageModelingTask:
             return []
         if config.decoder_layers > len(checkpoint.state):  # even without memory, each layer takes time to make
             return [f"decoder_layers is {config.decoder_layers}, but there are {len(checkpoint.state)} tensors"]
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return misfits(self.build_model(name, config, length), checkpoint.state)

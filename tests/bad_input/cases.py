@@ -20,6 +20,8 @@ from tests.cli.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 
 LONGEST_ERROR = 1000
 EVAL, TRAIN, PREPROCESS, BUILD = "fairseq-eval-lm", "fairseq-train", "fairseq-preprocess", "build_dstore.py"
+GENERATE, INTERACTIVE = "fairseq-generate", "fairseq-interactive"
+KNNLM = "fairseq-knnlm"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Artefacts:
         checkpoint: of the tiny model, with its optimizer's state.
         store: prefix of the datastore of its training text, 16 wide; ``store.json`` is its manifest.
         index: with inverted lists.
+        retrieval: directory of retrievals of valid and test, with two caches.
     """
 
     root: Path
@@ -39,6 +42,7 @@ class Artefacts:
     checkpoint: Path
     store: Path
     index: Path
+    retrieval: Path
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class Place:
             shutil.copy(f"{self.good.index}{suffix}", f"{self.root / 'knn.index'}{suffix}")
         return self.root / "knn.index"
 
+    def retrieval(self, split: str = "valid") -> Path:
+        """Returns a copy of a retrieval."""
+        return Path(shutil.copytree(self.good.retrieval / split, self.root / split))
+
     def evaluate(self, *, data: Path | None = None, path: Path | None = None) -> list[object]:
         """Returns the arguments of an evaluation, of sound files unless others are given."""
         return [data or self.good.data, "--path", path or self.good.checkpoint, "--cpu", "--log-format", "none"]
@@ -79,6 +87,10 @@ class Place:
         """Returns the arguments of an evaluation with neighbours."""
         files = ["--dstore-filename", store or self.good.store, "--indexfile", index or self.good.index]
         return [*self.evaluate(), "--knnlm", *files, "--lmbda", "0.25", "--k", "8"]
+
+    def generate(self) -> list[object]:
+        """Returns the arguments of generating with neighbours, from lines or from a split."""
+        return [*self.neighbours(), "--max-len-b", "3"]
 
     def train(self, *, data: Path | None = None, more: Iterable[object] = ()) -> list[object]:
         """Returns the arguments of a short training into this place."""
@@ -182,11 +194,19 @@ def make_artefacts(root: Path) -> Artefacts:
     (data / "dict.txt").write_text("".join(f"w{i} {100 - i}\n" for i in range(NUM_WORDS)), encoding="utf-8")
     for seed, (split, count) in enumerate(NUM_SENTENCES.items()):
         write_split(data / split, make_sentences(count, seed))
-    good = Artefacts(root, data, root / "run" / "checkpoint_last.pt", root / "dstore", root / "knn.index")
+    good = Artefacts(
+        root, data, root / "run" / "checkpoint_last.pt", root / "dstore", root / "knn.index", root / "retrieval"
+    )
     train = [data, "--save-dir", root / "run", *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, "--max-update", 2]
     dump = [data, "--path", good.checkpoint, "--cpu", "--gen-subset", "train", "--context-window", 8]
     dump += ["--save-knnlm-dstore", "--dstore-mmap", good.store]
     build = ["--dstore-mmap", good.store, "--faiss-index", good.index, "--index-spec", "IVF4,Flat"]
-    for prog, words in ((TRAIN, train), (EVAL, dump), (BUILD, build)):
+    save = [data, "--path", good.checkpoint, "--cpu", "--context-window", 8, "--knnlm", "--k", 8, "--lmbda", 0.25]
+    save += ["--dstore-filename", good.store, "--indexfile", good.index, "--cache-size", "10,20"]
+    saves = [
+        (EVAL, [*save, "--gen-subset", split, "--save-retrieval", good.retrieval / split])
+        for split in ("valid", "test")
+    ]
+    for prog, words in ((TRAIN, train), (EVAL, dump), (BUILD, build), *saves):
         assert run(prog, main_of(prog), [*map(str, words), "--log-format", "none"]) == 0
     return good

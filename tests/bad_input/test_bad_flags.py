@@ -2,17 +2,36 @@
 
 import shlex
 
-from tests.bad_input.cases import BUILD, EVAL, PREPROCESS, TRAIN, Call, Case, Place, check, parametrise
+from tests.bad_input.cases import (
+    BUILD,
+    EVAL,
+    GENERATE,
+    INTERACTIVE,
+    PREPROCESS,
+    TRAIN,
+    Call,
+    Case,
+    Place,
+    check,
+    parametrise,
+)
 
 
 def typed(prog: str, words: str, expect: str) -> Case:
     """Returns the case of a sound command line with these words at its end."""
 
     def make(place: Place) -> list[object]:
-        sound = {EVAL: place.neighbours, TRAIN: place.train, PREPROCESS: place.preprocess, BUILD: place.build}
+        sound = {
+            EVAL: place.neighbours, GENERATE: place.generate, INTERACTIVE: place.generate, TRAIN: place.train,
+            PREPROCESS: place.preprocess, BUILD: place.build,
+        }  # fmt: skip
         return [*sound[prog](), *shlex.split(words)]
 
     return Case(f"flag-{prog.removeprefix('fairseq-')} {words[:60]}", prog, make, expect)
+
+
+def neighbours_of_nothing(place: Place) -> list[object]:
+    return [*place.evaluate(), "--show-neighbours"]
 
 
 def results_in_a_file(place: Place) -> list[object]:
@@ -133,6 +152,32 @@ CASES = [
     typed(BUILD, "--dstore-size 99999999", "--dstore-size 99999999 is larger than"),
     typed(BUILD, "--faiss-index ''", "--faiss-index"),
     typed(BUILD, "--starting-point -1", "--starting-point must be at least 0"),
+    typed(GENERATE, "--beam 0", "--beam must be at least 1"),
+    typed(GENERATE, "--nbest 6", "--nbest 6 must be at most --beam 5"),
+    typed(GENERATE, "--temperature 0.5", "--temperature is about drawing at random; give --sampling"),
+    typed(GENERATE, "--sampling --temperature 0", "--temperature must be at least 1e-06"),
+    typed(GENERATE, "--sampling --temperature nan", "--temperature must be a number"),
+    typed(GENERATE, "--sampling --sampling-topk 0", "--sampling-topk must be greater than 0, or -1"),
+    typed(GENERATE, "--sampling --sampling-topp 1.5", "--sampling-topp must be at most 1"),
+    typed(GENERATE, "--sampling --sampling-topp 0.5 --sampling-topk 5", "exclude each other"),
+    typed(GENERATE, "--sampling-topk 5", "--sampling-topk is about drawing at random; give --sampling"),
+    typed(GENERATE, "--max-len-b 0", "--max-len-b 0"),
+    typed(GENERATE, "--min-len 0 --max-len-b 0", "leave no token to follow a prompt of 0"),
+    typed(GENERATE, "--min-len 9", "--min-len 9 must be at most --max-len-b 3"),
+    typed(GENERATE, "--prefix-size 999999", "a prompt must have at most 15 tokens"),
+    typed(GENERATE, "--max-tokens 9", "--max-tokens 9 must hold a prompt and its texts"),
+    typed(GENERATE, "--path a:b", "--path names several checkpoints"),
+    typed(GENERATE, "--path ''", "--path is required"),
+    typed(GENERATE, "--remove-bpe sentencepiece", "--remove-bpe sentencepiece is not supported"),
+    typed(GENERATE, "--gen-subset nowhere", "nowhere.idx does not exist"),
+    typed(GENERATE, "--num-shards 3 --shard-id 3", "--shard-id 3 must be below --num-shards 3"),
+    typed(GENERATE, "--num-shards 9999 --shard-id 9998", "--shard-id 9998 has nothing to do"),
+    typed(GENERATE, "--show-neighbours 0", "--show-neighbours must be at least 1"),
+    typed(GENERATE, "--samplng", "unrecognised argument --samplng; did you mean --sampling?"),
+    typed(INTERACTIVE, "--input /nowhere", "--input must be a file with a prompt on each line"),
+    typed(INTERACTIVE, "--input /", "--input must be a file with a prompt on each line"),
+    typed(INTERACTIVE, "--prefix-size 4", "unrecognised argument --prefix-size"),
+    Case("flag-neighbours-of-nothing", GENERATE, neighbours_of_nothing, "--show-neighbours needs neighbours"),
     Case("flag-results-in-a-file", EVAL, results_in_a_file, "file"),
     Case("flag-results-over-a-directory", EVAL, results_over_a_directory, "r.json"),
     Case("flag-save-dir-is-a-file", TRAIN, save_dir_is_a_file, "out"),

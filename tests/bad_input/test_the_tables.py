@@ -8,6 +8,7 @@ from tests.bad_input import (
     test_bad_flags,
     test_bad_idx,
     test_bad_index,
+    test_bad_retrieval,
     test_bad_text_and_dict,
     test_permissions,
 )
@@ -17,8 +18,8 @@ LEAST_CASES = 100
 TABLES: dict[str, list[Case]] = {
     module.__name__: module.CASES
     for module in (
-        test_bad_checkpoint, test_bad_datastore, test_bad_flags, test_bad_idx, test_bad_index, test_bad_text_and_dict,
-        test_permissions,
+        test_bad_checkpoint, test_bad_datastore, test_bad_flags, test_bad_idx, test_bad_index, test_bad_retrieval,
+        test_bad_text_and_dict, test_permissions,
     )
 }  # fmt: skip
 

@@ -209,6 +209,21 @@ def test_the_report_names_every_weight_and_what_skipping_costs(fit, fitted, tmp_
     assert held_out[chosen] == min(held_out[kind] for kind in ("fixed", "buckets", "network"))
 
 
+def test_of_several_temperatures_the_best_on_held_out_folds_is_taken(fit, tmp_path) -> None:
+    flags = ("--folds", 3, "--k", "4,24", "--knn-temp", "0.001,5,1000000")
+    outcome = fit("--out", tmp_path / "m.json", *flags)
+    assert outcome.code == 0, outcome.err
+    lines = re.findall(r"--k (\d+) +--knn-temp (\S+) +held out, .*? +([\d.]+)\n", outcome.out)
+    assert [(int(k), float(t)) for k, t, _ in lines] == [(k, t) for k in (4, 24) for t in (0.001, 5, 1e6)]
+    record = json.loads((tmp_path / "m.json").read_text())
+    by_setting = {(int(k), float(t)): float(ppl) for k, t, ppl in lines}
+    assert by_setting[record["k"], record["knn_temp"]] == min(by_setting.values())
+    assert len(set(by_setting.values())) > 1
+    alone = fit("--out", tmp_path / "one.json", "--folds", 3, "--k", record["k"], "--knn-temp", record["knn_temp"])
+    assert alone.code == 0, alone.err
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "m.json").read_bytes()
+
+
 def test_fitting_again_gives_the_same_bytes(fit, tmp_path) -> None:
     for name in ("a.json", "b.json"):
         assert fit("--out", tmp_path / name, "--folds", 2).code == 0

@@ -13,7 +13,7 @@ from fairseq.config import flag_fields, flag_name
 from fairseq.options import make_parser
 
 EVERY_COMMAND = shlex.split(
-    "--seed --log-interval --log-format --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
+    "--seed --log-interval --log-format --log-file --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
     " --fp16-init-scale --min-loss-scale --user-dir --num-workers --help --version --traceback"
 )
 TRAIN = shlex.split(
@@ -43,6 +43,21 @@ EVAL_LM = shlex.split(
     " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
     " --lmbda-model --skip-retrieval"
 )
+GENERATION = shlex.split(
+    "--path --task --model-overrides --max-tokens --max-sentences --batch-size --remove-bpe --beam --nbest --max-len-a"
+    " --max-len-b --min-len --lenpen --unnormalized --unkpen --no-repeat-ngram-size --sampling --sampling-topk"
+    " --sampling-topp --temperature --sample-break-mode --tokens-per-sample --knnlm --knn-keytype --probe --k --rerank"
+    " --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type --no-load-keys"
+    " --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --show-neighbours"
+)
+GENERATE = [*GENERATION, *shlex.split("--gen-subset --prefix-size --num-shards --shard-id --dataset-impl")]
+INTERACTIVE = [*GENERATION, *shlex.split("--input --buffer-size")]
+SCORE_LM = shlex.split(
+    "--path --input --json --buffer-size --max-tokens --softmax-batch --model-overrides --task --knnlm --probe --k"
+    " --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type --no-load-keys"
+    " --dstore-fp16 --knn-keytype --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --rerank --lmbda-model"
+    " --skip-retrieval"
+)
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
     " --thresholdsrc --nwordssrc --padding-factor --srcdict --tokenizer --bpe --dict-only"
@@ -55,8 +70,8 @@ BUILD_DSTORE = shlex.split(
 )
 KNNLM = {
     "check": shlex.split(
-        "--path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k --probe --sample"
-        " --fast --json --help --version"
+        "--retrieval --path --dstore-filename --indexfile --gen-subset --dstore-size --dimension --dstore-fp16 --k"
+        " --probe --sample --fast --json --help --version"
     ),
     "info": shlex.split("--help --version"),
     "adopt": shlex.split(
@@ -76,7 +91,9 @@ KNNLM = {
     "sweep": shlex.split(
         "--lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --seed --help --version"
     ),
-    "sweep-cache": shlex.split("--lmbda --cache-lmbda --k --knn-temp --apply --allow-mismatch --help --version"),
+    "sweep-cache": shlex.split(
+        "--lmbda --cache-lmbda --k --knn-temp --apply --out --resamples --no-figures --allow-mismatch --help --version"
+    ),
     "fit-lmbda": shlex.split(
         "--out --apply --k --knn-temp --folds --dstore-filename --dictionary --overwrite --allow-mismatch --seed --help"
         " --version"
@@ -86,6 +103,11 @@ KNNLM = {
 # Defaults that the published interface gives.
 EVERY_DEFAULT = {
     "--seed": 1, "--log-interval": 100, "--fp16-init-scale": 128, "--min-loss-scale": 1e-4, "--num-workers": 1,
+}  # fmt: skip
+GENERATION_DEFAULTS = {
+    "--beam": 5, "--nbest": 1, "--max-len-a": 0, "--max-len-b": 200, "--min-len": 1, "--lenpen": 1, "--unkpen": 0,
+    "--no-repeat-ngram-size": 0, "--sampling-topk": -1, "--sampling-topp": -1, "--temperature": 1, "--k": 1024,
+    "--probe": 8, "--lmbda": 0, "--knn-temp": 1, "--model-overrides": "{}",
 }  # fmt: skip
 DEFAULTS = {
     "fairseq-train": {
@@ -103,6 +125,15 @@ DEFAULTS = {
         "--model-overrides": "{}", "--num-shards": 1, "--shard-id": 0, "--sample-break-mode": "none", "--probe": 8,
         "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
         "--cache-lmbda": 0.0, "--cache-theta": 1.0, "--skip-retrieval": 0,
+    },
+    "fairseq-generate": {
+        **EVERY_DEFAULT, **GENERATION_DEFAULTS, "--gen-subset": "test", "--prefix-size": 0, "--num-shards": 1,
+        "--shard-id": 0,
+    },
+    "fairseq-interactive": {**EVERY_DEFAULT, **GENERATION_DEFAULTS, "--input": "-", "--buffer-size": 0},
+    "fairseq-score-lm": {
+        **EVERY_DEFAULT, "--input": "-", "--buffer-size": 1000, "--max-tokens": 36000, "--model-overrides": "{}",
+        "--probe": 8, "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
     },
     "fairseq-preprocess": {
         **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
@@ -122,7 +153,7 @@ DEFAULTS = {
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
-    "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05"},
+    "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05", "--resamples": 10000},
     "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
 }  # fmt: skip
 CHOICES = {
@@ -137,6 +168,9 @@ CHOICES = {
 FLAGS = {
     "fairseq-train": [*EVERY_COMMAND, *TRAIN],
     "fairseq-eval-lm": [*EVERY_COMMAND, *EVAL_LM],
+    "fairseq-generate": [*EVERY_COMMAND, *GENERATE],
+    "fairseq-interactive": [*EVERY_COMMAND, *INTERACTIVE],
+    "fairseq-score-lm": [*EVERY_COMMAND, *SCORE_LM],
     "fairseq-preprocess": [*EVERY_COMMAND, *PREPROCESS],
     "build_dstore.py": BUILD_DSTORE,
     **{f"fairseq-knnlm {name}": flags for name, flags in KNNLM.items()},
@@ -149,6 +183,12 @@ def help_of(prog: str, capsys: pytest.CaptureFixture[str]) -> str:
         from fairseq_cli.train import main
     elif prog == "fairseq-eval-lm":
         from fairseq_cli.eval_lm import main
+    elif prog == "fairseq-generate":
+        from fairseq_cli.generate import main
+    elif prog == "fairseq-interactive":
+        from fairseq_cli.interactive import main
+    elif prog == "fairseq-score-lm":
+        from fairseq_cli.score_lm import main
     elif prog == "fairseq-preprocess":
         main = pytest.importorskip("fairseq_cli.preprocess").main
     elif prog.startswith("fairseq-knnlm"):
@@ -176,6 +216,12 @@ def groups_of(prog: str) -> tuple[type, ...]:
         return flag_groups()
     if prog == "fairseq-eval-lm":
         import fairseq_cli.eval_lm as command
+    elif prog == "fairseq-generate":
+        import fairseq_cli.generate as command
+    elif prog == "fairseq-interactive":
+        import fairseq_cli.interactive as command
+    elif prog == "fairseq-score-lm":
+        import fairseq_cli.score_lm as command
     elif prog == "fairseq-preprocess":
         command = pytest.importorskip("fairseq_cli.preprocess")
     elif prog.startswith("fairseq-knnlm"):

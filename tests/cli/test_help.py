@@ -15,13 +15,22 @@ try:
     command.main({words})
 except SystemExit as end:
     assert not end.code, end.code
-heavy = sorted({{"torch", "faiss", "matplotlib"}} & set(sys.modules))
+heavy = sorted({{"torch", "faiss", "matplotlib", "tqdm"}} & set(sys.modules))
 assert not heavy, heavy
 """
 
 
 @pytest.mark.parametrize(
-    "module", ["fairseq_cli.train", "fairseq_cli.eval_lm", "fairseq_cli.preprocess", "build_dstore"]
+    "module",
+    [
+        "fairseq_cli.train",
+        "fairseq_cli.eval_lm",
+        "fairseq_cli.generate",
+        "fairseq_cli.interactive",
+        "fairseq_cli.score_lm",
+        "fairseq_cli.preprocess",
+        "build_dstore",
+    ],
 )
 def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
     pytest.importorskip(module)
@@ -44,7 +53,7 @@ def test_help_of_a_subcommand_imports_neither_torch_nor_faiss(words: list[str]) 
     assert f"usage: {' '.join(['fairseq-knnlm', *words[:-1]])} " in done.stdout
 
 
-@pytest.mark.parametrize("prog", ["train", "eval_lm", "preprocess", "knnlm"])
+@pytest.mark.parametrize("prog", ["train", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm"])
 def test_a_command_can_be_run_as_a_module(prog: str) -> None:
     pytest.importorskip(f"fairseq_cli.{prog}")
     done = subprocess.run(
@@ -52,3 +61,17 @@ def test_a_command_can_be_run_as_a_module(prog: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"fairseq-{prog.replace('_', '-')} {fairseq.__version__}\n"
+
+
+@pytest.mark.parametrize("words", ["data --path gone.pt", ". --path {here}:gone.pt", "gone --path {here}", "--pathh x"])
+@pytest.mark.parametrize("prog", ["eval_lm", "score_lm"])
+def test_a_slip_of_the_pen_is_answered_before_torch_is_imported(prog: str, words: str) -> None:
+    """The error goes through ``run``, which imports nothing heavy either."""
+    program = (
+        f"import sys; from fairseq_cli.run import run; from fairseq_cli.{prog} import main;"
+        f"code = run('fairseq-{prog}', main, {words.format(here=__file__).split()!r});"
+        "assert not {'torch', 'faiss'} & set(sys.modules), 'imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "gone" in done.stderr or "did you mean --path?" in done.stderr

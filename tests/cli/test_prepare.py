@@ -27,7 +27,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-sotu, wikitext = script("prepare_sotu"), script("prepare_wikitext")
+sotu, wikitext, sentences = map(script, ("prepare_sotu", "prepare_wikitext", "prepare_sentences"))
 
 
 @pytest.mark.parametrize(
@@ -214,3 +214,36 @@ def test_wikitext_2_comes_out_as_it_went_in(shared_dir: Path, tmp_path: Path) ->
     for line in (source / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         digest, name = line.split()
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("He came . She left .", ["He came .", "She left ."]),
+        ("H. gammarus is blue . In life ?", ["H. gammarus is blue .", "In life ?"]),
+        ('He said " no . " She left .', ['He said " no . "', "She left ."]),
+        ('The " one . " Two " are here .', ['The " one . "', 'Two " are here .']),
+        ("It ended ( at last . ) Really ? ! Yes", ["It ended ( at last . )", "Really ? !", "Yes"]),
+        ("Wait . . . what ?", ["Wait . . .", "what ?"]),
+        ('One . " Two . "', ["One .", '" Two . "']),
+        ("", []),
+    ],
+)
+def test_sentences_end_after_a_stop_and_what_closes_it(line: str, expected: list[str]) -> None:
+    assert [" ".join(sentence) for sentence in sentences.sentences(line.split())] == expected
+
+
+def test_sentences_of_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "valid", "test"):
+        text = " \n = Title = \n \n " + " ".join(f"{split} {i} ." for i in range(9)) + " \n = = Part = = \n a b \n"
+        (tmp_path / f"wiki.{split}.tokens").write_text(text, encoding="utf-8")
+    assert sentences.main(["--source", str(tmp_path), "--dest", str(tmp_path / "out")]) == 0
+    lines = (tmp_path / "out" / "sentences.valid.tokens").read_text(encoding="utf-8").splitlines()
+    assert sorted(lines) == ["a b", *(f"valid {i} ." for i in range(9))]
+    assert lines != sorted(lines)
+    assert "sentences.test.tokens: 10 sentences, 39 tokens with line ends" in capsys.readouterr().out
+
+
+def test_sentences_of_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sentences.main(["--source", str(tmp_path), "--dest", str(tmp_path / "out")]) == 2
+    assert "prepare_sentences.py: error: " in capsys.readouterr().err

@@ -90,6 +90,9 @@ def main_of(prog: str) -> Callable[[Sequence[str]], None]:
         "fairseq-preprocess": "fairseq_cli.preprocess",
         "fairseq-train": "fairseq_cli.train",
         "fairseq-eval-lm": "fairseq_cli.eval_lm",
+        "fairseq-generate": "fairseq_cli.generate",
+        "fairseq-interactive": "fairseq_cli.interactive",
+        "fairseq-score-lm": "fairseq_cli.score_lm",
         "fairseq-knnlm": "fairseq_cli.knnlm",
         "build_dstore.py": "build_dstore",
     }

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq.data import binarizer
@@ -58,6 +58,7 @@ def test_the_oracle_makes_the_golden_files() -> None:
     assert oracle.binarised(GOLDEN_TEXT, oracle.dictionary(GOLDEN_TEXT)) == (GOLDEN_BIN, GOLDEN_IDX, 0)
 
 
+@settings(deadline=None)
 @given(texts, st.integers(1, 40))
 def test_any_text_and_chunk_size_gives_the_bytes_of_the_oracle(
     tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int
@@ -93,8 +94,9 @@ def test_the_text_of_the_original_gives_its_bytes_again(golden_dir: Path, tmp_pa
         assert (tmp_path / name).read_bytes() == (data_bin / name).read_bytes()
 
 
+@settings(deadline=None)
 @given(texts, st.integers(1, 40))
-def test_chunks_are_whole_lines_and_cover_the_file(
+def test_chunks_are_whole_lines_or_words_of_long_ones_and_cover_the_file(
     tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int
 ) -> None:
     path = tmp_path_factory.mktemp("chunks") / "text"
@@ -102,8 +104,21 @@ def test_chunks_are_whole_lines_and_cover_the_file(
     path.write_bytes(data)
     chunks = split_chunks(path, chunk_bytes)
     assert b"".join(data[chunk.start : chunk.end] for chunk in chunks) == data
-    assert all(data[: chunk.end].endswith(b"\n") for chunk in chunks[:-1])
+    assert all(data[: chunk.end].endswith(b"\n" if chunk.ends_line else b" ") for chunk in chunks[:-1])
+    assert all(chunk.ends_line for chunk in chunks[-1:])
     assert all(chunk.end > chunk.start for chunk in chunks)
+
+
+def test_a_text_of_one_line_is_cut_where_words_end(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"word " * 1000 + b"longer-than-a-chunk" * 9 + b" end")
+    chunks = split_chunks(tmp_path / "text", 64)
+    assert max(chunk.end - chunk.start for chunk in chunks[:-1]) <= 64 + 64
+    assert [chunk.ends_line for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    dictionary = Dictionary(["word", "end"], [1000, 1])
+    with IndexedDatasetWriter(tmp_path / "out", len(dictionary)) as writer:
+        summary = binarize(tmp_path / "text", dictionary, writer, chunk_bytes=64)
+    assert summary == TextSummary(num_sentences=1, num_tokens=1003, num_replaced=1)
+    assert MMapIndexedDataset(tmp_path / "out")[0].tolist() == [4] * 1000 + [3, 5, 2]
 
 
 def test_a_literal_unk_is_not_counted_as_replaced(tmp_path: Path) -> None:

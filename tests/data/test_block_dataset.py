@@ -144,3 +144,29 @@ def test_each_token_is_scored_once(text: tuple[list[int], list[int]], block_size
     dataset = BlockDataset(np.array(text[0]), np.array(text[1]), "complete", block_size, window)
     target = dataset.collate(np.arange(len(dataset))).target_BT
     assert target[target != PAD].tolist() == text[0]
+
+
+@given(texts, st.integers(1, 40), st.integers(0, 8))
+def test_parts_of_a_batch_hold_its_rows_without_needless_padding(
+    text: tuple[list[int], list[int]], num_positions: int, window: int
+) -> None:
+    dataset = BlockDataset(np.array(text[0]), np.array(text[1]), "eos", 12, window)
+    batch = dataset.collate(np.arange(len(dataset))[::-1], pad_to=50)
+    parts = batch.split(num_positions)
+    assert [idx for part in parts for idx in part.block_idx_B.tolist()] == batch.block_idx_B.tolist()
+    for name in ("source_BT", "target_BT"):
+        rows = [row for part in parts for row in getattr(part, name)]
+        for whole, row in zip(getattr(batch, name), rows, strict=True):
+            assert row.tolist() == whole[: len(row)].tolist()
+            assert (whole[len(row) :] == PAD).all()
+    limit = max(num_positions, max(part.source_BT.shape[1] for part in parts))
+    for part in parts:
+        assert part.source_BT.size <= limit
+        assert (part.source_BT[:, -1] != PAD).any()
+
+
+def test_a_pad_that_stands_in_the_text_is_not_cut_off() -> None:
+    dataset = BlockDataset(np.array([4, PAD, 5, 2]), np.array([3, 1]), "eos", 8)
+    batch = dataset.collate(np.array([0]), pad_to=6)
+    (part,) = batch.split(100)
+    assert (part.source_BT.tolist(), part.target_BT.tolist()) == ([[2, 4, PAD]], [[4, PAD, 5]])

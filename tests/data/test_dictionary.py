@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairseq.data import dictionary as dictionary_module
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError
 
@@ -96,6 +97,40 @@ def test_overwrite_gives_a_later_id_that_wins_and_survives_saving(tmp_path: Path
 def test_bad_files_are_refused_by_line(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dictionary.load(write(tmp_path, data))
+
+
+@pytest.mark.parametrize("last", [b"w7 1\n", b"w 1 x\n", b"\n", b" 1\n\n", b"<s> 4\n", b"w\xff 1\n", b"z 1 2"])
+def test_a_bad_line_at_the_end_of_many_good_ones_is_named(tmp_path: Path, last: bytes) -> None:
+    good = b"".join(b"w%d %d\n" % (i, 5000 - i) for i in range(5000))
+    assert len(Dictionary.load(write(tmp_path, good))) == 5004
+    number = 5002 if last == b" 1\n\n" else 5001
+    if last == b"z 1 2":  # a symbol with a space in it is none
+        assert Dictionary.load(write(tmp_path, good + last)).symbols[-1] == "z 1"
+        return
+    with pytest.raises(DataError, match=f":{number}: "):
+        Dictionary.load(write(tmp_path, good + last))
+
+
+lines = st.lists(st.sampled_from([*"ab012 ", " 1\n", " 2\n", "\n", "\t", "\u3000", "²", "-3", " #fairseq:overwrite\n"]))
+
+
+@given(lines.map("".join))
+def test_reading_all_lines_at_once_is_reading_them_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = write(tmp_path_factory.mktemp("dict"), text.encode())
+
+    def outcome() -> object:
+        try:
+            found = Dictionary.load(path)
+        except DataError as err:
+            return str(err)
+        return found.symbols, found.counts, found.indices
+
+    at_once = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dictionary_module, "_read_clean", lambda text: None)
+        assert outcome() == at_once
 
 
 def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:

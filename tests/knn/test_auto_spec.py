@@ -64,6 +64,18 @@ def test_memory_decides():
     assert choose(found, 1 * GIB) == found[-1]  # nothing fits: the build itself refuses, and says how much is missing
 
 
+def test_the_build_is_bound_by_what_it_compares():
+    """Each product a loop: sampled rows against centroids in every round, every row once, and the same with words."""
+    rows, dimension = 340_968, 256
+    for choice in choices(rows, dimension, recall=0.8, probe=32):
+        num_lists = lists(choice.spec)
+        pairs = sum(min(40 * num_lists, rows) * num_lists for _ in range(6)) + rows * num_lists
+        if "PQ" in choice.spec:
+            pairs += sum(64 * 256 * 256 for _ in range(10)) + rows * 256
+        assert choice.build_flops == pairs * dimension * 2
+    assert choices(1500, 16, recall=0.8, probe=8)[0].build_flops == 0
+
+
 def wide_store(make_store):
     return make_store(keys=np.random.default_rng(0).standard_normal((2000, 8), dtype=np.float32))
 
@@ -76,6 +88,7 @@ def test_a_build_that_was_begun_keeps_its_choice(make_store, tmp_path, monkeypat
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: GIB)
     made = build_index(store, build, path, "none")
     assert made.spec == "IVF16,SQ8" and "the most faithful that fits" in caplog.text
+    assert "at most about 0:00:01 of products on" in caplog.text
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: 1000)
     assert build_index(store, build, path, "none") == made  # finished: nothing to do
     path.unlink()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.cache_mix import mix, run_cache_sweep
+from fairseq.knn.cache_mix import Sources, mix
 from fairseq.knn.cache_mix_config import CacheMixConfig
+from fairseq.knn.cache_report import run_cache_sweep
 from fairseq.knn.retrieval import Retrieval
 from tests.reference.cache import mixture
 from tests.reference.knn import knn_probability
@@ -45,7 +46,8 @@ def naive_loss(columns: dict, setting: int, lmbda: float, weight: float) -> floa
         values = np.where(columns["hits"][n], 1, 0)  # the target's value is 1
         p_knn = knn_probability(columns["distances"][n], columns["ids"][n], values, 1, 2.0)
         p_lm, p_cache = math.exp(columns["lm_log_prob"][n]), math.exp(columns["cache_log_prob"][n, setting])
-        p = mixture(p_lm, p_knn, p_cache, lmbda, weight)
+        # 0.7 + 0.3 is 1, and leaves the model nothing, though 1 − 0.7 − 0.3 is not 0 in binary digits.
+        p = mixture(p_lm if lmbda + weight < 0.999 else 0.0, p_knn, p_cache, lmbda, weight)
         total += math.log2(p) if p > 0 else -math.inf
     return -total / 60
 
@@ -53,7 +55,7 @@ def naive_loss(columns: dict, setting: int, lmbda: float, weight: float) -> floa
 def test_every_mixture_is_the_naive_one(tmp_path: Path) -> None:
     columns = with_cache(tmp_path / "r")
     lmbdas, weights = (0.0, 0.3, 0.7), (0.0, 0.1, 0.3, 0.9)
-    found = mix(Retrieval.open(tmp_path / "r"), 16, 2.0, lmbdas, weights)
+    found = mix(Sources(Retrieval.open(tmp_path / "r"), 16, 2.0), lmbdas, weights)
     for s in range(2):
         for i, lmbda in enumerate(lmbdas):
             for j, weight in enumerate(weights):
@@ -61,10 +63,19 @@ def test_every_mixture_is_the_naive_one(tmp_path: Path) -> None:
                 assert found.loss_SLM[s, i, j] == pytest.approx(loss, rel=FLOAT32_RTOL), (s, lmbda, weight)
 
 
+def test_weights_that_add_up_to_one_leave_the_model_nothing(tmp_path: Path) -> None:
+    """0.85 + 0.15 is 1, though 1 − 0.85 − 0.15 is not 0 in binary digits."""
+    columns = with_cache(tmp_path / "r")
+    assert 1 - 0.85 - 0.15 != 0
+    assert not columns["hits"][0].any() and np.isneginf(columns["cache_log_prob"][0, 0])
+    found = mix(Sources(Retrieval.open(tmp_path / "r"), 16, 2.0), (0.0, 0.85), (0.0, 0.15))
+    assert found.loss_SLM[0, 1, 1] == math.inf
+
+
 def test_the_best_is_chosen_for_each_combination_of_parts(tmp_path: Path) -> None:
     with_cache(tmp_path / "r")
     lmbdas = weights = tuple(np.linspace(0, 1, 11).tolist())
-    found = mix(Retrieval.open(tmp_path / "r"), 16, 2.0, lmbdas, weights)
+    found = mix(Sources(Retrieval.open(tmp_path / "r"), 16, 2.0), lmbdas, weights)
     s, i, j = found.best(neighbours=True, cache=True)
     assert found.loss_SLM[s, i, j] == found.loss_SLM[np.isfinite(found.loss_SLM)].min()
     assert found.best(neighbours=False, cache=False) == (0, 0, 0)
@@ -73,20 +84,23 @@ def test_the_best_is_chosen_for_each_combination_of_parts(tmp_path: Path) -> Non
 
 
 def lines(directory: Path, **flags: object) -> list[str]:
-    return list(run_cache_sweep(CacheMixConfig(directory=str(directory), **flags)))  # type: ignore[arg-type]
+    shown: list[str] = []
+    config = CacheMixConfig(directory=str(directory), no_figures=True, resamples=200, **flags)  # type: ignore[arg-type]
+    run_cache_sweep(config, 1, "none", shown.append)
+    return shown[0].splitlines()
 
 
 def test_choices_are_reported_on_another_text(tmp_path: Path) -> None:
     with_cache(tmp_path / "a")
     columns = with_cache(tmp_path / "b", seed=1, split="test")
     table = lines(tmp_path / "a", apply=str(tmp_path / "b"), knn_temp=2.0)
-    assert [line.split(" | ")[0] for line in table[4:]] == [
+    assert [line.split(" | ")[0] for line in table[4:8]] == [
         "| language model",
         "| + cache",
         "| + neighbours",
         "| + both",
     ]
-    _, ppl, test_ppl, flags = (cell.strip(" |") for cell in table[-1].split(" | "))
+    _, ppl, test_ppl, flags = (cell.strip(" |") for cell in table[7].split(" | "))
     words = flags.split()
     typed = {name: float(words[words.index(name) + 1]) for name in ("--lmbda", "--cache-theta", "--cache-lmbda")}
     setting = [cache["cache_theta"] for cache in CACHES].index(typed["--cache-theta"])

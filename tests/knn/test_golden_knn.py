@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 import build_dstore
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq_cli import eval_lm
+from knnlm import KNN
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("golden_knn")]
 
 # The original's sums are float32 in another order, and its keys differ from ours in the last bits.
 RECOMPUTED = 1e-4
+LANGUAGE_MODEL = 2e-5
 # The index's own distances depend on no key of ours.
 NOT_RECOMPUTED = 1e-4
 KEYS = 1e-4
@@ -103,3 +107,15 @@ def test_an_index_of_our_own_gives_the_same_loss(golden_dir: Path, store: Path, 
     golden = expected(golden_dir, 2)
     found = evaluate(golden_dir, store, index, golden["flags"])
     assert found["loss_base2"] == pytest.approx(golden["loss_base2"], abs=OWN_INDEX)
+
+
+def test_scores_from_python_are_those_of_the_command(golden_dir: Path, store: Path) -> None:
+    """The whole valid split as one text; the language model's own loss comes with it."""
+    knn = KNN(store, golden_dir / "knn.index", k=1024, probe=32, lmbda=0.25)
+    lm = TransformerLanguageModel.from_pretrained(golden_dir, "checkpoint_best.pt", "./data-bin", knn=knn)
+    text = lm.decode(MMapIndexedDataset(golden_dir / "data-bin" / "valid").tokens.tolist())
+    scored = lm.score(text, context_window=192)
+    assert len(scored) == 55514
+    alone = json.loads((golden_dir / "expected.json").read_text())["eval"][0]
+    assert scored.at(0).loss == pytest.approx(alone["loss_fp64"], abs=LANGUAGE_MODEL)
+    assert scored.loss == pytest.approx(expected(golden_dir, 3)["loss_base2"], abs=RECOMPUTED)

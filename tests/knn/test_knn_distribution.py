@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.knn.distribution import drop_nearest, knn_log_prob
+from fairseq.knn.distribution import drop_nearest, knn_log_prob, next_log_prob
 from fairseq.scoring import interpolate
 from tests.reference.knn import knn_probability, mixture
 
@@ -97,3 +97,22 @@ def test_mixture(lmbda):
 def test_drop_nearest():
     d, ids = drop_nearest(np.array([[2, 1, 3], [0, 5, 4]], np.float32), np.array([[7, 8, 9], [4, 5, -1]]))
     assert d.tolist() == [[2, 3], [5, 4]] and ids.tolist() == [[7, 9], [5, -1]]
+
+
+@given(neighbours())
+@settings(max_examples=100, deadline=None)
+def test_the_whole_distribution_has_each_target_s_probability(case):
+    distances, ids, values, _, temperature = case
+    log_p = next_log_prob(distances, ids, values, 6, temperature)
+    assert log_p.dtype == np.float32 and log_p.shape == (len(ids), 6)
+    for y in range(6):
+        one = knn_log_prob(distances, ids, values, np.full(len(ids), y), temperature)
+        assert log_p[:, y] == pytest.approx(one, rel=LOG_P_TOLERANCE, abs=LOG_P_TOLERANCE)
+    found = (ids >= 0).any(axis=1)
+    assert np.exp(log_p.astype(np.float64)).sum(1)[found] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_whole_distribution_of_nobody():
+    assert next_log_prob(np.empty((0, 4), np.float32), np.empty((0, 4), int), np.empty((0, 4), int), 3).shape == (0, 3)
+    nobody = next_log_prob(np.full((2, 4), np.inf, np.float32), np.full((2, 4), -1), np.zeros((2, 4), int), 3)
+    assert (nobody == -np.inf).all()

@@ -17,7 +17,7 @@ from fairseq.knn.index import build_index
 from fairseq.knn.search import search
 from knnlm import KNN_Dstore
 from tests.reference.knn import distance, knn_probability, nearest
-from tests.reference.small_store import ROWS, WIDTH, clustered_keys, values_of
+from tests.reference.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
 
 # p from float32 distances of about 30 that are exact to 1e-6 of themselves.
 LOG_P_TOLERANCE = 1e-4
@@ -51,6 +51,18 @@ def test_log_prob_equals_the_oracle(flat, flags):
     target = np.array([39990, 39995, 40000, 40001, 40002, 40003])
     expected = oracle(queries, target, 20, flags.get("knn_temp", 1.0), skip=int("drop_top1" in flags))
     assert dstore.log_prob(queries, target) == pytest.approx(expected, rel=LOG_P_TOLERANCE, abs=LOG_P_TOLERANCE)
+
+
+@pytest.mark.parametrize("flags", [{}, {"knn_temp": 10.0}, {"knn_sim_func": "dot"}, {"k": ROWS + 100}])
+def test_the_distribution_over_every_word_is_what_targets_are_scored_by(flat, flags):
+    dstore = KNN_Dstore.open(flat / "dstore", flat / "i", **{"k": 20, **flags})
+    queries = clustered_keys(5, seed=4)
+    log_p = dstore.next_log_prob(torch.tensor(queries), VOCABULARY)
+    assert isinstance(log_p, torch.Tensor) and log_p.shape == (5, VOCABULARY)
+    for target in np.unique(values_of())[::20].tolist():
+        one = dstore.log_prob(queries, np.full(5, target))
+        assert log_p[:, target].numpy() == pytest.approx(one, rel=LOG_P_TOLERANCE, abs=LOG_P_TOLERANCE)
+    assert log_p.double().exp().sum(1).numpy() == pytest.approx(1, abs=1e-5)
 
 
 def test_torch_in_torch_out(flat):

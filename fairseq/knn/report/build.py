@@ -19,6 +19,7 @@ from fairseq.knn.report.groups import Grouping, groupings, table
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
 from fairseq.knn.report.page import render
 from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, score
+from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.report_config import ReportConfig
 from fairseq.knn.retrieval import Retrieval
@@ -29,6 +30,7 @@ Array = npt.NDArray[Any]
 BLOCK_BYTES = 1 << 24
 LONGEST_OVERLAP = 64
 OVERLAP_HITS = 8  # the nearest hits in whose contexts verbatim runs are looked for
+SWEEPS = ("sweep-cache", "sweep")  # directories beside a retrieval that may hold figures
 LM_COLUMNS = {"lm_max_log_prob": "lm_max", "lm_entropy": "lm_entropy"}
 
 
@@ -56,6 +58,7 @@ class _Read:
     """What was read and computed: everything that ``_contents`` chooses from."""
 
     retrieval: Retrieval
+    summary: dict[str, Any] | None
     texts: Texts
     settings: Settings
     columns: Columns
@@ -75,6 +78,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
         raise ConfigError(f"{out} is there already; give --overwrite to replace it, or --out to write elsewhere")
     retrieval = Retrieval.open(config.retrieval)
     settings = _settings(config, retrieval)
+    summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval.manifest, retrieval.directory, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)
     shown = min(config.neighbours, settings.k)
@@ -82,7 +86,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
     columns = _columns(retrieval, texts, settings, n, log_format)
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     source_at_NH = source_positions(texts, ids_NH)
-    contents = _contents(config, _Read(retrieval, texts, settings, columns, source_at_NH, distances_NH))
+    contents = _contents(config, _Read(retrieval, summary, texts, settings, columns, source_at_NH, distances_NH))
     with locked(out), atomic_write(out) as file:
         for piece in render(contents.facts["title"], contents.facts, packed(contents.arrays)):
             file.write(piece.encode())
@@ -147,7 +151,8 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
         "with_neighbours": len(chosen_C), "words": [texts.dictionary[idx] for idx in words.ids_V],
         "counts": count_V[words.ids_V].tolist(), "runs": _runs(position_N),
         "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
-        "figures": sweep_figures(retrieval.directory / "sweep"), "before": BEFORE, "after": AFTER,
+        "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],
+        "summary": read.summary, "before": BEFORE, "after": AFTER,
         "stores": [part.name for part in texts.parts], "source_tokens": texts.source_tokens,
         "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
         "max_megabytes": config.max_megabytes,

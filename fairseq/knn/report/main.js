@@ -250,7 +250,7 @@ async function start() {
   listView = new ListView($("text"), model);
   details = new Details($("details"), model, () => { select(-1); $("text").focus({preventScroll: true}); });
   showHeader();
-  $("tab-sweep").hidden = facts.figures.length === 0;
+  $("tab-sweep").hidden = facts.figures.length === 0 && !facts.summary;
   showSweep($("view-sweep"));
   showAbout($("view-about"));
   details.clear();

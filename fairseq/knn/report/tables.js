@@ -1,4 +1,4 @@
-// Where the gain comes from, the sweep's figures, and what the page is.
+// Where the gain comes from, what sweeps have found, and what the page is.
 
 // Returns, for every group with tokens: label, tokens, mean loss of the model and of the mixture, share of the gain (bits).
 function groupRows(model, code, labels) {
@@ -49,8 +49,25 @@ function diverging(share, least, most) {
   return make("span", {class: "diverge", "aria-hidden": "true"}, bar, axis);
 }
 
+// Returns a table of text cells under a head of text.
+function plainTable(head, rows) {
+  const row = ([name, ...cells]) => make("tr", {}, make("th", {scope: "row"}, name), ...cells.map((text) => make("td", {class: text.startsWith("--") ? "words" : ""}, text)));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...head.map((name) => make("th", {scope: "col"}, name)))), make("tbody", {}, ...rows.map(row)));
+}
+
+// Returns the perplexities and gains that other commands have kept beside the retrieval, if any have.
+function summaryPanel() {
+  if (!facts.summary) return [];
+  const {texts, rows, gains} = facts.summary;
+  const ppl = rows.map((row) => [row.name, ...row.ppl.map((value) => (value === null ? "–" : fixed(value))), row.setting]);
+  const panel = make("div", {class: "group summary"}, make("h2", {}, "Perplexity"),
+    make("p", {class: "note"}, `Every setting was chosen on ${texts[0]}.`), plainTable(["", ...texts, "setting"], ppl));
+  if (gains.length) panel.append(make("h2", {}, "Gain, with its 95 % interval"), plainTable(["", ...texts], gains.map((gain) => [gain.name, ...gain.cells])));
+  return [panel];
+}
+
 function showSweep(box) {
-  box.replaceChildren(...facts.figures.map(([file, url]) => {
+  box.replaceChildren(...summaryPanel(), ...facts.figures.map(([file, url]) => {
     const name = file.replaceAll("_", " ");
     return make("figure", {}, make("img", {src: url, alt: "Figure of the sweep: " + name}), make("figcaption", {}, name));
   }));

@@ -1,0 +1,61 @@
+"""The flags of generating text, in a module that does not import torch."""
+
+from dataclasses import dataclass
+
+from fairseq.config import flag
+from fairseq.errors import ConfigError
+
+LEAST_TEMPERATURE = 1e-6
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Generating text."""
+
+    beam: int = flag(5, "texts that are followed at once for each prompt; 1 is greedy", minimum=1, maximum=10_000)
+    nbest: int = flag(1, "texts that are given for each prompt, the best first", minimum=1)
+    max_len_a: float = flag(0.0, "a: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
+    max_len_b: int = flag(200, "b: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
+    min_len: int = flag(1, "least tokens before </s> may end a text", minimum=0)
+    lenpen: float = flag(
+        1.0, "a text's score is its log-probability divided by its length to this power", minimum=-10, maximum=10
+    )
+    unnormalized: bool = flag(False, "a text's score is its log-probability, whatever its length")
+    unkpen: float = flag(0.0, "taken off the score, in nats, for each <unk>")
+    no_repeat_ngram_size: int = flag(
+        0, "N: no N tokens in a row stand twice in prompt and text; 0: they may", minimum=0
+    )
+    sampling: bool = flag(False, "draw tokens at random by their probabilities, --beam texts for each prompt")
+    sampling_topk: int = flag(-1, "draw among the K most probable tokens; -1: among all")
+    sampling_topp: float = flag(
+        -1.0, "draw among the fewest most probable tokens that have this probability together; -1: among all", maximum=1
+    )
+    temperature: float = flag(1.0, "T: tokens are drawn by p^(1/T)")
+
+    def __post_init__(self) -> None:
+        if self.nbest > self.beam:
+            raise ConfigError(f"--nbest {self.nbest} must be at most --beam {self.beam}; raise --beam")
+        if self.temperature != 1 and not self.sampling:
+            raise ConfigError("--temperature is about drawing at random; give --sampling as well")
+        if self.temperature < LEAST_TEMPERATURE:
+            raise ConfigError(
+                f"--temperature must be at least {LEAST_TEMPERATURE:g}, but is {self.temperature}; --beam 1 without"
+                " --sampling gives the most probable tokens"
+            )
+        for name, value in (("--sampling-topk", self.sampling_topk), ("--sampling-topp", self.sampling_topp)):
+            if value != -1 and value <= 0:
+                raise ConfigError(f"{name} must be greater than 0, or -1 for all, but is {value}")
+            if value != -1 and not self.sampling:
+                raise ConfigError(f"{name} is about drawing at random; give --sampling as well")
+        if self.sampling_topk != -1 and self.sampling_topp != -1:
+            raise ConfigError("--sampling-topk and --sampling-topp exclude each other; leave one out")
+        if self.max_len_a == 0 and self.min_len > self.max_len_b:
+            raise ConfigError(f"--min-len {self.min_len} must be at most --max-len-b {self.max_len_b}; lower it")
+
+    def most_tokens(self, prompt_size: int) -> int:
+        """Returns how many tokens may follow a prompt: a·x + b."""
+        return int(self.max_len_a * prompt_size + self.max_len_b)
+
+    def score(self, log_p: float, size: int) -> float:
+        """Returns the score of a text of ``size`` tokens, ``</s>`` among them: ln p / size^lenpen."""
+        return log_p if self.unnormalized or size == 0 else float(log_p / size**self.lenpen)

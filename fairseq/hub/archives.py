@@ -1,0 +1,128 @@
+"""Archives of models (``.tar.bz2``, ``.tar.gz``), unpacked once each into a cache.
+
+    CACHE/SHA256/…             what an archive of this content holds: whole, or not there
+    CACHE/SHA256.partial/…     being unpacked, or left by a run that was killed; the next one begins again
+    CACHE/SHA256.lock          the operating system's lock: it ends with the process, the file stays
+
+An archive comes from elsewhere and is believed in nothing: plain files and directories only, each below the target, a
+bounded number of them and of bytes, and every checksum of the compression read to its end.
+"""
+
+import lzma
+import os
+import shutil
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
+from fairseq.files import file_sha256, fsync_directory
+from fairseq.log import Progress, log_format_of
+from fairseq.resources import GIB, free_disk_bytes, shown_bytes
+from fairseq.run_config import CommonConfig
+
+MOST_FILES = 10_000
+MOST_BYTES = 64 * GIB
+
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, MemoryError)
+
+
+def unpacked(archive: Path, cache: Path) -> Path:
+    """Returns the directory under ``cache`` that holds what is in the archive; a second process waits for the first.
+
+    Raises:
+        CheckpointError: not an archive, truncated, or holding what no model needs (links, paths outside).
+        ConfigError: it does not fit the disk.
+    """
+    from filelock import FileLock
+
+    target = cache / file_sha256(archive)
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return target
+        partial = target.with_suffix(".partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        try:
+            _extract(archive, partial)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        fsync_directory(cache)
+    return target
+
+
+def _extract(archive: Path, target: Path) -> None:
+    target.mkdir()
+    room = min(MOST_BYTES, free_disk_bytes(target))
+    log_format = log_format_of(CommonConfig())
+    try:
+        with (
+            archive.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:*") as tar,
+            Progress(f"unpack {archive.name}", archive.stat().st_size, "bytes", log_format) as progress,
+        ):
+            for number, member in enumerate(tar, 1):
+                _check(archive, member, number)
+                room -= member.size
+                if room < 0:
+                    raise ConfigError(
+                        f"{archive} holds more than the {shown_bytes(room + member.size)} that are left for it; free"
+                        f" disk at {target.parent}, or move the cache (TORCH_HOME)"
+                    )
+                tar.extract(member, target, filter="data")
+                _flush(target / member.name)
+                progress.advance(file.tell() - progress.done)
+            _read_to_end(tar, archive)
+    except FairseqError:
+        raise
+    except _BROKEN as err:
+        raise _not_an_archive(archive, err) from err
+    except OSError as err:
+        if err.errno is not None:
+            raise  # says itself what is wrong: a full disk, a place that cannot be written
+        raise _not_an_archive(archive, err) from err
+
+
+def _check(archive: Path, member: tarfile.TarInfo, number: int) -> None:
+    """Raises CheckpointError for a member that is no plain file or directory below the target."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+        reason = "lies outside of the directory that it is unpacked into; it was made to do harm, or by mistake"
+    elif member.issym() or member.islnk():
+        reason = "is a link; pack what it points to (tar --dereference --hard-dereference)"
+    elif not (member.isdir() or member.isreg()) or member.issparse():
+        reason = "is neither a plain file nor a directory, which are all that a model needs"
+    elif number > MOST_FILES:
+        reason = f"is one too many: {MOST_FILES:,} are allowed; pack the model alone"
+    else:
+        return
+    raise CheckpointError(f"{archive} was not unpacked: its member {shown(member.name)} {reason}")
+
+
+def _flush(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _read_to_end(tar: tarfile.TarFile, archive: Path) -> None:
+    """Reads what stands behind the last member: padding, and the checksum that the compression ends with."""
+    stream: Any = tar.fileobj
+    for _ in range(1 << 10):
+        if not stream.read(1 << 20):
+            return
+    raise _not_an_archive(archive, "much stands behind its last member")
+
+
+def _not_an_archive(archive: Path, reason: object) -> CheckpointError:
+    first_line = (str(reason).splitlines() or [type(reason).__name__])[0].rstrip(":")
+    return CheckpointError(
+        f"{archive} is not a whole archive (.tar.bz2, .tar.gz), torn or of another kind: {first_line[:200]}; get it"
+        " again"
+    )

@@ -1,0 +1,102 @@
+"""From the files of a model to the object that scores with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairseq.checkpoints import Checkpoint, load_checkpoint, weights_sha256
+from fairseq.config import flag_fields, resolve
+from fairseq.data.config import LanguageModelingConfig
+from fairseq.errors import ConfigError, did_you_mean
+from fairseq.hub.model import LanguageModelHub, precision_on
+from fairseq.hub.pretrained import DEFAULT_FILE, find_model
+from fairseq.hub.source import ModelFacts, RowSource, SourceConfig
+from fairseq.models import MODELS
+from fairseq.tasks.language_modeling import LanguageModelingTask
+
+# Settings of the task that belong to the model.
+_OF_THE_TASK = ("tokens_per_sample", "add_bos_token")
+# What fairseq's users give to have a text tokenised and split into subwords.
+_TEXT_TOOLS = ("tokenizer", "bpe", "bpe_codes", "moses_source_lang", "moses_target_lang")
+
+
+def from_pretrained(
+    name_or_path: str | Path, checkpoint_file: str = DEFAULT_FILE, data_name_or_path: str | Path = ".", *,
+    knn: SourceConfig | None = None, device: str | torch.device | None = None, **overrides: Any,
+) -> LanguageModelHub:  # fmt: skip
+    """Returns a trained model, ready to score.
+
+    Args:
+        name_or_path: a directory, an archive (``.tar.bz2``, ``.tar.gz``), or a name that fairseq published.
+        checkpoint_file: file in there; ``a.pt:b.pt`` averages the probabilities of several.
+        data_name_or_path: directory with ``dict.txt``; one that begins with ``.`` is relative to the model's directory.
+        knn: neighbours to mix in, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
+        device: the CPU if left out.
+        overrides: settings of the model in place of the checkpoint's, such as ``max_target_positions``.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or one that does not fit its settings.
+        ConfigError: an argument that means nothing.
+        DataError: no dictionary.
+        MismatchError: the dictionary or the neighbours are another model's.
+    """
+    _check_overrides(overrides)
+    _check_knn(knn)
+    precision = precision_on(device)
+    files = find_model(name_or_path, checkpoint_file, data_name_or_path)
+    if knn is not None and len(files.checkpoints) > 1:
+        raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
+    checkpoints = [load_checkpoint(path) for path in files.checkpoints]
+    config = _task_config(files.data_dir, checkpoints[0], overrides)
+    task = LanguageModelingTask(config)
+    models = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
+    source, lmbda = _opened(knn, models[0], task, checkpoints[0]) if knn is not None else (None, 0.0)
+    longest_row = min(config.tokens_per_sample, *(_longest_row(model, config.add_bos_token) for model in models))
+    return LanguageModelHub(
+        models, task.dictionary, precision, longest_row, add_bos=config.add_bos_token, source=source, lmbda=lmbda
+    )
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    known = {*_OF_THE_TASK, *(name for config in MODELS.configs() for name in flag_fields(config))}
+    for name in overrides:
+        if name in _TEXT_TOOLS:
+            raise ConfigError(
+                f"from_pretrained: {name} is not supported, texts are words between white space; tokenise (and split"
+                " into subwords) as the model's training text was, then score"
+            )
+        if name not in known:
+            arguments = {"knn", "device", "checkpoint_file", "data_name_or_path", *known}
+            raise ConfigError(f"from_pretrained: {name} is not a setting of a model{did_you_mean(name, arguments)}")
+
+
+def _check_knn(knn: object) -> None:
+    if knn is not None and not hasattr(knn, "open_for"):
+        raise ConfigError(
+            "from_pretrained: knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is"
+            f" {type(knn).__name__}"
+        )
+
+
+def _task_config(data_dir: Path, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> LanguageModelingConfig:
+    """Returns the task's settings: the checkpoint's, or those that were given in their place."""
+    fields = {**checkpoint.fields, **overrides}
+    own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
+    return resolve(LanguageModelingConfig, {"data": str(data_dir), **own})
+
+
+def _longest_row(model: Any, add_bos: bool) -> int:
+    """Returns how many tokens the model sees at once, less the ``<s>`` that is put before them."""
+    positions: int = model.max_positions
+    return positions - add_bos
+
+
+def _opened(
+    knn: SourceConfig, model: nn.Module, task: LanguageModelingTask, checkpoint: Checkpoint
+) -> tuple[RowSource, float]:
+    width: Any = model.key_dimension
+    dictionary = task.dictionary
+    return knn.open_for(ModelFacts(width, len(dictionary), dictionary.sha256(), weights_sha256(checkpoint.state)))

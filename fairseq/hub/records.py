@@ -1,0 +1,145 @@
+"""What the hub returns: a text's scores, token by token, and the neighbours of a token."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.config import coerce
+from fairseq.data.dictionary import UNK
+from fairseq.errors import ConfigError
+from fairseq.scoring import interpolate
+
+_FAIRSEQ_KEYS = ("tokens", "positional_scores", "score")
+
+
+def checked_weight(weight: object) -> float:
+    """Returns a weight λ; raises ConfigError for what is no number from 0 to 1."""
+    number: float = coerce(weight, float, "lmbda")
+    if not 0 <= number <= 1:
+        raise ConfigError(f"lmbda must be from 0 to 1, but is {number:g}")
+    return number
+
+
+@dataclass(frozen=True, repr=False)
+class Score:
+    """The probability of each token of a text, given those before it. N tokens; natural logarithms, float64.
+
+    Attributes:
+        words: the tokens as words.
+        tokens: int64 ids ``[N]``.
+        positional_scores: ln p of each; with neighbours, the mixture.
+        lm_scores: ln p of the language model alone.
+        knn_scores: ln p of the neighbours alone, −inf where none agrees; None without neighbours.
+        lmbda: weight λ of the neighbours.
+    """
+
+    words: tuple[str, ...]
+    tokens: Tensor
+    positional_scores: Tensor
+    lm_scores: Tensor
+    knn_scores: Tensor | None = None
+    lmbda: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Σ ln p."""
+        return float(self.positional_scores.sum())
+
+    @property
+    def score(self) -> float:
+        """The mean of ln p, which fairseq calls a hypothesis's score; NaN without tokens."""
+        return self.total / len(self.tokens) if len(self.tokens) else math.nan
+
+    @property
+    def loss(self) -> float:
+        """Bits per token, the ``Loss (base 2)`` of fairseq-eval-lm."""
+        return -self.score / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """2 to the loss, infinite where that overflows."""
+        try:
+            return math.exp(-self.score)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def num_unknown(self) -> int:
+        """Tokens that the dictionary does not have, scored as ``<unk>``."""
+        return int((self.tokens == UNK).sum())
+
+    def at(self, lmbda: float) -> "Score":
+        """Returns the same text's score with another weight; raises ConfigError where there are no neighbours."""
+        if self.knn_scores is None:
+            raise ConfigError(
+                "the text must have been scored with neighbours to be mixed again; load the model with knn="
+            )
+        lmbda = checked_weight(lmbda)
+        return replace(self, positional_scores=interpolate(self.lm_scores, self.knn_scores, lmbda), lmbda=lmbda)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns what fairseq's hypotheses hold by name, for code that was written for them."""
+        if name not in _FAIRSEQ_KEYS:
+            raise KeyError(f"{name!r} is not part of a score; {', '.join(_FAIRSEQ_KEYS)} are")
+        value = getattr(self, name)
+        return torch.tensor(value) if isinstance(value, float) else value
+
+    def __repr__(self) -> str:
+        unknown = f", {self.num_unknown} of them unknown" if self.num_unknown else ""
+        return f"Score({len(self)} tokens{unknown}, perplexity {self.perplexity:.2f})"
+
+    def table(self) -> str:
+        """Returns a line for each token: word and probabilities, in the columns that there are."""
+        columns = {"p": self.positional_scores}
+        if self.knn_scores is not None:
+            columns |= {"p_LM": self.lm_scores, "p_kNN": self.knn_scores}
+        width = max(map(len, self.words), default=0)
+        lines = ["".join([" " * width, *(f"{name:>9}" for name in columns)])]
+        for n, word in enumerate(self.words):
+            lines.append("".join([f"{word:<{width}}", *(f"{math.exp(p[n]):9.4f}" for p in columns.values())]))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A row of the datastore that was near.
+
+    Attributes:
+        row: its number.
+        distance: as p_kNN uses it; smaller is nearer.
+        word: its value, the word that came next there.
+        before: the words before it in its text; None where the text is not known.
+        after: the words after it, likewise.
+    """
+
+    row: int
+    distance: float
+    word: str
+    before: str | None = None
+    after: str | None = None
+
+    def __str__(self) -> str:
+        passage = "" if self.before is None else f"  … {self.before} [{self.word}] {self.after} …"
+        return f"{self.distance:9.3f}  {self.word}{passage}"
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A token of a text, and the rows whose contexts are nearest to the context before it, nearest first."""
+
+    word: str
+    neighbours: tuple[Neighbour, ...]
+
+    @property
+    def hits(self) -> int:
+        """How many of the neighbours say what came."""
+        return sum(neighbour.word == self.word for neighbour in self.neighbours)
+
+    def __str__(self) -> str:
+        return "\n".join([self.word, *map(str, self.neighbours)])

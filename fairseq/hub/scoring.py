@@ -1,0 +1,88 @@
+"""Texts scored: every token's probability by the model, by the second source, and by both."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq.data.blocks import Int64s
+from fairseq.data.dictionary import Dictionary
+from fairseq.hub.records import Score
+from fairseq.hub.source import RowSource
+from fairseq.hub.text import Cut
+from fairseq.precision import Precision
+from fairseq.scoring import Interpolation
+from fairseq.sequence_scorer import SequenceScorer
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """N scored tokens, in the order of the batches; natural log-probabilities."""
+
+    block_idx_N: Int64s
+    target_N: Int64s
+    mixed_N: Floats
+    lm_N: Floats
+    knn_N: Floats | None
+
+    def score(self, rows: Int64s, dictionary: Dictionary, lmbda: float) -> Score:
+        """Returns some of the tokens as a score."""
+        target_N = self.target_N[rows]
+        return Score(
+            words=tuple(dictionary[idx] for idx in target_N.tolist()),
+            tokens=torch.from_numpy(target_N),
+            positional_scores=torch.from_numpy(self.mixed_N[rows]),
+            lm_scores=torch.from_numpy(self.lm_N[rows]),
+            knn_scores=torch.from_numpy(self.knn_N[rows]) if self.knn_N is not None else None,
+            lmbda=lmbda,
+        )
+
+
+class _Kept:
+    """A second source whose answers are kept, in the order in which they were asked for."""
+
+    def __init__(self, source: RowSource) -> None:
+        self._source = source
+        self.log_ps: list[Floats] = []
+
+    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
+        """Returns what the source says."""
+        log_p_N = self._source.log_prob(queries_ND, target_N)
+        self.log_ps.append(log_p_N.double().cpu().numpy())
+        return log_p_N
+
+
+def score_cuts(
+    cuts: Iterable[Cut], models: Sequence[Any], precision: Precision, dictionary: Dictionary,
+    source: RowSource | None, lmbda: float, advance: Callable[[int], None],
+) -> dict[int, Score]:  # fmt: skip
+    """Returns the score of every text, by its number; ``advance`` is told how many tokens have been scored."""
+    scores: dict[int, Score] = {}
+    for part in cuts:
+        kept = _Kept(source) if source is not None else None
+        other = Interpolation(kept, lmbda) if kept is not None else None
+        parts = []
+        for scored in SequenceScorer(models, precision, other=other).scored(part.batches()):
+            parts.append((scored.block_idx_N, scored.target_N, scored.log_p_N, scored.model_log_p_N))
+            advance(len(scored.target_N))
+        block_idx_N, target_N, mixed_N, lm_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+        knn_N = np.concatenate(kept.log_ps) if kept is not None else None
+        columns = _Columns(block_idx_N, target_N, mixed_N, lm_N, knn_N)
+        order_N = np.argsort(block_idx_N, kind="stable")  # batches take blocks by length; a block's tokens are in order
+        text_N = part.text_of(block_idx_N[order_N])
+        for number, start, end in _runs(part.texts, text_N):
+            scores[number] = columns.score(order_N[start:end], dictionary, lmbda)
+    return scores
+
+
+def _runs(texts: Sequence[int], text_N: Int64s) -> Iterable[tuple[int, int, int]]:
+    """Yields each text's number and where it begins and ends in ``text_N``, which is sorted."""
+    starts = np.searchsorted(text_N, texts, side="left").tolist()
+    ends = np.searchsorted(text_N, texts, side="right").tolist()
+    yield from zip(texts, starts, ends, strict=True)

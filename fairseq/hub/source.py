@@ -1,0 +1,62 @@
+"""How a second source of probabilities, such as neighbours, is joined to a model that was loaded from Python.
+
+The language model knows two protocols and no implementation. What is given as ``knn=`` can open itself *for a model*,
+whose identity it is told so that it can refuse another's files; what it opens scores targets, and can show its rows.
+
+Legend: N queries · K rows · D width · V words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a second source must fit.
+
+    Attributes:
+        key_dimension: D, width of a context vector.
+        vocabulary_size: ids of the dictionary.
+        dictionary_sha256: of the dictionary.
+        weights_sha256: of the model.
+    """
+
+    key_dimension: int
+    vocabulary_size: int
+    dictionary_sha256: str
+    weights_sha256: str
+
+
+class RowSource(Protocol):
+    """A second source that votes by rows which can be shown; ``KNN_Dstore`` is one."""
+
+    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
+        """Returns log p(target), natural, ``[N]``; −inf where it is 0."""
+        ...
+
+    def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
+        """Returns log p of every word, natural, ``[N, V]``; −inf where it is 0."""
+        ...
+
+    def search(self, queries_ND: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+        """Returns distances and row numbers ``[N, K]``, nearest first; −1 is none."""
+        ...
+
+    def values(self, ids_NK: Tensor) -> Tensor:
+        """Returns the token id of each row, −1 for none."""
+        ...
+
+    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
+        """Returns the token ids before and after a row's token in its text, or None where the text is not known."""
+        ...
+
+
+class SourceConfig(Protocol):
+    """Something that can be opened for a model."""
+
+    def open_for(self, model: ModelFacts) -> tuple[RowSource, float]:
+        """Returns the source and its weight λ, after checking that it belongs to the model."""
+        ...

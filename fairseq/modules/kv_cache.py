@@ -1,0 +1,101 @@
+"""Keys and values of the tokens that a decoder has read, so that the next token does not read them again.
+
+Token t of a row lies in slot t, whatever the lengths of the other rows. A row is padded on the right; what padding
+leaves behind lies in slots that no token of the row sees, and that its next tokens write over (``·``):
+
+    slot                0  1  2  3  4
+    row of 5 tokens     a  b  c  d  e        the next token goes to slot 5, position 7
+    row of 3 tokens     f  g  h  ·  ·        the next token goes to slot 3, position 5
+
+The cache is passed to the model, which keeps nothing between two calls.
+
+L layers, R rows, H heads, T slots, D width of a head, S new tokens of a row.
+"""
+
+import torch
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Room for the keys and values of every layer, filled from the front.
+
+    Args:
+        num_layers: L.
+        num_rows: most rows.
+        num_slots: most tokens of a row.
+        num_heads: H.
+        head_width: D.
+        dtype: of keys and values, as the model's products give them.
+        device: where the model is.
+
+    Attributes:
+        length_R: int64, tokens that each row has; R changes with ``reorder``.
+    """
+
+    def __init__(
+        self, num_layers: int, num_rows: int, num_slots: int, num_heads: int, head_width: int,
+        dtype: torch.dtype = torch.float32, device: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        shape = (num_layers, num_rows, num_heads, num_slots, head_width)
+        self._keys_LRHTD = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a masked NaN would still spread
+        self._values_LRHTD = torch.zeros(shape, dtype=dtype, device=device)
+        self.length_R = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._even, self._longest = True, 0
+
+    @property
+    def num_slots(self) -> int:
+        """Most tokens of a row."""
+        return self._keys_LRHTD.shape[3]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a token yet: then attention among new tokens is all there is."""
+        return self._longest == 0
+
+    def slots(self, num_new: int) -> Tensor:
+        """Returns int64 ``[R, S]``, the slots of the next ``num_new`` tokens of each row."""
+        return self.length_R[:, None] + torch.arange(num_new, device=self.length_R.device)
+
+    def append(self, layer: int, k_RHSD: Tensor, v_RHSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns all keys and values ``[R, H, T, D]`` of a layer, T slots, with new ones of S tokens written in.
+
+        The lengths stay as they are until ``advance``: every layer writes to the same slots.
+        """
+        num_rows, _, num_new, _ = k_RHSD.shape
+        stop = self._longest + num_new
+        assert num_rows == len(self.length_R) and stop <= self.num_slots, (k_RHSD.shape, stop, self.num_slots)
+        keys_RHTD = self._keys_LRHTD[layer, :num_rows, :, :stop]
+        values_RHTD = self._values_LRHTD[layer, :num_rows, :, :stop]
+        if self._even:
+            keys_RHTD[:, :, self._longest :] = k_RHSD
+            values_RHTD[:, :, self._longest :] = v_RHSD
+        else:
+            rows_R1 = torch.arange(num_rows, device=k_RHSD.device)[:, None]
+            keys_RHTD.transpose(1, 2)[rows_R1, self.slots(num_new)] = k_RHSD.transpose(1, 2).to(keys_RHTD.dtype)
+            values_RHTD.transpose(1, 2)[rows_R1, self.slots(num_new)] = v_RHSD.transpose(1, 2).to(values_RHTD.dtype)
+        return keys_RHTD, values_RHTD
+
+    def mask(self, num_new: int) -> Tensor | None:
+        """Returns bool ``[R, 1, S, T]``, true where a new token may look: at itself and before; None: everywhere."""
+        if self._even and num_new == 1:
+            return None
+        slots_T = torch.arange(self._longest + num_new, device=self.length_R.device)
+        return (slots_T <= self.slots(num_new)[:, :, None])[:, None]
+
+    def advance(self, size_R: Tensor) -> None:
+        """Counts ``size_R`` further tokens of each row; what was appended beyond them is padding."""
+        self.length_R = self.length_R + size_R
+        lengths = self.length_R.tolist()
+        self._longest = max(lengths, default=0)
+        self._even = min(lengths, default=0) == self._longest
+
+    def reorder(self, rows: list[int]) -> None:
+        """Makes row i what row ``rows[i]`` was; rows may be left out, and be there several times."""
+        if rows == list(range(len(self.length_R))):
+            return
+        where = torch.tensor(rows, dtype=torch.int64, device=self.length_R.device)
+        used = slice(0, self._longest)
+        for part_LRHTD in (self._keys_LRHTD, self._values_LRHTD):
+            part_LRHTD[:, : len(rows), :, used] = part_LRHTD[:, where, :, used]
+        self.length_R = self.length_R[where]
+        self.advance(torch.zeros_like(self.length_R))

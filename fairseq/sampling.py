@@ -1,0 +1,81 @@
+"""Random continuations: a token is drawn for each text by p^(1/T), among all words or the most probable ones.
+
+Every text has random numbers of its own, a function of seed, prompt and text: which prompts are computed together
+changes nothing. Numbers become tokens by the inverse of the cumulative distribution in the order of the ids.
+
+Sources: Fan et al., 2018 (the K most probable); Holtzman et al., 2020 (the fewest that have probability p together).
+R rows: texts that go on, V words.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.generation_config import GenerationConfig
+from fairseq.hypotheses import Partial
+
+
+class Sampler:
+    """Chooses at random.
+
+    Args:
+        config: how many texts, and among which words.
+        eos: id of ``</s>``.
+        seed: of the run.
+        ids: number of each prompt in the run.
+    """
+
+    def __init__(self, config: GenerationConfig, eos: int, seed: int, ids: Sequence[int]) -> None:
+        self.config, self.eos = config, eos
+        self._random = [[np.random.default_rng([seed, idx, text]) for text in range(config.beam)] for idx in ids]
+
+    def step(self, live: Sequence[Partial], log_p_RV: Tensor, worth_RV: Tensor) -> tuple[list[Partial], list[Partial]]:
+        """Returns the texts that go on, and those that are done; both name their parents.
+
+        The first step makes every prompt's texts out of the prompt.
+
+        Args:
+            live: the texts of the R rows.
+            log_p_RV: ln p of each next token.
+            worth_RV: the same with penalties taken off, −inf for what is forbidden.
+        """
+        kept_RV = kept(
+            worth_RV.double() / self.config.temperature, self.config.sampling_topk, self.config.sampling_topp
+        )
+        below_RV = torch.exp(kept_RV - kept_RV.amax(1, keepdim=True)).cumsum(1)
+        going_on: list[Partial] = []
+        done: list[Partial] = []
+        for row, text in enumerate(live):
+            if worth_RV[row].amax() == -torch.inf:  # everything is forbidden: what there is, is all
+                done.append(text)
+                continue
+            total = float(below_RV[row, -1])
+            last = int(torch.searchsorted(below_RV[row], total))  # the last word with any weight
+            for stream in [text.stream] if text.tokens else range(self.config.beam):
+                number = self._random[text.prompt][stream].random() * total
+                token = min(int(torch.searchsorted(below_RV[row], number, right=True)), last)
+                log_p, worth = float(log_p_RV[row, token]), float(worth_RV[row, token])
+                following = text.followed_by(token, log_p, worth, row, stream)
+                (done if token == self.eos else going_on).append(following)
+        return going_on, done
+
+
+def kept(log_p_RV: Tensor, topk: int, topp: float) -> Tensor:
+    """Returns log-probabilities, not normalised, with −inf for words that are not drawn.
+
+    Args:
+        log_p_RV: of every word, need not be normalised.
+        topk: the K most probable words are kept; −1 keeps all.
+        topp: the fewest most probable words whose probabilities add up to this are kept; −1 keeps all.
+    """
+    if topk == -1 and topp == -1:
+        return log_p_RV
+    width = log_p_RV.shape[1] if topk == -1 else min(topk, log_p_RV.shape[1])
+    best = torch.topk(log_p_RV, width, dim=1)
+    values = best.values
+    if topp != -1:
+        p = values.softmax(1)
+        values = values.masked_fill(p.cumsum(1) - p >= topp, -torch.inf)
+    return torch.full_like(log_p_RV, -torch.inf).scatter(1, best.indices, values)

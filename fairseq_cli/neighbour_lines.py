@@ -1,0 +1,44 @@
+"""The lines of --show-neighbours: which rows of the datastore spoke for each token that was generated."""
+
+from collections.abc import Iterator
+
+from fairseq.data.dictionary import Dictionary
+from fairseq.generation import Generator, Hypothesis
+from fairseq.knn.source import NeighbourSource
+from fairseq.knn.spoken import Voice, voices
+
+WORDS_BEFORE, WORDS_AFTER = 12, 4
+
+
+class NeighbourLines:
+    """Asks the neighbours once more, for the tokens that were chosen.
+
+    Args:
+        neighbours: the datastores.
+        generator: that made the texts.
+        dictionary: the words.
+        most: rows of a token.
+    """
+
+    def __init__(self, neighbours: NeighbourSource, generator: Generator, dictionary: Dictionary, most: int) -> None:
+        self.neighbours, self.generator, self.dictionary, self.most = neighbours, generator, dictionary, most
+
+    def of(self, text: Hypothesis) -> Iterator[str]:
+        """Yields lines ``position, token, share, row, distance, text``, tabs between; one line where no row spoke."""
+        votes = self.neighbours.votes(self.generator.context_vectors(text), text.tokens_T)
+        spoken = voices(votes, self.neighbours.config.knn_temp, self.most)
+        for position, (token, of_token) in enumerate(zip(text.tokens_T.tolist(), spoken, strict=True)):
+            word = self.dictionary[token]
+            if not of_token:
+                yield f"{position}\t{word}\t0\t-\t-\t"
+            for voice in of_token:
+                passage = self._passage(voice, word)
+                yield f"{position}\t{word}\t{voice.share:.6f}\t{voice.row}\t{voice.distance:.4f}\t{passage}"
+
+    def _passage(self, voice: Voice, word: str) -> str:
+        passage = self.neighbours.passage(voice.row, WORDS_BEFORE, WORDS_AFTER)
+        if passage is None:
+            return ""
+        before, after = passage
+        symbols = self.dictionary.symbols
+        return " ".join([*(symbols[idx] for idx in before), f"[{word}]", *(symbols[idx] for idx in after)])

@@ -1,0 +1,138 @@
+"""``fairseq-score-lm``: the log-probability of every word of a few lines of text, straight from the shell."""
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fairseq.config import Flags
+from fairseq.data.config import LanguageModelingConfig
+from fairseq.errors import ConfigError
+from fairseq.given_files import require_inputs
+from fairseq.knn.config import DatastoreConfig, KNNConfig
+from fairseq.knn.lmbda_config import LmbdaModelConfig
+from fairseq.options import parse
+from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.score_config import ScoreConfig
+from fairseq.tasks import TASKS
+from fairseq_cli.eval_lm import Settings
+from fairseq_cli.run import run
+
+if TYPE_CHECKING:
+    from fairseq.data.dictionary import Dictionary
+    from fairseq.line_scoring import Line, LineScorer, ScoredLine
+    from fairseq.perplexity import Perplexity
+
+DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
+sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. The dictionary is all
+that is needed of the data. With --knnlm, mixed with the votes of neighbours from a datastore."""
+
+GROUPS = (ScoreConfig, KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Scores lines."""
+    flags = parse("fairseq-score-lm", DESCRIPTION, GROUPS, argv)
+    config = flags.build(ScoreConfig)
+    if not (config.path or "").strip(":"):
+        raise ConfigError("--path is required: the checkpoint to score with")
+    settings = Settings(flags)
+    if TASKS.config(config.task) is LanguageModelingConfig:
+        require_inputs(config.path or "", config.data)
+    scorer, dictionary = open_scorer(flags, config, settings)
+    flags.warn_unused()
+
+    from fairseq.perplexity import Perplexity
+
+    total, num_lines = Perplexity(), 0
+    lines = lines_of(config)
+    while some := list(itertools.islice(lines, config.buffer_size)):
+        for scored in scorer.score(some):
+            total.add(scored.log_p_N, scored.target_N)
+            sys.stdout.write(as_json(scored, dictionary) if config.json else as_text(scored, dictionary))
+        num_lines += len(some)
+        sys.stdout.flush()
+    if num_lines > 1 and not config.json:
+        sys.stdout.write(f"{num_lines} lines: {summary(total)}\n")
+
+
+def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple[LineScorer, Dictionary]":
+    """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
+    import torch
+
+    from fairseq.line_scoring import LineScorer
+    from fairseq.model_opening import open_models
+    from fairseq.precision import Precision, select_device
+    from fairseq.sequence_scorer import SequenceScorer
+
+    torch.manual_seed(settings.common.seed)
+    precision = Precision(settings.device, select_device(settings.device))
+    opened = open_models(flags, config, precision)
+    other = None
+    if settings.needs_neighbours:
+        from fairseq_cli.second_source import open_mixture  # FAISS, which takes a while to import
+
+        other = open_mixture(opened, settings).interpolation
+    scorer = SequenceScorer(opened.models, precision, config.softmax_batch, other)
+    positions = min(model.max_positions for model in opened.models)
+    dictionary: Dictionary = opened.task.dictionary
+    add_bos = opened.task_config.add_bos_token
+    return LineScorer(scorer, dictionary, positions, config.max_tokens, add_bos=add_bos), dictionary
+
+
+def lines_of(config: ScoreConfig) -> "Iterator[Line]":
+    """Yields the lines of all inputs, in order."""
+    from fairseq.line_scoring import open_lines, read_lines
+
+    for name in config.input:
+        yield from read_lines("stdin", iter(sys.stdin.buffer.readline, b"")) if name == "-" else open_lines(name)
+
+
+def as_text(scored: "ScoredLine", dictionary: "Dictionary") -> str:
+    """Returns two lines: ``word [log2 p]`` and so on, separated by tabs; then the sum."""
+    words = [
+        f"{symbol if word is None else f'{symbol}({word})'} [{log2_p:.4f}]"
+        for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
+    ]
+    return "\t".join(words) + f"\n{summary(scored.perplexity())}\n"
+
+
+def summary(found: "Perplexity") -> str:
+    """Returns what several tokens come to, in words."""
+    return (
+        f"{found.count} tokens, log2 p {found.log_p_sum / math.log(2):.4f}, loss (base 2) {found.loss:.4f},"
+        f" perplexity {found.ppl:.2f}"
+    )
+
+
+def as_json(scored: "ScoredLine", dictionary: "Dictionary") -> str:
+    """Returns a line of JSON; log-probabilities in base 2, in full; what is not finite is null."""
+    tokens: list[dict[str, Any]] = [
+        {"token": symbol, "log2_p": _finite(log2_p), **({"unknown": word} if word is not None else {})}
+        for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
+    ]
+    found = scored.perplexity()
+    record = {
+        "input": scored.line.name,
+        "line": scored.line.number,
+        "tokens": tokens,
+        "log2_p": _finite(found.log_p_sum / math.log(2)),
+        "loss_base2": _finite(found.loss),
+        "ppl": _finite(found.ppl),
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def cli_main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run("fairseq-score-lm", main))
+
+
+if __name__ == "__main__":
+    cli_main()
