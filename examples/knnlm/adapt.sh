@@ -41,7 +41,7 @@ for era in before between; do
 done
 
 # The indexes keep a byte per dimension: their own distances are good enough, and no key is read.
-neighbours=(--k 256 --probe 16 --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25)
+neighbours=(--k 256 --probe 8 --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25)
 cache=(--cache-size 500,2000 --cache-theta 0.1,0.3)
 # evaluated NAME DATASTORES INDEXES FLAGS… keeps every token's neighbours, and chooses λ, k and temperature on valid
 evaluated() {
