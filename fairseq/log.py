@@ -1,7 +1,8 @@
 """Logging and progress: how a long run shows how far it is, how fast it goes and how long it will take.
 
 ``Progress`` counts units (tokens, rows, lines) up to a total. In a terminal it is a tqdm bar; elsewhere a line every
-few seconds, plain or JSON. Everything goes to stderr; results go to stdout, printed by the command that owns them.
+few seconds, plain or JSON. ``at_work`` is for what cannot be counted. Everything goes to stderr; results go to stdout,
+printed by the command that owns them.
 With ``--log-file`` the lines go to a file as well, also those that a bar stands for.
 """
 
@@ -10,6 +11,7 @@ import logging
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -186,3 +188,26 @@ class Progress:
             f"{self.stage}: {self.done:,} / {self.total:,} {self.unit} ({100 * self.done / max(self.total, 1):.0f} %)"
             f" | {_shown_rate(self.rate)} {self.unit}/s | {format_duration(left_s)} left{shown}"
         )
+
+
+@contextmanager
+def at_work(stage: str, log_format: str = "simple", *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None]:
+    """Says every few seconds that a stage goes on: one that another library does in a single call, uncounted."""
+    if log_format == "none":
+        yield
+        return
+    start, done = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(interval_s):
+            seconds = time.monotonic() - start
+            record = json.dumps({"stage": stage, "seconds": round(seconds, 1)})
+            logger.info("%s", record if log_format == "json" else f"{stage}: {format_duration(seconds)} so far")
+
+    teller = threading.Thread(target=tell, name=stage, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()

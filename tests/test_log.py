@@ -4,13 +4,14 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fairseq import log
-from fairseq.log import Progress, format_duration, log_format_of, log_to, peak_memory_gib, setup_logging
+from fairseq.log import Progress, at_work, format_duration, log_format_of, log_to, peak_memory_gib, setup_logging
 from fairseq.run_config import CommonConfig
 
 
@@ -166,3 +167,29 @@ def test_no_log_file_and_one_that_cannot_be(clock: Clock, tmp_path: Path) -> Non
         pass
     with pytest.raises(FileNotFoundError), log_to(str(tmp_path / "gone" / "log")):
         raise AssertionError
+
+
+@pytest.mark.parametrize("log_format", ["simple", "json", "tqdm", "none"])
+def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str) -> None:
+    told, lines = threading.Event(), []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+            told.set()
+
+    listener = Listener()
+    log.logger.addHandler(listener)
+    try:
+        with at_work("train index", log_format, interval_s=0.001):
+            assert log_format == "none" or told.wait(60)
+        count = len(lines)
+        assert not any(thread.name == "train index" for thread in threading.enumerate()), "the teller is gone"
+    finally:
+        log.logger.removeHandler(listener)
+    if log_format == "none":
+        assert not count
+    elif log_format == "json":
+        assert json.loads(lines[0])["stage"] == "train index" and json.loads(lines[0])["seconds"] >= 0
+    else:
+        assert lines[0] == "train index: 0:00 so far"

@@ -41,7 +41,7 @@ for era in before between; do
 done
 
 # The indexes keep a byte per dimension: their own distances are good enough, and no key is read.
-neighbours=(--k 256 --probe 16 --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25)
+neighbours=(--k 256 --probe 8 --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25)
 cache=(--cache-size 500,2000 --cache-theta 0.1,0.3)
 # evaluated NAME DATASTORES INDEXES FLAGS… keeps every token's neighbours, and chooses λ, k and temperature on valid
 evaluated() {
@@ -50,7 +50,7 @@ evaluated() {
     for split in valid test; do
         step "retrieve-$name-$split" fairseq-eval-lm "$WORK/after" "${evaluate[@]}" --gen-subset $split --knnlm \
             --dstore-filename "$stores" --indexfile "$indexes" "${neighbours[@]}" "$@" \
-            --save-retrieval "$WORK/retrieval/$name-$split" --overwrite
+            --max-tokens 8192 --save-retrieval "$WORK/retrieval/$name-$split" --overwrite
     done
     step "sweep-$name" fairseq-knnlm sweep "$WORK/retrieval/$name-valid" --apply "$WORK/retrieval/$name-test" \
         --lmbda 0:0.9:0.05 --k 16,64,256 --knn-temp 1,3,10,30 --no-figures

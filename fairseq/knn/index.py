@@ -30,7 +30,7 @@ from fairseq.knn.faiss_index import faiss_reason, num_lists, read_index, set_npr
 from fairseq.knn.index_training import adder, points_wanted, train
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.new_index import new_index
-from fairseq.log import Progress, format_duration
+from fairseq.log import Progress, at_work, format_duration
 from fairseq.resources import require_disk, require_memory
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,8 @@ def _trained(build: Build, index: Any) -> Any:
     check_finite(build.store.prefix, sample_ND)
     start = time.monotonic()
     try:
-        train(index, sample_ND, config.seed, quick=config.effort == "quick", gpu=config.gpu_index)
+        with at_work("train the index", build.log_format):
+            train(index, sample_ND, config.seed, quick=config.effort == "quick", gpu=config.gpu_index)
     except RuntimeError as err:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start

@@ -75,6 +75,11 @@ class LanguageModelingTask:
             DataError: the split cannot be read, or has no tokens.
             MismatchError: an id is beyond the dictionary.
         """
+        if Path(self.config.data.split(":")[0]).is_file():
+            raise DataError(
+                f"{self.config.data} is a file, but the split {split!r} lies in a data directory; give that"
+                " (fairseq-preprocess --destdir makes one)"
+            )
         prefix = self.split_prefix(split, epoch)
         data = MMapIndexedDataset(prefix)
         if not len(data.tokens):

@@ -153,18 +153,23 @@ def test_rerank_takes_the_nearest_of_more(save, neighbours):
     assert (columns(save("rough", *coarse, "--k", 5))["distances"] > few["distances"]).mean() > 0.1
 
 
+def files_of(directory):
+    """What a repetition gives again: all but how long it took."""
+    return {file.name: file.read_bytes() for file in directory.iterdir() if not file.name.endswith(".time.json")}
+
+
 def test_the_usual_result_is_printed_and_a_finished_one_is_kept(eval_lm, neighbours, tmp_path):
     words = [*neighbours, "--lmbda", 0.3, "--context-window", CONTEXT]
     plain = eval_lm(*words).out.splitlines()[-1]
     saved = eval_lm(*words, "--save-retrieval", tmp_path / "r")
     assert saved.out.splitlines()[-1] == plain and not saved.warnings
-    before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
+    before = files_of(tmp_path / "r")
     refused = eval_lm(*words, "--save-retrieval", tmp_path / "r", "--k", 3)
     assert "is a finished retrieval of another command; give another directory, or --overwrite" in refused.error
-    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+    assert files_of(tmp_path / "r") == before
     again = eval_lm(*words, "--save-retrieval", tmp_path / "r")
     assert again.out.splitlines()[-1] == plain and any("is there already, of this model" in line for line in again.log)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+    assert files_of(tmp_path / "r") == before
     assert eval_lm(*words, "--save-retrieval", tmp_path / "r", "--k", 3, "--overwrite").code == 0
     assert columns(tmp_path / "r")["ids"].shape[1] == 3
 
