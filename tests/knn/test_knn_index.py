@@ -62,7 +62,7 @@ def test_default_index_and_its_recall(make_store, tmp_path):
 def test_interrupted_build_goes_on_to_the_same_bytes(make_store, tmp_path, monkeypatch, caplog):
     store = make_store()
     build(store, tmp_path / "whole", **SMALL_PQ)
-    rename = index_module._save
+    rename = index_module.save_index
 
     def killed_at_800(index, path, manifest):
         saved = rename(index, path, manifest)
@@ -70,11 +70,11 @@ def test_interrupted_build_goes_on_to_the_same_bytes(make_store, tmp_path, monke
             raise KeyboardInterrupt
         return saved
 
-    monkeypatch.setattr(index_module, "_save", killed_at_800)
+    monkeypatch.setattr(index_module, "save_index", killed_at_800)
     with pytest.raises(KeyboardInterrupt):
         build(store, tmp_path / "part", **SMALL_PQ, save_interval_s=0)
     assert not (tmp_path / "part").exists()
-    monkeypatch.setattr(index_module, "_save", rename)
+    monkeypatch.setattr(index_module, "save_index", rename)
     caplog.set_level(logging.INFO)
     build(store, tmp_path / "part", **SMALL_PQ, starting_point=3)
     assert "with 800 keys" in caplog.text and "--starting-point 3 has no effect" in caplog.text
