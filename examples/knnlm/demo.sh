@@ -23,13 +23,13 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
     --context-window 64 --max-tokens 2048 --bf16)
 # The index keeps a byte per dimension: its own distances are good enough, and no key is read again.
-neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 512 --probe 16
+neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 512 --probe 8
     --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25
     --cache-size 500,2000 --cache-theta 0.03,0.1,0.3)
 
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
-    --index_spec auto --probe 16 --overwrite
+    --index_spec auto --probe 8 --overwrite
 for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --gen-subset $split "${neighbours[@]}" \
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"

@@ -4,9 +4,10 @@
 #
 #   bash examples/knnlm/wikitext-2.sh SOURCE      SOURCE as for prepare_wikitext.py: a zip, or a directory
 #
-# About an hour on 2 cores. Finished steps are reused; WORK=DIR changes where files go.
+# About an hour on 2 cores. Finished steps are reused; WORK=DIR changes where files go, UPDATES=N how long is trained.
 
 WORK=${WORK:-wikitext-2}
+UPDATES=${UPDATES:-3300}
 here=$(dirname "$0")
 . "$here/steps.sh"
 source_text=${1:?usage: wikitext-2.sh SOURCE (a zip or a directory with the text of WikiText-2)}
@@ -21,7 +22,7 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
     --decoder-attention-heads 4 --adaptive-input-cutoff 5000,15000 --adaptive-softmax-cutoff 5000,15000 \
     --dropout 0.1 --attention-dropout 0 --activation-dropout 0 --adaptive-softmax-dropout 0 \
     --criterion adaptive_loss --optimizer adam --adam-betas "(0.9, 0.98)" --lr 0.003 --clip-norm 0.5 \
-    --lr-scheduler polynomial_decay --warmup-updates 200 --max-update 3300 \
+    --lr-scheduler polynomial_decay --warmup-updates 200 --max-update "$UPDATES" \
     --tokens-per-sample 256 --sample-break-mode none --max-tokens 2048 --bf16 --no-epoch-checkpoints
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
