@@ -16,6 +16,9 @@ from torch import Tensor
 from fairseq.generation_config import GenerationConfig
 from fairseq.hypotheses import Partial
 
+# Words that a nucleus is looked for among before all are sorted, which takes as long as a small model.
+NUCLEUS_AT_FIRST = 1024
+
 
 class Sampler:
     """Chooses at random.
@@ -72,10 +75,14 @@ def kept(log_p_RV: Tensor, topk: int, topp: float) -> Tensor:
     """
     if topk == -1 and topp == -1:
         return log_p_RV
-    width = log_p_RV.shape[1] if topk == -1 else min(topk, log_p_RV.shape[1])
-    best = torch.topk(log_p_RV, width, dim=1)
+    num_words = log_p_RV.shape[1]
+    best = torch.topk(log_p_RV, min(topk if topk != -1 else NUCLEUS_AT_FIRST, num_words), dim=1)
     values = best.values
     if topp != -1:
-        p = values.softmax(1)
+        log_total_R1 = log_p_RV.logsumexp(1, keepdim=True)
+        if bool(((values - log_total_R1).exp().sum(1) < topp).any()):  # a nucleus of more words than expected
+            best = torch.topk(log_p_RV, num_words, dim=1)
+            values = best.values
+        p = (values - log_total_R1).exp()
         values = values.masked_fill(p.cumsum(1) - p >= topp, -torch.inf)
     return torch.full_like(log_p_RV, -torch.inf).scatter(1, best.indices, values)

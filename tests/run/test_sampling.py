@@ -21,7 +21,9 @@ def test_the_k_most_probable_are_left(k: int) -> None:
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.9, 1.0])
-def test_the_fewest_that_have_the_share_are_left(share: float) -> None:
+@pytest.mark.parametrize("at_first", [1, 4, 1000])
+def test_the_fewest_that_have_the_share_are_left(share: float, at_first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq.sampling.NUCLEUS_AT_FIRST", at_first)
     for row, log_p in zip(kept(LOG_P - 3.0, -1, share), LOG_P, strict=True):  # need not be normalised
         assert set(torch.isfinite(row).nonzero()[:, 0].tolist()) == nucleus(log_p.tolist(), share)
 
