@@ -182,7 +182,9 @@ def _from(position: int, rows: int | None) -> RowMap:
 def _fields(record: Any, kinds: _Kinds, directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: record.get(name) for name in kinds} if isinstance(record, dict) else {}
     for name, kind in kinds.items():
-        if name not in found or not isinstance(found[name], kind) or isinstance(found[name], bool):
+        value = found.get(name, False)
+        sound = isinstance(value, kind) and not isinstance(value, bool)
+        if not sound or (isinstance(value, int) and not 0 <= value < _MOST_ROWS):
             raise DatastoreError(
                 f"{directory / MANIFEST} lacks a sound {name!r} of a datastore; save the retrieval again"
             )

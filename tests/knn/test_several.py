@@ -251,6 +251,7 @@ def test_what_a_retrieval_says_of_segments(stores, tmp_path):
         ([], "'segments' must be of the 23 rows"), ([sound], "'segments' must be of the 23 rows"), ("x", "'segments'"),
         ([segment_record([[3, 2]])], "'spans' of a segment"), ([{**sound, "rows": 8}], "'spans' of a segment"),
         ([{**sound, "first_position": "1"}], "lacks a sound 'first_position'"), ([7], "lacks a sound 'data'"),
+        ([{**sound, "first_position": -1}], "lacks a sound 'first_position'"),
     ):  # fmt: skip
         with pytest.raises(DatastoreError, match=message):
             parts_of({"datastore": {**record, "segments": wrong}}, tmp_path)
