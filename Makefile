@@ -1,5 +1,5 @@
 # make demo       the whole road on real prose, from text to a kNN-LM       (10 to 15 minutes on 2 cores)
-# make adapt      a model of before 1950 reads messages after 1990, by a second datastore   (about 10 minutes)
+# make adapt      a model of before 1950 reads messages after 1990, by a second datastore   (10 to 15 minutes)
 # make test       the default test suite
 # make check      what CI runs: lint, types, the default suite and the slow one
 # make test-soak  hundreds of kills a stage, thousands of broken files a reader
