@@ -1,4 +1,4 @@
-# make demo       the whole road on real prose, from text to a kNN-LM       (10 to 15 minutes on 2 cores)
+# make demo       the whole road on real prose, from text to a kNN-LM       (10 minutes on 2 cores)
 # make adapt      a model of before 1950 reads messages after 1990, by a second datastore   (10 to 15 minutes)
 # make test       the default test suite
 # make check      what CI runs: lint, types, the default suite and the slow one
@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -37,7 +38,7 @@ check: lint types test test-slow
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $(READY)
 
 clean:
