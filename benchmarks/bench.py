@@ -36,7 +36,7 @@ class Measured:
     seconds: float
     wall_s: float
     peak_rss_gib: float
-    load: float
+    others: float
     loss: float | None = None
     note: str = ""
 
@@ -126,7 +126,9 @@ def checked(done: Run) -> Run:
 
 def timed_run(done: Run, seconds: float | None = None, loss: float | None = None, note: str = "") -> Measured:
     """Returns the run as a measurement, of the whole process where no seconds are given."""
-    return Measured(done.wall_s if seconds is None else seconds, done.wall_s, done.peak_rss_gib, done.load, loss, note)
+    return Measured(
+        done.wall_s if seconds is None else seconds, done.wall_s, done.peak_rss_gib, done.others, loss, note
+    )
 
 
 def number(pattern: str, text: str) -> float:

@@ -1,6 +1,7 @@
 """One measured run of a command: wall time, peak resident memory, and what it printed, with the time of every line."""
 
 import fcntl
+import math
 import os
 import subprocess
 import time
@@ -14,15 +15,15 @@ from pathlib import Path
 class Run:
     """What a command did.
 
-    ``load`` was the machine's when it started, ``read_gib`` came from the disk, ``lines`` are (seconds since the start,
-    text) of stdout and stderr together.
+    ``others`` is how many CPUs worked for something else meanwhile, ``read_gib`` came from the disk, ``lines`` are
+    (seconds since the start, text) of stdout and stderr together.
     """
 
     command: tuple[str, ...]
     code: int
     wall_s: float
     peak_rss_gib: float
-    load: float
+    others: float
     read_gib: float
     lines: list[tuple[float, str]] = field(repr=False)
 
@@ -48,6 +49,15 @@ def turn(lock: Path | None) -> Iterator[None]:
             yield
 
 
+def busy_seconds() -> float:
+    """Returns the seconds, since the machine started, that its CPUs were busy or taken by its host; NaN if unknown."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return math.nan
+    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def run(
     command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, lock: Path | None = None,
     log: Path | None = None, cwd: Path | None = None,
@@ -63,7 +73,7 @@ def run(
     """
     words = tuple(str(word) for word in command)
     with turn(lock):
-        load = os.getloadavg()[0]
+        busy_s = busy_seconds()
         start = time.perf_counter()
         with subprocess.Popen(
             words,
@@ -79,7 +89,8 @@ def run(
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)  # it is waited for: Popen need not
         wall_s = time.perf_counter() - start
+        others = max(busy_seconds() - busy_s - usage.ru_utime - usage.ru_stime, 0.0) / wall_s
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("\n".join([" ".join(words), *(f"{s:9.3f}  {text}" for s, text in lines)]) + "\n")
-    return Run(words, process.returncode, wall_s, usage.ru_maxrss / 2**20, load, usage.ru_inblock / 2**21, lines)
+    return Run(words, process.returncode, wall_s, usage.ru_maxrss / 2**20, others, usage.ru_inblock / 2**21, lines)

@@ -25,7 +25,7 @@ from peer import make_peer
 from rows import ROWS, make_row
 
 HEAD = ("work", "ours s", "rate", "original s", "by", "ratio", "peak GiB", "floor s", "set by", "of it", "loss, bits")
-BUSY = 1.0  # load before a run beyond which something else was using the CPUs
+BUSY = 0.1  # CPUs that worked for something else during a run, beyond which the machine was not idle
 
 
 @dataclass
@@ -58,7 +58,7 @@ def measure(row: Row, runs: int, *, has_bf16: bool) -> Outcome:
                 done = kept[-1]
                 print(
                     f"{row.name} {name} {number + 1}/{runs}: {done.seconds:.1f} s, wall {done.wall_s:.1f} s,"
-                    f" load before it {done.load:.1f} {done.note}",
+                    f" others {done.others:.2f} CPUs {done.note}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -223,9 +223,9 @@ def main() -> None:
     rates = Rates(**{name: max(value, asdict(again)[name]) for name, value in asdict(rates).items()})
     write_record(args.out, machine, rates, ratios, outcomes)
     print(aligned([HEAD, *(cells(outcome, ratios, rates) for outcome in outcomes)]))
-    busy = [outcome.row.name for outcome in outcomes if any(run.load > BUSY for run in outcome.ours + outcome.peer)]
+    busy = [outcome.row.name for outcome in outcomes if any(run.others > BUSY for run in outcome.ours + outcome.peer)]
     if busy:
-        print(f"Not an idle machine: the load was above {BUSY:g} before a run of {', '.join(busy)}.")
+        print(f"Not an idle machine: something else had more than {BUSY:g} CPUs during a run of {', '.join(busy)}.")
 
 
 if __name__ == "__main__":

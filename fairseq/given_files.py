@@ -5,7 +5,7 @@ Asked before anything heavy is imported, so that a slip of the pen is answered a
 
 from pathlib import Path
 
-from fairseq.errors import CheckpointError, DataError
+from fairseq.errors import CheckpointError, DataError, did_you_mean
 
 
 def require_checkpoint(path: str | Path) -> None:
@@ -15,11 +15,35 @@ def require_checkpoint(path: str | Path) -> None:
         raise CheckpointError(f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint")
 
 
-def require_inputs(checkpoints: str, data: str) -> None:
-    """Raises CheckpointError or DataError unless all of ``A:B`` and the data directory are there."""
+def require_inputs(checkpoints: str, data: str, split: str | None = None) -> None:
+    """Raises CheckpointError or DataError unless all of ``A:B``, the data directory, and the split in it are there."""
     for path in filter(None, checkpoints.split(":")):
         require_checkpoint(path)
-    data_directories(data)
+    directories = data_directories(data)
+    if split is not None:
+        require_split(data, directories[0] / split)
+
+
+def require_split(data: str, prefix: Path) -> None:
+    """Raises DataError unless the split's two files are there."""
+    if Path(data.split(":")[0]).is_file():
+        raise DataError(
+            f"{data} is a file, but the split {prefix.name!r} lies in a data directory; give that"
+            " (fairseq-preprocess --destdir makes one)"
+        )
+    for suffix in (".idx", ".bin"):
+        if not (path := Path(f"{prefix}{suffix}")).exists():
+            raise missing_split(path)
+
+
+def missing_split(path: Path) -> DataError:
+    """Returns the error for a file of a split that is not there; it knows which splits are."""
+    split, there = path.stem, sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))
+    hint = did_you_mean(split, there)
+    known = split.rstrip("0123456789")
+    pref = known if known in ("train", "valid", "test") else "test"
+    hint = hint or f"; fairseq-preprocess --only-source --{pref}pref TEXT --destdir {path.parent} makes it"
+    return DataError(f"{path} does not exist{hint}")
 
 
 def data_directories(data: str) -> list[Path]:

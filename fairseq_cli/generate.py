@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     groups = (*GROUPS[:1], SplitPromptsConfig, *GROUPS[1:], *TASKS.configs(), *MORE_GROUPS)
     flags = parse("fairseq-generate", DESCRIPTION, groups, argv)
     settings, config = Settings(flags), flags.build(SplitPromptsConfig)
-    opened = open_run(flags, settings)
+    opened = open_run(flags, settings, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)
     ids = range(config.shard_id, len(dataset), config.num_shards)
     if not len(ids):

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config import Flags, resolve
+from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.generation_config import GenerationConfig
 from fairseq.generation_run_config import GenerationRunConfig
+from fairseq.given_files import require_inputs
 from fairseq.knn.config import DatastoreConfig, KNNConfig, ShowNeighboursConfig
 from fairseq.log import logger
 from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.tasks import TASKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +114,12 @@ class GenerationRun:
         sys.stdout.flush()
 
 
-def open_run(flags: Flags, settings: Settings) -> GenerationRun:
-    """Returns the generator that the flags describe."""
+def open_run(flags: Flags, settings: Settings, split: str | None = None) -> GenerationRun:
+    """Returns the generator that the flags describe; a split that is asked for must be there."""
+    if TASKS.config(settings.run.task) is LanguageModelingConfig:
+        data = flags.typed.get("data", LanguageModelingConfig.data)
+        require_inputs(settings.run.path or "", data, split)
+
     import torch
 
     from fairseq.checkpoints import weights_sha256

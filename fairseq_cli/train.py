@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.config import Flags, as_dict
 from fairseq.criterions import CRITERIONS
-from fairseq.data.config import BatchConfig
+from fairseq.data.config import BatchConfig, LanguageModelingConfig
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.files import locked
+from fairseq.given_files import require_inputs
 from fairseq.log import log_format_of
 from fairseq.models import MODELS, architecture
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
@@ -113,6 +114,8 @@ def main(argv: Sequence[str]) -> None:
     """Trains."""
     flags = parse("fairseq-train", DESCRIPTION, flag_groups(), argv)
     settings = resolve_settings(flags)
+    if isinstance(settings.task, LanguageModelingConfig):
+        require_inputs("", settings.task.data, settings.batching.train_subset)
 
     import torch
 

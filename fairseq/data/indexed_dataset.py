@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from fairseq.errors import DataError, MismatchError
 from fairseq.files import atomic_write
+from fairseq.given_files import missing_split
 
 MAGIC = b"MMIDIDX\0\0"
 OLD_MAGIC = b"TNTIDX\0\0"
@@ -96,15 +97,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as err:
-        raise _missing(path) from err
-
-
-def _missing(path: Path) -> DataError:
-    split = path.stem.rstrip("0123456789")
-    pref = split if split in ("train", "valid", "test") else "test"
-    return DataError(
-        f"{path} does not exist; fairseq-preprocess --only-source --{pref}pref TEXT --destdir {path.parent} makes it"
-    )
+        raise missing_split(path) from err
 
 
 def _parse_header(data: bytes, path: Path) -> tuple[np.dtype[np.integer], int]:
@@ -154,7 +147,7 @@ def _map_tokens(path: Path, dtype: np.dtype[np.integer], num_tokens: int) -> npt
     try:
         num_bytes = path.stat().st_size
     except FileNotFoundError as err:
-        raise _missing(path) from err
+        raise missing_split(path) from err
     if num_bytes != num_tokens * dtype.itemsize:
         raise DataError(
             f"{path} must have {num_tokens * dtype.itemsize} bytes for the {num_tokens} tokens of {path.stem}.idx,"

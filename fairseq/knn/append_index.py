@@ -70,7 +70,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             add_rows(build, index)
             if index.ntotal != store.rows:
                 raise DatastoreError(f"{path} must get {store.rows} keys, but has {index.ntotal}; build it again")
-            done = save_index(index, build.stage("partial"), wanted)
+            done = save_index(index, build.stage("partial"), wanted, log_format)
             build.stage("partial").replace(path)
             fsync_directory(path.parent)
         write_manifest(manifest_path(path), done)

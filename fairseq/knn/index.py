@@ -104,7 +104,7 @@ def build_index(
         set_nprobe(index, config.probe)
         if not _is_ours(build, "partial"):  # says whose the index is, should its own manifest not come to be written
             write_manifest(manifest_path(build.stage("partial")), build.manifest)
-        manifest = save_index(index, path, build.manifest)
+        manifest = save_index(index, path, build.manifest, log_format)
         remove_partial(build)
     return manifest
 
@@ -220,7 +220,7 @@ def _trained(build: Build, index: Any) -> Any:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
-    save_index(index, build.stage("trained"), replace(build.manifest, rows=0))
+    save_index(index, build.stage("trained"), replace(build.manifest, rows=0), build.log_format)
     check(GO_ON)
     return index
 
@@ -268,19 +268,20 @@ def add_rows(build: Build, index: Any) -> None:
             progress.advance(len(chunk_ND))
             due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
             if due and index.ntotal < store.rows:
-                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
+                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal), build.log_format)
                 saved = time.monotonic()
                 check(GO_ON)
     build.times["add"] = time.monotonic() - begun
 
 
-def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:
+def save_index(index: Any, path: Path, manifest: IndexManifest, log_format: str = "simple") -> IndexManifest:
     """Writes an index, then its manifest; the old manifest goes first, so that none ever describes another file."""
     if manifest_path(path).exists():
         manifest_path(path).unlink()
         fsync_directory(path.parent)
-    write_index(index, path)
-    manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
+    with at_work("write the index and its checksum", log_format):
+        write_index(index, path)
+        manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(manifest_path(path), manifest)
     return manifest
 

@@ -17,7 +17,7 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
-from fairseq.given_files import data_directories
+from fairseq.given_files import data_directories, require_split
 from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.upgrade import load_state, misfits
@@ -75,12 +75,8 @@ class LanguageModelingTask:
             DataError: the split cannot be read, or has no tokens.
             MismatchError: an id is beyond the dictionary.
         """
-        if Path(self.config.data.split(":")[0]).is_file():
-            raise DataError(
-                f"{self.config.data} is a file, but the split {split!r} lies in a data directory; give that"
-                " (fairseq-preprocess --destdir makes one)"
-            )
         prefix = self.split_prefix(split, epoch)
+        require_split(self.config.data, prefix)
         data = MMapIndexedDataset(prefix)
         if not len(data.tokens):
             raise DataError(
