@@ -120,6 +120,9 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             index = on_gpus(index)
         return cls(datastore, index, settings, built_from, distinct_ids=True, vocabulary_size=vocabulary_size or None)
 
+    def __repr__(self) -> str:
+        return f"KNN_Dstore({self.datastore.prefix}, {self.datastore.rows_left:,} rows of {self.datastore.dimension})"
+
     def identity(self) -> dict[str, Any]:
         """Returns the ids of the datastore and of its index, as a result names them."""
         index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None

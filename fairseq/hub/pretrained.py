@@ -130,7 +130,11 @@ def _listed(root: Path) -> str:
 def _data_dir(root: Path, data: str) -> Path:
     directory = root / data if data.startswith(".") else Path(data).expanduser()
     if not (directory / "dict.txt").is_file():
-        relative = " (a path that begins with '.' is relative to the model's directory)" if data[:1] == "." else ""
+        if data[:1] == ".":
+            relative = " (a path that begins with '.' is relative to the model's directory)"
+        else:
+            in_root = (root / data / "dict.txt").is_file()
+            relative = f"; did you mean ./{data}, in the model's directory?" if in_root else ""
         raise DataError(
             f"{directory} has no dict.txt{relative}; give data_name_or_path the directory of the dictionary that the"
             " model was trained with, such as data-bin"

@@ -160,7 +160,7 @@ def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2
         raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that build_dstore.py finished")
     _check_ids(index, path)
     if nprobe is not None and not set_nprobe(index, nprobe):
-        logger.warning("--probe %d has no effect: %s has no inverted lists", nprobe, path)
+        logger.info("%s has no inverted lists: --probe %d has no effect", path, nprobe)
     return on_gpus(index) if gpu else index
 
 

@@ -74,6 +74,8 @@ def test_a_directory_is_searched_for_its_only_model(artefacts: Artefacts, tmp_pa
     (tmp_path / "data").mkdir()
     shutil.move(tmp_path / "dict.txt", tmp_path / "data" / "dict.txt")
     assert from_pretrained(tmp_path, data_name_or_path="./data").score(TEXT).total == lm.score(TEXT).total
+    with pytest.raises(DataError, match=r"data has no dict.txt; did you mean ./data, in the model's directory\?"):
+        from_pretrained(tmp_path, data_name_or_path="data")
 
 
 def test_an_ensemble_averages_probabilities(artefacts: Artefacts, lm: Any) -> None:
