@@ -4,7 +4,8 @@
 #
 #   bash examples/knnlm/wikitext-2.sh SOURCE      SOURCE as for prepare_wikitext.py: a zip, or a directory
 #
-# About an hour on 2 cores. Finished steps are reused; WORK=DIR changes where files go, UPDATES=N how long is trained.
+# About an hour on 2 cores with bfloat16, 80 minutes without. Finished steps are reused; WORK=DIR changes where files go,
+# UPDATES=N how long is trained.
 
 WORK=${WORK:-wikitext-2}
 UPDATES=${UPDATES:-3300}
