@@ -16,12 +16,19 @@ def require_checkpoint(path: str | Path) -> None:
 
 
 def require_inputs(checkpoints: str, data: str, split: str | None = None) -> None:
-    """Raises CheckpointError or DataError unless all of ``A:B``, the data directory, and the split in it are there."""
+    """Raises CheckpointError or DataError unless all of ``A:B``, the data directory, and the split in it are there.
+
+    With a split the directory must have a dictionary as well; without, a dictionary's file will do.
+    """
     for path in filter(None, checkpoints.split(":")):
         require_checkpoint(path)
     directories = data_directories(data)
-    if split is not None:
-        require_split(data, directories[0] / split)
+    if split is None:
+        return
+    dictionary = directories[0] / "dict.txt"
+    if not dictionary.exists():
+        raise DataError(f"dictionary {dictionary} does not exist; fairseq-preprocess --destdir makes one")
+    require_split(data, directories[0] / split)
 
 
 def require_split(data: str, prefix: Path) -> None:
