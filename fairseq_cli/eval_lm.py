@@ -14,7 +14,7 @@ from fairseq.files import locked, write_json
 from fairseq.given_files import require_inputs
 from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, RetrievalConfig
 from fairseq.knn.lmbda_config import LmbdaModelConfig
-from fairseq.log import at_work, log_format_of, logger
+from fairseq.log import log_format_of, logger
 from fairseq.options import parse
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
 from fairseq.tasks import TASKS
@@ -179,8 +179,7 @@ def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource
         sys.stdout.write(sweep.table())
     best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
     result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
-    with at_work("checksums of the retrieval", log_format_of(settings.common)):
-        source.finish()
+    source.finish(log_format_of(settings.common))
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result

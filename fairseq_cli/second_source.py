@@ -18,6 +18,7 @@ from fairseq.knn.recorder import RetrievalRecorder, open_recorder
 from fairseq.knn.results import check_results
 from fairseq.knn.retrieval_format import CACHE_COLUMN
 from fairseq.knn.weighing import WeighedNeighbours, open_weighed
+from fairseq.log import at_work
 from fairseq.model_opening import OpenedModels
 from fairseq.scoring import Interpolation, WeighedInterpolation, share_of_rest
 from fairseq.sequence_scorer import ScoredBatch
@@ -51,10 +52,11 @@ class SecondSource:
         cache = {} if scored.cache_log_p_NS is None else {CACHE_COLUMN: scored.cache_log_p_NS}
         self.recorder.add(scored, **known_arrays(scored.known), **cache)
 
-    def finish(self) -> None:
-        """Marks the retrieval as done."""
+    def finish(self, log_format: str) -> None:
+        """Marks the retrieval as done, where there is one."""
         if self.recorder is not None:
-            self.recorder.finish()
+            with at_work("checksums of the retrieval", log_format):
+                self.recorder.finish()
 
     def summary(self) -> str:
         """Returns what is to be told of the searches, a line or none."""
