@@ -42,6 +42,7 @@ from fairseq.knn.search import recompute_distances, search
 from fairseq.knn.several import SeveralStores
 from fairseq.knn.source import NeighbourSource, StorePart
 from fairseq.knn.spoken import RowText
+from fairseq.resources import fits_memory
 
 if TYPE_CHECKING:
     from fairseq.hub.source import ModelFacts
@@ -147,11 +148,14 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         if not dot and ListSearch.pays(self.index, len(queries_ND)):
             if self._by_list is None:
                 self._by_list = ListSearch(self.index)
-            distances_NK, ids_NK = self._by_list.search(queries_ND, k, keys_ND)
+            # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
+            at_once = keys_ND if keys_ND is not None and fits_memory(keys_ND.nbytes) else None
+            distances_NK, ids_NK = self._by_list.search(queries_ND, k, at_once)
         else:
+            at_once = None
             distances_NK, ids_NK = search(self.index, queries_ND, k)
-            if keys_ND is not None:
-                distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
+        if keys_ND is not None and at_once is None:
+            distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
             check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         return distances_NK, ids_NK

@@ -30,6 +30,18 @@ def free_memory_bytes() -> int | None:
     return max(min(known), 0) if known else None
 
 
+def fits_memory(num_bytes: int) -> bool:
+    """Returns whether so many bytes of a file can stay in memory once read; where that is unknown, they can."""
+    free = free_memory_bytes()
+    return free is None or num_bytes <= free
+
+
+def share_of_memory(parts: int, most: int) -> int:
+    """Returns the bytes of one of so many equal parts of the free memory, ``most`` at most, and where it is unknown."""
+    free = free_memory_bytes()
+    return most if free is None else min(free // parts, most)
+
+
 def require_disk(path: Path, needed: int, remedy: str) -> None:
     """Raises ConfigError when ``needed`` bytes do not fit where ``path`` is."""
     free = free_disk_bytes(path)

@@ -33,8 +33,9 @@ from torch import Tensor
 
 from fairseq.knn.search import Floats, Ids, check_width, smallest
 from fairseq.knn.workers import run_all, worker_threads
+from fairseq.resources import share_of_memory
 
-# Distances that are there at once: 4 bytes each, twice where exact ones are wanted.
+# Distances that are there at once, 4 bytes each, twice where exact ones are wanted; fewer where memory is short.
 MOST_DISTANCES = 1 << 26
 # Queries of a block that visit a list, on average, from which on reading lists is cheaper than reading rows.
 LEAST_VISITS = 8
@@ -97,7 +98,7 @@ class ListSearch:
             return False
         visits_a_query = min(index.nprobe, index.nlist)
         distances_a_query = visits_a_query * index.ntotal / index.nlist
-        block = min(num_queries, MOST_DISTANCES / max(distances_a_query, 1.0), MOST_VISITS // visits_a_query)
+        block = min(num_queries, _most_distances() / max(distances_a_query, 1.0), MOST_VISITS // visits_a_query)
         return bool(block * visits_a_query >= LEAST_VISITS * index.nlist)
 
     @staticmethod
@@ -260,11 +261,16 @@ def _slices(count: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
+def _most_distances() -> int:
+    """Returns how many distances may be there at once: an eighth of the free memory, and as much for exact ones."""
+    return share_of_memory(8, 4 * MOST_DISTANCES) // 4
+
+
 def _blocks(distances_N: Ids) -> list[slice]:
-    """Returns the queries in blocks of at most ``MOST_DISTANCES`` distances, or of one query."""
-    blocks, start, total = [], 0, 0
+    """Returns the queries in blocks of at most so many distances, or of one query."""
+    blocks, start, total, most = [], 0, 0, _most_distances()
     for n, count in enumerate(distances_N.tolist()):
-        if n > start and total + count > MOST_DISTANCES:
+        if n > start and total + count > most:
             blocks.append(slice(start, n))
             start, total = n, 0
         total += count

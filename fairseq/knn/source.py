@@ -27,14 +27,17 @@ from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob
 from fairseq.knn.manifest import Expected, check_dimension, check_store
 from fairseq.knn.search import Floats, Ids
 from fairseq.knn.spoken import RowText
+from fairseq.resources import share_of_memory
 
 if TYPE_CHECKING:
     from fairseq.hub.source import ModelFacts
 
-# Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024 (200 MiB of
-# distances and ids), and those whose probabilities are computed together.
+# Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024, and those
+# whose probabilities are computed together.
 QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
 _PROBABILITY_BLOCK = 512
+# What a neighbour takes while it is searched for: its row, its distance, and both in the order of the file.
+_NEIGHBOUR_BYTES = 48
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,8 @@ class NeighbourSource(ABC):
         """Yields the votes of a few queries at a time: what is computed from them stays in the cache."""
         queries = checked_queries(queries_ND, self.dimension)
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
-        step = max(min(QUERY_BLOCK, MOST_NEIGHBOURS // (k * len(self.parts))), 1)
+        most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
+        step = max(min(QUERY_BLOCK, most // (k * len(self.parts))), 1)
         for start in range(0, len(queries), step):
             distances_NK, ids_NK = self._neighbours(queries[start : start + step], k)
             for first in range(0, len(ids_NK), _PROBABILITY_BLOCK):

@@ -194,3 +194,20 @@ def test_golden_index_with_a_store_of_the_original(golden_dir, golden_store):
     assert float(without.log_prob(keys[:16], own).mean()) < float(log_p.mean())
     with pytest.raises(DatastoreError, match="has no keys"):
         KNN_Dstore.open(prefix, golden_dir / "knn.index.trained", config)
+
+
+def test_a_store_larger_than_memory_has_the_same_neighbours(make_store, tmp_path, monkeypatch):
+    """Lists are searched list by list all the same, and the keys read in the order of the file."""
+    store = make_store()
+    build_index(store, BuildConfig("d", "i", index_spec="IVF4,SQ8"), tmp_path / "i", "none")
+    found = KNN_Dstore.open(store.prefix, tmp_path / "i", k=ROWS // 40, probe=3)
+    queries, target = clustered_keys(90, seed=4), values_of()[:90]
+    expected, expected_log_p = found.search(queries), found.log_prob(queries, target)
+    read = []
+    for place in ("knnlm", "fairseq.knn.search"):
+        monkeypatch.setattr(f"{place}.fits_memory", lambda size: read.append(size))
+    distances, ids = found.search(queries)
+    assert set(read) == {ROWS * WIDTH * 4}
+    assert (ids == expected[1]).mean() > 0.99  # ties
+    np.testing.assert_allclose(distances, expected[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.log_prob(queries, target), expected_log_p, atol=LOG_P_TOLERANCE)

@@ -9,6 +9,7 @@ import pytest
 
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn import index as index_module
+from fairseq.knn import search as search_module
 from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.faiss_index import open_index, set_nprobe
@@ -230,6 +231,33 @@ def test_recomputed_distances(dtype, inner_product):
         recompute_distances(keys, queries[n : n + 1], ids[n : n + 1], inner_product=inner_product)[0] for n in range(7)
     ]
     assert np.array_equal(distances, np.stack(one_by_one))
+
+
+@pytest.mark.parametrize("inner_product", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("read_at_once", [1, 40 * WIDTH, ROWS * WIDTH])
+@pytest.mark.parametrize("fits", [True, False])
+def test_distances_in_the_order_of_the_file(monkeypatch, dtype, inner_product, read_at_once, fits):
+    """Whatever is read at once, and however many rows are wanted: to the bit what a query alone gets."""
+    keys, queries = clustered_keys().astype(dtype), clustered_keys(60, seed=5)
+    rng = np.random.default_rng(0)
+    ids = np.concatenate([rng.integers(0, ROWS, (30, ROWS // 20)), rng.integers(0, ROWS // 9, (30, ROWS // 20))])
+    ids[rng.random(ids.shape) < 0.1] = -1
+    monkeypatch.setattr(search_module, "READ_AT_ONCE", read_at_once)
+    monkeypatch.setattr(search_module, "fits_memory", lambda _: fits)
+    orders = []
+    whole = search_module._from_stretches
+    monkeypatch.setattr(search_module, "_from_stretches", lambda *given: orders.append(len(given[1])) or whole(*given))
+
+    def alone(n: int) -> np.ndarray:
+        return recompute_distances(keys, queries[n : n + 1], ids[n : n + 1], inner_product=inner_product)[0]
+
+    assert np.array_equal(
+        recompute_distances(keys, queries, ids, inner_product=inner_product), np.stack([alone(n) for n in range(60)])
+    )
+    few = recompute_distances(keys, queries[:2], ids[:2], inner_product=inner_product)
+    assert np.array_equal(few, np.stack([alone(0), alone(1)]))
+    assert orders == ([60] if fits else [60, 2])
 
 
 def test_store_of_the_older_tools_has_an_identity(make_store, tmp_path):
