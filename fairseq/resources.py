@@ -5,6 +5,7 @@ control group (a container, a batch system) or a limit of the process (``ulimit 
 Pages of mapped files are not counted: they are given back when they are needed elsewhere.
 """
 
+import ctypes
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ from fairseq.errors import ConfigError
 
 _CGROUP = Path("/sys/fs/cgroup")
 GIB, MIB = 2**30, 2**20
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt(3)
 
 
 def free_disk_bytes(path: Path) -> int:
@@ -28,6 +30,18 @@ def free_memory_bytes() -> int | None:
     """Returns the bytes of memory that this process could still take, or None where that is not known."""
     known = [value for value in (_system(), _control_group(), *_limits()) if value is not None]
     return max(min(known), 0) if known else None
+
+
+def keep_freed_memory() -> None:
+    """Has the process keep the memory that it frees, for its next allocation, until it ends.
+
+    glibc gives large blocks back to the system, which hands them out again page by page, each zeroed: a training that
+    frees and takes the same blocks at every update spends a tenth of its time on that. Elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_MAX, 0)
 
 
 def fits_memory(num_bytes: int) -> bool:

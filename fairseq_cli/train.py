@@ -19,7 +19,7 @@ from fairseq.models import MODELS, architecture
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.options import parse
-from fairseq.resources import require_disk
+from fairseq.resources import keep_freed_memory, require_disk
 from fairseq.run_config import CommonConfig, DeviceConfig
 from fairseq.tasks import TASKS
 from fairseq.train_config import CheckpointConfig, TrainConfig
@@ -125,6 +125,8 @@ def main(argv: Sequence[str]) -> None:
     group = join_processes(select_device(settings.device).type)
     precision = Precision(settings.device, select_device(settings.device, group.local_rank))
     torch.manual_seed(settings.common.seed)
+    if precision.device.type == "cpu":
+        keep_freed_memory()
     try:
         with ExitStack() as stack:
             if group.rank == 0 and not settings.checkpoint.no_save:

@@ -76,6 +76,20 @@ def test_rows_do_not_depend_on_one_another() -> None:
     torch.testing.assert_close(softmax.target_log_prob(x_NC, target_N), torch.stack(one_by_one))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_of_many_rows_are_those_of_each(layout: tuple[bool, bool, int]) -> None:
+    """Few rows are mapped as they are, many by aligned weights: columns without a word must not learn or teach."""
+    softmax, x_NC, target_N = make(*layout), torch.randn(40, 16), torch.arange(40) % VOCABULARY
+    gradients = []
+    for at_once in (40, 1):
+        softmax.zero_grad()
+        for x, target in zip(x_NC.split(at_once), target_N.split(at_once), strict=True):
+            softmax.target_log_prob(x, target).sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in softmax.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    assert gradients[0]
+
+
 def test_no_target_gives_no_number() -> None:
     assert make(True, True, 16).target_log_prob(torch.randn(0, 16), torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
