@@ -1,10 +1,11 @@
 """A datastore larger than memory: queries in a control group too small for the page cache to hold the keys.
 
-    python benchmarks/limited.py [--rows 2000000] [--width 1024] [--limit-mib 768] [--queries 8192] [--work DIR]
+    python benchmarks/limited.py [--rows 2000000] [--width 1024] [--limits-mib 768,1536] [--queries 8192] [--work DIR]
 
 A child of this process's own control group gets the limit, anonymous memory and page cache together; it holds the query
-process alone and is removed afterwards. Prints the GiB that came from the disk and the rate, beside the disk's own rate
-for a file read in order. Needs the right to make control groups (version 1 or 2); without it, says so.
+process alone and is removed afterwards. Prints milliseconds a query, the GiB that came from the disk and the rate,
+beside the disk's own rate for a file read in order. Needs the right to make control groups (version 1 or 2); without
+it, says so.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from calibrate import figures
 from machine import describe, forget, timed_read
 from runs import Run, run, turn
 from synthetic import Store, make_store
+from table import aligned
 from wide import TRAIN_SAMPLE, build
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -73,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--spec", default="IVF1024,PQ64")
-    parser.add_argument("--limit-mib", type=int, default=768, metavar="MIB")
+    parser.add_argument("--limits-mib", default="768,1536", metavar="MIB,MIB", help="one run under each")
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--work", type=Path, default=Path("bench-work"), metavar="DIR")
     parser.add_argument("--lock", type=Path, metavar="FILE", help="hold this lock during each run")
@@ -83,7 +85,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     work = args.work.absolute()
     print(describe(figures(work, facts_only=True).machine))
-    with limited_group(args.limit_mib * 2**20):
+    limits = [int(word) * 2**20 for word in args.limits_mib.split(",")]
+    with limited_group(limits[0]):
         pass  # before any work: is it allowed?
     store = Store(work / f"limited-{args.rows}-{args.width}", args.rows, args.width)
     with turn(args.lock):
@@ -93,18 +96,23 @@ def main() -> None:
     if built.code:
         raise SystemExit(f"build_dstore.py: exit code {built.code}: {built.last_line}")
     in_order = store.num_bytes / timed_read(store.keys_path) / 1e9
-    with limited_group(args.limit_mib * 2**20) as group:
-        forget(store.keys_path)
-        forget(index)
-        done = query_within(group, store, index, args.queries, args.lock)
-        peak = int((group / own_group()[2]).read_text()) / 2**20
-    size_mib = index.stat().st_size / 2**20
-    print(f"{store.num_bytes / 1e9:.1f} GB of keys, index {size_mib:.0f} MiB, limit {args.limit_mib} MiB")
-    print(f"exit code {done.code}, {done.wall_s:.1f} s, group peak {peak:.0f} MiB; {done.last_line}")
-    if done.code == 0:
-        found = json.loads(done.last_line)
-        rate = done.read_gib * 2**30 / (found["first_s"] + found["again_s"]) / 1e9
-        print(f"{done.read_gib:.2f} GiB from the disk, {rate:.2f} GB/s; the disk reads {in_order:.2f} GB/s in order")
+    print(f"{store.num_bytes / 1e9:.1f} GB of keys, index {index.stat().st_size / 2**20:.0f} MiB", end="")
+    print(f"; the disk reads {in_order:.2f} GB/s in order")
+    lines = [("limit MiB", "peak MiB", "exit code", "first ms/query", "again", "GiB from disk", "GB/s")]
+    for limit in limits:
+        with limited_group(limit) as group:
+            forget(store.keys_path)
+            forget(index)
+            done = query_within(group, store, index, args.queries, args.lock)
+            peak = int((group / own_group()[2]).read_text())
+        found = json.loads(done.last_line) if done.code == 0 else {}
+        seconds = [found[name] for name in ("first_s", "again_s") if found]
+        lines.append((
+            f"{limit / 2**20:.0f}", f"{peak / 2**20:.0f}", str(done.code),
+            *([f"{1000 * s / args.queries:.2f}" for s in seconds] or ["", ""]), f"{done.read_gib:.1f}",
+            f"{done.read_gib * 2**30 / 1e9 / sum(seconds):.2f}" if seconds else "",
+        ))  # fmt: skip
+    print(aligned(lines))
 
 
 if __name__ == "__main__":

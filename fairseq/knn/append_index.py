@@ -21,7 +21,16 @@ from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.drift import measure_drift
 from fairseq.knn.faiss_index import read_index
-from fairseq.knn.index import Build, add_rows, build_index, remove_partial, resumed, same_build, save_index
+from fairseq.knn.index import (
+    Build,
+    add_rows,
+    build_index,
+    remove_partial,
+    resumed,
+    rows_at_a_time,
+    same_build,
+    save_index,
+)
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.segments import earlier_states
 from fairseq.resources import require_disk, require_memory
@@ -123,5 +132,5 @@ def _require_room(build: Build, index: Any) -> None:
     """Refuses what does not fit: old and new index are there together for a moment."""
     size = build.path.stat().st_size / max(index.ntotal, 1) * build.store.rows
     require_disk(build.path, int(2 * size), "make room; nothing was changed")
-    chunk = min(build.config.num_keys_to_add_at_a_time, build.store.rows) * build.store.dimension * 4
+    chunk = rows_at_a_time(build) * build.store.dimension * 4
     require_memory(f"adding rows to {build.path}", int(size) + chunk, "lower --num-keys-to-add-at-a-time")

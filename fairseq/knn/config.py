@@ -174,7 +174,7 @@ class BuildConfig:
     )
     gpu_index: bool = flag(False, "train and fill inverted lists on the GPU (needs the GPU build of FAISS)")
     train_sample: int = flag(1_000_000, "most rows that the index is trained on", minimum=1)
-    num_keys_to_add_at_a_time: int = flag(1_000_000, "rows that are added at a time", minimum=1)
+    num_keys_to_add_at_a_time: int = flag(1_000_000, "most rows that are added at a time", minimum=1)
     save_interval_s: float = flag(600.0, "seconds of adding between two files to resume from", minimum=0)
     append: bool = flag(False, "add the rows that were appended to the datastore since the index was built")
     retrain: bool = flag(False, "with --append: train the index anew on all rows, to its own specification")

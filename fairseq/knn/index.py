@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 GO_ON = "what was added is saved, and the same command goes on from there"
 ID_BYTES = 8  # of a key in an inverted list
+ADDED_BYTES = 1 << 28  # most bytes of rows that are added at a time, which is quick enough: wide rows are many bytes
 # What FAISS asks for: product codes need 2**8 points, and k-means 39 a list for centroids that are worth something.
 PQ_CENTROIDS = 256
 POINTS_PER_CENTROID = 39
@@ -147,8 +148,8 @@ def same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
 
 def _require_resources(build: Build, index: Any) -> None:
     """Refuses a build that does not fit; the final index and one to resume from are there together for a moment."""
-    store, config = build.store, build.config
-    chunk = min(config.num_keys_to_add_at_a_time, store.rows) * store.dimension * 4
+    store = build.store
+    chunk = rows_at_a_time(build) * store.dimension * 4
     sample = build.manifest.sample * store.dimension * 4
     codes = int(index.sa_code_size()) if hasattr(index, "sa_code_size") else store.dimension * 4
     size = store.rows * (codes + ID_BYTES) + build.manifest.nlist * store.dimension * 4
@@ -251,9 +252,15 @@ def _check_sample(build: Build, index: Any, count: int) -> None:
         )  # fmt: skip
 
 
+def rows_at_a_time(build: Build) -> int:
+    """Returns how many rows are added at a time: ``--num-keys-to-add-at-a-time``, less of wide rows."""
+    most = max(ADDED_BYTES // (4 * build.store.dimension), 1)
+    return min(build.config.num_keys_to_add_at_a_time, build.store.rows, most)
+
+
 def add_rows(build: Build, index: Any) -> None:
     """Adds the rows that the index does not hold yet, in order."""
-    store, step = build.store, build.config.num_keys_to_add_at_a_time
+    store, step = build.store, rows_at_a_time(build)
     assert store.keys_ND is not None
     add = adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
     begun = saved = time.monotonic()
