@@ -122,6 +122,15 @@ def test_it_pays_where_lists_are_visited_often(monkeypatch: pytest.MonkeyPatch) 
     assert not ListSearch.pays(index, 10**6)
 
 
+@pytest.mark.parametrize(("words", "enough"), [(16, 32), (4, 62), (1, 406)])
+def test_short_codes_of_wide_rows_are_looked_up_by_faiss(words: int, enough: int) -> None:
+    """By hand: 8 visits of a list, or 3.4 · 16 / (M − 0.029 · 16) if that is more, are 24 / 6 queries each."""
+    index = make_index(f"IVF24,PQ{words}x4", clustered_keys(), 6)
+    assert ListSearch.pays(index, enough) and not ListSearch.pays(index, enough - 1)
+    index.pq.M = 0  # nothing to look up: nothing to save
+    assert not ListSearch.pays(index, 10**6)
+
+
 def test_a_query_of_another_width() -> None:
     with pytest.raises(MismatchError, match=f"must be of shape \\(queries, {WIDTH}\\)"):
         ListSearch(make_index("IVF24,Flat", clustered_keys(), 6)).search(clustered_keys(3, width=8), 5)
