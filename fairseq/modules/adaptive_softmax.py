@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
 from fairseq.modules.dropout import Dropout, dropout
 
-# Products whose rows do not begin at multiples of a few words run at two thirds of the speed, on CPUs and GPUs.
+# Products whose rows do not begin at multiples of a few words run at two thirds of the speed (measured on a CPU).
 ALIGNED = 16
 # Most logits of one band that ``certainty`` holds at once (float32: 2 MiB): they stay in the cache.
 CERTAINTY_LOGITS = 1 << 19
