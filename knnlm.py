@@ -145,16 +145,16 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
         dot = self.config.knn_sim_func == "dot"
+        is_exact = False
         if not dot and ListSearch.pays(self.index, len(queries_ND)):
             if self._by_list is None:
                 self._by_list = ListSearch(self.index)
             # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
-            at_once = keys_ND if keys_ND is not None and fits_memory(keys_ND.nbytes) else None
-            distances_NK, ids_NK = self._by_list.search(queries_ND, k, at_once)
+            is_exact = keys_ND is not None and fits_memory(keys_ND.nbytes)
+            distances_NK, ids_NK = self._by_list.search(queries_ND, k, keys_ND if is_exact else None)
         else:
-            at_once = None
             distances_NK, ids_NK = search(self.index, queries_ND, k)
-        if keys_ND is not None and at_once is None:
+        if keys_ND is not None and not is_exact:
             distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
             check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
