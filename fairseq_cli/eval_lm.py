@@ -16,6 +16,7 @@ from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig, Retrieval
 from fairseq.knn.lmbda_config import LmbdaModelConfig
 from fairseq.log import log_format_of, logger
 from fairseq.options import parse
+from fairseq.resources import keep_freed_memory
 from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
 from fairseq.tasks import TASKS
 from fairseq_cli.run import run
@@ -131,6 +132,8 @@ def main(argv: Sequence[str]) -> None:
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
+    if precision.device.type == "cpu":
+        keep_freed_memory()
     evaluation = prepare(flags, settings.eval, precision, stream_order=settings.has_cache)
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:

@@ -4,23 +4,29 @@ FAISS takes one query after the other and computes a distance at a time. Where t
 lists, each list is visited by many, and its distances to all of them are one matrix product:
 
     1. each query's ``nprobe`` nearest centroids; its pairs (query, list) sorted by list
-    2. list by list: decode its rows R; distances to its queries Q:  ‖q‖² + ‖r‖² − 2 q·r, all products by Q Rᵀ
-    3. query by query: the distances of its lists side by side, of which the k smallest are taken
+    2. a few lists at a time: decode their rows; list by list the distances of its rows R to its queries Q, one product
+    3. a few queries at a time: the distances of each one's lists side by side, of which the k smallest are taken
 
 With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
 the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
-queries. Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside
-their distance, and lists may lie far from each other.
+queries. A squared distance is a product of a query's E = D + 2 numbers and a row's, which rounding may leave below 0:
 
-It costs memory for the distances of a block of queries (256 MiB, twice that with keys) and some 100 MiB a thread,
+    ‖q‖² + ‖r‖² − 2 q·r  =  [q, ‖q‖², 1] · [−2 r, 1, ‖r‖²]
+
+Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside their
+distance, and lists may lie far from each other.
+
+It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 100 MiB a thread,
 whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
-long lists is FAISS's. Worker threads share lists and queries, one product a thread.
+long lists is FAISS's. Worker threads share lists and queries, one product a thread. What a thread does between two
+products is a few calls for several lists or queries, since Python runs one thread at a time.
 
-Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list · R its rows.
+Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list, or chosen together
+S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -36,19 +42,21 @@ from fairseq.knn.workers import run_all, worker_threads
 from fairseq.resources import share_of_memory
 
 # Distances that are there at once, 4 bytes each, twice where exact ones are wanted; fewer where memory is short.
-MOST_DISTANCES = 1 << 26
+MOST_DISTANCES = 1 << 27
 # Queries of a block that visit a list, on average, from which on reading lists is cheaper than reading rows.
 LEAST_VISITS = 8
 # Of product codes: what it costs to decode a number of a row, and to multiply one, in bytes of a code that FAISS looks
 # up meanwhile. With 1,024 numbers in 64 bytes it takes 100 visits until decoding a list has paid.
 DECODE_COST, PRODUCT_COST = 3.4, 0.029
+# Distances that are moved together, 64 bytes; a list has a whole number of blocks, the last filled up with +inf.
+BLOCK = 16
 # Queries whose nearest are chosen together: their distances stay in the cache; at most so many, of 9 bytes each.
-CHOSEN_AT_ONCE = 128
+CHOSEN_AT_ONCE = 64
 MOST_CHOSEN_FROM = 1 << 22
 # Pairs (query, list) that are sorted at once, some 50 bytes each.
 MOST_VISITS = 1 << 20
-# Numbers of rows that are decoded at once, 4 bytes each, twice where the keys are read too.
-MOST_DECODED = 1 << 22
+# Numbers of rows that are decoded at once, of several lists or of a part of one.
+MOST_DECODED = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,26 @@ class _Visits:
     """Which queries visit which lists, and where their distances lie: one after the other, ordered by list."""
 
     probe_NP: Ids  # lists of each query
-    query_V: Tensor  # queries of all visits, ordered by list
+    list_V: Tensor  # lists of all visits, in order
+    query_V: Tensor  # and their queries
     first_L: list[int]  # first visit of each list, and one more entry: all visits
-    place_L: list[int]  # first distance of each list, and one more entry: all distances
-    start_NP: Ids  # first distance of each query's visit
+    place_L: list[int]  # first block of distances of each list, and one more entry: all of them
+    start_NP: Ids  # first block of distances of each query's visit
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that are decoded together: of lists that follow each other, or a part of one.
+
+    Attributes:
+        lists: whose rows they are.
+        rows: which of all rows, in the lists' order, padded.
+        pieces: of each list, which of its rows, padded, and where they are in the group.
+    """
+
+    lists: range
+    rows: slice
+    pieces: list[tuple[int, slice, slice]]
 
 
 class ListSearch:
@@ -77,18 +101,18 @@ class ListSearch:
         self.inverted = inverted
         lists = inverted.invlists
         sizes = [lists.list_size(number) for number in range(inverted.nlist)]
-        self.size_L = np.array(sizes, np.int64)
-        self.offset_L = np.cumsum(self.size_L) - self.size_L
-        self.ids = [_view(lists.get_ids(number), size, faiss) for number, size in enumerate(sizes)]
+        self.blocks_L = -(-np.array(sizes, np.int64) // BLOCK)
+        self.start_L = np.cumsum(self.blocks_L) - self.blocks_L
         self.codes = [
             _view(lists.get_codes(number), size * inverted.code_size, faiss).reshape(size, inverted.code_size)
             for number, size in enumerate(sizes)
         ]
-        self.all_ids = np.concatenate(self.ids)
+        self.id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)  # of all rows, in the lists' order
+        for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
+            self.id_S[start : start + size] = _view(lists.get_ids(number), size, faiss)
+        self.groups = _groups(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
         self.mean_D = self.centroid_LD.mean(0)
-        # ‖r‖² of the rows in the lists' order, of what the codes say and of the keys, once a row has been read.
-        self.norm_N, self.exact_norm_N = (torch.full((len(self.all_ids),), torch.nan) for _ in range(2))
         self.buffers = [torch.empty(0), torch.empty(0)]
         self.threads = torch.get_num_threads()
         self._turn = threading.Lock()
@@ -130,123 +154,177 @@ class ListSearch:
             MismatchError: the queries have another width than the index.
         """
         check_width(self.inverted, queries_ND)
-        near_NK = np.full((len(queries_ND), k), np.inf, np.float32)
-        ids_NK = np.full((len(queries_ND), k), -1, np.int64)
-        at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.size_L)), 1)
+        near_NK = np.empty((len(queries_ND), k), np.float32)
+        ids_NK = np.empty((len(queries_ND), k), np.int64)
+        at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.codes)), 1)
         with self._turn, worker_threads(self.threads) as workers:
             for part in _slices(len(queries_ND), at_once):
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
                 probe_NP = self._nearest_lists(workers, query_ND)
-                for block in _blocks(self.size_L[probe_NP].sum(1)):
+                for block in _parts(self.blocks_L[probe_NP].sum(1)):
                     found = near_NK[part][block], ids_NK[part][block]
                     self._search_block(workers, query_ND[block], self._visits(probe_NP[block]), keys_ND, *found)
         return near_NK, ids_NK
 
     def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Ids:
-        centred_ND, centred_LD = query_ND - self.mean_D, self.centroid_LD - self.mean_D
-        norm_L = (centred_LD * centred_LD).sum(1)
-        probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.size_L))), np.int64)
+        list_LE = _as_rows(self.centroid_LD - self.mean_D)
+        probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.codes))), np.int64)
 
         def of_queries(part: slice) -> None:
-            near_ML = torch.addmm(norm_L, centred_ND[part], centred_LD.t(), alpha=-2).numpy()
-            count = probe_NP.shape[1]
-            probe_NP[part] = (np.flatnonzero(smallest(near_ML, count)) % near_ML.shape[1]).reshape(-1, count)
+            near_ML = torch.mm(_as_queries(query_ND[part] - self.mean_D), list_LE.t()).numpy()
+            probe_NP[part] = smallest(near_ML, probe_NP.shape[1]) % near_ML.shape[1]
 
         run_all(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
         return probe_NP
 
     def _visits(self, probe_NP: Ids) -> _Visits:
         lists_V = probe_NP.ravel()
-        order_V = np.argsort(lists_V.astype(np.uint16) if len(self.size_L) < 1 << 16 else lists_V, kind="stable")
+        order_V = np.argsort(lists_V.astype(np.uint16) if len(self.codes) < 1 << 16 else lists_V, kind="stable")
         lists_V = lists_V[order_V]
-        ends_V = np.cumsum(self.size_L[lists_V])
+        ends_V = np.cumsum(self.blocks_L[lists_V])
         start_NP = np.empty_like(probe_NP)
-        start_NP.ravel()[order_V] = ends_V - self.size_L[lists_V]
-        first_L = np.searchsorted(lists_V, np.arange(len(self.size_L) + 1))
+        start_NP.ravel()[order_V] = ends_V - self.blocks_L[lists_V]
+        first_L = np.searchsorted(lists_V, np.arange(len(self.codes) + 1))
         place_L = np.concatenate([[0], ends_V])[first_L]
-        query_V = torch.from_numpy(order_V // probe_NP.shape[1])
-        return _Visits(probe_NP, query_V, first_L.tolist(), place_L.tolist(), start_NP)
+        return _Visits(
+            probe_NP, torch.from_numpy(lists_V), torch.from_numpy(order_V // probe_NP.shape[1]), first_L.tolist(),
+            place_L.tolist(), start_NP,
+        )  # fmt: skip
 
     def _search_block(
         self, workers: ThreadPoolExecutor, query_ND: Tensor, visits: _Visits, keys_ND: npt.NDArray[Any] | None,
         near_NK: Floats, ids_NK: Ids,
     ) -> None:  # fmt: skip
-        own = self._buffer(0, visits.place_L[-1])
-        exact = self._buffer(1, visits.place_L[-1] if keys_ND is not None else 0)
+        # One block more, of no distances: what a query's blocks are filled up with.
+        buffers = [self._buffer(0, visits.place_L[-1] + 1)]
+        if keys_ND is not None:
+            buffers.append(self._buffer(1, visits.place_L[-1] + 1))
+        buffers[0][-1] = torch.inf
 
-        def of_list(number: int) -> None:
-            first, last = visits.first_L[number], visits.first_L[number + 1]
-            size = len(self.ids[number])
-            place = slice(visits.place_L[number], visits.place_L[number + 1])
-            if place.start == place.stop:
+        def of_group(group: _Group) -> None:
+            visited = slice(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
+            if visited.start == visited.stop:
                 return
-            query_MD = query_ND.index_select(0, visits.query_V[first:last]).sub_(self.centroid_LD[number])
-            for rows in _slices(size, max(MOST_DECODED // query_MD.shape[1], 1)):
-                row_RD = self.decode(self.codes[number][rows])
-                if not self.inverted.by_residual:
-                    row_RD -= self.centroid_LD[number]
-                known = slice(self.offset_L[number] + rows.start, self.offset_L[number] + rows.stop)
-                _distances(query_MD, row_RD, _norms(row_RD, self.norm_N[known]), own[place].view(-1, size)[:, rows])
-                if keys_ND is not None:
-                    row_RD = torch.from_numpy(np.take(keys_ND, self.ids[number][rows], axis=0)).float()
-                    row_RD -= self.centroid_LD[number]
-                    norm_R, out_MR = _norms(row_RD, self.exact_norm_N[known]), exact[place].view(-1, size)[:, rows]
-                    _distances(query_MD, row_RD, norm_R, out_MR)
+            query_ME = _as_queries(query_ND[visits.query_V[visited]] - self.centroid_LD[visits.list_V[visited]])
+            rows_SE = [_as_rows(row_SD) for row_SD in self._rows(group, keys_ND)]
+            rows_SE[0][self.id_S[group.rows] < 0, -1] = torch.inf
+            for number, part, place in group.pieces:
+                queries = slice(visits.first_L[number] - visited.start, visits.first_L[number + 1] - visited.start)
+                distances = slice(visits.place_L[number], visits.place_L[number + 1])
+                if distances.start == distances.stop:
+                    continue
+                for row_SE, buffer in zip(rows_SE, buffers, strict=True):
+                    out_MS = buffer[distances].view(queries.stop - queries.start, -1)
+                    torch.mm(query_ME[queries], row_SE[place].t(), out=out_MS[:, part])
 
-        run_all(workers, of_list, range(len(self.size_L)))
-        choose = partial(
-            self._choose, visits, own.numpy(), exact.numpy() if keys_ND is not None else None, near_NK, ids_NK
-        )
-        run_all(workers, choose, _chosen_together(self.size_L[visits.probe_NP].sum(1)))
+        run_all(workers, of_group, self.groups)
+        blocks_N = self.blocks_L[visits.probe_NP].sum(1)
+        # Queries with about as many distances together, to be filled up little.
+        order_N = np.argsort(blocks_N, kind="stable")
+        choose = partial(self._choose, visits, [buffer.numpy() for buffer in buffers], near_NK, ids_NK)
+        run_all(workers, choose, [order_N[part] for part in _chosen_together(blocks_N[order_N])])
 
-    def _buffer(self, number: int, count: int) -> Tensor:
-        """Returns memory for ``count`` distances; fresh memory for every block would cost as much as filling it."""
-        if len(self.buffers[number]) < count:
-            self.buffers[number] = torch.empty(count)
-        return self.buffers[number][:count]
+    def _rows(self, group: _Group, keys_ND: npt.NDArray[Any] | None) -> Iterator[Tensor]:
+        """Yields rows relative to their lists' centroids, ``[S, D]``: what the codes say, then the keys if there."""
+        code_SC = np.zeros((group.rows.stop - group.rows.start, self.inverted.code_size), np.uint8)
+        for number, part, place in group.pieces:
+            codes = self.codes[number][part]
+            code_SC[place.start : place.start + len(codes)] = codes
+        row_SD = self.decode(code_SC)
+        if self.inverted.by_residual and keys_ND is None:
+            yield row_SD
+            return
+        lengths = torch.tensor([place.stop - place.start for _, _, place in group.pieces])
+        centroid_SD = self.centroid_LD[group.lists.start : group.lists.stop].repeat_interleave(lengths, 0)
+        yield row_SD if self.inverted.by_residual else row_SD - centroid_SD
+        if keys_ND is not None:
+            stored_SD = np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)
+            yield torch.from_numpy(stored_SD).float() - centroid_SD
+
+    def _buffer(self, number: int, blocks: int) -> Tensor:
+        """Returns memory for blocks of distances; fresh memory for every search would cost as much as filling it.
+
+        It is taken for as many as there may be, since what is never written to costs nothing.
+        """
+        if len(self.buffers[number]) < blocks:
+            self.buffers[number] = torch.empty(0)
+            self.buffers[number] = torch.empty(max(blocks, _most_distances() // BLOCK + 1), BLOCK)
+        return self.buffers[number][:blocks]
 
     def _choose(
-        self, visits: _Visits, own: Floats, exact: Floats | None, near_NK: Floats, ids_NK: Ids, part: slice
+        self, visits: _Visits, distances: Sequence[Floats], near_NK: Floats, ids_NK: Ids, queries_M: Ids
     ) -> None:
-        """Writes the nearest of some queries, by the index's distances."""
-        probe_NP, start_NP = visits.probe_NP[part], visits.start_NP[part]
-        sizes_NP = self.size_L[probe_NP]
-        column_NP = np.cumsum(sizes_NP, axis=1)
-        count_N, column_NP = column_NP[:, -1], column_NP - sizes_NP
-        width = int(count_N.max(initial=0))
-        if (k := min(ids_NK.shape[1], width)) == 0:
+        """Writes the nearest of some queries, by the index's distances, which come first of all."""
+        probe_MP = visits.probe_NP[queries_M]
+        blocks_MP = self.blocks_L[probe_MP]
+        count_M = blocks_MP.sum(1)
+        width = int(count_M.max(initial=0))
+        k = min(ids_NK.shape[1], width * BLOCK)
+        near_NK[queries_M, k:], ids_NK[queries_M, k:] = np.inf, -1
+        if k == 0:
             return
-        distance_NC = np.full((len(count_N), width), np.inf, np.float32)
-        for n, (starts, sizes) in enumerate(zip(start_NP.tolist(), sizes_NP.tolist(), strict=True)):
-            pieces = [own[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-            np.concatenate(pieces, out=distance_NC[n, : count_N[n]])
-        # Places in distance_NC, read row by row; from there to the visits' distances and to the rows of their lists.
-        chosen_M = np.flatnonzero(smallest(distance_NC, k))
-        first_V = (np.arange(len(count_N))[:, None] * width + column_NP).ravel()
-        chosen_V = np.diff(np.searchsorted(chosen_M, first_V), append=len(chosen_M))
-        row_M = chosen_M + np.repeat(self.offset_L[probe_NP].ravel() - first_V, chosen_V)
-        near_M = own_M = distance_NC.take(chosen_M)
-        if exact is not None:
-            near_M = exact.take(chosen_M + np.repeat(start_NP.ravel() - first_V, chosen_V), mode="clip")
-        near_NK[part, :k] = np.maximum(near_M, 0).reshape(-1, k)
-        ids_NK[part, :k] = self.all_ids.take(row_M, mode="clip").reshape(-1, k)
-        # What is not finite is no neighbour, as FAISS has it; nor is what a query's row was filled up with.
-        is_none_NK = ~np.isfinite(own_M).reshape(-1, k)
-        near_NK[part, :k][is_none_NK] = np.inf
-        ids_NK[part, :k][is_none_NK] = -1
+        # Blocks of each query: where its distances lie, and the ids of their rows.
+        is_there_MB = np.arange(width) < count_M[:, None]
+        place_MB = np.full(is_there_MB.shape, len(distances[0]) - 1)
+        row_MB = np.zeros_like(place_MB)
+        place_MB[is_there_MB] = _ranges(visits.start_NP[queries_M].ravel(), blocks_MP.ravel())
+        row_MB[is_there_MB] = _ranges(self.start_L[probe_MP].ravel(), blocks_MP.ravel())
+        own_MC = distances[0].take(place_MB, axis=0, mode="clip").reshape(len(queries_M), -1)
+        chosen_MK = smallest(own_MC, k)
+        block_MK, within_MK = np.divmod(chosen_MK, BLOCK)
+        near_MK = own_MK = own_MC.take(chosen_MK, mode="clip")
+        if len(distances) > 1:
+            near_MK = distances[1].take(place_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
+        id_MK = self.id_S.take(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
+        # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
+        is_none_MK = ~np.isfinite(own_MK)
+        near_NK[queries_M, :k] = np.where(is_none_MK, np.inf, np.maximum(near_MK, 0))
+        ids_NK[queries_M, :k] = np.where(is_none_MK, -1, id_MK)
 
 
-def _distances(query_MD: Tensor, row_RD: Tensor, norm_R: Tensor, out_MR: Tensor) -> None:
-    """Writes ‖q‖² + ‖r‖² − 2 q·r, which rounding may leave below 0."""
-    torch.add((query_MD * query_MD).sum(1, keepdim=True), norm_R, out=out_MR)
-    torch.addmm(out_MR, query_MD, row_RD.t(), alpha=-2, out=out_MR)
+def _as_queries(query_MD: Tensor) -> Tensor:
+    query_ME = torch.ones(len(query_MD), query_MD.shape[1] + 2)
+    query_ME[:, :-2] = query_MD
+    torch.sum(query_MD * query_MD, 1, out=query_ME[:, -2])
+    return query_ME
 
 
-def _norms(row_RD: Tensor, known_R: Tensor) -> Tensor:
-    """Returns ‖r‖² of the rows of a list, computed when it is first read."""
-    if known_R[0].isnan():
-        torch.sum(row_RD * row_RD, 1, out=known_R)
-    return known_R
+def _as_rows(row_RD: Tensor) -> Tensor:
+    row_RE = torch.ones(len(row_RD), row_RD.shape[1] + 2)
+    torch.mul(row_RD, -2, out=row_RE[:, :-2])
+    torch.sum(row_RD * row_RD, 1, out=row_RE[:, -1])
+    return row_RE
+
+
+def _groups(blocks_L: Ids, most: int) -> list[_Group]:
+    """Returns the rows of lists of so many blocks, in groups of ``most`` blocks or fewer."""
+    groups: list[list[tuple[int, slice, slice]]] = []
+    filled = 0
+    for number, blocks in enumerate(blocks_L.tolist()):
+        for part in _slices(blocks, most) or [slice(0, 0)]:
+            count = part.stop - part.start
+            if not groups or filled + count > most:
+                groups.append([])
+                filled = 0
+            groups[-1].append((number, _whole(part), _whole(slice(filled, filled + count))))
+            filled += count
+    found, start = [], 0
+    for pieces in groups:
+        stop = start + pieces[-1][2].stop
+        found.append(_Group(range(pieces[0][0], pieces[-1][0] + 1), slice(start, stop), pieces))
+        start = stop
+    return found
+
+
+def _whole(blocks: slice) -> slice:
+    """Returns what blocks hold."""
+    return slice(blocks.start * BLOCK, blocks.stop * BLOCK)
+
+
+def _ranges(start_V: Ids, count_V: Ids) -> Ids:
+    """Returns ``start, start + 1, …`` of each, as many as counted, one after the other."""
+    end_V = np.cumsum(count_V)
+    return np.repeat(start_V - (end_V - count_V), count_V) + np.arange(end_V[-1] if len(end_V) else 0)
 
 
 def _decoder(inverted: Any, faiss: Any) -> Callable[[npt.NDArray[np.uint8]], Tensor]:
@@ -277,23 +355,22 @@ def _most_distances() -> int:
     return share_of_memory(8, 4 * MOST_DISTANCES) // 4
 
 
-def _blocks(distances_N: Ids) -> list[slice]:
-    """Returns the queries in blocks of at most so many distances, or of one query."""
-    blocks, start, total, most = [], 0, 0, _most_distances()
-    for n, count in enumerate(distances_N.tolist()):
+def _parts(blocks_N: Ids) -> list[slice]:
+    """Returns the queries in parts of at most so many distances, or of one query."""
+    parts, start, total, most = [], 0, 0, _most_distances() // BLOCK
+    for n, count in enumerate(blocks_N.tolist()):
         if n > start and total + count > most:
-            blocks.append(slice(start, n))
+            parts.append(slice(start, n))
             start, total = n, 0
         total += count
-    return [*blocks, slice(start, len(distances_N))]
+    return [*parts, slice(start, len(blocks_N))]
 
 
-def _chosen_together(distances_N: Ids) -> list[slice]:
-    """Returns the queries in parts that, each filled up to its longest, are not too large; or of one query."""
-    parts, start, longest = [], 0, 0
-    for n, count in enumerate(distances_N.tolist()):
-        longest = max(longest, count)
-        if n > start and (n - start == CHOSEN_AT_ONCE or (n - start + 1) * longest > MOST_CHOSEN_FROM):
+def _chosen_together(blocks_N: Ids) -> list[slice]:
+    """Returns queries, ordered by their blocks, in parts that are not too large when filled up; or of one query."""
+    parts, start = [], 0
+    for n, count in enumerate(blocks_N.tolist()):
+        if n > start and (n - start == CHOSEN_AT_ONCE or (n - start + 1) * count * BLOCK > MOST_CHOSEN_FROM):
             parts.append(slice(start, n))
-            start, longest = n, count
-    return [*parts, slice(start, len(distances_N))]
+            start = n
+    return [*parts, slice(start, len(blocks_N))]

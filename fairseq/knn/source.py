@@ -204,6 +204,7 @@ class NeighbourSource(ABC):
                 there = target[start + part.start : start + part.stop]
                 values_NK = self.values_of(ids_NK[part])
                 yield votes_for(distances_NK[part], ids_NK[part], values_NK, there, distinct=self.distinct_ids)
+            del distances_NK, ids_NK, values_NK  # before as many are found again
 
     def _neighbours(self, queries_ND: Floats, k: int) -> tuple[Floats, Ids]:
         """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
