@@ -171,7 +171,7 @@ class ListSearch:
         probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.codes))), np.int64)
 
         def of_queries(part: slice) -> None:
-            near_ML = torch.mm(_as_queries(query_ND[part] - self.mean_D), list_LE.t()).numpy()
+            near_ML = torch.mm(_as_queries(query_ND[part], self.mean_D), list_LE.t()).numpy()
             probe_NP[part] = smallest(near_ML, probe_NP.shape[1]) % near_ML.shape[1]
 
         run_all(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
@@ -205,7 +205,8 @@ class ListSearch:
             visited = slice(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
             if visited.start == visited.stop:
                 return
-            query_ME = _as_queries(query_ND[visits.query_V[visited]] - self.centroid_LD[visits.list_V[visited]])
+            query_MD, centroid_MD = query_ND[visits.query_V[visited]], self.centroid_LD[visits.list_V[visited]]
+            query_ME = _as_queries(query_MD, centroid_MD)
             rows_SE = [_as_rows(row_SD) for row_SD in self._rows(group, keys_ND)]
             rows_SE[0][self.id_S[group.rows] < 0, -1] = torch.inf
             for number, part, place in group.pieces:
@@ -276,22 +277,25 @@ class ListSearch:
         if len(distances) > 1:
             near_MK = distances[1].take(place_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
         id_MK = self.id_S.take(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
-        # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
-        is_none_MK = ~np.isfinite(own_MK)
-        near_NK[queries_M, :k] = np.where(is_none_MK, np.inf, np.maximum(near_MK, 0))
-        ids_NK[queries_M, :k] = np.where(is_none_MK, -1, id_MK)
+        near_MK = np.maximum(near_MK, 0)
+        if not (is_near_MK := np.isfinite(own_MK)).all():
+            # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
+            near_MK, id_MK = np.where(is_near_MK, near_MK, np.inf), np.where(is_near_MK, id_MK, -1)
+        near_NK[queries_M, :k], ids_NK[queries_M, :k] = near_MK, id_MK
 
 
-def _as_queries(query_MD: Tensor) -> Tensor:
-    query_ME = torch.ones(len(query_MD), query_MD.shape[1] + 2)
-    query_ME[:, :-2] = query_MD
-    torch.sum(query_MD * query_MD, 1, out=query_ME[:, -2])
+def _as_queries(query_MD: Tensor, origin: Tensor) -> Tensor:
+    query_ME = torch.empty(len(query_MD), query_MD.shape[1] + 2)
+    relative_MD = torch.sub(query_MD, origin, out=query_ME[:, :-2])
+    torch.sum(relative_MD * relative_MD, 1, out=query_ME[:, -2])
+    query_ME[:, -1] = 1
     return query_ME
 
 
 def _as_rows(row_RD: Tensor) -> Tensor:
-    row_RE = torch.ones(len(row_RD), row_RD.shape[1] + 2)
+    row_RE = torch.empty(len(row_RD), row_RD.shape[1] + 2)
     torch.mul(row_RD, -2, out=row_RE[:, :-2])
+    row_RE[:, -2] = 1
     torch.sum(row_RD * row_RD, 1, out=row_RE[:, -1])
     return row_RE
 
