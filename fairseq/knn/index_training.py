@@ -117,7 +117,7 @@ def _list_finder(centroid_LD: Floats, gpu: bool) -> Callable[[Floats], Ids]:
             distance_NL = torch.addmm(norm, torch.from_numpy(rows_ND[part] - mean_D) @ direction, near_PL, alpha=-2)
             list_N[part] = distance_NL.numpy().argmin(1)
 
-        with worker_threads(torch.get_num_threads()) as workers:
+        with worker_threads() as workers:
             run_all(workers, of_part, range(0, len(rows_ND), PRODUCT_ROWS))
         return list_N
 
@@ -203,7 +203,7 @@ def _train_words(index: Any, sample_ND: Floats, seed: int) -> None:
         clustering.train(np.ascontiguousarray(rest_ND[:, columns]), faiss.IndexFlatL2(coder.dsub))
         return faiss.vector_to_array(clustering.centroids)
 
-    with worker_threads(torch.get_num_threads()) as workers:
+    with worker_threads() as workers:
         words = list(workers.map(of_part, range(coder.M)))
     faiss.copy_array_to_vector(np.concatenate(words), coder.centroids)
     index.is_trained = True

@@ -25,7 +25,6 @@ Legend: N queries · P lists visited by each · K neighbours · D key width · M
 S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -114,8 +113,6 @@ class ListSearch:
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
         self.mean_D = self.centroid_LD.mean(0)
         self.buffers = [torch.empty(0), torch.empty(0)]
-        self.threads = torch.get_num_threads()
-        self._turn = threading.Lock()
         self.decode: Callable[[npt.NDArray[np.uint8]], Tensor] = _decoder(inverted, faiss)
 
     @staticmethod
@@ -157,7 +154,7 @@ class ListSearch:
         near_NK = np.empty((len(queries_ND), k), np.float32)
         ids_NK = np.empty((len(queries_ND), k), np.int64)
         at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.codes)), 1)
-        with self._turn, worker_threads(self.threads) as workers:
+        with worker_threads() as workers:  # the only ones: the buffers are theirs
             for part in _slices(len(queries_ND), at_once):
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
                 probe_NP = self._nearest_lists(workers, query_ND)

@@ -12,10 +12,10 @@ Legend: N queries · K neighbours · D key width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,13 @@ from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob
 from fairseq.knn.manifest import Expected, check_dimension, check_store
 from fairseq.knn.search import Floats, Ids
 from fairseq.knn.spoken import RowText
+from fairseq.knn.workers import worker_threads
 from fairseq.resources import share_of_memory
 
 if TYPE_CHECKING:
     from fairseq.hub.source import ModelFacts
+
+T = TypeVar("T")
 
 # Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024, and those
 # whose probabilities are computed together.
@@ -156,8 +159,8 @@ class NeighbourSource(ABC):
             MismatchError: the queries have another width than the keys.
         """
         k = min(self.config.k, self.rows_left)  # further places would be empty
-        log_ps: list[npt.NDArray[np.float32]]
-        log_ps = [log_prob_of(votes, self.config.knn_temp) for votes in self._votes(queries_ND, target_N, k)]
+        log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
+        log_ps: list[Floats] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k))
         return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
 
     def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
@@ -184,27 +187,35 @@ class NeighbourSource(ABC):
         """
         empty = np.empty((0, self.config.k))
         parts = [Votes(empty.astype(np.float32), empty.astype(np.int64), empty.astype(bool))]
-        parts += self._votes(queries_ND, target_N, self.config.k)
+        parts += self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k)
         return Votes(
             np.concatenate([part.distances_NK for part in parts]),
             np.concatenate([part.ids_NK for part in parts]),
             np.concatenate([part.hits_NK for part in parts]),
         )
 
-    def _votes(self, queries_ND: AnyArray, target_N: AnyArray, k: int) -> Iterator[Votes]:
-        """Yields the votes of a few queries at a time: what is computed from them stays in the cache."""
+    def _of_votes(self, compute: Callable[[Votes], T], queries_ND: AnyArray, target_N: AnyArray, k: int) -> Iterator[T]:
+        """Yields what is computed from the votes of a few queries at a time, which stay in the cache."""
         queries = checked_queries(queries_ND, self.dimension)
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
         most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
         step = max(min(QUERY_BLOCK, most // (k * len(self.parts))), 1)
+
         for start in range(0, len(queries), step):
-            distances_NK, ids_NK = self._neighbours(queries[start : start + step], k)
-            for first in range(0, len(ids_NK), _PROBABILITY_BLOCK):
-                part = slice(first, min(first + _PROBABILITY_BLOCK, len(ids_NK)))
-                there = target[start + part.start : start + part.stop]
-                values_NK = self.values_of(ids_NK[part])
-                yield votes_for(distances_NK[part], ids_NK[part], values_NK, there, distinct=self.distinct_ids)
-            del distances_NK, ids_NK, values_NK  # before as many are found again
+            found = self._neighbours(queries[start : start + step], k)
+            yield from self._computed(compute, *found, target[start : start + step])
+            del found  # before as many are found again
+
+    def _computed(
+        self, compute: Callable[[Votes], T], distances_NK: Floats, ids_NK: Ids, target_N: npt.NDArray[np.integer[Any]]
+    ) -> list[T]:
+        def of_some(first: int) -> T:
+            part = slice(first, first + _PROBABILITY_BLOCK)
+            found = distances_NK[part], ids_NK[part], self.values_of(ids_NK[part]), target_N[part]
+            return compute(votes_for(*found, distinct=self.distinct_ids))
+
+        with worker_threads() as workers:
+            return list(workers.map(of_some, range(0, len(ids_NK), _PROBABILITY_BLOCK)))
 
     def _neighbours(self, queries_ND: Floats, k: int) -> tuple[Floats, Ids]:
         """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
