@@ -59,6 +59,7 @@ class Row:
     ours: Callable[[], Measured]
     floor: Floor
     peer: Callable[[], Measured] | None = None
+    peer_name: str = "peer"
     units: tuple[float, str] | None = None
     recorded_s: float | None = None
     scales: str = "gemm"
@@ -93,6 +94,11 @@ class Bench:
     def store(self) -> Path:
         """Returns the prefix of the datastore that the dump row writes."""
         return self.work / "dstore"
+
+    @property
+    def queries(self) -> Path:
+        """Returns the prefix of the datastore of the valid split."""
+        return self.work / "queries"
 
     def expected(self) -> dict[str, Any]:
         """Returns what the original printed."""
@@ -186,6 +192,12 @@ def evaluated(done: Run) -> Measured:
     per_second = number(r"\(([\d.,]+) tokens/s\)", text)
     loss = number(r"Loss \(base 2\): ([\d.]+)", text)
     return timed_run(done, targets / per_second, loss)
+
+
+def peer_evaluation(bench: Bench, name: str) -> Measured:
+    """Returns the peer's evaluation of the golden model, which takes the row from a flag and the context out of it."""
+    words = [*EVALUATE, "--tokens-per-sample", str(ROW)]
+    return evaluated(bench.run_peer(name, "fairseq-eval-lm", bench.data, "--path", bench.checkpoint, *words))
 
 
 def with_exact_loss(measured: Measured, results: Path) -> Measured:

@@ -1,9 +1,12 @@
 """Rows with a datastore: writing it, indexing it, and evaluating with 1,024 neighbours.
 
-Nothing alive does this work of the original, so its recorded seconds are corrected. Ours are what the command prints
-("… keys in … s", "Evaluated … in … s"), and those of the whole process for writing the datastore, as recorded.
+Nothing alive does this work of the original, so its recorded seconds are corrected. With neighbours there are living
+parts as well: the peer's evaluation, then the search by FAISS, NumPy and torch alone (``plain.py``) of a sample of the
+queries. Ours are what the command prints ("… keys in … s", "Evaluated … in … s"), and those of the whole process for
+writing the datastore, as recorded.
 """
 
+import json
 import shlex
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from bench import (
     Row,
     evaluated,
     number,
+    peer_evaluation,
     remove,
     slug,
     timed_run,
@@ -117,6 +121,20 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
     ]
     rows, targets = bench.expected()["index"]["ntotal"], bench.expected()["eval"][0]["targets"]
 
+    def peer() -> Measured:
+        need_store(bench)
+        need_queries(bench)
+        model = peer_evaluation(bench, slug(name))
+        done = bench.run_ours(
+            f"plain-{kind}", ROOT / "benchmarks" / "plain.py", bench.store, index, bench.queries, "--k", str(K),
+            "--probe", str(PROBE), *(["--exact"] if exact else []),
+        )  # fmt: skip
+        search = json.loads(done.last_line)["seconds"]
+        return Measured(
+            model.seconds + search, model.wall_s + done.wall_s, max(model.peak_rss_gib, done.peak_rss_gib),
+            max(model.others, done.others), note=f"the model {model.seconds:.1f} s, neighbours {search:.1f} s",
+        )  # fmt: skip
+
     def ours() -> Measured:
         need_store(bench)
         done = bench.run_ours(
@@ -132,6 +150,8 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
         f"kNN k=1024, {'distances recomputed' if exact else 'the index’s own distances'}, {spec or 'our IVF2336,PQ32'}",
         ours,
         language_model + neighbours_floor(targets, K, GOLDEN_MODEL.width, rows, LISTS, PROBE, CODE_BYTES, exact=exact),
+        peer if bench.peer else None,
+        peer_name="peer and FAISS",
         units=(targets, "tokens"),
         recorded_s=targets / speed,
         scales="gather" if exact else "faiss",
@@ -155,3 +175,12 @@ def need_store(bench: Bench) -> None:
     """Writes the datastore, unmeasured, if no dump row has."""
     if not Path(f"{bench.store}.json").exists():
         dump_row(bench, bf16=False).ours()
+
+
+def need_queries(bench: Bench) -> None:
+    """Writes the datastore of the valid split, unmeasured, whose keys are the queries of an evaluation of it."""
+    if not Path(f"{bench.queries}.json").exists():
+        bench.run_ours(
+            "queries", "-m", "fairseq_cli.eval_lm", bench.data, "--path", bench.checkpoint, *EVALUATE,
+            "--save-knnlm-dstore", "--dstore-mmap", bench.queries,
+        )  # fmt: skip

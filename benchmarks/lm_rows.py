@@ -22,6 +22,7 @@ from bench import (
     Row,
     RowError,
     evaluated,
+    peer_evaluation,
     seconds_per_update,
     timed_run,
     update_stamps,
@@ -44,8 +45,6 @@ TRAIN = shlex.split(
 )
 OUR_LR = shlex.split("--lr 0.0001 --max-lr 1.0 --min-lr 1e-09 --ddp-backend=no_c10d")
 PEER_LR = shlex.split("--lr 1.0 --min-lr 0.0001 --stop-min-lr 1e-09 --ddp-backend=legacy_ddp")
-# The peer takes the row from this flag, and the context out of it; ours takes it from the checkpoint.
-PEER_EVALUATE = [*EVALUATE, "--tokens-per-sample", "256"]
 
 
 def train_row(bench: Bench, *, bf16: bool) -> Row:
@@ -96,16 +95,12 @@ def eval_row(bench: Bench, *, bf16: bool) -> Row:
         )  # fmt: skip
         return with_exact_loss(evaluated(done), results)
 
-    def peer() -> Measured:
-        done = bench.run_peer(name, "fairseq-eval-lm", bench.data, "--path", bench.checkpoint, *PEER_EVALUATE)
-        return evaluated(done)
-
     return Row(
         name,
         "evaluate, window 192" + (", --bf16" if bf16 else ""),
         ours,
         evaluate_floor(GOLDEN_MODEL, ROW, ROW - EVAL_WINDOW, bench.band_counts("valid")),
-        peer if bench.peer else None,
+        (lambda: peer_evaluation(bench, name)) if bench.peer else None,
         (golden["targets"], "tokens"),
         golden["targets"] / bench.expected()["speed_of_the_original"]["eval_tokens_per_s"],
         expected=golden["loss_fp64"],

@@ -68,19 +68,22 @@ def measure(row: Row, runs: int, *, has_bf16: bool) -> Outcome:
 
 
 def original(outcome: Outcome, ratios: dict[str, float]) -> tuple[float | None, str]:
-    """Returns the original's seconds on this machine and where they come from."""
+    """Returns the original's seconds on this machine and where they come from, the peer's if it was measured."""
     row = outcome.row
-    if outcome.peer:
-        return median(outcome.peer), "peer, float32" if row.bf16 else "peer"
+    if outcome.peer and not row.parts:
+        return median(outcome.peer), f"{row.peer_name}, float32" if row.bf16 else row.peer_name
     if row.recorded_s is None:
         return None, "no peer"
     if row.scales not in ratios:
         return None, f"recorded {row.recorded_s:.1f}, no calibration"
+    seconds = row.recorded_s / ratios[row.scales]
     by = f"recorded {row.recorded_s:.1f} ÷ {row.scales} {ratios[row.scales]:.2f}"
     if row.parts and all(scales in ratios for _, scales in row.parts):
         split = sum(seconds / ratios[scales] for seconds, scales in row.parts)
         by += f"; {split:.1f} by {', '.join(scales for _, scales in row.parts)}"
-    return row.recorded_s / ratios[row.scales], by
+    if outcome.peer:
+        return median(outcome.peer), f"{row.peer_name}; {seconds:.1f} {by}"
+    return seconds, by
 
 
 def loss_cell(outcome: Outcome) -> str:

@@ -1,0 +1,34 @@
+"""What our speed is compared with computes the same."""
+
+import faiss
+import numpy as np
+import pytest
+from plain import log_prob
+
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore import Datastore, DatastoreWriter
+from fairseq.knn.manifest import DatastoreManifest
+from knnlm import KNN_Dstore
+from tests.reference.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_plain_neighbours_are_ours(tmp_path, exact: bool) -> None:
+    keys, values, queries, targets = clustered_keys(), values_of(), clustered_keys(40, seed=4), values_of(40, seed=5)
+    manifest = DatastoreManifest(
+        rows=ROWS, dimension=WIDTH, vocabulary_size=VOCABULARY, dictionary_sha256="d" * 64, weights_sha256="w" * 64,
+        settings={"data": "train", "context_window": 8},
+    )  # fmt: skip
+    with DatastoreWriter.create(tmp_path / "dstore", manifest) as writer:
+        writer.append(keys, values)
+        writer.finish()
+    index = faiss.index_factory(WIDTH, "IVF24,PQ8x4")
+    index.train(keys)
+    index.add(keys)
+    index.nprobe = 5
+    more = {} if exact else {"no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"}
+    ours = KNN_Dstore(Datastore.open(tmp_path / "dstore"), index, KNNConfig(k=50, probe=5, **more))
+    plain = log_prob(index, keys if exact else None, values, queries, targets, 50).numpy()
+    assert np.isfinite(plain).any()
+    # A tie at the k-th place may go either way.
+    assert np.isclose(ours.log_prob(queries, targets), plain, atol=2e-3).mean() > 0.9
