@@ -59,7 +59,6 @@ class Row:
     ours: Callable[[], Measured]
     floor: Floor
     peer: Callable[[], Measured] | None = None
-    peer_name: str = "peer"
     units: tuple[float, str] | None = None
     recorded_s: float | None = None
     scales: str = "gemm"
@@ -68,6 +67,7 @@ class Row:
     tolerance: float = 0.0
     tolerance_part: float = 0.0
     bf16: bool = False
+    peer_name: str = "peer"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ queries. A squared distance is a product of a query's E = D + 2 numbers and a ro
 Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside their
 distance, and lists may lie far from each other.
 
-It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 100 MiB a thread,
+It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread,
 whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
 long lists is FAISS's. Worker threads share lists and queries, one product a thread. What a thread does between two
 products is a few calls for several lists or queries, since Python runs one thread at a time.
@@ -54,8 +54,8 @@ CHOSEN_AT_ONCE = 64
 MOST_CHOSEN_FROM = 1 << 22
 # Pairs (query, list) that are sorted at once, some 50 bytes each.
 MOST_VISITS = 1 << 20
-# Numbers of rows that are decoded at once, of several lists or of a part of one.
-MOST_DECODED = 1 << 19
+# Numbers of rows that are decoded at once, of several lists or of a part of one, and of queries that meet them at once.
+MOST_DECODED, MOST_COPIED = 1 << 19, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -199,21 +199,26 @@ class ListSearch:
         buffers[0][-1] = torch.inf
 
         def of_group(group: _Group) -> None:
-            visited = slice(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
-            if visited.start == visited.stop:
+            visited = range(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
+            if not visited:
                 return
-            query_MD, centroid_MD = query_ND[visits.query_V[visited]], self.centroid_LD[visits.list_V[visited]]
-            query_ME = _as_queries(query_MD, centroid_MD)
             rows_SE = [_as_rows(row_SD) for row_SD in self._rows(group, keys_ND)]
             rows_SE[0][self.id_S[group.rows] < 0, -1] = torch.inf
+            for some in _slices(len(visited), max(MOST_COPIED // query_ND.shape[1], 1)):
+                of_visits(visited[some], group, rows_SE)
+
+        def of_visits(visited: range, group: _Group, rows_SE: Sequence[Tensor]) -> None:
+            whole = slice(visited.start, visited.stop)
+            query_ME = _as_queries(query_ND[visits.query_V[whole]], self.centroid_LD[visits.list_V[whole]])
             for number, part, place in group.pieces:
-                queries = slice(visits.first_L[number] - visited.start, visits.first_L[number + 1] - visited.start)
-                distances = slice(visits.place_L[number], visits.place_L[number + 1])
-                if distances.start == distances.stop:
+                first, end = visits.first_L[number], visits.first_L[number + 1]
+                start, stop = max(first, visited.start), min(end, visited.stop)
+                if start >= stop or place.start == place.stop:
                     continue
                 for row_SE, buffer in zip(rows_SE, buffers, strict=True):
-                    out_MS = buffer[distances].view(queries.stop - queries.start, -1)
-                    torch.mm(query_ME[queries], row_SE[place].t(), out=out_MS[:, part])
+                    out_MS = buffer[visits.place_L[number] : visits.place_L[number + 1]].view(end - first, -1)
+                    own_ME = query_ME[start - visited.start : stop - visited.start]
+                    torch.mm(own_ME, row_SE[place].t(), out=out_MS[start - first : stop - first, part])
 
         run_all(workers, of_group, self.groups)
         blocks_N = self.blocks_L[visits.probe_NP].sum(1)

@@ -198,7 +198,7 @@ def test_threads_take_turns() -> None:
         assert np.array_equal(distances, wanted) and np.array_equal(ids, wanted_ids)
 
 
-@pytest.mark.parametrize("name", ["MOST_CHOSEN_FROM", "MOST_VISITS", "MOST_DECODED"])
+@pytest.mark.parametrize("name", ["MOST_CHOSEN_FROM", "MOST_VISITS", "MOST_DECODED", "MOST_COPIED"])
 def test_little_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     keys, queries = clustered_keys(), clustered_keys(60, seed=4)
     expected, _ = ListSearch(make_index("IVF24,SQ8", keys, 4)).search(queries, 20, keys)
