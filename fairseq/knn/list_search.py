@@ -4,17 +4,14 @@ FAISS takes one query after the other and computes a distance at a time. Where t
 lists, each list is visited by many, and its distances to all of them are one matrix product:
 
     1. each query's ``nprobe`` nearest centroids; its pairs (query, list) sorted by list
-    2. a few lists at a time: decode their rows; list by list the distances of its rows R to its queries Q, one product
+    2. a few lists at a time: decode their rows; list by list the distances of its rows R to its queries Q:
+       ‖q‖² + ‖r‖² − 2 q·r, all products by Q Rᵀ
     3. a few queries at a time: the distances of each one's lists side by side, of which the k smallest are taken
 
 With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
 the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
-queries. A squared distance is a product of a query's E = D + 2 numbers and a row's, which rounding may leave below 0:
-
-    ‖q‖² + ‖r‖² − 2 q·r  =  [q, ‖q‖², 1] · [−2 r, 1, ‖r‖²]
-
-Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside their
-distance, and lists may lie far from each other.
+queries. Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside
+their distance, and lists may lie far from each other.
 
 It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread,
 whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
@@ -109,6 +106,10 @@ class ListSearch:
         self.id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)  # of all rows, in the lists' order
         for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
             self.id_S[start : start + size] = _view(lists.get_ids(number), size, faiss)
+        # ‖r‖² of these rows, of what the codes say and of the keys, NaN until a row has been read; padding is far away.
+        self.norm_S, self.exact_norm_S = (
+            torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float() for _ in "12"
+        )
         self.groups = _groups(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
         self.mean_D = self.centroid_LD.mean(0)
@@ -164,11 +165,12 @@ class ListSearch:
         return near_NK, ids_NK
 
     def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Ids:
-        list_LE = _as_rows(self.centroid_LD - self.mean_D)
+        centred_LD = self.centroid_LD - self.mean_D
+        norm_L = (centred_LD * centred_LD).sum(1)
         probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.codes))), np.int64)
 
         def of_queries(part: slice) -> None:
-            near_ML = torch.mm(_as_queries(query_ND[part], self.mean_D), list_LE.t()).numpy()
+            near_ML = torch.addmm(norm_L, query_ND[part] - self.mean_D, centred_LD.t(), alpha=-2).numpy()
             probe_NP[part] = smallest(near_ML, probe_NP.shape[1]) % near_ML.shape[1]
 
         run_all(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
@@ -200,25 +202,32 @@ class ListSearch:
 
         def of_group(group: _Group) -> None:
             visited = range(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
-            if not visited:
+            if not visited or group.rows.start == group.rows.stop:
                 return
-            rows_SE = [_as_rows(row_SD) for row_SD in self._rows(group, keys_ND)]
-            rows_SE[0][self.id_S[group.rows] < 0, -1] = torch.inf
+            rows_SD = list(self._rows(group, keys_ND))
+            norms_S = [norm_S[group.rows] for norm_S in (self.norm_S, self.exact_norm_S)]
+            for row_SD, norm_S in zip(rows_SD, norms_S, strict=False):
+                if norm_S[0].isnan():
+                    norm_S.copy_((row_SD * row_SD).sum(1).masked_fill_(norm_S.isinf(), torch.inf))
             for some in _slices(len(visited), max(MOST_COPIED // query_ND.shape[1], 1)):
-                of_visits(visited[some], group, rows_SE)
+                of_visits(visited[some], group, rows_SD, norms_S)
 
-        def of_visits(visited: range, group: _Group, rows_SE: Sequence[Tensor]) -> None:
+        def of_visits(visited: range, group: _Group, rows_SD: Sequence[Tensor], norms_S: Sequence[Tensor]) -> None:
             whole = slice(visited.start, visited.stop)
-            query_ME = _as_queries(query_ND[visits.query_V[whole]], self.centroid_LD[visits.list_V[whole]])
+            query_MD = query_ND[visits.query_V[whole]].sub_(self.centroid_LD[visits.list_V[whole]])
+            norm_M1 = (query_MD * query_MD).sum(1, keepdim=True)
             for number, part, place in group.pieces:
                 first, end = visits.first_L[number], visits.first_L[number + 1]
                 start, stop = max(first, visited.start), min(end, visited.stop)
                 if start >= stop or place.start == place.stop:
                     continue
-                for row_SE, buffer in zip(rows_SE, buffers, strict=True):
-                    out_MS = buffer[visits.place_L[number] : visits.place_L[number + 1]].view(end - first, -1)
-                    own_ME = query_ME[start - visited.start : stop - visited.start]
-                    torch.mm(own_ME, row_SE[place].t(), out=out_MS[start - first : stop - first, part])
+                own = slice(start - visited.start, stop - visited.start)
+                for row_SD, norm_S, buffer in zip(rows_SD, norms_S, buffers, strict=False):
+                    of_list = buffer[visits.place_L[number] : visits.place_L[number + 1]].view(end - first, -1)
+                    out_MS = of_list[start - first : stop - first, part]
+                    # Rounding may leave a distance below 0.
+                    torch.add(norm_M1[own], norm_S[place], out=out_MS)
+                    torch.addmm(out_MS, query_MD[own], row_SD[place].t(), alpha=-2, out=out_MS)
 
         run_all(workers, of_group, self.groups)
         blocks_N = self.blocks_L[visits.probe_NP].sum(1)
@@ -284,22 +293,6 @@ class ListSearch:
             # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
             near_MK, id_MK = np.where(is_near_MK, near_MK, np.inf), np.where(is_near_MK, id_MK, -1)
         near_NK[queries_M, :k], ids_NK[queries_M, :k] = near_MK, id_MK
-
-
-def _as_queries(query_MD: Tensor, origin: Tensor) -> Tensor:
-    query_ME = torch.empty(len(query_MD), query_MD.shape[1] + 2)
-    relative_MD = torch.sub(query_MD, origin, out=query_ME[:, :-2])
-    torch.sum(relative_MD * relative_MD, 1, out=query_ME[:, -2])
-    query_ME[:, -1] = 1
-    return query_ME
-
-
-def _as_rows(row_RD: Tensor) -> Tensor:
-    row_RE = torch.empty(len(row_RD), row_RD.shape[1] + 2)
-    torch.mul(row_RD, -2, out=row_RE[:, :-2])
-    row_RE[:, -2] = 1
-    torch.sum(row_RD * row_RD, 1, out=row_RE[:, -1])
-    return row_RE
 
 
 def _groups(blocks_L: Ids, most: int) -> list[_Group]:
