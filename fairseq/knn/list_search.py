@@ -22,7 +22,7 @@ Legend: N queries · P lists visited by each · K neighbours · D key width · M
 S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -107,9 +107,8 @@ class ListSearch:
         for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
             self.id_S[start : start + size] = _view(lists.get_ids(number), size, faiss)
         # ‖r‖² of these rows, of what the codes say and of the keys, NaN until a row has been read; padding is far away.
-        self.norm_S, self.exact_norm_S = (
-            torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float() for _ in "12"
-        )
+        self.norm_S = torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float()
+        self.exact_norm_S = self.norm_S.clone()
         self.groups = _groups(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
         self.mean_D = self.centroid_LD.mean(0)
@@ -204,7 +203,7 @@ class ListSearch:
             visited = range(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
             if not visited or group.rows.start == group.rows.stop:
                 return
-            rows_SD = list(self._rows(group, keys_ND))
+            rows_SD = self._rows(group, keys_ND)
             norms_S = [norm_S[group.rows] for norm_S in (self.norm_S, self.exact_norm_S)]
             for row_SD, norm_S in zip(rows_SD, norms_S, strict=False):
                 if norm_S[0].isnan():
@@ -236,22 +235,19 @@ class ListSearch:
         choose = partial(self._choose, visits, [buffer.numpy() for buffer in buffers], near_NK, ids_NK)
         run_all(workers, choose, [order_N[part] for part in _chosen_together(blocks_N[order_N])])
 
-    def _rows(self, group: _Group, keys_ND: npt.NDArray[Any] | None) -> Iterator[Tensor]:
-        """Yields rows relative to their lists' centroids, ``[S, D]``: what the codes say, then the keys if there."""
+    def _rows(self, group: _Group, keys_ND: npt.NDArray[Any] | None) -> list[Tensor]:
+        """Returns rows relative to their lists' centroids, ``[S, D]``: what the codes say, then the keys if there."""
         code_SC = np.zeros((group.rows.stop - group.rows.start, self.inverted.code_size), np.uint8)
         for number, part, place in group.pieces:
             codes = self.codes[number][part]
             code_SC[place.start : place.start + len(codes)] = codes
-        row_SD = self.decode(code_SC)
-        if self.inverted.by_residual and keys_ND is None:
-            yield row_SD
-            return
-        lengths = torch.tensor([place.stop - place.start for _, _, place in group.pieces])
-        centroid_SD = self.centroid_LD[group.lists.start : group.lists.stop].repeat_interleave(lengths, 0)
-        yield row_SD if self.inverted.by_residual else row_SD - centroid_SD
+        found = [self.decode(code_SC)]
         if keys_ND is not None:
-            stored_SD = np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)
-            yield torch.from_numpy(stored_SD).float() - centroid_SD
+            found.append(torch.from_numpy(np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)).float())
+        for row_SD in found[1:] if self.inverted.by_residual else found:
+            for number, _, place in group.pieces:
+                row_SD[place] -= self.centroid_LD[number]
+        return found
 
     def _buffer(self, number: int, blocks: int) -> Tensor:
         """Returns memory for blocks of distances; fresh memory for every search would cost as much as filling it.
