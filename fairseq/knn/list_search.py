@@ -24,7 +24,6 @@ S rows of a few lists, each list's padded to whole blocks · B blocks of distanc
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fairseq.knn.list_layout import BLOCK, Group, Visits, groups_of, ranges, slices
 from fairseq.knn.search import Floats, Ids, check_width, smallest
 from fairseq.knn.workers import run_all, worker_threads
 from fairseq.resources import share_of_memory
@@ -44,8 +44,6 @@ LEAST_VISITS = 8
 # Of product codes: what it costs to decode a number of a row, and to multiply one, in bytes of a code that FAISS looks
 # up meanwhile. With 1,024 numbers in 64 bytes it takes 100 visits until decoding a list has paid.
 DECODE_COST, PRODUCT_COST = 3.4, 0.029
-# Distances that are moved together, 64 bytes; a list has a whole number of blocks, the last filled up with +inf.
-BLOCK = 16
 # Queries whose nearest are chosen together: their distances stay in the cache; at most so many, of 9 bytes each.
 CHOSEN_AT_ONCE = 64
 MOST_CHOSEN_FROM = 1 << 22
@@ -53,33 +51,6 @@ MOST_CHOSEN_FROM = 1 << 22
 MOST_VISITS = 1 << 20
 # Numbers of rows that are decoded at once, of several lists or of a part of one, and of queries that meet them at once.
 MOST_DECODED, MOST_COPIED = 1 << 19, 1 << 22
-
-
-@dataclass(frozen=True)
-class _Visits:
-    """Which queries visit which lists, and where their distances lie: one after the other, ordered by list."""
-
-    probe_NP: Ids  # lists of each query
-    list_V: Tensor  # lists of all visits, in order
-    query_V: Tensor  # and their queries
-    first_L: list[int]  # first visit of each list, and one more entry: all visits
-    place_L: list[int]  # first block of distances of each list, and one more entry: all of them
-    start_NP: Ids  # first block of distances of each query's visit
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Rows that are decoded together: of lists that follow each other, or a part of one.
-
-    Attributes:
-        lists: whose rows they are.
-        rows: which of all rows, in the lists' order, padded.
-        pieces: of each list, which of its rows, padded, and where they are in the group.
-    """
-
-    lists: range
-    rows: slice
-    pieces: list[tuple[int, slice, slice]]
 
 
 class ListSearch:
@@ -109,7 +80,7 @@ class ListSearch:
         # ‖r‖² of these rows, of what the codes say and of the keys, NaN until a row has been read; padding is far away.
         self.norm_S = torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float()
         self.exact_norm_S = self.norm_S.clone()
-        self.groups = _groups(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
+        self.groups = groups_of(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
         self.mean_D = self.centroid_LD.mean(0)
         self.buffers = [torch.empty(0), torch.empty(0)]
@@ -155,12 +126,14 @@ class ListSearch:
         ids_NK = np.empty((len(queries_ND), k), np.int64)
         at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.codes)), 1)
         with worker_threads() as workers:  # the only ones: the buffers are theirs
-            for part in _slices(len(queries_ND), at_once):
+            for part in slices(len(queries_ND), at_once):
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
                 probe_NP = self._nearest_lists(workers, query_ND)
                 for block in _parts(self.blocks_L[probe_NP].sum(1)):
                     found = near_NK[part][block], ids_NK[part][block]
-                    self._search_block(workers, query_ND[block], self._visits(probe_NP[block]), keys_ND, *found)
+                    self._search_block(
+                        workers, query_ND[block], Visits.of(probe_NP[block], self.blocks_L), keys_ND, *found
+                    )
         return near_NK, ids_NK
 
     def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Ids:
@@ -172,25 +145,11 @@ class ListSearch:
             near_ML = torch.addmm(norm_L, query_ND[part] - self.mean_D, centred_LD.t(), alpha=-2).numpy()
             probe_NP[part] = smallest(near_ML, probe_NP.shape[1]) % near_ML.shape[1]
 
-        run_all(workers, of_queries, _slices(len(query_ND), CHOSEN_AT_ONCE))
+        run_all(workers, of_queries, slices(len(query_ND), CHOSEN_AT_ONCE))
         return probe_NP
 
-    def _visits(self, probe_NP: Ids) -> _Visits:
-        lists_V = probe_NP.ravel()
-        order_V = np.argsort(lists_V.astype(np.uint16) if len(self.codes) < 1 << 16 else lists_V, kind="stable")
-        lists_V = lists_V[order_V]
-        ends_V = np.cumsum(self.blocks_L[lists_V])
-        start_NP = np.empty_like(probe_NP)
-        start_NP.ravel()[order_V] = ends_V - self.blocks_L[lists_V]
-        first_L = np.searchsorted(lists_V, np.arange(len(self.codes) + 1))
-        place_L = np.concatenate([[0], ends_V])[first_L]
-        return _Visits(
-            probe_NP, torch.from_numpy(lists_V), torch.from_numpy(order_V // probe_NP.shape[1]), first_L.tolist(),
-            place_L.tolist(), start_NP,
-        )  # fmt: skip
-
     def _search_block(
-        self, workers: ThreadPoolExecutor, query_ND: Tensor, visits: _Visits, keys_ND: npt.NDArray[Any] | None,
+        self, workers: ThreadPoolExecutor, query_ND: Tensor, visits: Visits, keys_ND: npt.NDArray[Any] | None,
         near_NK: Floats, ids_NK: Ids,
     ) -> None:  # fmt: skip
         # One block more, of no distances: what a query's blocks are filled up with.
@@ -199,7 +158,7 @@ class ListSearch:
             buffers.append(self._buffer(1, visits.place_L[-1] + 1))
         buffers[0][-1] = torch.inf
 
-        def of_group(group: _Group) -> None:
+        def of_group(group: Group) -> None:
             visited = range(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
             if not visited or group.rows.start == group.rows.stop:
                 return
@@ -208,10 +167,10 @@ class ListSearch:
             for row_SD, norm_S in zip(rows_SD, norms_S, strict=False):
                 if norm_S[0].isnan():
                     norm_S.copy_((row_SD * row_SD).sum(1).masked_fill_(norm_S.isinf(), torch.inf))
-            for some in _slices(len(visited), max(MOST_COPIED // query_ND.shape[1], 1)):
+            for some in slices(len(visited), max(MOST_COPIED // query_ND.shape[1], 1)):
                 of_visits(visited[some], group, rows_SD, norms_S)
 
-        def of_visits(visited: range, group: _Group, rows_SD: Sequence[Tensor], norms_S: Sequence[Tensor]) -> None:
+        def of_visits(visited: range, group: Group, rows_SD: Sequence[Tensor], norms_S: Sequence[Tensor]) -> None:
             whole = slice(visited.start, visited.stop)
             query_MD = query_ND[visits.query_V[whole]].sub_(self.centroid_LD[visits.list_V[whole]])
             norm_M1 = (query_MD * query_MD).sum(1, keepdim=True)
@@ -235,7 +194,7 @@ class ListSearch:
         choose = partial(self._choose, visits, [buffer.numpy() for buffer in buffers], near_NK, ids_NK)
         run_all(workers, choose, [order_N[part] for part in _chosen_together(blocks_N[order_N])])
 
-    def _rows(self, group: _Group, keys_ND: npt.NDArray[Any] | None) -> list[Tensor]:
+    def _rows(self, group: Group, keys_ND: npt.NDArray[Any] | None) -> list[Tensor]:
         """Returns rows relative to their lists' centroids, ``[S, D]``: what the codes say, then the keys if there."""
         code_SC = np.zeros((group.rows.stop - group.rows.start, self.inverted.code_size), np.uint8)
         for number, part, place in group.pieces:
@@ -260,7 +219,7 @@ class ListSearch:
         return self.buffers[number][:blocks]
 
     def _choose(
-        self, visits: _Visits, distances: Sequence[Floats], near_NK: Floats, ids_NK: Ids, queries_M: Ids
+        self, visits: Visits, distances: Sequence[Floats], near_NK: Floats, ids_NK: Ids, queries_M: Ids
     ) -> None:
         """Writes the nearest of some queries, by the index's distances, which come first of all."""
         probe_MP = visits.probe_NP[queries_M]
@@ -275,8 +234,8 @@ class ListSearch:
         is_there_MB = np.arange(width) < count_M[:, None]
         place_MB = np.full(is_there_MB.shape, len(distances[0]) - 1)
         row_MB = np.zeros_like(place_MB)
-        place_MB[is_there_MB] = _ranges(visits.start_NP[queries_M].ravel(), blocks_MP.ravel())
-        row_MB[is_there_MB] = _ranges(self.start_L[probe_MP].ravel(), blocks_MP.ravel())
+        place_MB[is_there_MB] = ranges(visits.start_NP[queries_M].ravel(), blocks_MP.ravel())
+        row_MB[is_there_MB] = ranges(self.start_L[probe_MP].ravel(), blocks_MP.ravel())
         own_MC = distances[0].take(place_MB, axis=0, mode="clip").reshape(len(queries_M), -1)
         chosen_MK = smallest(own_MC, k)
         block_MK, within_MK = np.divmod(chosen_MK, BLOCK)
@@ -291,37 +250,6 @@ class ListSearch:
         near_NK[queries_M, :k], ids_NK[queries_M, :k] = near_MK, id_MK
 
 
-def _groups(blocks_L: Ids, most: int) -> list[_Group]:
-    """Returns the rows of lists of so many blocks, in groups of ``most`` blocks or fewer."""
-    groups: list[list[tuple[int, slice, slice]]] = []
-    filled = 0
-    for number, blocks in enumerate(blocks_L.tolist()):
-        for part in _slices(blocks, most) or [slice(0, 0)]:
-            count = part.stop - part.start
-            if not groups or filled + count > most:
-                groups.append([])
-                filled = 0
-            groups[-1].append((number, _whole(part), _whole(slice(filled, filled + count))))
-            filled += count
-    found, start = [], 0
-    for pieces in groups:
-        stop = start + pieces[-1][2].stop
-        found.append(_Group(range(pieces[0][0], pieces[-1][0] + 1), slice(start, stop), pieces))
-        start = stop
-    return found
-
-
-def _whole(blocks: slice) -> slice:
-    """Returns what blocks hold."""
-    return slice(blocks.start * BLOCK, blocks.stop * BLOCK)
-
-
-def _ranges(start_V: Ids, count_V: Ids) -> Ids:
-    """Returns ``start, start + 1, …`` of each, as many as counted, one after the other."""
-    end_V = np.cumsum(count_V)
-    return np.repeat(start_V - (end_V - count_V), count_V) + np.arange(end_V[-1] if len(end_V) else 0)
-
-
 def _decoder(inverted: Any, faiss: Any) -> Callable[[npt.NDArray[np.uint8]], Tensor]:
     if isinstance(inverted, faiss.IndexIVFFlat):
         return lambda codes: torch.tensor(codes.view(np.float32))
@@ -331,10 +259,6 @@ def _decoder(inverted: Any, faiss: Any) -> Callable[[npt.NDArray[np.uint8]], Ten
 
 def _view(pointer: Any, count: int, faiss: Any) -> npt.NDArray[Any]:
     return faiss.rev_swig_ptr(pointer, count) if count else np.empty(0, np.uint8)
-
-
-def _slices(count: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _least_visits(index: Any) -> float:
