@@ -18,7 +18,7 @@ whatever the lengths of the lists, and pays where a list is visited by many quer
 long lists is FAISS's. Worker threads share lists and queries, one product a thread. What a thread does between two
 products is a few calls for several lists or queries, since Python runs one thread at a time.
 
-Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list, or chosen together
+Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list, or chosen together ·
 S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
 """
 
