@@ -70,7 +70,7 @@ def measure(row: Row, runs: int, *, has_bf16: bool) -> Outcome:
 def original(outcome: Outcome, ratios: dict[str, float]) -> tuple[float | None, str]:
     """Returns the original's seconds on this machine and where they come from, the peer's if it was measured."""
     row = outcome.row
-    if outcome.peer and not row.parts:
+    if outcome.peer and (not row.parts or row.scales not in ratios):
         return median(outcome.peer), f"{row.peer_name}, float32" if row.bf16 else row.peer_name
     if row.recorded_s is None:
         return None, "no peer"
