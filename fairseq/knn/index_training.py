@@ -204,7 +204,7 @@ def _train_words(index: Any, sample_ND: Floats, seed: int) -> None:
         return faiss.vector_to_array(clustering.centroids)
 
     with worker_threads() as workers:
-        words = list(workers.map(of_part, range(coder.M)))
+        words = run_all(workers, of_part, range(coder.M))
     faiss.copy_array_to_vector(np.concatenate(words), coder.centroids)
     index.is_trained = True
     index.precompute_table()
