@@ -27,7 +27,7 @@ from fairseq.knn.distribution import Votes, drop_nearest, keep_nearest, log_prob
 from fairseq.knn.manifest import Expected, check_dimension, check_store
 from fairseq.knn.search import Floats, Ids
 from fairseq.knn.spoken import RowText
-from fairseq.knn.workers import worker_threads
+from fairseq.knn.workers import run_all, worker_threads
 from fairseq.resources import share_of_memory
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class NeighbourSource(ABC):
             ConfigError: the queries are no vectors, or the targets not one word for each of them.
             MismatchError: the queries have another width than the keys.
         """
-        k = min(self.config.k, self.rows_left)  # further places would be empty
+        k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
         log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
         log_ps: list[Floats] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k))
         return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
@@ -171,7 +171,7 @@ class NeighbourSource(ABC):
             vocabulary_size: V.
         """
         queries = checked_queries(queries_ND, self.dimension)
-        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, self.rows_left))
+        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
         log_p_NV = next_log_prob(
             distances_NK, ids_NK, self.values_of(ids_NK), vocabulary_size, self.config.knn_temp,
             distinct=self.distinct_ids,
@@ -199,7 +199,7 @@ class NeighbourSource(ABC):
         queries = checked_queries(queries_ND, self.dimension)
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
         most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
-        step = max(min(QUERY_BLOCK, most // (k * len(self.parts))), 1)
+        step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
 
         for start in range(0, len(queries), step):
             found = self._neighbours(queries[start : start + step], k)
@@ -215,12 +215,15 @@ class NeighbourSource(ABC):
             return compute(votes_for(*found, distinct=self.distinct_ids))
 
         with worker_threads() as workers:
-            return list(workers.map(of_some, range(0, len(ids_NK), _PROBABILITY_BLOCK)))
+            return run_all(workers, of_some, range(0, len(ids_NK), _PROBABILITY_BLOCK))
 
     def _neighbours(self, queries_ND: Floats, k: int) -> tuple[Floats, Ids]:
         """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
-        asked = max(k, min(self.config.rerank or 0, self.rows_left)) + self.config.drop_top1
-        distances_NK, ids_NK = self.found(queries_ND, asked)
+        distances_NK, ids_NK = self.found(queries_ND, self._asked(k))
         if self.config.drop_top1:
             distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
         return keep_nearest(distances_NK, ids_NK, k)
+
+    def _asked(self, k: int) -> int:
+        """Returns how many rows the index is asked for, of which k are kept."""
+        return max(k, min(self.config.rerank or 0, self.rows_left)) + self.config.drop_top1

@@ -14,6 +14,7 @@ from fairseq.knn.compact import compact
 from fairseq.knn.config import BuildConfig, KNNConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.exact import exact_neighbours
+from fairseq.knn.faiss_index import open_index
 from fairseq.knn.forget import forget
 from fairseq.knn.index import build_index, sample_keys
 from fairseq.knn.kept_index import SkippingIndex
@@ -25,7 +26,7 @@ from fairseq.knn.segments import segments_of
 from fairseq.log import Progress
 from knnlm import KNN_Dstore
 from tests.reference.knn import nearest
-from tests.reference.small_store import ROWS, clustered_keys, values_of
+from tests.reference.small_store import ROWS, VOCABULARY, clustered_keys, values_of
 
 GONE = [(100, 400), (390, 520), (1000, 1001), (ROWS - 3, ROWS)]
 LEFT = np.setdiff1d(np.arange(ROWS), np.concatenate([np.arange(*pair) for pair in GONE]))
@@ -108,6 +109,15 @@ def test_lists_are_searched_list_by_list_as_well(make_store, tmp_path, queries):
     for n in (0, 25, 700):
         wanted, rows = nearest(clustered_keys()[LEFT], many[n], K)
         assert ids[n].tolist() == LEFT[rows].tolist() and distances[n] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+
+
+def test_where_nothing_is_left_nothing_is_probable(make_store, tmp_path, queries):
+    store = make_store()
+    index = open_index(index_of(store, "IVF16,Flat", tmp_path))
+    store.forgotten = RowRanges.of([(0, ROWS)])
+    left = KNN_Dstore(store, index, KNNConfig(k=K))
+    assert (left.log_prob(queries, np.full(len(queries), 39990)) == -np.inf).all()
+    assert (left.next_log_prob(queries[:2], VOCABULARY) == -np.inf).all()
 
 
 def test_an_exact_search_leaves_them_out(make_store, monkeypatch, queries):

@@ -53,6 +53,17 @@ def test_log_prob_equals_the_oracle(flat, flags):
     assert dstore.log_prob(queries, target) == pytest.approx(expected, rel=LOG_P_TOLERANCE, abs=LOG_P_TOLERANCE)
 
 
+@pytest.mark.parametrize("flags", [{"k": 90}, {"k": 8, "rerank": 90}, {"k": 8, "rerank": 89, "drop_top1": True}])
+def test_no_more_neighbours_at_once_than_are_allowed(flat, monkeypatch, flags):
+    dstore = KNN_Dstore.open(flat / "dstore", flat / "i", **flags)
+    queries, target, asked = clustered_keys(40, seed=4), np.full(40, 39995), []
+    expected, found = dstore.log_prob(queries, target), dstore.found
+    monkeypatch.setattr("fairseq.knn.source.MOST_NEIGHBOURS", 1000)
+    monkeypatch.setattr(dstore, "found", lambda queries, k: asked.append(len(queries) * k) or found(queries, k))
+    assert dstore.log_prob(queries, target) == pytest.approx(expected, rel=1e-6)
+    assert sum(asked) == 40 * 90 and max(asked) <= 1000
+
+
 @pytest.mark.parametrize("flags", [{}, {"knn_temp": 10.0}, {"knn_sim_func": "dot"}, {"k": ROWS + 100}])
 def test_the_distribution_over_every_word_is_what_targets_are_scored_by(flat, flags):
     dstore = KNN_Dstore.open(flat / "dstore", flat / "i", **{"k": 20, **flags})
