@@ -145,13 +145,11 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
         dot = self.config.knn_sim_func == "dot"
-        is_exact = False
-        if not dot and ListSearch.pays(self.index, len(queries_ND)):
-            if self._by_list is None:
-                self._by_list = ListSearch(self.index)
-            # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
-            is_exact = keys_ND is not None and fits_memory(keys_ND.nbytes)
-            distances_NK, ids_NK = self._by_list.search(queries_ND, k, keys_ND if is_exact else None)
+        by_list = None if dot else self._lists(len(queries_ND))
+        # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
+        is_exact = by_list is not None and keys_ND is not None and fits_memory(keys_ND.nbytes)
+        if by_list is not None:
+            distances_NK, ids_NK = by_list.search(queries_ND, k, keys_ND if is_exact else None)
         else:
             distances_NK, ids_NK = search(self.index, queries_ND, k)
         if keys_ND is not None and not is_exact:
@@ -159,6 +157,14 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         if keys_ND is not None:
             check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         return distances_NK, ids_NK
+
+    def _lists(self, num_queries: int) -> ListSearch | None:
+        """Returns the index as its lists, where so many queries are searched for better list by list."""
+        if not ListSearch.pays(self.index, num_queries):
+            return None
+        if self._by_list is None:
+            self._by_list = ListSearch(self.index)
+        return self._by_list if self._by_list.keeps_digits else None
 
 
 def open_neighbours(

@@ -7,10 +7,10 @@ be the datastore's. FAISS is imported when it is first needed.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import numpy.typing as npt
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.files import atomic_write
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +129,14 @@ def num_lists(index: Any) -> int:
     return int(inverted.nlist) if inverted is not None else 0
 
 
+def code_bytes(index: Any) -> int | None:
+    """Returns the bytes of a key's code; None where FAISS does not say, as of graphs."""
+    try:
+        return int(index.sa_code_size())
+    except (AttributeError, RuntimeError):
+        return None
+
+
 def set_nprobe(index: Any, nprobe: int) -> bool:
     """Sets the lists that a search visits, wherever the inverted file sits; returns whether there is one."""
     import faiss
@@ -228,3 +239,21 @@ def on_gpus(index: Any) -> Any:
         logger.warning("--gpu-index has no effect: FAISS sees no GPU (its GPU build is a package of its own)")
         return index
     return faiss.index_cpu_to_all_gpus(index)
+
+
+def decoder(inverted: Any) -> "Callable[[npt.NDArray[np.uint8]], Tensor]":
+    """Returns what makes vectors ``[S, D]`` of the codes ``[S, bytes]`` of an inverted file's rows."""
+    import faiss
+    import torch
+
+    if isinstance(inverted, faiss.IndexIVFFlat):
+        return lambda codes: torch.tensor(codes.view(np.float32))
+    coder: Any = inverted.pq if isinstance(inverted, faiss.IndexIVFPQ) else inverted.sq
+    return lambda codes: torch.from_numpy(coder.decode(codes))
+
+
+def view(pointer: Any, count: int) -> npt.NDArray[Any]:
+    """Returns the numbers that a pointer of FAISS's points to, where they lie."""
+    import faiss
+
+    return faiss.rev_swig_ptr(pointer, count) if count else np.empty(0, np.uint8)

@@ -11,7 +11,7 @@ lists, each list is visited by many, and its distances to all of them are one ma
 With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
 the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
 queries. Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside
-their distance, and lists may lie far from each other.
+their distance, and lists may lie far from each other. Where rows lie far from their own centroid, it is not for them.
 
 It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread,
 whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
@@ -22,9 +22,9 @@ Legend: N queries · P lists visited by each · K neighbours · D key width · M
 S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fairseq.knn.faiss_index import decoder, view
 from fairseq.knn.list_layout import BLOCK, Group, Visits, groups_of, ranges, slices
 from fairseq.knn.search import Floats, Ids, check_width, smallest
 from fairseq.knn.workers import run_all, worker_threads
@@ -44,6 +45,8 @@ LEAST_VISITS = 8
 # Of product codes: what it costs to decode a number of a row, and to multiply one, in bytes of a code that FAISS looks
 # up meanwhile. With 1,024 numbers in 64 bytes it takes 100 visits until decoding a list has paid.
 DECODE_COST, PRODUCT_COST = 3.4, 0.029
+# Largest squared length of a row less its centroid: what sums of such squares lose, some 0.03, a distance has lost.
+LARGEST_SQUARE = 1 << 15
 # Queries whose nearest are chosen together: their distances stay in the cache; at most so many, of 9 bytes each.
 CHOSEN_AT_ONCE = 64
 MOST_CHOSEN_FROM = 1 << 22
@@ -63,20 +66,18 @@ class ListSearch:
     """
 
     def __init__(self, inverted: Any) -> None:
-        import faiss
-
         self.inverted = inverted
         lists = inverted.invlists
         sizes = [lists.list_size(number) for number in range(inverted.nlist)]
         self.blocks_L = -(-np.array(sizes, np.int64) // BLOCK)
         self.start_L = np.cumsum(self.blocks_L) - self.blocks_L
         self.codes = [
-            _view(lists.get_codes(number), size * inverted.code_size, faiss).reshape(size, inverted.code_size)
+            view(lists.get_codes(number), size * inverted.code_size).reshape(size, inverted.code_size)
             for number, size in enumerate(sizes)
         ]
         self.id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)  # of all rows, in the lists' order
         for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
-            self.id_S[start : start + size] = _view(lists.get_ids(number), size, faiss)
+            self.id_S[start : start + size] = view(lists.get_ids(number), size)
         # ‖r‖² of these rows, of what the codes say and of the keys, NaN until a row has been read; padding is far away.
         self.norm_S = torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float()
         self.exact_norm_S = self.norm_S.clone()
@@ -84,7 +85,19 @@ class ListSearch:
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
         self.mean_D = self.centroid_LD.mean(0)
         self.buffers = [torch.empty(0), torch.empty(0)]
-        self.decode: Callable[[npt.NDArray[np.uint8]], Tensor] = _decoder(inverted, faiss)
+        self.decode = decoder(inverted)
+
+    @cached_property
+    def keeps_digits(self) -> bool:
+        """Whether distances can be sums of squares: rows, by a sample, lie near their centroids."""
+        numbers = [number for number, codes in enumerate(self.codes) if len(codes)]
+        sample = numbers[:: max(len(numbers) * self.inverted.d // MOST_DECODED, 1)]
+        if not sample:
+            return True
+        row_SD = self.decode(np.stack([self.codes[number][len(self.codes[number]) // 2] for number in sample]))
+        if not self.inverted.by_residual:
+            row_SD -= self.centroid_LD[sample]
+        return bool((row_SD * row_SD).sum(1).max() <= LARGEST_SQUARE)
 
     @staticmethod
     def pays(index: Any, num_queries: int) -> bool:
@@ -248,17 +261,6 @@ class ListSearch:
             # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
             near_MK, id_MK = np.where(is_near_MK, near_MK, np.inf), np.where(is_near_MK, id_MK, -1)
         near_NK[queries_M, :k], ids_NK[queries_M, :k] = near_MK, id_MK
-
-
-def _decoder(inverted: Any, faiss: Any) -> Callable[[npt.NDArray[np.uint8]], Tensor]:
-    if isinstance(inverted, faiss.IndexIVFFlat):
-        return lambda codes: torch.tensor(codes.view(np.float32))
-    coder = inverted.pq if isinstance(inverted, faiss.IndexIVFPQ) else inverted.sq
-    return lambda codes: torch.from_numpy(coder.decode(codes))
-
-
-def _view(pointer: Any, count: int, faiss: Any) -> npt.NDArray[Any]:
-    return faiss.rev_swig_ptr(pointer, count) if count else np.empty(0, np.uint8)
 
 
 def _least_visits(index: Any) -> float:

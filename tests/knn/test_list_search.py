@@ -187,6 +187,24 @@ def test_lists_far_from_each_other_lose_no_digits(spec: str) -> None:
     assert distances == pytest.approx(expected, abs=1e-4, rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [30.0, 1000.0])
+@pytest.mark.parametrize("spec", ["IVF4,Flat", "IVF4,SQ8"])
+def test_rows_far_from_their_centroids_lose_no_digits(make_store, tmp_path, spec: str, length: float) -> None:
+    """Groups of near-duplicates, which the sum of squares cannot tell apart where they are long."""
+    rng = np.random.default_rng(5)
+    middles = rng.normal(size=(ROWS // 20, WIDTH))
+    middles *= length / np.linalg.norm(middles, axis=1, keepdims=True)
+    keys = np.repeat(middles, 20, axis=0) + rng.normal(size=(ROWS, WIDTH)) / 10
+    queries = (middles[rng.integers(0, len(middles), 400)] + rng.normal(size=(400, WIDTH)) / 10).astype(np.float32)
+    store = make_store(keys=keys.astype(np.float32))
+    build_index(store, BuildConfig("d", "i", index_spec=spec), tmp_path / "i", "none")
+    found = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=10, probe=2))
+    distances, ids = found.search(queries)
+    expected = ((store.keys_ND[ids].astype(np.float64) - queries[:, None]) ** 2).sum(2)
+    assert distances == pytest.approx(expected, abs=4e-3)
+    assert found._by_list is not None and found._by_list.keeps_digits == (length < 100)
+
+
 def test_threads_take_turns() -> None:
     keys = clustered_keys()
     search = ListSearch(make_index("IVF24,SQ8", keys, 6))
