@@ -26,7 +26,7 @@ from fairseq.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.knn.auto_spec import resolved
 from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore, check_finite, gather_rows
-from fairseq.knn.faiss_index import faiss_reason, num_lists, read_index, set_nprobe, write_index
+from fairseq.knn.faiss_index import code_bytes, faiss_reason, num_lists, read_index, set_nprobe, write_index
 from fairseq.knn.index_training import adder, points_wanted, train
 from fairseq.knn.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.new_index import new_index
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 GO_ON = "what was added is saved, and the same command goes on from there"
 ID_BYTES = 8  # of a key in an inverted list
+LINK_BYTES = 4 * 64  # of a key in a graph, HNSW32's
 ADDED_BYTES = 1 << 28  # most bytes of rows that are added at a time, which is quick enough: wide rows are many bytes
 # What FAISS asks for: product codes need 2**8 points, and k-means 39 a list for centroids that are worth something.
 PQ_CENTROIDS = 256
@@ -151,8 +152,8 @@ def _require_resources(build: Build, index: Any) -> None:
     store = build.store
     chunk = rows_at_a_time(build) * store.dimension * 4
     sample = build.manifest.sample * store.dimension * 4
-    codes = int(index.sa_code_size()) if hasattr(index, "sa_code_size") else store.dimension * 4
-    size = store.rows * (codes + ID_BYTES) + build.manifest.nlist * store.dimension * 4
+    key = code_bytes(index) or store.dimension * 4 + LINK_BYTES
+    size = store.rows * (key + ID_BYTES) + build.manifest.nlist * store.dimension * 4
     require_disk(build.path, 2 * size, "make room, or choose an --index-spec with fewer bytes per key")
     require_memory(
         f"building {build.path}",

@@ -13,7 +13,7 @@ from fairseq.checkpoints import load_checkpoint, saved_by, weights_sha256
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MAGIC, OLD_MAGIC, MMapIndexedDataset
 from fairseq.errors import DataError, DatastoreError, FairseqError
-from fairseq.knn.faiss_index import metric_name, num_lists, read_index
+from fairseq.knn.faiss_index import code_bytes, metric_name, num_lists, read_index
 from fairseq.knn.foreign import describe_layout, find_foreign, likely_layouts
 from fairseq.knn.layout import keys_path, values_path
 from fairseq.knn.lmbda_file import read_model
@@ -192,7 +192,6 @@ def _share(done: int, total: int) -> str:
 
 def _index(path: Path) -> tuple[str, Lines]:
     index = read_index(path, mapped=True)
-    code = index.sa_code_size() if hasattr(index, "sa_code_size") else None
     manifest = read_manifest(manifest_path(path), IndexManifest)
     kind = "FAISS index"
     if not index.is_trained or index.ntotal == 0:
@@ -204,7 +203,8 @@ def _index(path: Path) -> tuple[str, Lines]:
     ]  # fmt: skip
     if num_lists(index):
         lines += [("nlist", num_lists(index)), ("nprobe", _nprobe(index))]
-    lines.append(("bytes per key", f"{path.stat().st_size / index.ntotal:.1f}" if index.ntotal else f"{code} (code)"))
+    code = f"{code_bytes(index) or '?'} (code)"
+    lines.append(("bytes per key", f"{path.stat().st_size / index.ntotal:.1f}" if index.ntotal else code))
     return kind, [*lines, *(_index_lines(manifest) if manifest else [("manifest", "none")])]
 
 

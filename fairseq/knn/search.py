@@ -156,7 +156,7 @@ def _read(keys_ND: npt.NDArray[Any], row_C: Ids) -> tuple[Floats, Ids]:
     if stored_RD.dtype == np.float32:
         return np.ascontiguousarray(stored_RD), place_C
     # torch widens float16 with vector instructions, 40 times faster than NumPy does.
-    return torch.from_numpy(np.array(stored_RD)).float().numpy(), place_C
+    return torch.from_numpy(np.array(stored_RD, order="C")).float().numpy(), place_C
 
 
 def _from_float32(keys_ND: npt.NDArray[Any], queries_ND: Floats, ids_NK: Ids, inner_product: bool) -> Floats:

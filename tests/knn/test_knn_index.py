@@ -14,6 +14,7 @@ from fairseq.knn.config import BuildConfig
 from fairseq.knn.datastore import Datastore
 from fairseq.knn.faiss_index import open_index, set_nprobe
 from fairseq.knn.index import build_index, sample_keys
+from fairseq.knn.info import describe
 from fairseq.knn.search import recompute_distances, search
 from tests.reference.knn import distance, nearest
 from tests.reference.small_store import ROWS, WIDTH, clustered_keys, values_of
@@ -42,6 +43,17 @@ def test_flat_equals_the_oracle(make_store, tmp_path):
         expected_distances, expected_ids = nearest(store.keys_ND, query, 12)
         assert ids[n].tolist() == expected_ids.tolist()
         assert distances[n] == pytest.approx(expected_distances, rel=DISTANCE_TOLERANCE)
+
+
+@pytest.mark.parametrize("spec", ["HNSW32", "HNSW32,SQ8"])
+def test_a_graph_is_an_index_like_others(make_store, tmp_path, spec):
+    store = make_store()
+    assert build(store, tmp_path / "i", index_spec=spec, num_keys_to_add_at_a_time=400).rows == ROWS
+    queries = clustered_keys(20, seed=3)
+    _, ids = search(open_index(tmp_path / "i"), queries, 10)
+    recall = [len({*nearest(store.keys_ND, q, 10)[1]} & {*row}) / 10 for q, row in zip(queries, ids, strict=True)]
+    assert np.mean(recall) >= RECALL_BUDGET
+    assert dict(describe(str(tmp_path / "i"))[1])["keys"] == ROWS
 
 
 def test_default_index_and_its_recall(make_store, tmp_path):
@@ -231,6 +243,8 @@ def test_recomputed_distances(dtype, inner_product):
         recompute_distances(keys, queries[n : n + 1], ids[n : n + 1], inner_product=inner_product)[0] for n in range(7)
     ]
     assert np.array_equal(distances, np.stack(one_by_one))
+    by_column = recompute_distances(np.asfortranarray(keys), queries, ids, inner_product=inner_product)
+    assert np.array_equal(distances, by_column)
 
 
 @pytest.mark.parametrize("inner_product", [False, True])
