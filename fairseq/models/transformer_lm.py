@@ -242,11 +242,11 @@ def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> Tra
     """Returns the model for a vocabulary; raises ConfigError when the cutoffs do not fit it."""
     for name, cutoff in (("input", config.input_cutoff), ("softmax", config.adaptive_softmax_cutoff)):
         if (cutoff and name == "softmax") or config.adaptive_input:
-            edges = [0, *cutoff, vocabulary_size]
+            edges = [PADDING_IDX if name == "input" else 0, *cutoff, vocabulary_size]
             if any(left >= right for left, right in pairwise(edges)):
                 raise ConfigError(
                     f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the"
-                    f" {vocabulary_size} ids of the dictionary"
+                    f" {vocabulary_size} ids of the dictionary, and begin above {edges[0]}"
                 )
     _check_widths("input", config.input_dim, config.adaptive_input_factor, config.input_cutoff, config.adaptive_input)
     if not config.tie_adaptive_weights:

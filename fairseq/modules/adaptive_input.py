@@ -53,7 +53,9 @@ class AdaptiveInput(nn.Module):
             width = int(initial_dim // (factor**band))
             words = nn.Embedding(end - start, width)
             nn.init.normal_(words.weight, std=width**-0.5)
-            nn.init.zeros_(words.weight[PADDING_IDX])  # every band's row 1, as in the checkpoints of this layout
+            nn.init.zeros_(
+                words.weight[PADDING_IDX : PADDING_IDX + 1]
+            )  # every band's row 1, as in the checkpoints of this layout
             projection = nn.Linear(width, output_dim, bias=False)
             nn.init.xavier_uniform_(projection.weight)
             self.embeddings.append(nn.Sequential(words, projection))

@@ -6,8 +6,12 @@ from typing import Any
 from fairseq.config import flag
 
 
-def _weight_decay() -> Any:
-    return flag(0.0, "decoupled weight decay: p ← p·(1 − lr·wd)", aliases=("--wd",), minimum=0)
+def _weight_decay(meaning: str = "decoupled weight decay: p ← p·(1 − lr·wd)") -> Any:
+    return flag(0.0, meaning, aliases=("--wd",), minimum=0)
+
+
+def _weight_decay_in_gradient() -> Any:
+    return _weight_decay("weight decay, added to the gradient: g ← g + wd·p")
 
 
 def _warmup_updates(default: int) -> Any:
@@ -49,14 +53,14 @@ class SGDConfig:
     """Optimizer sgd."""
 
     momentum: float = flag(0.0, "momentum", minimum=0, maximum=1)
-    weight_decay: float = _weight_decay()
+    weight_decay: float = _weight_decay_in_gradient()
 
 
 @dataclass(frozen=True)
 class AdagradConfig:
     """Optimizer adagrad."""
 
-    weight_decay: float = _weight_decay()
+    weight_decay: float = _weight_decay_in_gradient()
 
 
 @dataclass(frozen=True)

@@ -277,6 +277,17 @@ def test_cutoffs_that_do_not_fit_the_dictionary_are_refused(cutoff: tuple[int, .
         build_transformer_lm(replace(BANDS, adaptive_input_cutoff=cutoff, adaptive_softmax_cutoff=cutoff), 40)
 
 
+def test_pad_must_be_in_the_first_band() -> None:
+    with pytest.raises(ConfigError, match=r"--adaptive-input-cutoff 1 must rise .*, and begin above 1"):
+        build_transformer_lm(replace(BANDS, adaptive_input_cutoff=(1,), adaptive_softmax_cutoff=(1,)), 40)
+
+
+def test_a_band_may_have_one_word() -> None:
+    model = build_transformer_lm(replace(BANDS, adaptive_input_cutoff=(8, 39), adaptive_softmax_cutoff=(8, 39)), 40)
+    out = model(torch.tensor([[39, 5, 20]]))
+    assert torch.isfinite(model.target_log_prob(out.features_BSC[0], torch.tensor([39, 5, 20]))).all()
+
+
 def test_a_factor_that_narrows_a_tail_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="factor"):
         build_transformer_lm(replace(UNTIED, decoder_output_dim=8), 40)  # 8 / 4² is no width
