@@ -53,9 +53,8 @@ class AdaptiveInput(nn.Module):
             width = int(initial_dim // (factor**band))
             words = nn.Embedding(end - start, width)
             nn.init.normal_(words.weight, std=width**-0.5)
-            nn.init.zeros_(
-                words.weight[PADDING_IDX : PADDING_IDX + 1]
-            )  # every band's row 1, as in the checkpoints of this layout
+            # Every band's row 1, as in the checkpoints of this layout; a band of one word has none.
+            nn.init.zeros_(words.weight[PADDING_IDX : PADDING_IDX + 1])
             projection = nn.Linear(width, output_dim, bias=False)
             nn.init.xavier_uniform_(projection.weight)
             self.embeddings.append(nn.Sequential(words, projection))
