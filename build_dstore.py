@@ -4,11 +4,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from fairseq.config import flag_name
-from fairseq.knn.config import AUTO, BuildConfig
-from fairseq.log import log_format_of, logger
-from fairseq.options import parse
-from fairseq.run_config import CommonConfig
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig
+from fairseq.config.flags import flag_name
+from fairseq.knn.index.config import AUTO, BuildConfig
+from fairseq.runtime.log import log_format_of, logger
 from fairseq_cli.run import run
 
 PROG = "build_dstore.py"
@@ -33,9 +33,9 @@ def main(argv: Sequence[str]) -> None:
 
     from pathlib import Path
 
-    from fairseq.knn.append_index import append_to_index
-    from fairseq.knn.datastore import Datastore
-    from fairseq.knn.index import build_index
+    from fairseq.knn.datastore.store import Datastore
+    from fairseq.knn.index.append import append_to_index
+    from fairseq.knn.index.build import build_index
 
     start = time.monotonic()
     datastore = Datastore.open(

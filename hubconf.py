@@ -6,7 +6,7 @@ torch.hub.load("path/of/this/directory", "transformer_lm.wiki103.adaptive", sour
 from functools import partial as _partial
 
 from fairseq.hub import from_pretrained
-from fairseq.hub.pretrained import PUBLISHED as _PUBLISHED
+from fairseq.hub.files import PUBLISHED as _PUBLISHED
 
 dependencies = ["faiss", "filelock", "numpy", "torch", "tqdm"]
 

@@ -21,31 +21,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fairseq.config import resolve
+from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.config.flags import resolve
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.config import KNNConfig, several_sizes
-from fairseq.knn.datastore import Datastore, check_found, check_ids
-from fairseq.knn.faiss_index import check_index_fits, on_gpus, open_index
-from fairseq.knn.kept_index import take_out, without_rows
-from fairseq.knn.list_search import ListSearch
-from fairseq.knn.manifest import (
-    IndexManifest,
-    check_index,
-    check_store,
-    manifest_path,
-    read_manifest,
-)
-from fairseq.knn.opening import require_memory_for, sorted_out, width_to_open
-from fairseq.knn.search import recompute_distances, search
-from fairseq.knn.several import SeveralStores
-from fairseq.knn.source import NeighbourSource, StorePart
-from fairseq.knn.spoken import RowText
-from fairseq.resources import fits_memory
+from fairseq.knn.datastore.manifest import IndexManifest, check_index, check_store, manifest_path, read_manifest
+from fairseq.knn.datastore.store import Datastore, check_found, check_ids
+from fairseq.knn.index.faiss_index import check_index_fits, on_gpus, open_index
+from fairseq.knn.index.without_rows import take_out, without_rows
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+from fairseq.knn.neighbours.opening import require_memory_for, sorted_out, width_to_open
+from fairseq.knn.neighbours.passages import RowText
+from fairseq.knn.neighbours.several_stores import SeveralStores
+from fairseq.knn.search.by_list import ListSearch
+from fairseq.knn.search.distances import recompute_distances, search
+from fairseq.runtime.resources import fits_memory
 
 if TYPE_CHECKING:
-    from fairseq.hub.source import ModelFacts
+    from fairseq.hub.protocol import ModelFacts
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +57,15 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
     """
 
     def __init__(
-        self, datastore: Datastore, index: Any, config: KNNConfig | None = None,
-        index_manifest: IndexManifest | None = None, *, distinct_ids: bool = False, vocabulary_size: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        datastore: Datastore,
+        index: Any,
+        config: KNNConfig | None = None,
+        index_manifest: IndexManifest | None = None,
+        *,
+        distinct_ids: bool = False,
+        vocabulary_size: int | None = None,
+    ) -> None:
         self.datastore = datastore
         self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
@@ -79,9 +79,15 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
 
     @classmethod
     def open(
-        cls, prefix: str | Path, indexfile: str | Path, config: KNNConfig | None = None, *, rows: int | None = None,
-        key_fp16: bool = False, **more: Any,
-    ) -> "KNN_Dstore":  # fmt: skip
+        cls,
+        prefix: str | Path,
+        indexfile: str | Path,
+        config: KNNConfig | None = None,
+        *,
+        rows: int | None = None,
+        key_fp16: bool = False,
+        **more: Any,
+    ) -> "KNN_Dstore":
         """Returns the datastore at ``prefix`` with its index, after checking that they belong together.
 
         Args:
@@ -102,10 +108,14 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         require_memory_for(Path(prefix), Path(indexfile), settings)
         index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type)
         datastore = Datastore.open(
-            prefix, rows=rows, dimension=width_to_open(prefix, index, expected), key_fp16=key_fp16,
-            vocabulary_size=expected.vocabulary_size, load_keys=settings.needs_keys,
+            prefix,
+            rows=rows,
+            dimension=width_to_open(prefix, index, expected),
+            key_fp16=key_fp16,
+            vocabulary_size=expected.vocabulary_size,
+            load_keys=settings.needs_keys,
             in_memory=settings.move_dstore_to_mem,
-        )  # fmt: skip
+        )
         allow = settings.allow_mismatch
         if datastore.manifest is not None:
             check_store(datastore.manifest, prefix, expected, allow_mismatch=allow)
@@ -134,14 +144,12 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """The datastore; its ids are its rows."""
         return (StorePart(self.datastore, 0),)
 
-    def values_of(self, ids_NK: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+    def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
-        values_NK: npt.NDArray[np.integer[Any]] = np.take(self.datastore.values_N, ids_NK, mode="clip")
+        values_NK: Integers = np.take(self.datastore.values_N, ids_NK, mode="clip")
         return values_NK
 
-    def found(
-        self, queries_ND: npt.NDArray[np.float32], k: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
         dot = self.config.knn_sim_func == "dot"
@@ -216,9 +224,14 @@ class KNN:
     """
 
     def __init__(
-        self, prefix: str | Path, indexfile: str | Path, *, lmbda: float = 0.25, data: str | Path | None = None,
+        self,
+        prefix: str | Path,
+        indexfile: str | Path,
+        *,
+        lmbda: float = 0.25,
+        data: str | Path | None = None,
         **more: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.data = data
         self._layout = {name: more.pop(name) for name in ("rows", "key_fp16") if name in more}
         known = {f.name for f in fields(KNNConfig)} - {"knnlm", "dstore_filename", "indexfile"}
@@ -231,9 +244,13 @@ class KNN:
     def open_for(self, model: "ModelFacts") -> tuple[NeighbourSource, float]:
         """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""
         opened = open_neighbours(
-            self.config, dimension=model.key_dimension, vocabulary_size=model.vocabulary_size,
-            dictionary_sha256=model.dictionary_sha256, weights_sha256=model.weights_sha256, **self._layout,
-        )  # fmt: skip
+            self.config,
+            dimension=model.key_dimension,
+            vocabulary_size=model.vocabulary_size,
+            dictionary_sha256=model.dictionary_sha256,
+            weights_sha256=model.weights_sha256,
+            **self._layout,
+        )
         if self.data is not None:
             opened.texts = [RowText.open(part.datastore, self.data) for part in opened.parts]
         return opened, self.config.lmbda

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairseq.checkpoints import load_checkpoint
+from fairseq.checkpoints.format import load_checkpoint
+from fairseq.config.common import DeviceConfig
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.generation import Generator, Vocabulary
-from fairseq.generation_config import GenerationConfig
-from fairseq.precision import Precision
-from fairseq.run_config import DeviceConfig
-from fairseq.scoring import NextInterpolation
+from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.generate.config import GenerationConfig
+from fairseq.generate.generator import Generator, Vocabulary
+from fairseq.runtime.precision import Precision
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 PROMPT, TEXT, BLOCK = 32, 64, 256

@@ -29,7 +29,7 @@ from bench import (
     slug,
     timed_run,
     with_exact_loss,
-)  # fmt: skip
+)
 from floors import Floor, dump_floor, evaluate_floor, index_floor, neighbours_floor
 
 LISTS, CODE_BYTES, PROBE, K = 2336, 32, 32, 1024
@@ -51,9 +51,17 @@ def dump_row(bench: Bench, *, bf16: bool) -> Row:
         remove(bench.work, f"{store.name}*")
         extra = ["--bf16"] if bf16 else []
         done = bench.run_ours(
-            name, "-m", "fairseq_cli.eval_lm", bench.data, "--path", bench.checkpoint, *DUMP, "--dstore-mmap", store,
+            name,
+            "-m",
+            "fairseq_cli.eval_lm",
+            bench.data,
+            "--path",
+            bench.checkpoint,
+            *DUMP,
+            "--dstore-mmap",
+            store,
             *extra,
-        )  # fmt: skip
+        )
         return timed_run(done, note=_compare_keys(bench.golden, store))
 
     return Row(
@@ -126,22 +134,51 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
         need_queries(bench)
         model = peer_evaluation(bench, slug(name))
         done = bench.run_ours(
-            f"plain-{kind}", ROOT / "benchmarks" / "plain.py", bench.store, index, bench.queries, "--k", str(K),
-            "--probe", str(PROBE), *(["--exact"] if exact else []),
-        )  # fmt: skip
+            f"plain-{kind}",
+            ROOT / "benchmarks" / "plain.py",
+            bench.store,
+            index,
+            bench.queries,
+            "--k",
+            str(K),
+            "--probe",
+            str(PROBE),
+            *(["--exact"] if exact else []),
+        )
         search = json.loads(done.last_line)["seconds"]
         return Measured(
-            model.seconds + search, model.wall_s + done.wall_s, max(model.peak_rss_gib, done.peak_rss_gib),
-            max(model.others, done.others), note=f"the model {model.seconds:.1f} s, neighbours {search:.1f} s",
-        )  # fmt: skip
+            model.seconds + search,
+            model.wall_s + done.wall_s,
+            max(model.peak_rss_gib, done.peak_rss_gib),
+            max(model.others, done.others),
+            note=f"the model {model.seconds:.1f} s, neighbours {search:.1f} s",
+        )
 
     def ours() -> Measured:
         need_store(bench)
         done = bench.run_ours(
-            slug(name), "-m", "fairseq_cli.eval_lm", bench.data, "--path", bench.checkpoint, *EVALUATE,
-            "--knnlm", "--dstore-filename", bench.store, "--indexfile", index, "--k", str(K), "--lmbda", "0.25",
-            "--probe", str(PROBE), *own, "--results-path", results,
-        )  # fmt: skip
+            slug(name),
+            "-m",
+            "fairseq_cli.eval_lm",
+            bench.data,
+            "--path",
+            bench.checkpoint,
+            *EVALUATE,
+            "--knnlm",
+            "--dstore-filename",
+            bench.store,
+            "--indexfile",
+            index,
+            "--k",
+            str(K),
+            "--lmbda",
+            "0.25",
+            "--probe",
+            str(PROBE),
+            *own,
+            "--results-path",
+            results,
+        )
         return with_exact_loss(evaluated(done), results)
 
     language_model = evaluate_floor(GOLDEN_MODEL, ROW, ROW - EVAL_WINDOW, bench.band_counts("valid"))
@@ -181,6 +218,14 @@ def need_queries(bench: Bench) -> None:
     """Writes the datastore of the valid split, unmeasured, whose keys are the queries of an evaluation of it."""
     if not Path(f"{bench.queries}.json").exists():
         bench.run_ours(
-            "queries", "-m", "fairseq_cli.eval_lm", bench.data, "--path", bench.checkpoint, *EVALUATE,
-            "--save-knnlm-dstore", "--dstore-mmap", bench.queries,
-        )  # fmt: skip
+            "queries",
+            "-m",
+            "fairseq_cli.eval_lm",
+            bench.data,
+            "--path",
+            bench.checkpoint,
+            *EVALUATE,
+            "--save-knnlm-dstore",
+            "--dstore-mmap",
+            bench.queries,
+        )

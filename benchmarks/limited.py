@@ -107,11 +107,16 @@ def main() -> None:
             peak = int((group / own_group()[2]).read_text())
         found = json.loads(done.last_line) if done.code == 0 else {}
         seconds = [found[name] for name in ("first_s", "again_s") if found]
-        lines.append((
-            f"{limit / 2**20:.0f}", f"{peak / 2**20:.0f}", str(done.code),
-            *([f"{1000 * s / args.queries:.2f}" for s in seconds] or ["", ""]), f"{done.read_gib:.1f}",
-            f"{done.read_gib * 2**30 / 1e9 / sum(seconds):.2f}" if seconds else "",
-        ))  # fmt: skip
+        lines.append(
+            (
+                f"{limit / 2**20:.0f}",
+                f"{peak / 2**20:.0f}",
+                str(done.code),
+                *([f"{1000 * s / args.queries:.2f}" for s in seconds] or ["", ""]),
+                f"{done.read_gib:.1f}",
+                f"{done.read_gib * 2**30 / 1e9 / sum(seconds):.2f}" if seconds else "",
+            )
+        )
     print(aligned(lines))
 
 

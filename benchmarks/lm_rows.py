@@ -28,7 +28,7 @@ from bench import (
     update_stamps,
     valid_loss,
     with_exact_loss,
-)  # fmt: skip
+)
 from floors import evaluate_floor, read_floor, train_floor
 from runs import Run
 
@@ -90,9 +90,17 @@ def eval_row(bench: Bench, *, bf16: bool) -> Row:
     def ours() -> Measured:
         extra = ["--bf16"] if bf16 else []
         done = bench.run_ours(
-            name, "-m", "fairseq_cli.eval_lm", bench.data, "--path", bench.checkpoint, *EVALUATE, *extra,
-            "--results-path", results,
-        )  # fmt: skip
+            name,
+            "-m",
+            "fairseq_cli.eval_lm",
+            bench.data,
+            "--path",
+            bench.checkpoint,
+            *EVALUATE,
+            *extra,
+            "--results-path",
+            results,
+        )
         return with_exact_loss(evaluated(done), results)
 
     return Row(
@@ -133,9 +141,14 @@ def preprocess_row(bench: Bench) -> Row:
         return timed_run(done, note=compare_files(mine, theirs))
 
     return Row(
-        "preprocess", "preprocess WikiText-2", ours, read_floor(num_bytes), peer if bench.peer else None,
-        (num_bytes / 1e6, "MB"), scales="python",
-    )  # fmt: skip
+        "preprocess",
+        "preprocess WikiText-2",
+        ours,
+        read_floor(num_bytes),
+        peer if bench.peer else None,
+        (num_bytes / 1e6, "MB"),
+        scales="python",
+    )
 
 
 def unpack(source: Path, target: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.knn.report.build import write_report
-from fairseq.knn.report_config import ReportConfig
+from fairseq.knn.report.config import ReportConfig
 
 VOCABULARY, SENTENCE = 30_000, 25
 FLAGS = (
@@ -47,22 +47,35 @@ def write_retrieval(root: Path, tokens: int, rows: int, k: int) -> Path:
     steps = rng.integers(1, rows // (k + 1), (tokens, k))  # rows that differ, in any order
     ids = rng.permuted((np.cumsum(steps, axis=1) % rows).astype("<i4"), axis=1)
     arrays = {
-        "targets": text.astype("<i4"), "positions": np.arange(tokens), "ids": ids,
-        "blocks": (np.arange(tokens) // 64).astype("<i4"), "lm_log_prob": -rng.gamma(2.0, 2.5, tokens),
+        "targets": text.astype("<i4"),
+        "positions": np.arange(tokens),
+        "ids": ids,
+        "blocks": (np.arange(tokens) // 64).astype("<i4"),
+        "lm_log_prob": -rng.gamma(2.0, 2.5, tokens),
         "distances": np.sort(rng.gamma(4.0, 8.0, (tokens, k)), axis=1).astype("<f4"),
         "hits": np.packbits(source[ids] == text[:, None], axis=1, bitorder="little"),
-    }  # fmt: skip
+    }
     directory = root / "saved"
     directory.mkdir()
     for name, array in arrays.items():
         np.save(directory / f"{name}.npy", array)
     manifest = {
-        "kind": "retrieval", "version": 1, "state": "done", "num_tokens": tokens, "k": k,
-        "vocabulary_size": VOCABULARY, "split": "valid", "data": str(root / "valid"),
-        "dictionary": str(root / "dict.txt"), "settings": {}, "lmbda": 0.25, "knn_temp": 10.0, "identity": {},
+        "kind": "retrieval",
+        "version": 1,
+        "state": "done",
+        "num_tokens": tokens,
+        "k": k,
+        "vocabulary_size": VOCABULARY,
+        "split": "valid",
+        "data": str(root / "valid"),
+        "dictionary": str(root / "dict.txt"),
+        "settings": {},
+        "lmbda": 0.25,
+        "knn_temp": 10.0,
+        "identity": {},
         "datastore": {"data": str(root / "train"), "first_position": 0},
         "files": {f"{name}.npy": {} for name in arrays},
-    }  # fmt: skip
+    }
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 

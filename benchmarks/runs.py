@@ -59,9 +59,13 @@ def busy_seconds() -> float:
 
 
 def run(
-    command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, lock: Path | None = None,
-    log: Path | None = None, cwd: Path | None = None,
-) -> Run:  # fmt: skip
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    lock: Path | None = None,
+    log: Path | None = None,
+    cwd: Path | None = None,
+) -> Run:
     """Returns the run of a command, its own processes and threads included.
 
     Args:

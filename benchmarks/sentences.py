@@ -21,8 +21,8 @@ from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
-from fairseq.knn.dump_order import row_groups
-from fairseq.run_config import EvalConfig
+from fairseq.evaluate.config import EvalConfig
+from fairseq.knn.datastore.dump import row_groups
 
 POSITIONS, WORDS = 2048, 270_000
 

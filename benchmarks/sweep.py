@@ -4,8 +4,8 @@
 
 makes a retrieval of random numbers (distances about as real ones are spread, one neighbour in eight a hit), sweeps 5 λ,
 4 k and 5 temperatures, and computes some of these settings alone as an evaluation does once its neighbours are found:
-read the distances of the first k, ``log_prob_of`` (fairseq/knn/distribution.py), ``interpolate`` (fairseq/scoring.py).
-What a separate run does before that, model and search, is in neither.
+read the distances of the first k, ``log_prob_of`` (fairseq/knn/neighbours/distribution.py), ``interpolate``
+(fairseq/evaluate/mixture.py). What a separate run does before that, model and search, is in neither.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairseq.knn.distribution import Votes, log_prob_of
-from fairseq.knn.retrieval import Retrieval, RetrievalWriter
-from fairseq.knn.retrieval_format import columns_of
-from fairseq.knn.sweep import Swept, sweep
-from fairseq.knn.sweep_config import Grid, Setting
-from fairseq.scoring import interpolate
+from fairseq.evaluate.mixture import interpolate
+from fairseq.knn.neighbours.distribution import Votes, log_prob_of
+from fairseq.knn.retrieval.format import columns_of
+from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
+from fairseq.knn.sweep.config import Grid, Setting
+from fairseq.knn.sweep.sweep import Swept, sweep
 
 ROWS_AT_ONCE = 512
 ALONE = 4
@@ -31,9 +31,18 @@ def write_random(directory: Path, num_tokens: int, k: int) -> None:
     """Writes a retrieval of random numbers."""
     rng = np.random.default_rng(1)
     record = {
-        "num_tokens": num_tokens, "k": k, "vocabulary_size": 50_000, "split": "random", "data": "", "dictionary": "",
-        "settings": {}, "lmbda": 0.25, "knn_temp": 1.0, "identity": {}, "datastore": {},
-    }  # fmt: skip
+        "num_tokens": num_tokens,
+        "k": k,
+        "vocabulary_size": 50_000,
+        "split": "random",
+        "data": "",
+        "dictionary": "",
+        "settings": {},
+        "lmbda": 0.25,
+        "knn_temp": 1.0,
+        "identity": {},
+        "datastore": {},
+    }
     with RetrievalWriter.create(directory, num_tokens, columns_of(k, 1 << 20), record) as writer:
         for start in range(0, num_tokens, 4096):
             rows_N = np.arange(start, min(start + 4096, num_tokens))
@@ -41,10 +50,15 @@ def write_random(directory: Path, num_tokens: int, k: int) -> None:
             distances_NK = rng.random((n, 1), np.float32) * 20 + rng.random((n, k), np.float32) * 30
             hits_NK = rng.random((n, k), np.float32) < 0.25 * rng.random((n, 1), np.float32)
             writer.write(
-                rows_N, targets=rng.integers(4, 50_000, n), positions=rows_N, blocks=rows_N // 512,
-                lm_log_prob=np.log(rng.random(n) + 1e-4), ids=rng.integers(0, 1 << 20, (n, k)),
-                distances=np.sort(distances_NK, axis=1), hits=np.packbits(hits_NK, axis=1, bitorder="little"),
-            )  # fmt: skip
+                rows_N,
+                targets=rng.integers(4, 50_000, n),
+                positions=rows_N,
+                blocks=rows_N // 512,
+                lm_log_prob=np.log(rng.random(n) + 1e-4),
+                ids=rng.integers(0, 1 << 20, (n, k)),
+                distances=np.sort(distances_NK, axis=1),
+                hits=np.packbits(hits_NK, axis=1, bitorder="little"),
+            )
         writer.finish({})
 
 
@@ -95,9 +109,7 @@ def compare(retrieval: Retrieval, grid: Grid) -> None:
 def loss_of(swept: Swept, setting: Setting) -> float:
     """Returns the loss of a setting that was swept."""
     grid = swept.grid
-    place = (
-        grid.temperatures.index(setting.knn_temp), grid.ks.index(setting.k), grid.lmbdas.index(setting.lmbda)
-    )  # fmt: skip
+    place = (grid.temperatures.index(setting.knn_temp), grid.ks.index(setting.k), grid.lmbdas.index(setting.lmbda))
     return float(swept.loss_TJL[place])
 
 

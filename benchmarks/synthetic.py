@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+
+from fairseq.arrays import Float32s
 
 RANK, NOISE, LENGTH = 64, 0.05, 3.0
 BLOCK = 65536
@@ -48,7 +49,7 @@ class Store:
         return ["--dstore_mmap", str(self.prefix), *sizes, "--dstore_fp16"]
 
 
-def draw(count: int, width: int, seed: int) -> npt.NDArray[np.float32]:
+def draw(count: int, width: int, seed: int) -> Float32s:
     """Returns keys or queries, ``[count, width]``."""
     rank = min(RANK, width)
     basis_DD = np.linalg.qr(np.random.default_rng(0).standard_normal((width, rank)))[0]
@@ -61,7 +62,7 @@ def draw(count: int, width: int, seed: int) -> npt.NDArray[np.float32]:
     return noise_ND
 
 
-def blocks(rows: int, width: int) -> Iterator[npt.NDArray[np.float32]]:
+def blocks(rows: int, width: int) -> Iterator[Float32s]:
     """Yields the keys of a store; those of a smaller store are the first of a larger one."""
     for start in range(0, rows, BLOCK):
         yield draw(BLOCK, width, 1 + start // BLOCK)[: rows - start]

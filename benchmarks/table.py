@@ -177,9 +177,11 @@ def parse() -> argparse.Namespace:
         description="Print what our work costs beside the original's and the machine's floor."
     )
     parser.add_argument(
-        "--rows", default=",".join(ROWS), metavar="NAME,…",
+        "--rows",
+        default=",".join(ROWS),
+        metavar="NAME,…",
         help=f"of {', '.join(ROWS)}; index:SPEC, knn-exact:SPEC and knn-own:SPEC, with ';' between names then",
-    )  # fmt: skip
+    )
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each row [default: 3]")
     parser.add_argument("--updates", type=int, default=200, metavar="N", help="of the training rows, at most 333")
     parser.add_argument("--golden", type=Path, default=GOLDEN, metavar="DIR", help="golden artefacts")

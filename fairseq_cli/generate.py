@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 
+from fairseq.config.command_line import parse
 from fairseq.errors import ConfigError
-from fairseq.generation_run_config import SplitPromptsConfig
-from fairseq.log import Progress, log_format_of, logger
-from fairseq.options import parse
+from fairseq.generate.config import SplitPromptsConfig
+from fairseq.runtime.log import Progress, log_format_of, logger
 from fairseq.tasks import TASKS
 from fairseq_cli.generation_run import GROUPS, MORE_GROUPS, Settings, open_run
 from fairseq_cli.run import run
@@ -42,9 +42,12 @@ def main(argv: Sequence[str]) -> None:
                 num_tokens += sum(len(text.tokens_T) for text in texts)
             progress.advance(len(batch))
         logger.info(
-            "Generated %s tokens behind %s prompts in %.1fs (%.2f tokens/s)", f"{num_tokens:,}", f"{len(ids):,}",
-            progress.elapsed_s, num_tokens / max(progress.elapsed_s, 1e-9),
-        )  # fmt: skip
+            "Generated %s tokens behind %s prompts in %.1fs (%.2f tokens/s)",
+            f"{num_tokens:,}",
+            f"{len(ids):,}",
+            progress.elapsed_s,
+            num_tokens / max(progress.elapsed_s, 1e-9),
+        )
 
 
 def cli_main() -> None:

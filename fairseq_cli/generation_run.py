@@ -14,23 +14,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fairseq.config import Flags, resolve
+from fairseq.arrays import Int64s
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import Flags, resolve
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
-from fairseq.generation_config import GenerationConfig
-from fairseq.generation_run_config import GenerationRunConfig
-from fairseq.given_files import require_inputs
-from fairseq.knn.config import DatastoreConfig, KNNConfig, ShowNeighboursConfig
-from fairseq.log import logger
-from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.generate.config import GenerationConfig, GenerationRunConfig
+from fairseq.knn.config import KNNConfig, ShowNeighboursConfig
+from fairseq.knn.datastore.config import DatastoreConfig
+from fairseq.runtime.inputs import require_inputs
+from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from fairseq.data.dictionary import Dictionary
-    from fairseq.generation import Generator, Hypothesis
+    from fairseq.generate.generator import Generator, Hypothesis
     from fairseq_cli.neighbour_lines import NeighbourLines
 
 GROUPS = (GenerationRunConfig, GenerationConfig)
@@ -69,7 +67,7 @@ class GenerationRun:
         """The words."""
         return self.task.dictionary  # type: ignore[no-any-return]
 
-    def batches(self, prompts: Sequence["npt.NDArray[np.int64]"]) -> list[range]:
+    def batches(self, prompts: Sequence["Int64s"]) -> list[range]:
         """Returns which prompts are continued together, in order.
 
         Raises:
@@ -97,9 +95,12 @@ class GenerationRun:
         return text if mark is None else f"{text} ".replace(mark, "").rstrip()
 
     def print_texts(
-        self, idx: int, prompt_T: "npt.NDArray[np.int64]", texts: Sequence["Hypothesis"],
-        target_T: "npt.NDArray[np.int64] | None" = None,
-    ) -> None:  # fmt: skip
+        self,
+        idx: int,
+        prompt_T: "Int64s",
+        texts: Sequence["Hypothesis"],
+        target_T: "Int64s | None" = None,
+    ) -> None:
         """Prints the lines of one prompt."""
         lines = [f"S-{idx}\t{self.words(prompt_T)}"]
         if target_T is not None:
@@ -122,11 +123,11 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
 
     import torch
 
-    from fairseq.checkpoints import weights_sha256
-    from fairseq.generation import Generator, Vocabulary
-    from fairseq.model_opening import open_models
-    from fairseq.precision import Precision, select_device
-    from fairseq.scoring import NextInterpolation
+    from fairseq.checkpoints.format import weights_sha256
+    from fairseq.evaluate.mixture import NextInterpolation
+    from fairseq.generate.generator import Generator, Vocabulary
+    from fairseq.runtime.precision import Precision, select_device
+    from fairseq.tasks.opening import open_models
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
@@ -137,7 +138,7 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
     vocabulary = Vocabulary(len(dictionary), dictionary.pad(), dictionary.eos(), dictionary.unk(), opening)
     neighbours, source, lines = None, None, None
     if settings.knn.knnlm and (settings.knn.lmbda > 0 or settings.show_neighbours is not None):
-        from fairseq_cli.second_source import open_neighbours
+        from fairseq_cli.neighbours import open_neighbours
 
         weights = weights_sha256(opened.checkpoints[0].state)
         neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)

@@ -7,17 +7,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairseq.arrays import Int64s
+from fairseq.config.command_line import parse
 from fairseq.errors import DataError
-from fairseq.generation_run_config import LinePromptsConfig
-from fairseq.log import logger
-from fairseq.options import parse
+from fairseq.generate.config import LinePromptsConfig
+from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
 from fairseq_cli.generation_run import GROUPS, MORE_GROUPS, GenerationRun, Settings, open_run
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    pass
 
 DESCRIPTION = """Continue each line of the standard input, or of --input, with a language model, as fairseq-generate
 does for a split. Words are split at spaces, as they were when the model's text was binarised."""
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
             done += len(buffer)
 
 
-def prompt_of(line: str, number: int, opened: GenerationRun) -> "npt.NDArray[np.int64]":
+def prompt_of(line: str, number: int, opened: GenerationRun) -> "Int64s":
     """Returns a line's ids; warns of words that the model does not know, and of what it has no room to read."""
     prompt_T = opened.dictionary.encode_line(line)[:-1]
     unknown = list(dict.fromkeys(word for word in line.split() if word not in opened.dictionary))
@@ -55,9 +55,12 @@ def prompt_of(line: str, number: int, opened: GenerationRun) -> "npt.NDArray[np.
     if len(prompt_T) > most:
         half = max(most // 2, 1)  # leaves as much room for the text
         logger.warning(
-            "line %d has %d words, but the model reads %d at most: only the last %d are read", number + 1,
-            len(prompt_T), most, half,
-        )  # fmt: skip
+            "line %d has %d words, but the model reads %d at most: only the last %d are read",
+            number + 1,
+            len(prompt_T),
+            most,
+            half,
+        )
         prompt_T = prompt_T[-half:]
     return prompt_T
 

@@ -7,24 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fairseq import __version__
-from fairseq.config import Flags, flag_name
-from fairseq.conversion_config import ConvertConfig
+from fairseq.checkpoints.config import ConvertConfig
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import Flags, flag_name
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.knn.cache_mix_config import CacheMixConfig
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.lmbda_config import FitLmbdaConfig
-from fairseq.knn.recall_config import QueriesConfig, RecallConfig
-from fairseq.knn.report_config import ReportConfig
-from fairseq.knn.rows_config import ForgetConfig, RowsConfig, TextsConfig
-from fairseq.knn.sweep_config import SweepConfig
-from fairseq.knn.tool_config import AdoptConfig, CheckConfig, InfoConfig, OriginConfig
-from fairseq.log import log_format_of, logger
-from fairseq.options import parse
-from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.knn.datastore.config import TextsConfig
+from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
+from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
+from fairseq.knn.report.config import ReportConfig
+from fairseq.knn.sweep.config import CacheMixConfig, SweepConfig
+from fairseq.knn.weight.config import FitLmbdaConfig
+from fairseq.runtime.log import log_format_of, logger
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
-    from fairseq.knn.results import Kept
+    from fairseq.knn.retrieval.results import Kept
 
 PROG = "fairseq-knnlm"
 
@@ -46,7 +45,7 @@ def check(flags: Flags) -> None:
     config, log_format = flags.build(CheckConfig), log_format_of(flags.build(CommonConfig))
     flags.warn_unused()
 
-    from fairseq.knn.check import check_all
+    from fairseq.knn.inspect.check import check_all
 
     check_all(config, log_format, lambda finding: print(finding, flush=True))  # noqa: T201
 
@@ -57,7 +56,7 @@ def info(flags: Flags) -> None:
     flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.info import describe_all
+    from fairseq.knn.inspect.info import describe_all
 
     describe_all(config.files, lambda line: print(line, flush=True))  # noqa: T201
 
@@ -68,7 +67,7 @@ def adopt(flags: Flags) -> None:
     device, log_format = flags.build(DeviceConfig), log_format_of(flags.build(CommonConfig))
     flags.warn_unused()
 
-    from fairseq.knn.adopt import adopt_datastore
+    from fairseq.knn.maintain.adopt import adopt_datastore
 
     print(adopt_datastore(config, origin, device, log_format))  # noqa: T201
 
@@ -79,7 +78,7 @@ def convert(flags: Flags) -> None:
     flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.conversion import convert as convert_weights
+    from fairseq.checkpoints.safetensors import convert as convert_weights
 
     print(convert_weights(config))  # noqa: T201
 
@@ -99,7 +98,7 @@ def sweep(flags: Flags) -> "Kept":
     config, common = flags.build(SweepConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.sweep_report import run_sweep
+    from fairseq.knn.sweep.report import run_sweep
 
     return run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
@@ -110,10 +109,9 @@ def recall(flags: Flags) -> None:
     common = flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.datastore import Datastore
-    from fairseq.knn.recall import Search, measure, own_rows, write_table
-    from fairseq.knn.recall_queries import text_queries
-    from fairseq.knn.recall_table import lines
+    from fairseq.knn.datastore.store import Datastore
+    from fairseq.knn.inspect.queries import text_queries
+    from fairseq.knn.inspect.recall import Search, lines, measure, own_rows, write_table
     from knnlm import KNN_Dstore
 
     log_format = log_format_of(common)
@@ -143,7 +141,7 @@ def sweep_cache(flags: Flags) -> "Kept":
     config, common = flags.build(CacheMixConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.cache_report import run_cache_sweep
+    from fairseq.knn.sweep.cache_report import run_cache_sweep
 
     return run_cache_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
@@ -153,7 +151,7 @@ def fit_lmbda(flags: Flags) -> "Kept":
     config, common = flags.build(FitLmbdaConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.lmbda_report import run_fit
+    from fairseq.knn.weight.report import run_fit
 
     return run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
 
@@ -164,7 +162,7 @@ def rows(flags: Flags) -> None:
     flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.rows import show_rows
+    from fairseq.knn.inspect.rows import show_rows
 
     show_rows(config, texts, lambda text: print(text, flush=True))  # noqa: T201
 
@@ -175,7 +173,7 @@ def forget(flags: Flags) -> None:
     log_format = log_format_of(flags.build(CommonConfig))
     flags.warn_unused()
 
-    from fairseq.knn.forget import forget as forget_rows
+    from fairseq.knn.maintain.forget import forget as forget_rows
 
     forget_rows(config, texts, log_format, lambda text: print(text, flush=True))  # noqa: T201
 
@@ -254,7 +252,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.monotonic()
     found = subcommand.main(parse(f"{PROG} {name}", subcommand.summary, subcommand.configs, argv[1:]))
     if found is not None:
-        from fairseq.knn.results import keep
+        from fairseq.knn.retrieval.results import keep
 
         keep(found, [PROG, *argv], {"seconds": round(time.monotonic() - start, 3)})
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.generation import Generator, Hypothesis
-from fairseq.knn.source import NeighbourSource
-from fairseq.knn.spoken import Voice, voices
+from fairseq.generate.generator import Generator, Hypothesis
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.passages import Voice, voices
 
 WORDS_BEFORE, WORDS_AFTER = 12, 4
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq.config import flag_name
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import flag_name
 from fairseq.data.binarizer import TextSummary, binarize, count_words
+from fairseq.data.config import PreprocessConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.data.preprocess_config import PreprocessConfig
 from fairseq.errors import ConfigError, DataError
-from fairseq.files import file_sha256, locked, write_json
-from fairseq.log import log_format_of
-from fairseq.options import parse
-from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.runtime.files import file_sha256, locked, write_json
+from fairseq.runtime.log import log_format_of
 from fairseq_cli.run import run
 
 logger = logging.getLogger(__name__)

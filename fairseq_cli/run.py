@@ -8,10 +8,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from fairseq.config.command_line import early_value, load_plugins
 from fairseq.errors import FairseqError
-from fairseq.interrupts import Interrupted, handled
-from fairseq.log import format_duration, log_to, logger, peak_memory_gib, setup_logging
-from fairseq.options import early_value, load_plugins
+from fairseq.runtime.interrupts import Interrupted, handled
+from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, setup_logging
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

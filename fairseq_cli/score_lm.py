@@ -7,23 +7,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairseq.config import Flags
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import Flags
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
-from fairseq.given_files import require_inputs
-from fairseq.knn.config import DatastoreConfig, KNNConfig
-from fairseq.knn.lmbda_config import LmbdaModelConfig
-from fairseq.options import parse
-from fairseq.run_config import CommonConfig, DeviceConfig
-from fairseq.score_config import ScoreConfig
+from fairseq.evaluate.config import ScoreConfig
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore.config import DatastoreConfig
+from fairseq.knn.weight.config import LmbdaModelConfig
+from fairseq.runtime.inputs import require_inputs
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_lm import Settings
+from fairseq_cli.eval_settings import Settings
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
+    from fairseq.criterions.perplexity import Perplexity
     from fairseq.data.dictionary import Dictionary
-    from fairseq.line_scoring import Line, LineScorer, ScoredLine
-    from fairseq.perplexity import Perplexity
+    from fairseq.evaluate.texts import Line, LineScorer, ScoredLine
 
 DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
 sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. The dictionary is all
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     scorer, dictionary = open_scorer(flags, config, settings)
     flags.warn_unused()
 
-    from fairseq.perplexity import Perplexity
+    from fairseq.criterions.perplexity import Perplexity
 
     total, num_lines = Perplexity(), 0
     lines = lines_of(config)
@@ -62,17 +63,17 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
     """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
     import torch
 
-    from fairseq.line_scoring import LineScorer
-    from fairseq.model_opening import open_models
-    from fairseq.precision import Precision, select_device
-    from fairseq.sequence_scorer import SequenceScorer
+    from fairseq.evaluate.sequence_scorer import SequenceScorer
+    from fairseq.evaluate.texts import LineScorer
+    from fairseq.runtime.precision import Precision, select_device
+    from fairseq.tasks.opening import open_models
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
     opened = open_models(flags, config, precision)
     other = None
     if settings.needs_neighbours:
-        from fairseq_cli.second_source import open_mixture  # FAISS, which takes a while to import
+        from fairseq_cli.neighbours import open_mixture  # FAISS, which takes a while to import
 
         other = open_mixture(opened, settings).interpolation
     scorer = SequenceScorer(opened.models, precision, config.softmax_batch, other)
@@ -84,7 +85,7 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":
     """Yields the lines of all inputs, in order."""
-    from fairseq.line_scoring import open_lines, read_lines
+    from fairseq.evaluate.texts import open_lines, read_lines
 
     for name in config.input:
         yield from read_lines("stdin", iter(sys.stdin.buffer.readline, b"")) if name == "-" else open_lines(name)

@@ -8,31 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.config import Flags, as_dict
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import Flags, as_dict
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig, LanguageModelingConfig
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.files import locked
-from fairseq.given_files import require_inputs
-from fairseq.log import log_format_of
 from fairseq.models import MODELS, architecture
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
-from fairseq.options import parse
-from fairseq.resources import keep_freed_memory, require_disk
-from fairseq.run_config import CommonConfig, DeviceConfig
+from fairseq.runtime.files import locked
+from fairseq.runtime.inputs import require_inputs
+from fairseq.runtime.log import log_format_of
+from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.tasks import TASKS
-from fairseq.train_config import CheckpointConfig, TrainConfig
+from fairseq.train.config import CheckpointConfig, TrainConfig
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from fairseq.checkpoints import Checkpoint
-    from fairseq.distributed import ProcessGroup
-    from fairseq.precision import Precision
-    from fairseq.trainer import Trainer
-    from fairseq.training import Training
+    from fairseq.checkpoints.format import Checkpoint
+    from fairseq.runtime.distributed import ProcessGroup
+    from fairseq.runtime.precision import Precision
+    from fairseq.train.loop import Training
+    from fairseq.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +119,8 @@ def main(argv: Sequence[str]) -> None:
 
     import torch
 
-    from fairseq.distributed import join_processes
-    from fairseq.precision import Precision, select_device
+    from fairseq.runtime.distributed import join_processes
+    from fairseq.runtime.precision import Precision, select_device
 
     group = join_processes(select_device(settings.device).type)
     precision = Precision(settings.device, select_device(settings.device, group.local_rank))
@@ -139,8 +139,8 @@ def main(argv: Sequence[str]) -> None:
 def build_training(settings: Settings, precision: "Precision", group: "ProcessGroup") -> "Training":
     """Returns the run, restored from a checkpoint where there is one."""
     from fairseq.optim.lr_schedules import stop_lr
-    from fairseq.trainer import Trainer
-    from fairseq.training import Schedule, Training
+    from fairseq.train.loop import Schedule, Training
+    from fairseq.train.trainer import Trainer
 
     task = TASKS.get(settings.train.task)(settings.task)
     model = task.build_model(settings.model_name, settings.model).to(precision.device)
@@ -191,7 +191,7 @@ def restore(training: "Training", trainer: "Trainer", settings: Settings) -> Non
     Raises:
         CheckpointError: a file that was asked for by name is missing, or does not fit.
     """
-    from fairseq.checkpoints import load_checkpoint
+    from fairseq.checkpoints.format import load_checkpoint
     from fairseq.models.upgrade import load_state
 
     config = settings.checkpoint

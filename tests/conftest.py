@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.bad_input.cases import Artefacts, Call, Place
+    from tests.builders.cases import Artefacts, Call, Place
 
 # Tiny models run faster on one thread than on two that wait for each other; and `make test` runs a process per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest.register_assert_rewrite("tests.bad_input.cases")
+pytest.register_assert_rewrite("tests.builders.cases")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -34,7 +34,7 @@ def golden_dir(shared_dir: Path) -> Path:
 @pytest.fixture
 def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets --bf16 mean bfloat16 on any CPU: slow where there are no instructions for it, but the same arithmetic."""
-    monkeypatch.setattr("fairseq.precision.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("fairseq.runtime.precision.cpu_has_bfloat16", lambda: True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -47,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def artefacts(tmp_path_factory: pytest.TempPathFactory) -> "Artefacts":
     """Returns sound data, checkpoint, datastore and index, for tests that break copies of them."""
-    from tests.bad_input.cases import make_artefacts
+    from tests.builders.cases import make_artefacts
 
     return make_artefacts(tmp_path_factory.mktemp("sound"))
 
@@ -55,7 +55,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> "Artefacts":
 @pytest.fixture
 def place(tmp_path: Path, artefacts: "Artefacts") -> "Place":
     """Returns a directory to break things in."""
-    from tests.bad_input.cases import Place
+    from tests.builders.cases import Place
 
     return Place(tmp_path, artefacts)
 
@@ -63,6 +63,6 @@ def place(tmp_path: Path, artefacts: "Artefacts") -> "Place":
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> "Call":
     """Returns ``call(prog, *words)``, which runs a command in this process."""
-    from tests.bad_input.cases import runner
+    from tests.builders.cases import runner
 
     return runner(capsys)

@@ -1,7 +1,7 @@
-"""The layers of the code: who may import whom, and who alone may use what.
+"""The floors of the code: who may import whom, and who alone may use what.
 
-Each module is in the table below, at a level. A module imports its own level or a lower one, and the imports that run
-when a module is loaded form no cycle. An import inside a function counts for the levels, not for the cycles.
+A module imports its own package or a lower floor, and imports form no cycle. Imports inside functions and for type
+checking count as well.
 """
 
 import ast
@@ -13,85 +13,42 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# (layer, room within it): 2 is modules → models, 6 is fairseq.knn → knnlm, 7 is options → commands.
-LEVELS: dict[str, tuple[int, int]] = {
-    # 0 base
-    "fairseq": (0, 0),
-    "fairseq.errors": (0, 0),
-    "fairseq.config": (0, 0),
-    "fairseq.registry": (0, 0),
-    "fairseq.plugins": (0, 0),
-    "fairseq.files": (0, 0),
-    "fairseq.given_files": (0, 0),
-    "fairseq.interrupts": (0, 0),
-    "fairseq.resources": (0, 0),
-    "fairseq.run_config": (0, 0),
-    "fairseq.log": (0, 0),
-    "fairseq.distributed": (0, 0),
-    "fairseq.cache_config": (0, 0),
-    "fairseq.generation_config": (0, 0),
-    "fairseq.generation_run_config": (0, 0),
-    "fairseq.score_config": (0, 0),
-    "fairseq.tensorboard": (0, 0),
-    # 1 data: fairseq.data.*
-    # 2 models: fairseq.modules.* → fairseq.models.*
-    # 3 learn: fairseq.criterions.*, fairseq.optim.*
-    "fairseq.precision": (3, 0),
-    # 4 assemble: fairseq.tasks.*
-    "fairseq.checkpoints": (4, 0),
-    "fairseq.conversion_config": (0, 0),
-    "fairseq.conversion": (4, 0),
-    "fairseq.train_config": (4, 0),
-    "fairseq.checkpoint_checks": (4, 0),
-    "fairseq.checkpoint_files": (4, 0),
-    # 5 run
-    "fairseq.scoring": (5, 0),
-    "fairseq.cache": (5, 0),
-    "fairseq.cache_sweep": (5, 0),
-    "fairseq.perplexity": (5, 0),
-    "fairseq.word_scores": (5, 0),
-    "fairseq.sequence_scorer": (5, 0),
-    "fairseq.hypotheses": (5, 0),
-    "fairseq.beam_search": (5, 0),
-    "fairseq.sampling": (5, 0),
-    "fairseq.repeated_ngrams": (5, 0),
-    "fairseq.next_token": (5, 0),
-    "fairseq.generation": (5, 0),
-    "fairseq.evaluation": (5, 0),
-    "fairseq.model_opening": (5, 0),
-    "fairseq.line_scoring": (5, 0),
-    "fairseq.trainer": (5, 0),
-    "fairseq.meters": (5, 0),
-    "fairseq.validation": (5, 0),
-    "fairseq.epoch": (5, 0),
-    "fairseq.training": (5, 0),
-    # 6 knn: fairseq.knn.* → knnlm
-    "knnlm": (6, 1),
-    # 7 cli: options → commands
-    "fairseq.options": (7, 0),
-    "build_dstore": (7, 1),
-}
-PACKAGES: dict[str, tuple[int, int]] = {
-    "fairseq.data": (1, 0),
-    "fairseq.modules": (2, 0),
-    "fairseq.models": (2, 1),
-    "fairseq.criterions": (3, 0),
-    "fairseq.optim": (3, 0),
-    "fairseq.tasks": (4, 0),
-    "fairseq.hub": (5, 0),
-    "fairseq.knn": (6, 0),
-    "fairseq_cli": (7, 1),
-}
+# The floors, from the ground up: one line a package. A module belongs to the longest name that it begins with.
+FLOORS = [
+    "fairseq fairseq.errors fairseq.arrays",
+    "fairseq.config",
+    "fairseq.runtime",
+    "fairseq.data",
+    "fairseq.modules",
+    "fairseq.models",
+    "fairseq.optim",
+    "fairseq.criterions",
+    "fairseq.checkpoints",
+    "fairseq.tasks",
+    "fairseq.train",
+    "fairseq.evaluate",
+    "fairseq.generate",
+    "fairseq.hub",
+    "fairseq.knn fairseq.knn.config fairseq.knn.threads",
+    "fairseq.knn.datastore",
+    "fairseq.knn.index",
+    "fairseq.knn.search",
+    "fairseq.knn.neighbours",
+    "fairseq.knn.retrieval",
+    "fairseq.knn.maintain",
+    "fairseq.knn.sweep",
+    "fairseq.knn.weight",
+    "fairseq.knn.report",
+    "fairseq.knn.inspect",
+    "knnlm",
+    "fairseq_cli.run",
+    "fairseq_cli build_dstore",
+]
+LEVELS = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 
-NO_TORCH = (
-    "fairseq.errors", "fairseq.config", "fairseq.registry", "fairseq.plugins", "fairseq.files", "fairseq.run_config",
-    "fairseq.log", "fairseq.train_config", "fairseq.options", "fairseq.data", "fairseq.data.config",
-    "fairseq.optim.config", "fairseq.models.transformer_config", "fairseq.knn.config",
-    "fairseq.knn.recall_config", "fairseq.knn.sweep_config", "fairseq.knn.tool_config", "fairseq.conversion_config",
-    "fairseq.cache_config", "fairseq.knn.cache_mix_config", "fairseq.knn.report_config", "fairseq.knn.lmbda_config",
-    "fairseq.generation_config", "fairseq.generation_run_config",
-    "fairseq.score_config", "fairseq.given_files", "fairseq.knn.rows_config",
-)  # fmt: skip
+# What --help needs: every module of such a name, and these.
+LIGHT_NAMES = ("config", "common", "command_line", "flags", "registry", "plugins", "errors")
+LIGHT = ("fairseq.runtime.inputs", "fairseq.runtime.files", "fairseq.runtime.log", "fairseq_cli.eval_settings")
 
 
 @cache
@@ -107,10 +64,15 @@ def sources() -> dict[str, ast.Module]:
     return trees
 
 
-def level_of(module: str) -> tuple[int, int] | None:
-    if module in LEVELS:
-        return LEVELS[module]
-    return next((level for package, level in PACKAGES.items() if f"{module}.".startswith(f"{package}.")), None)
+def level_of(module: str) -> int | None:
+    """Returns the floor of one of our modules, None for another's; the top package holds docstring and version only."""
+    if module.split(".")[0] not in ("fairseq", "fairseq_cli", "knnlm", "build_dstore"):
+        return None
+    if module == "fairseq":
+        return 0
+    while module not in LEVELS:
+        module = module.rpartition(".")[0]
+    return LEVELS[module]
 
 
 def imports(module: str, *, at_load: bool = False) -> Iterator[str]:
@@ -156,14 +118,15 @@ def uses(name: str) -> set[str]:
     return {m for m, tree in sources().items() if any(dotted(node) == name for node in ast.walk(tree))}
 
 
-def test_every_module_has_a_level() -> None:
-    missing = [module for module in sources() if level_of(module) is None]
-    assert not missing, f"add to LEVELS or PACKAGES: {missing}"
+def test_the_table_names_no_package_that_is_gone() -> None:
+    names = set(sources())
+    assert not {name for name in LEVELS if name not in names}
 
 
-def test_the_table_names_no_module_that_is_gone() -> None:
-    later = {"knnlm", "build_dstore"}
-    assert set(LEVELS) - set(sources()) <= later
+def test_every_package_has_a_floor_of_its_own() -> None:
+    """A new folder must not hide behind the floor of the one that it lies in."""
+    packages = {name.rpartition(".")[0] for name in sources() if name.count(".")} - {""}
+    assert packages <= set(LEVELS)
 
 
 @pytest.mark.parametrize("module", sorted(sources()))
@@ -172,12 +135,11 @@ def test_imports_point_downwards(module: str) -> None:
     assert own is not None
     for name in imports(module):
         level = level_of(name)
-        if level is not None:
-            assert level <= own, f"{module} {own} imports {name} {level}, which lies above it"
+        assert level is None or level <= own, f"{module} (floor {own}) imports {name} (floor {level}), which lies above"
 
 
 def test_imports_form_no_cycle() -> None:
-    graph = {m: {name for name in imports(m, at_load=True) if name in sources() and name != m} for m in sources()}
+    graph = {m: {name for name in imports(m) if name in sources() and name != m} for m in sources()}
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -191,8 +153,17 @@ def test_imports_form_no_cycle() -> None:
         visit(module, ())
 
 
+def test_no_command_imports_another() -> None:
+    parts = ("run", "eval_settings", "neighbours", "neighbour_lines", "generation_run")
+    shared = {f"fairseq_cli.{part}" for part in parts}
+    for module in sources():
+        if module.startswith("fairseq_cli.") or module == "build_dstore":
+            commands = {name for name in imports(module) if name.startswith("fairseq_cli.")} - shared
+            assert not commands, f"{module} imports {commands}"
+
+
 def test_argparse_stays_with_config_options_and_commands() -> None:
-    allowed = {"fairseq.config", "fairseq.options", "build_dstore"}
+    allowed = {"fairseq.config.flags", "fairseq.config.command_line"}
     assert {m for m in importers_of("argparse") if not m.startswith("fairseq_cli.")} <= allowed
 
 
@@ -201,18 +172,18 @@ def test_faiss_stays_in_the_knn_package() -> None:
 
 
 def test_matplotlib_stays_with_the_figures() -> None:
-    figures = ("fairseq.knn.figure_style", "fairseq.knn.sweep_figures", "fairseq.knn.cache_figures")
+    figures = ("fairseq.knn.sweep.figure_style", "fairseq.knn.sweep.figures", "fairseq.knn.sweep.cache_figures")
     assert importers_of("matplotlib") <= {*figures}
     at_load = {name for module in figures for name in imports(module, at_load=True)}
     assert not any(name.startswith("matplotlib") for name in at_load)
 
 
 def test_torch_distributed_stays_in_one_module() -> None:
-    assert uses("torch.distributed") | importers_of("torch.distributed") <= {"fairseq.distributed"}
+    assert uses("torch.distributed") | importers_of("torch.distributed") <= {"fairseq.runtime.distributed"}
 
 
 def test_memory_maps_stay_with_the_file_formats() -> None:
-    owners = {"fairseq.data.indexed_dataset", "fairseq.knn.datastore", "fairseq.knn.retrieval"}
+    owners = {"fairseq.data.indexed_dataset", "fairseq.knn.datastore.store", "fairseq.knn.retrieval.retrieval"}
     assert uses("np.memmap") | uses("numpy.memmap") | uses("np.lib.format.open_memmap") <= owners
 
 
@@ -222,7 +193,7 @@ def test_the_toolkit_does_not_know_that_knn_exists() -> None:
         assert outside <= {"knnlm", "build_dstore"}
 
 
-@pytest.mark.parametrize("module", NO_TORCH)
+@pytest.mark.parametrize("module", sorted(m for m in sources() if m in LIGHT or m.rpartition(".")[2] in LIGHT_NAMES))
 def test_what_help_needs_imports_neither_torch_nor_faiss(module: str) -> None:
     """Follows imports to their end, packages on the way included."""
     todo, seen = [module], set[str]()
@@ -237,10 +208,24 @@ def test_what_help_needs_imports_neither_torch_nor_faiss(module: str) -> None:
 
 def test_nothing_evaluates_text_or_unpickles_files() -> None:
     forbidden = {
-        "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.load",
-        "numpy.load", "marshal.load", "marshal.loads", "shelve.open", "os.system", "os.popen", "torch.jit.load",
-        "torch.hub.load", "runpy.run_path",
-    }  # fmt: skip
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "np.load",
+        "numpy.load",
+        "marshal.load",
+        "marshal.loads",
+        "shelve.open",
+        "os.system",
+        "os.popen",
+        "torch.jit.load",
+        "torch.hub.load",
+        "runpy.run_path",
+    }
     for module, tree in sources().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
@@ -273,8 +258,8 @@ def test_files_and_functions_stay_short() -> None:
     too_long = []
     for module, tree in sources().items():
         last = max((node.end_lineno or 0 for node in ast.walk(tree) if isinstance(node, ast.stmt)), default=0)
-        if last > 300:
-            too_long.append(f"{module}: {last} lines of 300")
+        if last > 320:
+            too_long.append(f"{module}: {last} lines of 320")
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = (node.end_lineno or 0) - node.lineno + 1

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bad_input.cases import BUILD, EVAL, TRAIN, Call, Place, check_error, snapshot
+from tests.builders.cases import BUILD, EVAL, TRAIN, Call, Place, check_error, snapshot
 
 
 class Payload:

@@ -7,7 +7,7 @@ fairseq-train data-bin/wikitext-2 --user-dir examples/plugin --arch transformer_
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fairseq.config import flag
+from fairseq.config.flags import flag
 from fairseq.models import register_model_architecture
 from fairseq.optim import register_lr_scheduler
 from fairseq.optim.config import OptimizationConfig

@@ -1,6 +1,6 @@
 """Losses. A plugin adds one with ``@register_criterion("name")`` over ``(model, source_BT, target_BT) → Loss``."""
 
-from fairseq.registry import Registry
+from fairseq.config.registry import Registry
 
 CRITERIONS = Registry("criterion", "--criterion")
 register_criterion = CRITERIONS.register

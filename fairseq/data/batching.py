@@ -5,9 +5,8 @@ A batch costs ``rows × longest`` padded tokens. Rows are taken in order; when t
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from fairseq.data.blocks import Int64s
+from fairseq.arrays import Int64s, Integers
 from fairseq.errors import ConfigError
 
 
@@ -20,7 +19,7 @@ def by_length(lengths: Int64s, seed: int | None = None) -> Int64s:
 
 
 def batch_by_size(
-    order: npt.NDArray[np.integer],
+    order: Integers,
     lengths: Int64s,
     max_tokens: int | None,
     max_sentences: int | None = None,

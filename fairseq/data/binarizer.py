@@ -27,10 +27,11 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fairseq.arrays import Int32s, Integers
 from fairseq.data.dictionary import EOS, UNK, Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import DataError, FairseqError
-from fairseq.log import Progress
+from fairseq.runtime.log import Progress
 
 T = TypeVar("T")
 
@@ -62,8 +63,8 @@ class EncodedChunk:
         num_replaced: words that ``<unk>`` replaced.
     """
 
-    ids: npt.NDArray[np.integer]
-    sizes: npt.NDArray[np.int32]
+    ids: Integers
+    sizes: Int32s
     num_open: int
     num_replaced: int
 

@@ -16,10 +16,10 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Bools, Int64s, Integers
 from fairseq.data.batching import batch_by_size
-from fairseq.data.blocks import Int64s, block_bounds
+from fairseq.data.blocks import block_bounds
 from fairseq.errors import DataError
 
 BOS, PAD, EOS = 0, 1, 2
@@ -81,8 +81,8 @@ class BlockDataset:
 
     def __init__(
         self,
-        tokens: npt.NDArray[np.integer],
-        sizes: npt.NDArray[np.integer],
+        tokens: Integers,
+        sizes: Integers,
         mode: str,
         block_size: int,
         context_window: int = 0,
@@ -147,7 +147,7 @@ class BlockDataset:
             length -= len(piece)
         return np.concatenate(pieces[::-1]) if pieces else np.empty(0, np.int64)
 
-    def collate(self, block_idx: npt.NDArray[np.integer], pad_to: int = 0) -> Batch:
+    def collate(self, block_idx: Integers, pad_to: int = 0) -> Batch:
         """Returns the given blocks, with their contexts, as one padded batch at least ``pad_to`` wide."""
         contexts = self.context_lengths_of(block_idx)
         width = max(pad_to, int((contexts + self.lengths[block_idx]).max()))
@@ -160,14 +160,14 @@ class BlockDataset:
             target[row, before:end] = self.target(idx)
         return Batch(np.asarray(block_idx, np.int64), source, target, contexts)
 
-    def context_lengths_of(self, block_idx: npt.NDArray[np.integer]) -> Int64s:
+    def context_lengths_of(self, block_idx: Integers) -> Int64s:
         """Returns ``context_lengths()`` of some blocks only."""
         tokens = self.ends[block_idx] - self.starts[block_idx]  # an added <s> takes no context away
         room = np.maximum(self.block_size + self.context_window - tokens, 0)
         lengths: Int64s = np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
         return lengths
 
-    def _set_blocks(self, starts: Int64s, ends: Int64s, begins_sentence: npt.NDArray[np.bool_]) -> None:
+    def _set_blocks(self, starts: Int64s, ends: Int64s, begins_sentence: Bools) -> None:
         self.starts, self.ends, self._begins_sentence = starts, ends, begins_sentence
         self.lengths: Int64s = ends - starts + int(self.add_bos)  # kept: a text may have 10^7 sentences
         self._tokens_before: Int64s = np.cumsum(self.lengths) - self.lengths

@@ -15,14 +15,12 @@ A sentence of no tokens (an .idx may hold size 0) adds nothing to the stream: it
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Int64s, Integers
 from fairseq.errors import ConfigError
 
-Int64s = npt.NDArray[np.int64]
 
-
-def block_bounds(sizes: npt.NDArray[np.integer], mode: str, block_size: int) -> tuple[Int64s, Int64s]:
+def block_bounds(sizes: Integers, mode: str, block_size: int) -> tuple[Int64s, Int64s]:
     """Returns the starts and ends of all blocks, int64 arrays of equal length, in stream order.
 
     Args:
@@ -69,7 +67,7 @@ def _greedy(offsets: Int64s, block_size: int) -> tuple[Int64s, Int64s]:
     return bounds[:-1], bounds[1:]
 
 
-def _documents(offsets: Int64s, sizes: npt.NDArray[np.integer], block_size: int) -> tuple[Int64s, Int64s]:
+def _documents(offsets: Int64s, sizes: Integers, block_size: int) -> tuple[Int64s, Int64s]:
     """Returns ``_greedy`` blocks of each run between empty lines (size 1), without blocks of one token or none."""
     empty = np.concatenate([[-1], np.flatnonzero(sizes == 1), [len(sizes)]])
     starts, ends = [], []

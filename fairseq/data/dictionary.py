@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Int64s
 from fairseq.errors import DataError, shown
-from fairseq.files import atomic_write
+from fairseq.runtime.files import atomic_write
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -76,7 +76,7 @@ class Dictionary:
         """Returns the words of ``ids``, joined by spaces, without ``<s>`` and ``</s>``."""
         return " ".join(self.symbols[idx] for idx in map(int, ids) if idx not in (BOS, EOS))
 
-    def encode_line(self, line: str) -> npt.NDArray[np.int64]:
+    def encode_line(self, line: str) -> Int64s:
         """Returns the ids of a line's words (int64), ``</s>`` last; an empty line is ``[2]``."""
         return np.array([*map(self.index, line.split()), EOS], dtype=np.int64)
 

@@ -18,13 +18,11 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Bools, Int64s
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError
-
-Int64s = npt.NDArray[np.int64]
 
 HEADING_MARK = "="
 LONGEST_TITLE = 120
@@ -100,9 +98,9 @@ def _from_lines(text: MMapIndexedDataset, rule: str, line_D: Int64s) -> Document
     return Documents(rule, line_D, start_D, np.append(start_D, text.offsets[-1])[1:])
 
 
-def _empty(text: MMapIndexedDataset) -> npt.NDArray[np.bool_]:
+def _empty(text: MMapIndexedDataset) -> Bools:
     """Returns which lines hold no words: nothing at all, or an end of line alone."""
-    empty_S: npt.NDArray[np.bool_] = text.sizes <= 1
+    empty_S: Bools = text.sizes <= 1
     return empty_S
 
 

@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Int32s, Int64s, Integers
 from fairseq.errors import DataError, MismatchError
-from fairseq.files import atomic_write
-from fairseq.given_files import missing_split
+from fairseq.runtime.files import atomic_write
+from fairseq.runtime.inputs import missing_split
 
 MAGIC = b"MMIDIDX\0\0"
 OLD_MAGIC = b"TNTIDX\0\0"
@@ -36,9 +36,6 @@ FLOAT_CODES = (6, 7)
 UINT16_IDS = 65_500  # below this many ids, two bytes hold one: the rule of the older tools
 CHECK_BLOCK_TOKENS = 1 << 22
 REMAKE = "make it again with fairseq-preprocess --overwrite"
-
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
 
 
 class MMapIndexedDataset:
@@ -63,7 +60,7 @@ class MMapIndexedDataset:
         self.sizes: Int32s = np.frombuffer(data, "<i4", num_sentences, HEADER.size)
         starts_bytes = np.frombuffer(data, "<i8", num_sentences, HEADER.size + 4 * num_sentences)
         self.offsets = _token_offsets(self.sizes, starts_bytes, dtype.itemsize, self.index_path)
-        self.tokens: npt.NDArray[np.integer] = _map_tokens(self.tokens_path, dtype, int(self.offsets[-1]))
+        self.tokens: Integers = _map_tokens(self.tokens_path, dtype, int(self.offsets[-1]))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -143,7 +140,7 @@ def _token_offsets(sizes: Int32s, starts_bytes: Int64s, itemsize: int, path: Pat
     return offsets
 
 
-def _map_tokens(path: Path, dtype: np.dtype[np.integer], num_tokens: int) -> npt.NDArray[np.integer]:
+def _map_tokens(path: Path, dtype: np.dtype[np.integer], num_tokens: int) -> Integers:
     try:
         num_bytes = path.stat().st_size
     except FileNotFoundError as err:
@@ -202,7 +199,7 @@ class IndexedDatasetWriter:
             with atomic_write(self.index_path) as file:
                 file.write(self._index())
 
-    def write(self, ids: npt.NDArray[np.integer], sizes: npt.NDArray[np.integer]) -> None:
+    def write(self, ids: Integers, sizes: Integers) -> None:
         """Appends ids, back to back, and the sizes of the sentences that end among them; the last may be still open."""
         data = ids.astype(self.dtype, copy=False).tobytes()
         self._write(data)

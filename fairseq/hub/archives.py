@@ -16,11 +16,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fairseq.config.common import CommonConfig
 from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
-from fairseq.files import file_sha256, fsync_directory
-from fairseq.log import Progress, log_format_of
-from fairseq.resources import GIB, free_disk_bytes, shown_bytes
-from fairseq.run_config import CommonConfig
+from fairseq.runtime.files import file_sha256, fsync_directory
+from fairseq.runtime.log import Progress, log_format_of
+from fairseq.runtime.resources import GIB, free_disk_bytes, shown_bytes
 
 MOST_FILES = 10_000
 MOST_BYTES = 64 * GIB

@@ -3,24 +3,32 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairseq.config import coerce, flag_fields, resolve
-from fairseq.data.blocks import Int64s
+from fairseq.arrays import Int64s
+from fairseq.config.flags import coerce, flag_fields, resolve
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.generation import Generator, Hypothesis, Vocabulary
-from fairseq.generation_config import GenerationConfig
-from fairseq.hub.source import RowSource
-from fairseq.precision import Precision
-from fairseq.scoring import NextInterpolation
+from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.generate.config import GenerationConfig
+from fairseq.generate.generator import Generator, Hypothesis, Vocabulary
+from fairseq.hub.protocol import RowSource
+from fairseq.runtime.precision import Precision
 
 # Prompts that are continued together; their draws and texts do not depend on it.
 PROMPTS_AT_ONCE = 16
 
 
 def continued(
-    prompts: Sequence[Int64s], model: Any, precision: Precision, dictionary: Dictionary, *, add_bos: bool,
-    source: RowSource | None, lmbda: float, seed: int, settings: Mapping[str, Any],
-) -> list[list[Hypothesis]]:  # fmt: skip
+    prompts: Sequence[Int64s],
+    model: Any,
+    precision: Precision,
+    dictionary: Dictionary,
+    *,
+    add_bos: bool,
+    source: RowSource | None,
+    lmbda: float,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> list[list[Hypothesis]]:
     """Returns the texts behind each prompt, the best first.
 
     Args:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairseq.checkpoints import Checkpoint, load_checkpoint, weights_sha256
-from fairseq.config import flag_fields, resolve
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
+from fairseq.config.flags import flag_fields, resolve
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.hub.files import DEFAULT_FILE, find_model
 from fairseq.hub.model import LanguageModelHub, precision_on
-from fairseq.hub.pretrained import DEFAULT_FILE, find_model
-from fairseq.hub.source import ModelFacts, RowSource, SourceConfig
+from fairseq.hub.protocol import ModelFacts, RowSource, SourceConfig
 from fairseq.models import MODELS
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -24,9 +24,14 @@ _TEXT_TOOLS = ("tokenizer", "bpe", "bpe_codes", "moses_source_lang", "moses_targ
 
 
 def from_pretrained(
-    name_or_path: str | Path, checkpoint_file: str = DEFAULT_FILE, data_name_or_path: str | Path = ".", *,
-    knn: SourceConfig | None = None, device: str | torch.device | None = None, **overrides: Any,
-) -> LanguageModelHub:  # fmt: skip
+    name_or_path: str | Path,
+    checkpoint_file: str = DEFAULT_FILE,
+    data_name_or_path: str | Path = ".",
+    *,
+    knn: SourceConfig | None = None,
+    device: str | torch.device | None = None,
+    **overrides: Any,
+) -> LanguageModelHub:
     """Returns a trained model, ready to score.
 
     Args:

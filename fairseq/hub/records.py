@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.config import coerce
+from fairseq.config.flags import coerce
 from fairseq.data.dictionary import UNK
 from fairseq.errors import ConfigError
-from fairseq.scoring import interpolate
+from fairseq.evaluate.mixture import interpolate
 
 _FAIRSEQ_KEYS = ("tokens", "positional_scores", "score")
 

@@ -5,20 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairseq.data.blocks import Int64s
+from fairseq.arrays import Float64s, Int64s
 from fairseq.data.dictionary import Dictionary
+from fairseq.evaluate.mixture import Interpolation
+from fairseq.evaluate.sequence_scorer import SequenceScorer
+from fairseq.hub.protocol import RowSource
 from fairseq.hub.records import Score
-from fairseq.hub.source import RowSource
 from fairseq.hub.text import Cut
-from fairseq.precision import Precision
-from fairseq.scoring import Interpolation
-from fairseq.sequence_scorer import SequenceScorer
-
-Floats = npt.NDArray[np.float64]
+from fairseq.runtime.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -27,9 +24,9 @@ class _Columns:
 
     block_idx_N: Int64s
     target_N: Int64s
-    mixed_N: Floats
-    lm_N: Floats
-    knn_N: Floats | None
+    mixed_N: Float64s
+    lm_N: Float64s
+    knn_N: Float64s | None
 
     def score(self, rows: Int64s, dictionary: Dictionary, lmbda: float) -> Score:
         """Returns some of the tokens as a score."""
@@ -49,7 +46,7 @@ class _Kept:
 
     def __init__(self, source: RowSource) -> None:
         self._source = source
-        self.log_ps: list[Floats] = []
+        self.log_ps: list[Float64s] = []
 
     def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
         """Returns what the source says."""
@@ -59,9 +56,14 @@ class _Kept:
 
 
 def score_cuts(
-    cuts: Iterable[Cut], models: Sequence[Any], precision: Precision, dictionary: Dictionary,
-    source: RowSource | None, lmbda: float, advance: Callable[[int], None],
-) -> dict[int, Score]:  # fmt: skip
+    cuts: Iterable[Cut],
+    models: Sequence[Any],
+    precision: Precision,
+    dictionary: Dictionary,
+    source: RowSource | None,
+    lmbda: float,
+    advance: Callable[[int], None],
+) -> dict[int, Score]:
     """Returns the score of every text, by its number; ``advance`` is told how many tokens have been scored."""
     scores: dict[int, Score] = {}
     for part in cuts:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fairseq.arrays import Int64s
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import Batch, BlockDataset
-from fairseq.data.blocks import Int64s
 from fairseq.data.dictionary import BOS, EOS, Dictionary
 from fairseq.errors import ConfigError, shown
 

@@ -1,44 +1,12 @@
-"""The flags of the nearest-neighbour part, in a module that imports neither torch nor FAISS."""
+"""Flags of neighbours: which datastores are searched, how they vote, and what is kept or shown of them."""
 
 from dataclasses import dataclass
 
-from fairseq.config import flag
+from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
 
-KEY_TYPES = ("last_ffn_input",)
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
-EFFORTS = ("quick", "thorough")
-AUTO = "auto"
-DEFAULT_KEY_DIMENSION = 1024
-
-
-@dataclass(frozen=True)
-class DatastoreConfig:
-    """Datastore, for writing and for evaluating."""
-
-    knn_keytype: str | None = flag(None, "the vector that is a key; last_ffn_input if left out", choices=KEY_TYPES)
-    dstore_size: int | None = flag(None, "rows; counted if left out, and only checked if given", minimum=1)
-    dstore_fp16: bool = flag(False, "keys are float16")
-
-
-@dataclass(frozen=True)
-class DumpConfig:
-    """Writing a datastore."""
-
-    save_knnlm_dstore: bool = flag(False, "write the datastore of the split instead of evaluating it")
-    dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
-    append: bool = flag(
-        False, "add the split's rows to the datastore that is there; it stays in use until they all are"
-    )
-    overwrite: bool = flag(False, "replace what stands in the way")
-    save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
-
-    def __post_init__(self) -> None:
-        if self.append and self.overwrite:
-            raise ConfigError("--append and --overwrite exclude each other: one keeps what is there, one replaces it")
-        if self.save_knnlm_dstore and not self.dstore_mmap:
-            raise ConfigError("--save-knnlm-dstore needs to know where; give --dstore-mmap PREFIX")
 
 
 @dataclass(frozen=True)
@@ -57,22 +25,26 @@ class KNNConfig:
 
     knnlm: bool = flag(False, "mix the model with the next tokens of the nearest neighbours")
     dstore_filename: str | None = flag(
-        None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons, are"
-        " searched together"
-    )  # fmt: skip
+        None,
+        "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons, are"
+        " searched together",
+    )
     indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
     k: int = flag(1024, "neighbours of a query", minimum=1, maximum=(1 << 31) - 1)
     rerank: int | None = flag(
-        None, "neighbours asked of the index, of which the k nearest by p_kNN's distances vote; k if left out",
-        minimum=1, maximum=(1 << 31) - 1,
-    )  # fmt: skip
+        None,
+        "neighbours asked of the index, of which the k nearest by p_kNN's distances vote; k if left out",
+        minimum=1,
+        maximum=(1 << 31) - 1,
+    )
     probe: int = flag(8, "inverted lists that a search visits", minimum=1)
     lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
     knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
     knn_sim_func: str | None = flag(
-        None, "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
+        None,
+        "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
         choices=SIM_FUNCS,
-    )  # fmt: skip
+    )
     faiss_metric_type: str = flag("l2", "metric that the index was built for", choices=METRICS)
     no_load_keys: bool = flag(False, "leave the stored keys alone; the index's own distances are used")
     move_dstore_to_mem: bool = flag(False, "read the datastore into memory first")
@@ -83,9 +55,10 @@ class KNNConfig:
     def __post_init__(self) -> None:
         if self.knnlm and not (self.dstore_filename and self.indexfile):
             missing = " and ".join(
-                name for name, value in (("--dstore-filename", self.dstore_filename), ("--indexfile", self.indexfile))
+                name
+                for name, value in (("--dstore-filename", self.dstore_filename), ("--indexfile", self.indexfile))
                 if not value
-            )  # fmt: skip
+            )
             raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
         if self.knnlm:
             paired_names(self.dstore_filename or "", self.indexfile or "")
@@ -143,56 +116,8 @@ class ShowNeighboursConfig:
     """What neighbours say."""
 
     show_neighbours: int | None = flag(
-        None, "with --knnlm: print, for each token, the N rows with the largest votes for it (8 if N is left out)",
-        optional_value="8", minimum=1,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """Datastore and index."""
-
-    dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
-    faiss_index: str | None = flag(None, "file to write the index to")
-    dstore_size: int | None = flag(None, "rows; the manifest knows them", minimum=1)
-    dimension: int | None = flag(
-        None, f"width of a key; the manifest knows it, else {DEFAULT_KEY_DIMENSION}", minimum=1
+        None,
+        "with --knnlm: print, for each token, the N rows with the largest votes for it (8 if N is left out)",
+        optional_value="8",
+        minimum=1,
     )
-    dstore_fp16: bool = flag(False, "keys are float16; the manifest knows")
-    index_spec: str | None = flag(
-        None, "FAISS factory string, such as Flat or OPQ32,IVF2048,PQ32; auto chooses one and says why; inverted lists"
-        " of product codes if left out"
-    )  # fmt: skip
-    recall: float = flag(
-        0.8, "for --index-spec auto: share of the 1024 nearest rows to find with --probe lists", minimum=0, maximum=1
-    )
-    ncentroids: int = flag(4096, "inverted lists", minimum=1)
-    code_size: int = flag(64, "bytes of a key's product code", minimum=1)
-    probe: int = flag(8, "inverted lists that a search visits, unless it says otherwise", minimum=1)
-    effort: str = flag(
-        "quick", "training and filling of inverted lists: quick finds as much, thorough is FAISS's own", choices=EFFORTS
-    )
-    gpu_index: bool = flag(False, "train and fill inverted lists on the GPU (needs the GPU build of FAISS)")
-    train_sample: int = flag(1_000_000, "most rows that the index is trained on", minimum=1)
-    num_keys_to_add_at_a_time: int = flag(1_000_000, "most rows that are added at a time", minimum=1)
-    save_interval_s: float = flag(600.0, "seconds of adding between two files to resume from", minimum=0)
-    append: bool = flag(False, "add the rows that were appended to the datastore since the index was built")
-    retrain: bool = flag(False, "with --append: train the index anew on all rows, to its own specification")
-    drift_warning: float = flag(
-        1.25, "with --append: warn where new rows lie farther from the index's centroids or codes than the old ones, by"
-        " this factor", minimum=1,
-    )  # fmt: skip
-    starting_point: int = flag(0, "accepted, no effect: an interrupted build resumes by itself", minimum=0)
-    overwrite: bool = flag(False, "replace an index that stands in the way")
-    seed: int = flag(1, "seed of the training sample", minimum=0)
-
-    def __post_init__(self) -> None:
-        for name, value in (("--dstore-mmap", self.dstore_mmap), ("--faiss-index", self.faiss_index)):
-            if not value:
-                raise ConfigError(f"{name} is required: the datastore's prefix and the index's file must be named")
-        if self.append and self.overwrite:
-            raise ConfigError("--append and --overwrite exclude each other: one keeps the index, one replaces it")
-        if self.retrain and not self.append:
-            raise ConfigError(
-                "--retrain trains an index anew to which rows are appended; give --append, or --overwrite"
-            )

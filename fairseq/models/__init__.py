@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from fairseq.config.registry import Registry
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.models.transformer_config import ARCHITECTURES as _TRANSFORMER_PRESETS
 from fairseq.models.transformer_config import TransformerConfig
-from fairseq.registry import Registry
 
 MODELS = Registry("model", "--arch")
 register_model = MODELS.register

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.config import flag
+from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
 
 ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
@@ -23,7 +24,6 @@ from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
 from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
-from fairseq.registry import load
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
 HUB = "fairseq.hub:from_pretrained"
@@ -184,9 +184,12 @@ class TransformerLanguageModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, checkpoint_file: str = "model.pt", data_name_or_path: str | Path = ".",
+        cls,
+        name_or_path: str | Path,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str | Path = ".",
         **more: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Returns a trained model with its dictionary, as ``fairseq.hub.from_pretrained``, where the rest is told.
 
         The name is fairseq's. What it loads lies above this module, which therefore knows the path only.

@@ -33,9 +33,15 @@ class KeyValueCache:
     """
 
     def __init__(
-        self, num_layers: int, num_rows: int, num_slots: int, num_heads: int, head_width: int,
-        dtype: torch.dtype = torch.float32, device: torch.device | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        num_layers: int,
+        num_rows: int,
+        num_slots: int,
+        num_heads: int,
+        head_width: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
         shape = (num_layers, num_rows, num_heads, num_slots, head_width)
         self._keys_LRHTD = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a masked NaN would still spread
         self._values_LRHTD = torch.zeros(shape, dtype=dtype, device=device)

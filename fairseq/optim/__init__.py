@@ -5,6 +5,7 @@ and a schedule with ``@register_lr_scheduler("name", config=…)`` over ``(confi
 schedule is a pure function ``(num_updates, epoch) → learning rate``.
 """
 
+from fairseq.config.registry import Registry
 from fairseq.optim.config import (
     AdagradConfig,
     AdamConfig,
@@ -15,15 +16,14 @@ from fairseq.optim.config import (
     PolynomialDecayConfig,
     SGDConfig,
 )
-from fairseq.registry import Registry
 
 OPTIMIZERS = Registry("optimizer", "--optimizer")
 register_optimizer = OPTIMIZERS.register
-OPTIMIZERS.add("nag", "fairseq.optim.nag:build_nag", NAGConfig)
-OPTIMIZERS.add("adam", "fairseq.optim.torch_optimizers:build_adam", AdamConfig)
-OPTIMIZERS.add("sgd", "fairseq.optim.torch_optimizers:build_sgd", SGDConfig)
-OPTIMIZERS.add("adagrad", "fairseq.optim.torch_optimizers:build_adagrad", AdagradConfig)
-OPTIMIZERS.add("adamw", "fairseq.optim.torch_optimizers:build_adam", AdamConfig)
+OPTIMIZERS.add("nag", "fairseq.optim.optimizers:build_nag", NAGConfig)
+OPTIMIZERS.add("adam", "fairseq.optim.optimizers:build_adam", AdamConfig)
+OPTIMIZERS.add("sgd", "fairseq.optim.optimizers:build_sgd", SGDConfig)
+OPTIMIZERS.add("adagrad", "fairseq.optim.optimizers:build_adagrad", AdagradConfig)
+OPTIMIZERS.add("adamw", "fairseq.optim.optimizers:build_adam", AdamConfig)
 
 LR_SCHEDULERS = Registry("schedule", "--lr-scheduler")
 register_lr_scheduler = LR_SCHEDULERS.register

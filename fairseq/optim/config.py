@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.config import flag
+from fairseq.config.flags import flag
 
 
 def _weight_decay(meaning: str = "decoupled weight decay: p ← p·(1 − lr·wd)") -> Any:

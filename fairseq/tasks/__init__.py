@@ -1,7 +1,7 @@
 """Tasks: what data is, and which model it needs. A plugin adds one with ``@register_task("name", config=…)``."""
 
+from fairseq.config.registry import Registry
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.registry import Registry
 
 TASKS = Registry("task", "--task")
 register_task = TASKS.register

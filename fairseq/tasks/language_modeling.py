@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fairseq.checkpoints import Checkpoint
-from fairseq.config import resolve
+from fairseq.checkpoints.format import Checkpoint
+from fairseq.config.flags import resolve
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
-from fairseq.given_files import data_directories, require_split
 from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.upgrade import load_state, misfits
+from fairseq.runtime.inputs import data_directories, require_split
 
 
 class _Unfilled(TorchFunctionMode):

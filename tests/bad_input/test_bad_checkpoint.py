@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tests.bad_input.cases import EVAL, TRAIN, Call, Case, Place, check, parametrise
+from tests.builders.cases import EVAL, TRAIN, Call, Case, Place, check, parametrise
 
 EMBEDDING = "decoder.embed_tokens.embeddings.0.0.weight"
 FC1 = "decoder.layers.0.fc1.weight"
@@ -199,7 +199,7 @@ CASES = [
     Case("pt-optimizer-empty", TRAIN, resumed(part("last_optimizer_state", NO_GROUPS)), "model.pt is damaged"),
     Case("pt-optimizer-of-other-shapes", TRAIN, resumed(other_moments), "for a parameter of shape"),
     Case("pt-optimizer-gone", TRAIN, resumed(part("last_optimizer_state", None)), "model.pt has no optimizer state"),
-]  # fmt: skip
+]
 
 
 @parametrise(CASES)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bad_input.cases import BUILD, EVAL, Call, Case, Place, check, parametrise
+from tests.builders.cases import BUILD, EVAL, Call, Case, Place, check, parametrise
 
 WIDTH = 16
 
@@ -190,21 +190,26 @@ CASES = [
     of_manifest("weights-of-another", {"weights_sha256": "0" * 64}, "written with model weights 000000000000"),
     of_manifest("keys-of-another-type", {"seed": 1}, "has unknown fields (seed)"),
     Case(
-        "bare-width-does-not-divide", BUILD,
+        "bare-width-does-not-divide",
+        BUILD,
         with_file("_keys.npy", lambda d: d, manifest=False, more=("--dimension", 7)),
         "check --dimension",
     ),
     Case(
-        "bare-both-empty", BUILD, with_file("_keys.npy", lambda _: b"", manifest=False, more=("--dimension", 16)),
+        "bare-both-empty",
+        BUILD,
+        with_file("_keys.npy", lambda _: b"", manifest=False, more=("--dimension", 16)),
         "dstore_keys.npy has 0 bytes",
     ),
     Case(
-        "bare-values-negative", BUILD,
+        "bare-values-negative",
+        BUILD,
         with_file("_vals.npy", lambda d: b"\xff" * len(d), manifest=False, more=("--dimension", 16)),
         "dstore_vals.npy holds ids outside the vocabulary",
     ),
     Case(
-        "bare-too-many-rows", BUILD,
+        "bare-too-many-rows",
+        BUILD,
         with_file("_keys.npy", lambda d: d, manifest=False, more=("--dimension", 16, "--dstore-size", 10**6)),
         "--dstore-size 1000000 is larger than",
     ),
@@ -222,11 +227,13 @@ CASES = [
     of_manifest("segments-are-text", {"segments": "train"}, "'segments' must be a list of objects"),
     of_manifest("segments-of-nothing", {"segments": [{}]}, "segment 0 must have settings, source_rows and spans"),
     of_manifest(
-        "segments-of-fewer-rows", {"segments": [{"settings": {}, "source_rows": 9, "spans": [[0, 9]]}]},
+        "segments-of-fewer-rows",
+        {"segments": [{"settings": {}, "source_rows": 9, "spans": [[0, 9]]}]},
         "the segments must have the",
     ),
     of_manifest(
-        "segments-overlap", {"segments": [{"settings": {}, "source_rows": 9, "spans": [[0, 5], [4, 9]]}]},
+        "segments-overlap",
+        {"segments": [{"settings": {}, "source_rows": 9, "spans": [[0, 5], [4, 9]]}]},
         "segment 0 must have",
     ),
     of_manifest("forgotten-is-a-list", {"forgotten": [1]}, "'forgotten' must be an object"),
@@ -248,7 +255,7 @@ CASES = [
     Case("append-to-another-model", EVAL, append_to_another, "dstore was written with model weights 000000000000"),
     Case("append-to-bare-files", EVAL, append_to_bare, "dstore has no manifest"),
     Case("dump-of-shards", EVAL, lambda p: dump(p, "--num-shards", 2), "--save-knnlm-dstore writes rows in order"),
-]  # fmt: skip
+]
 
 
 def build_from_nan(place: Place) -> list[object]:

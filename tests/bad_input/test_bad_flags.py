@@ -2,7 +2,7 @@
 
 import shlex
 
-from tests.bad_input.cases import (
+from tests.builders.cases import (
     BUILD,
     EVAL,
     GENERATE,
@@ -22,9 +22,13 @@ def typed(prog: str, words: str, expect: str) -> Case:
 
     def make(place: Place) -> list[object]:
         sound = {
-            EVAL: place.neighbours, GENERATE: place.generate, INTERACTIVE: place.generate, TRAIN: place.train,
-            PREPROCESS: place.preprocess, BUILD: place.build,
-        }  # fmt: skip
+            EVAL: place.neighbours,
+            GENERATE: place.generate,
+            INTERACTIVE: place.generate,
+            TRAIN: place.train,
+            PREPROCESS: place.preprocess,
+            BUILD: place.build,
+        }
         return [*sound[prog](), *shlex.split(words)]
 
     return Case(f"flag-{prog.removeprefix('fairseq-')} {words[:60]}", prog, make, expect)
@@ -183,7 +187,7 @@ CASES = [
     Case("flag-save-dir-is-a-file", TRAIN, save_dir_is_a_file, "out"),
     Case("flag-broken-plugin", EVAL, broken_plugin, "--user-dir"),
     Case("flag-plugin-with-an-odd-name", EVAL, plugin_with_an_odd_name, "cannot be the name of a module"),
-]  # fmt: skip
+]
 
 
 @parametrise(CASES)

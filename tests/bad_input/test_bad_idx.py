@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.bad_input.cases import EVAL, TRAIN, Call, Case, Place, check, parametrise
-from tests.cli.tiny_lm import write_split
+from tests.builders.cases import EVAL, TRAIN, Call, Case, Place, check, parametrise
+from tests.builders.tiny_lm import write_split
 
 HEADER_BYTES = 26
 
@@ -142,7 +142,7 @@ CASES = [
     Case("data-is-empty", EVAL, lambda p: ["", *p.evaluate()[1:]], "data directory"),
     Case("data-split-is-missing", EVAL, lambda p: [*p.evaluate(), "--gen-subset", "x"], "x.idx does not exist"),
     Case("data-split-name-is-empty", EVAL, lambda p: [*p.evaluate(), "--gen-subset", ""], ".idx does not exist"),
-]  # fmt: skip
+]
 
 
 @parametrise(CASES)

@@ -8,7 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tests.bad_input.cases import BUILD, EVAL, Call, Case, Place, check, parametrise
+from tests.builders.cases import BUILD, EVAL, Call, Case, Place, check, parametrise
 
 WIDTH = 16
 
@@ -194,7 +194,7 @@ CASES = [
     Case("build-spec-too-many-lists", BUILD, lambda p: p.build(more=["--index-spec", "IVF9999,Flat"]), "--index-spec"),
     Case("build-spec-odd-codes", BUILD, lambda p: p.build(more=["--index-spec", "PQ7"]), "--index-spec PQ7"),
     Case("build-into-a-file", BUILD, lambda p: p.build(more=["--faiss-index", p.good.index / "x"]), "knn.index"),
-]  # fmt: skip
+]
 
 
 @parametrise(CASES)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bad_input.cases import KNNLM, Call, Case, Place, check, parametrise
+from tests.builders.cases import KNNLM, Call, Case, Place, check, parametrise
 
 Damage = Callable[[Path], object]
 FLAGS: dict[str, list[object]] = {
@@ -120,17 +120,29 @@ CASES = [
     Case("retrieval-column-torn", KNNLM, meets("sweep", torn("distances.npy")), "distances.npy must be a whole .npy"),
     Case("retrieval-column-empty", KNNLM, meets("report", text("ids.npy", "")), "ids.npy must be a whole .npy"),
     Case("retrieval-column-text", KNNLM, meets("fit-lmbda", text("ids.npy", "words " * 99)), "ids.npy must be a whole"),
-    Case("retrieval-column-dtype", KNNLM, meets("sweep", column("distances", lambda a: a.astype("<f8"))),
-         "distances.npy must be float32"),
+    Case(
+        "retrieval-column-dtype",
+        KNNLM,
+        meets("sweep", column("distances", lambda a: a.astype("<f8"))),
+        "distances.npy must be float32",
+    ),
     Case("retrieval-column-short", KNNLM, meets("sweep", column("blocks", lambda a: a[:-1])), "blocks.npy must be"),
-    Case("retrieval-targets-out-of-range", KNNLM, meets("report", column("targets", put(3, 999))),
-         "targets.npy: ids must be from 0 to"),
+    Case(
+        "retrieval-targets-out-of-range",
+        KNNLM,
+        meets("report", column("targets", put(3, 999))),
+        "targets.npy: ids must be from 0 to",
+    ),
     Case("retrieval-distances-swapped", KNNLM, meets("sweep", SWAPPED), "must have their neighbours nearest first"),
     Case("retrieval-distances-swapped-cache", KNNLM, meets("sweep-cache", SWAPPED), "neighbours nearest first"),
     Case("retrieval-lm-nan", KNNLM, meets("fit-lmbda", column("lm_log_prob", put(5, np.nan))), "lm_log_prob.npy holds"),
     Case("retrieval-cache-gone", KNNLM, meets("sweep-cache", manifest(cache=None)), "was saved without a cache"),
-    Case("retrieval-cache-one-setting", KNNLM, meets("sweep-cache", column("cache_log_prob", lambda a: a[:, :1])),
-         "cache_log_prob.npy must be float32"),
+    Case(
+        "retrieval-cache-one-setting",
+        KNNLM,
+        meets("sweep-cache", column("cache_log_prob", lambda a: a[:, :1])),
+        "cache_log_prob.npy must be float32",
+    ),
     Case("retrieval-ids-beyond", KNNLM, meets("fit-lmbda", column("ids", put((2, 1), 10**6))), "names row 1000000"),
     Case("retrieval-dictionary-gone", KNNLM, meets("fit-lmbda", manifest(dictionary="/gone/d.txt")), "/gone/d.txt"),
     Case("retrieval-store-gone", KNNLM, meets("fit-lmbda", manifest(datastore={"prefix": "/gone/d"})), "/gone/d_vals"),
@@ -138,23 +150,45 @@ CASES = [
     Case("retrieval-hits-flipped", KNNLM, meets("report", column("hits", lambda a: ~a)), "have another value in the"),
     Case("retrieval-more-neighbours", KNNLM, meets("sweep", SOUND, "--k", 9), "--k 9 is more than the 8 neighbours"),
     Case("retrieval-more-neighbours-cache", KNNLM, meets("sweep-cache", SOUND, "--k", 9), "--k 9 is more than the 8"),
-    Case("applied-to-another-model", KNNLM, applied("sweep", manifest(identity={"weights_sha256": "f" * 64})),
-         "has weights_sha256 ffffffffffff, but"),
-    Case("applied-to-other-caches", KNNLM, applied("sweep-cache", manifest(cache={"settings": [
-        {"cache_size": size, "cache_theta": 0.5} for size in (1, 2)]})), "was saved with other caches than"),
+    Case(
+        "applied-to-another-model",
+        KNNLM,
+        applied("sweep", manifest(identity={"weights_sha256": "f" * 64})),
+        "has weights_sha256 ffffffffffff, but",
+    ),
+    Case(
+        "applied-to-other-caches",
+        KNNLM,
+        applied(
+            "sweep-cache", manifest(cache={"settings": [{"cache_size": size, "cache_theta": 0.5} for size in (1, 2)]})
+        ),
+        "was saved with other caches than",
+    ),
     Case("results-torn-sweep", KNNLM, meets("sweep", text("results.json", "{")), "results.json must be JSON"),
     Case("results-torn-cache", KNNLM, meets("sweep-cache", text("results.json", "{")), "results.json must be JSON"),
     Case("results-torn-fit", KNNLM, meets("fit-lmbda", text("results.json", "")), "results.json must be JSON"),
     Case("results-torn-report", KNNLM, meets("report", text("results.json", "[")), "results.json must be JSON"),
     Case("results-of-another-kind", KNNLM, meets("report", text("results.json", "{}")), "must be of kind 'results'"),
-    Case("results-of-the-future", KNNLM, meets("report", text("results.json", '{"kind": "results", "version": 2}')),
-         "results.json is of version 2"),
-    Case("results-without-sections", KNNLM, meets("sweep", text("results.json", '{"kind": "results", "version": 1}')),
-         "results.json must have sections"),
+    Case(
+        "results-of-the-future",
+        KNNLM,
+        meets("report", text("results.json", '{"kind": "results", "version": 2}')),
+        "results.json is of version 2",
+    ),
+    Case(
+        "results-without-sections",
+        KNNLM,
+        meets("sweep", text("results.json", '{"kind": "results", "version": 1}')),
+        "results.json must have sections",
+    ),
     Case("results-section-unsound", KNNLM, meets("report", results(sweep={"chosen_on": 3})), "section 'sweep' is not"),
-    Case("results-section-words", KNNLM, meets("report", results(lmbda={"fitted_on": {"split": "v", "ppl": {}}})),
-         "the section 'lmbda' is not sound"),
-]  # fmt: skip
+    Case(
+        "results-section-words",
+        KNNLM,
+        meets("report", results(lmbda={"fitted_on": {"split": "v", "ppl": {}}})),
+        "the section 'lmbda' is not sound",
+    ),
+]
 
 
 @parametrise(CASES)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bad_input.cases import EVAL, PREPROCESS, TRAIN, Call, Case, Place, check, parametrise
+from tests.builders.cases import EVAL, PREPROCESS, TRAIN, Call, Case, Place, check, parametrise
 
 
 def with_dict(content: bytes) -> Callable[[Place], list[object]]:
@@ -123,7 +123,7 @@ CASES = [
     Case("destdir-is-a-file", PREPROCESS, destdir_is_a_file, "out"),
     Case("destdir-has-results", PREPROCESS, results_are_there, "out must not hold results yet, but has dict.txt"),
     Case("destdir-has-other-ids", PREPROCESS, other_ids_are_there, "test would stay beside a new one"),
-]  # fmt: skip
+]
 
 
 @parametrise(CASES)

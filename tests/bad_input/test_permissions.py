@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_input.cases import (
+from tests.builders.cases import (
     BUILD,
     EVAL,
     PREPROCESS,
@@ -26,7 +26,7 @@ from tests.bad_input.cases import (
     parametrise,
     snapshot,
 )
-from tests.cli.tiny_lm import main_of
+from tests.builders.tiny_lm import main_of
 
 NOBODY = 65534
 Make = Callable[[Place], list[object]]
@@ -85,11 +85,15 @@ CASES = [
     Case("denied-checkpoint", EVAL, unreadable(lambda p: p.good.checkpoint, Place.evaluate), f"last.pt: {DENIED}"),
     Case("denied-index", EVAL, unreadable(lambda p: p.good.index, Place.neighbours), f"knn.index: {DENIED}"),
     Case(
-        "denied-keys", BUILD, unreadable(lambda p: Path(f"{p.good.store}_keys.npy"), Place.build),
+        "denied-keys",
+        BUILD,
+        unreadable(lambda p: Path(f"{p.good.store}_keys.npy"), Place.build),
         f"dstore_keys.npy: {DENIED}",
     ),
     Case(
-        "denied-manifest", EVAL, unreadable(lambda p: Path(f"{p.good.store}.json"), Place.neighbours),
+        "denied-manifest",
+        EVAL,
+        unreadable(lambda p: Path(f"{p.good.store}.json"), Place.neighbours),
         f"dstore.json: {DENIED}",
     ),
     Case("denied-text", PREPROCESS, unreadable(text, lambda p: p.preprocess(None)), f"text: {DENIED}"),
@@ -97,7 +101,7 @@ CASES = [
     Case("denied-destdir", PREPROCESS, Place.preprocess, f"out: {DENIED}"),
     Case("denied-new-index", BUILD, Place.build, DENIED),
     Case("denied-results", EVAL, lambda p: [*p.evaluate(), "--results-path", p / "results"], f"results: {DENIED}"),
-]  # fmt: skip
+]
 
 
 @parametrise(CASES)

@@ -12,16 +12,22 @@ from tests.bad_input import (
     test_bad_text_and_dict,
     test_permissions,
 )
-from tests.bad_input.cases import Case
+from tests.builders.cases import Case
 
 LEAST_CASES = 100
 TABLES: dict[str, list[Case]] = {
     module.__name__: module.CASES
     for module in (
-        test_bad_checkpoint, test_bad_datastore, test_bad_flags, test_bad_idx, test_bad_index, test_bad_retrieval,
-        test_bad_text_and_dict, test_permissions,
+        test_bad_checkpoint,
+        test_bad_datastore,
+        test_bad_flags,
+        test_bad_idx,
+        test_bad_index,
+        test_bad_retrieval,
+        test_bad_text_and_dict,
+        test_permissions,
     )
-}  # fmt: skip
+}
 
 
 def test_there_are_enough_cases_and_each_has_its_own_name() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_lm import (
+
+from fairseq_cli.run import run
+from tests.builders.tiny_lm import (
     ADAPTIVE,
     BATCHING,
     MODEL,
@@ -19,8 +21,6 @@ from tiny_lm import (
     make_sentences,
     write_split,
 )
-
-from fairseq_cli.run import run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_lm import TOKENS_PER_SAMPLE, Command, num_tokens, token_log_probs
 
-from tests.reference.cache import cache_distribution, mixture
+from tests.builders.tiny_lm import TOKENS_PER_SAMPLE, Command, num_tokens, token_log_probs
+from tests.oracles.cache import cache_distribution, mixture
 
 WINDOW = 6
 CACHE = ("--cache-size", 20, "--cache-theta", 0.3, "--cache-lmbda", 0.2)
@@ -110,7 +110,7 @@ def test_every_target_is_scored_once(record: Any, data_dir: Path) -> None:
 
 
 def test_a_cache_that_does_not_fit_is_refused(eval_lm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairseq.resources.free_memory_bytes", lambda: 3 * 20 * 16 * 4 - 1)
+    monkeypatch.setattr("fairseq.runtime.resources.free_memory_bytes", lambda: 3 * 20 * 16 * 4 - 1)
     assert eval_lm(*CACHE).error.startswith("a cache of 20 vectors needs 0.00 MiB of memory, but")
 
 

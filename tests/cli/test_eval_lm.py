@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_lm import (
+
+from fairseq.checkpoints.format import load_checkpoint
+from tests.builders.tiny_lm import (
     ADAPTIVE,
     BATCHING,
     MODEL,
@@ -21,8 +23,6 @@ from tiny_lm import (
     Outcome,
     num_tokens,
 )
-
-from fairseq.checkpoints import load_checkpoint
 
 RESULT = re.compile(
     r"Evaluated (\d+) tokens in (\d+\.\d)s \((\d+\.\d\d) tokens/s\)\n"
@@ -359,7 +359,7 @@ def test_fp16_on_a_cpu_warns_and_changes_nothing(eval_lm: Command) -> None:
 
 
 def test_a_plain_checkpoint_without_adaptive_softmax(command: Command, data_dir: Path, tmp_path: Path) -> None:
-    from tiny_lm import BATCHING, MODEL, OPTIMIZATION
+    from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION
 
     words = [data_dir, "--save-dir", tmp_path, *MODEL, *BATCHING, *OPTIMIZATION, "--max-update", 3]
     assert command("fairseq-train", *words).code == 0

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import Command, Outcome, main_of, token_log_probs
 
 from fairseq.data.dictionary import Dictionary
 from fairseq_cli.run import run
-from tests.reference import lmbda as naive
-from tests.reference.cache import cache_distribution
-from tests.reference.cache import mixture as cache_mixture
-from tests.reference.knn import knn_probability, mixture
+from tests.builders.tiny_lm import Command, Outcome, main_of, token_log_probs
+from tests.oracles import lmbda as naive
+from tests.oracles.cache import cache_distribution
+from tests.oracles.cache import mixture as cache_mixture
+from tests.oracles.knn import knn_probability, mixture
 
 K = 24
 CONTEXT = 6
@@ -39,8 +39,8 @@ def fitted(data_dir: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFa
         assert run("fairseq-eval-lm", evaluate, words.split()) == 0
     words = f"fit-lmbda {root}/valid --out {root}/lmbda.json --knn-temp 5 --log-format none"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairseq.knn.lmbda_fit._STEPS", 60)
-        patch.setattr("fairseq.knn.lmbda_report.best_kind", lambda judged: "network")
+        patch.setattr("fairseq.knn.weight.fit._STEPS", 60)
+        patch.setattr("fairseq.knn.weight.report.best_kind", lambda judged: "network")
         assert run("fairseq-knnlm", main_of("fairseq-knnlm"), words.split()) == 0
     return root
 
@@ -52,7 +52,7 @@ def neighbours(root: Path) -> list[str]:
 @pytest.fixture
 def fit(command: Command, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Returns ``fit(*flags)``: to the retrieval of valid."""
-    monkeypatch.setattr("fairseq.knn.lmbda_fit._STEPS", 20)
+    monkeypatch.setattr("fairseq.knn.weight.fit._STEPS", 20)
     return lambda *words: command("fairseq-knnlm", "fit-lmbda", fitted / "valid", "--log-format", "none", *words)
 
 
@@ -155,9 +155,9 @@ def test_what_is_known_of_a_token_is_saved(fitted, data_dir) -> None:
 
 def test_targets_have_no_part_in_their_weights(fitted, data_dir, tmp_path) -> None:
     """Another target, and all that depends on it, in every row: the weights stay."""
-    from fairseq.knn.lmbda_file import read_model
-    from fairseq.knn.lmbda_tokens import open_counts, open_values, read_tokens
-    from fairseq.knn.retrieval import Retrieval
+    from fairseq.knn.retrieval.retrieval import Retrieval
+    from fairseq.knn.weight.file import read_model
+    from fairseq.knn.weight.tokens import open_counts, open_values, read_tokens
 
     shutil.copytree(fitted / "test", tmp_path / "changed")
     for name, value in (("targets", 7), ("hits", 0), ("lm_log_prob", -3.0)):
@@ -179,9 +179,9 @@ def test_targets_have_no_part_in_their_weights(fitted, data_dir, tmp_path) -> No
 def test_queries_with_other_targets_get_the_same_weights(fitted) -> None:
     import torch
 
-    from fairseq.knn.lmbda_file import read_model
-    from fairseq.knn.weighing import WeighedNeighbours
-    from fairseq.scoring import Known
+    from fairseq.evaluate.mixture import Known
+    from fairseq.knn.weight.apply import WeighedNeighbours
+    from fairseq.knn.weight.file import read_model
     from knnlm import KNN_Dstore
 
     store = KNN_Dstore.open(fitted / "dstore", fitted / "index", k=K, probe=3, knn_temp=5.0)

@@ -9,8 +9,8 @@ import shlex
 
 import pytest
 
-from fairseq.config import flag_fields, flag_name
-from fairseq.options import make_parser
+from fairseq.config.command_line import make_parser
+from fairseq.config.flags import flag_fields, flag_name
 
 EVERY_COMMAND = shlex.split(
     "--seed --log-interval --log-format --log-file --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
@@ -107,54 +107,133 @@ KNNLM = {
 
 # Defaults that the published interface gives.
 EVERY_DEFAULT = {
-    "--seed": 1, "--log-interval": 100, "--fp16-init-scale": 128, "--min-loss-scale": 1e-4, "--num-workers": 1,
-}  # fmt: skip
+    "--seed": 1,
+    "--log-interval": 100,
+    "--fp16-init-scale": 128,
+    "--min-loss-scale": 1e-4,
+    "--num-workers": 1,
+}
 GENERATION_DEFAULTS = {
-    "--beam": 5, "--nbest": 1, "--max-len-a": 0, "--max-len-b": 200, "--min-len": 1, "--lenpen": 1, "--unkpen": 0,
-    "--no-repeat-ngram-size": 0, "--sampling-topk": -1, "--sampling-topp": -1, "--temperature": 1, "--k": 1024,
-    "--probe": 8, "--lmbda": 0, "--knn-temp": 1, "--model-overrides": "{}",
-}  # fmt: skip
+    "--beam": 5,
+    "--nbest": 1,
+    "--max-len-a": 0,
+    "--max-len-b": 200,
+    "--min-len": 1,
+    "--lenpen": 1,
+    "--unkpen": 0,
+    "--no-repeat-ngram-size": 0,
+    "--sampling-topk": -1,
+    "--sampling-topp": -1,
+    "--temperature": 1,
+    "--k": 1024,
+    "--probe": 8,
+    "--lmbda": 0,
+    "--knn-temp": 1,
+    "--model-overrides": "{}",
+}
 DEFAULTS = {
     "fairseq-train": {
-        **EVERY_DEFAULT, "--task": "language_modeling", "--save-dir": "checkpoints",
-        "--restore-file": "checkpoint_last.pt", "--max-update": 0, "--max-epoch": 0, "--clip-norm": 25, "--min-lr": -1,
-        "--update-freq": 1, "--momentum": 0.99, "--weight-decay": 0, "--warmup-init-lr": -1, "--t-mult": 1,
-        "--lr-period-updates": -1, "--lr-shrink": 0.1, "--required-batch-size-multiple": 8,
-        "--tokens-per-sample": 1024, "--sample-break-mode": "none", "--save-interval": 1,
-        "--save-interval-updates": 0, "--keep-interval-updates": -1, "--keep-last-epochs": -1,
-        "--keep-best-checkpoints": -1, "--best-checkpoint-metric": "loss", "--patience": -1, "--validate-interval": 1,
-        "--adaptive-input-factor": 4, "--adaptive-softmax-factor": 4,
+        **EVERY_DEFAULT,
+        "--task": "language_modeling",
+        "--save-dir": "checkpoints",
+        "--restore-file": "checkpoint_last.pt",
+        "--max-update": 0,
+        "--max-epoch": 0,
+        "--clip-norm": 25,
+        "--min-lr": -1,
+        "--update-freq": 1,
+        "--momentum": 0.99,
+        "--weight-decay": 0,
+        "--warmup-init-lr": -1,
+        "--t-mult": 1,
+        "--lr-period-updates": -1,
+        "--lr-shrink": 0.1,
+        "--required-batch-size-multiple": 8,
+        "--tokens-per-sample": 1024,
+        "--sample-break-mode": "none",
+        "--save-interval": 1,
+        "--save-interval-updates": 0,
+        "--keep-interval-updates": -1,
+        "--keep-last-epochs": -1,
+        "--keep-best-checkpoints": -1,
+        "--best-checkpoint-metric": "loss",
+        "--patience": -1,
+        "--validate-interval": 1,
+        "--adaptive-input-factor": 4,
+        "--adaptive-softmax-factor": 4,
     },
     "fairseq-eval-lm": {
-        **EVERY_DEFAULT, "--gen-subset": "test", "--max-tokens": 36000, "--context-window": 0,
-        "--model-overrides": "{}", "--num-shards": 1, "--shard-id": 0, "--sample-break-mode": "none", "--probe": 8,
-        "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
-        "--cache-lmbda": 0.0, "--cache-theta": 1.0, "--skip-retrieval": 0,
+        **EVERY_DEFAULT,
+        "--gen-subset": "test",
+        "--max-tokens": 36000,
+        "--context-window": 0,
+        "--model-overrides": "{}",
+        "--num-shards": 1,
+        "--shard-id": 0,
+        "--sample-break-mode": "none",
+        "--probe": 8,
+        "--k": 1024,
+        "--lmbda": 0.0,
+        "--faiss-metric-type": "l2",
+        "--knn-temp": 1,
+        "--cache-lmbda": 0.0,
+        "--cache-theta": 1.0,
+        "--skip-retrieval": 0,
     },
     "fairseq-generate": {
-        **EVERY_DEFAULT, **GENERATION_DEFAULTS, "--gen-subset": "test", "--prefix-size": 0, "--num-shards": 1,
+        **EVERY_DEFAULT,
+        **GENERATION_DEFAULTS,
+        "--gen-subset": "test",
+        "--prefix-size": 0,
+        "--num-shards": 1,
         "--shard-id": 0,
     },
     "fairseq-interactive": {**EVERY_DEFAULT, **GENERATION_DEFAULTS, "--input": "-", "--buffer-size": 0},
     "fairseq-score-lm": {
-        **EVERY_DEFAULT, "--input": "-", "--buffer-size": 1000, "--max-tokens": 36000, "--model-overrides": "{}",
-        "--probe": 8, "--k": 1024, "--lmbda": 0.0, "--faiss-metric-type": "l2", "--knn-temp": 1,
+        **EVERY_DEFAULT,
+        "--input": "-",
+        "--buffer-size": 1000,
+        "--max-tokens": 36000,
+        "--model-overrides": "{}",
+        "--probe": 8,
+        "--k": 1024,
+        "--lmbda": 0.0,
+        "--faiss-metric-type": "l2",
+        "--knn-temp": 1,
     },
     "fairseq-preprocess": {
-        **EVERY_DEFAULT, "--destdir": "data-bin", "--workers": 1, "--dataset-impl": "mmap", "--thresholdsrc": 0,
-        "--nwordssrc": -1, "--padding-factor": 8,
+        **EVERY_DEFAULT,
+        "--destdir": "data-bin",
+        "--workers": 1,
+        "--dataset-impl": "mmap",
+        "--thresholdsrc": 0,
+        "--nwordssrc": -1,
+        "--padding-factor": 8,
     },
     "build_dstore.py": {
-        "--seed": 1, "--ncentroids": 4096, "--code-size": 64, "--probe": 8,
-        "--num-keys-to-add-at-a-time": 1000000, "--starting-point": 0, "--effort": "quick", "--recall": 0.8,
+        "--seed": 1,
+        "--ncentroids": 4096,
+        "--code-size": 64,
+        "--probe": 8,
+        "--num-keys-to-add-at-a-time": 1000000,
+        "--starting-point": 0,
+        "--effort": "quick",
+        "--recall": 0.8,
         "--drift-warning": 1.25,
     },
     "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm recall": {
-        "--k": 1024, "--probe": (8, 32), "--sample": 2000, "--lmbda": 0.25, "--knn-temp": 1, "--effort": "quick",
-        "--gen-subset": "valid", "--context-window": 0, "--sample-break-mode": "none",
+        "--k": 1024,
+        "--probe": (8, 32),
+        "--sample": 2000,
+        "--lmbda": 0.25,
+        "--knn-temp": 1,
+        "--effort": "quick",
+        "--gen-subset": "valid",
+        "--context-window": 0,
+        "--sample-break-mode": "none",
     },
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
@@ -163,7 +242,7 @@ DEFAULTS = {
     "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
     "fairseq-knnlm rows": {"--context": 12},
     "fairseq-knnlm forget": {"--following": 0, "--save-interval-s": 60},
-}  # fmt: skip
+}
 CHOICES = {
     "fairseq-train": {
         "--optimizer": "nag adam sgd adagrad adamw",
@@ -266,7 +345,7 @@ def test_defaults_are_the_published_ones(prog: str) -> None:
 
 
 def test_the_width_of_a_key_is_what_the_manifest_says_else_the_published_1024() -> None:
-    from fairseq.knn.config import DEFAULT_KEY_DIMENSION
+    from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 
     assert DEFAULT_KEY_DIMENSION == 1024
 
@@ -288,7 +367,7 @@ def test_every_flag_is_explained(prog: str) -> None:
 
 @pytest.mark.parametrize("prog", FLAGS)
 def test_every_flag_parses_with_hyphens_and_with_underscores(prog: str) -> None:
-    from fairseq.options import parse
+    from fairseq.config.command_line import parse
 
     groups = groups_of(prog)
     known = make_parser(prog, "", groups)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import NUM_WORDS, TOKENS_PER_SAMPLE, Command, Outcome, main_of, num_tokens
 
 from fairseq_cli.run import run
+from tests.builders.tiny_lm import NUM_WORDS, TOKENS_PER_SAMPLE, Command, Outcome, main_of, num_tokens
 
 CONTEXT, K = 6, 30
 # Four decimals are printed of log-probabilities and scores; another batch may round the last one the other way.

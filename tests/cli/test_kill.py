@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kill_child import Stage, contents, finish_and_compare, kill_and_compare, measure
-from tiny_lm import ADAPTIVE, BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, make_sentences
+
+from tests.builders.kill_child import Stage, contents, finish_and_compare, kill_and_compare, measure
+from tests.builders.tiny_lm import ADAPTIVE, BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, make_sentences
 
 KILLS, KILLS_SOAK = 20, 200
 STOPS = 3

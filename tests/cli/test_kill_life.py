@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kill_child import Stage, finish_and_compare, kill_and_compare, measure
-from test_kill import DUMP, EVALUATE, inputs  # noqa: F401 - a fixture
+
+from tests.builders.kill_child import Stage, finish_and_compare, kill_and_compare, measure
+from tests.cli.test_kill import DUMP, EVALUATE, inputs  # noqa: F401 - a fixture
 
 KILLS, KILLS_SOAK = 4, 200
 STAGES: dict[str, tuple[str, list[str]]] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import Command, Outcome, main_of, write_split
 
 from fairseq_cli.run import run
+from tests.builders.tiny_lm import Command, Outcome, main_of, write_split
 
 WIDTH, BLOCK, WINDOW = 8, 20, 12  # tokens_per_sample is 32: the first block has no full context
 VOCABULARY = 40004

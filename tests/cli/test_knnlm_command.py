@@ -13,9 +13,9 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from tiny_lm import Command, Outcome, main_of
 
 from fairseq_cli.run import run
+from tests.builders.tiny_lm import Command, Outcome, main_of
 
 WIDTH = 16
 
@@ -56,9 +56,19 @@ def check(command: Command, files: Path) -> Callable[..., Outcome]:
 
     def call(*words: object) -> Outcome:
         return command(
-            "fairseq-knnlm", "check", files / "data-bin", "--path", files / "model.pt", "--dstore-filename",
-            files / "dstore", "--indexfile", files / "knn.index", "--log-format", "none", *words,
-        )  # fmt: skip
+            "fairseq-knnlm",
+            "check",
+            files / "data-bin",
+            "--path",
+            files / "model.pt",
+            "--dstore-filename",
+            files / "dstore",
+            "--indexfile",
+            files / "knn.index",
+            "--log-format",
+            "none",
+            *words,
+        )
 
     return call
 
@@ -249,18 +259,45 @@ def test_subcommands(command: Command) -> None:
 
 
 def test_info_says_what_files_are(command: Command, files: Path) -> None:
-    names = ("data-bin/dict.txt", "data-bin/valid.idx", "data-bin/valid.bin", "model.pt", "dstore", "dstore_vals.npy",
-             "dstore.json", "knn.index", "knn.index.trained", "knn.index.json", "model.pt")  # fmt: skip
+    names = (
+        "data-bin/dict.txt",
+        "data-bin/valid.idx",
+        "data-bin/valid.bin",
+        "model.pt",
+        "dstore",
+        "dstore_vals.npy",
+        "dstore.json",
+        "knn.index",
+        "knn.index.trained",
+        "knn.index.json",
+        "model.pt",
+    )
     outcome = command("fairseq-knnlm", "info", *(files / name for name in names))
     assert outcome.code == 0, outcome.err
     kinds = [line.split(": ", 1)[1] for line in outcome.out.splitlines() if not line.startswith(" ")]
     assert kinds == [
-        "dictionary", "binarised text", "binarised text", "checkpoint", "datastore", "datastore",
-        "manifest of a datastore", "FAISS index", "FAISS index without keys (trained, to be filled)",
-        "manifest of an index", "checkpoint",
-    ]  # fmt: skip
-    for line in ("ids: 40", "written by: this program", "updates: 60", f"rows: {rows_of(files)}", "type: IndexIVFFlat",
-                 f"keys: {rows_of(files)}", "nlist: 8", "specification: IVF8,Flat"):  # fmt: skip
+        "dictionary",
+        "binarised text",
+        "binarised text",
+        "checkpoint",
+        "datastore",
+        "datastore",
+        "manifest of a datastore",
+        "FAISS index",
+        "FAISS index without keys (trained, to be filled)",
+        "manifest of an index",
+        "checkpoint",
+    ]
+    for line in (
+        "ids: 40",
+        "written by: this program",
+        "updates: 60",
+        f"rows: {rows_of(files)}",
+        "type: IndexIVFFlat",
+        f"keys: {rows_of(files)}",
+        "nlist: 8",
+        "specification: IVF8,Flat",
+    ):
         assert f"  {line}\n" in outcome.out, line
 
 
@@ -282,9 +319,18 @@ def test_info_of_a_foreign_store_lists_the_layouts_that_fit(command: Command, tm
 
 @pytest.mark.parametrize(
     "name, data",
-    [("a.json", b"{}"), ("b.json", b"[" * 10**5), ("c", b"hello"), ("d.pt", b"PK\x03\x04 torn"), ("e", b"IwFl torn"),
-     ("f.idx", b"MMIDIDX\0\0"), ("g.safetensors", b"\xff" * 7 + b"\x7f{}"), ("h", b""), ("i.txt", b"the\n")],
-)  # fmt: skip
+    [
+        ("a.json", b"{}"),
+        ("b.json", b"[" * 10**5),
+        ("c", b"hello"),
+        ("d.pt", b"PK\x03\x04 torn"),
+        ("e", b"IwFl torn"),
+        ("f.idx", b"MMIDIDX\0\0"),
+        ("g.safetensors", b"\xff" * 7 + b"\x7f{}"),
+        ("h", b""),
+        ("i.txt", b"the\n"),
+    ],
+)
 def test_info_of_what_is_unknown_or_torn_is_one_line(command: Command, tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     outcome = command("fairseq-knnlm", "info", tmp_path / name)
@@ -313,8 +359,10 @@ def test_convert_and_back_is_the_same_bit_for_bit(command: Command, files: Path,
     )
     info = command("fairseq-knnlm", "info", weights, back).out
     assert "updates: 60" in info and "weights (safetensors)" in info
-    shas = {re.search(r"weights sha256: (\w+)", command("fairseq-knnlm", "info", m).out)[1]  # type: ignore[index]
-            for m in (back, files / "model.pt")}  # fmt: skip
+    shas = {
+        re.search(r"weights sha256: (\w+)", command("fairseq-knnlm", "info", m).out)[1]  # type: ignore[index]
+        for m in (back, files / "model.pt")
+    }
     assert len(shas) == 1
     assert "--overwrite replaces it" in command("fairseq-knnlm", "convert", weights, back).error
     assert command("fairseq-knnlm", "convert", weights, back, "--overwrite").code == 0
@@ -331,8 +379,10 @@ def test_convert_reads_the_originals_checkpoints(command: Command, golden_dir: P
         "fairseq-knnlm", "check", golden_dir / "data-bin", "--path", tmp_path / "m.pt", "--gen-subset", "test"
     )
     assert outcome.code == 0 and "its weights fit" in found(outcome, "ok")["checkpoint model"]
-    shas = [re.search(r"weights sha256: (\w+)", command("fairseq-knnlm", "info", m).out)[1]  # type: ignore[index]
-            for m in (tmp_path / "m.pt", golden_dir / name)]  # fmt: skip
+    shas = [
+        re.search(r"weights sha256: (\w+)", command("fairseq-knnlm", "info", m).out)[1]  # type: ignore[index]
+        for m in (tmp_path / "m.pt", golden_dir / name)
+    ]
     assert shas[0] == shas[1]
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_page import Page
-from tiny_lm import Command
 
-from tests.reference.knn import knn_probability
-from tests.reference.shown_retrieval import FIRST, NASTY, shown_retrieval
+from tests.builders.report_page import Page
+from tests.builders.shown_retrieval import FIRST, NASTY, shown_retrieval
+from tests.builders.tiny_lm import Command
+from tests.oracles.knn import knn_probability
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_lm import BATCHING, Command
 
 from fairseq import models
 from fairseq.optim import LR_SCHEDULERS
+from tests.builders.tiny_lm import BATCHING, Command
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin"
 
@@ -51,8 +51,8 @@ def test_without_it_the_names_are_unknown(command: Command, data_dir: Path) -> N
 
 
 def test_the_schedule_rises_stays_and_falls() -> None:
+    from fairseq.config.plugins import import_user_dir
     from fairseq.optim.config import OptimizationConfig
-    from fairseq.plugins import import_user_dir
 
     import_user_dir(str(EXAMPLE))
     config = LR_SCHEDULERS.config("warmup_stable_decay")

@@ -79,10 +79,12 @@ def test_eras_are_split_by_year(tmp_path: Path) -> None:
         for path in (tmp_path / "out").iterdir()
     }
     assert found == {
-        "before.train": list(range(1925, 1949)), "before.valid": [1949],
-        "between.train": list(range(1950, 1991)), "after.valid": [1991, 1993, 1995, 1997, 1999],
+        "before.train": list(range(1925, 1949)),
+        "before.valid": [1949],
+        "between.train": list(range(1950, 1991)),
+        "after.valid": [1991, 1993, 1995, 1997, 1999],
         "after.test": [1992, 1992, 1994, 1996, 1998],
-    }  # fmt: skip
+    }
 
 
 def test_the_installed_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,11 @@ import shlex
 
 import pytest
 
-from fairseq.config import Flags
+from fairseq.config.command_line import parse
+from fairseq.config.flags import Flags
 from fairseq.errors import ConfigError
 from fairseq.optim.config import CosineConfig, NAGConfig
 from fairseq.optim.lr_schedules import cosine, stop_lr
-from fairseq.options import parse
 from fairseq_cli.train import Settings, flag_groups, resolve_settings
 
 TRAIN_2019 = """--task language_modeling data-bin/wikitext-103 --save-dir checkpoints/ --arch transformer_lm_wiki103
@@ -24,8 +24,14 @@ TRAIN_2022 = (
 )
 # n → learning rate, read off the original program running this recipe.
 GOLDEN_LR = {
-    0: 1e-7, 8000: 0.50000005, 16000: 1.0, 100000: 0.7796185, 151000: 0.50005, 285999: 0.000100000034, 286000: 0.75,
-}  # fmt: skip
+    0: 1e-7,
+    8000: 0.50000005,
+    16000: 1.0,
+    100000: 0.7796185,
+    151000: 0.50005,
+    285999: 0.000100000034,
+    286000: 0.75,
+}
 # The golden values were printed with seven or more digits.
 LR_DIGITS = 5e-7
 
@@ -163,8 +169,10 @@ def test_what_cannot_be_meant_is_one_clear_error(text: str, message: str) -> Non
 
 
 def eval_flags(text: str) -> Flags:
-    from fairseq.knn.config import DatastoreConfig, DumpConfig, KNNConfig
-    from fairseq.run_config import CommonConfig, DeviceConfig, EvalConfig
+    from fairseq.config.common import CommonConfig, DeviceConfig
+    from fairseq.evaluate.config import EvalConfig
+    from fairseq.knn.config import KNNConfig
+    from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
     from fairseq.tasks import TASKS
 
     groups = (EvalConfig, *TASKS.configs(), KNNConfig, DumpConfig, DatastoreConfig, DeviceConfig, CommonConfig)
@@ -214,7 +222,7 @@ def test_evaluation_with_neighbours_parses() -> None:
 
 
 def test_building_the_index_parses() -> None:
-    from fairseq.knn.config import BuildConfig
+    from fairseq.knn.index.config import BuildConfig
 
     config = parse("build_dstore.py", "", (BuildConfig,), shlex.split(BUILD)).build(BuildConfig)
     assert (config.dstore_mmap, config.faiss_index) == ("checkpoints/dstore", "checkpoints/knn.index")

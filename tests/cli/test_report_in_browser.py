@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fairseq_cli.knnlm import main
-from tests.reference.knn import knn_probability, mixture
-from tests.reference.shown_retrieval import FIRST, NASTY, shown_retrieval
+from tests.builders.shown_retrieval import FIRST, NASTY, shown_retrieval
+from tests.oracles.knn import knn_probability, mixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

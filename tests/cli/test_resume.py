@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_lm import Command
 
-from fairseq.checkpoints import Checkpoint, load_checkpoint
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from tests.builders.tiny_lm import Command
 
 ADAM = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "0.01")
 NAG = ("--optimizer", "nag", "--lr", "0.5", "--clip-norm", "0.1")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import ADAPTIVE, BATCHING, MODEL, OPTIMIZATION, Command, main_of
 
-from tests.reference.knn import knn_probability, nearest
+from tests.builders.tiny_lm import ADAPTIVE, BATCHING, MODEL, OPTIMIZATION, Command, main_of
+from tests.oracles.knn import knn_probability, nearest
 
 WIDTH, BLOCK, WINDOW, K = 16, 10, 6, 8
 WINDOW_FLAGS = ["--sample-break-mode", "none", "--context-window", WINDOW, "--max-tokens", 64]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import Command, Outcome, num_tokens, token_log_probs
+
+from tests.builders.tiny_lm import Command, Outcome, num_tokens, token_log_probs
 
 WIDTH, BLOCK, WINDOW = 16, 12, 4
 FIRST = BLOCK  # the first block whose context is full begins here
@@ -170,7 +171,7 @@ def test_rows_say_where_they_come_from(command: Command, store: Path, data_dir: 
         (["forget", "{store}", "--dry-run"], "give --document, --rows or --source"),
         (["forget", "{store}", "--rows", "1:2", "--following", "3"], "give --document"),
     ],
-)  # fmt: skip
+)
 def test_what_is_mistyped_is_one_line(command: Command, store: Path, words: list[str], expect: str) -> None:
     files = {path: path.read_bytes() for path in store.parent.iterdir()}
     outcome = command("fairseq-knnlm", *(word.format(store=store) for word in words))

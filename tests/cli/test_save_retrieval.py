@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import Command, Outcome, main_of
 
-from fairseq.knn.row_map import first_position
+from fairseq.knn.datastore.row_map import first_position
 from fairseq_cli.run import run
-from tests.reference.knn import knn_probability, mixture
+from tests.builders.tiny_lm import Command, Outcome, main_of
+from tests.oracles.knn import knn_probability, mixture
 
 K = 40
 CONTEXT = 6

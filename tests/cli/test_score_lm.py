@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_lm import NUM_SENTENCES, NUM_WORDS, Command, Outcome, make_sentences, token_log_probs
+
+from tests.builders.tiny_lm import NUM_SENTENCES, NUM_WORDS, Command, Outcome, make_sentences, token_log_probs
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}@@" if i % 4 == 1 else f"w{i}" for i in range(NUM_WORDS))]
 SENTENCES = make_sentences(NUM_SENTENCES["test"], 2)
@@ -87,8 +88,13 @@ def test_files_and_kinds_of_line_ends(score: Any, tmp_path: Path) -> None:
     words = [" ".join(token["token"] for token in record["tokens"][:-1]) for record in found]
     assert words == ["w0 w1@@", "w2", "w3", "w6", "", "w4"]
     assert [(Path(record["input"]).name, record["line"]) for record in found] == [
-        ("a.txt", 1), ("a.txt", 2), ("a.txt", 3), ("stdin", 1), ("b.txt", 1), ("b.txt", 2),
-    ]  # fmt: skip
+        ("a.txt", 1),
+        ("a.txt", 2),
+        ("a.txt", 3),
+        ("stdin", 1),
+        ("b.txt", 1),
+        ("b.txt", 2),
+    ]
 
 
 def test_a_dictionary_is_all_that_is_needed_of_the_data(score: Any, data_dir: Path, tmp_path: Path) -> None:

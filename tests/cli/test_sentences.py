@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_lm import EOS, NUM_SENTENCES, Command, make_sentences, token_log_probs
 
-from fairseq.checkpoints import load_checkpoint
+from fairseq.checkpoints.format import load_checkpoint
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.knn import dump_order
-from fairseq.knn.datastore import DatastoreWriter
+from fairseq.knn.datastore import dump as dump_order
+from fairseq.knn.datastore.store import DatastoreWriter
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from tests.reference.knn import knn_probability, mixture, nearest
-from tests.reference.windows import document_blocks, greedy_blocks
+from tests.builders.tiny_lm import EOS, NUM_SENTENCES, Command, make_sentences, token_log_probs
+from tests.oracles.knn import knn_probability, mixture, nearest
+from tests.oracles.windows import document_blocks, greedy_blocks
 
 FLOAT32_ATOL = 1e-5  # two layers in float32 under another padding
 PRINTED = 2e-5  # printed log-probabilities have six decimals
@@ -100,9 +100,16 @@ def test_sentences_longer_than_the_model_are_counted_and_have_no_rows(
 ) -> None:
     short = [sentence for sentence in SENTENCES if len(sentence) <= 8]
     done = eval_lm(
-        "--gen-subset", "train", "--sample-break-mode", "eos", "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "d",
-        "--model-overrides", "{'max_target_positions': 8}",
-    )  # fmt: skip
+        "--gen-subset",
+        "train",
+        "--sample-break-mode",
+        "eos",
+        "--save-knnlm-dstore",
+        "--dstore-mmap",
+        tmp_path / "d",
+        "--model-overrides",
+        "{'max_target_positions': 8}",
+    )
     assert done.code == 0, done.err
     left_out = len(STREAM) - sum(map(len, short))
     assert any(w.startswith(f"{left_out} tokens in blocks of more than the model's 8 positions") for w in done.warnings)

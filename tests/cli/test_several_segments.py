@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_page import Page
-from tiny_lm import Command, main_of, num_tokens
 
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.retrieval import Retrieval
+from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq_cli.run import run
 from knnlm import open_neighbours
+from tests.builders.report_page import Page
+from tests.builders.tiny_lm import Command, main_of, num_tokens
 
 K, CONTEXT, FIRST = 24, 6, 10  # blocks of 10 tokens: the second one is the first with a full context
 GONE = {"train": (40, 60), "valid": (5, 8)}
@@ -74,8 +74,9 @@ def test_ids_lead_to_the_words_around_them(root: Path, data_dir: Path) -> None:
     retrieval, texts, of_id = Retrieval.open(root / "saved"), tokens_of(data_dir), places(data_dir)
     record = retrieval.manifest["datastore"]
     assert record["rows"] == len(of_id) and [part["offset"] for part in record["parts"]] == [
-        0, sum(store == 0 for store, *_ in of_id)
-    ]  # fmt: skip
+        0,
+        sum(store == 0 for store, *_ in of_id),
+    ]
     hits_NK, ids_NK = retrieval.hits_NK(slice(None)), np.asarray(retrieval.ids_NK)
     for ids, hits, target in zip(ids_NK.tolist(), hits_NK.tolist(), retrieval.target_N.tolist(), strict=True):
         assert hits == [texts[split][at] == target for _, _, split, at in (of_id[idx] for idx in ids)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import Command, main_of
 
 from fairseq_cli.run import run
+from tests.builders.tiny_lm import Command, main_of
 
 K, CONTEXT = 24, 6
 FLAGS = ["--context-window", CONTEXT, "--log-format", "none", "--cpu"]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_lm import Command
 
-from tests.reference.knn import knn_probability
-from tests.reference.shown_retrieval import shown_retrieval
-from tests.reference.small_retrieval import small_retrieval
+from tests.builders.shown_retrieval import shown_retrieval
+from tests.builders.small_retrieval import small_retrieval
+from tests.builders.tiny_lm import Command
+from tests.oracles.knn import knn_probability
 
 CACHES = [{"cache_size": 10, "cache_theta": 0.5}, {"cache_size": 20, "cache_theta": 1.0}]
 FLAGS = ["--lmbda", "0:0.9:0.3", "--cache-lmbda", "0:0.9:0.1", "--resamples", "200", "--log-format", "none"]

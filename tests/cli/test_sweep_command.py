@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_lm import Command, Outcome
 
-from tests.reference.small_retrieval import small_retrieval
+from tests.builders.small_retrieval import small_retrieval
+from tests.builders.tiny_lm import Command, Outcome
 
 FLAGS = "--lmbda 0:1:0.1 --k 1,4,16 --knn-temp 1,10,100 --resamples 200 --log-format none"
 FIGURES = ["perplexity_by_k", "perplexity_by_k_and_temperature", "perplexity_by_lambda"]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_lm import main_of
 
 from fairseq_cli.run import run
+from tests.builders.tiny_lm import main_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOUR = ROOT / "examples" / "knnlm" / "tour.md"

@@ -10,9 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_lm import ADAPTIVE, BATCHING, MODEL, OPTIMIZATION, TOKENS_PER_SAMPLE, Command, num_tokens, write_split
 
-from fairseq.checkpoints import load_checkpoint
+from fairseq.checkpoints.format import load_checkpoint
+from tests.builders.tiny_lm import (
+    ADAPTIVE,
+    BATCHING,
+    MODEL,
+    OPTIMIZATION,
+    TOKENS_PER_SAMPLE,
+    Command,
+    num_tokens,
+    write_split,
+)
 
 # Sums of float32 gradients in another order, over a few updates of rate 0.01.
 OTHER_ORDER = 2e-5
@@ -381,8 +390,11 @@ def run_torchrun(num: int, *words: object) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num)]
     return subprocess.run(
         [sys.executable, *launcher, "-m", "fairseq_cli.train", *map(str, words)],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from fairseq.data.binarizer import TextSummary, binarize, count_words, ordered_m
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
 from fairseq.errors import DataError, FairseqError
-from tests.reference import binarize as oracle
+from tests.oracles import binarize as oracle
 
 GOLDEN_TEXT = b"the cat sat <unk> .\n\nthe dog sat on the mat .\n b a b a c\n"
 GOLDEN_BIN = bytes.fromhex("04000a0008000300050002000200 04000b0008000d0004000c0005000200 070006000700060009000200")
@@ -22,8 +22,34 @@ GOLDEN_IDX = bytes.fromhex(
     "0c000000000000000e000000000000001e00000000000000"
 )
 # Line ends of three kinds, separators that are whitespace but no line ends, specials, and characters of 1 to 4 bytes.
-PIECES = ["a", "b", "ab", "é", "語", "🂡", " ", "  ", "\t", "\n", "\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85",
-          "\xa0", "\u2028", "\u3000", "<unk>", "</s>", "<s>", "\x00", "\ufeff", "madeupword0000"]  # fmt: skip
+PIECES = [
+    "a",
+    "b",
+    "ab",
+    "é",
+    "語",
+    "🂡",
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\n",
+    "\r",
+    "\r\n",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x85",
+    "\xa0",
+    "\u2028",
+    "\u3000",
+    "<unk>",
+    "</s>",
+    "<s>",
+    "\x00",
+    "\ufeff",
+    "madeupword0000",
+]
 texts = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.errors import DataError
-from tests.reference.windows import document_blocks, greedy_blocks, rows
+from tests.oracles.windows import document_blocks, greedy_blocks, rows
 
 # formats.md section 2: "the cat sat <unk> .", an empty line, "the dog sat on the mat .", "b a b a c"
 STREAM = [4, 10, 8, 3, 5, 2, 2, 4, 11, 8, 13, 4, 12, 5, 2, 7, 6, 7, 6, 9, 2]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fairseq.data.blocks import block_bounds
 from fairseq.errors import ConfigError
-from tests.reference.windows import document_blocks, greedy_blocks
+from tests.oracles.windows import document_blocks, greedy_blocks
 
 GOLDEN_SIZES = [6, 1, 8, 6]
 sentences = st.lists(st.integers(1, 12), min_size=1, max_size=40)

@@ -169,5 +169,7 @@ def test_saving_and_loading_changes_nothing(tmp_path_factory: pytest.TempPathFac
     if len(dictionary) > 4:
         loaded = Dictionary.load(path)
         assert (loaded.symbols, loaded.counts, loaded.sha256()) == (
-            dictionary.symbols, dictionary.counts, dictionary.sha256(),
-        )  # fmt: skip
+            dictionary.symbols,
+            dictionary.counts,
+            dictionary.sha256(),
+        )

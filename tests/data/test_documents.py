@@ -9,7 +9,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.documents import find_documents, line_text, title_of
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
 from fairseq.errors import ConfigError
-from tests.reference.life import documents_of_lines
+from tests.oracles.life import documents_of_lines
 
 WORDS = ["=", "a", "b", "Title"]
 

@@ -21,21 +21,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairseq.checkpoints import load_checkpoint
+from fairseq.checkpoints.format import load_checkpoint
 from fairseq.data.blocks import block_bounds
 from fairseq.data.config import BREAK_MODES, LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import FairseqError
-from fairseq.knn.bootstrap import gain_of
-from fairseq.knn.datastore import Datastore
-from fairseq.knn.manifest import DatastoreManifest, IndexManifest, read_manifest
-from fairseq.knn.retrieval import Retrieval
-from fairseq.knn.sweep import mixture_log_prob, sweep
-from fairseq.knn.sweep_config import Grid
+from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, read_manifest
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.knn.sweep.bootstrap import gain_of
+from fairseq.knn.sweep.config import Grid
+from fairseq.knn.sweep.sweep import mixture_log_prob, sweep
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from tests.bad_input.cases import Artefacts
-from tests.reference.small_retrieval import small_retrieval
+from tests.builders.cases import Artefacts
+from tests.builders.small_retrieval import small_retrieval
 
 CASES, SOAK_CASES = 200, 5000
 CHECKPOINT_CASES, SLOW_CHECKPOINT_CASES = 60, 1500
@@ -122,14 +122,38 @@ def read_dictionary(directory: Path, content: bytes) -> None:
 
 ROWS, WIDTH = 6, 4
 SOUND_STORE: dict[str, Any] = dict(
-    rows=ROWS, dimension=WIDTH, key_dtype="float32", value_dtype="int64", key_type="last_ffn_input", vocabulary_size=40,
-    dictionary_sha256="d" * 64, weights_sha256=None, settings={"data": "x"}, state="complete", rows_written=ROWS,
-    keys_sha256=["k" * 64], values_sha256=["v" * 64], kind="datastore", version=1,
-)  # fmt: skip
+    rows=ROWS,
+    dimension=WIDTH,
+    key_dtype="float32",
+    value_dtype="int64",
+    key_type="last_ffn_input",
+    vocabulary_size=40,
+    dictionary_sha256="d" * 64,
+    weights_sha256=None,
+    settings={"data": "x"},
+    state="complete",
+    rows_written=ROWS,
+    keys_sha256=["k" * 64],
+    values_sha256=["v" * 64],
+    kind="datastore",
+    version=1,
+)
 SOUND_INDEX: dict[str, Any] = dict(
-    spec="Flat", metric="l2", dimension=WIDTH, rows=ROWS, nlist=0, nprobe=0, store_id="s" * 64, seed=1, sample=ROWS,
-    faiss_version="1", num_bytes=10, sha256="i" * 64, kind="index", version=1,
-)  # fmt: skip
+    spec="Flat",
+    metric="l2",
+    dimension=WIDTH,
+    rows=ROWS,
+    nlist=0,
+    nprobe=0,
+    store_id="s" * 64,
+    seed=1,
+    sample=ROWS,
+    faiss_version="1",
+    num_bytes=10,
+    sha256="i" * 64,
+    kind="index",
+    version=1,
+)
 
 
 def manifest_bytes(record: dict[str, Any]) -> st.SearchStrategy[bytes]:
@@ -240,10 +264,14 @@ def test_a_reader_returns_or_refuses_at_length(name: str, tmp_path: Path) -> Non
 def test_the_sound_files_are_read(name: str, tmp_path: Path) -> None:
     """Else every input would be refused at the door, and nothing behind it be tried."""
     sound = {
-        "idx": (SOUND_IDX, SOUND_BIN), "bin": (SOUND_IDX, SOUND_BIN), "dict": (SOUND_DICT,),
-        "datastore": (json.dumps(SOUND_STORE).encode(),), "index-manifest": (json.dumps(SOUND_INDEX).encode(),),
-        "retrieval-manifest": (SOUND_MANIFEST, SOUND_COLUMN), "retrieval": (SOUND_MANIFEST, SOUND_COLUMN),
-    }  # fmt: skip
+        "idx": (SOUND_IDX, SOUND_BIN),
+        "bin": (SOUND_IDX, SOUND_BIN),
+        "dict": (SOUND_DICT,),
+        "datastore": (json.dumps(SOUND_STORE).encode(),),
+        "index-manifest": (json.dumps(SOUND_INDEX).encode(),),
+        "retrieval-manifest": (SOUND_MANIFEST, SOUND_COLUMN),
+        "retrieval": (SOUND_MANIFEST, SOUND_COLUMN),
+    }
     READERS[name][0](tmp_path, *sound[name])
 
 

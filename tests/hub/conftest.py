@@ -10,7 +10,7 @@ import torch
 from fairseq.hub import LanguageModelHub
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from knnlm import KNN
-from tests.bad_input.cases import Artefacts
+from tests.builders.cases import Artefacts
 
 K, LMBDA = 20, 0.3
 

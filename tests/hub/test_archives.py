@@ -18,13 +18,13 @@ import pytest
 import torch
 
 import fairseq.hub.archives as archives
-import fairseq.hub.pretrained as pretrained
+import fairseq.hub.files as pretrained
 from fairseq.errors import CheckpointError, ConfigError, DataError, FairseqError, MismatchError
 from fairseq.hub import from_pretrained
 from fairseq.hub.archives import unpacked
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from knnlm import KNN
-from tests.bad_input.cases import Artefacts, snapshot
+from tests.builders.cases import Artefacts, snapshot
 
 TEXT = "w1 w2 w3"
 

@@ -17,9 +17,9 @@ from fairseq.errors import ConfigError
 from fairseq.hub import LanguageModelHub
 from fairseq.hub.text import decode, encode
 from knnlm import KNN, KNN_Dstore
-from tests.bad_input.cases import Artefacts, Call
+from tests.builders.cases import Artefacts, Call
 from tests.hub.conftest import LMBDA, K, load
-from tests.reference.knn import knn_probability, nearest
+from tests.oracles.knn import knn_probability, nearest
 
 # The same float32 sums in rows of another number or length.
 OTHER_ROWS = 1e-5
@@ -229,7 +229,7 @@ def test_draws_are_repeated_by_their_seed_and_differ_without(knn_lm: LanguageMod
         (lambda lm: setattr(lm, "lmbda", 1.5), "lmbda must be from 0 to 1, but is 1.5"),
         (lambda lm: lm.sample(7), "a text must be a string"),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_sense_is_refused_in_one_line(knn_lm: LanguageModelHub, ask: Any, expect: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ask(knn_lm)

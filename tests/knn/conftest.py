@@ -7,9 +7,9 @@ from pathlib import Path
 import faiss
 import pytest
 
-from fairseq.knn.datastore import Datastore, DatastoreWriter
-from fairseq.knn.manifest import DatastoreManifest
-from tests.reference.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
+from fairseq.knn.datastore.manifest import DatastoreManifest
+from fairseq.knn.datastore.store import Datastore, DatastoreWriter
+from tests.builders.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +24,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def manifest() -> DatastoreManifest:
     return DatastoreManifest(
-        rows=ROWS, dimension=WIDTH, vocabulary_size=VOCABULARY, dictionary_sha256="d" * 64, weights_sha256="w" * 64,
+        rows=ROWS,
+        dimension=WIDTH,
+        vocabulary_size=VOCABULARY,
+        dictionary_sha256="d" * 64,
+        weights_sha256="w" * 64,
         settings={"data": "train", "context_window": 8},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

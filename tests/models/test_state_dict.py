@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq.config import resolve
+from fairseq.config.flags import resolve
 from fairseq.errors import ConfigError
 from fairseq.models import architecture, architecture_names
 from fairseq.models.transformer_config import TransformerConfig

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Array
 from fairseq.errors import ConfigError
-from fairseq.files import atomic_write, locked
-from fairseq.knn.alike import warn_if_outdated
+from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, groupings, table
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
@@ -22,11 +21,10 @@ from fairseq.knn.report.page import render
 from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, score
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
-from fairseq.knn.report_config import ReportConfig
-from fairseq.knn.retrieval import Retrieval
-from fairseq.log import Progress
-
-Array = npt.NDArray[Any]
+from fairseq.knn.retrieval.compare import warn_if_outdated
+from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.log import Progress
 
 BLOCK_BYTES = 1 << 24
 LONGEST_OVERLAP = 64
@@ -116,9 +114,14 @@ def _columns(retrieval: Retrieval, texts: Texts, settings: Settings, n: int, log
             source_at_NK = source_positions(texts, ids_NK)
             check_hits(texts, source_at_NK, retrieval.target_N[rows], hits_NK)
             overlap_N = longest_overlap(
-                texts.text, retrieval.position_N[rows], texts.source, source_at_NK, hits_NK, OVERLAP_HITS,
+                texts.text,
+                retrieval.position_N[rows],
+                texts.source,
+                source_at_NK,
+                hits_NK,
+                OVERLAP_HITS,
                 LONGEST_OVERLAP,
-            )  # fmt: skip
+            )
             distances_NK = retrieval.distances_NK[rows, : settings.k]
             parts.append(score(retrieval.lm_log_p_N[rows], distances_NK, ids_NK, hits_NK, overlap_N, settings))
             progress.advance(rows.stop - start)
@@ -139,36 +142,54 @@ def _contents(config: ReportConfig, read: _Read) -> Contents:
     source = windows.cut(texts.source)
     words = Vocabulary.of(target_N, source)
     arrays = {
-        "word": words.encode(target_N), "source": words.encode(source), "chosen": chosen_C.astype(np.uint32),
-        "place": windows.place(read.source_at_NH[chosen_C]), "distance": read.distances_NH[chosen_C],
-        "piece": windows.offset_W.astype(np.uint32), "start": windows.start_W.astype(np.float64),
-        **_token_arrays(columns, settings), **_extra_arrays(retrieval, n),
+        "word": words.encode(target_N),
+        "source": words.encode(source),
+        "chosen": chosen_C.astype(np.uint32),
+        "place": windows.place(read.source_at_NH[chosen_C]),
+        "distance": read.distances_NH[chosen_C],
+        "piece": windows.offset_W.astype(np.uint32),
+        "start": windows.start_W.astype(np.float64),
+        **_token_arrays(columns, settings),
+        **_extra_arrays(retrieval, n),
         **{f"group{number}": way.code_N for number, way in enumerate(ways)},
-    }  # fmt: skip
+    }
     split = retrieval.manifest["split"]
     facts = {
-        "title": f"kNN-LM on {split}", "split": split, "settings": asdict(settings),
-        "tokens": n, "all_tokens": len(retrieval), "shown": read.distances_NH.shape[1],
-        "with_neighbours": len(chosen_C), "words": [texts.dictionary[idx] for idx in words.ids_V],
-        "counts": count_V[words.ids_V].tolist(), "runs": _runs(position_N),
+        "title": f"kNN-LM on {split}",
+        "split": split,
+        "settings": asdict(settings),
+        "tokens": n,
+        "all_tokens": len(retrieval),
+        "shown": read.distances_NH.shape[1],
+        "with_neighbours": len(chosen_C),
+        "words": [texts.dictionary[idx] for idx in words.ids_V],
+        "counts": count_V[words.ids_V].tolist(),
+        "runs": _runs(position_N),
         "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in ways],
         "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],
-        "summary": read.summary, "before": BEFORE, "after": AFTER,
-        "stores": texts.stores, "source_tokens": texts.source_tokens,
-        "longest_overlap": LONGEST_OVERLAP, "overlap_hits": OVERLAP_HITS,
+        "summary": read.summary,
+        "before": BEFORE,
+        "after": AFTER,
+        "stores": texts.stores,
+        "source_tokens": texts.source_tokens,
+        "longest_overlap": LONGEST_OVERLAP,
+        "overlap_hits": OVERLAP_HITS,
         "max_megabytes": config.max_megabytes,
         "rows": texts.pieces_of_rows(),
-    }  # fmt: skip
+    }
     return Contents(facts, arrays, ways, columns.lm_log_p_N, mixture_N)
 
 
 def _token_arrays(columns: Columns, settings: Settings) -> dict[str, Array]:
     ranks = np.uint16 if settings.k < 1 << 16 else np.uint32
     return {
-        "lm": columns.lm_log_p_N.astype(np.float32), "knn": columns.knn_log_p_N.astype(np.float32),
-        "votes": columns.log_votes_N.astype(np.float32), "hits": columns.num_hits_N.astype(ranks),
-        "first": (columns.first_hit_N + 1).astype(ranks), "overlap": (columns.overlap_N + 1).astype(np.uint8),
-    }  # fmt: skip
+        "lm": columns.lm_log_p_N.astype(np.float32),
+        "knn": columns.knn_log_p_N.astype(np.float32),
+        "votes": columns.log_votes_N.astype(np.float32),
+        "hits": columns.num_hits_N.astype(ranks),
+        "first": (columns.first_hit_N + 1).astype(ranks),
+        "overlap": (columns.overlap_N + 1).astype(np.uint8),
+    }
 
 
 def _extra_arrays(retrieval: Retrieval, n: int) -> dict[str, Array]:

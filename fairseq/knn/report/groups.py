@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Float64s, Int64s, UInt8s
 from fairseq.data.dictionary import EOS, SPECIALS
-from fairseq.knn.report.scores import Columns, Float64s, Int64s, gain
+from fairseq.knn.report.scores import Columns, gain
 
 NUM_DISTANCE_GROUPS = 10
 FREQUENCIES = (1, 10, 100, 1_000, 10_000, 100_000)  # least occurrences of each group but the first
@@ -37,7 +37,7 @@ class Grouping:
     title: str
     note: str
     labels: tuple[str, ...]
-    code_N: npt.NDArray[np.uint8]
+    code_N: UInt8s
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,11 @@ def by_overlap(overlap_N: Int64s) -> Grouping:
 def groupings(columns: Columns, symbols: Sequence[str], target_N: Int64s, count_N: Int64s) -> tuple[Grouping, ...]:
     """Returns the four ways to group the tokens."""
     return (
-        by_frequency(count_N), by_distance(columns.nearest_N), by_kind(symbols, target_N),
+        by_frequency(count_N),
+        by_distance(columns.nearest_N),
+        by_kind(symbols, target_N),
         by_overlap(columns.overlap_N),
-    )  # fmt: skip
+    )
 
 
 def _kind(symbol: str, idx: int) -> int:

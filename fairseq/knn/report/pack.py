@@ -15,13 +15,12 @@ import base64
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Int64s = npt.NDArray[np.int64]
+from fairseq.arrays import Array, Float64s, Int64s
+
 Pieces = Sequence[tuple[int, int]]
 
 BEFORE, AFTER = 14, 5  # tokens of the source text before and after a neighbour's value
@@ -81,7 +80,7 @@ def windows_around(positions: Int64s, pieces: Pieces) -> Windows:
     return Windows(start_W, length_W, np.cumsum(length_W) - length_W)
 
 
-def by_change(gain_N: npt.NDArray[np.float64]) -> Int64s:
+def by_change(gain_N: Float64s) -> Int64s:
     """Returns tokens in the order of how much changed: the largest gain, the largest harm, the next gain, …."""
     order = np.argsort(-gain_N, kind="stable")
     num_gains = int((gain_N > 0).sum())

@@ -11,18 +11,13 @@ Legend: N scored tokens · K neighbours · P pairs of a token and a neighbour.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from fairseq.knn.distribution import knn_log_prob
-from fairseq.scoring import interpolate
-
-Array = npt.NDArray[Any]
-Float64s = npt.NDArray[np.float64]
-Int64s = npt.NDArray[np.int64]
+from fairseq.arrays import Array, Float64s, Int64s
+from fairseq.evaluate.mixture import interpolate
+from fairseq.knn.neighbours.distribution import knn_log_prob
 
 
 @dataclass(frozen=True)
@@ -94,9 +89,14 @@ def score(
     num_hits_N = hits_NK.sum(axis=1, dtype=np.int64)
     first_hit_N = np.where(num_hits_N > 0, np.argmax(hits_NK, axis=1), -1).astype(np.int64)
     return Columns(
-        np.asarray(lm_log_p_N, np.float64), knn_log_p_N.astype(np.float64), log_votes_N, nearest_N, num_hits_N,
-        first_hit_N, overlap_N,
-    )  # fmt: skip
+        np.asarray(lm_log_p_N, np.float64),
+        knn_log_p_N.astype(np.float64),
+        log_votes_N,
+        nearest_N,
+        num_hits_N,
+        first_hit_N,
+        overlap_N,
+    )
 
 
 def nearest_hits(hits_NK: Array, limit: int) -> tuple[Int64s, Int64s]:

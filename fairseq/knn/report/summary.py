@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.results import RESULTS, read_results
+from fairseq.knn.retrieval.results import RESULTS, read_results
 
-_COMMANDS = {"evaluation": "fairseq-eval-lm --save-retrieval", "lmbda": "fairseq-knnlm fit-lmbda",
-             "sweep": "fairseq-knnlm sweep", "sweep_cache": "fairseq-knnlm sweep-cache"}  # fmt: skip
+_COMMANDS = {
+    "evaluation": "fairseq-eval-lm --save-retrieval",
+    "lmbda": "fairseq-knnlm fit-lmbda",
+    "sweep": "fairseq-knnlm sweep",
+    "sweep_cache": "fairseq-knnlm sweep-cache",
+}
 _OVER = {"gain_over_lm": "language model", "gain_over_neighbours": "+ neighbours"}
 _Row = tuple[str, dict[str, float | None], str]  # name, perplexity on each text, setting
 _Gain = tuple[str, dict[str, str]]  # name, words for each text

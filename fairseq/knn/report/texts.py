@@ -1,6 +1,7 @@
 """The texts of a retrieval: the one that was scored, and those that the datastores were written from.
 
-Which row is which token, the retrieval says (fairseq/knn/retrieval_parts.py), if the texts were cut into blocks without
+Which row is which token, the retrieval says (fairseq/knn/retrieval/datastores.py), if the texts were cut into blocks
+without
 regard to their sentences. A datastore has one text, or several where rows were appended to it. All lie in one array, in
 the order of ids, with a <pad> between them, which stands in none:
 
@@ -16,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fairseq.arrays import Array, Int64s
 from fairseq.data.block_dataset import PAD
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.provenance import split_at
-from fairseq.knn.retrieval_parts import RetrievalPart, parts_of
-from fairseq.knn.row_map import RowMap, joined
-
-Array = npt.NDArray[Any]
+from fairseq.knn.datastore.provenance import split_at
+from fairseq.knn.datastore.row_map import RowMap, joined
+from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
 
 _COUNTED_AT_ONCE = 1 << 22
 
@@ -87,7 +86,7 @@ class Texts:
         row_P = self.rows.row_P - first_id[part_P] + first_row[part_P]
         return {"at": self.rows.at_P.tolist(), "row": row_P.tolist(), "store": store[part_P].tolist()}
 
-    def source_counts(self) -> npt.NDArray[np.int64]:
+    def source_counts(self) -> Int64s:
         """Returns how often each word occurs in the datastores' texts, by id."""
         counts = np.zeros(len(self.dictionary), np.int64)
         for start in range(0, len(self.source), _COUNTED_AT_ONCE):
@@ -145,9 +144,7 @@ def _source_prefixes(stores: Sequence[RetrievalPart], given: str | None, directo
     return prefixes
 
 
-def _joined(
-    stores: Sequence[RetrievalPart], tokens: Sequence[Array]
-) -> tuple[Array, tuple[SourceText, ...], RowMap]:  # fmt: skip
+def _joined(stores: Sequence[RetrievalPart], tokens: Sequence[Array]) -> tuple[Array, tuple[SourceText, ...], RowMap]:
     """Returns the texts in one array, what is where in it, and where each id is; a single text stays where it is."""
     parts, maps, pieces, start, first_id, taken = [], [], list[Array](), 0, 0, iter(tokens)
     for number, store in enumerate(stores):
@@ -195,7 +192,7 @@ def check_targets(texts: Texts, position_N: Array, target_N: Array) -> None:
         )
 
 
-def source_positions(texts: Texts, ids_NK: Array) -> npt.NDArray[np.int64]:
+def source_positions(texts: Texts, ids_NK: Array) -> Int64s:
     """Returns where each row stands in the datastores' texts; −1 for no row.
 
     Raises:

@@ -1,0 +1,262 @@
+"""Checkpoints: a ``torch.save`` dict in the layout that fairseq's programs share.
+
+    args                  every setting, an argparse.Namespace   (fairseq 0.12: None, and a nested dict ``cfg``)
+    model                 the state dict
+    optimizer_history     [{criterion_name, optimizer_name, lr_scheduler_state, num_updates}]
+    last_optimizer_state  the optimizer's state dict
+    extra_state           train_iterator, val_loss, best, …
+
+A checkpoint is data: it is read with ``weights_only``, and the classes that old files name become inert stand-ins.
+It is believed in nothing: the checksums of its container are verified (torch does not), and what has the wrong type,
+or is no finite number where a weight belongs, is refused here, before anything is made from it.
+Beside each one that we write lies a JSON of the same name for people.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+import struct
+import sys
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.checkpoints.checks import (
+    ASK,
+    check_container,
+    check_weights,
+    checked_extra_state,
+    checked_optimizer_state,
+    last_update,
+)
+from fairseq.config.flags import Namespace
+from fairseq.errors import CheckpointError, shown
+from fairseq.models.upgrade import upgrade_fields, upgrade_state
+from fairseq.runtime.files import atomic_write, write_json
+from fairseq.runtime.inputs import require_checkpoint
+
+
+class _Inert:
+    """Stands for a class that an old file names; holds what it is given, does nothing."""
+
+
+_STAND_INS = [
+    (_Inert, f"fairseq.{module}.{name}")
+    for module in ("meters", "logging.meters")
+    for name in ("AverageMeter", "TimeMeter", "StopwatchMeter", "MetersDict")
+]
+_NUMPY_SCALARS = [np.dtype, np._core.multiarray.scalar] + [  # type: ignore[attr-defined]
+    type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "b1")
+]
+
+
+# What torch raises for a file that ends early or has flipped bits, by where in the container it is.
+_TORN = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    AssertionError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, in today's names.
+
+    Attributes:
+        path: where it was read.
+        fields: its settings, flat; ``arch`` is among them but is not to be trusted.
+        state: the model's weights, float32.
+        optimizer_state: the optimizer's state dict, or None.
+        extra_state: iterator position, best loss and the like.
+        num_updates: updates made.
+        optimizer_name: name that the optimizer was saved under, or an empty string.
+    """
+
+    path: str
+    fields: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    optimizer_state: Mapping[str, Any] | None
+    extra_state: Mapping[str, Any]
+    num_updates: int
+    optimizer_name: str
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Returns a checkpoint of this program, of the original kNN-LM code or of fairseq up to 0.12, on the CPU.
+
+    Raises:
+        CheckpointError: not a checkpoint, torn, or holding objects that are not data.
+    """
+    raw = _read(Path(path))
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
+    fields = _flat_fields(raw, path)
+    for name, value in fields.items():
+        if not isinstance(name, str) or isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: its settings must be plain values by name, but not {shown(name)}; {ASK}")
+    check_weights(raw["model"], path)
+    last = last_update(raw.get("optimizer_history"), path)
+    extra_state = checked_extra_state(raw.get("extra_state"), path)
+    return Checkpoint(
+        path=str(path),
+        fields=upgrade_fields(fields, raw["model"]),
+        state=upgrade_state(raw["model"]),
+        optimizer_state=checked_optimizer_state(raw.get("last_optimizer_state"), path, extra_state),
+        extra_state=extra_state,
+        num_updates=last.get("num_updates", 0),
+        optimizer_name=str(last.get("optimizer_name", "")),
+    )
+
+
+def _read(path: Path) -> Any:
+    require_checkpoint(path)
+    try:
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]),
+        ):
+            warnings.simplefilter("ignore")  # torch's advice on pickles is not for our users
+            check_container(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(err))
+        reason = f"it names {foreign[1]}, which is not data" if foreign else "its pickle is damaged, or not only data"
+        raise CheckpointError(f"{path} was not loaded: {reason}; {ASK}") from err
+    except PermissionError:
+        raise  # says itself what is wrong
+    except _TORN as err:
+        # Of torch's own words the first line only, and none of its advice to load the file by running what is in it.
+        reason = str(err).splitlines()[0] if str(err) and "weights_only" not in str(err) else type(err).__name__
+        raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason[:200]}") from err
+
+
+def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    args, cfg = raw.get("args"), raw.get("cfg")
+    if isinstance(args, Namespace):
+        return vars(args)
+    if not isinstance(cfg, Mapping):
+        raise CheckpointError(f"{path} records no settings: neither 'args' nor 'cfg' is there")
+    fields: dict[str, Any] = {}
+    for group in ("common", "dataset", "optimization", "criterion", "optimizer", "lr_scheduler", "task", "model"):
+        values = cfg.get(group)
+        values = vars(values) if isinstance(values, Namespace) else values
+        if isinstance(values, Mapping):
+            fields.update(values)
+    model = cfg.get("model")
+    model = vars(model) if isinstance(model, Namespace) else model or {}
+    if isinstance(model, Mapping):
+        fields.setdefault("arch", model.get("arch") or model.get("_name"))
+    return fields
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    fields: Mapping[str, Any],
+    model_state: Mapping[str, Tensor],
+    optimizer_state: Mapping[str, Any] | None,
+    optimizer_name: str,
+    criterion_name: str,
+    num_updates: int,
+    extra_state: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint and, beside it, a JSON for people; neither is ever seen half-written.
+
+    Equal states give equal bytes, whether they were computed in one run or restored in between.
+    """
+    record = {
+        "args": Namespace(**{name: _historic(name, value) for name, value in fields.items()}),
+        "model": dict(model_state),
+        "optimizer_history": [
+            {
+                "criterion_name": criterion_name,
+                "optimizer_name": optimizer_name,
+                "lr_scheduler_state": {"best": extra_state.get("best")},
+                "num_updates": num_updates,
+            }
+        ],
+        "extra_state": dict(extra_state),
+        "last_optimizer_state": optimizer_state,
+    }
+    readable = {"num_updates": num_updates, "extra_state": dict(extra_state), "settings": dict(fields)}
+    write_json(Path(path).with_suffix(".json"), readable)
+    with atomic_write(path) as file:
+        torch.save(_canonical(record), file)
+
+
+def _canonical(value: Any) -> Any:
+    """Returns the same data with one object for equal texts, and one object each for equal tuples and lists.
+
+    A pickle refers back to objects that it has met, so that its bytes tell shared from equal.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_canonical(item) for item in value])
+    if isinstance(value, Namespace):
+        return Namespace(**_canonical(vars(value)))
+    return value
+
+
+def _historic(name: str, value: Any) -> Any:
+    """Returns a setting as older programs wrote it: cutoffs and betas as text, other lists as lists."""
+    if isinstance(value, str):
+        return value
+    if name.endswith("_cutoff"):
+        return ",".join(map(str, value)) or None
+    if name == "adam_betas":
+        return str(tuple(value))
+    return list(value) if isinstance(value, tuple) else value
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """Returns a hash of the weights alone: equal for the same weights in another layout or on another device."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def saved_by(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Returns which program wrote a checkpoint, as far as its layout tells, and the dtypes that its weights have there.
+
+    Raises:
+        CheckpointError: as ``load_checkpoint``.
+    """
+    raw = _read(Path(path))
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
+    extra = raw.get("extra_state")
+    if isinstance(raw.get("cfg"), Mapping):
+        program = "fairseq 0.10 to 0.12 ('cfg')"
+    elif isinstance(extra, Mapping) and "dictionary_sha256" in extra:
+        program = "this program"
+    else:
+        program = "the original kNN-LM code or fairseq up to 0.9 ('args')"
+    kinds = {str(t.dtype).removeprefix("torch.") for t in raw["model"].values() if torch.is_floating_point(t)}
+    return program, ", ".join(sorted(kinds)) or "none"

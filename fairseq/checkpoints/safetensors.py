@@ -1,0 +1,180 @@
+"""Weights from a checkpoint to safetensors and back, the same bits.
+
+    MODEL.safetensors   every tensor once, float32 as in memory; and text fields:
+        format              fairseq-knnlm
+        version             1
+        settings            JSON: the checkpoint's settings, flat
+        num_updates         updates made
+        dictionary_sha256   of the dictionary that the model was trained with, or empty
+        tied                JSON: {name: the name that its tensor is stored under}
+
+safetensors holds no two names of one tensor, so that a tied weight is stored once and named in ``tied``. What only
+training needs (the optimizer's state, the position in the data) stays behind.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.checkpoints.config import ConvertConfig
+from fairseq.checkpoints.format import load_checkpoint, save_checkpoint
+from fairseq.config.flags import coerce
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.models.transformer_lm import CHECKPOINT_LAYOUT_VERSION
+from fairseq.runtime.files import atomic_write, locked
+
+logger = logging.getLogger(__name__)
+
+FORMAT, VERSION = "fairseq-knnlm", "1"
+SAFETENSORS = ".safetensors"
+# Settings that older programs wrote as text.
+_LISTS = {
+    "adaptive_input_cutoff": tuple[int, ...],
+    "adaptive_softmax_cutoff": tuple[int, ...],
+    "adam_betas": tuple[float, ...],
+}
+
+
+def convert(config: ConvertConfig) -> str:
+    """Converts a file of weights and returns what was done, as a line.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+        ConfigError: the suffixes name no conversion, the target is there already, or safetensors is not installed.
+    """
+    source, target = Path(config.source), Path(config.target)
+    to_safetensors = target.suffix == SAFETENSORS
+    if to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
+        raise ConfigError(
+            f"one of the two files must end in {SAFETENSORS} and the other be a checkpoint (.pt), but they are"
+            f" {source.name} and {target.name}; name them so"
+        )
+    safetensors = _safetensors()
+    with locked(target):
+        written = [target] if to_safetensors else [target, target.with_suffix(".json")]
+        for path in written:
+            if path.exists() and not config.overwrite:
+                raise ConfigError(f"{path} exists; --overwrite replaces it")
+        return (_to_safetensors if to_safetensors else _to_checkpoint)(safetensors, source, target)
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as err:
+        raise ConfigError(
+            "converting needs the package safetensors, which is not installed; pip install"
+            " 'fairseq-knnlm[safetensors]', or pip install safetensors"
+        ) from err
+    return safetensors
+
+
+def _to_safetensors(safetensors: ModuleType, source: Path, target: Path) -> str:
+    checkpoint = load_checkpoint(source)
+    # Without its version, the layout would be taken for an older one, whose last LayerNorm is not used.
+    state = {"decoder.version": torch.tensor([CHECKPOINT_LAYOUT_VERSION]), **checkpoint.state}
+    stored, tied = _once(state)
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": json.dumps(_plain(dict(checkpoint.fields)), ensure_ascii=False),
+        "num_updates": str(checkpoint.num_updates),
+        "dictionary_sha256": str(checkpoint.extra_state.get("dictionary_sha256") or ""),
+        "tied": json.dumps(tied),
+    }
+    data = safetensors.torch.save(stored, metadata=metadata)
+    with atomic_write(target) as file:
+        file.write(data)
+    return f"{target}: {len(stored)} tensors, {len(tied)} more tied to them, {len(data)} bytes"
+
+
+def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors that differ, each in memory of its own, and for every other name the one that equals it."""
+    stored: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        whole = tensor.detach().contiguous()
+        content = whole.view(-1).view(torch.uint8).numpy().data if whole.numel() else b""
+        identity = (whole.dtype, tuple(whole.shape), hashlib.sha256(content).digest())
+        first = names.setdefault(identity, name)
+        if first != name:
+            tied[name] = first
+        else:
+            stored[name] = whole.clone()
+    return stored, tied
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON can hold of a setting; None for objects."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else None
+
+
+def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
+    state, metadata = _read(safetensors, source)
+    fields = _json_object(metadata, "settings", source)
+    for name, kind in _LISTS.items():
+        if fields.get(name) is not None:
+            fields[name] = coerce(fields[name], kind, f"{source}: {name}")
+        elif name in fields:
+            fields[name] = ()
+    for name, stored in _json_object(metadata, "tied", source).items():
+        if not isinstance(stored, str) or stored not in state:
+            raise CheckpointError(f"{source} ties {name} to {stored!r}, which it does not hold; convert it again")
+        state[name] = state[stored]
+    num_updates = metadata.get("num_updates", "0")
+    if not (num_updates.isascii() and num_updates.isdigit() and len(num_updates) < 19):
+        raise CheckpointError(f"{source}: num_updates must be a whole number, but is {num_updates[:40]!r}")
+    sha256 = metadata.get("dictionary_sha256")
+    save_checkpoint(
+        target,
+        fields=fields,
+        model_state=state,
+        optimizer_state=None,
+        optimizer_name="",
+        criterion_name=str(fields.get("criterion") or ""),
+        num_updates=int(num_updates),
+        extra_state={"dictionary_sha256": sha256} if sha256 else {},
+    )
+    return f"{target}: {len(state)} tensors, {target.stat().st_size} bytes"
+
+
+def _read(safetensors: ModuleType, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give the path of a {SAFETENSORS} file")
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError) as err:
+        raise CheckpointError(
+            f"{path} is not a whole {SAFETENSORS} file ({err}); convert the checkpoint again"
+        ) from err
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        found = f"{metadata.get('format')!r}, version {metadata.get('version')!r}"
+        raise CheckpointError(
+            f"{path} must name the format {FORMAT!r}, version {VERSION!r}, and the model's settings, but names {found};"
+            " give a file that fairseq-knnlm convert wrote"
+        )
+    return state, metadata
+
+
+def _json_object(metadata: Mapping[str, str], name: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(metadata.get(name, ""))
+    except (ValueError, RecursionError) as err:
+        raise CheckpointError(f"{path}: its {name} must be JSON, but are not ({err}); convert it again") from err
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: its {name} must be a JSON object, but are {str(value)[:40]!r}")
+    return value

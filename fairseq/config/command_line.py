@@ -1,0 +1,142 @@
+"""From config dataclasses to a command line, and from a command line to ``Flags``.
+
+One argument group per dataclass, titled by the first line of its docstring. argparse records only what was typed
+(``default=SUPPRESS``); the defaults stay in the dataclasses. ``--dstore_mmap`` and ``--dstore-mmap`` are one flag.
+"""
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from fairseq import __version__
+from fairseq.config.flags import Flags, field_types, flag_fields, flag_name
+from fairseq.config.plugins import import_user_dir
+from fairseq.errors import ConfigError, did_you_mean
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one line, with the nearest flag where one was mistyped."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[str] | None = None) -> Flags:
+    """Returns the flags that ``argv`` spells for the config dataclasses ``groups``.
+
+    ``--help`` and ``--version`` print and exit.
+
+    Raises:
+        ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
+    """
+    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser = make_parser(prog, description, groups)
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        name = unknown[0].split("=")[0]
+        raise ConfigError(f"unrecognised argument {unknown[0]}{did_you_mean(name, known)} (see {prog} --help)")
+    return Flags(vars(namespace), tuple(groups))
+
+
+def load_plugins(argv: Sequence[str] | None = None) -> None:
+    """Imports the ``--user-dir`` that ``argv`` names, so that its names are known before the parser is built."""
+    user_dir = early_value("--user-dir", argv)
+    if user_dir:
+        import_user_dir(user_dir)
+
+
+def early_value(name: str, argv: Sequence[str] | None = None) -> str | None:
+    """Returns the value of a flag that is needed before the parser is built."""
+    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    early = _Parser(add_help=False, allow_abbrev=False)
+    early.add_argument(name, dest="value")
+    value: str | None = early.parse_known_args(words)[0].value
+    return value
+
+
+def make_parser(prog: str, description: str, groups: Sequence[type]) -> argparse.ArgumentParser:
+    """Returns the argument parser of a command; a flag that two groups share is declared by the first."""
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    seen: set[str] = set()
+    defaults = _defaults(groups)
+    for cls in dict.fromkeys(groups):
+        title, _, _ = (cls.__doc__ or cls.__name__).strip().partition("\n")
+        group = parser.add_argument_group(title.rstrip("."))
+        kinds = field_types(cls)
+        for name, field in flag_fields(cls).items():
+            if name not in seen:
+                _add_flag(group, name, field, kinds[name], defaults[name])
+                seen.add(name)
+    return parser
+
+
+def _defaults(groups: Sequence[type]) -> dict[str, str]:
+    """Returns each flag's default as text; where groups share a flag but not its default, all of them by group."""
+    found: dict[str, dict[str, str]] = {}
+    for cls in dict.fromkeys(groups):
+        title, _, _ = (cls.__doc__ or cls.__name__).strip().partition("\n")
+        for name, field in flag_fields(cls).items():
+            value = field.default
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            hidden = value is dataclasses.MISSING or value is None or value is False
+            found.setdefault(name, {})[title.rstrip(".")] = "" if hidden else shown
+    return {
+        name: next(iter(by_group.values()))
+        if len(set(by_group.values())) == 1
+        else "; ".join(f"{value or 'none'} ({title})" for title, value in by_group.items())
+        for name, by_group in found.items()
+    }
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=110)
+
+
+def _hyphens(word: str) -> str:
+    """Returns ``--dstore_size=5`` as ``--dstore-size=5``; words that are not flags stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, default: str) -> None:
+    meta = field.metadata
+    text = meta["help"].replace("%", "%%")
+    choices = meta["choices"]() if callable(meta["choices"]) else meta["choices"]
+    if choices:
+        text += f" ({', '.join(choices)})"
+    if meta["no_effect"]:
+        text += f" [accepted, no effect: {meta['no_effect']}]"
+    if default:
+        text += f" [default: {default}]"
+    if meta["positional"]:
+        group.add_argument(name, help=text, nargs="*" if typing.get_origin(kind) is tuple else "?")
+        return
+    spellings = [flag_name(name), *meta["aliases"]]
+    if kind is bool:
+        group.add_argument(*spellings, dest=name, action="store_true", help=text)
+    elif meta["optional_value"] is not None:
+        group.add_argument(*spellings, dest=name, nargs="?", const=meta["optional_value"], help=text)
+    else:
+        group.add_argument(*spellings, dest=name, metavar=_metavar(name, kind), help=text)
+
+
+def _metavar(name: str, kind: Any) -> str:
+    inner = [a for a in typing.get_args(kind) if a not in (type(None), ...)]
+    plain = inner[0] if inner else kind
+    if typing.get_origin(kind) is tuple or typing.get_origin(plain) is tuple:
+        return "N,N,…"
+    return {int: "N", float: "X"}.get(plain, name.rsplit("_", 1)[-1].upper())

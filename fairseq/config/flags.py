@@ -1,0 +1,238 @@
+"""Configuration: frozen dataclasses whose fields declare their flags once.
+
+    @dataclass(frozen=True)
+    class BatchConfig:
+        '''Batching.'''                                   # the group's title in --help
+        max_tokens: int | None = flag(None, "padded tokens in a batch", minimum=1)
+
+A value comes from the strongest layer that has one. Weakest first: the dataclass default, the ``--arch`` preset, the
+checkpoint's own config, ``--model-overrides``, a flag that the user typed. ``Flags`` holds what was typed, and
+remembers what was used, so that a flag without effect can be named instead of being ignored.
+"""
+
+import ast
+import dataclasses
+import logging
+import math
+import types
+import typing
+from argparse import (
+    Namespace as Namespace,  # checkpoints hold one; argparse itself stays in the command layer
+)
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fairseq.errors import ConfigError, did_you_mean, shown
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+LARGEST_INT = 2**53  # beyond, a float no longer tells neighbours apart, and sums of two leave 64 bits
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    positional: bool = False,
+    optional_value: str | None = None,
+    no_effect: str | None = None,
+) -> Any:
+    """Returns a dataclass field that is also a command-line flag.
+
+    Args:
+        default: the value when no layer has one; ``dataclasses.MISSING`` makes the field required.
+        help: one line for ``--help``, with the unit.
+        aliases: further spellings, with their dashes.
+        choices: the allowed values, or a function that returns them (a registry's names).
+        minimum: the least value allowed.
+        maximum: the greatest value allowed.
+        positional: the flag is a positional argument.
+        optional_value: what the flag means when it is typed without a value.
+        no_effect: the flag is accepted for old command lines but does nothing, for this reason; typing it warns.
+    """
+    metadata = dict(
+        help=help,
+        aliases=aliases,
+        choices=choices,
+        minimum=minimum,
+        maximum=maximum,
+        positional=positional,
+        optional_value=optional_value,
+        no_effect=no_effect,
+    )
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_name(field_name: str) -> str:
+    """Returns the flag of a field: ``max_tokens`` → ``--max-tokens``."""
+    return "--" + field_name.replace("_", "-")
+
+
+def flag_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """Returns the fields of a config dataclass that are flags, by name."""
+    return {f.name: f for f in dataclasses.fields(cls) if "help" in f.metadata}
+
+
+def parse_literal_dict(text: str, what: str) -> dict[str, Any]:
+    """Returns the dict that a Python literal such as ``"{'dropout': 0.1}"`` spells; nothing is evaluated.
+
+    Raises:
+        ConfigError: ``text`` is not a literal dict with string keys.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as err:
+        raise ConfigError(
+            f"{what} must be a Python literal such as \"{{'dropout': 0.1}}\", but is {shown(text)}"
+        ) from err
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{what} must be a dict with string keys, but is {shown(text)}")
+    return value
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Returns the annotated type of every field."""
+    return typing.get_type_hints(cls)
+
+
+def coerce(value: Any, annotation: Any, what: str) -> Any:
+    """Returns ``value`` as the annotated type: int, float, bool, str, a tuple of these, or ``| None``.
+
+    Strings are parsed, a lone value becomes a tuple of one, and an int is taken for a float.
+
+    Raises:
+        ConfigError: the value is not of that type.
+    """
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    try:
+        if typing.get_origin(annotation) is tuple:
+            return tuple(coerce(item, typing.get_args(annotation)[0], what) for item in _items(value))
+        return _scalar(value, annotation)
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as err:
+        if isinstance(err, ConfigError):
+            raise
+        raise ConfigError(f"{what} must be {_type_words(annotation)}, but is {shown(value)}") from err
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        text = value.strip()
+        if text[:1] in ("(", "["):
+            return list(ast.literal_eval(text))
+        return [part for part in text.split(",") if part]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    if kind is bool:
+        if not isinstance(value, bool) and value not in (0, 1):
+            raise ValueError
+        return bool(value)
+    if kind is str:
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+    if isinstance(value, bool):
+        raise ValueError
+    number = kind(value)
+    if number != number or (kind is int and float(value) != number):
+        raise ValueError
+    return number
+
+
+def _type_words(annotation: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if typing.get_origin(annotation) is tuple:
+        return "a comma-separated list of numbers"
+    return words.get(annotation, str(annotation))
+
+
+def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
+    choices = field.metadata["choices"]
+    if choices is not None and value is not None:
+        known = choices() if callable(choices) else choices
+        if value not in known:
+            hint = did_you_mean(str(value), known)
+            raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}")
+    if value == () and field.default != ():
+        raise ConfigError(f"{what} must have a value, but is empty")
+    minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and math.isinf(item):
+            raise ConfigError(f"{what} must be finite, but is {item}")
+        if isinstance(item, int) and abs(item) > LARGEST_INT:
+            raise ConfigError(f"{what} must be within ±2**53, but is {shown(item)}")
+        if minimum is not None and item is not None and item < minimum:
+            raise ConfigError(f"{what} must be at least {minimum}, but is {item}")
+        if maximum is not None and item is not None and item > maximum:
+            raise ConfigError(f"{what} must be at most {maximum}, but is {item}")
+
+
+def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
+    """Returns ``cls`` filled from ``layers``, weakest first; keys that ``cls`` does not have are ignored.
+
+    Raises:
+        ConfigError: a value has the wrong type, is out of range, or a required one is missing.
+    """
+    kinds = field_types(cls)
+    values: dict[str, Any] = {}
+    for name, field in flag_fields(cls).items():
+        what = name if field.metadata["positional"] else flag_name(name)
+        for layer in layers:
+            if name in layer:
+                values[name] = coerce(layer[name], kinds[name], what)
+        if name in values:
+            _check(values[name], field, what)
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"{what} is required: {field.metadata['help']}")
+    return cls(**values)
+
+
+def as_dict(*configs: Any) -> dict[str, Any]:
+    """Returns the fields of several configs in one flat dict, as checkpoints store them; later ones win."""
+    merged: dict[str, Any] = {}
+    for config in configs:
+        merged.update(dataclasses.asdict(config))
+    return merged
+
+
+class Flags:
+    """What the user typed, and how much of it has been used.
+
+    Args:
+        typed: field name → value, only for flags that stood on the command line.
+        known: every config dataclass that the parser was built from.
+    """
+
+    def __init__(self, typed: Mapping[str, Any], known: tuple[type, ...]) -> None:
+        self.typed = dict(typed)
+        self._no_effect = {
+            name: field.metadata["no_effect"]
+            for cls in known
+            for name, field in flag_fields(cls).items()
+            if field.metadata["no_effect"]
+        }
+        self._used: set[str] = set()
+
+    def build(self, cls: type[T], *weaker: Mapping[str, Any]) -> T:
+        """Returns ``cls`` from the weaker layers and the typed flags, and marks its flags as used."""
+        self._used |= set(flag_fields(cls))
+        return resolve(cls, *weaker, self.typed)
+
+    def warn_unused(self, reason: str = "nothing that was chosen uses it") -> None:
+        """Logs one warning for each typed flag that is accepted without effect or that nothing has used."""
+        for name, value in self.typed.items():
+            if name in self._no_effect:
+                logger.warning("%s %s has no effect: %s", flag_name(name), value, self._no_effect[name])
+            elif name not in self._used:
+                logger.warning("%s %s has no effect: %s", flag_name(name), value, reason)

@@ -1,0 +1,69 @@
+r"""Perplexity, and what it is made of.
+
+A language model gives each target token t, in its context, a probability p(t). Over N scored targets
+
+    loss = −(1/N) · Σ ln p(t) / ln 2      bits per token
+    perplexity = 2 ** loss
+
+Scored is every target that is not padding, end-of-line tokens included. Left out, and counted, are the tokens of
+blocks that are longer than the model's positions. A token of probability 0 makes the loss infinite: it stays in the
+sum, and it is counted and named, since a perplexity without it would flatter. With subwords joined (``--remove-bpe``)
+the sum stays and N counts whole words. The sum is kept in float64.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fairseq.arrays import Floats, Integers
+
+
+@dataclass
+class Perplexity:
+    """A running sum of natural-log probabilities.
+
+    Attributes:
+        log_p_sum: Σ ln p, nats, float64.
+        count: scored targets.
+        num_joined: targets that ``--remove-bpe`` counts as part of the next one.
+        zero_ids: id → how often a target of this id had probability 0.
+        nan_ids: id → how often its probability was not a number.
+    """
+
+    log_p_sum: float = 0.0
+    count: int = 0
+    num_joined: int = 0
+    zero_ids: dict[int, int] = field(default_factory=dict)
+    nan_ids: dict[int, int] = field(default_factory=dict)
+
+    def add(self, log_p_N: Floats, target_N: Integers, num_joined: int = 0) -> None:
+        """Adds the natural-log probabilities of N targets, of which ``num_joined`` are parts of the next."""
+        assert log_p_N.shape == target_N.shape, (log_p_N.shape, target_N.shape)
+        self.log_p_sum += float(log_p_N.sum(dtype=np.float64))
+        self.count += len(log_p_N)
+        self.num_joined += num_joined
+        finite = np.isfinite(log_p_N)
+        if not finite.all():
+            for log_p, token in zip(log_p_N[~finite].tolist(), target_N[~finite].tolist(), strict=True):
+                ids = self.nan_ids if math.isnan(log_p) else self.zero_ids
+                ids[token] = ids.get(token, 0) + 1
+
+    @property
+    def loss(self) -> float:
+        """Bits per counted token; NaN when nothing was scored."""
+        counted = self.count - self.num_joined
+        return -self.log_p_sum / counted / math.log(2) if counted else math.nan
+
+    @property
+    def ppl(self) -> float:
+        """2 ** loss, infinite where that overflows."""
+        return perplexity_of(self.loss)
+
+
+def perplexity_of(loss: float) -> float:
+    """Returns the perplexity of a loss in bits per token."""
+    try:
+        return float(2.0**loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,1 @@
+"""Evaluation: from batches to log-probabilities, mixed with other memories, to perplexity."""

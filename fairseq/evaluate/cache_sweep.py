@@ -1,0 +1,73 @@
+"""Many settings of the continuous cache in one pass: the model runs once, and each mixture has its own sum."""
+
+import itertools
+from typing import Any
+
+from torch import from_numpy
+
+from fairseq.criterions.perplexity import Perplexity
+from fairseq.evaluate.cache import CacheSetting, ContinuousCache
+from fairseq.evaluate.config import CacheConfig
+from fairseq.evaluate.mixture import interpolate
+from fairseq.evaluate.sequence_scorer import ScoredBatch
+from fairseq.runtime.resources import require_memory
+
+# The window of the batch before, that with the new batch behind it, and the next window.
+_COPIES = 3
+
+
+def make_cache(config: CacheConfig, num_tokens: int, width: int) -> ContinuousCache:
+    """Returns the cache of every size with every θ, which gives a column for each.
+
+    Raises:
+        ConfigError: the vectors of so many tokens of so many floats do not fit into memory.
+    """
+    size = min(max(config.cache_size), num_tokens)
+    require_memory(f"a cache of {size} vectors", _COPIES * size * width * 4, "lower --cache-size")
+    return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs], config.weight)
+
+
+class CacheSweep:
+    """A perplexity of the language model and the cache for each size, θ and weight."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._settings = config.pairs
+        self._perplexities = [[Perplexity() for _ in config.cache_lmbda] for _ in self._settings]
+        self._weights = config.cache_lmbda
+
+    def add(self, scored: ScoredBatch, num_joined: int = 0) -> None:
+        """Adds a batch to every sum."""
+        assert scored.cache_log_p_NS is not None
+        log_p_lm_N, cache_log_p_NS = from_numpy(scored.model_log_p_N), from_numpy(scored.cache_log_p_NS)
+        for cache_N, perplexities in zip(cache_log_p_NS.T, self._perplexities, strict=True):
+            for weight, perplexity in zip(self._weights, perplexities, strict=True):
+                log_p_N = interpolate(log_p_lm_N, cache_N, weight)
+                perplexity.add(log_p_N.numpy(), scored.target_N, num_joined)
+
+    def best(self) -> Perplexity:
+        """Returns the lowest."""
+        return min(itertools.chain(*self._perplexities), key=lambda perplexity: perplexity.loss)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns each setting and its result, best first, as plain values."""
+        rows = [
+            {
+                "cache_size": size,
+                "cache_theta": theta,
+                "cache_lmbda": weight,
+                "loss_base2": perplexity.loss,
+                "ppl": perplexity.ppl,
+            }
+            for (size, theta), perplexities in zip(self._settings, self._perplexities, strict=True)
+            for weight, perplexity in zip(self._weights, perplexities, strict=True)
+        ]
+        return sorted(rows, key=lambda row: row["loss_base2"])
+
+    def table(self) -> str:
+        """Returns the rows as lines of text."""
+        lines = [
+            f"{row['cache_size']:>12} {row['cache_theta']:>13g} {row['cache_lmbda']:>13g} {row['loss_base2']:>15.4f}"
+            f" {row['ppl']:>12.2f}\n"
+            for row in self.rows()
+        ]
+        return "--cache-size --cache-theta --cache-lmbda   Loss (base 2)   Perplexity\n" + "".join(lines)

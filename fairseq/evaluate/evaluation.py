@@ -1,0 +1,210 @@
+"""One evaluation: checkpoint, data and batches put together, then every target scored once.
+
+    checkpoint ─ settings ─┬─ task ─ dictionary, blocks ─ batches ─┐
+                           └─ model ───────────────────────────────┴─ scorer ─ log p per target ─ perplexity
+
+The block size in force is the checkpoint's ``tokens_per_sample`` less the context window; ``--tokens-per-sample`` does
+not change it (published commands rely on that), ``--model-overrides "{'tokens_per_sample': N}"`` does.
+"""
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import fairseq
+from fairseq.arrays import Int64s
+from fairseq.checkpoints.format import Checkpoint, weights_sha256
+from fairseq.config.flags import Flags
+from fairseq.criterions.perplexity import Perplexity
+from fairseq.data.batching import batch_by_size, by_length
+from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.errors import ConfigError
+from fairseq.evaluate.config import EvalConfig
+from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
+from fairseq.runtime.log import Progress
+from fairseq.runtime.precision import Precision
+from fairseq.tasks.opening import open_models
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The pieces of one evaluation.
+
+    Attributes:
+        task: the task, with its dictionary.
+        task_config: its settings in force.
+        checkpoints: as loaded, one per model.
+        models: in evaluation mode, on the device.
+        dataset: the blocks that are scored.
+        batches: block indices of each batch, this shard's only.
+        block_size: tokens in a block, without context.
+        longest_block: most tokens of a block; longer ones are left out.
+        num_left_out: tokens of blocks that are longer than the model's positions.
+        precision: device and number format.
+    """
+
+    task: Any
+    task_config: Any
+    checkpoints: Sequence[Checkpoint]
+    models: Sequence[Any]
+    dataset: BlockDataset
+    batches: Sequence[Int64s]
+    block_size: int
+    longest_block: int
+    num_left_out: int
+    precision: Precision
+
+    def collated(self) -> Iterator[Batch]:
+        """Yields the batches."""
+        for block_idx in self.batches:
+            yield self.dataset.collate(block_idx)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
+        return {
+            "weights_sha256": [weights_sha256(checkpoint.state) for checkpoint in self.checkpoints],
+            "dictionary_sha256": self.task.dictionary.sha256(),
+            "data_sha256": self.dataset.sha256(),
+        }
+
+
+def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_order: bool = False) -> Evaluation:
+    """Returns the pieces of an evaluation, everything checked before any work starts.
+
+    Blocks go by length, where no context window gives them all the same; ``stream_order`` keeps them in order.
+    """
+    opened = open_models(flags, config, precision, context_window=config.context_window)
+    task, task_config, models = opened.task, opened.task_config, opened.models
+    longest_block = min(model.max_positions for model in models)
+    dataset, num_left_out = task.load_split(
+        config.gen_subset, context_window=config.context_window
+    ).without_longer_than(longest_block)
+    if num_left_out:
+        logger.warning(
+            "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
+            " \"{'max_target_positions': N}\" makes room for them",
+            num_left_out,
+            longest_block,
+        )
+    lengths = dataset.lengths
+    in_order = stream_order or config.context_window > 0
+    order = np.arange(len(dataset)) if in_order else by_length(lengths)
+    batches = batch_by_size(
+        order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
+    )
+    shard = batches[config.shard_id :: config.num_shards]
+    if batches and not shard:
+        raise ConfigError(
+            f"--shard-id {config.shard_id} has nothing to do: there are only {len(batches)} batches, fewer than"
+            f" --num-shards {config.num_shards}; lower it"
+        )
+    return Evaluation(
+        task=task,
+        task_config=task_config,
+        checkpoints=opened.checkpoints,
+        models=models,
+        dataset=dataset,
+        batches=shard,
+        block_size=task_config.tokens_per_sample,
+        longest_block=longest_block,
+        num_left_out=num_left_out,
+        precision=precision,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found, as it is reported; of a sweep, the best and every row."""
+
+    perplexity: Perplexity
+    num_left_out: int
+    elapsed_s: float
+    sweep: list[dict[str, Any]] | None = None
+
+    @property
+    def summary(self) -> str:
+        """The two lines that people search for."""
+        p = self.perplexity
+        rate = p.count / max(self.elapsed_s, 1e-9)
+        return (
+            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({rate:.2f} tokens/s)\n"
+            f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}"
+        )
+
+    def record(self, symbols: Sequence[str]) -> dict[str, Any]:
+        """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full."""
+        p = self.perplexity
+        return {
+            "loss_base2": p.loss,
+            "ppl": p.ppl,
+            "log_p_sum_nats": p.log_p_sum,
+            "targets": p.count,
+            "targets_joined_to_the_next": p.num_joined,
+            "tokens_left_out": self.num_left_out,
+            "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
+            "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
+            **({"sweep": self.sweep} if self.sweep is not None else {}),
+        }
+
+    def speed(self) -> dict[str, float]:
+        """Returns how long it took, which no repetition gives again."""
+        rate = self.perplexity.count / max(self.elapsed_s, 1e-9)
+        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(rate, 2)}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on."""
+    return {
+        "fairseq-knnlm": fairseq.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "faiss": _installed("faiss-cpu") or _installed("faiss-gpu") or "another build",
+        "numpy": np.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def score_all(
+    evaluation: Evaluation,
+    scorer: SequenceScorer,
+    perplexity: Perplexity,
+    log_format: str,
+    every: int | None = None,
+) -> Iterator[ScoredBatch]:
+    """Yields the scored targets of every batch, which the caller adds to ``perplexity``, shown as it goes.
+
+    A line of progress comes every few seconds, or every so many batches.
+    """
+    total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
+    with Progress("evaluate", total, "tokens", log_format, every=every) as progress:
+        for scored in scorer.scored(evaluation.collated()):
+            yield scored
+            progress.advance(len(scored.target_N), loss=perplexity.loss)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self._start

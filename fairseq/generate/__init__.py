@@ -1,0 +1,1 @@
+"""Generation: texts continued token by token, by beam search or at random."""

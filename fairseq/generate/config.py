@@ -1,0 +1,122 @@
+"""The flags of generating text, in a module that does not import torch."""
+
+from dataclasses import dataclass
+
+from fairseq.config.flags import flag
+from fairseq.errors import ConfigError
+
+LEAST_TEMPERATURE = 1e-6
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Generating text."""
+
+    beam: int = flag(5, "texts that are followed at once for each prompt; 1 is greedy", minimum=1, maximum=10_000)
+    nbest: int = flag(1, "texts that are given for each prompt, the best first", minimum=1)
+    max_len_a: float = flag(0.0, "a: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
+    max_len_b: int = flag(200, "b: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
+    min_len: int = flag(1, "least tokens before </s> may end a text", minimum=0)
+    lenpen: float = flag(
+        1.0, "a text's score is its log-probability divided by its length to this power", minimum=-10, maximum=10
+    )
+    unnormalized: bool = flag(False, "a text's score is its log-probability, whatever its length")
+    unkpen: float = flag(0.0, "taken off the score, in nats, for each <unk>")
+    no_repeat_ngram_size: int = flag(
+        0, "N: no N tokens in a row stand twice in prompt and text; 0: they may", minimum=0
+    )
+    sampling: bool = flag(False, "draw tokens at random by their probabilities, --beam texts for each prompt")
+    sampling_topk: int = flag(-1, "draw among the K most probable tokens; -1: among all")
+    sampling_topp: float = flag(
+        -1.0, "draw among the fewest most probable tokens that have this probability together; -1: among all", maximum=1
+    )
+    temperature: float = flag(1.0, "T: tokens are drawn by p^(1/T)")
+
+    def __post_init__(self) -> None:
+        if self.nbest > self.beam:
+            raise ConfigError(f"--nbest {self.nbest} must be at most --beam {self.beam}; raise --beam")
+        if self.temperature != 1 and not self.sampling:
+            raise ConfigError("--temperature is about drawing at random; give --sampling as well")
+        if self.temperature < LEAST_TEMPERATURE:
+            raise ConfigError(
+                f"--temperature must be at least {LEAST_TEMPERATURE:g}, but is {self.temperature}; --beam 1 without"
+                " --sampling gives the most probable tokens"
+            )
+        for name, value in (("--sampling-topk", self.sampling_topk), ("--sampling-topp", self.sampling_topp)):
+            if value != -1 and value <= 0:
+                raise ConfigError(f"{name} must be greater than 0, or -1 for all, but is {value}")
+            if value != -1 and not self.sampling:
+                raise ConfigError(f"{name} is about drawing at random; give --sampling as well")
+        if self.sampling_topk != -1 and self.sampling_topp != -1:
+            raise ConfigError("--sampling-topk and --sampling-topp exclude each other; leave one out")
+        if self.max_len_a == 0 and self.min_len > self.max_len_b:
+            raise ConfigError(f"--min-len {self.min_len} must be at most --max-len-b {self.max_len_b}; lower it")
+
+    def most_tokens(self, prompt_size: int) -> int:
+        """Returns how many tokens may follow a prompt: a·x + b."""
+        return int(self.max_len_a * prompt_size + self.max_len_b)
+
+    def score(self, log_p: float, size: int) -> float:
+        """Returns the score of a text of ``size`` tokens, ``</s>`` among them: ln p / size^lenpen."""
+        return log_p if self.unnormalized or size == 0 else float(log_p / size**self.lenpen)
+
+
+MAX_TOKENS = 12_000  # in a batch, where nothing is said; the default of fairseq-generate
+
+
+@dataclass(frozen=True)
+class GenerationRunConfig:
+    """Model and output."""
+
+    path: str | None = flag(None, "checkpoint")
+    task: str = flag("language_modeling", "task")
+    model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
+    max_tokens: int | None = flag(
+        None,
+        "tokens in a batch, a prompt and its longest text counted --beam times; 12000 without --batch-size",
+        minimum=1,
+    )
+    max_sentences: int | None = flag(None, "prompts in a batch", aliases=("--batch-size",), minimum=1)
+    remove_bpe: str | None = flag(
+        None, "join subwords that end in this mark (@@ when it is empty) in what is printed", optional_value="@@ "
+    )
+
+    def __post_init__(self) -> None:
+        if not (self.path or "").strip(":"):
+            raise ConfigError("--path is required: the checkpoint to generate with")
+        if ":" in str(self.path):
+            raise ConfigError("--path names several checkpoints, but text is generated with one; give one")
+        if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
+            raise ConfigError(
+                f"--remove-bpe {self.remove_bpe} is not supported: give the mark that a subword ends in, such as '@@ '"
+            )
+
+    @property
+    def most_batch_tokens(self) -> int | None:
+        """Most tokens of a batch; None where only prompts are counted."""
+        return MAX_TOKENS if self.max_tokens is None and self.max_sentences is None else self.max_tokens
+
+
+@dataclass(frozen=True)
+class SplitPromptsConfig:
+    """Prompts: the beginnings of a split's blocks."""
+
+    gen_subset: str = flag("test", "name of the data whose blocks begin with the prompts")
+    prefix_size: int = flag(0, "tokens at the front of each block that are its prompt", minimum=0)
+    num_shards: int = flag(1, "cut the prompts into N shards", minimum=1)
+    shard_id: int = flag(0, "continue this shard's prompts only", minimum=0)
+    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
+
+    def __post_init__(self) -> None:
+        if self.shard_id >= self.num_shards:
+            raise ConfigError(f"--shard-id {self.shard_id} must be below --num-shards {self.num_shards}")
+
+
+@dataclass(frozen=True)
+class LinePromptsConfig:
+    """Prompts: lines of text."""
+
+    input: str = flag("-", "file of prompts, a line each; - is the standard input")
+    buffer_size: int = flag(
+        0, "lines that are read before they are continued together; 0, like 1: each at once", minimum=0
+    )

@@ -1,0 +1,158 @@
+"""Text from a language model: prompts go in, the most probable or randomly drawn continuations come out.
+
+    prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with a second source] ─┐
+                                              ▲     └─ context vectors ─────────────┘                      │
+                                              └─ next tokens ─ beam search, or draws ─ forbidden words ────┘
+
+The model reads each token once: what it needs of the earlier ones is in a cache (fairseq/modules/kv_cache.py), passed
+to it and reordered as texts are chosen. A prompt's texts do not depend on which other prompts are in the batch, but for
+the rounding of sums; random draws are a function of seed, prompt and text.
+
+B prompts, R rows (texts that go on), S tokens read at once, V words, C width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.arrays import Int64s
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.generate.config import GenerationConfig
+from fairseq.generate.hypotheses import Hypothesis as Hypothesis  # config, vocabulary and results: one import
+from fairseq.generate.hypotheses import Partial
+from fairseq.generate.hypotheses import Vocabulary as Vocabulary
+from fairseq.generate.next_token import NextTokens
+from fairseq.generate.search import BeamSearch, Sampler, repeating_tokens
+from fairseq.runtime.precision import Precision
+
+
+class Generator:
+    """Continues prompts.
+
+    Args:
+        model: in evaluation mode, on the device of ``precision``.
+        precision: device and number format.
+        config: how texts are chosen.
+        vocabulary: what must be known of the dictionary.
+        next_source: a second source of probabilities to mix in.
+        seed: of random draws.
+        cached: whether the model keeps what it has read; without, it reads every text anew for each token.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        precision: Precision,
+        config: GenerationConfig,
+        vocabulary: Vocabulary,
+        next_source: NextInterpolation | None = None,
+        *,
+        seed: int = 1,
+        cached: bool = True,
+    ) -> None:
+        self.model, self.precision, self.config, self.vocabulary = model, precision, config, vocabulary
+        self.next_source, self.seed, self.cached = next_source, seed, cached
+
+    @property
+    def longest_prompt(self) -> int:
+        """Most tokens of a prompt behind which the model's positions leave room for one more."""
+        return int(self.model.max_positions) - len(self.vocabulary.opening)
+
+    def most_tokens(self, prompt_size: int) -> int:
+        """Returns how many tokens may follow a prompt, by the flags and by the model's positions.
+
+        Raises:
+            ConfigError: none may.
+        """
+        if prompt_size > self.longest_prompt:
+            raise ConfigError(
+                f"a prompt must have at most {self.longest_prompt} tokens, for the model has {self.model.max_positions}"
+                f" positions, but has {prompt_size}; shorten it, or make room with --model-overrides"
+                " \"{'max_target_positions': N}\""
+            )
+        most = self.config.most_tokens(prompt_size)
+        if most < 1:
+            raise ConfigError(
+                f"--max-len-a {self.config.max_len_a:g} and --max-len-b {self.config.max_len_b} leave no token to"
+                f" follow a prompt of {prompt_size}; raise --max-len-b"
+            )
+        return min(most, self.longest_prompt - prompt_size + 1)  # the last token is not read again
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Int64s], ids: Sequence[int] | None = None) -> list[list[Hypothesis]]:
+        """Returns the ``--nbest`` texts of each prompt, the best first.
+
+        Args:
+            prompts: int64 ids, without what every text opens with; they are one batch.
+            ids: number of each prompt in the run, on which its random draws depend; 0, 1, … if left out.
+
+        Raises:
+            ConfigError: a prompt leaves no room for a token.
+            CheckpointError: the model's probabilities are no numbers.
+        """
+        most_tokens = [self.most_tokens(len(prompt_T)) for prompt_T in prompts]
+        if not prompts:
+            return []
+        next_tokens = self._begin(prompts, max(len(p) + most for p, most in zip(prompts, most_tokens, strict=True)))
+        search = self._search(range(len(prompts)) if ids is None else ids)
+        live = [Partial(prompt) for prompt in range(len(prompts))]
+        done: list[list[Hypothesis]] = [[] for _ in prompts]
+        while live:
+            log_p_RV = next_tokens.log_prob()
+            if bool(log_p_RV.amax(1).isnan().any()):
+                raise CheckpointError("the model's probabilities are not numbers; it has diverged, take another one")
+            live, finished = search.step(live, log_p_RV, self._worth(prompts, live, log_p_RV))
+            out_of_room = [text for text in live if len(text.tokens) == most_tokens[text.prompt]]
+            live = [text for text in live if len(text.tokens) < most_tokens[text.prompt]]
+            for text in [*finished, *out_of_room]:
+                done[text.prompt].append(text.finished(prompts[text.prompt], self.config))
+            if live:
+                next_tokens.read([text.parent for text in live], [text.tokens[-1] for text in live])
+        return [sorted(texts, key=lambda text: -text.score)[: self.config.nbest] for texts in done]
+
+    @torch.no_grad()
+    def context_vectors(self, text: Hypothesis) -> Tensor:
+        """Returns the context vector behind which each generated token came, float32 ``[T, C]``."""
+        row_S = np.concatenate([self.vocabulary.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
+        first = len(row_S) - len(text.tokens_T)
+        with self.precision.autocast():
+            out = self.model(torch.from_numpy(row_S)[None].to(self.precision.device), first)
+        vectors_TC: Tensor = out.ffn_input_BSC[0].float()
+        return vectors_TC
+
+    def _begin(self, prompts: Sequence[Int64s], most_tokens: int) -> NextTokens:
+        opening = np.array(self.vocabulary.opening, np.int64)
+        rows = [np.concatenate([opening, prompt_T]) for prompt_T in prompts]
+        num_slots = len(opening) + most_tokens - 1
+        return NextTokens(
+            self.model,
+            self.precision,
+            rows,
+            self.config.beam * len(rows),
+            num_slots,
+            self.next_source,
+            pad=self.vocabulary.pad,
+            cached=self.cached,
+        )
+
+    def _search(self, ids: Sequence[int]) -> BeamSearch | Sampler:
+        if self.config.sampling:
+            return Sampler(self.config, self.vocabulary.eos, self.seed, ids)
+        return BeamSearch(self.config.beam, self.vocabulary.eos, len(ids))
+
+    def _worth(self, prompts: Sequence[Int64s], live: Sequence[Partial], log_p_RV: Tensor) -> Tensor:
+        """Returns what each next token adds to its text's total: ln p less penalties, −inf for what is forbidden."""
+        worth_RV = log_p_RV.clone()
+        worth_RV[:, self.vocabulary.pad] = -torch.inf
+        worth_RV[:, self.vocabulary.unk] -= self.config.unkpen
+        for row, text in enumerate(live):
+            if len(text.tokens) < self.config.min_len:
+                worth_RV[row, self.vocabulary.eos] = -torch.inf
+            n = self.config.no_repeat_ngram_size
+            forbidden = repeating_tokens([*prompts[text.prompt].tolist(), *text.tokens], n) if n else ()
+            worth_RV[row, list(forbidden)] = -torch.inf
+        return worth_RV

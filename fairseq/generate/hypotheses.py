@@ -1,0 +1,81 @@
+"""Texts on their way: what has been generated behind a prompt, and what it is worth. T tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairseq.arrays import Float64s, Int64s
+from fairseq.generate.config import GenerationConfig
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What generating must know of the dictionary.
+
+    Attributes:
+        size: ids in all.
+        pad: never generated.
+        eos: ends a text.
+        unk: stands for words that have no id.
+        opening: what the model reads before every prompt, as in training.
+    """
+
+    size: int
+    pad: int = 1
+    eos: int = 2
+    unk: int = 3
+    opening: tuple[int, ...] = (2,)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text behind a prompt.
+
+    Attributes:
+        prompt_T: int64 ids.
+        tokens_T: int64 ids that were generated, without the prompt; ``</s>`` is the last unless room ran out.
+        log_p_T: float64, ln p of each generated token, of the model with all that is mixed into it.
+        score: what texts of one prompt are compared by; see ``GenerationConfig.score``.
+    """
+
+    prompt_T: Int64s
+    tokens_T: Int64s
+    log_p_T: Float64s
+    score: float
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A text that may go on.
+
+    Attributes:
+        prompt: number of its prompt in the batch.
+        stream: number of its random draws among those of its prompt.
+        tokens: generated so far.
+        log_p: ln p of each.
+        total: their sum, less penalties.
+        parent: the row of the last step that it continues.
+    """
+
+    prompt: int
+    stream: int = 0
+    tokens: tuple[int, ...] = ()
+    log_p: tuple[float, ...] = ()
+    total: float = 0.0
+    parent: int = 0
+
+    def followed_by(self, token: int, log_p: float, worth: float, parent: int, stream: int | None = None) -> "Partial":
+        """Returns the text with one more token, of which ``worth`` is added to the total."""
+        return Partial(
+            self.prompt,
+            self.stream if stream is None else stream,
+            (*self.tokens, token),
+            (*self.log_p, log_p),
+            self.total + worth,
+            parent,
+        )
+
+    def finished(self, prompt_T: Int64s, config: GenerationConfig) -> Hypothesis:
+        """Returns the text as a result."""
+        score = config.score(self.total, len(self.tokens))
+        return Hypothesis(prompt_T, np.array(self.tokens, np.int64), np.array(self.log_p, np.float64), score)

@@ -1,0 +1,119 @@
+"""Appending the rows of a further text to a datastore: ``--save-knnlm-dstore --append``.
+
+    keys, values    [ rows of the manifest ][ rows that are being appended … ]
+    PREFIX.json         the datastore as it was, in use until the last row is on the disk; then replaced
+    PREFIX.append.json  the manifest that it will have, and how many rows are safely there
+
+A killed run goes on where its own ``PREFIX.append.json`` says; any other append cuts the files back to the manifest's
+rows first. The model, the dictionary and the keys' type must be the datastore's; the text may be any, and is recorded
+as a segment (fairseq/knn/datastore/segments.py).
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.datastore.format import append_path, keys_path, values_path
+from fairseq.knn.datastore.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.segments import Segment, segments_of, with_segments
+from fairseq.knn.datastore.store import Datastore
+
+logger = logging.getLogger(__name__)
+
+# What the rows of one datastore have in common.
+_IN_COMMON = {
+    "key_type": "keys of type",
+    "key_dtype": "keys of",
+    "vocabulary_size": "a vocabulary of",
+    "dictionary_sha256": "dictionary",
+    "weights_sha256": "model weights",
+}
+_CUT = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in")
+
+
+def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, DatastoreManifest | None]:
+    """Returns the datastore, and the manifest that it will have with the rows of ``new`` behind its own.
+
+    None in place of that where these rows are there already.
+
+    Args:
+        prefix: of the datastore.
+        new: the manifest that a datastore of the new text alone would have.
+
+    Raises:
+        DatastoreError: there is no finished datastore with a manifest.
+        MismatchError: the new rows are of another model or dictionary, or of another type.
+    """
+    store = Datastore.open(prefix)
+    manifest = store.manifest
+    if manifest is None:
+        raise DatastoreError(
+            f"{prefix} has no manifest, so what its rows are is not known; fairseq-knnlm adopt writes one"
+        )
+    if manifest.value_dtype == "int16":
+        raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
+    check_dimension(manifest.dimension, prefix, new.dimension)
+    if new.key_dtype == "float32":  # which --dstore-fp16 need not say again
+        new = replace(new, key_dtype=manifest.key_dtype)
+    for name, words in _IN_COMMON.items():
+        have, want = getattr(manifest, name), getattr(new, name)
+        if have != want:
+            raise MismatchError(
+                f"{prefix} was written with {words} {str(have)[:12]}, but the rows to append have {str(want)[:12]}; use"
+                " the datastore's own data directory, checkpoint and flags, or write another datastore"
+            )
+    segments = segments_of(manifest, manifest_path(prefix))
+    if any(segment.is_of(new.settings) for segment in segments):
+        _say_there(prefix, store, segments, new)
+        return store, None
+    for segment in segments:
+        if segment.settings.get("data_sha256") == new.settings.get("data_sha256"):
+            logger.warning("%s has rows of this text already, cut in another way: %s", prefix, segment.name)
+    for name in _CUT:
+        if segments[0].settings.get(name) != new.settings.get(name):
+            logger.warning(
+                "%s was written with %s %s, but the appended rows have %s: their keys mean something else",
+                prefix,
+                name,
+                segments[0].settings.get(name),
+                new.settings.get(name),
+            )
+    added = Segment(new.settings, new.rows, RowRanges.of([[0, new.rows]]))
+    return store, with_segments(manifest, [*segments, added])
+
+
+def _say_there(prefix: Path, store: Datastore, segments: list[Segment], new: DatastoreManifest) -> None:
+    first, gone, left_out = 0, 0, 0
+    for segment in segments:
+        if segment.is_of(new.settings):
+            gone += store.forgotten.within(first, first + segment.rows).num_rows
+            left_out += segment.source_rows - segment.rows
+        first += segment.rows
+    logger.info("%s has the rows of this text already; nothing to do", prefix)
+    if gone or left_out:
+        logger.warning(
+            "%d of its rows are forgotten, and stay so; after forgetting all of them and --compact, it can be appended"
+            " anew",
+            gone + left_out,
+        )
+
+
+def begun(prefix: Path, store: Datastore, target: DatastoreManifest) -> DatastoreManifest:
+    """Returns the target as far as an earlier run of the same append has come: at least to the datastore's rows."""
+    found = read_manifest(append_path(prefix), DatastoreManifest)
+    if found is not None and found.rows_id == target.rows_id and store.rows <= found.rows_written <= target.rows:
+        sizes = (
+            (keys_path(prefix), found.rows_written * target.key_bytes),
+            (values_path(prefix), found.rows_written * target.value_bytes),
+        )
+        if all(path.stat().st_size >= size for path, size in sizes):
+            return replace(
+                target,
+                state="writing",
+                rows_written=found.rows_written,
+                keys_sha256=found.keys_sha256,
+                values_sha256=found.values_sha256,
+            )
+    return replace(target, state="writing", rows_written=store.rows)

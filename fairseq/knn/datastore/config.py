@@ -1,0 +1,64 @@
+"""Flags of a datastore: where it is, what goes into it, and the texts that its rows come from."""
+
+import re
+from dataclasses import dataclass
+
+from fairseq.config.flags import flag
+from fairseq.errors import ConfigError
+
+DEFAULT_KEY_DIMENSION = 1024
+KEY_TYPES = ("last_ffn_input",)
+
+
+@dataclass(frozen=True)
+class DatastoreConfig:
+    """Datastore, for writing and for evaluating."""
+
+    knn_keytype: str | None = flag(None, "the vector that is a key; last_ffn_input if left out", choices=KEY_TYPES)
+    dstore_size: int | None = flag(None, "rows; counted if left out, and only checked if given", minimum=1)
+    dstore_fp16: bool = flag(False, "keys are float16")
+
+
+@dataclass(frozen=True)
+class DumpConfig:
+    """Writing a datastore."""
+
+    save_knnlm_dstore: bool = flag(False, "write the datastore of the split instead of evaluating it")
+    dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
+    append: bool = flag(
+        False, "add the split's rows to the datastore that is there; it stays in use until they all are"
+    )
+    overwrite: bool = flag(False, "replace what stands in the way")
+    save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.append and self.overwrite:
+            raise ConfigError("--append and --overwrite exclude each other: one keeps what is there, one replaces it")
+        if self.save_knnlm_dstore and not self.dstore_mmap:
+            raise ConfigError("--save-knnlm-dstore needs to know where; give --dstore-mmap PREFIX")
+
+
+@dataclass(frozen=True)
+class TextsConfig:
+    """The texts that the rows were written from."""
+
+    data: str | None = flag(None, "directory that holds them, where they have moved since")
+    document_start: str | None = flag(
+        None, "regular expression of a document's first line; without, headings = … = of WikiText, else empty lines"
+    )
+
+
+def parse_rows(word: str) -> tuple[int, int]:
+    """Returns the rows that ``A:B`` or a single number names: the first, and the one after the last.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    match = re.fullmatch(r"(\d{1,18})(?::(\d{1,18}))?", word)
+    if match is None:
+        raise ConfigError(f"rows must be a number or a range FIRST:STOP of numbers, but are {word[:80]!r}")
+    start = int(match[1])
+    stop = int(match[2]) if match[2] is not None else start + 1
+    if start >= stop:
+        raise ConfigError(f"rows {word}: the second number, after the last row, must be greater than the first")
+    return start, stop

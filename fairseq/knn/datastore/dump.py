@@ -1,0 +1,236 @@
+"""Writing a datastore: one row for every token of a split that has a full context before it.
+
+A row's key is the last layer's feed-forward input at a position, its value the token that comes next there. Rows are
+the targets of every block whose context window is full, in stream order, the short last block included:
+
+    rows = total − ceil(W / B) · B        block size B, context window W
+
+so that the same data gives the same rows for any batching. The output layer does not run. With `--sample-break-mode
+eos` and no context window, rows are the tokens of every sentence, which has nothing but itself for a context.
+
+Blocks of like length are computed together, a few thousand rows at a time (fairseq/knn/datastore/dump.py).
+Source: Khandelwal et al., 2020, section 2.
+
+The order in which a datastore's rows are computed: blocks of like length together, rows back in their places.
+
+Sentences are of all lengths. In stream order, a batch of them would be mostly padding; sorted by length over the whole
+text, rows would come in another order than the text's. So the blocks are taken in groups of neighbours, a few thousand
+rows each; a group is computed shortest block first, and put in order before it is written:
+
+    stream      7 3 9 3 | 8 2 7 4 | …          lengths of blocks, two groups
+    computed    3 3 7 9 | 2 4 7 8 | …
+
+Groups depend on the text alone, never on where a run begins: one that goes on computes the same batches, and so the
+same bytes. Where all blocks are of one length, each batch is a group.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fairseq.arrays import Int64s
+from fairseq.checkpoints.format import weights_sha256
+from fairseq.data.batching import batch_by_size, by_length
+from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.blocks import joined_ranges
+from fairseq.errors import ConfigError
+from fairseq.evaluate.config import EvalConfig
+from fairseq.evaluate.evaluation import Evaluation
+from fairseq.evaluate.sequence_scorer import SequenceScorer
+from fairseq.knn.datastore.append import begun, open_target
+from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
+from fairseq.knn.datastore.format import append_path
+from fairseq.knn.datastore.manifest import DatastoreManifest
+from fairseq.knn.datastore.store import DatastoreWriter, is_written
+from fairseq.runtime.files import locked
+from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.runtime.log import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows that stand together.
+
+    Attributes:
+        first_row: the first of them.
+        num_rows: how many there are.
+        batches: the blocks of each batch, and which row of the group each of their targets is, both in one order.
+    """
+
+    first_row: int
+    num_rows: int
+    batches: list[tuple[Int64s, Int64s]]
+
+
+def dump_datastore(
+    evaluation: Evaluation, config: EvalConfig, dump: DumpConfig, dstore: DatastoreConfig, log_format: str
+) -> DatastoreManifest:
+    """Writes (or goes on writing) the datastore of a split and returns its manifest.
+
+    Raises:
+        ConfigError: ``--dstore-size`` is larger than the number of rows that there are.
+    """
+    assert dump.dstore_mmap is not None
+    if (evaluation.dataset.tokens == PAD).any():
+        raise ConfigError(
+            f"the split '{config.gen_subset}' holds the word <pad>, which has no row; take it out of the text"
+        )
+    block_idx, starts = full_context_rows(evaluation)
+    rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
+    manifest = _manifest(evaluation, config, dstore, rows)
+    prefix = Path(dump.dstore_mmap)
+    if not dump.append:
+        with locked(prefix):
+            if not dump.overwrite and is_written(prefix, manifest):
+                logger.info("%s is there already, of this data and model; nothing to do", prefix)
+                return manifest
+    with ExitStack() as held:
+        held.enter_context(finish_step_first())
+        if dump.append:
+            held.enter_context(locked(prefix))
+            store, target = open_target(prefix, manifest)
+            if target is None:
+                assert store.manifest is not None
+                append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
+                return store.manifest
+            before, start = store.rows, begun(prefix, store, target)
+            del store  # its files are about to grow
+            writer = held.enter_context(DatastoreWriter.extend(prefix, start, ExitStack(), dump.save_interval_s))
+        else:
+            before = 0
+            writer = held.enter_context(
+                DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s)
+            )
+        done = writer.rows_done - before
+        if done:
+            logger.info("%s has %d of %d rows; going on from there", prefix, done, rows)
+        groups = row_groups(evaluation.dataset, block_idx, starts, config, done)
+        with Progress("write datastore", rows, "rows", log_format, done=done) as progress:
+            _write_rows(evaluation, groups, writer, progress)
+        manifest = writer.finish()
+    logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
+    return manifest
+
+
+def _write_rows(
+    evaluation: Evaluation, groups: Iterable[RowGroup], writer: DatastoreWriter, progress: Progress
+) -> None:
+    """Writes the rows of groups from ``writer.rows_done`` on; one group is written while the next one is computed."""
+    scorer = SequenceScorer(evaluation.models, evaluation.precision)
+    done, total = progress.done, progress.total
+    before = writer.rows_done - done  # rows of other texts
+    kept = "{} of {} rows are kept, and the same command goes on from there"
+    written: Future[None] | None = None
+    with ThreadPoolExecutor(1) as thread:
+        for group in groups:
+            if done == total:
+                break
+            keys_ND = np.empty((group.num_rows, evaluation.models[0].key_dimension), np.float32)
+            values_N = np.empty(group.num_rows, np.int64)
+            for batch_idx, row_N in group.batches:
+                vectors, targets = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
+                keys_ND[row_N], values_N[row_N] = vectors.float().cpu().numpy(), targets.cpu().numpy()
+                if asked_to_stop() and written is not None:
+                    written.result()
+                check(kept.format(writer.rows_done - before, total))
+            start, stop = done - group.first_row, min(group.num_rows, total - group.first_row)
+            if written is not None:
+                written.result()
+            written = thread.submit(writer.append, keys_ND[start:stop], values_N[start:stop])
+            progress.advance(stop - start)
+            done += stop - start
+            if asked_to_stop():
+                written.result()
+            check(kept.format(writer.rows_done - before, total))
+        if written is not None:
+            written.result()
+
+
+def full_context_rows(evaluation: Evaluation) -> tuple[Int64s, Int64s]:
+    """Returns the blocks that give rows, and the first row of each; ``starts`` has one more entry: all rows."""
+    dataset = evaluation.dataset
+    blocks = np.flatnonzero(dataset.context_lengths() == dataset.context_window)
+    lengths = dataset.ends[blocks] - dataset.starts[blocks]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    if not starts[-1]:
+        raise ConfigError(
+            f"--context-window {dataset.context_window} is never full in this split: there are no rows to write"
+        )
+    without = int(dataset.lengths.sum()) - len(dataset) * dataset.add_bos - int(starts[-1])
+    if without:
+        logger.info("%d tokens have no row: their context of %d tokens is not full", without, dataset.context_window)
+    return blocks, starts
+
+
+def _rows_to_write(available: int, asked: int | None) -> int:
+    if asked is None or asked == available:
+        return available
+    if asked > available:
+        raise ConfigError(f"--dstore-size {asked} is more than the {available} rows of this split; leave it out")
+    logger.warning("--dstore-size %d is smaller than the %d rows of this split: the rest is left out", asked, available)
+    return asked
+
+
+def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfig, rows: int) -> DatastoreManifest:
+    model = evaluation.models[0]
+    manifest = DatastoreManifest(
+        rows=rows,
+        dimension=int(model.key_dimension),
+        key_dtype="float16" if dstore.dstore_fp16 else "float32",
+        value_dtype="int64",
+        key_type=dstore.knn_keytype or "last_ffn_input",
+        vocabulary_size=len(evaluation.task.dictionary),
+        dictionary_sha256=evaluation.task.dictionary.sha256(),
+        weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
+        settings={
+            "data": str(evaluation.task.split_prefix(config.gen_subset)),
+            "data_sha256": evaluation.dataset.sha256(),
+            "checkpoint": evaluation.checkpoints[0].path,
+            "sample_break_mode": evaluation.task_config.sample_break_mode,
+            "tokens_per_sample": evaluation.block_size,
+            "context_window": config.context_window,
+            "computed_in": evaluation.precision.name,
+            **({"longest_block": evaluation.longest_block} if evaluation.num_left_out else {}),
+            **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
+        },
+    )
+    return replace(manifest, state="writing")
+
+
+# Rows that are computed before they are put in order. Of WikiText-2's sentences, 2,048 positions a batch, 7 % is then
+# padding (in stream order 55 %, benchmarks/sentences.py); keys of 1,024 numbers take 128 MiB.
+GROUP_ROWS = 32768
+
+
+def row_groups(
+    dataset: BlockDataset, block_idx: Int64s, starts: Int64s, config: EvalConfig, rows_done: int
+) -> Iterator[RowGroup]:
+    """Yields the groups, from the one on in which a run that wrote ``rows_done`` rows has stopped.
+
+    Args:
+        dataset: the blocks.
+        block_idx: those that give rows, in stream order.
+        starts: the first row of each, and one more entry: all rows.
+        config: limits of a batch.
+        rows_done: rows that are there already.
+    """
+    lengths = dataset.lengths[block_idx]
+    if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
+        batches = batch_by_size(np.arange(len(block_idx)), lengths, config.max_tokens, config.max_sentences)
+        cuts = np.array([batch[0] for batch in batches])
+    else:
+        cuts = np.flatnonzero(np.diff(starts[:-1] // GROUP_ROWS, prepend=-1))
+    first = int(np.searchsorted(starts[cuts], rows_done, side="right")) - 1
+    for begin, end in zip(cuts[first:], [*cuts[first + 1 :], len(block_idx)], strict=True):
+        order = begin + by_length(lengths[begin:end])
+        first_row, batches = int(starts[begin]), batch_by_size(order, lengths, config.max_tokens, config.max_sentences)
+        rows = [joined_ranges(starts[batch] - first_row, starts[batch + 1] - starts[batch]) for batch in batches]
+        pairs = [(block_idx[batch], row_N) for batch, row_N in zip(batches, rows, strict=True)]
+        yield RowGroup(first_row, int(starts[end]) - first_row, pairs)

@@ -1,0 +1,303 @@
+"""A datastore on the disk: the vectors of contexts, and the token that came after each.
+
+    PREFIX_keys.npy   raw float32 or float16, C order, [N, D]      no .npy header, despite the name
+    PREFIX_vals.npy   raw int64, [N, 1]
+    PREFIX.json       the manifest (fairseq/knn/datastore/manifest.py); the older tools left none
+
+What a manifest says is never guessed or asked for again. int16 values, which some older tools wrote, cannot hold an id
+above 32,767; they are never written (fairseq/knn/datastore/writer.py), and read only where that cannot have happened.
+
+Legend: N rows · D key width.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from fairseq.arrays import Array, Float32s, Int64s
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
+from fairseq.knn.datastore.forgotten import read_forgotten
+from fairseq.knn.datastore.format import Layout, append_path, compaction_begun, keys_path, values_path
+from fairseq.knn.datastore.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.segments import earlier_states, segments_of
+from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
+
+logger = logging.getLogger(__name__)
+
+
+INT16_LARGEST = 32767
+_FINGERPRINT_ROWS = 64
+
+
+class Datastore:
+    """An open datastore, read only.
+
+    Attributes:
+        prefix: of the files.
+        rows: N, or fewer where fewer were asked for.
+        dimension: D.
+        keys_ND: float32 or float16 mapped file or array; None when not loaded.
+        values_N: int64 or int32 mapped file or array.
+        manifest: None for a store of the older tools.
+        store_id: identity: the manifest's, else a fingerprint of some rows; None for want of both.
+        rows_id: identity of the rows, forgotten or not, which an index belongs to.
+        forgotten: rows that are not to be found.
+    """
+
+    def __init__(
+        self,
+        prefix: Path,
+        layout: Layout,
+        keys_ND: Array | None,
+        values_N: Array,
+        manifest: DatastoreManifest | None = None,
+        store_id: str | None = None,
+        forgotten: RowRanges | None = None,
+    ) -> None:
+        self.prefix, self.rows, self.dimension = prefix, layout.rows, layout.dimension
+        self.keys_ND, self.values_N = keys_ND, values_N
+        self.manifest, self.store_id = manifest, store_id
+        self.rows_id = manifest.rows_id if manifest is not None else store_id
+        self.forgotten = forgotten if forgotten is not None else RowRanges.of()
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that can be found."""
+        return self.rows - self.forgotten.num_rows
+
+    @classmethod
+    def open(
+        cls,
+        prefix: str | Path,
+        *,
+        rows: int | None = None,
+        dimension: int | None = None,
+        key_fp16: bool = False,
+        vocabulary_size: int | None = None,
+        load_keys: bool = True,
+        in_memory: bool = False,
+    ) -> "Datastore":
+        """Returns the datastore at ``prefix``.
+
+        With a manifest everything comes from it and the arguments only check. Without one, they and the sizes of the
+        files decide.
+
+        Args:
+            prefix: of the files.
+            rows: ``--dstore-size``; fewer than there are opens the first of them, with a warning.
+            dimension: width of a key.
+            key_fp16: ``--dstore-fp16``.
+            vocabulary_size: of the dictionary in use.
+            load_keys: whether keys are wanted; without, their file need not exist.
+            in_memory: read the files into memory.
+
+        Raises:
+            DatastoreError: it is unfinished, or cannot be what was said.
+            MismatchError: keys of another width or dtype than was asked for.
+        """
+        prefix = Path(prefix)
+        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        for path in (values_path(prefix), *([keys_path(prefix)] if load_keys else [])):
+            if not path.is_file():
+                raise DatastoreError(f"{path} does not exist; check the prefix, or write the datastore first")
+        if manifest is not None:
+            _check_flags(manifest, prefix, dimension, key_fp16)
+            layout = Layout(manifest.rows, manifest.dimension, manifest.key_dtype, manifest.value_dtype)
+            _check_sizes(prefix, layout, load_keys)
+        else:
+            layout = _layout_of_files(prefix, rows, dimension or DEFAULT_KEY_DIMENSION, key_fp16, vocabulary_size)
+        keys_ND = map_rows(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
+        values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
+        assert values_N is not None
+        store_id = manifest.store_id if manifest else _fingerprint(layout, keys_ND, values_N)
+        forgotten = None
+        if manifest is not None:
+            segments_of(manifest, manifest_path(prefix))
+            forgotten = read_forgotten(prefix, manifest)
+        opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
+        opened._narrow(rows)
+        if values_N.dtype == np.int16:
+            opened.values_N = _widened(opened.values_N, prefix, vocabulary_size)
+        if in_memory:
+            opened.values_N = np.array(opened.values_N)
+            opened.keys_ND = None if opened.keys_ND is None else np.array(opened.keys_ND)
+        return opened
+
+    def _narrow(self, rows: int | None) -> None:
+        """Cuts the datastore to ``rows``, with a warning; raises DatastoreError when there are not as many."""
+        if rows is None or rows == self.rows:
+            return
+        if rows > self.rows:
+            raise DatastoreError(
+                f"--dstore-size {rows} is larger than the {self.rows} rows of {self.prefix}; leave the flag out"
+            )
+        logger.warning(
+            "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use"
+            " them",
+            rows,
+            self.rows,
+            self.prefix,
+        )
+        self.rows, self.forgotten = rows, self.forgotten.within(0, rows)
+        self.values_N = self.values_N[:rows]
+        self.keys_ND = None if self.keys_ND is None else self.keys_ND[:rows]
+
+
+def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
+    """Returns whether the datastore that ``manifest`` describes is there, complete and of the right size.
+
+    Rows may have been appended to it since, or forgotten.
+
+    Raises:
+        DatastoreError: it is complete, but its files are not of the size that they had.
+    """
+    found = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if found is None or found.state != "complete":
+        return False
+    if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
+        return False
+    _check_sizes(prefix, Layout(found.rows, found.dimension, found.key_dtype, found.value_dtype), load_keys=True)
+    return True
+
+
+def gather_rows(keys_ND: Array, row_ids: Int64s, block_rows: int = 1 << 16) -> Float32s:
+    """Returns some rows as float32; ``row_ids`` should be ascending, so that the file is read forwards."""
+    gathered = np.empty((len(row_ids), keys_ND.shape[1]), np.float32)
+    for start in range(0, len(row_ids), block_rows):
+        gathered[start : start + block_rows] = keys_ND[row_ids[start : start + block_rows]]
+    return gathered
+
+
+def spaced_rows(store: Datastore, count: int) -> Int64s:
+    """Returns some rows that can be found, ascending and evenly spaced."""
+    places = np.unique(np.linspace(0, store.rows_left - 1, min(count, store.rows_left)).astype(np.int64))
+    return store.forgotten.complement(store.rows).nth(places)
+
+
+def check_finite(prefix: Path, keys_ND: Float32s, start: int | None = None) -> None:
+    """Raises DatastoreError for a key that is not finite: nothing is near it, and k-means would spread it.
+
+    Args:
+        prefix: of the datastore, for the message.
+        keys_ND: some of its rows.
+        start: number of the first of them, where they are consecutive.
+    """
+    bad = np.flatnonzero(~np.isfinite(keys_ND).all(axis=1))
+    if len(bad):
+        which = "there are keys that are" if start is None else f"row {start + int(bad[0])} is"
+        raise DatastoreError(
+            f"{keys_path(prefix)}: {which} not finite ({len(bad)} in the {len(keys_ND)} rows just read); fairseq-knnlm"
+            " check lists them, write the datastore again"
+        )
+
+
+def check_ids(prefix: Path, values_N: Array, vocabulary_size: int) -> None:
+    """Raises DatastoreError for a value that is no id of the vocabulary: it would be a vote for nothing."""
+    smallest, largest = int(values_N.min()), int(values_N.max())
+    if smallest < 0 or largest >= vocabulary_size:
+        raise DatastoreError(
+            f"{values_path(prefix)}: ids must be from 0 to {vocabulary_size - 1}, but are from {smallest} to {largest};"
+            " fairseq-knnlm check shows the rows, write the datastore again"
+        )
+
+
+def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | None, key_fp16: bool) -> None:
+    if manifest.state != "complete":
+        raise DatastoreError(
+            f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; write it again with the same"
+            " command, which goes on from there"
+        )
+    check_dimension(manifest.dimension, prefix, dimension)
+    if key_fp16 and manifest.key_dtype != "float16":
+        raise MismatchError(f"--dstore-fp16: {prefix} has {manifest.key_dtype} keys; leave the flag out")
+
+
+def _check_sizes(prefix: Path, layout: Layout, load_keys: bool) -> None:
+    wanted = [(values_path(prefix), layout.rows * np.dtype(layout.value_dtype).itemsize)]
+    if load_keys:
+        wanted.append((keys_path(prefix), layout.rows * layout.dimension * np.dtype(layout.key_dtype).itemsize))
+    for path, size in wanted:
+        found = path.stat().st_size if path.is_file() else 0
+        if found > size and append_path(prefix).is_file():
+            continue  # rows that are being appended lie behind the rows of the manifest
+        if found != size and compaction_begun(prefix):
+            raise DatastoreError(
+                f"{prefix} is being compacted, or its compaction was stopped; run fairseq-knnlm forget {prefix}"
+                " --compact again, which goes on from there"
+            )
+        if found != size:
+            raise DatastoreError(
+                f"{path} must have {size} bytes by its manifest, but has {found}; it was truncated or replaced, write"
+                " the datastore again (--overwrite)"
+            )
+
+
+def _layout_of_files(
+    prefix: Path, rows: int | None, dimension: int, key_fp16: bool, vocabulary_size: int | None
+) -> Layout:
+    """Returns the layout of files without a manifest; without keys, int64 values unless ``rows`` says otherwise."""
+    keys, values = keys_path(prefix), values_path(prefix)
+    if keys.is_file():
+        return infer_layout(
+            prefix,
+            keys.stat().st_size,
+            values,
+            rows=rows,
+            dimension=dimension,
+            key_fp16=key_fp16,
+            vocabulary_size=vocabulary_size,
+        )
+    size = values.stat().st_size
+    for value_bytes in (8, 4, 2):
+        if size == (rows if rows is not None else size // 8) * value_bytes:
+            return Layout(size // value_bytes, dimension, "float32", f"int{8 * value_bytes}")
+    raise DatastoreError(f"{values} has {size} bytes, which is not --dstore-size {rows} values; give the right size")
+
+
+def map_rows(path: Path, dtype: str, shape: tuple[int, ...]) -> Array | None:
+    """Returns a file of rows, mapped read only; None where there is no file."""
+    return np.memmap(path, dtype=dtype, mode="r", shape=shape) if path.is_file() else None
+
+
+def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Array:
+    """Returns int16 values as int32, where they can be trusted."""
+    path = values_path(prefix)
+    if (vocabulary_size or 0) > INT16_LARGEST + 1 or (values_N < 0).any():
+        raise DatastoreError(
+            f"{path} has int16 values, but ids above {INT16_LARGEST} do not fit and have turned into others; the"
+            " words are lost, write the datastore again"
+        )
+    logger.warning("%s has int16 values: right only if every id was below %d", path, INT16_LARGEST + 1)
+    return values_N.astype(np.int32)
+
+
+def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str | None:
+    if keys_ND is None:
+        return None
+    rows = np.linspace(0, layout.rows - 1, min(layout.rows, _FINGERPRINT_ROWS)).astype(np.int64)
+    digest = hashlib.sha256(repr(layout).encode())
+    digest.update(keys_ND[rows].tobytes())
+    digest.update(values_N[rows].tobytes())
+    return digest.hexdigest()
+
+
+def check_found(
+    prefix: Path,
+    keys_ND: Array,
+    queries_ND: Float32s,
+    distances_NK: Float32s,
+    ids_NK: Int64s,
+) -> None:
+    """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
+    bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
+    for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
+        # A distance beyond float32 is no mass; only what is stored wrongly is an error.
+        if np.isfinite(queries_ND[n]).all() and not np.isfinite(keys_ND[ids_NK[n, k]]).all():
+            raise DatastoreError(
+                f"{keys_path(prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists such rows, write the"
+                " datastore again"
+            )

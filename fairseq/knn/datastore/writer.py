@@ -1,0 +1,299 @@
+"""Writing a datastore row by row, so that a killed run loses nothing.
+
+While writing, the manifest's ``rows_written`` is raised only after the rows are on the disk. A run that goes on cuts
+both files back to that many rows and appends, to the same bytes as a run that was never stopped. Nothing that is
+complete, or belongs to another run, is replaced without being asked for; and one process writes a datastore at a time.
+Rows are hashed as they are written (fairseq/knn/datastore/checksums.py).
+
+Legend: N rows · D key width.
+"""
+
+import logging
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from fairseq.arrays import Array
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.datastore.checksums import READ_BYTES, ChunkHasher
+from fairseq.knn.datastore.forgotten import remove_others
+from fairseq.knn.datastore.format import append_path, compact_prefix, keys_path, values_path
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
+from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.resources import require_disk
+
+logger = logging.getLogger(__name__)
+
+
+# Flushed to the disk after so many rows or --save-interval-s, whichever comes first: what a killed run has to repeat.
+SYNC_ROWS = 1 << 18
+
+
+class DatastoreWriter:
+    """Appends rows to a datastore; made by ``create``, used as a context manager.
+
+    Leaving the context early (an error, Ctrl-C) puts on the disk what has been appended, to be resumed.
+
+    Attributes:
+        rows_done: rows that are there, those of an earlier run included.
+    """
+
+    def __init__(
+        self,
+        prefix: Path,
+        manifest: DatastoreManifest,
+        save_interval_s: float,
+        held: ExitStack,
+        progress: Path | None = None,
+    ) -> None:
+        self.prefix, self._manifest, self._held = prefix, manifest, held
+        # Where it is noted how far the writing has come: in the manifest, or beside that of a datastore in use.
+        self._progress = progress if progress is not None else manifest_path(prefix)
+        self._save_interval_s = save_interval_s
+        self.rows_done = manifest.rows_written
+        self._synced = time.monotonic()
+        self._key_dtype = np.dtype(manifest.key_dtype)
+        self._value_dtype = np.dtype(manifest.value_dtype)
+        self._keys = _File(keys_path(prefix), manifest.key_bytes, self.rows_done, manifest.keys_sha256)
+        self._values = _File(values_path(prefix), manifest.value_bytes, self.rows_done, manifest.values_sha256)
+
+    @classmethod
+    def create(
+        cls, prefix: str | Path, manifest: DatastoreManifest, *, overwrite: bool = False, save_interval_s: float = 60.0
+    ) -> "DatastoreWriter":
+        """Returns a writer: of a new datastore, or of an unfinished one with the same ``store_id``, which goes on.
+
+        Raises:
+            ConfigError: the disk is too small.
+            DatastoreError: something else is there, and ``overwrite`` is not set.
+            FairseqError: another process is writing it.
+        """
+        assert manifest.value_dtype != "int16", "ids may not fit"
+        prefix = Path(prefix)
+        with ExitStack() as stack:
+            stack.enter_context(locked(prefix))
+            found = _found(prefix, manifest, overwrite)
+            rows_left = manifest.rows - (found.rows_written if found else 0)
+            require_disk(
+                keys_path(prefix),
+                rows_left * (manifest.key_bytes + manifest.value_bytes),
+                "make room, or give --dstore-fp16, which halves the keys",
+            )
+            if found is None:
+                found = replace(manifest, state="writing", rows_written=0)
+                write_manifest(manifest_path(prefix), found)
+                for file in (keys_path(prefix), values_path(prefix)):
+                    file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
+            clear_sidecars(prefix)
+            return cls(prefix, found, save_interval_s, stack.pop_all())
+
+    @classmethod
+    def extend(
+        cls, prefix: str | Path, begun: DatastoreManifest, held: ExitStack, save_interval_s: float = 60.0
+    ) -> "DatastoreWriter":
+        """Returns a writer of rows behind those of a complete datastore, which stays in use until ``finish``.
+
+        Args:
+            prefix: of the datastore; the caller holds its lock.
+            begun: the manifest that it will have, as far as it has come (``fairseq/knn/datastore/append.py``).
+            held: closed with the writer.
+            save_interval_s: seconds between two states to resume from.
+
+        Raises:
+            ConfigError: the disk is too small.
+        """
+        prefix = Path(prefix)
+        shared = [path for path in (keys_path(prefix), values_path(prefix)) if _is_shared(path)]
+        rows_left = begun.rows - begun.rows_written
+        needed = rows_left * (begun.key_bytes + begun.value_bytes) + sum(path.stat().st_size for path in shared)
+        require_disk(keys_path(prefix), needed, "make room; nothing was changed")
+        for path in shared:
+            _make_own(path)
+        write_manifest(append_path(prefix), begun)
+        return cls(prefix, begun, save_interval_s, held, append_path(prefix))
+
+    def append(self, keys_ND: Array, values_N: Array) -> None:
+        """Appends rows.
+
+        Args:
+            keys_ND: float32 or float16.
+            values_N: integers, ``[N]`` or ``[N, 1]``.
+
+        Raises:
+            DatastoreError: a key is not finite, or not in float16.
+        """
+        count, values_N = len(keys_ND), values_N.reshape(-1)
+        assert keys_ND.shape == (count, self._manifest.dimension) and values_N.shape == (count,), (
+            keys_ND.shape,
+            values_N.shape,
+            self._manifest.dimension,
+        )
+        assert self.rows_done + count <= self._manifest.rows, (self.rows_done, count, self._manifest.rows)
+        with np.errstate(over="ignore"):
+            stored_ND = np.ascontiguousarray(keys_ND, dtype=self._key_dtype)
+        finite_N = np.isfinite(stored_ND).all(axis=1)
+        if not finite_N.all():
+            self._refuse(keys_ND, int(np.argmin(finite_N)))
+        limit = self._manifest.vocabulary_size
+        assert count == 0 or (values_N.min() >= 0 and (limit is None or values_N.max() < limit)), "ids out of range"
+        if count:
+            try:
+                self._keys.write(stored_ND.data)
+                self._values.write(np.ascontiguousarray(values_N, dtype=self._value_dtype).data)
+            except OSError as err:
+                raise self._full(err) from err
+        self.rows_done += count
+        waiting = self.rows_done - self._manifest.rows_written
+        if waiting >= SYNC_ROWS or time.monotonic() - self._synced >= self._save_interval_s:
+            self._sync()
+
+    def finish(self) -> DatastoreManifest:
+        """Marks the datastore as complete and returns its manifest.
+
+        Raises:
+            DatastoreError: rows are missing.
+        """
+        self._sync()
+        if self.rows_done != self._manifest.rows:
+            raise DatastoreError(
+                f"{self.prefix} must get {self._manifest.rows} rows, but got {self.rows_done}; run the command again"
+            )
+        self._manifest = replace(
+            self._manifest,
+            state="complete",
+            keys_sha256=tuple(self._keys.hasher.digests()),
+            values_sha256=tuple(self._values.hasher.digests()),
+        )
+        write_manifest(manifest_path(self.prefix), self._manifest)
+        if self._progress != manifest_path(self.prefix):
+            self._progress.unlink(missing_ok=True)
+        return self._manifest
+
+    def __enter__(self) -> "DatastoreWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        with self._held:
+            try:
+                if self._manifest.rows_written < self.rows_done:
+                    self._sync()
+            except OSError as failure:
+                if err is None:
+                    raise self._full(failure) from failure  # else: the disk is full, and the first error says so
+            finally:
+                self._keys.file.close()
+                self._values.file.close()
+
+    def _sync(self) -> None:
+        os.fsync(self._keys.file.fileno())
+        os.fsync(self._values.file.fileno())
+        self._synced = time.monotonic()
+        manifest = replace(
+            self._manifest,
+            rows_written=self.rows_done,
+            keys_sha256=tuple(self._keys.hasher.full),
+            values_sha256=tuple(self._values.hasher.full),
+        )
+        write_manifest(self._progress, manifest)
+        self._manifest = manifest
+
+    def _full(self, err: OSError) -> DatastoreError:
+        return DatastoreError(
+            f"{self.prefix} could not be written ({err.strerror}) after {self.rows_done} of {self._manifest.rows} rows,"
+            " which are kept; make room, and the same command goes on from there"
+        )
+
+    def _refuse(self, keys_ND: Array, row: int) -> None:
+        largest = float(np.abs(keys_ND[row]).max())
+        where = f"{keys_path(self.prefix)}: row {self.rows_done + row}"
+        if np.isfinite(largest):
+            raise DatastoreError(
+                f"{where} has {largest:g}, beyond float16's 65504; leave --dstore-fp16 out and use --overwrite"
+            )
+        raise DatastoreError(f"{where} is not finite ({largest}); the model overflowed, leave --fp16 out")
+
+
+class _File:
+    """A file of rows, cut to ``rows`` rows and open for writing at its end, with its checksums."""
+
+    def __init__(self, path: Path, row_bytes: int, rows: int, known: tuple[str, ...]) -> None:
+        # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
+        self.file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        self.file.truncate(rows * row_bytes)
+        self.file.seek(rows * row_bytes)
+        self.hasher = ChunkHasher.resume(path, row_bytes, rows, list(known))
+
+    def write(self, data: memoryview) -> None:
+        left = data.cast("B")
+        while left:
+            left = left[self.file.write(left) :]
+        self.hasher.update(data)
+
+
+def clear_sidecars(prefix: Path) -> None:
+    """Removes what lies beside a datastore that has been replaced, of which nothing is forgotten or being appended."""
+    remove_others(prefix, None)
+    new = compact_prefix(prefix)
+    for path in (append_path(prefix), manifest_path(new), keys_path(new), values_path(new)):
+        path.unlink(missing_ok=True)
+
+
+def _is_shared(path: Path) -> bool:
+    """Returns whether a file has another name as well, under which it is another tool's and not ours to lengthen."""
+    return path.is_symlink() or path.stat().st_nlink > 1
+
+
+def _make_own(path: Path) -> None:
+    with path.open("rb") as source, atomic_write(path) as file:
+        while data := source.read(READ_BYTES):
+            file.write(data)
+
+
+def _found(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:
+    """Returns the manifest of the unfinished datastore to go on with, or None for a new one."""
+    try:
+        found = read_manifest(manifest_path(prefix), DatastoreManifest)
+    except DatastoreError:
+        if overwrite:
+            return None
+        raise
+    if found is not None and (not overwrite or _is_same_and_unfinished(found, manifest, prefix)):
+        _check_resumable(found, manifest, prefix)
+        return found
+    for file in (keys_path(prefix), values_path(prefix)):
+        if file.exists() and not overwrite:
+            raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
+    return None
+
+
+def _is_same_and_unfinished(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> bool:
+    """Returns whether a killed run with --overwrite can go on: the replacing had begun."""
+    return found.state == "writing" and found.store_id == manifest.store_id and not _short_file(found, prefix)
+
+
+def _short_file(found: DatastoreManifest, prefix: Path) -> Path | None:
+    """Returns the file that has fewer rows than its manifest says, if there is one."""
+    for path, row_bytes in ((keys_path(prefix), found.key_bytes), (values_path(prefix), found.value_bytes)):
+        if found.rows_written and (not path.exists() or path.stat().st_size < found.rows_written * row_bytes):
+            return path
+    return None
+
+
+def _check_resumable(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
+    if found.state == "complete":
+        raise DatastoreError(f"{prefix} is a complete datastore of {found.rows} rows; --overwrite replaces it")
+    if found.store_id != manifest.store_id:
+        raise MismatchError(
+            f"{prefix} is an unfinished datastore of another run (other data, model or flags); give the same flags"
+            " to go on, or --overwrite to replace it"
+        )
+    short = _short_file(found, prefix)
+    if short is not None:
+        raise DatastoreError(
+            f"{short} is shorter than the {found.rows_written} rows of its manifest; --overwrite starts again"
+        )

@@ -1,0 +1,1 @@
+"""The FAISS index of a datastore: choosing, training, building and extending it."""

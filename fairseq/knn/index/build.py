@@ -1,0 +1,303 @@
+"""Building the index of a datastore, so that an interrupted build goes on.
+
+    sample rows ── train ──► INDEX.trained(.json) ── add rows in order ──► INDEX.partial(.json) ──► INDEX(.json)
+
+Ids are row numbers, since rows are added in order and FAISS numbers them so. Every stage is written under another name
+and renamed, and its manifest comes after it: a file whose manifest names this datastore and this specification is
+whole and ours. What does not match is made again. SIGINT and SIGTERM wait for the training, or for the chunk that is
+being added, and what is done is saved. The default is that of the original, ``IVF4096,PQ64``: an inverted file with
+8-bit product codes of 64 bytes (Jégou et al., 2011), trained on a million rows.
+
+Legend: N rows · D key width.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq.arrays import Float32s
+from fairseq.errors import ConfigError, DatastoreError
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.datastore.store import Datastore, check_finite, gather_rows
+from fairseq.knn.index.choose import resolved
+from fairseq.knn.index.config import BuildConfig
+from fairseq.knn.index.faiss_index import code_bytes, faiss_reason, num_lists, read_index, set_nprobe, write_index
+from fairseq.knn.index.new_index import new_index
+from fairseq.knn.index.training import adder, points_wanted, train
+from fairseq.runtime.files import file_sha256, fsync_directory, locked
+from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.runtime.log import Progress, at_work, format_duration
+from fairseq.runtime.resources import require_disk, require_memory
+
+logger = logging.getLogger(__name__)
+
+GO_ON = "what was added is saved, and the same command goes on from there"
+ID_BYTES = 8  # of a key in an inverted list
+LINK_BYTES = 4 * 64  # of a key in a graph, HNSW32's
+ADDED_BYTES = 1 << 28  # most bytes of rows that are added at a time, which is quick enough: wide rows are many bytes
+# What FAISS asks for: product codes need 2**8 points, and k-means 39 a list for centroids that are worth something.
+PQ_CENTROIDS = 256
+POINTS_PER_CENTROID = 39
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build: the datastore, its settings, the file, the manifest that it will carry; seconds of what was done."""
+
+    store: Datastore
+    config: BuildConfig
+    path: Path
+    manifest: IndexManifest
+    log_format: str
+    times: dict[str, float] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Path:
+        """Returns the file of an unfinished build: ``trained`` or ``partial``."""
+        return Path(f"{self.path}.{name}")
+
+
+def build_index(
+    store: Datastore,
+    config: BuildConfig,
+    index_path: str | Path,
+    log_format: str,
+    times: dict[str, float] | None = None,
+) -> IndexManifest:
+    """Writes the index of a datastore, going on from an interrupted build of the same, and returns its manifest.
+
+    Args:
+        store: the datastore.
+        config: settings.
+        index_path: file to write.
+        log_format: of the progress.
+        times: takes the seconds of ``train`` and ``add``, where they were done.
+
+    Raises:
+        ConfigError: the specification does not suit the datastore.
+        DatastoreError: an index is there already, without ``--overwrite``; or keys are missing at the end.
+    """
+    path = Path(index_path)
+    if config.starting_point:
+        logger.warning(
+            "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
+        )
+    if path.is_dir():
+        raise DatastoreError(f"{path} is a directory, but the index is to be written there; give the name of a file")
+    with locked(path):
+        config = resolved(config, store, path)
+        empty = new_index(config, store.dimension)
+        times = {} if times is None else times
+        build = Build(store, config, path, _manifest(store, config, empty), log_format, times)
+        finished = None if config.overwrite else _finished(build)
+        if finished is not None:
+            remove_partial(build)
+            return finished
+        _require_resources(build, empty)
+        index = resumed(build, "partial")
+        if index is None:
+            index = resumed(build, "trained")
+        with finish_step_first():
+            if index is None:
+                index = _trained(build, empty)
+            add_rows(build, index)
+        if index.ntotal != store.rows:
+            raise DatastoreError(f"{path} must hold {store.rows} keys, but holds {index.ntotal}; build it again")
+        set_nprobe(index, config.probe)
+        if not _is_ours(build, "partial"):  # says whose the index is, should its own manifest not come to be written
+            write_manifest(manifest_path(build.stage("partial")), build.manifest)
+        manifest = save_index(index, path, build.manifest, log_format)
+        remove_partial(build)
+    return manifest
+
+
+def _finished(build: Build) -> IndexManifest | None:
+    """Returns the manifest of the index that is there, if it is the one to build, or None where there is none.
+
+    Raises:
+        DatastoreError: another index is in the way.
+    """
+    path = build.path
+    if not path.exists():
+        return None
+    found = read_manifest(manifest_path(path), IndexManifest)
+    same = found is not None and found.nprobe == build.manifest.nprobe and same_build(found, build.manifest)
+    if found is not None and same and path.stat().st_size == found.num_bytes:
+        logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
+        return found
+    if found is None and _is_ours(build, "partial"):
+        return None  # killed before its manifest was written
+    whose = "" if found is None else f", of datastore {found.store_id[:12]} with {found.spec}"
+    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it, --append adds rows to it")
+
+
+def _is_ours(build: Build, name: str) -> bool:
+    found = read_manifest(manifest_path(build.stage(name)), IndexManifest)
+    return found is not None and same_build(found, build.manifest)
+
+
+def remove_partial(build: Build) -> None:
+    """Removes what an unfinished build has saved."""
+    for leftover in (build.stage("partial"), manifest_path(build.stage("partial"))):
+        leftover.unlink(missing_ok=True)
+
+
+def same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
+    """Returns whether two manifests are of one build, at whatever stage; the nprobe is set in the end."""
+    return replace(found, rows=wanted.rows, nprobe=wanted.nprobe, num_bytes=0, sha256="") == wanted
+
+
+def _require_resources(build: Build, index: Any) -> None:
+    """Refuses a build that does not fit; the final index and one to resume from are there together for a moment."""
+    store = build.store
+    chunk = rows_at_a_time(build) * store.dimension * 4
+    sample = build.manifest.sample * store.dimension * 4
+    key = code_bytes(index) or store.dimension * 4 + LINK_BYTES
+    size = store.rows * (key + ID_BYTES) + build.manifest.nlist * store.dimension * 4
+    require_disk(build.path, 2 * size, "make room, or choose an --index-spec with fewer bytes per key")
+    require_memory(
+        f"building {build.path}",
+        max(sample * (1 if index.is_trained else 2), size + chunk),
+        "lower --train-sample or --num-keys-to-add-at-a-time, or choose an --index-spec with fewer bytes per key",
+    )
+
+
+def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
+    import faiss
+
+    assert store.rows_id is not None
+    most = config.train_sample
+    if config.effort == "quick":
+        most = min(most, points_wanted(num_lists(index)))
+    return IndexManifest(
+        spec=config.index_spec or f"IVF{config.ncentroids},PQ{config.code_size}",
+        metric="l2",
+        dimension=store.dimension,
+        rows=store.rows,
+        nlist=num_lists(index),
+        nprobe=config.probe if num_lists(index) else 0,
+        store_id=store.rows_id,
+        seed=config.seed,
+        sample=min(most, store.rows_left),
+        faiss_version=faiss.__version__,
+        effort=config.effort,
+    )
+
+
+def resumed(build: Build, name: str) -> Any | None:
+    """Returns what an earlier run of the same build left at a stage, or None."""
+    path = build.stage(name)
+    found = read_manifest(manifest_path(path), IndexManifest)
+    if found is None or not path.is_file():
+        return None
+    if not same_build(found, build.manifest):
+        logger.info("%s is of another datastore or specification; it is made again", path)
+        return None
+    if file_sha256(path) != found.sha256:
+        logger.warning("%s is damaged, its checksum is not its manifest's; it is made again", path)
+        return None
+    index = read_index(path)
+    if index.ntotal != found.rows or index.d != found.dimension:
+        logger.warning("%s has %d keys, but its manifest says %d; it is made again", path, index.ntotal, found.rows)
+        return None
+    logger.info("going on from %s, with %d keys", path, index.ntotal)
+    return index
+
+
+def _trained(build: Build, index: Any) -> Any:
+    if index.is_trained:
+        return index
+    config, count = build.config, build.manifest.sample
+    _check_sample(build, index, count)
+    start = time.monotonic()
+    logger.info("reading %d of %d rows to train on", count, build.store.rows)
+    sample_ND = sample_keys(build.store, count, config.seed)
+    logger.info("training %s on %d rows (read in %s)", build.manifest.spec, count, _since(start))
+    check_finite(build.store.prefix, sample_ND)
+    start = time.monotonic()
+    try:
+        with at_work("train the index", build.log_format):
+            train(index, sample_ND, config.seed, quick=config.effort == "quick", gpu=config.gpu_index)
+    except RuntimeError as err:
+        raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
+    build.times["train"] = time.monotonic() - start
+    logger.info("trained in %s", format_duration(build.times["train"]))
+    save_index(index, build.stage("trained"), replace(build.manifest, rows=0), build.log_format)
+    check(GO_ON)
+    return index
+
+
+def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:
+    """Returns ``count`` rows' keys as float32, drawn without replacement, in the order of the file; none forgotten."""
+    assert store.keys_ND is not None
+    places = np.arange(store.rows_left, dtype=np.int64)
+    if count != store.rows_left:
+        places = np.sort(np.random.default_rng(seed).choice(store.rows_left, count, replace=False, shuffle=False))
+    return gather_rows(store.keys_ND, store.forgotten.complement(store.rows).nth(places))
+
+
+def _check_sample(build: Build, index: Any, count: int) -> None:
+    """Refuses, before anything is read, to train on fewer rows than there are centroids."""
+    nlist = num_lists(index)
+    needed = max(nlist, PQ_CENTROIDS) if build.config.index_spec is None else nlist
+    if count < needed:
+        name = "--ncentroids" if build.config.index_spec is None else f"--index-spec {build.manifest.spec}:"
+        raise ConfigError(
+            f"{name} {nlist} lists need {needed} rows to train on, but there are {count}; use"
+            f" {max(count // POINTS_PER_CENTROID, 1)} lists or fewer, or --index-spec Flat for so small a store"
+        )
+    if count < POINTS_PER_CENTROID * nlist:
+        logger.warning(
+            "%d rows are few to train %d inverted lists on; %d lists or fewer would do",
+            count,
+            nlist,
+            max(count // POINTS_PER_CENTROID, 1),
+        )
+
+
+def rows_at_a_time(build: Build) -> int:
+    """Returns how many rows are added at a time: ``--num-keys-to-add-at-a-time``, less of wide rows."""
+    most = max(ADDED_BYTES // (4 * build.store.dimension), 1)
+    return min(build.config.num_keys_to_add_at_a_time, build.store.rows, most)
+
+
+def add_rows(build: Build, index: Any) -> None:
+    """Adds the rows that the index does not hold yet, in order."""
+    store, step = build.store, rows_at_a_time(build)
+    assert store.keys_ND is not None
+    add = adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
+    begun = saved = time.monotonic()
+    with Progress("add to the index", store.rows, "keys", build.log_format, done=index.ntotal) as progress:
+        for start in range(index.ntotal, store.rows, step):
+            chunk_ND = np.ascontiguousarray(store.keys_ND[start : min(start + step, store.rows)], dtype=np.float32)
+            check_finite(store.prefix, chunk_ND, start)
+            try:
+                add(chunk_ND)
+            except RuntimeError as err:
+                raise ConfigError(f"{build.manifest.spec} takes no rows in order: {faiss_reason(err)}") from err
+            progress.advance(len(chunk_ND))
+            due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
+            if due and index.ntotal < store.rows:
+                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal), build.log_format)
+                saved = time.monotonic()
+                check(GO_ON)
+    build.times["add"] = time.monotonic() - begun
+
+
+def save_index(index: Any, path: Path, manifest: IndexManifest, log_format: str = "simple") -> IndexManifest:
+    """Writes an index, then its manifest; the old manifest goes first, so that none ever describes another file."""
+    if manifest_path(path).exists():
+        manifest_path(path).unlink()
+        fsync_directory(path.parent)
+    with at_work("write the index and its checksum", log_format):
+        write_index(index, path)
+        manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
+    write_manifest(manifest_path(path), manifest)
+    return manifest
+
+
+def _since(start: float) -> str:
+    return format_duration(time.monotonic() - start)

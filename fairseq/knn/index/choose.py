@@ -1,0 +1,194 @@
+"""Choosing an index for a datastore: ``--index-spec auto``.
+
+Two things decide what an inverted file finds of the k nearest rows: how many rows it looks at, and how well their codes
+rank them,
+
+    recall ≈ coverage(rows visited / k) × fidelity(code)
+
+both measured with ``fairseq-knnlm recall`` on keys of a language model (docs/indexes.md). For each code, the recall
+that is wanted says which coverage it needs, and that how long lists must be, since ``--probe`` of them are visited.
+Codes are tried from the most faithful to the smallest; the first whose index takes no more than half of the free memory
+is chosen. A build that was begun keeps its choice, whatever memory is free when it goes on.
+
+How long the build will take is told by its products, at the rate that this machine reaches on one of them: choosing
+centroids, finding each row's list, and writing its code. Quick training works in fewer directions than a key has
+numbers (``index_training``), which are not known before the keys are read, so what is told is a bound.
+"""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.index.config import AUTO, BuildConfig
+from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
+from fairseq.runtime.resources import free_memory_bytes
+
+if TYPE_CHECKING:
+    from fairseq.knn.datastore.store import Datastore
+
+logger = logging.getLogger(__name__)
+
+K = 1024
+# Below, an exact search takes no longer than one of inverted lists.
+FLAT_ROWS = 1 << 15
+ID_BYTES = 8
+MEMORY_SHARE = 0.5
+# More lists than 4 √rows, or than this, cost more to choose among than their shortness saves.
+LISTS_PER_ROOT, MOST_LISTS, LEAST_LISTS = 4, 1 << 14, 16
+# (rows visited / k, share of the k nearest among them)
+COVERAGE = ((0.29, 0.26), (0.57, 0.41), (1.1, 0.59), (2.3, 0.75), (4.6, 0.85), (9.1, 0.91), (18, 0.955), (36, 0.99))
+# (code, numbers of a key for a byte of it, share of the covered that it ranks among the nearest)
+CODES = (("SQ8", 1, 0.99), ("PQ", 4, 0.94), ("PQ", 8, 0.88))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An index that is expected to find as much as was asked for.
+
+    Attributes:
+        spec: FAISS factory string.
+        bytes_per_key: code and id.
+        index_bytes: of all keys, and the centroids.
+        recall: expected share of the 1024 nearest.
+        build_flops: operations of the products that building takes, at most.
+    """
+
+    spec: str
+    bytes_per_key: int
+    index_bytes: int
+    recall: float
+    build_flops: float = 0.0
+
+
+def choices(rows: int, dimension: int, *, recall: float, probe: int) -> list[Choice]:
+    """Returns the indexes that suit, from the most faithful to the smallest; at least one."""
+    flat = Choice("Flat", 4 * dimension, 4 * dimension * rows, 1.0)
+    if rows <= FLAT_ROWS or recall >= 1:
+        return [flat]
+    found = [_with_code(rows, dimension, recall, probe, *code) for code in CODES]
+    return [choice for choice in found if choice is not None] or [flat]
+
+
+def _with_code(
+    rows: int, dimension: int, recall: float, probe: int, code: str, numbers_a_byte: int, fidelity: float
+) -> Choice | None:
+    code_bytes = max(n for n in range(1, max(dimension // numbers_a_byte, 1) + 1) if dimension % n == 0)
+    visited = _visited(recall / fidelity)
+    if visited is None:
+        return None
+    most = min(LISTS_PER_ROOT * math.isqrt(rows), MOST_LISTS)
+    lists = max(min(int(probe * rows / (visited * K)), most), LEAST_LISTS)
+    expected = fidelity * _coverage(min(probe / lists, 1) * rows / K)
+    spec = f"IVF{lists},{code}" + ("" if code == "SQ8" else str(code_bytes))
+    size = rows * (code_bytes + ID_BYTES) + lists * dimension * 4
+    flops = _list_flops(rows, dimension, lists) + (_word_flops(rows, dimension) if code == "PQ" else 0.0)
+    return Choice(spec, code_bytes + ID_BYTES, size, expected, flops)
+
+
+def _list_flops(rows: int, dimension: int, lists: int) -> float:
+    """Returns the operations of comparing sampled rows with all centroids in each round, and then every row once."""
+    compared = min(LIST_POINTS * lists, rows) * LIST_ROUNDS + rows
+    return 2.0 * compared * lists * dimension
+
+
+def _word_flops(rows: int, dimension: int) -> float:
+    """Returns the operations of comparing sampled rows with a product code's words in each round, then every row."""
+    compared = min(WORD_POINTS * CODE_WORDS, rows) * WORD_ROUNDS + rows
+    return 2.0 * compared * CODE_WORDS * dimension
+
+
+def products_per_s() -> float:
+    """Returns the operations a second of float32 products on this machine, the best of a few."""
+    import torch
+
+    side, best_s = 512, math.inf
+    a, b = torch.ones(side, side), torch.ones(side, side)
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2.0 * side**3 / best_s
+
+
+def _visited(coverage: float) -> float | None:
+    """Returns how many times k rows must be visited for so much coverage; None for more than was measured."""
+    return _between(coverage, [(share, visited) for visited, share in COVERAGE])
+
+
+def _coverage(visited: float) -> float:
+    return _between(visited, COVERAGE) or COVERAGE[-1][1]
+
+
+def _between(x: float, points: Sequence[tuple[float, float]]) -> float | None:
+    """Returns a line's value at ``x``: the first point's before it, None beyond the last."""
+    if x <= points[0][0]:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x <= x1:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return None
+
+
+def choose(found: Sequence[Choice], memory_bytes: int | None) -> Choice:
+    """Returns the first that takes no more than half of the memory, else the smallest."""
+    if memory_bytes is None:
+        return found[0]
+    fitting = (choice for choice in found if choice.index_bytes <= MEMORY_SHARE * memory_bytes)
+    return next(fitting, min(found, key=lambda choice: choice.index_bytes))
+
+
+def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig:
+    """Returns the settings with ``auto`` replaced by what it stands for, and says why."""
+    if config.index_spec != AUTO:
+        return config
+    found = choices(store.rows, store.dimension, recall=config.recall, probe=config.probe)
+    begun = next(_begun(config, store, path), None)
+    kept = next((choice for choice in found if choice.spec == begun), None)
+    free = free_memory_bytes()
+    choice = kept if kept is not None else choose(found, free)
+    why = "as the build that was begun" if kept is not None else "the most faithful that fits into half of what is free"
+    memory = "" if free is None else f", {free / 2**30:.1f} GiB free"
+    logger.info(
+        "--index-spec auto: %s for %d rows of width %d, --recall %g, --probe %d%s: %d bytes per key, %.3f GiB, about"
+        " %.0f %% of the %d nearest expected on keys like those measured; %s%s",
+        choice.spec,
+        store.rows,
+        store.dimension,
+        config.recall,
+        config.probe,
+        memory,
+        choice.bytes_per_key,
+        choice.index_bytes / 2**30,
+        100 * choice.recall,
+        K,
+        why,
+        _time_told(choice, config),
+    )
+    if choice.recall < config.recall - 0.005:
+        logger.warning("--recall %g is more than is expected of %s; raise --probe", config.recall, choice.spec)
+    return replace(config, index_spec=choice.spec)
+
+
+def _time_told(choice: Choice, config: BuildConfig) -> str:
+    """Returns what the products of the build will take; nothing of FAISS's own training, which does more."""
+    if not choice.build_flops or config.effort != "quick":
+        return ""
+    rate = products_per_s()
+    told_s = timedelta(seconds=math.ceil(choice.build_flops / rate))
+    return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
+
+
+def _begun(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
+    """Yields the specifications of what earlier runs of the same build left."""
+    for stage in (f"{path}.partial", f"{path}.trained", path):
+        manifest = read_manifest(manifest_path(stage), IndexManifest)
+        same = manifest is not None and (manifest.store_id, manifest.seed) == (store.rows_id, config.seed)
+        if manifest is not None and same and manifest.effort == config.effort:
+            yield manifest.spec

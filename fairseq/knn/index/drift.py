@@ -1,0 +1,132 @@
+"""How far appended rows have drifted from what an index was trained on.
+
+Centroids and codes are fitted to the rows of the training sample. Where rows of another kind are added, they lie
+farther from the nearest centroid, and their codes say less of them: their neighbours are found less surely. Measured on
+rows evenly spaced over the old and over the new ones:
+
+    ‖x − c(x)‖²          squared distance to the nearest of the lists' centroids
+    ‖x − decode(x)‖²     squared error of what the index stores of a row
+    imbalance            L Σ n² / N² of the lists' sizes n: 1 where all are alike, 2 where a search reads twice as much
+
+The errors are told as new over old. Rows of the same kind give about 1, a little more where the index was trained on
+few rows, to which it fits better than to others; docs/indexes.md has what other texts give.
+
+Legend: N rows · D key width · L lists.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fairseq.arrays import Float32s, Int64s
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.store import Datastore, gather_rows
+from fairseq.knn.index.faiss_index import metric_name
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 4096
+# Below this share of a key's own length, an error is rounding, and no ratio of two says anything.
+LEAST_ERROR = 1e-6
+# Below this share of the new rows' variance, their codes' error changes no order of neighbours worth a warning: that of
+# SQ8 grows where rows lie beyond the range that it was trained on, and stays a thousandth.
+LEAST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Means of the new rows over those of the old ones; None where the index has no such thing.
+
+    Attributes:
+        centroids: of the squared distance to the nearest centroid.
+        codes: of the squared error of the codes.
+        code_share: the new rows' error as a share of their variance.
+        imbalance: of the lists, before the new rows.
+        added: of the lists, of the new rows alone, as the centroids would spread them.
+    """
+
+    centroids: float | None
+    codes: float | None
+    code_share: float | None
+    imbalance: float | None
+    added: float | None
+
+
+def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float) -> Drift:
+    """Returns how far the rows from ``old_rows`` on are from those before, tells it, and warns beyond ``threshold``."""
+    found = drift_of(index, _sample(store, 0, old_rows), _sample(store, old_rows, store.rows))
+    parts = [f"{found.centroids:.2f} times as far from their centroids"] if found.centroids is not None else []
+    if found.codes is not None and found.code_share is not None:
+        parts.append(f"{found.codes:.2f} times the codes' error, {found.code_share:.2%} of their variance")
+    if found.imbalance is not None and found.added is not None:
+        parts.append(f"lists' imbalance {found.added:.2f}, of the old ones {found.imbalance:.2f}")
+    if parts:
+        logger.info("the appended rows, against the old ones: %s", "; ".join(parts))
+    codes = found.codes if found.code_share is not None and found.code_share >= LEAST_SHARE else None
+    largest = max((value for value in (found.centroids, codes) if value is not None), default=0.0)
+    if largest > threshold:
+        logger.warning(
+            "the appended rows are unlike those that the index was trained on (%.2f, --drift-warning %g): their"
+            " neighbours are found less surely; --append --retrain trains it anew, fairseq-knnlm recall measures it",
+            largest,
+            threshold,
+        )
+    return found
+
+
+def _sample(store: Datastore, start: int, stop: int) -> Float32s:
+    assert store.keys_ND is not None
+    left = store.forgotten.within(start, stop).shifted(-start).complement(stop - start)
+    places = np.unique(np.linspace(0, max(left.num_rows - 1, 0), min(SAMPLE, left.num_rows)).astype(np.int64))
+    return gather_rows(store.keys_ND, left.nth(places) + start if left.num_rows else RowRanges.of().ids())
+
+
+def drift_of(index: Any, old_ND: Float32s, new_ND: Float32s) -> Drift:
+    """Returns how far new rows are from an index, against old ones."""
+    import faiss
+
+    if not len(old_ND) or not len(new_ND):
+        return Drift(None, None, None, None, None)
+    inverted: Any = faiss.try_extract_index_ivf(index)
+    error = _code_error(index, new_ND)
+    codes = _ratio(_code_error(index, old_ND), error)
+    share = _ratio(float(((new_ND - new_ND.mean(0)) ** 2).sum(1).mean()), error)
+    if inverted is None or metric_name(index) != "l2":
+        return Drift(None, codes, share, None, None)
+    (old_N, _), (new_N, list_N) = (_nearest(index, inverted, rows_ND) for rows_ND in (old_ND, new_ND))
+    size_L = np.bincount(list_N, minlength=inverted.nlist)
+    # A few rows fall into few lists by chance: what that adds on average, L / N, is no imbalance.
+    added = max(
+        float(inverted.nlist * (size_L.astype(float) ** 2).sum() / len(list_N) ** 2) - inverted.nlist / len(list_N), 1.0
+    )
+    imbalance = float(inverted.invlists.imbalance_factor()) if index.ntotal else None
+    return Drift(_ratio(float(old_N.mean()), float(new_N.mean())), codes, share, imbalance, added)
+
+
+def _nearest(index: Any, inverted: Any, rows_ND: Float32s) -> tuple[Float32s, Int64s]:
+    """Returns each row's squared distance to the nearest centroid, in the space of the lists, and its list."""
+    import faiss
+
+    inner: Any = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        chain: Any = inner.chain  # a C++ vector, which its stubs call a list
+        for number in range(chain.size()):
+            rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
+        inner = faiss.downcast_index(inner.index)
+    near_N1, list_N1 = inverted.quantizer.search(np.ascontiguousarray(rows_ND), 1)
+    return np.maximum(near_N1[:, 0], 0), list_N1[:, 0]
+
+
+def _code_error(index: Any, rows_ND: Float32s) -> float | None:
+    try:
+        decoded_ND = index.sa_decode(index.sa_encode(rows_ND))
+    except (RuntimeError, AttributeError):  # an index without codes of its own
+        return None
+    error = float(((rows_ND - decoded_ND) ** 2).sum(1).mean())
+    return error if error > LEAST_ERROR * float((rows_ND**2).sum(1).mean()) else None
+
+
+def _ratio(old: float | None, new: float | None) -> float | None:
+    return new / old if old and new is not None else None

@@ -1,0 +1,259 @@
+"""Opening a FAISS index, with the checks that FAISS does not make.
+
+``nprobe`` lives on the inverted file, which may sit behind a transform (OPQ, PCA), an id map or a refinement; setting
+it on the outer object has no effect and raises nothing. An index knows its metric, width and number of keys; they must
+be the datastore's. FAISS is imported when it is first needed.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fairseq.arrays import Array, Int64s, UInt8s
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.runtime.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# What FAISS may compute beside an index's file when it reads one with product codes: its own bound for that table.
+COMPUTED_TABLE_BYTES = 1 << 31
+
+
+def read_index(path: str | Path, *, mapped: bool = False) -> Any:
+    """Returns the FAISS index in a file.
+
+    Args:
+        path: its file.
+        mapped: leave the inverted lists on the disk, for a look at the rest.
+
+    Raises:
+        DatastoreError: there is none, or it cannot be read.
+    """
+    import faiss
+
+    if not Path(path).is_file():
+        raise DatastoreError(f"{path} {_why_missing(path)}")
+    with Path(path).open("rb"):
+        pass  # FAISS does not say why it cannot open a file
+    try:
+        with _memory_limit(Path(path).stat().st_size + COMPUTED_TABLE_BYTES):
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
+    except (RuntimeError, MemoryError) as err:
+        raise DatastoreError(
+            f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
+            " build_dstore.py --overwrite"
+        ) from err
+
+
+def _why_missing(path: str | Path) -> str:
+    """Returns what is known of an index that is not there: its build may be under way."""
+    partial = read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
+    if partial is not None or Path(f"{path}.trained").is_file():
+        done = partial.rows if partial is not None else 0
+        return f"is unfinished: its build has saved {done} keys; run build_dstore.py again, which goes on from there"
+    problem = "is not a file" if Path(path).exists() else "does not exist"
+    return f"{problem}; check the path, or make the index with build_dstore.py"
+
+
+@contextmanager
+def _memory_limit(num_bytes: int) -> Iterator[None]:
+    """Keeps FAISS from taking more memory than this for one array, whatever the file says of its length."""
+    import faiss
+
+    get = getattr(faiss, "get_deserialization_vector_byte_limit", None)
+    if get is None:  # older FAISS
+        yield
+        return
+    before = get()
+    faiss.set_deserialization_vector_byte_limit(num_bytes)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before)
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Writes a FAISS index atomically.
+
+    Through our own file: FAISS does not look at what closing its file says, and on a full disk leaves a shorter one.
+    """
+    import faiss
+
+    with atomic_write(path) as file:
+        failures: list[OSError] = []
+
+        def write(data: bytes) -> None:
+            try:
+                file.write(data)
+            except OSError as err:
+                failures.append(err)
+                raise
+
+        try:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+        except Exception:
+            if failures:
+                raise failures[0] from None
+            raise
+
+
+def faiss_reason(err: BaseException) -> str:
+    """Returns what FAISS complains of, without the place in its source."""
+    return re.sub(r"^Error in .*? at \S+?:\d+: ", "", str(err), flags=re.DOTALL).strip() or type(err).__name__
+
+
+def metric_name(index: Any) -> str:
+    """Returns ``l2`` or ``ip``; raises DatastoreError for another metric."""
+    import faiss
+
+    names = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
+    if index.metric_type not in names:
+        raise DatastoreError(f"the index must be of metric l2 or ip, but FAISS calls it {index.metric_type}")
+    return names[index.metric_type]
+
+
+def num_lists(index: Any) -> int:
+    """Returns the number of inverted lists, 0 for an index without any."""
+    import faiss
+
+    inverted = faiss.try_extract_index_ivf(index)
+    return int(inverted.nlist) if inverted is not None else 0
+
+
+def code_bytes(index: Any) -> int | None:
+    """Returns the bytes of a key's code; None where FAISS does not say, as of graphs."""
+    try:
+        return int(index.sa_code_size())
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def set_nprobe(index: Any, nprobe: int) -> bool:
+    """Sets the lists that a search visits, wherever the inverted file sits; returns whether there is one."""
+    import faiss
+
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is None:
+        return False
+    inverted.nprobe = nprobe
+    return True
+
+
+def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2", gpu: bool = False) -> Any:
+    """Returns the index in a file, ready to be searched.
+
+    Args:
+        path: its file.
+        nprobe: inverted lists that a search visits; None leaves the file's.
+        metric: what it must have been built for, l2 or ip.
+        gpu: move it to the GPUs, if FAISS has any.
+
+    Raises:
+        DatastoreError: it cannot be read, or is empty.
+        MismatchError: it has another metric, or ids that are not row numbers.
+    """
+    index = read_index(path)
+    if metric_name(index) != metric:
+        raise MismatchError(
+            f"{path} was built for the metric {metric_name(index)}, but --faiss-metric-type is {metric}; give"
+            f" --faiss-metric-type {metric_name(index)}"
+        )
+    if index.ntotal == 0:
+        raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that build_dstore.py finished")
+    _check_ids(index, path)
+    if nprobe is not None and not set_nprobe(index, nprobe):
+        logger.info("%s has no inverted lists: --probe %d has no effect", path, nprobe)
+    return on_gpus(index) if gpu else index
+
+
+def _check_ids(index: Any, path: str | Path) -> None:
+    """Raises MismatchError where an index has given its N keys other ids than the row numbers 0 to N − 1, each once."""
+    n, low, high = int(index.ntotal), 0, -1
+    count = sum(map(len, _stored_ids(index)))
+    if not count:
+        return
+    seen_N = np.zeros(n if count == n else 0, bool)
+    for ids in _stored_ids(index):
+        low, high = min(low, int(ids.min())), max(high, int(ids.max()))
+        if low >= 0 and high < len(seen_N):
+            seen_N[ids] = True
+    if count != n or not seen_N.all():
+        raise MismatchError(
+            f"{path} must number its keys by the rows of a datastore, 0 to {n - 1}, each once, but has {count} ids from"
+            f" {low} to {high}; give --indexfile an index that build_dstore.py made"
+        )
+
+
+def _stored_ids(index: Any) -> Iterator[Int64s]:
+    """Yields the ids that an index stores, in arrays that are not empty; nothing where positions are the ids."""
+    import faiss
+
+    outer = faiss.downcast_index(index)
+    while isinstance(outer, faiss.IndexPreTransform):
+        outer = faiss.downcast_index(outer.index)
+    if isinstance(outer, faiss.IndexIDMap):
+        yield faiss.vector_to_array(outer.id_map)
+        return
+    inverted: Any = faiss.try_extract_index_ivf(index)
+    for number in range(inverted.nlist) if inverted is not None else ():
+        size = inverted.invlists.list_size(number)
+        if size:
+            pointer = inverted.invlists.get_ids(number)
+            yield faiss.rev_swig_ptr(pointer, size)
+            inverted.invlists.release_ids(number, pointer)
+
+
+def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:
+    """Checks an index against a datastore; holds for indexes without a manifest too.
+
+    Raises:
+        MismatchError: another width or number of keys.
+    """
+    if index.d != dimension:
+        raise MismatchError(
+            f"{index_path} has keys of width {index.d}, but {prefix} of {dimension}; give --indexfile the"
+            " datastore's own"
+        )
+    if index.ntotal != rows:
+        raise MismatchError(
+            f"{index_path} has {index.ntotal} keys, but {prefix} was opened with {rows} rows; give --indexfile the"
+            " datastore's own, and --dstore-size to both commands or to neither; build_dstore.py --append adds"
+            " rows that were appended"
+        )
+
+
+def on_gpus(index: Any) -> Any:
+    """Returns an index on the GPUs, if FAISS has any; else warns and returns it as it is."""
+    import faiss
+
+    if getattr(faiss, "get_num_gpus", lambda: 0)() == 0 or not hasattr(faiss, "index_cpu_to_all_gpus"):
+        logger.warning("--gpu-index has no effect: FAISS sees no GPU (its GPU build is a package of its own)")
+        return index
+    return faiss.index_cpu_to_all_gpus(index)
+
+
+def decoder(inverted: Any) -> "Callable[[UInt8s], Tensor]":
+    """Returns what makes vectors ``[S, D]`` of the codes ``[S, bytes]`` of an inverted file's rows."""
+    import faiss
+    import torch
+
+    if isinstance(inverted, faiss.IndexIVFFlat):
+        return lambda codes: torch.tensor(codes.view(np.float32))
+    coder: Any = inverted.pq if isinstance(inverted, faiss.IndexIVFPQ) else inverted.sq
+    return lambda codes: torch.from_numpy(coder.decode(codes))
+
+
+def view(pointer: Any, count: int) -> Array:
+    """Returns the numbers that a pointer of FAISS's points to, where they lie."""
+    import faiss
+
+    return faiss.rev_swig_ptr(pointer, count) if count else np.empty(0, np.uint8)

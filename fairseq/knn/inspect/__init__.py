@@ -1,0 +1,1 @@
+"""Looking at files without changing them: check, info, rows, recall."""

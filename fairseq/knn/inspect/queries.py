@@ -1,0 +1,117 @@
+"""Queries to measure indexes with: the contexts of a text, or rows of the datastore.
+
+A text's queries come from batches that are evenly spaced over it, and are evenly spaced in these: neighbouring contexts
+find the same rows, and a sample of one place would say little of the others.
+
+Legend: N queries · K neighbours · D key width.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.arrays import Float32s, Float64s, Int64s
+from fairseq.checkpoints.format import weights_sha256
+from fairseq.config.common import DeviceConfig
+from fairseq.config.flags import Flags
+from fairseq.errors import ConfigError
+from fairseq.evaluate.config import EvalConfig
+from fairseq.evaluate.evaluation import prepare
+from fairseq.evaluate.mixture import Interpolation
+from fairseq.evaluate.sequence_scorer import SequenceScorer
+from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
+from fairseq.runtime.log import Progress
+from fairseq.runtime.precision import Precision, select_device
+
+BATCH_TOKENS = 1024
+LEAST_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Queries:
+    """N queries.
+
+    Attributes:
+        source: where they come from.
+        vectors_ND: float32.
+        target_N: the tokens that came next; None for rows of the datastore.
+        log_p_N: the language model's ln p of these, float64.
+        row_ids_N: the rows that they are; None for a text's.
+    """
+
+    source: str
+    vectors_ND: Float32s
+    target_N: Int64s | None = None
+    log_p_N: Float64s | None = None
+    row_ids_N: Int64s | None = None
+
+    def without_themselves(self, near_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:
+        """Returns neighbours without the row that the query is, or where it was not found, without the farthest."""
+        if self.row_ids_N is None:
+            return near_NK, ids_NK
+        n, k = ids_NK.shape
+        kept_NK = ids_NK != self.row_ids_N[:, None]
+        kept_NK[kept_NK.all(axis=1), -1] = False
+        return near_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)
+
+
+class _Recorder:
+    """A second source without weight, which notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.queries: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
+        """Notes the queries and targets."""
+        self.queries.append(queries_ND.float().cpu())
+        self.targets.append(target_N.cpu())
+        return torch.zeros(len(target_N), device=target_N.device)
+
+
+def text_queries(
+    config: QueriesConfig, recall: RecallConfig, store: Datastore, device: DeviceConfig, log_format: str
+) -> Queries:
+    """Returns queries of a text, after checking that its model belongs to the datastore.
+
+    Raises:
+        MismatchError: it does not.
+    """
+    typed: dict[str, Any] = {**asdict(config), "max_tokens": BATCH_TOKENS}
+    flags = Flags(typed, ())
+    evaluation = prepare(flags, flags.build(EvalConfig), Precision(device, select_device(device)))
+    model = evaluation.models[0]
+    check_dimension(store.dimension, store.prefix, int(model.key_dimension))
+    if store.manifest is not None:
+        expected = Expected(
+            vocabulary_size=len(evaluation.task.dictionary),
+            dictionary_sha256=evaluation.task.dictionary.sha256(),
+            weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
+        )
+        check_store(store.manifest, store.prefix, expected, allow_mismatch=recall.allow_mismatch)
+    sizes = [int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches]
+    if not sizes:
+        raise ConfigError(f"the split '{config.gen_subset}' holds no tokens; give --gen-subset another")
+    count = max(LEAST_BATCHES, -(-recall.sample * len(sizes) // sum(sizes)))
+    chosen = np.unique(np.linspace(0, len(sizes) - 1, min(count, len(sizes))).astype(np.int64)).tolist()
+    recorder = _Recorder()
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, None, Interpolation(recorder, 0.0))
+    batches = (evaluation.dataset.collate(evaluation.batches[number]) for number in chosen)
+    log_ps = []
+    with Progress("queries", sum(sizes[number] for number in chosen), "tokens", log_format) as progress:
+        for scored in scorer.scored(batches):
+            log_ps.append(scored.log_p_N)
+            progress.advance(len(scored.target_N))
+    log_p_N = np.concatenate(log_ps)
+    keep = np.unique(np.linspace(0, len(log_p_N) - 1, min(recall.sample, len(log_p_N))).astype(np.int64))
+    return Queries(
+        f"{config.data}, {config.gen_subset}",
+        np.ascontiguousarray(torch.cat(recorder.queries).numpy()[keep]),
+        torch.cat(recorder.targets).numpy()[keep],
+        log_p_N[keep],
+    )

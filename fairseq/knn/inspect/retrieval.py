@@ -1,0 +1,229 @@
+"""Checks of a saved retrieval: its files, what its arrays may hold, and the texts and datastore that it names.
+
+Tokens are read in blocks, so that memory does not grow with the retrieval.
+
+Legend: N tokens of a block · K neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.errors import FairseqError
+from fairseq.knn.datastore.manifest import manifest_path
+from fairseq.knn.datastore.segments import earlier_states
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.inspect.config import CheckConfig
+from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
+from fairseq.knn.inspect.inputs import CheckedCheckpoint, CheckedData
+from fairseq.knn.neighbours.several_stores import Values
+from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
+from fairseq.knn.retrieval.results import read_results
+from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.runtime.files import file_sha256
+from fairseq.runtime.log import Progress
+
+BLOCK_NEIGHBOURS = 1 << 21
+AGAIN = "save the retrieval again"
+IDS, DISTANCES, ORDER = "retrieval ids", "retrieval distances", "retrieval order"
+LOG_PROBS, HITS, STORE = "retrieval log-probabilities", "retrieval hits", "retrieval datastore"
+
+
+class Faults:
+    """Tokens that are not what they must be, counted by what is wrong with them."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, list[int]]] = {}
+
+    def note(self, what: str, problem: str, bad_N: Any, first: int) -> None:
+        """Counts the tokens of a block that begins with token ``first``; ``bad_N`` is bool ``[N]``."""
+        known = self._found.setdefault(what, {}).setdefault(problem, [0, -1])
+        if bad_N.any():
+            known[1] = first + int(bad_N.argmax()) if known[0] == 0 else known[1]
+            known[0] += int(bad_N.sum())
+
+    def judge(self, findings: Findings) -> None:
+        """Makes a finding of everything that was looked at."""
+        for what, problems in self._found.items():
+            said = [f"{n} tokens {text} (the first is {at})" for text, (n, at) in problems.items() if n]
+            findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, "as they must be")
+
+
+def check_retrieval(
+    config: CheckConfig,
+    findings: Findings,
+    log_format: str,
+    data: CheckedData | None,
+    checkpoint: CheckedCheckpoint | None,
+    stores: Sequence[Datastore],
+) -> None:
+    """Checks a retrieval, alone and against whatever else is given or named in it."""
+    assert config.retrieval is not None
+    directory = Path(config.retrieval)
+    retrieval: Retrieval | None = None
+    with findings.failing("retrieval"):
+        retrieval = Retrieval.open(directory)
+        findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest['split']}, k {retrieval.k}")
+    if retrieval is None:
+        return
+    _check_checksums(config, findings, retrieval, log_format)
+    values: Values | None = None
+    with findings.failing(STORE):
+        values = _values(findings, retrieval, stores)
+    faults = Faults()
+    with Progress("read retrieval", len(retrieval), "tokens", log_format) as progress:
+        for rows in _blocks(retrieval):
+            _look_at(faults, retrieval, rows, values)
+            progress.advance(rows.stop - rows.start)
+    faults.judge(findings)
+    _check_text(findings, retrieval, data)
+    _check_origin(findings, retrieval, data, checkpoint)
+    with findings.failing("retrieval results"):
+        sections = read_results(directory)
+        findings.add(OK, "retrieval results", ", ".join(sections) if sections else "none was kept")
+
+
+def _blocks(retrieval: Retrieval) -> Iterator[slice]:
+    step = max(BLOCK_NEIGHBOURS // retrieval.k, 1)
+    for start in range(0, len(retrieval), step):
+        yield slice(start, min(start + step, len(retrieval)))
+
+
+def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values | None) -> None:
+    """Notes what is wrong with a block of tokens, by its arrays alone and by the datastore's values."""
+    first = rows.start
+    ids_NK, distances_NK = np.asarray(retrieval.ids_NK[rows]), np.asarray(retrieval.distances_NK[rows])
+    hits_NK = retrieval.hits_NK(rows)
+    num_rows = retrieval.manifest["datastore"].get("rows")
+    outside_NK = ids_NK < -1
+    if isinstance(num_rows, int):
+        outside_NK |= ids_NK >= num_rows
+    faults.note(IDS, "have a row outside the datastore", outside_NK.any(1), first)
+    sorted_NK = np.sort(ids_NK, 1)
+    twice_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(1)
+    faults.note(IDS, "have a neighbour twice", twice_N, first)
+    # Not "smaller than the one before": that would let NaN pass.
+    in_order_N = (distances_NK[:, 1:] >= distances_NK[:, :-1]).all(1) & ~np.isnan(distances_NK[:, 0])
+    faults.note(DISTANCES, "do not have their neighbours nearest first", ~in_order_N, first)
+    faults.note(
+        DISTANCES, "have a distance without a neighbour", ((ids_NK < 0) & ~np.isinf(distances_NK)).any(1), first
+    )
+    faults.note(HITS, "have a hit without a neighbour", (hits_NK & (ids_NK < 0)).any(1), first)
+    if values is not None:
+        there_NK = (ids_NK >= 0) & (ids_NK < len(values))
+        same_NK = values.of(ids_NK) == retrieval.target_N[rows, None]
+        faults.note(HITS, "differ from the datastore's values", ((same_NK != hits_NK) & there_NK).any(1), first)
+    lm_N = np.asarray(retrieval.lm_log_p_N[rows])
+    faults.note(LOG_PROBS, "have one above 0, or none", ~(lm_N <= 0), first)
+    before = slice(max(first - 1, 0), rows.stop)
+    blocks_N, positions_N = np.asarray(retrieval.block_N[before]), np.asarray(retrieval.position_N[before])
+    back_N = np.diff(blocks_N) < 0
+    back_N |= (np.diff(blocks_N) == 0) & (np.diff(positions_N) <= 0)
+    faults.note(ORDER, "are before the one that precedes them", back_N, before.start + 1)
+
+
+def _check_checksums(config: CheckConfig, findings: Findings, retrieval: Retrieval, log_format: str) -> None:
+    what, files = "retrieval sha256", retrieval.manifest["files"]
+    recorded = {name: entry for name, entry in files.items() if isinstance(entry, dict) and entry.get("sha256")}
+    if config.fast or not recorded:
+        findings.add(SKIPPED, what, "--fast" if config.fast else "the manifest records none")
+        return
+    damaged = []
+    sizes = {name: (retrieval.directory / name).stat().st_size for name in recorded}
+    with Progress("checksums of the retrieval", sum(sizes.values()), "bytes", log_format) as progress:
+        for name, entry in recorded.items():
+            if file_sha256(retrieval.directory / name) != entry["sha256"]:
+                damaged.append(name)
+            progress.advance(sizes[name])
+    problem = f"{retrieval.directory} is damaged in {', '.join(damaged)}; restore it, or {AGAIN}"
+    findings.judge(what, problem if damaged else None, f"{len(recorded)} files")
+
+
+def _values(findings: Findings, retrieval: Retrieval, stores: Sequence[Datastore]) -> Values | None:
+    """Returns the values of the datastores that were given, else of those that the manifest names, if there."""
+    parts = parts_of(retrieval.manifest, retrieval.directory)
+    if stores and len(stores) != len(parts):
+        findings.judge(
+            STORE,
+            f"retrieved from {len(parts)} datastores, but compared with {len(stores)}; give --dstore-filename"
+            " all of its own",
+            "",
+        )
+        return None
+    arrays = []
+    for number, part in enumerate(parts):
+        store = stores[number] if stores else _named(findings, part)
+        if store is None or not _is_its_own(findings, part, store):
+            return None
+        arrays.append(store.values_N)
+    return Values([part.offset for part in parts], arrays)
+
+
+def _named(findings: Findings, part: RetrievalPart) -> Datastore | None:
+    try:
+        return Datastore.open(part.prefix, load_keys=False)
+    except (FairseqError, OSError) as err:  # nobody asked about it: it is not compared
+        findings.add(SKIPPED, STORE, f"{part.prefix} cannot be opened ({err})")
+        return None
+
+
+def _is_its_own(findings: Findings, part: RetrievalPart, store: Datastore) -> bool:
+    """Returns whether a datastore is the retrieval's, as far as both know; where neither does, it may be."""
+    if part.store_id is None or store.store_id is None:
+        findings.add(SKIPPED, STORE, "not recorded with the retrieval, or has no identity")
+        return True
+    same = part.store_id == store.store_id
+    if not same and _is_of_its_rows(part, store):
+        text = f"retrieved from {part.store_id[:12]}, an earlier state of {store.prefix}, now {store.store_id[:12]}:"
+        findings.add(WARNING, STORE, f"{text} rows were appended or forgotten since; {AGAIN} for the present one")
+        return True
+    problem = f"retrieved from {part.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}"
+    return findings.judge(
+        STORE,
+        None if same else f"{problem}; give --dstore-filename its own",
+        f"{store.store_id[:12]}, {store.rows} rows",
+    )
+
+
+def _is_of_its_rows(part: RetrievalPart, store: Datastore) -> bool:
+    """Returns whether a retrieval's rows are the datastore's first ones, whatever is forgotten of them."""
+    if store.manifest is None:
+        return False
+    return any(state.rows_id == part.rows_id for state in earlier_states(store.manifest, manifest_path(store.prefix)))
+
+
+def _check_text(findings: Findings, retrieval: Retrieval, data: CheckedData | None) -> None:
+    """Checks the targets against the scored text: in the data that was given, else where the manifest says."""
+    what, named = "retrieval targets", Path(retrieval.manifest["data"])
+    prefix = data.directory / named.name if data is not None else named
+    if not Path(f"{prefix}.idx").is_file():
+        findings.add(SKIPPED, what, f"the text is not at {prefix}; give the data directory")
+        return
+    with findings.failing(what):
+        tokens_T = MMapIndexedDataset(prefix).tokens
+        position_N, target_N = retrieval.position_N, retrieval.target_N
+        outside_N = (position_N < 0) | (position_N >= len(tokens_T))
+        wrong_N = outside_N | (tokens_T[np.where(outside_N, 0, position_N)] != target_N)
+        problem = f"{int(wrong_N.sum())} of {len(retrieval)} are not what {prefix} has there; give the data of the run"
+        findings.judge(what, problem if wrong_N.any() else None, f"those of {prefix}")
+
+
+def _check_origin(
+    findings: Findings, retrieval: Retrieval, data: CheckedData | None, checkpoint: CheckedCheckpoint | None
+) -> None:
+    """Checks that the retrieval belongs to the dictionary and the model that were given, as far as it knows its own."""
+    for name, found in (
+        ("dictionary", data.sha256 if data else None),
+        ("weights", checkpoint.weights_sha256 if checkpoint else None),
+    ):
+        own = retrieval.manifest["identity"].get(f"{name}_sha256")
+        if found is None:
+            continue
+        if own is None:
+            findings.add(SKIPPED, f"retrieval {name}", "not recorded with the retrieval")
+            continue
+        problem = f"made with {name} {str(own)[:12]}, but this is {found[:12]}; give that of the run"
+        findings.judge(f"retrieval {name}", None if own == found else problem, found[:12])

@@ -1,0 +1,288 @@
+"""Checks of a datastore: manifest, sizes, checksums, values, keys, and what it belongs to.
+
+Rows are read in blocks, so that memory does not grow with the datastore.
+
+Legend: N rows · D key width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq.arrays import Array
+from fairseq.errors import DatastoreError, FairseqError
+from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
+from fairseq.knn.datastore.forgotten import read_forgotten
+from fairseq.knn.datastore.format import append_path, compaction_begun, keys_path, values_path
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.provenance import Provenance
+from fairseq.knn.datastore.segments import segments_of
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.inspect.config import CheckConfig
+from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, WARNING, Findings
+from fairseq.knn.inspect.inputs import CheckedCheckpoint, CheckedData
+from fairseq.runtime.log import Progress
+
+BLOCK_BYTES = 1 << 26
+KEYS_FINITE = "datastore keys finite"
+
+
+def row_blocks(keys_ND: Array) -> Iterator[tuple[int, Array]]:
+    """Yields the first row and the float32 or float16 keys of each block of rows, ``BLOCK_BYTES`` at most."""
+    step = max(BLOCK_BYTES // max(keys_ND.shape[1] * keys_ND.dtype.itemsize, 1), 1)
+    for start in range(0, len(keys_ND), step):
+        yield start, np.asarray(keys_ND[start : start + step])
+
+
+def check_datastore(
+    config: CheckConfig,
+    findings: Findings,
+    log_format: str,
+    data: CheckedData | None,
+    checkpoint: CheckedCheckpoint | None,
+    index: Any,
+) -> Datastore | None:
+    """Checks a datastore, and returns it where it can be opened."""
+    assert config.dstore_filename is not None
+    prefix = Path(config.dstore_filename)
+    store: Datastore | None = None
+    before = findings.num_failed
+    with findings.failing("datastore manifest"):
+        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        _say_manifest(findings, prefix, manifest)
+        check_sidecars(findings, prefix, manifest)
+    if findings.num_failed > before:
+        return None
+    with findings.failing("datastore sizes"):
+        store = Datastore.open(
+            prefix,
+            rows=config.dstore_size,
+            dimension=_width(config, manifest, checkpoint, index),
+            key_fp16=config.dstore_fp16,
+            vocabulary_size=len(data.dictionary) if data else None,
+        )
+        assert store.keys_ND is not None
+        kinds = f"{store.keys_ND.dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
+        findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
+    if store is None:
+        return None
+    _check_checksums(config, findings, log_format, prefix, manifest)
+    _check_values(findings, store, data)
+    _check_keys(findings, store, log_format)
+    _check_origin(findings, store, data, checkpoint)
+    check_segments(findings, store)
+    return store
+
+
+def _say_manifest(findings: Findings, prefix: Path, manifest: DatastoreManifest | None) -> None:
+    if manifest is None:
+        text = "there is none: the sizes of the files decide; fairseq-knnlm adopt writes one"
+        findings.add(WARNING, "datastore manifest", text)
+    elif manifest.state != "complete":
+        raise DatastoreError(
+            f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; run the command that writes it"
+            " again, which goes on from there"
+        )
+    else:
+        findings.add(OK, "datastore manifest", f"complete, store {manifest.store_id[:12]}")
+
+
+def _width(
+    config: CheckConfig, manifest: DatastoreManifest | None, checkpoint: CheckedCheckpoint | None, index: Any
+) -> int | None:
+    """Returns the width to open with: the flag's; without a manifest else the model's or the index's."""
+    if config.dimension is not None or manifest is not None:
+        return config.dimension
+    if checkpoint is not None and checkpoint.key_dimension is not None:
+        return checkpoint.key_dimension
+    return int(index.d) if index is not None else None
+
+
+def _check_checksums(
+    config: CheckConfig, findings: Findings, log_format: str, prefix: Path, manifest: DatastoreManifest | None
+) -> None:
+    if manifest is None:
+        return
+    parts = (
+        ("keys", keys_path(prefix), manifest.key_bytes, manifest.keys_sha256),
+        ("values", values_path(prefix), manifest.value_bytes, manifest.values_sha256),
+    )
+    for name, path, row_bytes, expected in parts:
+        what = f"datastore {name} sha256"
+        chunks = -(-manifest.rows // CHUNK_ROWS)
+        if config.fast or not expected:
+            findings.add(SKIPPED, what, "--fast" if config.fast else "the manifest records none")
+            continue
+        if len(expected) != chunks:
+            findings.add(FAILED, what, f"the manifest has {len(expected)} checksums for {chunks} chunks; it was edited")
+            continue
+        damaged = []
+        with Progress(f"checksums of {name}", manifest.rows, "rows", log_format) as progress:
+            for number, digest in enumerate(chunk_digests(path, row_bytes, manifest.rows)):
+                if digest != expected[number]:
+                    damaged.append(number)
+                progress.advance(min(CHUNK_ROWS, manifest.rows - number * CHUNK_ROWS))
+        problem = f"{path} is damaged in {_spans(damaged, manifest.rows)}; restore it, or write the datastore again"
+        findings.judge(what, problem if damaged else None, f"{chunks} chunks")
+
+
+def _spans(chunks: Sequence[int], rows: int) -> str:
+    shown = [f"{c * CHUNK_ROWS} to {min((c + 1) * CHUNK_ROWS, rows) - 1}" for c in chunks[:5]]
+    more = f" and {len(chunks) - 5} more chunks" if len(chunks) > 5 else ""
+    return f"rows {', '.join(shown)}{more}"
+
+
+def _check_values(findings: Findings, store: Datastore, data: CheckedData | None) -> None:
+    limit = store.manifest.vocabulary_size if store.manifest else None
+    limit = limit if limit is not None else len(data.dictionary) if data else None
+    count, first = 0, -1
+    for start in range(0, store.rows, BLOCK_BYTES // 8):
+        block = np.asarray(store.values_N[start : start + BLOCK_BYTES // 8])
+        bad = np.flatnonzero((block < 0) | (block >= limit) if limit is not None else block < 0)
+        if len(bad) and first < 0:
+            first = start + int(bad[0])
+        count += len(bad)
+    problem = None
+    if count:
+        bound = f"0 to {limit - 1}" if limit is not None else "0 or above"
+        problem = (
+            f"{count} values must be ids from {bound}, but row {first} holds {int(store.values_N[first])}; write the"
+            " datastore again, or try fairseq-knnlm adopt"
+        )
+    fine = f"all ids below {limit}" if limit is not None else "none is negative (the vocabulary is not known)"
+    findings.judge("datastore values", problem, fine)
+
+
+@dataclass(frozen=True)
+class BadKeys:
+    """Rows whose keys cannot be: how many, and the first; ``tail`` is where rows of zeros begin that reach the end."""
+
+    not_finite: int
+    first_not_finite: int
+    zero: int
+    first_zero: int
+    tail: int
+
+
+def find_bad_keys(keys_ND: Array, progress: Progress) -> BadKeys:
+    """Returns which keys are not finite, or all zero."""
+    not_finite, first_not_finite, zero, first_zero, last_other = 0, -1, 0, -1, -1
+    for start, block_ND in row_blocks(keys_ND):
+        bad = np.flatnonzero(~np.isfinite(block_ND).all(axis=1))
+        if len(bad) and not_finite == 0:
+            first_not_finite = start + int(bad[0])
+        not_finite += len(bad)
+        other_N = block_ND.any(axis=1)
+        empty = np.flatnonzero(~other_N)
+        if len(empty) and zero == 0:
+            first_zero = start + int(empty[0])
+        zero += len(empty)
+        if other_N.any():
+            last_other = start + int(np.flatnonzero(other_N)[-1])
+        progress.advance(len(block_ND))
+    return BadKeys(not_finite, first_not_finite, zero, first_zero, last_other + 1)
+
+
+def _check_keys(findings: Findings, store: Datastore, log_format: str) -> None:
+    assert store.keys_ND is not None
+    with Progress("read keys", store.rows, "rows", log_format) as progress:
+        bad = find_bad_keys(store.keys_ND, progress)
+    overflowed = (
+        f"{bad.not_finite} rows hold NaN or infinity, the first is row {bad.first_not_finite}: the model or float16"
+        " overflowed; write the datastore again"
+    )
+    findings.judge(KEYS_FINITE, overflowed if bad.not_finite else None, "all finite")
+    problem = None
+    if bad.zero and bad.zero == store.rows - bad.tail:
+        problem = (
+            f"rows {bad.tail} to {store.rows - 1}, {bad.zero} at the end, were never filled; fairseq-knnlm adopt cuts"
+            " them, or write the datastore again without --dstore-size"
+        )
+    elif bad.zero:
+        problem = f"{bad.zero} rows are all zero, the first is row {bad.first_zero}; write the datastore again"
+    findings.judge("datastore keys filled", problem, "no row is all zero")
+
+
+def _check_origin(
+    findings: Findings, store: Datastore, data: CheckedData | None, checkpoint: CheckedCheckpoint | None
+) -> None:
+    """Checks that datastore, dictionary and model belong together, as far as each is known."""
+    manifest = store.manifest
+    width = checkpoint.key_dimension if checkpoint else None
+    if width is not None:
+        problem = f"keys of width {store.dimension}, but the model's have {width}; they do not belong together"
+        findings.judge("datastore width", None if width == store.dimension else problem, f"{width}, as the model's")
+    pairs: tuple[tuple[str, str | None, str | None, str], ...] = (
+        (
+            "weights",
+            manifest.weights_sha256 if manifest else None,
+            checkpoint.weights_sha256 if checkpoint else None,
+            "give --path the checkpoint that wrote it",
+        ),
+        (
+            "dictionary",
+            manifest.dictionary_sha256 if manifest else None,
+            data.sha256 if data else None,
+            "give the data directory that it was written with",
+        ),
+    )
+    for name, own, other, remedy in pairs:
+        if other is None:
+            continue
+        if own is None:
+            findings.add(SKIPPED, f"datastore {name}", "not recorded with the datastore")
+            continue
+        problem = f"written with {name} {own[:12]}, but this is {other[:12]}; {remedy}"
+        findings.judge(f"datastore {name}", None if own == other else problem, own[:12])
+
+
+_ROWS_AT_ONCE = 1 << 20
+
+
+def check_sidecars(findings: Findings, prefix: Path, manifest: DatastoreManifest | None) -> None:
+    """Checks segments and forgotten rows, as far as the manifest has any, and tells what is unfinished."""
+    if manifest is None:
+        return
+    if manifest.segments:
+        with findings.failing("datastore segments"):
+            segments = segments_of(manifest, manifest_path(prefix))
+            shown = "; ".join(f"{segment.name} {segment.rows} of {segment.source_rows} rows" for segment in segments)
+            findings.add(OK, "datastore segments", shown)
+    if manifest.forgotten:
+        with findings.failing("datastore forgotten"):
+            rows = read_forgotten(prefix, manifest)
+            text = f"{rows.num_rows} of {manifest.rows} rows, in {len(rows.pairs)} ranges; in the files until --compact"
+            findings.add(OK, "datastore forgotten", text)
+    if compaction_begun(prefix):
+        text = f"was stopped; fairseq-knnlm forget {prefix} --compact goes on"
+        findings.add(WARNING, "datastore compaction", text)
+    with findings.failing("datastore append"):
+        begun = read_manifest(append_path(prefix), DatastoreManifest)
+        if begun is not None:
+            text = f"of {begun.rows - manifest.rows} rows was stopped; its command, given again, goes on"
+            findings.add(WARNING, "datastore append", text)
+
+
+def check_segments(findings: Findings, store: Datastore) -> None:
+    """Checks, where rows were appended or taken out, that they are the tokens of the texts that are recorded."""
+    if store.manifest is None or not store.manifest.segments:
+        return
+    provenance = Provenance(store)
+    for number, segment in enumerate(provenance.segments):
+        what = f"datastore segment {number}"
+        recorded = segment.settings.get("data")
+        if not isinstance(recorded, str) or not Path(f"{recorded}.idx").is_file():
+            findings.add(SKIPPED, what, f"its text is not at {recorded}")
+            continue
+        try:
+            source = provenance.source(number)
+            stop = int(provenance.first_row_S[number + 1])
+            for start in range(source.first_row, stop, _ROWS_AT_ONCE):
+                provenance.check_values(source, np.arange(start, min(start + _ROWS_AT_ONCE, stop)))
+        except (FairseqError, OSError) as err:
+            findings.judge(what, str(err), "")
+            continue
+        findings.add(OK, what, f"all {segment.rows} values are tokens of {recorded}")

@@ -1,0 +1,1 @@
+"""Changing a datastore: adopting one, forgetting rows, compacting."""

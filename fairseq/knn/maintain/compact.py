@@ -1,0 +1,251 @@
+"""Compaction: a datastore and its indexes without the rows that are forgotten.
+
+    1. PREFIX.compact_keys.npy, …    a datastore of the rows that are left, written as any other, resumed as any other
+    2. INDEX.compact(.json)          each index without them, its ids numbered anew
+    3. keys, values, manifest, then each index and its manifest take the old ones' places; what was forgotten is removed
+
+Until step 3 the old files are what they were. That step is renames only, and goes on from wherever it was stopped: what
+has been renamed is gone from its old name. Between two renames sizes, or the ids of datastore and index, do not agree,
+and readers refuse. Rows keep their order, and the segments say which rows of each source are left.
+
+Legend: N rows.
+"""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.knn.datastore.forgotten import read_forgotten, remove_others
+from fairseq.knn.datastore.format import append_path, compact_prefix, keys_path, values_path
+from fairseq.knn.datastore.manifest import (
+    DatastoreManifest,
+    IndexManifest,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.segments import segments_of, with_segments
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.datastore.writer import DatastoreWriter
+from fairseq.knn.index.faiss_index import read_index, write_index
+from fairseq.knn.index.without_rows import selector, take_out
+from fairseq.runtime.files import file_sha256, fsync_directory, locked
+from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.runtime.log import Progress
+from fairseq.runtime.resources import require_memory
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 24
+GO_ON = "the old files are as they were, and the same command goes on from there"
+
+
+def compact(prefix: Path, indexes: list[Path], save_interval_s: float, log_format: str) -> str:
+    """Takes the forgotten rows out of a datastore's files and of indexes, and returns what was done.
+
+    Raises:
+        ConfigError: an index is of a kind that cannot give up rows; or there is too little disk or memory.
+        DatastoreError: a file cannot be read.
+        MismatchError: an index is another datastore's.
+    """
+    with ExitStack() as stack:
+        for path in (prefix, *indexes):
+            stack.enter_context(locked(path))
+        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        if manifest is None or manifest.state != "complete":
+            Datastore.open(prefix)  # says what is wrong
+            raise DatastoreError(f"{prefix} has no manifest, so nothing is forgotten; fairseq-knnlm adopt writes one")
+        if not manifest.forgotten:
+            done = [path for path in indexes if _commit_index(path, manifest)]
+            _clean_up(prefix, manifest)
+            if done:
+                return f"{', '.join(map(str, done))}: compacted, as the datastore was"
+            _check_current(indexes, manifest)
+            return f"{prefix}: nothing is forgotten that is still in the files; nothing to compact"
+        forgotten = read_forgotten(prefix, manifest)
+        target = without_forgotten(manifest, forgotten, prefix)
+        for path in indexes:
+            _check_index(path, manifest, target)
+        with finish_step_first():
+            _write_store(prefix, manifest, target, forgotten, save_interval_s, log_format)
+            for path in indexes:
+                _write_index(path, manifest, target, forgotten)
+                check(GO_ON)
+        _commit(prefix, indexes, target)
+        if not indexes:
+            logger.warning("indexes of %s name its old rows, and are refused from now on; build them again", prefix)
+    return f"{prefix}: {target.rows} rows, {forgotten.num_rows} fewer; store {target.store_id[:12]}"
+
+
+def without_forgotten(manifest: DatastoreManifest, forgotten: RowRanges, where: str | Path) -> DatastoreManifest:
+    """Returns the manifest of the rows that are left, as before they are written."""
+    left, first = [], 0
+    for segment in segments_of(manifest, manifest_path(where)):
+        kept = segment.without(forgotten.within(first, first + segment.rows).shifted(-first))
+        first += segment.rows
+        if kept.rows:
+            left.append(kept)
+    # Without any: nothing of this segment is there any more, and its source may be appended again.
+    bare = replace(manifest, state="writing", rows_written=0, keys_sha256=(), values_sha256=(), forgotten={})
+    return with_segments(bare, left)
+
+
+def _write_store(
+    prefix: Path,
+    manifest: DatastoreManifest,
+    target: DatastoreManifest,
+    forgotten: RowRanges,
+    save_interval_s: float,
+    log_format: str,
+) -> None:
+    """Writes the datastore of the rows that are left, unless it is there."""
+    new = compact_prefix(prefix)
+    found = read_manifest(manifest_path(new), DatastoreManifest)
+    same = found is not None and found.rows_id == target.rows_id
+    if same and found is not None and found.state == "complete":
+        return  # and perhaps half in its place
+    if manifest.value_dtype == "int16":
+        raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
+    store = Datastore.open(prefix)
+    assert store.keys_ND is not None
+    kept = forgotten.complement(store.rows)
+    step = max(BLOCK_BYTES // target.key_bytes, 1)
+    with DatastoreWriter.create(new, target, overwrite=not same, save_interval_s=save_interval_s) as writer:
+        with Progress("compact", target.rows, "rows", log_format, done=writer.rows_done) as progress:
+            while writer.rows_done < target.rows:
+                row_N = kept.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
+                writer.append(np.asarray(store.keys_ND[row_N]), np.asarray(store.values_N[row_N]))
+                progress.advance(len(row_N))
+                if asked_to_stop():
+                    check(GO_ON)
+        writer.finish()
+
+
+def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest) -> None:
+    """Refuses, before anything is written, an index that is another datastore's or cannot give up rows."""
+    import faiss
+
+    index = read_index(path, mapped=True)
+    if not isinstance(_inner(index), (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes)):
+        raise ConfigError(
+            f"{path} is an {type(_inner(index)).__name__}, which cannot give up rows; leave it out of --indexfile, and"
+            " build it again afterwards"
+        )
+    own = read_manifest(manifest_path(path), IndexManifest)
+    if own is None:
+        raise DatastoreError(f"{path} has no manifest; build it with build_dstore.py, after the compaction")
+    if own.store_id not in (manifest.rows_id, target.rows_id) or index.ntotal not in (manifest.rows, target.rows):
+        raise MismatchError(
+            f"{path} was built from datastore {own.store_id[:12]}, but this one's rows are {manifest.rows_id[:12]};"
+            " give --indexfile the datastore's own (build_dstore.py --append brings it up to date)"
+        )
+
+
+def _write_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest, forgotten: RowRanges) -> None:
+    """Writes an index of the rows that are left, unless it is there."""
+    new = compact_prefix(path)
+    found = read_manifest(manifest_path(new), IndexManifest)
+    if found is not None and found.store_id == target.rows_id and new.is_file() and file_sha256(new) == found.sha256:
+        return
+    own = read_manifest(manifest_path(path), IndexManifest)
+    assert own is not None
+    require_memory(f"compacting {path}", path.stat().st_size, "leave it out of --indexfile, and build it again")
+    index = read_index(path)
+    renumber_without(index, forgotten, manifest.rows)
+    assert index.ntotal == target.rows, (index.ntotal, target.rows)
+    manifest_path(new).unlink(missing_ok=True)
+    write_index(index, new)
+    write_manifest(
+        manifest_path(new),
+        replace(
+            own,
+            rows=target.rows,
+            store_id=target.rows_id,
+            trained_on=own.trained_on or own.store_id,
+            num_bytes=new.stat().st_size,
+            sha256=file_sha256(new),
+        ),
+    )
+
+
+def _inner(index: Any) -> Any:
+    import faiss
+
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    return inner
+
+
+def renumber_without(index: Any, forgotten: RowRanges, rows: int) -> None:
+    """Takes rows out of an index in memory, and gives the others the ids 0, 1, … in their order."""
+    import faiss
+
+    kept, inner = forgotten.complement(rows), _inner(index)
+    if isinstance(inner, faiss.IndexFlatCodes):  # its ids are positions, which close up
+        index.remove_ids(selector(forgotten))
+        return
+    removed = take_out(index, forgotten)
+    assert removed
+    if isinstance(inner, faiss.IndexIDMap):
+        faiss.copy_array_to_vector(kept.place_of(faiss.vector_to_array(inner.id_map)), inner.id_map)
+        return
+    for number in range(inner.nlist):
+        size = inner.invlists.list_size(number)
+        if size:
+            pointer = inner.invlists.get_ids(number)
+            ids = faiss.rev_swig_ptr(pointer, size)
+            ids[:] = kept.place_of(ids)
+            inner.invlists.release_ids(number, pointer)
+
+
+def _commit(prefix: Path, indexes: list[Path], target: DatastoreManifest) -> None:
+    new = compact_prefix(prefix)
+    for path, place in (
+        (keys_path(new), keys_path(prefix)),
+        (values_path(new), values_path(prefix)),
+        (manifest_path(new), manifest_path(prefix)),
+    ):
+        _take_place(path, place)
+    for path in indexes:
+        _commit_index(path, target)
+    _clean_up(prefix, target)
+
+
+def _commit_index(path: Path, manifest: DatastoreManifest) -> bool:
+    """Puts a compacted index into its place, if it is the datastore's; returns whether there was one."""
+    new = compact_prefix(path)
+    found = read_manifest(manifest_path(new), IndexManifest)
+    if found is None or found.store_id != manifest.rows_id:
+        return False
+    _take_place(new, path)
+    _take_place(manifest_path(new), manifest_path(path))
+    return True
+
+
+def _take_place(path: Path, place: Path) -> None:
+    if path.exists():
+        path.replace(place)
+        fsync_directory(place.parent)
+
+
+def _clean_up(prefix: Path, manifest: DatastoreManifest) -> None:
+    append_path(prefix).unlink(missing_ok=True)  # rows that were being appended were behind the old ones
+    Path(f"{compact_prefix(prefix)}.lock").unlink(missing_ok=True)  # of a writer that was killed
+    remove_others(prefix, manifest)
+
+
+def _check_current(indexes: list[Path], manifest: DatastoreManifest) -> None:
+    for path in indexes:
+        own = read_manifest(manifest_path(path), IndexManifest)
+        if own is None or own.store_id != manifest.rows_id:
+            raise MismatchError(
+                f"{path} is not of these rows, and no compaction of it was begun; build it again with build_dstore.py"
+                " --overwrite"
+            )

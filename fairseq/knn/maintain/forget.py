@@ -1,0 +1,158 @@
+"""``fairseq-knnlm forget``: rows that no search finds from then on.
+
+    1. which rows: a document's, a source's, or a range
+    2. PREFIX.forgotten.….json, then the manifest that names it: from that moment they are forgotten
+
+A second command, ``--compact``, makes files without them (fairseq/knn/maintain/compact.py).
+
+A row is a document's if its token stands there. Rows of what follows a document have contexts that may reach back into
+it; ``--following`` takes as many of them as one likes.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from fairseq.data.documents import line_text, title_of
+from fairseq.errors import ConfigError, DatastoreError, did_you_mean
+from fairseq.knn.datastore.config import TextsConfig, parse_rows
+from fairseq.knn.datastore.forgotten import remove_others, write_forgotten
+from fairseq.knn.datastore.manifest import manifest_path, write_manifest
+from fairseq.knn.datastore.provenance import Provenance, Source
+from fairseq.knn.datastore.ranges import RowRanges, shown_ranges
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.maintain.compact import compact
+from fairseq.knn.maintain.config import ForgetConfig
+from fairseq.runtime.files import locked
+
+MOST_NAMED = 5
+
+
+def forget(config: ForgetConfig, texts: TextsConfig, log_format: str, show: Callable[[str], None]) -> None:
+    """Forgets what the flags name, and compacts the datastore where that was asked for.
+
+    Raises:
+        ConfigError: they name nothing that is there, or all that is left.
+        DatastoreError: the datastore or an index cannot be read, or has no manifest.
+        MismatchError: a text or an index is another one.
+    """
+    prefix = Path(config.prefix)
+    if config.compact:
+        show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s, log_format))
+    elif config.document is None and config.rows is None and config.source is None:
+        store = _opened(prefix)
+        show(_state(store.forgotten, store))
+    else:
+        with locked(prefix):
+            _forget(config, texts, prefix, show)
+
+
+def _forget(config: ForgetConfig, texts: TextsConfig, prefix: Path, show: Callable[[str], None]) -> None:
+    store = _opened(prefix)
+    assert store.manifest is not None
+    name, chosen = _chosen(config, texts, store)
+    if not chosen.num_rows:
+        raise ConfigError(f"{name} has no rows in {prefix}: nothing to forget")
+    forgotten = store.forgotten | chosen
+    added = forgotten.num_rows - store.forgotten.num_rows
+    if forgotten.num_rows == store.rows:
+        raise ConfigError(f"{name} is all that {prefix} has left; remove its files instead")
+    what = f"{name}: {chosen.num_rows} rows, {shown_ranges(chosen)}"
+    if config.dry_run:
+        show(f"{what}, of which {added} are not forgotten yet; --dry-run: nothing was changed")
+        return
+    if added:
+        manifest = replace(store.manifest, forgotten=write_forgotten(prefix, forgotten))
+        write_manifest(manifest_path(prefix), manifest)
+        show(f"{what}, are forgotten")
+    else:
+        manifest = store.manifest
+        show(f"{what}, were forgotten before; nothing to do")
+    remove_others(prefix, manifest)
+    show(_state(forgotten, store))
+
+
+def _opened(prefix: Path) -> Datastore:
+    store = Datastore.open(prefix)  # with its keys: half of a compaction that has taken its place is not to be changed
+    if store.manifest is None:
+        raise DatastoreError(f"{prefix} has no manifest, where it could be written; fairseq-knnlm adopt writes one")
+    return store
+
+
+def _state(forgotten: RowRanges, store: Datastore) -> str:
+    count = forgotten.num_rows
+    return f"{store.prefix}: {count} of {store.rows} rows are forgotten ({count / store.rows:.1%}); {_advice(count)}"
+
+
+def _advice(count: int) -> str:
+    return "they are in the files until --compact" if count else "nothing to compact"
+
+
+def _chosen(config: ForgetConfig, texts: TextsConfig, store: Datastore) -> tuple[str, RowRanges]:
+    """Returns what is to be forgotten in words, and its rows."""
+    if config.rows is not None:
+        start, stop = parse_rows(config.rows)
+        if stop > store.rows:
+            raise ConfigError(f"--rows {config.rows} goes beyond the {store.rows} rows of {store.prefix}")
+        return f"--rows {config.rows}", RowRanges.of([[start, stop]])
+    provenance = Provenance(store, texts.data, texts.document_start)
+    if config.source is not None:
+        return _of_source(config.source, provenance)
+    assert config.document is not None
+    source, number = _document(config.document, provenance)
+    rows = source.rows_of(number)
+    if config.following:
+        end = int(source.documents.stop_D[number])
+        rows |= source.map.rows_of(end, end + config.following).shifted(source.first_row)
+    provenance.check_values(source, rows.ids())
+    return f"document {_name(source, number)} {_title(source, number)!r}", rows
+
+
+def _of_source(name: str, provenance: Provenance) -> tuple[str, RowRanges]:
+    segments = provenance.segments
+    found = [number for number, segment in enumerate(segments) if segment.is_called(name)]
+    paths = {str(segments[number].settings.get("data")) for number in found}
+    known = sorted({str(segment.settings.get("data")) for segment in segments})
+    if not found:
+        raise ConfigError(f"--source {name} is no source of {provenance.store.prefix}, which are {', '.join(known)}")
+    if len(paths) > 1:
+        raise ConfigError(f"--source {name} may be {' or '.join(sorted(paths))}; give more of the path")
+    return f"source {paths.pop()}", RowRanges.of(pair for n in found for pair in provenance.rows_of_segment(n).pairs)
+
+
+def _document(wanted: str, provenance: Provenance) -> tuple[Source, int]:
+    """Returns the document that a title or ``SPLIT#NUMBER`` names."""
+    numbered = re.fullmatch(r"(.*)#(\d{1,18})", wanted)
+    everything = list(_documents(provenance))
+    found = [place for place in everything if wanted in (_title(*place), _first_line(*place))]
+    if not found and numbered is not None:
+        name, number = numbered[1], int(numbered[2])
+        found = [(s, n) for s, n in everything if n == number and s.segment.is_called(name)]
+    if not found:
+        titles = [_title(*place) for place in everything]
+        raise ConfigError(
+            f"--document {wanted} is none of the {len(titles)} documents of {provenance.store.prefix}"
+            f"{did_you_mean(wanted, titles)} (fairseq-knnlm rows PREFIX --documents lists them)"
+        )
+    if len(found) > 1:
+        names = ", ".join(_name(*place) for place in found[:MOST_NAMED]) + (", …" if len(found) > MOST_NAMED else "")
+        raise ConfigError(f"--document {wanted} is the title of {len(found)} documents: {names}; give one of these")
+    return found[0]
+
+
+def _documents(provenance: Provenance) -> Iterator[tuple[Source, int]]:
+    for source in provenance.sources():
+        yield from ((source, number) for number in range(len(source.documents)))
+
+
+def _title(source: Source, number: int) -> str:
+    return title_of(source.text, source.dictionary, int(source.documents.line_D[number]))
+
+
+def _first_line(source: Source, number: int) -> str:
+    return line_text(source.text, source.dictionary, int(source.documents.line_D[number]))
+
+
+def _name(source: Source, number: int) -> str:
+    return f"{source.segment.name}#{number}"

@@ -1,0 +1,90 @@
+"""Queries and targets as callers give them: checked once, used as NumPy, given back as what came.
+
+Legend: N queries · D key width.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.arrays import Array, Float32s, Integers
+from fairseq.errors import ConfigError, MismatchError, shown
+
+AnyArray = Tensor | Array
+A = TypeVar("A", Tensor, Array)
+
+
+def checked_queries(queries_ND: AnyArray, dimension: int) -> Float32s:
+    """Returns queries as float32 ``[N, D]`` in C order.
+
+    Args:
+        queries_ND: of any floating-point type.
+        dimension: D, width of the keys.
+
+    Raises:
+        ConfigError: not a matrix of floating-point numbers.
+        MismatchError: of another width than the keys.
+    """
+    if isinstance(queries_ND, Tensor):
+        is_floating = torch.is_floating_point(queries_ND)
+    else:
+        queries_ND = np.asarray(queries_ND)
+        is_floating = np.issubdtype(queries_ND.dtype, np.floating)
+    if not is_floating:
+        raise ConfigError(f"queries must be floating-point vectors, but are {queries_ND.dtype}; give context vectors")
+    if queries_ND.ndim != 2 or queries_ND.shape[1] != dimension:
+        raise MismatchError(
+            f"queries must be of shape (queries, {dimension}), the width of the keys, but are"
+            f" {tuple(queries_ND.shape)}; give one row for each query, made by the model that wrote the datastore"
+        )
+    if isinstance(queries_ND, Tensor):
+        return queries_ND.detach().float().cpu().contiguous().numpy()
+    return np.ascontiguousarray(queries_ND, dtype=np.float32)
+
+
+def checked_targets(target_N: AnyArray, count: int, vocabulary_size: int | None) -> Integers:
+    """Returns target ids, ``[N]``.
+
+    Args:
+        target_N: whole numbers.
+        count: N, how many queries there are.
+        vocabulary_size: ids are below it; None where that is not known.
+
+    Raises:
+        ConfigError: not one id for each query, or an id that is no word.
+    """
+    array = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
+    if not np.issubdtype(array.dtype, np.integer) and array.size:
+        raise ConfigError(f"targets must be whole numbers, the ids of words, but are {array.dtype}")
+    if array.shape != (count,):
+        raise ConfigError(f"targets must be of shape ({count},), one for each query, but are {array.shape}")
+    if array.size and (array.min() < 0 or (vocabulary_size is not None and array.max() >= vocabulary_size)):
+        bad = array[(array < 0) | (array >= (vocabulary_size or np.inf))][0]
+        allowed = f"from 0 to {vocabulary_size - 1}" if vocabulary_size is not None else "at least 0"
+        raise ConfigError(f"targets must be ids {allowed}, but one is {bad}; give ids of the datastore's dictionary")
+    return array
+
+
+def checked_rows(ids: AnyArray, num_rows: int) -> Integers:
+    """Returns row numbers, of any shape; raises ConfigError for what is neither a row nor −1, which is none."""
+    array = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+    if not np.issubdtype(array.dtype, np.integer) and array.size:
+        raise ConfigError(f"rows must be whole numbers, but are {array.dtype}; give the ids that search returns")
+    if array.size and (array.min() < -1 or array.max() >= num_rows):
+        bad = array[(array < -1) | (array >= num_rows)][0]
+        raise ConfigError(f"rows must be from 0 to {num_rows - 1}, or -1 for none, but one is {bad}")
+    return array
+
+
+def checked_k(k: object) -> int:
+    """Returns a number of neighbours; raises ConfigError for what is none."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < 1 << 31:
+        raise ConfigError(f"k must be a whole number from 1 on, but is {shown(k)}")
+    return int(k)
+
+
+def like(array: Array, model: A) -> A:
+    """Returns an array as the kind of the other, on its device."""
+    return torch.from_numpy(array).to(model.device) if isinstance(model, Tensor) else array

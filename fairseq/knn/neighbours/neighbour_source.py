@@ -1,0 +1,240 @@
+"""What finds neighbours, in one datastore or in several: the part that is the same for all.
+
+A source gives each of its rows a number, its id, and knows the value of every id. Where it has found neighbours, who
+votes and with what weight does not depend on where they lie (fairseq/knn/neighbours/distribution.py).
+
+    found ── every row that the searches came upon
+      └── neighbours ── less the nearest one (--drop-top1), and of these the k nearest
+            ├── votes ── whose value is the target → ln p_kNN(target)
+            └── next_log_prob ── ln p_kNN of every word
+
+Legend: N queries · K neighbours · D key width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.neighbours.arguments import (
+    A,
+    AnyArray,
+    checked_k,
+    checked_queries,
+    checked_rows,
+    checked_targets,
+    like,
+)
+from fairseq.knn.neighbours.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, next_log_prob, votes_for
+from fairseq.knn.neighbours.passages import RowText
+from fairseq.knn.threads import run_all, worker_threads
+from fairseq.runtime.resources import share_of_memory
+
+if TYPE_CHECKING:
+    from fairseq.hub.protocol import ModelFacts
+
+T = TypeVar("T")
+
+# Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024, and those
+# whose probabilities are computed together.
+QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
+_PROBABILITY_BLOCK = 512
+# What a neighbour takes while it is searched for: its row, its distance, and both in the order of the file.
+_NEIGHBOUR_BYTES = 48
+
+
+@dataclass(frozen=True)
+class StorePart:
+    """A datastore of a source: row r of it has the id ``offset + r``."""
+
+    datastore: Datastore
+    offset: int
+
+
+class NeighbourSource(ABC):
+    """A source of neighbours; satisfies ``fairseq.evaluate.mixture.TargetScorer`` and ``NextTokenSource``.
+
+    Attributes:
+        config: k, temperature, and how nearness is measured.
+        distinct_ids: no search finds a row twice.
+        vocabulary_size: targets are below it; None where that is not known.
+    """
+
+    config: KNNConfig
+    distinct_ids: bool
+    vocabulary_size: int | None
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[StorePart, ...]:
+        """The datastores, each once, by offset."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in all, forgotten or not; ids are below."""
+        return sum(part.datastore.rows for part in self.parts)
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that can be found."""
+        return sum(part.datastore.rows_left for part in self.parts)
+
+    @property
+    def dimension(self) -> int:
+        """D, width of the keys."""
+        return self.parts[0].datastore.dimension
+
+    @cached_property
+    def texts(self) -> list[RowText | None]:
+        """The texts that each datastore was written from, None where none is known or still there."""
+        return [RowText.open(part.datastore) for part in self.parts]
+
+    @abstractmethod
+    def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids, ``[N, K]`` or wider, in no order, with the k nearest of what is found; −1 none."""
+
+    @abstractmethod
+    def values_of(self, ids_NK: Integers) -> Integers:
+        """Returns the values of rows; anything for −1."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Returns the ids of what is searched, as a result names them: ``store_id``, ``index_sha256``."""
+
+    def open_for(self, model: "ModelFacts") -> tuple["NeighbourSource", float]:
+        """Returns this source and its weight λ; raises MismatchError where a datastore is another model's."""
+        expected = Expected(model.vocabulary_size, model.key_dimension, model.dictionary_sha256, model.weights_sha256)
+        for store in (part.datastore for part in self.parts):
+            if store.manifest is not None:
+                check_store(store.manifest, store.prefix, expected, allow_mismatch=self.config.allow_mismatch)
+            check_dimension(store.dimension, store.prefix, model.key_dimension)
+        return self, self.config.lmbda
+
+    def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:
+        """Returns distances (float32) and ids (int64), ``[N, K]``, nearest first, as the kind of array that came.
+
+        Where fewer than K rows are found, the last places have id −1 and distance +inf.
+
+        Args:
+            queries_ND: floating point, torch or NumPy.
+            k: neighbours; the config's if left out.
+
+        Raises:
+            ConfigError: the queries are no vectors, or k is no number of neighbours.
+            MismatchError: the queries have another width than the keys.
+        """
+        queries = checked_queries(queries_ND, self.dimension)
+        distances_NK, ids_NK = self._neighbours(queries, self.config.k if k is None else checked_k(k))
+        order_NK = np.argsort(distances_NK, axis=1, kind="stable")
+        return (
+            like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
+            like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
+        )
+
+    def values(self, ids_NK: A) -> A:
+        """Returns the tokens that came next at some rows, int64, of any shape; −1 for no row.
+
+        Raises:
+            ConfigError: a number that is no row.
+        """
+        rows = checked_rows(ids_NK, self.rows)
+        values = self.values_of(np.maximum(rows, 0)).astype(np.int64)
+        return like(np.where(rows >= 0, values, -1), ids_NK)
+
+    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
+        """Returns the token ids before and after a row's value in its text; None where the text is not known."""
+        number = max(i for i, part in enumerate(self.parts) if part.offset <= row)
+        text = self.texts[number]
+        return text.around(row - self.parts[number].offset, before, after) if text is not None else None
+
+    def log_prob(self, queries_ND: A, target_N: A) -> A:
+        """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
+
+        Args:
+            queries_ND: floating point, torch or NumPy.
+            target_N: token ids.
+
+        Raises:
+            ConfigError: the queries are no vectors, or the targets not one word for each of them.
+            MismatchError: the queries have another width than the keys.
+        """
+        k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
+        log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
+        log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k))
+        return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
+
+    def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
+        """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
+
+        Args:
+            queries_ND: floating point, torch or NumPy; they are searched for together.
+            vocabulary_size: V.
+        """
+        queries = checked_queries(queries_ND, self.dimension)
+        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
+        log_p_NV = next_log_prob(
+            distances_NK,
+            ids_NK,
+            self.values_of(ids_NK),
+            vocabulary_size,
+            self.config.knn_temp,
+            distinct=self.distinct_ids,
+        )
+        return like(log_p_NV, queries_ND)
+
+    def votes(self, queries_ND: AnyArray, target_N: AnyArray) -> Votes:
+        """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
+
+        Args:
+            queries_ND: floating point, torch or NumPy.
+            target_N: token ids.
+        """
+        empty = np.empty((0, self.config.k))
+        parts = [Votes(empty.astype(np.float32), empty.astype(np.int64), empty.astype(bool))]
+        parts += self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k)
+        return Votes(
+            np.concatenate([part.distances_NK for part in parts]),
+            np.concatenate([part.ids_NK for part in parts]),
+            np.concatenate([part.hits_NK for part in parts]),
+        )
+
+    def _of_votes(self, compute: Callable[[Votes], T], queries_ND: AnyArray, target_N: AnyArray, k: int) -> Iterator[T]:
+        """Yields what is computed from the votes of a few queries at a time, which stay in the cache."""
+        queries = checked_queries(queries_ND, self.dimension)
+        target = checked_targets(target_N, len(queries), self.vocabulary_size)
+        most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
+        step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
+
+        for start in range(0, len(queries), step):
+            found = self._neighbours(queries[start : start + step], k)
+            yield from self._computed(compute, *found, target[start : start + step])
+            del found  # before as many are found again
+
+    def _computed(
+        self, compute: Callable[[Votes], T], distances_NK: Float32s, ids_NK: Int64s, target_N: Integers
+    ) -> list[T]:
+        def of_some(first: int) -> T:
+            part = slice(first, first + _PROBABILITY_BLOCK)
+            found = distances_NK[part], ids_NK[part], self.values_of(ids_NK[part]), target_N[part]
+            return compute(votes_for(*found, distinct=self.distinct_ids))
+
+        with worker_threads() as workers:
+            return run_all(workers, of_some, range(0, len(ids_NK), _PROBABILITY_BLOCK))
+
+    def _neighbours(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
+        distances_NK, ids_NK = self.found(queries_ND, self._asked(k))
+        if self.config.drop_top1:
+            distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
+        return keep_nearest(distances_NK, ids_NK, k)
+
+    def _asked(self, k: int) -> int:
+        """Returns how many rows the index is asked for, of which k are kept."""
+        return max(k, min(self.config.rerank or 0, self.rows_left)) + self.config.drop_top1

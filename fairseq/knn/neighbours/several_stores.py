@@ -1,0 +1,165 @@
+"""Several datastores that are searched together: the k nearest of all of them vote.
+
+    A (a rows, offset 0)   ── k nearest ──┐
+                                          ├── each row once ── k nearest
+    B (b rows, offset a)   ── k nearest ──┘
+
+An id is offset + row, so that each row of each datastore has its own. Two sources of one datastore (the same store id,
+wherever its files lie) have one offset: a row that both find has one id, and is one neighbour, at the smaller of its
+distances. Another datastore that was written from the same text is another one, and its rows are its own.
+
+Legend: N queries · K neighbours of each source.
+
+The values of rows that lie in several datastores, whose ids follow each other.
+
+ids       0 … a−1 | a … a+b−1        one datastore of a rows, one of b
+offset    0         a
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.errors import MismatchError
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
+from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+
+
+class SeveralStores(NeighbourSource):
+    """Sources that are searched together.
+
+    Args:
+        members: each of one datastore, with settings that agree.
+        config: settings of the whole.
+
+    Raises:
+        MismatchError: keys or values of one are not those of another.
+    """
+
+    def __init__(self, members: Sequence[NeighbourSource], config: KNNConfig) -> None:
+        self.members, self.config = tuple(members), config
+        stores = [member.parts[0].datastore for member in self.members]
+        check_together(stores, allow_mismatch=config.allow_mismatch)
+        self.offsets = _offsets(stores)
+        unique = {offset: StorePart(store, offset) for offset, store in zip(self.offsets, stores, strict=True)}
+        self._parts = tuple(unique.values())
+        self._values = Values(list(unique), [part.datastore.values_N for part in self._parts])
+        self.distinct_ids = all(member.distinct_ids for member in self.members)
+        self.vocabulary_size = self.members[0].vocabulary_size
+
+    @property
+    def parts(self) -> tuple[StorePart, ...]:
+        """The datastores, each once, by offset."""
+        return self._parts
+
+    def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids of the k nearest in each member, side by side, in no order; −1 for none."""
+        near, ids = [], []
+        for member, offset in zip(self.members, self.offsets, strict=True):
+            distances_NK, rows_NK = member.found(queries_ND, k)
+            near.append(distances_NK)
+            ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
+        distances_NK, ids_NK = np.concatenate(near, axis=1), np.concatenate(ids, axis=1)
+        return (distances_NK, ids_NK) if len(self._parts) == len(self.members) else each_once(distances_NK, ids_NK)
+
+    def values_of(self, ids_NK: Integers) -> Integers:
+        """Returns the values of rows; anything for −1."""
+        return self._values.of(ids_NK)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns an id of all datastores, in their order, one of all indexes, and those of each member."""
+        each = [member.identity() for member in self.members]
+        return {
+            "store_id": joint_id(part.datastore.store_id for part in self._parts),
+            "index_sha256": joint_id(one["index_sha256"] for one in each),
+            "datastores": each,
+        }
+
+
+def each_once(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids where a row that is there twice is left once, the nearest; −1 in place of others."""
+    by_distance_NK = np.argsort(distances_NK, axis=1, kind="stable")
+    sorted_NK = np.take_along_axis(ids_NK, by_distance_NK, axis=1)
+    by_id_NK = np.argsort(sorted_NK, axis=1, kind="stable")
+    sorted_NK = np.take_along_axis(sorted_NK, by_id_NK, axis=1)
+    repeated_NK = np.zeros(ids_NK.shape, bool)
+    place_NK = np.take_along_axis(by_distance_NK, by_id_NK, axis=1)[:, 1:]
+    np.put_along_axis(repeated_NK, place_NK, sorted_NK[:, 1:] == sorted_NK[:, :-1], axis=1)
+    return np.where(repeated_NK, np.float32(np.inf), distances_NK), np.where(repeated_NK, -1, ids_NK)
+
+
+def joint_id(ids: Iterable[str | None]) -> str | None:
+    """Returns the one id, or the SHA-256 of several in their order; None where one is not known."""
+    known = list(ids)
+    texts = [text for text in known if text is not None]
+    if len(texts) < len(known):
+        return None
+    return texts[0] if len(texts) == 1 else hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _offsets(stores: Sequence[Datastore]) -> list[int]:
+    """Returns the offset of each: that of the same datastore before it, else after all rows before it."""
+    places: dict[str, tuple[int, Datastore]] = {}
+    offsets, total = [], 0
+    for store in stores:
+        name = store.store_id or str(store.prefix.resolve())
+        offset, same = places.setdefault(name, (total, store))
+        if same.rows != store.rows:
+            raise MismatchError(
+                f"{store.prefix} was opened with {store.rows} rows, but is the datastore of {same.prefix}, which was"
+                f" opened with {same.rows}; leave --dstore-size out"
+            )
+        total += store.rows if same is store else 0
+        offsets.append(offset)
+    return offsets
+
+
+def check_together(stores: Sequence[Datastore], *, allow_mismatch: bool = False) -> None:
+    """Checks that datastores have the keys of one model and the values of one dictionary, as far as they say.
+
+    Raises:
+        MismatchError: they do not; with ``allow_mismatch`` a warning, but never for keys of another width.
+    """
+    first = stores[0]
+    for store in stores[1:]:
+        check_dimension(store.dimension, store.prefix, first.dimension)
+        if first.manifest is None or store.manifest is None:
+            continue
+        known = first.manifest
+        expected = Expected(
+            vocabulary_size=known.vocabulary_size,
+            dictionary_sha256=known.dictionary_sha256,
+            weights_sha256=known.weights_sha256,
+            key_type=known.key_type,
+        )
+        check_store(store.manifest, store.prefix, expected, allow_mismatch=allow_mismatch)
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values by id.
+
+    Attributes:
+        offsets: id of the first row of each datastore, ascending from 0.
+        values: of each.
+    """
+
+    offsets: Sequence[int]
+    values: Sequence[Integers]
+
+    def of(self, ids_NK: Integers) -> Integers:
+        """Returns the rows' values, of the shape of ``ids_NK``; anything for −1."""
+        found_NK: Integers = np.take(self.values[0], ids_NK, mode="clip")
+        for offset, values_N in zip(self.offsets[1:], self.values[1:], strict=True):
+            there_NK = ids_NK >= offset
+            found_NK[there_NK] = np.take(values_N, ids_NK[there_NK] - offset, mode="clip")  # a later one has the rest
+        return found_NK
+
+    def __len__(self) -> int:
+        return self.offsets[-1] + len(self.values[-1])

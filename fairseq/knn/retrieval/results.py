@@ -1,0 +1,100 @@
+"""What is known of a saved retrieval, in one file beside it: every command keeps its section of it.
+
+    DIR/results.json        {"kind": "results", "version": 1, "retrieval": SHA-256 of DIR/manifest.json,
+                             "sections": {"evaluation": …, "sweep": …, "sweep_cache": …, "lmbda": …}}
+    DIR/results.time.json   the same for what no repetition gives again: the command, seconds
+
+Sections are plain values; the same commands give the same bytes in whatever order they ran. A retrieval that was
+written anew has another manifest: sections that speak of the one before are left out when the file is read, and gone
+when it is written.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import DatastoreError
+from fairseq.knn.retrieval.format import MANIFEST
+from fairseq.runtime.files import file_sha256, locked, write_json
+
+logger = logging.getLogger(__name__)
+
+KIND, VERSION = "results", 1
+RESULTS, TIMES = "results.json", "results.time.json"
+# Another command that ends at the same moment has the lock for as long as two small files take.
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a command has found: the retrieval it is about, the section's name, and its plain values."""
+
+    directory: Path
+    section: str
+    record: Mapping[str, Any]
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """Returns the sections of a retrieval's results; none where nothing was kept of this retrieval.
+
+    Raises:
+        DatastoreError: the file is broken, or of another version.
+    """
+    return _sections(directory / RESULTS, file_sha256(directory / MANIFEST))
+
+
+def check_results(directory: Path) -> None:
+    """Raises what ``read_results`` does, before the work rather than after it; there may be no retrieval yet."""
+    _sections(directory / RESULTS, "")
+
+
+def keep(found: Kept, command: list[str], speed: Mapping[str, float]) -> None:
+    """Puts a section into a retrieval's results, in place of an earlier one.
+
+    A directory that cannot be written is no failure: what the command itself writes is there already.
+
+    Args:
+        found: the section.
+        command: words of the command that found it.
+        speed: seconds, and whatever else is no result.
+
+    Raises:
+        DatastoreError: the file is broken, or of another version.
+        FairseqError: another process goes on writing it.
+    """
+    path = found.directory / RESULTS
+    try:
+        with locked(path, timeout_s=_PATIENCE_S):
+            retrieval = file_sha256(found.directory / MANIFEST)
+            for file, section in ((path, found.record), (path.with_name(TIMES), {"command": command, **speed})):
+                sections = {**_sections(file, retrieval), found.section: section}
+                ordered = {name: sections[name] for name in sorted(sections)}
+                record = {"kind": KIND, "version": VERSION, "retrieval": retrieval, "sections": ordered}
+                write_json(file, record)
+    except PermissionError as err:
+        logger.warning("%s cannot be written (%s): fairseq-knnlm report will not show this result", path, err.strerror)
+
+
+def _sections(path: Path, retrieval: str) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as err:
+        reason = " ".join(str(err).split())[:120]
+        raise DatastoreError(
+            f"{path} must be JSON, but is not ({reason}); remove it, and run its commands again"
+        ) from err
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise DatastoreError(f"{path} must be of kind {KIND!r}, but is of another; move it out of the way")
+    if record.get("version") != VERSION:
+        raise DatastoreError(
+            f"{path} is of version {record.get('version')!r}, but this program reads version {VERSION}; update it"
+        )
+    sections = record.get("sections")
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise DatastoreError(f"{path} must have sections, but has none that can be read; remove it")
+    return sections if record.get("retrieval") == retrieval else {}

@@ -1,0 +1,193 @@
+"""A saved retrieval: what the language model and its neighbours said of every scored token of a split.
+
+One search serves every λ, k and temperature, and whatever looks into single tokens. A directory holds one .npy file for
+each column, a row for each scored token in stream order (blocks in order, then within the block):
+
+    targets        int32 [N]       the token
+    positions      int64 [N]       its index in the split's token stream
+    blocks         int32 [N]       its block
+    lm_log_prob    float64 [N]     ln p_LM(target)
+    ids            int32 [N, K]    rows of the datastore, −1 for none (int64 from 2³¹ rows on)
+    distances      float32 [N, K]  those that p_kNN uses, nearest first, +inf for none
+    hits           uint8 [N, ⌈K/8⌉]  bit k (the lowest first) is set where neighbour k's value is the target
+
+Further columns may have any name. ``manifest.json`` says what it all belongs to; it is marked as done last. Rows are
+written by their number, so that tokens may be scored in any order. docs/formats.md has the whole format.
+
+Legend: N tokens · K neighbours.
+
+The columns of a saved retrieval that hold what was known of each token before it was seen.
+
+    lm_max_log_prob   float32 [N]   ln of the language model's largest next-token probability
+    lm_entropy        float32 [N]   of its next-token distribution, nats
+    last_tokens       int32 [N]     the last token of the context
+
+Legend: N tokens.
+"""
+
+import tokenize
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq.arrays import Array, Bools
+from fairseq.errors import DatastoreError
+from fairseq.evaluate.mixture import Known
+from fairseq.knn.retrieval.format import MANIFEST, Column, array_path, columns_of, read_record
+from fairseq.knn.retrieval.writer import RetrievalWriter as RetrievalWriter  # reader and writer, one import
+
+# What every finished manifest says, and as what.
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "num_tokens": int,
+    "k": int,
+    "vocabulary_size": int,
+    "split": str,
+    "data": str,
+    "dictionary": str,
+    "settings": dict,
+    "lmbda": (int, float),
+    "knn_temp": (int, float),
+    "identity": dict,
+    "datastore": dict,
+    "files": dict,
+}
+
+
+class Retrieval:
+    """A finished retrieval, read only.
+
+    Attributes:
+        directory: of the files.
+        manifest: what it belongs to.
+        columns: every array by name, mapped.
+        target_N, position_N, block_N, lm_log_p_N: int32, int64, int32, float64.
+        ids_NK, distances_NK: int32 or int64, float32; nearest first.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], columns: dict[str, Array]) -> None:
+        self.directory, self.manifest, self.columns = directory, manifest, columns
+        self.target_N, self.position_N, self.block_N = columns["targets"], columns["positions"], columns["blocks"]
+        self.lm_log_p_N = columns["lm_log_prob"]
+        self.ids_NK, self.distances_NK = columns["ids"], columns["distances"]
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "Retrieval":
+        """Returns the retrieval in a directory.
+
+        Raises:
+            DatastoreError: there is none, it is unfinished, or its files are not what its manifest says.
+        """
+        directory = Path(directory)
+        manifest = read_record(directory)
+        if manifest.get("state") != "done":
+            raise DatastoreError(f"{directory} is unfinished; run its fairseq-eval-lm --save-retrieval again")
+        for name, kind in _FIELDS.items():
+            if not isinstance(manifest.get(name), kind) or isinstance(manifest.get(name), bool):
+                raise DatastoreError(f"{directory / MANIFEST} lacks a sound {name!r}; save the retrieval again")
+        num_tokens, k = manifest["num_tokens"], manifest["k"]
+        if num_tokens < 1 or k < 1:
+            raise DatastoreError(f"{directory / MANIFEST}: 'num_tokens' and 'k' must be at least 1; save it again")
+        columns = {name: _mapped(directory, name) for name in _names(manifest["files"], directory)}
+        for column in columns_of(k, 0):
+            _check_column(directory, column, columns.get(column.name), num_tokens)
+        smallest, largest = int(columns["targets"].min()), int(columns["targets"].max())
+        if smallest < 0 or largest >= manifest["vocabulary_size"]:
+            raise DatastoreError(
+                f"{array_path(directory, 'targets')}: ids must be from 0 to {manifest['vocabulary_size'] - 1}, but are"
+                f" from {smallest} to {largest}; save the retrieval again"
+            )
+        return cls(directory, manifest, columns)
+
+    def __len__(self) -> int:
+        return len(self.target_N)
+
+    @property
+    def k(self) -> int:
+        """Neighbours of a token."""
+        return int(self.ids_NK.shape[1])
+
+    def hits_NK(self, rows: slice = slice(None)) -> Bools:  # noqa: N802 - an array by its shape
+        """Returns, for some tokens, which neighbours' values are the target."""
+        bits = np.unpackbits(self.columns["hits"][rows], axis=1, count=self.k, bitorder="little")
+        return bits.view(np.bool_)
+
+
+def _names(files: Mapping[str, Any], directory: Path) -> Iterator[str]:
+    for file in files:
+        if Path(file).name != file or not file.endswith(".npy"):
+            raise DatastoreError(f"{directory / MANIFEST} names the file {file!r}, which is no column; save it again")
+        yield file[: -len(".npy")]
+
+
+def _mapped(directory: Path, name: str) -> Array:
+    path = array_path(directory, name)
+    try:
+        mapped: Array = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError as err:
+        raise DatastoreError(f"{path} does not exist, but its manifest names it; save the retrieval again") from err
+    except PermissionError:
+        raise
+    except (ValueError, TypeError, OverflowError, SyntaxError, tokenize.TokenError, OSError) as err:
+        reason = " ".join(str(err).split())[:120]
+        raise DatastoreError(
+            f"{path} must be a whole .npy file, but is not ({reason}); save the retrieval again"
+        ) from err
+    return mapped
+
+
+def _check_column(directory: Path, column: Column, array: Array | None, num_tokens: int) -> None:
+    path, shape = array_path(directory, column.name), column.shape(num_tokens)
+    if array is None:
+        raise DatastoreError(f"{directory / MANIFEST} does not name {path.name}; save the retrieval again")
+    dtypes = (column.dtype, "<i8") if column.name == "ids" else (column.dtype,)
+    if array.shape != shape or array.dtype.str not in dtypes:
+        raise DatastoreError(
+            f"{path} must be {np.dtype(column.dtype)} of shape {shape}, but is {array.dtype} of shape {array.shape};"
+            " save the retrieval again"
+        )
+
+
+KNOWN_COLUMNS = (Column("lm_max_log_prob", "<f4"), Column("lm_entropy", "<f4"), Column("last_tokens", "<i4"))
+
+
+def known_arrays(known: Known) -> dict[str, Array]:
+    """Returns the columns' arrays by name."""
+    return {"lm_max_log_prob": known.max_log_p_N, "lm_entropy": known.entropy_N, "last_tokens": known.last_token_N}
+
+
+def read_known(retrieval: Retrieval) -> Known:
+    """Returns what was known of a retrieval's tokens.
+
+    Raises:
+        DatastoreError: it was saved without these columns, or they are not what they should be.
+    """
+    arrays = {}
+    for column in KNOWN_COLUMNS:
+        array, path = retrieval.columns.get(column.name), array_path(retrieval.directory, column.name)
+        shape = column.shape(len(retrieval))
+        if array is None:
+            raise DatastoreError(
+                f"{retrieval.directory} must have {path.name}, but was saved without; save it again with"
+                " fairseq-eval-lm --save-retrieval"
+            )
+        if array.shape != shape or array.dtype.str != column.dtype:
+            raise DatastoreError(
+                f"{path} must be {np.dtype(column.dtype)} of shape {shape}, but is {array.dtype} of shape"
+                f" {array.shape}; save the retrieval again"
+            )
+        arrays[column.name] = np.asarray(array)
+    last_N, vocabulary_size = arrays["last_tokens"].astype(np.int64), retrieval.manifest["vocabulary_size"]
+    if int(last_N.min()) < 0 or int(last_N.max()) >= vocabulary_size:
+        raise DatastoreError(
+            f"{array_path(retrieval.directory, 'last_tokens')}: ids must be from 0 to {vocabulary_size - 1}, but are"
+            f" from {last_N.min()} to {last_N.max()}; save the retrieval again"
+        )
+    for name in ("lm_max_log_prob", "lm_entropy"):
+        if not np.isfinite(arrays[name]).all():
+            raise DatastoreError(
+                f"{array_path(retrieval.directory, name)} must be finite, but is not everywhere; save the retrieval"
+                " again, with a sound checkpoint"
+            )
+    return Known(last_N, arrays["lm_max_log_prob"], arrays["lm_entropy"])

@@ -1,0 +1,184 @@
+"""Writing a retrieval by rows, whatever their order: finished, or marked as unfinished, never half of something.
+
+The manifest says "writing" before a column is there and "done" after all of them are on the disk. A run that was
+killed starts over: it has cost one evaluation, and its rows came in any order.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from fairseq.arrays import Array, Int64s
+from fairseq.errors import DatastoreError
+from fairseq.knn.retrieval.format import KIND, MANIFEST, VERSION, Column, array_path, read_record
+from fairseq.runtime.files import file_sha256, fsync_directory, locked, write_json
+from fairseq.runtime.resources import require_disk
+
+logger = logging.getLogger(__name__)
+
+
+class RetrievalWriter:
+    """Writes a retrieval row by row; made by ``create``, used as a context manager.
+
+    Attributes:
+        directory: of the files.
+        num_tokens: N.
+        columns: by name.
+    """
+
+    def __init__(
+        self, directory: Path, num_tokens: int, columns: Iterable[Column], record: Mapping[str, Any], held: ExitStack
+    ) -> None:
+        self.directory, self.num_tokens, self._record, self._held = directory, num_tokens, dict(record), held
+        self.columns = {column.name: column for column in columns}
+        self._rows_written = dict.fromkeys(self.columns, 0)
+        self._files = {name: held.enter_context(self._new_file(column)) for name, column in self.columns.items()}
+        self._starts = {name: file.tell() for name, file in self._files.items()}
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | Path,
+        num_tokens: int,
+        columns: Iterable[Column],
+        record: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> "RetrievalWriter":
+        """Returns a writer of a new retrieval; what a killed run left there is begun again.
+
+        Args:
+            directory: made if it is not there.
+            num_tokens: N.
+            columns: ``columns_of``, and further ones.
+            record: the manifest's fields, as far as they are known.
+            overwrite: replace a finished one.
+
+        Raises:
+            ConfigError: the disk is too small.
+            DatastoreError: something is there, and ``overwrite`` is not set.
+            FairseqError: another process is writing it.
+        """
+        directory, columns = Path(directory), tuple(columns)
+        with ExitStack() as stack:
+            stack.enter_context(locked(directory))
+            _require_free(directory, columns, overwrite)
+            old = _arrays(directory, columns)
+            needed = sum(column.num_bytes(num_tokens) for column in columns)
+            free_soon = sum(file.stat().st_size for file in old)
+            require_disk(directory, needed - free_soon, "make room, or give a smaller --k")
+            directory.mkdir(parents=True, exist_ok=True)
+            # All names, so that a run after this one knows what it may remove.
+            names = {file.name for file in old} | {array_path(directory, column.name).name for column in columns}
+            begun = {"state": "writing", **record, "files": {name: {} for name in sorted(names)}}
+            write_json(directory / MANIFEST, {"kind": KIND, "version": VERSION, **begun})
+            for file in old:
+                file.unlink()  # not emptied: a reader may have it mapped
+            writer = cls(directory, num_tokens, columns, record, stack)
+            writer._held = stack.pop_all()  # after the files are open: an error before closes all
+            return writer
+
+    def write(self, rows_N: Int64s, **arrays: Array) -> None:
+        """Writes rows of some columns, each row of a column once.
+
+        Args:
+            rows_N: their numbers; runs of consecutive ones are written together.
+            arrays: by the column's name, ``[N]`` or ``[N, width]``.
+        """
+        cuts = np.flatnonzero(np.diff(rows_N) != 1) + 1
+        runs = list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows_N)], strict=True)) if len(rows_N) else []
+        for name, array in arrays.items():
+            column, start = self.columns[name], self._starts[name]
+            assert array.shape == column.shape(len(rows_N)), (name, array.shape, column.shape(len(rows_N)))
+            data = np.ascontiguousarray(array, dtype=column.dtype)
+            for first, last in runs:
+                offset = start + column.num_bytes(int(rows_N[first]))
+                self._write_at(name, data[first:last].data.cast("B"), offset)
+            self._rows_written[name] += len(rows_N)
+
+    def finish(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Marks the retrieval as done, with what was found on the way, and returns its manifest."""
+        for name, count in self._rows_written.items():
+            assert count == self.num_tokens, (name, count, self.num_tokens)
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        fsync_directory(self.directory)
+        paths = [array_path(self.directory, name) for name in self.columns]
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+        manifest = {"kind": KIND, "version": VERSION, "state": "done", **self._record, **found, "files": files}
+        write_json(self.directory / MANIFEST, manifest)
+        return manifest
+
+    def __enter__(self) -> "RetrievalWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        self._held.close()
+
+    def _new_file(self, column: Column) -> IO[bytes]:
+        # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
+        path = array_path(self.directory, column.name)
+        file = path.open("w+b", buffering=0)
+        try:
+            header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(self.num_tokens)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + column.num_bytes(self.num_tokens))
+        except OSError as err:
+            file.close()
+            raise OSError(err.errno, err.strerror, str(path)) from err
+        return file
+
+    def _write_at(self, name: str, data: memoryview, offset: int) -> None:
+        try:
+            while data:
+                written = os.pwrite(self._files[name].fileno(), data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as err:
+            raise OSError(err.errno, err.strerror, str(array_path(self.directory, name))) from err
+
+
+def is_saved(directory: Path, columns: Iterable[Column], record: Mapping[str, Any]) -> bool:
+    """Returns whether a finished retrieval is there that says of itself what ``record`` says, with these columns."""
+    try:
+        found = read_record(directory)
+    except DatastoreError:
+        return False
+    same = all(found.get(name) == value for name, value in json.loads(json.dumps(record)).items())
+    files = {array_path(directory, column.name).name for column in columns}
+    return found.get("state") == "done" and same and set(found.get("files", ())) == files
+
+
+def _arrays(directory: Path, columns: Iterable[Column] = ()) -> list[Path]:
+    """Returns the files of a retrieval that are there: those its manifest names, and those of ``columns``."""
+    names = {array_path(directory, column.name).name for column in columns}
+    try:
+        record = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        names |= {name for name in record["files"] if Path(name).name == name and name.endswith(".npy")}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        pass
+    return [directory / name for name in sorted(names) if (directory / name).is_file()]
+
+
+def _require_free(directory: Path, columns: Iterable[Column], overwrite: bool) -> None:
+    """Refuses to replace what is finished, or is no retrieval; says where an earlier run was stopped."""
+    if directory.exists() and not directory.is_dir():
+        raise DatastoreError(f"{directory} must be a directory, but is a file; give another")
+    if overwrite:
+        return
+    if not (directory / MANIFEST).exists():
+        there = _arrays(directory, columns)
+        if there:
+            raise DatastoreError(f"{there[0]} exists and has no {MANIFEST}; --overwrite replaces it")
+        return
+    if read_record(directory).get("state") != "writing":
+        raise DatastoreError(
+            f"{directory} is a finished retrieval of another command; give another directory, or --overwrite"
+        )
+    logger.info("an earlier run of %s was stopped; starting over", directory)

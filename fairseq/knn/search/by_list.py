@@ -1,0 +1,302 @@
+"""Searching an inverted file list by list: what is read of a list serves every query that visits it.
+
+FAISS takes one query after the other and computes a distance at a time. Where thousands of queries visit a few thousand
+lists, each list is visited by many, and its distances to all of them are one matrix product:
+
+    1. each query's ``nprobe`` nearest centroids; its pairs (query, list) sorted by list
+    2. a few lists at a time: decode their rows; list by list the distances of its rows R to its queries Q:
+       ‖q‖² + ‖r‖² − 2 q·r, all products by Q Rᵀ
+    3. a few queries at a time: the distances of each one's lists side by side, of which the k smallest are taken
+
+With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
+the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
+queries. Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside
+their distance, and lists may lie far from each other. Where rows lie far from their own centroid, it is not for them.
+
+It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread,
+whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
+long lists is FAISS's. Worker threads share lists and queries, one product a thread. What a thread does between two
+products is a few calls for several lists or queries, since Python runs one thread at a time.
+
+Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list, or chosen together ·
+S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.arrays import Array, Float32s, Int64s
+from fairseq.knn.index.faiss_index import decoder, view
+from fairseq.knn.search.distances import check_width, smallest
+from fairseq.knn.search.list_blocks import BLOCK, Group, Visits, groups_of, ranges, slices
+from fairseq.knn.threads import run_all, worker_threads
+from fairseq.runtime.resources import share_of_memory
+
+# Distances that are there at once, 4 bytes each, twice where exact ones are wanted; fewer where memory is short.
+MOST_DISTANCES = 1 << 27
+# Queries of a block that visit a list, on average, from which on reading lists is cheaper than reading rows.
+LEAST_VISITS = 8
+# Of product codes: what it costs to decode a number of a row, and to multiply one, in bytes of a code that FAISS looks
+# up meanwhile. With 1,024 numbers in 64 bytes it takes 100 visits until decoding a list has paid.
+DECODE_COST, PRODUCT_COST = 3.4, 0.029
+# Largest squared length of a row less its centroid: what sums of such squares lose, some 0.03, a distance has lost.
+LARGEST_SQUARE = 1 << 15
+# Queries whose nearest are chosen together: their distances stay in the cache; at most so many, of 9 bytes each.
+CHOSEN_AT_ONCE = 64
+MOST_CHOSEN_FROM = 1 << 22
+# Pairs (query, list) that are sorted at once, some 50 bytes each.
+MOST_VISITS = 1 << 20
+# Numbers of rows that are decoded at once, of several lists or of a part of one, and of queries that meet them at once.
+MOST_DECODED, MOST_COPIED = 1 << 19, 1 << 22
+
+
+class ListSearch:
+    """The inverted lists of an index, ready to be searched list by list.
+
+    Threads that search at the same time take turns. The index must not change, since its memory is read in place.
+
+    Args:
+        inverted: an ``IndexIVFFlat``, ``IndexIVFScalarQuantizer`` or ``IndexIVFPQ`` of metric L2 (see ``supports``).
+    """
+
+    def __init__(self, inverted: Any) -> None:
+        self.inverted = inverted
+        lists = inverted.invlists
+        sizes = [lists.list_size(number) for number in range(inverted.nlist)]
+        self.blocks_L = -(-np.array(sizes, np.int64) // BLOCK)
+        self.start_L = np.cumsum(self.blocks_L) - self.blocks_L
+        self.codes = [
+            view(lists.get_codes(number), size * inverted.code_size).reshape(size, inverted.code_size)
+            for number, size in enumerate(sizes)
+        ]
+        self.id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)  # of all rows, in the lists' order
+        for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
+            self.id_S[start : start + size] = view(lists.get_ids(number), size)
+        # ‖r‖² of these rows, of what the codes say and of the keys, NaN until a row has been read; padding is far away.
+        self.norm_S = torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float()
+        self.exact_norm_S = self.norm_S.clone()
+        self.groups = groups_of(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
+        self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
+        self.mean_D = self.centroid_LD.mean(0)
+        self.buffers = [torch.empty(0), torch.empty(0)]
+        self.decode = decoder(inverted)
+
+    @cached_property
+    def keeps_digits(self) -> bool:
+        """Whether distances can be sums of squares: rows, by a sample, lie near their centroids."""
+        numbers = [number for number, codes in enumerate(self.codes) if len(codes)]
+        sample = numbers[:: max(len(numbers) * self.inverted.d // MOST_DECODED, 1)]
+        if not sample:
+            return True
+        row_SD = self.decode(np.stack([self.codes[number][len(self.codes[number]) // 2] for number in sample]))
+        if not self.inverted.by_residual:
+            row_SD -= self.centroid_LD[sample]
+        return bool((row_SD * row_SD).sum(1).max() <= LARGEST_SQUARE)
+
+    @staticmethod
+    def pays(index: Any, num_queries: int) -> bool:
+        """Returns whether to search so: the index can be (``supports``), and many queries visit each list."""
+        if not num_queries or not ListSearch.supports(index):
+            return False
+        visits_a_query = min(index.nprobe, index.nlist)
+        distances_a_query = visits_a_query * index.ntotal / index.nlist
+        block = min(num_queries, _most_distances() / max(distances_a_query, 1.0), MOST_VISITS // visits_a_query)
+        return bool(block * visits_a_query >= _least_visits(index) * index.nlist)
+
+    @staticmethod
+    def supports(index: Any) -> bool:
+        """Returns whether an index can be searched so: an inverted file in memory, of codes that decode to vectors."""
+        import faiss
+
+        kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
+        return (
+            type(index) in kinds
+            and index.metric_type == faiss.METRIC_L2
+            and index.nprobe <= np.iinfo(np.int16).max
+            and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
+            and isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists)
+        )
+
+    def search(self, queries_ND: Float32s, k: int, keys_ND: Array | None = None) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids ``[N, K]`` of the neighbours that the index finds, in no order; −1 for none.
+
+        Args:
+            queries_ND: float32.
+            k: at least 0.
+            keys_ND: every row of the datastore, float32 or float16, for exact distances; the index's own without.
+
+        Raises:
+            MismatchError: the queries have another width than the index.
+        """
+        check_width(self.inverted, queries_ND)
+        near_NK = np.empty((len(queries_ND), k), np.float32)
+        ids_NK = np.empty((len(queries_ND), k), np.int64)
+        at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.codes)), 1)
+        with worker_threads() as workers:  # the only ones: the buffers are theirs
+            for part in slices(len(queries_ND), at_once):
+                query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
+                probe_NP = self._nearest_lists(workers, query_ND)
+                for block in _parts(self.blocks_L[probe_NP].sum(1)):
+                    found = near_NK[part][block], ids_NK[part][block]
+                    self._search_block(
+                        workers, query_ND[block], Visits.of(probe_NP[block], self.blocks_L), keys_ND, *found
+                    )
+        return near_NK, ids_NK
+
+    def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Int64s:
+        centred_LD = self.centroid_LD - self.mean_D
+        norm_L = (centred_LD * centred_LD).sum(1)
+        probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.codes))), np.int64)
+
+        def of_queries(part: slice) -> None:
+            near_ML = torch.addmm(norm_L, query_ND[part] - self.mean_D, centred_LD.t(), alpha=-2).numpy()
+            probe_NP[part] = smallest(near_ML, probe_NP.shape[1]) % near_ML.shape[1]
+
+        run_all(workers, of_queries, slices(len(query_ND), CHOSEN_AT_ONCE))
+        return probe_NP
+
+    def _search_block(
+        self,
+        workers: ThreadPoolExecutor,
+        query_ND: Tensor,
+        visits: Visits,
+        keys_ND: Array | None,
+        near_NK: Float32s,
+        ids_NK: Int64s,
+    ) -> None:
+        # One block more, of no distances: what a query's blocks are filled up with.
+        buffers = [self._buffer(0, visits.place_L[-1] + 1)]
+        if keys_ND is not None:
+            buffers.append(self._buffer(1, visits.place_L[-1] + 1))
+        buffers[0][-1] = torch.inf
+
+        def of_group(group: Group) -> None:
+            visited = range(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
+            if not visited or group.rows.start == group.rows.stop:
+                return
+            rows_SD = self._rows(group, keys_ND)
+            norms_S = [norm_S[group.rows] for norm_S in (self.norm_S, self.exact_norm_S)]
+            for row_SD, norm_S in zip(rows_SD, norms_S, strict=False):
+                if norm_S[0].isnan():
+                    norm_S.copy_((row_SD * row_SD).sum(1).masked_fill_(norm_S.isinf(), torch.inf))
+            for some in slices(len(visited), max(MOST_COPIED // query_ND.shape[1], 1)):
+                of_visits(visited[some], group, rows_SD, norms_S)
+
+        def of_visits(visited: range, group: Group, rows_SD: Sequence[Tensor], norms_S: Sequence[Tensor]) -> None:
+            whole = slice(visited.start, visited.stop)
+            query_MD = query_ND[visits.query_V[whole]].sub_(self.centroid_LD[visits.list_V[whole]])
+            norm_M1 = (query_MD * query_MD).sum(1, keepdim=True)
+            for number, part, place in group.pieces:
+                first, end = visits.first_L[number], visits.first_L[number + 1]
+                start, stop = max(first, visited.start), min(end, visited.stop)
+                if start >= stop or place.start == place.stop:
+                    continue
+                own = slice(start - visited.start, stop - visited.start)
+                for row_SD, norm_S, buffer in zip(rows_SD, norms_S, buffers, strict=False):
+                    of_list = buffer[visits.place_L[number] : visits.place_L[number + 1]].view(end - first, -1)
+                    out_MS = of_list[start - first : stop - first, part]
+                    # Rounding may leave a distance below 0.
+                    torch.add(norm_M1[own], norm_S[place], out=out_MS)
+                    torch.addmm(out_MS, query_MD[own], row_SD[place].t(), alpha=-2, out=out_MS)
+
+        run_all(workers, of_group, self.groups)
+        blocks_N = self.blocks_L[visits.probe_NP].sum(1)
+        # Queries with about as many distances together, to be filled up little.
+        order_N = np.argsort(blocks_N, kind="stable")
+        choose = partial(self._choose, visits, [buffer.numpy() for buffer in buffers], near_NK, ids_NK)
+        run_all(workers, choose, [order_N[part] for part in _chosen_together(blocks_N[order_N])])
+
+    def _rows(self, group: Group, keys_ND: Array | None) -> list[Tensor]:
+        """Returns rows relative to their lists' centroids, ``[S, D]``: what the codes say, then the keys if there."""
+        code_SC = np.zeros((group.rows.stop - group.rows.start, self.inverted.code_size), np.uint8)
+        for number, part, place in group.pieces:
+            codes = self.codes[number][part]
+            code_SC[place.start : place.start + len(codes)] = codes
+        found = [self.decode(code_SC)]
+        if keys_ND is not None:
+            found.append(torch.from_numpy(np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)).float())
+        for row_SD in found[1:] if self.inverted.by_residual else found:
+            for number, _, place in group.pieces:
+                row_SD[place] -= self.centroid_LD[number]
+        return found
+
+    def _buffer(self, number: int, blocks: int) -> Tensor:
+        """Returns memory for blocks of distances; fresh memory for every search would cost as much as filling it.
+
+        It is taken for as many as there may be, since what is never written to costs nothing.
+        """
+        if len(self.buffers[number]) < blocks:
+            self.buffers[number] = torch.empty(0)
+            self.buffers[number] = torch.empty(max(blocks, _most_distances() // BLOCK + 1), BLOCK)
+        return self.buffers[number][:blocks]
+
+    def _choose(
+        self, visits: Visits, distances: Sequence[Float32s], near_NK: Float32s, ids_NK: Int64s, queries_M: Int64s
+    ) -> None:
+        """Writes the nearest of some queries, by the index's distances, which come first of all."""
+        probe_MP = visits.probe_NP[queries_M]
+        blocks_MP = self.blocks_L[probe_MP]
+        count_M = blocks_MP.sum(1)
+        width = int(count_M.max(initial=0))
+        k = min(ids_NK.shape[1], width * BLOCK)
+        near_NK[queries_M, k:], ids_NK[queries_M, k:] = np.inf, -1
+        if k == 0:
+            return
+        # Blocks of each query: where its distances lie, and the ids of their rows.
+        is_there_MB = np.arange(width) < count_M[:, None]
+        place_MB = np.full(is_there_MB.shape, len(distances[0]) - 1)
+        row_MB = np.zeros_like(place_MB)
+        place_MB[is_there_MB] = ranges(visits.start_NP[queries_M].ravel(), blocks_MP.ravel())
+        row_MB[is_there_MB] = ranges(self.start_L[probe_MP].ravel(), blocks_MP.ravel())
+        own_MC = distances[0].take(place_MB, axis=0, mode="clip").reshape(len(queries_M), -1)
+        chosen_MK = smallest(own_MC, k)
+        block_MK, within_MK = np.divmod(chosen_MK, BLOCK)
+        near_MK = own_MK = own_MC.take(chosen_MK, mode="clip")
+        if len(distances) > 1:
+            near_MK = distances[1].take(place_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
+        id_MK = self.id_S.take(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
+        near_MK = np.maximum(near_MK, 0)
+        if not (is_near_MK := np.isfinite(own_MK)).all():
+            # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
+            near_MK, id_MK = np.where(is_near_MK, near_MK, np.inf), np.where(is_near_MK, id_MK, -1)
+        near_NK[queries_M, :k], ids_NK[queries_M, :k] = near_MK, id_MK
+
+
+def _least_visits(index: Any) -> float:
+    """Returns how many queries must visit a list: FAISS looks codes up for each, here rows are decoded once for all."""
+    if not hasattr(index, "pq"):
+        return LEAST_VISITS
+    saved = index.pq.M - PRODUCT_COST * index.d
+    return max(DECODE_COST * index.d / saved, LEAST_VISITS) if saved > 0 else float("inf")
+
+
+def _most_distances() -> int:
+    """Returns how many distances may be there at once: an eighth of the free memory, and as much for exact ones."""
+    return share_of_memory(8, 4 * MOST_DISTANCES) // 4
+
+
+def _parts(blocks_N: Int64s) -> list[slice]:
+    """Returns the queries in parts of at most so many distances, or of one query."""
+    parts, start, total, most = [], 0, 0, _most_distances() // BLOCK
+    for n, count in enumerate(blocks_N.tolist()):
+        if n > start and total + count > most:
+            parts.append(slice(start, n))
+            start, total = n, 0
+        total += count
+    return [*parts, slice(start, len(blocks_N))]
+
+
+def _chosen_together(blocks_N: Int64s) -> list[slice]:
+    """Returns queries, ordered by their blocks, in parts that are not too large when filled up; or of one query."""
+    parts, start = [], 0
+    for n, count in enumerate(blocks_N.tolist()):
+        if n > start and (n - start == CHOSEN_AT_ONCE or (n - start + 1) * count * BLOCK > MOST_CHOSEN_FROM):
+            parts.append(slice(start, n))
+            start = n
+    return [*parts, slice(start, len(blocks_N))]

@@ -1,0 +1,1 @@
+"""An interpolation weight λ for each token: fitted, kept, and applied."""

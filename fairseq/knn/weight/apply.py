@@ -1,0 +1,122 @@
+"""Neighbours that are weighed token by token while a text is evaluated: ``--lmbda-model``, ``--skip-retrieval``.
+
+    1. from what is known before the search: which searches to skip; λ = 0 there
+    2. the search, for the others
+    3. from the neighbours: p_kNN of the target, and λ, which the target has no part in
+
+Legend: N queries · K neighbours · F features · V vocabulary.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.arrays import Array, Float64s, Int64s
+from fairseq.data.dictionary import Dictionary
+from fairseq.evaluate.mixture import Known
+from fairseq.knn.neighbours.distribution import log_prob_of
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.weight.config import LmbdaModelConfig
+from fairseq.knn.weight.features import context_features, has_neighbours, neighbour_features
+from fairseq.knn.weight.file import check_fits, read_model
+from fairseq.knn.weight.model import LmbdaModel
+from fairseq.knn.weight.tokens import measure_of
+from fairseq.runtime.files import file_sha256
+
+
+class WeighedNeighbours:
+    """A second source of probabilities with a weight for each; satisfies ``scoring.WeighingScorer``.
+
+    Args:
+        neighbours: the source.
+        model: the fitted weight.
+        counts_V: how often the dictionary counted each id.
+        skip_share: share of the searches to skip.
+        sha256: of the weight's file, as a result names it.
+
+    Attributes:
+        num_asked: targets so far.
+        num_skipped: those without a search.
+        search_s: seconds spent on searches and what follows from them.
+    """
+
+    def __init__(
+        self,
+        neighbours: NeighbourSource,
+        model: LmbdaModel,
+        counts_V: Int64s,
+        skip_share: float = 0.0,
+        sha256: str | None = None,
+    ) -> None:
+        self.sha256 = sha256
+        self.neighbours, self.model, self.counts_V, self.skip_share = neighbours, model, counts_V, skip_share
+        self.num_asked = self.num_skipped = 0
+        self.search_s = 0.0
+
+    def weighed_log_prob(self, queries_ND: Tensor, target_N: Tensor, known: Known) -> tuple[Tensor, Tensor]:
+        """Returns ln p_kNN(target) and λ, float64 ``[N]`` each; −inf and 0 where there was no search."""
+        before_NF = context_features(known, self.counts_V)
+        searched_N = ~self.model.skip.skipped(before_NF, self.skip_share)
+        self.num_asked += len(target_N)
+        self.num_skipped += int((~searched_N).sum())
+        log_p_N, weight_N = np.full(len(target_N), -np.inf), np.zeros(len(target_N))
+        if searched_N.any():
+            start, rows = time.monotonic(), torch.from_numpy(searched_N).to(queries_ND.device)
+            found = self._searched(queries_ND[rows], target_N[rows], before_NF[searched_N])
+            log_p_N[searched_N], weight_N[searched_N] = found
+            self.search_s += time.monotonic() - start
+        return torch.from_numpy(log_p_N).to(queries_ND.device), torch.from_numpy(weight_N).to(queries_ND.device)
+
+    def _searched(self, queries_ND: Tensor, target_N: Tensor, before_NF: Float64s) -> tuple[Array, Array]:
+        temperature = self.neighbours.config.knn_temp
+        votes = self.neighbours.votes(queries_ND, target_N).nearest_first()
+        values_NK = self.neighbours.values_of(votes.ids_NK)
+        after_NF = neighbour_features(votes.distances_NK, values_NK, temperature)
+        weight_N = self.model.weights(np.concatenate([before_NF, after_NF], axis=1))
+        return log_prob_of(votes, temperature), np.where(has_neighbours(votes.distances_NK), weight_N, 0.0)
+
+    def summary(self) -> str:
+        """Returns a line on what was skipped, and the time that it saved by the others' mean."""
+        searched = self.num_asked - self.num_skipped
+        line = (
+            f"Skipped {self.num_skipped} of {self.num_asked} searches ({self.num_skipped / max(self.num_asked, 1):.1%})"
+        )
+        if not searched:
+            return line
+        saved_s = self.search_s / searched * self.num_skipped
+        return f"{line}; the others took {self.search_s:.1f}s, these would have taken about {saved_s:.1f}s"
+
+    def record(self) -> dict[str, int]:
+        """Returns what was found as plain values for JSON, the same for every repetition."""
+        return {"searches": self.num_asked - self.num_skipped, "searches_skipped": self.num_skipped}
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the ids of the datastore, of its index and of the weight."""
+        return {**self.neighbours.identity(), "lmbda_model_sha256": self.sha256}
+
+
+def open_weighed(
+    neighbours: NeighbourSource, config: LmbdaModelConfig, dictionary: Dictionary, weights_sha256: str
+) -> WeighedNeighbours:
+    """Returns neighbours with the weight that a file holds, after checking that it was fitted for them.
+
+    Raises:
+        DatastoreError: the file cannot be read.
+        MismatchError: it was fitted for another model, datastore or other settings.
+    """
+    assert config.lmbda_model is not None
+    path, knn = Path(config.lmbda_model), neighbours.config
+    model = read_model(path)
+    found = {
+        "weights_sha256": weights_sha256,
+        "dictionary_sha256": dictionary.sha256(),
+        "store_id": neighbours.identity()["store_id"],
+        **measure_of(knn.knn_sim_func, knn.faiss_metric_type, knn.drop_top1),
+    }
+    check_fits(model, path, found, knn.k, knn.knn_temp, allow_mismatch=knn.allow_mismatch)
+    counts_V = np.array(dictionary.counts, np.int64)
+    return WeighedNeighbours(neighbours, model, counts_V, config.skip_retrieval, file_sha256(path))

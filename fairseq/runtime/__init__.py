@@ -1,0 +1,1 @@
+"""The machine beneath: files, signals, log and progress, memory, devices and processes."""

@@ -1,0 +1,77 @@
+"""Device and number format: which one is in force, autocast, and loss scaling for float16."""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from fairseq.config.common import DeviceConfig
+from fairseq.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def select_device(config: DeviceConfig, local_rank: int = 0) -> torch.device:
+    """Returns the GPU of this process where there is one, else the CPU; ``--cpu`` asks for the CPU."""
+    if config.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Returns whether this CPU multiplies bfloat16 matrices by instructions of its own (AVX-512, AMX, Arm's).
+
+    torch does not say so in public. Without them its products take a hundred times as long as in float32.
+    """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
+
+
+class Precision:
+    """The number format of matrix products; weights and sums stay in float32.
+
+    ``--bf16`` is bfloat16 where the device has it. ``--fp16`` is float16 on a GPU, with loss scaling in training. A CPU
+    has no fast float16, and an older one no bfloat16: there each means float32, with a warning.
+    """
+
+    def __init__(self, config: DeviceConfig, device: torch.device) -> None:
+        fp16 = config.fp16 or config.memory_efficient_fp16
+        if fp16 and config.bf16:
+            raise ConfigError("--fp16 and --bf16 exclude each other; leave one out")
+        if config.memory_efficient_fp16:
+            logger.warning("--memory-efficient-fp16 is taken as --fp16: master weights stay in float32")
+        if fp16 and device.type == "cpu":
+            logger.warning("--fp16 has no effect on a CPU, which computes in float32; --bf16 is the fast format there")
+            fp16 = False
+        bf16 = config.bf16
+        if bf16 and device.type == "cpu" and not cpu_has_bfloat16():
+            logger.warning("--bf16 has no effect: this CPU has no instructions for it, and computes in float32")
+            bf16 = False
+        self.device = device
+        self.dtype = torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32
+        self.min_loss_scale = config.min_loss_scale
+        self.scaler = torch.amp.GradScaler(
+            device.type,
+            init_scale=config.fp16_init_scale,
+            growth_interval=config.fp16_scale_window or 2000,
+            enabled=fp16,
+        )
+
+    @property
+    def name(self) -> str:
+        """The format's name: float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Returns the context in which matrix products use the format."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def check_loss_scale(self) -> None:
+        """Raises ConfigError when the loss scale has fallen below ``--min-loss-scale``."""
+        if self.scaler.is_enabled() and self.scaler.get_scale() < self.min_loss_scale:
+            raise ConfigError(
+                f"the loss scale fell below --min-loss-scale {self.min_loss_scale}: the loss diverges;"
+                " lower --lr, or train with --bf16 or in float32"
+            )

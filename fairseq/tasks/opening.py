@@ -1,0 +1,131 @@
+"""Checkpoints and the data directory's dictionary become models, everything checked, before any text is read.
+
+The block size in force is the checkpoint's ``tokens_per_sample`` less the context window
+(fairseq/evaluate/evaluation.py).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.config.flags import Flags, coerce, flag_fields, parse_literal_dict
+from fairseq.errors import ConfigError, did_you_mean
+from fairseq.models import MODELS
+from fairseq.runtime.precision import Precision
+from fairseq.tasks import TASKS
+
+logger = logging.getLogger(__name__)
+
+# Settings that --model-overrides of published commands hold, and that mean nothing to the model any more.
+_KNOWN_OVERRIDES = ("knn_keytype",)
+# Settings of the task that belong to the model: the checkpoint's, or an override's, but never a typed flag's.
+_OWNED_BY_CHECKPOINT = ("tokens_per_sample", "add_bos_token")
+
+
+class ModelSettings(Protocol):
+    """The flags that name the models; several configs have them."""
+
+    @property
+    def path(self) -> str | None:
+        """Checkpoints, joined by colons."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        ...
+
+    @property
+    def model_overrides(self) -> str:
+        """A Python literal dict."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenedModels:
+    """Models and what belongs to them.
+
+    Attributes:
+        task: the task, with its dictionary.
+        task_config: its settings in force.
+        checkpoints: as loaded, one per model.
+        models: in evaluation mode, on the device.
+    """
+
+    task: Any
+    task_config: Any
+    checkpoints: Sequence[Checkpoint]
+    models: Sequence[Any]
+
+
+def open_models(flags: Flags, config: ModelSettings, precision: Precision, *, context_window: int = 0) -> OpenedModels:
+    """Returns the models that ``--path`` names, for rows of a block and its context window.
+
+    Raises:
+        ConfigError: flags, overrides or lengths that do not go together.
+        CheckpointError: a checkpoint that cannot be read, or does not fit.
+        DataError: there is no dictionary.
+        MismatchError: the checkpoint was trained with another dictionary.
+    """
+    assert config.path is not None
+    overrides = parse_literal_dict(config.model_overrides, "--model-overrides")
+    checkpoints = [load_checkpoint(path) for path in config.path.split(":") if path]
+    _check_overrides(overrides, checkpoints)
+    fields = {**checkpoints[0].fields, **overrides}
+    task_class = TASKS.config(config.task)
+    assert task_class is not None
+    task_config = _task_config(flags, task_class, fields, context_window)
+    task = TASKS.get(config.task)(task_config)
+    models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
+    _check_rows(models, task_config.tokens_per_sample + context_window)
+    return OpenedModels(task, task_config, checkpoints, models)
+
+
+def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], context_window: int) -> Any:
+    """Returns the task's settings, block size in force included."""
+    own = {name: fields[name] for name in _OWNED_BY_CHECKPOINT if fields.get(name) is not None}
+    typed = Flags(flags.typed, ())
+    for name in set(own) & set(flags.typed):
+        typed.typed.pop(name)
+        if str(flags.typed[name]) != str(own[name]):
+            logger.warning(
+                "--%s %s has no effect: the checkpoint's %s is in force (or: --model-overrides \"{'%s': %s}\")",
+                name.replace("_", "-"),
+                flags.typed[name],
+                own[name],
+                name,
+                flags.typed[name],
+            )
+    stated = own.get("tokens_per_sample", flags.typed.get("tokens_per_sample", 1024))
+    full = coerce(stated, int, "--tokens-per-sample")
+    if context_window >= full:
+        raise ConfigError(
+            f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
+        )
+    typed.typed["tokens_per_sample"] = full - context_window
+    flags.build(task_class)  # marks the task's flags as used
+    return typed.build(task_class, own)
+
+
+def _check_rows(models: Sequence[Any], length: int) -> None:
+    for model in models:
+        if model.longest_row is not None and length > model.longest_row:
+            raise ConfigError(
+                f"rows of {length} tokens (block and context window) are longer than the {model.longest_row} learned"
+                " positions of the model; lower --context-window or tokens_per_sample"
+            )
+
+
+def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
+    models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
+    used = {*_KNOWN_OVERRIDES, *_OWNED_BY_CHECKPOINT, *models}
+    known = {*used, *checkpoints[0].fields}
+    for name in overrides:
+        if name in known and name not in used:
+            logger.warning("--model-overrides: %r has no effect: it is no setting of the model", name)
+        elif name not in known:
+            raise ConfigError(
+                f"--model-overrides: {name!r} is not a setting of {checkpoints[0].path}{did_you_mean(name, known)}"
+            )

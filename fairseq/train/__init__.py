@@ -1,0 +1,1 @@
+"""Training: one update, the loop over updates, the files that it leaves."""

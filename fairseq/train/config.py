@@ -1,0 +1,52 @@
+"""Flags of training that are not a model's, an optimizer's or a schedule's own."""
+
+from dataclasses import dataclass
+
+from fairseq.config.flags import flag
+from fairseq.criterions import CRITERIONS
+from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
+from fairseq.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training: what is trained."""
+
+    task: str = flag("language_modeling", "task", choices=TASKS.names)
+    arch: str = flag("transformer_lm", "architecture: a model and its preset", aliases=("-a",))
+    criterion: str = flag("cross_entropy", "loss", choices=CRITERIONS.names)
+    optimizer: str = flag("nag", "optimizer", choices=OPTIMIZERS.names)
+    lr_scheduler: str = flag("fixed", "learning rate schedule", choices=LR_SCHEDULERS.names)
+    tensorboard_logdir: str | None = flag(None, "write TensorBoard logs to this directory")
+    ddp_backend: str = flag(
+        "legacy_ddp",
+        "how gradients of several processes are added up",
+        no_effect="under torchrun, gradients are always added up in one reduction after the last batch of an update",
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints and validation."""
+
+    save_dir: str = flag("checkpoints", "directory of checkpoints")
+    restore_file: str = flag("checkpoint_last.pt", "checkpoint to go on from, if it exists")
+    reset_optimizer: bool = flag(False, "do not restore the optimizer")
+    reset_lr_scheduler: bool = flag(False, "start the schedule, and the count of updates, anew")
+    reset_dataloader: bool = flag(False, "start at the first batch of the first epoch")
+    reset_meters: bool = flag(False, "forget the best loss so far")
+    save_interval: int = flag(1, "save after every N epochs", minimum=1)
+    save_interval_updates: int = flag(0, "validate and save after every N updates (0: never)", minimum=0)
+    keep_interval_updates: int = flag(-1, "keep the last N checkpoints of --save-interval-updates (-1: all)")
+    keep_last_epochs: int = flag(-1, "keep the last N epoch checkpoints (-1: all)")
+    keep_best_checkpoints: int = flag(-1, "keep the N best checkpoints under names that hold their metric (-1: none)")
+    no_save: bool = flag(False, "save nothing")
+    no_epoch_checkpoints: bool = flag(False, "save only the last and the best checkpoint")
+    no_last_checkpoints: bool = flag(False, "do not save checkpoint_last.pt")
+    no_save_optimizer_state: bool = flag(False, "save no optimizer state: smaller files that cannot be resumed")
+    best_checkpoint_metric: str = flag("loss", "validation metric that names the best", choices=("loss", "ppl"))
+    maximize_best_checkpoint_metric: bool = flag(False, "the largest metric is the best")
+    patience: int = flag(-1, "stop after N validations without a better metric (-1: never)")
+    validate_interval: int = flag(1, "validate after every N epochs", minimum=1)
+    disable_validation: bool = flag(False, "never validate")
+    max_tokens_valid: int | None = flag(None, "--max-tokens of validation [default: --max-tokens]", minimum=1)

@@ -1,0 +1,84 @@
+"""The data of one epoch: its blocks, and this process's batches in the epoch's order."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.arrays import Int64s
+from fairseq.data.batching import batch_by_size, by_length, epoch_batches
+from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.config import BatchConfig
+from fairseq.errors import ConfigError
+from fairseq.train.config import CheckpointConfig
+from fairseq.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def load_epoch(
+    task: Any, trainer: Trainer, batching: BatchConfig, seed: int, epoch: int
+) -> tuple[BlockDataset, list[Int64s]]:
+    """Returns an epoch's data and this process's batches, an empty one where other processes have one more."""
+    split, limit = batching.train_subset, trainer.max_positions
+    dataset, num_left_out = task.load_split(split, epoch=epoch).without_longer_than(limit)
+    if num_left_out:
+        logger.warning("'%s': %d tokens in blocks of over %d positions are left out", split, num_left_out, limit)
+    order = by_length(dataset.lengths, seed)
+    batches = batch_by_size(
+        order,
+        dataset.lengths,
+        batching.max_tokens,
+        batching.max_sentences,
+        batching.required_batch_size_multiple,
+    )
+    shuffled = epoch_batches(batches, seed, epoch)
+    rank, world = trainer.group.rank, trainer.group.world_size
+    mine = shuffled[rank::world]
+    return dataset, mine + [shuffled[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ValidationSplit:
+    """One split with this process's batches."""
+
+    split: str
+    dataset: BlockDataset
+    batches: list[Int64s]
+
+    def collated(self) -> Iterator[Batch]:
+        """Yields the batches."""
+        for block_idx in self.batches:
+            yield self.dataset.collate(block_idx)
+
+
+def load_validation(
+    task: Any, trainer: Trainer, batching: BatchConfig, config: CheckpointConfig
+) -> list[ValidationSplit]:
+    """Returns the splits of ``--valid-subset``; none with ``--disable-validation``.
+
+    Raises:
+        ConfigError: a block is longer than the model's positions, and the user has not asked to leave such blocks out.
+    """
+    if config.disable_validation:
+        return []
+    limit: int = trainer.max_positions
+    loaded = []
+    for split in batching.valid_subset.split(","):
+        dataset, num_left_out = task.load_split(split).without_longer_than(limit)
+        if num_left_out and not batching.skip_invalid_size_inputs_valid_test:
+            raise ConfigError(
+                f"the split '{split}' has blocks of more than the model's {limit} positions ({num_left_out} tokens);"
+                " --skip-invalid-size-inputs-valid-test leaves them out"
+            )
+        if num_left_out:
+            logger.warning("'%s': %d tokens in blocks of over %d positions are left out", split, num_left_out, limit)
+        lengths = dataset.lengths
+        max_tokens = config.max_tokens_valid or batching.max_tokens
+        batches = batch_by_size(by_length(lengths), lengths, max_tokens, batching.max_sentences)
+        loaded.append(ValidationSplit(split, dataset, batches[trainer.group.rank :: trainer.group.world_size]))
+    return loaded

@@ -1,0 +1,180 @@
+"""One update, and one validation.
+
+An update: the loss of its batches summed over targets, divided by the number of targets of all batches and processes,
+clipped by the global norm, one optimizer step. Update n is a function of the weights, the optimizer's state, the
+batches and ``seed + n`` alone, so that a resumed run repeats an uninterrupted one to the bit (on a CPU).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fairseq.criterions.cross_entropy import Loss
+from fairseq.data.block_dataset import Batch
+from fairseq.errors import FairseqError
+from fairseq.optim.lr_schedules import Schedule
+from fairseq.runtime.distributed import ProcessGroup
+from fairseq.runtime.precision import Precision
+
+Criterion = Callable[[Any, Tensor, Tensor], Loss]
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """What one update saw.
+
+    Attributes:
+        nats: Σ −ln p over its targets, all processes.
+        num_targets: targets, all processes.
+        num_rows: blocks, all processes.
+        gradient_norm: global norm before clipping.
+        lr: learning rate of the update.
+        clipped: whether the norm was above the bound.
+        stop: whether any process was asked to stop.
+    """
+
+    nats: float
+    num_targets: int
+    num_rows: int
+    gradient_norm: float
+    lr: float
+    clipped: bool
+    stop: bool = False
+
+
+class Trainer:
+    """The model with its optimizer, schedule and precision.
+
+    Args:
+        model: on the device of ``precision``.
+        criterion: the loss.
+        optimizer: over the model's parameters.
+        schedule: learning rate of each update.
+        precision: device and number format.
+        group: the processes of the run.
+        clip_norm: bound of the gradient norm; 0 is no bound.
+        seed: base of each update's random seed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        precision: Precision,
+        group: ProcessGroup,
+        clip_norm: float,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.precision = precision
+        self.group = group
+        self.clip_norm = clip_norm
+        self.seed = seed
+        self.num_updates = 0
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    @property
+    def max_positions(self) -> int:
+        """Longest row that the model takes, in tokens."""
+        return int(self.model.max_positions)  # type: ignore[arg-type]
+
+    def update(self, batches: Sequence[Batch], epoch: int, *, stop: bool = False) -> UpdateStats:
+        """Makes one update from this process's batches; there may be none when others still have some.
+
+        ``stop`` says that this process was asked to stop; all processes learn it, to stop after the same update.
+
+        Raises:
+            FairseqError: the loss is not a number.
+        """
+        lr = self.schedule(self.num_updates, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(self.seed + self.num_updates + self.group.rank * 1_000_003)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        nats, num_targets = self._accumulate(batches)
+        num_rows = sum(len(batch.block_idx_B) for batch in batches)
+        sums = torch.tensor([nats, num_targets, num_rows, stop], dtype=torch.float64, device=self.precision.device)
+        self.group.sum_([sums])
+        nats, targets, rows, stops = sums.tolist()
+        if not math.isfinite(nats):
+            raise FairseqError(
+                f"the loss of update {self.num_updates + 1} is {nats}; lower --lr, or lengthen the warm-up"
+            )
+        norm = self._normalise_gradients(targets)
+        if self._step(norm):
+            self.num_updates += 1
+        clipped = 0 < self.clip_norm < norm
+        return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped, stops > 0)
+
+    def _accumulate(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        nats, num_targets = 0.0, 0
+        for batch in batches:
+            loss = self._loss(batch)
+            self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
+            nats += float(loss.nats.detach())
+            num_targets += loss.num_targets
+        return nats, num_targets
+
+    def _loss(self, batch: Batch) -> Loss:
+        source_BT = torch.from_numpy(batch.source_BT).to(self.precision.device)
+        target_BT = torch.from_numpy(batch.target_BT).to(self.precision.device)
+        with self.precision.autocast():
+            return self.criterion(self.model, source_BT, target_BT)
+
+    def _normalise_gradients(self, num_targets: float) -> float:
+        """Makes gradients the mean over all targets, clips them, and returns their norm before clipping.
+
+        Scaled gradients are summed before they are unscaled, so that every process sees the same overflow. The mean
+        and the clipping are one factor: gradients are gone over once.
+        """
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)  # e.g. a tail without targets in this update
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        self.group.sum_(gradients)
+        if self.precision.scaler.is_enabled():
+            self.precision.scaler.scale(gradients[0].new_zeros(()))  # sets the scaler up where no batch has
+            self.precision.scaler.unscale_(self.optimizer)
+        mean = 1 / max(num_targets, 1.0)
+        norm = mean * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        factor = mean * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) if self.clip_norm > 0 else mean
+        torch._foreach_mul_(gradients, factor)
+        return float(norm)
+
+    def _step(self, norm: float) -> bool:
+        """Makes the optimizer's step; returns whether it was made: a float16 overflow only lowers the loss scale."""
+        scaler = self.precision.scaler
+        if scaler.is_enabled():
+            scale = scaler.get_scale()
+            scaler.step(self.optimizer)
+            scaler.update()
+            self.precision.check_loss_scale()
+            return scaler.get_scale() >= scale
+        if not math.isfinite(norm):
+            raise FairseqError(
+                f"the gradient of update {self.num_updates + 1} is not finite; lower --lr or lengthen the warm-up"
+            )
+        self.optimizer.step()
+        return True
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        """Returns Σ −ln p in nats and the number of targets, over all processes."""
+        self.model.eval()
+        nats = torch.zeros(2, dtype=torch.float64, device=self.precision.device)
+        for batch in batches:
+            loss = self._loss(batch)
+            nats += torch.tensor([float(loss.nats), loss.num_targets], dtype=torch.float64, device=nats.device)
+        self.group.sum_([nats])
+        return float(nats[0]), int(nats[1])

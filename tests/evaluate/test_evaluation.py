@@ -1,0 +1,112 @@
+"""Parity with the original programs on a trained checkpoint and real text (../shared/golden/knnlm)."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq.checkpoints.format import load_checkpoint
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import resolve
+from fairseq.criterions.perplexity import Perplexity
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.evaluate.config import EvalConfig
+from fairseq.evaluate.evaluation import prepare, score_all
+from fairseq.evaluate.sequence_scorer import SequenceScorer
+from fairseq.models.transformer_config import TransformerConfig
+from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.models.upgrade import load_state
+from fairseq.runtime.precision import Precision
+from fairseq.tasks import TASKS
+from tests.oracles.adaptive_softmax import all_log_probs
+from tests.oracles.transformer import decode, under
+
+LOSS_ATOL = 2e-5  # float32 sums in another order, says the golden README
+KEY_ATOL = 1e-4  # the same for keys, whose norms are about 3
+FLOAT32_ATOL = 1e-4  # our float32 against the oracle's float64, four layers deep
+CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_2019_layout.pt")
+NUM_IDS, EDGES = 16304, [0, 4000, 10000, 16304]
+CPU = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
+
+
+def golden_model(golden_dir: Path, name: str) -> TransformerLanguageModel:
+    checkpoint = load_checkpoint(golden_dir / name)
+    fields = {**checkpoint.fields, "max_target_positions": 256}
+    model = build_transformer_lm(resolve(TransformerConfig, fields), NUM_IDS)
+    assert load_state(model, checkpoint.state) == []
+    return model.eval()
+
+
+def golden_tokens(golden_dir: Path, split: str) -> np.ndarray:
+    return np.fromfile(golden_dir / "data-bin" / f"{split}.bin", "<u2")
+
+
+def test_a_trained_model_equals_the_oracle_on_real_text(golden_dir: Path) -> None:
+    model = golden_model(golden_dir, CHECKPOINTS[0])
+    tokens = golden_tokens(golden_dir, "valid")[:24].astype(np.int64)
+    state = under({name: value.double().numpy() for name, value in model.state_dict().items()}, "decoder.")
+    features_TC, _ = decode(state, [2, *tokens[:-1].tolist()], EDGES, 4)
+    softmax = under(state, "adaptive_softmax.")
+    expected = [
+        all_log_probs(softmax, x_C, EDGES, tied_projections=True)[target]
+        for x_C, target in zip(features_TC, tokens.tolist(), strict=True)
+    ]
+    data = BlockDataset(tokens, np.array([24]), "none", 24)
+    found = SequenceScorer([model], CPU).score(data.collate(np.array([0])))
+    np.testing.assert_allclose(found.log_p_N, expected, atol=FLOAT32_ATOL, rtol=0)
+
+
+def test_keys_equal_the_originals(golden_dir: Path) -> None:
+    window, block_size = 128, 128
+    tokens = golden_tokens(golden_dir, "train")
+    data = BlockDataset(tokens, np.array([len(tokens)]), "none", block_size, window)
+    sample = np.load(golden_dir / "dstore_sample.npz")
+    rows, keys = sample["rows"], sample["keys"]
+    blocks = np.unique(rows // block_size)[:: len(np.unique(rows // block_size)) // 3]
+    scorer = SequenceScorer([golden_model(golden_dir, CHECKPOINTS[1])], CPU)
+    for block in blocks.tolist():  # row r is target r % B of block r // B + 1, the first whose context is full
+        keys_NC, _ = scorer.context_vectors(data.collate(np.array([block + 1])))
+        chosen = rows // block_size == block
+        np.testing.assert_allclose(keys_NC[rows[chosen] % block_size].numpy(), keys[chosen], atol=KEY_ATOL, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+@pytest.mark.parametrize("row", range(3))
+def test_loss_of_the_valid_split(golden_dir: Path, checkpoint: str, row: int) -> None:
+    expected: dict[str, Any] = json.loads((golden_dir / "expected.json").read_text())["eval"][row]
+    found_loss, found_targets, num_left_out = evaluate(golden_dir, checkpoint, expected["flags"])
+    assert found_targets == expected["targets"]
+    assert found_targets + num_left_out == 55514
+    assert found_loss == pytest.approx(expected.get("loss_fp64", expected["loss_base2"]), abs=LOSS_ATOL)
+
+
+def evaluate(golden_dir: Path, checkpoint: str, flags: str) -> tuple[float, int, int]:
+    """Loss in bits, targets and tokens left out, through the pieces that the command joins."""
+    argv = [
+        str(golden_dir / "data-bin"),
+        "--path",
+        str(golden_dir / checkpoint),
+        "--tokens-per-sample",
+        "256",
+        "--softmax-batch",
+        "1024",
+        "--max-tokens",
+        "1024",
+        "--gen-subset",
+        "valid",
+        *shlex.split(flags),
+    ]
+    typed = parse("test", "test", (EvalConfig, *TASKS.configs(), DeviceConfig, CommonConfig), argv)
+    config = typed.build(EvalConfig)
+    evaluation = prepare(typed, config, CPU)
+    perplexity = Perplexity()
+    scorer = SequenceScorer(evaluation.models, CPU, config.softmax_batch)
+    for scored in score_all(evaluation, scorer, perplexity, "none"):
+        perplexity.add(scored.log_p_N, scored.target_N)
+    return perplexity.loss, perplexity.count, evaluation.num_left_out

@@ -1,0 +1,208 @@
+"""The scorer: each target once, whatever the batching; several models; a second source."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fairseq.config.common import DeviceConfig
+from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.evaluate import sequence_scorer
+from fairseq.evaluate.mixture import Interpolation
+from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
+from fairseq.models.transformer_config import TransformerConfig
+from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.runtime.precision import Precision
+
+FLOAT32_ATOL = 1e-5  # one layer in float32 under another padding
+PRECISION = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
+TOKENS = np.random.default_rng(0).integers(4, 40, 37)
+
+
+def make(seed: int) -> TransformerLanguageModel:
+    torch.manual_seed(seed)
+    config = TransformerConfig(
+        decoder_layers=2,
+        decoder_embed_dim=16,
+        decoder_ffn_embed_dim=24,
+        decoder_attention_heads=2,
+        max_target_positions=16,
+        adaptive_input=True,
+        adaptive_input_cutoff=(8, 16),
+        adaptive_softmax_cutoff=(8, 16),
+    )
+    return build_transformer_lm(config, 40).eval()
+
+
+def blocks(context_window: int = 6) -> BlockDataset:
+    return BlockDataset(TOKENS, np.array([37]), "none", 5, context_window)
+
+
+FIELDS = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N")
+
+
+def score(scorer: SequenceScorer, batches: list[list[int]]) -> ScoredBatch:
+    parts = [scorer.score(blocks().collate(np.array(rows))) for rows in batches]
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS}
+    order = np.argsort(joined["block_idx_N"], kind="stable")
+    return ScoredBatch(**{name: array[order] for name, array in joined.items()})
+
+
+def test_equals_the_model_asked_column_by_column() -> None:
+    model = make(1)
+    found = SequenceScorer([model], PRECISION).score(blocks().collate(np.arange(8)))
+    expected = []
+    for idx in range(8):
+        batch = blocks().collate(np.array([idx]))
+        with torch.no_grad():
+            features = model(torch.from_numpy(batch.source_BT)).features_BSC[0]
+            for column, target in enumerate(batch.target_BT[0].tolist()):
+                if target != PAD:
+                    log_p = model.target_log_prob(features[column : column + 1], torch.tensor([target]))
+                    expected.append(log_p.item())
+    np.testing.assert_allclose(found.log_p_N, expected, atol=FLOAT32_ATOL, rtol=0)
+    assert found.target_N.tolist() == TOKENS.tolist()
+    assert found.block_idx_N.tolist() == [i // 5 for i in range(37)]
+    assert found.log_p_N.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "batches", [[[0, 1], [2, 3, 4], [5, 6, 7]], [[7, 0], [3, 1, 2], [6, 5, 4]], [[i] for i in range(8)]]
+)
+def test_any_batching_and_order_gives_the_same(batches: list[list[int]]) -> None:
+    scorer = SequenceScorer([make(1)], PRECISION)
+    whole, cut = score(scorer, [[*range(8)]]), score(scorer, batches)
+    assert cut.target_N.tolist() == whole.target_N.tolist() == TOKENS.tolist()
+    np.testing.assert_allclose(cut.log_p_N, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_softmax_batch_bounds_the_rows_of_the_output_layer_and_changes_nothing(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(1)
+    whole = score(SequenceScorer([model], PRECISION), [[*range(8)]])
+    seen: list[int] = []
+    original = model.target_log_prob
+    monkeypatch.setattr(model, "target_log_prob", lambda f, t: seen.append(len(f)) or original(f, t))
+    cut = score(SequenceScorer([model], PRECISION, softmax_batch=rows), [[*range(8)]])
+    np.testing.assert_allclose(cut.log_p_N, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
+    assert max(seen) == min(rows, 37) and sum(seen) == 37
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return made
+
+
+@pytest.mark.pitfall(15)
+def test_nothing_as_wide_as_the_vocabulary_is_made_for_every_target() -> None:
+    """The targets are rare words of the second band: their own 992 columns are needed, and 10 of the head."""
+    torch.manual_seed(1)
+    config = TransformerConfig(
+        decoder_layers=1,
+        decoder_embed_dim=16,
+        decoder_ffn_embed_dim=8,
+        decoder_attention_heads=1,
+        adaptive_softmax_cutoff=(8, 1000),
+        max_target_positions=16,
+    )
+    model = build_transformer_lm(config, 4000).eval()
+    with LargestTensor() as largest:
+        SequenceScorer([model], PRECISION).score(blocks().collate(np.arange(8)))
+    assert 0 < largest.numel < 4000 * len(TOKENS)
+
+
+def test_several_models_average_their_probabilities() -> None:
+    one, two = make(1), make(2)
+    alone = [score(SequenceScorer([m], PRECISION), [[*range(8)]]).log_p_N for m in (one, two)]
+    both = score(SequenceScorer([one, two], PRECISION), [[*range(8)]]).log_p_N
+    np.testing.assert_allclose(np.exp(both), (np.exp(alone[0]) + np.exp(alone[1])) / 2, rtol=1e-12)
+
+
+class Constant:
+    """A second source that gives every target the same probability and remembers what it was asked."""
+
+    def __init__(self, log_p: float) -> None:
+        self.log_p = log_p
+        self.queries_ND: torch.Tensor | None = None
+
+    def log_prob(self, queries_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+        self.queries_ND = queries_ND
+        return torch.full((len(target_N),), self.log_p)
+
+
+def test_a_second_source_is_mixed_in_at_its_weight() -> None:
+    model, source = make(1), Constant(math.log(0.5))
+    alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
+    mixed = score(SequenceScorer([model], PRECISION, other=Interpolation(source, 0.25)), [[*range(8)]]).log_p_N
+    np.testing.assert_allclose(np.exp(mixed), 0.75 * np.exp(alone) + 0.25 * 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [1, 7, 13, 10_000])
+@pytest.mark.parametrize("positions", [1, 20, 10_000])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_batches_and_second_source_may_be_taken_in_any_parts(
+    targets: int, positions: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``overlap`` is what a GPU does: the second source answers in a thread."""
+    model, rows = make(1), [[0, 1], [2], [3, 4, 5], [6, 7]]
+    whole = score(SequenceScorer([model], PRECISION, other=Interpolation(FirstFeature(), 0.25)), rows)
+    monkeypatch.setattr(sequence_scorer, "OTHER_TARGETS", targets)
+    monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", positions)
+    monkeypatch.setattr(SequenceScorer, "_overlaps", overlap)
+    scorer = SequenceScorer([model], PRECISION, other=Interpolation(FirstFeature(), 0.25))
+    parts = list(scorer.scored([blocks().collate(np.array(row)) for row in rows]))
+    assert [part.block_idx_N[0] for part in parts] == [0, 2, 3, 6]
+    found = np.concatenate([part.log_p_N for part in parts])
+    np.testing.assert_allclose(found, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
+
+
+class FirstFeature:
+    """A second source whose answer is the query's, so that answers given to other queries are seen."""
+
+    def log_prob(self, queries_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.logsigmoid(queries_ND[:, 0] + target_N)
+
+
+def test_weight_0_is_the_model_to_the_bit() -> None:
+    model = make(1)
+    alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
+    mixed = score(SequenceScorer([model], PRECISION, other=Interpolation(Constant(-math.inf), 0.0)), [[*range(8)]])
+    assert mixed.log_p_N.tolist() == alone.tolist()
+
+
+def test_the_second_source_is_asked_with_the_feed_forward_inputs_in_float32() -> None:
+    model, source = make(1), Constant(-1.0)
+    batch = blocks().collate(np.array([3]))
+    SequenceScorer([model], PRECISION, other=Interpolation(source, 0.5)).score(batch)
+    expected = model(torch.from_numpy(batch.source_BT)).ffn_input_BSC[0, 6:].detach()
+    assert source.queries_ND is not None and source.queries_ND.dtype == torch.float32
+    torch.testing.assert_close(source.queries_ND, expected, atol=FLOAT32_ATOL, rtol=0)
+
+
+def test_context_vectors_ask_nothing_of_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = make(1), blocks().collate(np.array([0, 3, 7]))
+    monkeypatch.setattr(model, "target_log_prob", None)
+    keys_NC, target_N = SequenceScorer([model], PRECISION).context_vectors(batch)
+    assert keys_NC.shape == (12, 16)
+    assert target_N.tolist() == [*TOKENS[:5], *TOKENS[15:20], *TOKENS[35:]]
+
+
+@pytest.mark.usefixtures("cpu_with_bfloat16")
+def test_bfloat16_is_near_float32() -> None:
+    half = Precision(DeviceConfig(cpu=True, bf16=True), torch.device("cpu"))
+    model = make(1)
+    exact = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
+    rough = score(SequenceScorer([model], half), [[*range(8)]]).log_p_N
+    assert 0 < abs(rough - exact).max() < 0.1  # eight bits of mantissa

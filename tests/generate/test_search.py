@@ -1,0 +1,44 @@
+"""Random continuations: which words are left, and how often each is drawn."""
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq.generate.config import GenerationConfig
+from fairseq.generate.hypotheses import Partial
+from fairseq.generate.search import Sampler, kept
+from tests.oracles.generation import most_probable, nucleus
+
+LOG_P = torch.randn(6, 30, generator=torch.Generator().manual_seed(1)).double().log_softmax(1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 30, 100])
+def test_the_k_most_probable_are_left(k: int) -> None:
+    left = kept(LOG_P, k, -1)
+    for row, log_p in zip(left, LOG_P, strict=True):
+        assert set(torch.isfinite(row).nonzero()[:, 0].tolist()) == most_probable(log_p.tolist(), k)
+        assert torch.equal(row[torch.isfinite(row)], log_p[torch.isfinite(row)])
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("at_first", [1, 4, 1000])
+def test_the_fewest_that_have_the_share_are_left(share: float, at_first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq.generate.search.NUCLEUS_AT_FIRST", at_first)
+    for row, log_p in zip(kept(LOG_P - 3.0, -1, share), LOG_P, strict=True):  # need not be normalised
+        assert set(torch.isfinite(row).nonzero()[:, 0].tolist()) == nucleus(log_p.tolist(), share)
+
+
+@pytest.mark.parametrize(("temperature", "topk"), [(1.0, -1), (0.5, -1), (2.0, 3)])
+def test_words_are_drawn_as_often_as_they_should(temperature: float, topk: int) -> None:
+    draws = 4000
+    config = GenerationConfig(beam=draws, sampling=True, temperature=temperature, sampling_topk=topk)
+    log_p = torch.tensor([[0.4, 0.0, 0.1, 0.3, 0.2]]).log()
+    going_on, done = Sampler(config, eos=2, seed=3, ids=[7]).step([Partial(0)], log_p, log_p)
+    assert len(going_on) + len(done) == draws
+    assert all(text.tokens == (2,) for text in done) and all(text.tokens != (2,) for text in going_on)
+    counts = np.bincount([text.tokens[0] for text in (*going_on, *done)], minlength=5)
+    weight = np.array([0.4, 0.0, 0.1, 0.3, 0.2]) ** (1 / temperature)
+    weight *= [w in most_probable(log_p[0].tolist(), topk if topk != -1 else 5) for w in range(5)]
+    p = weight / weight.sum()
+    assert (np.abs(counts - draws * p) <= 5 * np.sqrt(draws * p * (1 - p))).all(), "five sigma"
+    assert (counts[p == 0] == 0).all()

@@ -1,0 +1,56 @@
+"""Rows as ranges, against sets of numbers."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq.knn.datastore.ranges import RowRanges, checked_ranges
+
+ROWS = 40
+pairs = st.lists(st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)), max_size=8)
+
+
+def as_set(ranges):
+    return {row for start, stop in ranges.pairs for row in range(start, stop)}
+
+
+def of_set(rows):
+    return {row for start, stop in rows for row in range(start, stop)}
+
+
+@given(pairs, pairs, st.integers(0, ROWS), st.integers(0, ROWS))
+def test_ranges_are_sets(one, other, low, high):
+    ranges, wanted = RowRanges.of(one), of_set(one)
+    assert as_set(ranges) == wanted and ranges.num_rows == len(wanted)
+    assert all(stop < start for (_, stop), (start, _) in zip(ranges.pairs, ranges.pairs[1:], strict=False))
+    assert as_set(ranges | RowRanges.of(other)) == wanted | of_set(other)
+    assert as_set(ranges.complement(low)) == set(range(low)) - wanted
+    assert as_set(ranges.within(low, high)) == wanted & set(range(low, high))
+    rows = np.arange(-1, ROWS + 2)
+    assert ranges.holds(rows).tolist() == [row in wanted for row in rows]
+    assert ranges.mask(3, ROWS).tolist() == [row in wanted for row in range(3, ROWS)]
+    ids = sorted(wanted)
+    assert ranges.ids().tolist() == ids
+    assert ranges.place_of(np.array(ids, np.int64)).tolist() == list(range(len(ids)))
+    assert checked_ranges(ranges.pairs, ROWS) == ranges
+
+
+@given(st.one_of(pairs.map(lambda found: [list(pair) for pair in found]), st.lists(st.lists(st.integers())), st.text()))
+def test_json_that_is_no_ranges_is_none(value):
+    found = checked_ranges(value, ROWS)
+    assert found is None or found.pairs == value
+
+
+def test_broken_ranges():
+    for value in (
+        [[3, 3]],
+        [[5, 3]],
+        [[0, 4], [4, 6]],
+        [[4, 6], [0, 2]],
+        [[0, 41]],
+        [[-1, 2]],
+        [[0, True]],
+        [[0, 1.0]],
+        {},
+    ):
+        assert checked_ranges(value, ROWS) is None, value

@@ -1,0 +1,53 @@
+"""Which row is which token: against a loop over the blocks, for every way of cutting a text."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.blocks import block_bounds
+from fairseq.errors import DataError
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.row_map import first_position, joined, source_map
+from tests.oracles.life import rows_of_text
+
+cuts = st.tuples(
+    st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    st.sampled_from(["none", "complete", "complete_doc", "eos"]),
+    st.integers(1, 12),
+    st.integers(0, 10),
+)
+
+
+def mapped(cut):
+    sizes, mode, block_size, window = cut
+    dataset = BlockDataset(np.zeros(sum(sizes), np.int64), np.array(sizes), mode, block_size, window)
+    return source_map(dataset), rows_of_text(
+        sizes, zip(*block_bounds(np.array(sizes), mode, block_size), strict=True), block_size, window
+    )
+
+
+@given(cuts, st.data())
+@settings(max_examples=60, deadline=None)
+def test_rows_are_the_tokens_of_a_loop(cut, data):
+    try:
+        found, wanted = mapped(cut)
+    except DataError:
+        return  # no blocks at all
+    assert found.rows == len(wanted)
+    if not wanted:
+        return
+    rows = np.arange(len(wanted))
+    assert found.positions(rows).tolist() == wanted
+    assert found.positions(np.array([[-1, 0]])).tolist() == [[-1, wanted[0]]]
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, sum(cut[0])), st.integers(0, sum(cut[0])))))
+    assert found.rows_of(start, stop).ids().tolist() == [row for row, at in enumerate(wanted) if start <= at < stop]
+    chosen = data.draw(st.lists(st.integers(0, len(wanted) - 1), min_size=1, unique=True).map(sorted))
+    part = found.within(RowRanges.of([row, row + 1] for row in chosen))
+    assert part.positions(np.arange(len(chosen))).tolist() == [wanted[row] for row in chosen]
+    both = joined([found, part], [sum(cut[0]) + 1, sum(cut[0])])
+    again = [*wanted, *(wanted[row] + sum(cut[0]) + 1 for row in chosen)]
+    assert both.positions(np.arange(len(again))).tolist() == again
+    if cut[1] == "none":
+        written = {"sample_break_mode": "none", "tokens_per_sample": cut[2], "context_window": cut[3]}
+        assert first_position(written) == wanted[0]

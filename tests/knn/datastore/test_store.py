@@ -1,0 +1,250 @@
+"""The datastore's files: bytes, manifests, resuming, and everything that is refused."""
+
+import json
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.datastore import writer as datastore_writer
+from fairseq.knn.datastore.manifest import (
+    DatastoreManifest,
+    Expected,
+    IndexManifest,
+    check_index,
+    check_store,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from fairseq.knn.datastore.store import Datastore, DatastoreWriter
+from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of
+
+
+def write_raw(prefix, keys: np.ndarray, values: np.ndarray) -> None:
+    prefix.with_name(prefix.name + "_keys.npy").write_bytes(keys.tobytes())
+    prefix.with_name(prefix.name + "_vals.npy").write_bytes(values.tobytes())
+
+
+def test_the_bytes_of_both_files(tmp_path, manifest):
+    with DatastoreWriter.create(tmp_path / "d", replace(manifest, rows=2, dimension=3)) as writer:
+        writer.append(np.array([[1, 2, 3]], np.float32), np.array([40000]))
+        writer.append(np.array([[4, 5, -6]], np.float32), np.array([[2]]))
+        writer.finish()
+    assert (tmp_path / "d_keys.npy").read_bytes() == struct.pack("<6f", 1, 2, 3, 4, 5, -6)
+    assert (tmp_path / "d_vals.npy").read_bytes() == struct.pack("<2q", 40000, 2)
+    assert json.loads((tmp_path / "d.json").read_text())["state"] == "complete"
+
+
+def test_files_of_the_older_tools_written_by_hand(tmp_path):
+    (tmp_path / "d_keys.npy").write_bytes(struct.pack("<6f", 1, 2, 3, 4, 5, -6))
+    (tmp_path / "d_vals.npy").write_bytes(struct.pack("<2q", 40000, 2))
+    for rows in (None, 2):
+        store = Datastore.open(tmp_path / "d", rows=rows, dimension=3, vocabulary_size=50000)
+        assert store.rows == 2 and store.manifest is None
+        assert store.keys_ND.tolist() == [[1, 2, 3], [4, 5, -6]]
+        assert store.values_N.tolist() == [40000, 2]
+
+
+@pytest.mark.parametrize("key_dtype", ["float32", "float16"])
+@pytest.mark.parametrize("value_dtype", ["int64", "int32"])
+@pytest.mark.parametrize("rows", [None, ROWS])
+def test_layouts_of_other_tools(tmp_path, key_dtype, value_dtype, rows):
+    write_raw(tmp_path / "d", clustered_keys().astype(key_dtype), values_of().astype(value_dtype))
+    store = Datastore.open(
+        tmp_path / "d", rows=rows, dimension=WIDTH, key_fp16=key_dtype == "float16", vocabulary_size=50000
+    )
+    assert (store.rows, store.keys_ND.dtype, store.values_N.dtype) == (ROWS, key_dtype, value_dtype)
+    assert np.array_equal(store.values_N, values_of())
+
+
+def test_float16_beside_int32_is_recognised_without_any_flag(tmp_path):
+    write_raw(tmp_path / "d", clustered_keys().astype(np.float16), values_of().astype(np.int32))
+    store = Datastore.open(tmp_path / "d", dimension=WIDTH, vocabulary_size=50000)
+    assert (store.rows, store.keys_ND.dtype) == (ROWS, np.float16)
+
+
+@pytest.mark.pitfall(1)
+def test_int16_values(tmp_path, caplog):
+    keys = clustered_keys().astype(np.float16)
+    write_raw(tmp_path / "small", keys, (values_of() - 39000).astype(np.int16))
+    store = Datastore.open(tmp_path / "small", rows=ROWS, dimension=WIDTH, key_fp16=True, vocabulary_size=20000)
+    assert np.array_equal(store.values_N, values_of() - 39000) and "int16" in caplog.text
+    with pytest.raises(DatastoreError, match="above 32767 do not fit"):
+        Datastore.open(tmp_path / "small", rows=ROWS, dimension=WIDTH, key_fp16=True, vocabulary_size=267744)
+    write_raw(tmp_path / "overflowed", keys, values_of().astype(np.int16))
+    with pytest.raises(DatastoreError, match="words are lost"):
+        Datastore.open(tmp_path / "overflowed", rows=ROWS, dimension=WIDTH, key_fp16=True)
+
+
+def test_sizes_that_fit_nothing(tmp_path):
+    write_raw(tmp_path / "d", clustered_keys(), values_of())
+    with pytest.raises(DatastoreError, match="check --dimension"):
+        Datastore.open(tmp_path / "d", rows=ROWS, dimension=WIDTH + 1)
+    with pytest.raises(DatastoreError, match=f"--dstore-size {9 * ROWS} is larger than the"):
+        Datastore.open(tmp_path / "d", rows=9 * ROWS, dimension=WIDTH, vocabulary_size=50000)
+    with pytest.raises(DatastoreError, match="not float16"):
+        Datastore.open(tmp_path / "d", rows=ROWS, dimension=WIDTH, key_fp16=True, vocabulary_size=50000)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+@pytest.mark.pitfall(3)
+def test_size_larger_and_smaller(tmp_path, make_store, caplog, with_manifest):
+    make_store()
+    if not with_manifest:
+        (tmp_path / "dstore.json").unlink()
+    prefix, known = tmp_path / "dstore", dict(dimension=WIDTH, vocabulary_size=50000)
+    with pytest.raises(DatastoreError, match=rf"^--dstore-size {9 * ROWS} is larger than .*; leave the flag out$"):
+        Datastore.open(prefix, rows=9 * ROWS, **known)
+    store = Datastore.open(prefix, rows=100, **known)
+    assert store.rows == len(store.keys_ND) == len(store.values_N) == 100
+    assert "the others are left out" in caplog.text
+    assert np.array_equal(store.keys_ND, clustered_keys()[:100])
+
+
+@pytest.mark.pitfall(1)
+def test_values_above_int16_survive_beside_float16_keys(make_store):
+    store = make_store(key_dtype="float16")
+    assert store.keys_ND.dtype == np.float16
+    assert np.array_equal(store.values_N, values_of()) and store.values_N.max() > 32767
+
+
+def test_without_keys_their_file_need_not_exist(make_store, tmp_path):
+    make_store()
+    (tmp_path / "dstore_keys.npy").unlink()
+    store = Datastore.open(tmp_path / "dstore", load_keys=False)
+    assert store.keys_ND is None and np.array_equal(store.values_N, values_of())
+    with pytest.raises(DatastoreError, match=r"dstore_keys\.npy does not exist"):
+        Datastore.open(tmp_path / "dstore")
+    (tmp_path / "dstore.json").unlink()
+    assert Datastore.open(tmp_path / "dstore", load_keys=False, dimension=WIDTH).rows == ROWS
+
+
+def test_in_memory_is_equal_and_not_a_mapped_file(make_store, tmp_path):
+    mapped = make_store()
+    loaded = Datastore.open(tmp_path / "dstore", in_memory=True)
+    assert type(loaded.keys_ND) is np.ndarray and np.array_equal(loaded.keys_ND, mapped.keys_ND)
+
+
+def test_truncated_file_is_refused(make_store, tmp_path):
+    make_store()
+    with (tmp_path / "dstore_keys.npy").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DatastoreError, match="by its manifest"):
+        Datastore.open(tmp_path / "dstore")
+
+
+@pytest.mark.parametrize("synced", [True, False])
+@pytest.mark.pitfall(5)
+def test_resumed_equals_uninterrupted(tmp_path, manifest, make_store, monkeypatch, synced):
+    make_store("whole")
+    keys, values = clustered_keys(), values_of()
+    monkeypatch.setattr(datastore_writer, "SYNC_ROWS", 200)
+    writer = DatastoreWriter.create(tmp_path / "part", manifest)
+    for start in range(0, 900, 90):
+        writer.append(keys[start : start + 90], values[start : start + 90])
+    if synced:  # Ctrl-C: the context is left; else: killed, with rows in the files that the manifest does not count
+        writer.__exit__(None, None, None)
+    else:
+        writer._keys.file.close()
+        writer._values.file.close()
+        writer._held.close()
+    with pytest.raises(DatastoreError, match="unfinished"):
+        Datastore.open(tmp_path / "part")
+    with DatastoreWriter.create(tmp_path / "part", manifest) as writer:
+        assert writer.rows_done == (900 if synced else 810)
+        writer.append(keys[writer.rows_done :], values[writer.rows_done :])
+        done = writer.finish()
+    assert (done.state, done.rows_written) == ("complete", ROWS)
+    for suffix in ("_keys.npy", "_vals.npy", ".json"):
+        assert (tmp_path / f"part{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+
+
+@pytest.mark.pitfall(5)
+def test_nothing_is_replaced_without_overwrite(tmp_path, manifest, make_store):
+    make_store()
+    with pytest.raises(DatastoreError, match="complete datastore of 1500 rows"):
+        DatastoreWriter.create(tmp_path / "dstore", manifest)
+    write_manifest(tmp_path / "dstore.json", replace(manifest, weights_sha256="x" * 64))
+    with pytest.raises(MismatchError, match="another run"):
+        DatastoreWriter.create(tmp_path / "dstore", manifest)
+    (tmp_path / "dstore.json").unlink()
+    with pytest.raises(DatastoreError, match="has no manifest"):
+        DatastoreWriter.create(tmp_path / "dstore", manifest)
+    assert (tmp_path / "dstore_vals.npy").stat().st_size == 8 * ROWS
+    with DatastoreWriter.create(tmp_path / "dstore", manifest, overwrite=True) as writer:
+        assert writer.rows_done == 0
+
+
+def test_missing_rows_and_keys_that_do_not_fit(tmp_path, manifest):
+    small = replace(manifest, rows=3, dimension=2, key_dtype="float16")
+    with DatastoreWriter.create(tmp_path / "d", small) as writer:
+        writer.append(np.zeros((1, 2), np.float32), np.array([1]))
+        with pytest.raises(DatastoreError, match="must get 3 rows, but got 1"):
+            writer.finish()
+        with pytest.raises(DatastoreError, match="row 2 has 70000, beyond float16"):
+            writer.append(np.array([[0, 0], [70000, 0]], np.float32), np.array([1, 1]))
+        with pytest.raises(DatastoreError, match="row 1 is not finite"):
+            writer.append(np.array([[np.nan, 0]], np.float32), np.array([1]))
+
+
+def test_store_id_is_of_the_content(manifest):
+    assert manifest.store_id == replace(manifest, rows_written=7, state="complete").store_id
+    for change in (dict(rows=7), dict(weights_sha256="0"), dict(settings={}), dict(key_dtype="float16")):
+        assert replace(manifest, **change).store_id != manifest.store_id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2, but this program reads version 1"),
+        ({"kind": "index"}, "kind is 'index'"),
+        ({"rows": "many"}, "'rows' must be"),
+        ({"rows": -1}, "'rows' must not be negative"),
+        ({"rows": 1.5}, "'rows' must be"),
+        ({"settings": 3}, "'settings' must be an object"),
+        ({"state": "done"}, "'state' must be writing or complete"),
+        ({"extra": 1}, "unknown fields"),
+        ({"rows": ...}, "lacks the field 'rows'"),
+    ],
+)
+def test_manifests_that_are_refused(tmp_path, manifest, change, message):
+    path = manifest_path(tmp_path / "d")
+    write_manifest(path, manifest)
+    assert read_manifest(path, DatastoreManifest) == manifest
+    record = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({name: value for name, value in record.items() if value is not ...}))
+    with pytest.raises(DatastoreError, match=message):
+        read_manifest(path, DatastoreManifest)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\x01", "3"])
+def test_manifests_that_are_no_json_objects(tmp_path, text):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(DatastoreError, match=r"d\.json must be"):
+        read_manifest(tmp_path / "d.json", DatastoreManifest)
+
+
+@pytest.mark.parametrize("name", ["vocabulary_size", "dictionary_sha256", "weights_sha256", "key_type"])
+@pytest.mark.pitfall(2)
+def test_store_of_another_model_or_dictionary(manifest, caplog, name):
+    expected = Expected(**{name: 7 if name == "vocabulary_size" else "other"})
+    check_store(manifest, "d", Expected(WIDTH and 50000, WIDTH, "d" * 64, "w" * 64, "last_ffn_input"))
+    with pytest.raises(MismatchError, match=r"d was written with .* but this run has (7|other)"):
+        check_store(manifest, "d", expected)
+    check_store(manifest, "d", expected, allow_mismatch=True)
+    assert "going on" in caplog.text
+    with pytest.raises(MismatchError, match="width 16, but 17"):
+        check_store(manifest, "d", Expected(dimension=17), allow_mismatch=True)
+
+
+@pytest.mark.pitfall(2)
+def test_index_of_another_store(caplog):
+    index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
+    check_index(index, "i", "a" * 64, "d")
+    with pytest.raises(MismatchError, match="built from datastore aaaaaaaaaaaa, but d is datastore bbbbbbbbbbbb"):
+        check_index(index, "i", "b" * 64, "d")
+    check_index(index, "i", "b" * 64, "d", allow_mismatch=True)
+    assert "going on" in caplog.text

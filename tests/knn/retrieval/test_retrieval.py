@@ -1,0 +1,188 @@
+"""A saved retrieval: the same columns whatever the order of writing, and nothing that is not whole is read."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairseq.errors import ConfigError, DatastoreError, FairseqError
+from fairseq.knn.retrieval import writer as retrieval_writer
+from fairseq.knn.retrieval.format import Column, columns_of
+from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
+from fairseq.runtime.files import locked
+from tests.builders.small_retrieval import STORE_ROWS, small_retrieval
+
+TOKENS, K = 60, 16
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return small_retrieval(tmp_path / "hand", TOKENS, K)
+
+
+def record_of(directory: Path) -> dict:
+    return json.loads((directory / "manifest.json").read_text())
+
+
+def written(source: Path, directory: Path, parts, *, overwrite=False, extra=(), stop=False):
+    """Writes what ``source`` holds, some rows at a time, through our writer."""
+    record = {k: v for k, v in record_of(source).items() if k not in ("kind", "version", "state", "files")}
+    arrays = {file.stem: np.load(file) for file in source.glob("*.npy")}
+    columns = (*columns_of(K, STORE_ROWS), *extra)
+    with RetrievalWriter.create(directory, TOKENS, columns, record, overwrite=overwrite) as writer:
+        for rows in parts:
+            writer.write(rows, **{name: array[rows] for name, array in arrays.items()})
+        if stop:
+            raise KeyboardInterrupt
+        for column in extra:
+            shape = column.shape(TOKENS)
+            writer.write(np.arange(TOKENS), **{column.name: np.arange(np.prod(shape)).reshape(shape)})
+        return writer.finish({"lmbda": 0.5})
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_lie_where_they_belong_whatever_the_order(saved, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    order = np.arange(TOKENS) if seed == 0 else rng.permutation(TOKENS)
+    if seed == 2:  # whole blocks in any order
+        order = np.concatenate([np.arange(s, min(s + 8, TOKENS)) for s in rng.permutation(range(0, TOKENS, 8))])
+    manifest = written(tmp_path / "hand", tmp_path / "ours", [*np.array_split(order, 7), order[:0]])
+    for file in (tmp_path / "hand").glob("*.npy"):
+        assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
+        assert manifest["files"][file.name]["bytes"] == file.stat().st_size
+    assert record_of(tmp_path / "ours") == manifest and (manifest["state"], manifest["lmbda"]) == ("done", 0.5)
+    assert not [p.name for p in tmp_path.rglob(".*")] and not (tmp_path / "ours.lock").exists()
+
+
+def test_the_reader_gives_the_columns(saved, tmp_path):
+    found = Retrieval.open(tmp_path / "hand")
+    assert (len(found), found.k) == (TOKENS, K)
+    pairs = {
+        "targets": found.target_N,
+        "positions": found.position_N,
+        "blocks": found.block_N,
+        "ids": found.ids_NK,
+        "lm_log_prob": found.lm_log_p_N,
+        "distances": found.distances_NK,
+    }
+    for name, array in pairs.items():
+        assert np.array_equal(array, saved[name]) and not array.flags.writeable, name
+    assert np.array_equal(found.hits_NK(), saved["hits"])
+    assert np.array_equal(found.hits_NK(slice(5, 9)), saved["hits"][5:9]) and found.hits_NK().dtype == bool
+
+
+@pytest.mark.parametrize("k", [1, 8, 9, 17])
+def test_bits_of_any_number_of_neighbours(tmp_path, k):
+    columns = small_retrieval(tmp_path / "r", 12, k)
+    packed = np.load(tmp_path / "r" / "hits.npy")
+    for n, j in np.ndindex(12, k):
+        assert (
+            bool(packed[n, j // 8] >> (j % 8) & 1)
+            == columns["hits"][n, j]
+            == Retrieval.open(tmp_path / "r").hits_NK()[n, j]
+        )
+
+
+def test_further_columns(saved, tmp_path):
+    extra = (Column("lm_entropy", "<f4"), Column("cache_log_prob", "<f4", 3))
+    written(tmp_path / "hand", tmp_path / "ours", [np.arange(TOKENS)], extra=extra)
+    found = Retrieval.open(tmp_path / "ours").columns
+    assert found["lm_entropy"].tolist() == list(range(TOKENS)) and found["cache_log_prob"].shape == (TOKENS, 3)
+    assert found["cache_log_prob"].dtype == np.float32 and found["cache_log_prob"][1].tolist() == [3, 4, 5]
+
+
+def test_a_stopped_run_leaves_nothing_to_read_and_starts_over(saved, tmp_path, caplog):
+    ours = tmp_path / "ours"
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path / "hand", ours, [np.arange(10)], stop=True)
+    with pytest.raises(DatastoreError, match="is unfinished; run its fairseq-eval-lm --save-retrieval again"):
+        Retrieval.open(ours)
+    with caplog.at_level("INFO"):
+        written(tmp_path / "hand", ours, [np.arange(TOKENS)])
+    assert "an earlier run of" in caplog.text and "starting over" in caplog.text
+    assert len(Retrieval.open(ours)) == TOKENS
+
+
+def test_what_is_finished_is_replaced_only_when_asked(saved, tmp_path):
+    ours, parts = tmp_path / "ours", [np.arange(TOKENS)]
+    written(tmp_path / "hand", ours, parts, extra=(Column("lm_entropy", "<f4"),))
+    before = (ours / "ids.npy").read_bytes()
+    opened = Retrieval.open(ours)
+    with pytest.raises(
+        DatastoreError, match="is a finished retrieval of another command; give another directory, or --overwrite"
+    ):
+        written(tmp_path / "hand", ours, parts)
+    assert (ours / "ids.npy").read_bytes() == before
+    written(tmp_path / "hand", ours, parts, overwrite=True)
+    assert np.array_equal(opened.ids_NK, saved["ids"]) and not (ours / "lm_entropy.npy").exists()
+    (ours / "manifest.json").unlink()
+    with pytest.raises(DatastoreError, match=r"blocks.npy exists and has no manifest.json; --overwrite"):
+        written(tmp_path / "hand", ours, parts)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatastoreError, match="must be a directory, but is a file"):
+        written(tmp_path / "hand", tmp_path / "file", parts)
+
+
+def test_one_process_at_a_time(saved, tmp_path):
+    with locked(tmp_path / "ours"), pytest.raises(FairseqError, match="is being written by another process"):
+        written(tmp_path / "hand", tmp_path / "ours", [])
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_small_disk(saved, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("fairseq.runtime.resources.free_disk_bytes", lambda path: 100)
+        with pytest.raises(ConfigError, match=r"[GM]iB of disk.*make room, or give a smaller --k"):
+            written(tmp_path / "hand", tmp_path / "ours", [])
+    assert not (tmp_path / "ours").exists()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(retrieval_writer.os, "pwrite", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*ours"):
+        written(tmp_path / "hand", tmp_path / "ours", [np.arange(TOKENS)])
+    assert record_of(tmp_path / "ours")["state"] == "writing"
+
+
+def edited(directory: Path, **changes) -> None:
+    record = record_of(directory)
+    record.update(changes)
+    (directory / "manifest.json").write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
+
+
+def cut(path: Path, left: int) -> None:
+    path.write_bytes(path.read_bytes()[:left])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "manifest.json").unlink(), "must be a saved retrieval, but has no manifest.json"),
+        (lambda d: (d / "manifest.json").write_text("[" * 9999), "must be JSON"),
+        (lambda d: (d / "manifest.json").write_text("3"), "must be a manifest of kind 'retrieval'"),
+        (lambda d: edited(d, kind="index"), "must be a manifest of kind 'retrieval'"),
+        (lambda d: edited(d, version=2), "is of version 2, but this program reads version 1"),
+        (lambda d: edited(d, k=...), "lacks a sound 'k'"),
+        (lambda d: edited(d, k=True), "lacks a sound 'k'"),
+        (lambda d: edited(d, lmbda="much"), "lacks a sound 'lmbda'"),
+        (lambda d: edited(d, num_tokens=0), "must be at least 1"),
+        (lambda d: edited(d, num_tokens=59), r"blocks.npy must be int32 of shape \(59,\)|must be .* of shape \(59"),
+        (lambda d: edited(d, k=17), r"ids.npy must be int32 of shape \(60, 17\), but is int32 of shape \(60, 16\)"),
+        (lambda d: edited(d, files={"../x.npy": {}}), "names the file '../x.npy', which is no column"),
+        (lambda d: edited(d, files={}), "does not name targets.npy"),
+        (lambda d: edited(d, vocabulary_size=10), "ids must be from 0 to 9"),
+        (lambda d: (d / "hits.npy").unlink(), "hits.npy does not exist, but its manifest names it"),
+        (lambda d: cut(d / "ids.npy", 999), "must be a whole .npy file"),
+        (lambda d: cut(d / "ids.npy", 0), "must be a whole .npy file"),
+        (lambda d: (d / "hits.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': 'O'   "), "must be a whole .npy"),
+        (lambda d: np.save(d / "blocks.npy", np.arange(60.0)), "blocks.npy must be int32 of shape"),
+        (lambda d: np.save(d / "blocks.npy", np.array([None] * 60)), "must be a whole .npy file"),
+    ],
+)
+def test_broken_ones_are_refused(saved, tmp_path, damage, message):
+    damage(tmp_path / "hand")
+    with pytest.raises(DatastoreError, match=message):
+        Retrieval.open(tmp_path / "hand")

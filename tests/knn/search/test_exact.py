@@ -1,0 +1,75 @@
+"""Exact neighbours, and the recall that is measured against them, beside naive ones."""
+
+import faiss
+import numpy as np
+import pytest
+
+from fairseq.knn.index.build import build_index, read_index
+from fairseq.knn.index.config import BuildConfig
+from fairseq.knn.inspect.index import measure_recall
+from fairseq.knn.inspect.store import find_bad_keys
+from fairseq.knn.search import exact
+from fairseq.knn.search.exact import exact_neighbours
+from fairseq.runtime.log import Progress
+from tests.builders.small_store import ROWS, clustered_keys
+from tests.oracles.knn import nearest
+
+# FAISS expands |x − y|² into products in float32: sums of some hundreds lose the last digits.
+DISTANCE_TOLERANCE = 1e-3
+
+
+def silent(total: int = ROWS) -> Progress:
+    return Progress("test", total, "rows", "none")
+
+
+@pytest.mark.parametrize("block_rows", [7, 100, ROWS, 10**6])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, block_rows: int, dtype: str) -> None:
+    keys, queries = clustered_keys().astype(dtype), clustered_keys(9, seed=3)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 4 * keys.shape[1] * block_rows)
+    progress = silent()
+    distances, ids = exact_neighbours(keys, queries, 30, progress)
+    assert progress.done == ROWS
+    for n, query in enumerate(queries):
+        expected, expected_ids = nearest(keys.astype(np.float64), query, 30)
+        assert distances[n] == pytest.approx(expected, abs=DISTANCE_TOLERANCE)
+        assert set(ids[n]) == set(expected_ids)
+
+
+def test_inner_products_and_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, queries = clustered_keys(40), clustered_keys(3, seed=3)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 4 * keys.shape[1] * 6)
+    distances, ids = exact_neighbours(keys, queries, 40, silent(40), inner_product=True)
+    products = -queries.astype(np.float64) @ keys.astype(np.float64).T
+    assert np.array_equal(ids, np.argsort(products, axis=1))
+    assert distances == pytest.approx(np.sort(products, axis=1), abs=DISTANCE_TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_recall(make_store, tmp_path, dtype: str) -> None:
+    store = make_store(key_dtype=dtype)
+    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat", "none")
+    recall = measure_recall(read_index(tmp_path / "flat"), store, 50, 64, "none")
+    assert (recall.queries, recall.k, recall.recall, recall.missing, recall.found_itself) == (50, 64, 1.0, 0.0, 1.0)
+
+    half = faiss.IndexIDMap(faiss.IndexFlatL2(store.dimension))
+    even = np.arange(0, ROWS, 2)
+    half.add_with_ids(np.ascontiguousarray(store.keys_ND[even], np.float32), even)
+    recall = measure_recall(half, store, ROWS, ROWS, "none")
+    assert (recall.k, recall.recall, recall.missing) == (ROWS, 0.5, 0.5)
+    assert recall.found_itself == pytest.approx(0.5)
+
+
+def test_rows_that_equal_each_other_count_as_found(make_store, tmp_path) -> None:
+    store = make_store(keys=np.repeat(clustered_keys(100), 15, axis=0))
+    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat", "none")
+    recall = measure_recall(read_index(tmp_path / "flat"), store, 200, 10, "none")
+    assert (recall.recall, recall.found_itself) == (1.0, 1.0)
+
+
+def test_bad_keys_are_counted_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = clustered_keys(50)
+    keys[7, 3], keys[31, 0], keys[20], keys[44:] = np.nan, np.inf, 0, 0
+    monkeypatch.setattr("fairseq.knn.inspect.store.BLOCK_BYTES", 4 * keys.shape[1] * 9)
+    bad = find_bad_keys(keys, silent(50))
+    assert (bad.not_finite, bad.first_not_finite, bad.zero, bad.first_zero, bad.tail) == (2, 7, 7, 20, 44)

@@ -1,0 +1,59 @@
+"""A naive decoder in float64, from a state dict in checkpoint layout: one row, without dropout."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.oracles.adaptive_softmax import embed
+from tests.oracles.attention import attention
+
+Floats = npt.NDArray[np.float64]
+ACTIVATIONS = {
+    "relu": lambda x: max(x, 0.0),
+    "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    "gelu_accurate": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
+
+
+def under(state: Mapping[str, Floats], prefix: str) -> dict[str, Floats]:
+    """The entries under a prefix, without it."""
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def sinusoid(position: int, width: int) -> Floats:
+    """One row of the position table."""
+    half = width // 2
+    angles = [position * math.exp(-i * math.log(10000) / (half - 1)) for i in range(half)]
+    return np.array([math.sin(a) for a in angles] + [math.cos(a) for a in angles] + [0.0] * (width % 2))
+
+
+def layer_norm(x: Floats, weights: Mapping[str, Floats]) -> Floats:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weights["weight"] + weights["bias"]
+
+
+def decode(
+    state: Mapping[str, Floats], ids: list[int], edges: list[int], num_heads: int, activation: str = "relu"
+) -> tuple[Floats, Floats]:
+    """Features and the last layer's feed-forward input, each [T, C]; ``state`` is what lies under ``decoder.``."""
+    if "embed_tokens.weight" in state:
+        x = np.array([state["embed_tokens.weight"][token] for token in ids])
+    else:
+        x = embed(under(state, "embed_tokens."), ids, edges)
+    width = state["layers.0.fc2.weight"].shape[0]
+    x = x * math.sqrt(width)
+    if "project_in_dim.weight" in state:
+        x = x @ state["project_in_dim.weight"].T
+    learned = state.get("embed_positions.weight")
+    x = x + np.array([sinusoid(t + 2, width) if learned is None else learned[t + 2] for t in range(len(ids))])
+    for n in range(max(int(name.split(".")[1]) for name in state if name.startswith("layers.")) + 1):
+        layer = under(state, f"layers.{n}.")
+        normed = layer_norm(x, under(layer, "self_attn_layer_norm."))
+        x = x + attention(normed, under(layer, "self_attn."), num_heads)
+        ffn_input = layer_norm(x, under(layer, "final_layer_norm."))
+        inner = np.vectorize(ACTIVATIONS[activation])(ffn_input @ layer["fc1.weight"].T + layer["fc1.bias"])
+        x = x + inner @ layer["fc2.weight"].T + layer["fc2.bias"]
+    x = layer_norm(x, under(state, "layer_norm.")) if "layer_norm.weight" in state else x
+    return (x @ state["project_out_dim.weight"].T if "project_out_dim.weight" in state else x), ffn_input

@@ -1,0 +1,69 @@
+"""Files that are not there: the command says so before torch is imported, and knows what was meant."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairseq.errors import DataError
+from fairseq.runtime.inputs import require_inputs
+
+PROGRAM = """
+import sys
+from fairseq_cli.{module} import main
+from fairseq.errors import FairseqError
+try:
+    main({words})
+except FairseqError as err:
+    print(err)
+print(sorted({{"torch", "faiss"}} & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def data_bin(tmp_path: Path) -> Path:
+    """Returns a data directory with empty files: whether they are there is all that is asked."""
+    for name in ("dict.txt", "train.idx", "train.bin", "valid.idx", "valid.bin", "test.idx"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_what_is_there_is_not_complained_of(data_bin: Path) -> None:
+    require_inputs(f"{data_bin}/dict.txt:{data_bin}/valid.bin", str(data_bin), "valid")
+    require_inputs("", f"{data_bin}/dict.txt")
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "message"),
+    [
+        ("", "vald", "vald.idx does not exist; did you mean valid?"),
+        ("", "valid1", "valid1.idx does not exist; did you mean valid?"),
+        ("", "other", "other.idx does not exist; fairseq-preprocess --only-source --testpref TEXT --destdir"),
+        ("", "test", "test.bin does not exist; fairseq-preprocess --only-source --testpref TEXT --destdir"),
+        ("/dict.txt", "valid", "is a file, but the split 'valid' lies in a data directory"),
+        ("x", "valid", "does not exist; fairseq-preprocess --destdir makes one"),
+    ],
+)
+def test_a_split_that_is_not_there(data_bin: Path, data: str, split: str, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        require_inputs("", f"{data_bin}{data}", split)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("train", ["--arch", "transformer_lm", "--max-tokens", "8", "--train-subset", "vald"]),
+        ("eval_lm", ["--path", "MODEL", "--gen-subset", "vald"]),
+        ("generate", ["--path", "MODEL", "--gen-subset", "vald"]),
+    ],
+)
+def test_a_mistyped_split_is_answered_without_torch(data_bin: Path, module: str, words: list[str]) -> None:
+    words = [str(data_bin), *(str(data_bin / "dict.txt") if word == "MODEL" else word for word in words)]
+    program = PROGRAM.format(module=module, words=words)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    message, imported = done.stdout.splitlines()
+    assert message == f"{data_bin / 'vald.idx'} does not exist; did you mean valid?"
+    assert imported == "[]"
