@@ -8,7 +8,7 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig
 from fairseq.config.flags import flag_name
 from fairseq.knn.index.config import AUTO, BuildConfig
-from fairseq.runtime.log import log_format_of, logger
+from fairseq.runtime.log import logger
 from fairseq_cli.run import run
 
 PROG = "build_dstore.py"
@@ -18,7 +18,8 @@ DESCRIPTION = """Build the FAISS index of a datastore. An interrupted build goes
 def main(argv: Sequence[str]) -> None:
     """Builds an index and prints where it is."""
     flags = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv)
-    config, common = flags.build(BuildConfig), flags.build(CommonConfig)
+    config = flags.build(BuildConfig)
+    flags.build(CommonConfig)
     flags.warn_unused()
     for name in ("ncentroids", "code_size"):
         if config.index_spec is not None and name in flags.typed:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         config.dstore_mmap, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
     )
     build = append_to_index if config.append else build_index
-    manifest = build(datastore, config, config.faiss_index, log_format_of(common))
+    manifest = build(datastore, config, config.faiss_index)
     seconds = time.monotonic() - start
     bytes_per_key = Path(config.faiss_index).stat().st_size / manifest.rows
     sys.stdout.write(

@@ -129,9 +129,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room:
         directory = write_retrieval(Path(room), args.tokens, args.rows, args.k)
         start = time.monotonic()
-        write_report(
-            ReportConfig(retrieval=str(directory), max_tokens=args.tokens, max_megabytes=args.megabytes), "none"
-        )
+        write_report(ReportConfig(retrieval=str(directory), max_tokens=args.tokens, max_megabytes=args.megabytes))
         page = directory / "report.html"
         facts = json.loads(page.read_text(encoding="utf-8").split('id="facts">', 1)[1].split("</script>", 1)[0])
         print(f"| {args.tokens:,} tokens, k {args.k}, text of {args.rows:,} | |\n|---|---:|")

@@ -15,7 +15,7 @@ from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import locked, write_json
 from fairseq.runtime.inputs import require_inputs
-from fairseq.runtime.log import log_format_of, logger
+from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.tasks import TASKS
 from fairseq_cli.eval_settings import Settings
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.datastore.dump import dump_datastore
 
-        dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore, log_format_of(settings.common))
+        dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore)
         return
     with ExitStack() as stack:
         results = settings.eval.results_file
@@ -93,7 +93,7 @@ def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource
     stats = WordStats()
     perplexity = Perplexity()
     stopwatch = Stopwatch()
-    for scored in score_all(evaluation, scorer, perplexity, log_format_of(settings.common), settings.log_every):
+    for scored in score_all(evaluation, scorer, perplexity, settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if sweep is not None:
@@ -105,7 +105,7 @@ def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource
         sys.stdout.write(sweep.table())
     best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
     result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
-    source.finish(log_format_of(settings.common))
+    source.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result

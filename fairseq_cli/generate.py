@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fairseq.config.command_line import parse
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
-from fairseq.runtime.log import Progress, log_format_of, logger
+from fairseq.runtime.log import Progress, logger
 from fairseq.tasks import TASKS
 from fairseq_cli.generation_run import GROUPS, MORE_GROUPS, Settings, open_run
 from fairseq_cli.run import run
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     num_tokens = 0
     # A line of progress every few seconds, unless batches were asked for.
     every = settings.common.log_interval if "log_interval" in flags.typed else None
-    with Progress("generate", len(ids), "prompts", log_format_of(settings.common), every=every) as progress:
+    with Progress("generate", len(ids), "prompts", every=every) as progress:
         for batch in batches:
             found = opened.generator.generate([prompts[i] for i in batch], [ids[i] for i in batch])
             for i, texts in zip(batch, found, strict=True):

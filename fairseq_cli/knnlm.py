@@ -19,7 +19,7 @@ from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.sweep.config import CacheMixConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
-from fairseq.runtime.log import log_format_of, logger
+from fairseq.runtime.log import logger
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ class Subcommand:
 
 def check(flags: Flags) -> None:
     """Checks data, checkpoint, datastore and index, each alone and together."""
-    config, log_format = flags.build(CheckConfig), log_format_of(flags.build(CommonConfig))
+    config = flags.build(CheckConfig)
+    flags.build(CommonConfig)
     flags.warn_unused()
 
     from fairseq.knn.inspect.check import check_all
 
-    check_all(config, log_format, lambda finding: print(finding, flush=True))  # noqa: T201
+    check_all(config, lambda finding: print(finding, flush=True))  # noqa: T201
 
 
 def info(flags: Flags) -> None:
@@ -64,12 +65,13 @@ def info(flags: Flags) -> None:
 def adopt(flags: Flags) -> None:
     """Makes the datastore of another tool one of ours."""
     config, origin = flags.build(AdoptConfig), flags.build(OriginConfig)
-    device, log_format = flags.build(DeviceConfig), log_format_of(flags.build(CommonConfig))
+    device = flags.build(DeviceConfig)
+    flags.build(CommonConfig)
     flags.warn_unused()
 
     from fairseq.knn.maintain.adopt import adopt_datastore
 
-    print(adopt_datastore(config, origin, device, log_format))  # noqa: T201
+    print(adopt_datastore(config, origin, device))  # noqa: T201
 
 
 def convert(flags: Flags) -> None:
@@ -85,12 +87,13 @@ def convert(flags: Flags) -> None:
 
 def report(flags: Flags) -> None:
     """Writes the page of a saved retrieval."""
-    config, log_format = flags.build(ReportConfig), log_format_of(flags.build(CommonConfig))
+    config = flags.build(ReportConfig)
+    flags.build(CommonConfig)
     flags.warn_unused()
 
     from fairseq.knn.report.build import write_report
 
-    print(write_report(config, log_format))  # noqa: T201
+    print(write_report(config))  # noqa: T201
 
 
 def sweep(flags: Flags) -> "Kept":
@@ -100,7 +103,7 @@ def sweep(flags: Flags) -> "Kept":
 
     from fairseq.knn.sweep.report import run_sweep
 
-    return run_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+    return run_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
 
 
 def recall(flags: Flags) -> None:
@@ -114,7 +117,6 @@ def recall(flags: Flags) -> None:
     from fairseq.knn.inspect.recall import Search, lines, measure, own_rows, write_table
     from knnlm import KNN_Dstore
 
-    log_format = log_format_of(common)
     store = Datastore.open(
         config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
     )
@@ -124,13 +126,13 @@ def recall(flags: Flags) -> None:
             if name in flags.typed:
                 logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(name))
     else:
-        queries = text_queries(text, config, store, device, log_format)
+        queries = text_queries(text, config, store, device)
 
     def opener(store: Datastore, index: Any, settings: KNNConfig) -> Search:
         neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
         return lambda queries_ND, k: neighbours.search(queries_ND, k)
 
-    rows = list(measure(store, queries, config, common.seed, log_format, opener))
+    rows = list(measure(store, queries, config, common.seed, opener))
     print("\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)]))  # noqa: T201
     if config.json is not None:
         write_table(config.json, rows, queries, [config, text])
@@ -143,7 +145,7 @@ def sweep_cache(flags: Flags) -> "Kept":
 
     from fairseq.knn.sweep.cache_report import run_cache_sweep
 
-    return run_cache_sweep(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+    return run_cache_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
 
 
 def fit_lmbda(flags: Flags) -> "Kept":
@@ -153,7 +155,7 @@ def fit_lmbda(flags: Flags) -> "Kept":
 
     from fairseq.knn.weight.report import run_fit
 
-    return run_fit(config, common.seed, log_format_of(common), lambda text: print(text, flush=True))  # noqa: T201
+    return run_fit(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
 
 
 def rows(flags: Flags) -> None:
@@ -170,12 +172,12 @@ def rows(flags: Flags) -> None:
 def forget(flags: Flags) -> None:
     """Forgets rows of a datastore."""
     config, texts = flags.build(ForgetConfig), flags.build(TextsConfig)
-    log_format = log_format_of(flags.build(CommonConfig))
+    flags.build(CommonConfig)
     flags.warn_unused()
 
     from fairseq.knn.maintain.forget import forget as forget_rows
 
-    forget_rows(config, texts, log_format, lambda text: print(text, flush=True))  # noqa: T201
+    forget_rows(config, texts, lambda text: print(text, flush=True))  # noqa: T201
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {

@@ -53,10 +53,10 @@ class SecondSource:
         cache = {} if scored.cache_log_p_NS is None else {CACHE_COLUMN: scored.cache_log_p_NS}
         self.recorder.add(scored, **known_arrays(scored.known), **cache)
 
-    def finish(self, log_format: str) -> None:
+    def finish(self) -> None:
         """Marks the retrieval as done, where there is one."""
         if self.recorder is not None:
-            with at_work("checksums of the retrieval", log_format):
+            with at_work("checksums of the retrieval"):
                 self.recorder.finish()
 
     def summary(self) -> str:

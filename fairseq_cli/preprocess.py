@@ -19,7 +19,6 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError
 from fairseq.runtime.files import file_sha256, locked, write_json
-from fairseq.runtime.log import log_format_of
 from fairseq_cli.run import run
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     """Parses the flags, makes the dictionary, binarises each text, and records what was done."""
     flags = parse("fairseq-preprocess", DESCRIPTION, flag_groups(), argv)
     config = flags.build(PreprocessConfig)
-    log_format = log_format_of(flags.build(CommonConfig))
+    flags.build(CommonConfig)
     flags.warn_unused("fairseq-preprocess reads and writes files only")
     for name in ("thresholdsrc", "nwordssrc", "padding_factor"):
         if config.srcdict is not None and name in flags.typed:
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
             logger.info("an earlier run of this command was stopped; starting over")
         else:
             check_outputs(config, splits, given)
-        preprocess(config, splits, given, earlier, log_format)
+        preprocess(config, splits, given, earlier)
     logger.info("Wrote preprocessed data to %s", config.destdir)
 
 
@@ -78,15 +77,14 @@ def preprocess(
     splits: Sequence[Split],
     given: Dictionary | None,
     earlier: dict[str, Any],
-    log_format: str,
 ) -> None:
     """Makes the dictionary, binarises each text, and records it; a run that is stopped in between is known by it."""
-    dictionary = given if given is not None else build_dictionary(config, log_format)
+    dictionary = given if given is not None else build_dictionary(config)
     logger.info("Dictionary: %d types", len(dictionary))
     check_dictionary(dictionary, Path(config.destdir), splits)
     write_json(record_path(config), {**earlier, "unfinished": identity(config)})
     install_dictionary(dictionary, Path(config.destdir), splits)
-    records = {split.name: binarize_split(split, dictionary, config.workers, log_format) for split in splits}
+    records = {split.name: binarize_split(split, dictionary, config.workers) for split in splits}
     write_record(config, dictionary, records, earlier)
 
 
@@ -139,10 +137,10 @@ def check_outputs(config: PreprocessConfig, splits: Sequence[Split], given: Dict
         )
 
 
-def build_dictionary(config: PreprocessConfig, log_format: str) -> Dictionary:
+def build_dictionary(config: PreprocessConfig) -> Dictionary:
     """Returns the dictionary of the training text."""
     assert config.trainpref is not None
-    counts = count_words(config.trainpref, config.workers, log_format=log_format)
+    counts = count_words(config.trainpref, config.workers)
     if not counts:
         raise DataError(f"--trainpref must name a text with words to count, but {config.trainpref} has none")
     return Dictionary.from_counts(counts, config.thresholdsrc, config.nwordssrc, config.padding_factor)
@@ -177,11 +175,11 @@ def install_dictionary(dictionary: Dictionary, destdir: Path, splits: Sequence[S
         dictionary.save(destdir / "dict.txt")
 
 
-def binarize_split(split: Split, dictionary: Dictionary, workers: int, log_format: str) -> dict[str, Any]:
+def binarize_split(split: Split, dictionary: Dictionary, workers: int) -> dict[str, Any]:
     """Binarises one text, logs the line that users know, and returns its record."""
     start = time.monotonic()
     with IndexedDatasetWriter(split.prefix, len(dictionary)) as writer:
-        summary = binarize(split.text, dictionary, writer, workers, log_format=log_format)
+        summary = binarize(split.text, dictionary, writer, workers)
     seconds = max(time.monotonic() - start, 1e-9)
     logger.info("%s (%s lines/s)", describe(split.text, summary), f"{summary.num_sentences / seconds:,.0f}")
     return {

@@ -8,10 +8,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from fairseq.config.command_line import early_value, load_plugins
+from fairseq.config.command_line import early_value, hyphens, load_plugins
 from fairseq.errors import FairseqError
 from fairseq.runtime.interrupts import Interrupted, handled
-from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, setup_logging
+from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -28,6 +28,7 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     setup_logging()
     start = time.monotonic()
     try:
+        set_log_format(early_value("--log-format", words), no_bar="--no-progress-bar" in map(hyphens, words))
         with handled(), log_to(early_value("--log-file", words)):
             load_plugins(words)
             main(words)

@@ -19,7 +19,7 @@ from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.runtime.files import locked
 from fairseq.runtime.inputs import require_inputs
-from fairseq.runtime.log import log_format_of
+from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.tasks import TASKS
 from fairseq.train.config import CheckpointConfig, TrainConfig
@@ -127,6 +127,8 @@ def main(argv: Sequence[str]) -> None:
     torch.manual_seed(settings.common.seed)
     if precision.device.type == "cpu":
         keep_freed_memory()
+    if group.rank:
+        set_log_format("none")
     try:
         with ExitStack() as stack:
             if group.rank == 0 and not settings.checkpoint.no_save:
@@ -176,7 +178,6 @@ def build_training(settings: Settings, precision: "Precision", group: "ProcessGr
         settings.checkpoint,
         stop_lr(settings.schedule, settings.optimization),
         settings.common.log_interval,
-        log_format_of(settings.common) if group.rank == 0 else "none",
     )
     training = Training(
         task, trainer, settings.train, settings.batching, schedule, settings.common.seed, settings.fields()

@@ -32,7 +32,7 @@ def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[st
     Raises:
         ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
     """
-    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     parser = make_parser(prog, description, groups)
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
@@ -51,7 +51,7 @@ def load_plugins(argv: Sequence[str] | None = None) -> None:
 
 def early_value(name: str, argv: Sequence[str] | None = None) -> str | None:
     """Returns the value of a flag that is needed before the parser is built."""
-    words = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     early = _Parser(add_help=False, allow_abbrev=False)
     early.add_argument(name, dest="value")
     value: str | None = early.parse_known_args(words)[0].value
@@ -104,7 +104,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=36, width=110)
 
 
-def _hyphens(word: str) -> str:
+def hyphens(word: str) -> str:
     """Returns ``--dstore_size=5`` as ``--dstore-size=5``; words that are not flags stay as they are."""
     if not word.startswith("--"):
         return word

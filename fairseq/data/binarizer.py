@@ -174,9 +174,7 @@ class Encoder:
         return EncodedChunk(ids.astype(self._dtype), sizes, num_open, int(np.count_nonzero(replaced)))
 
 
-def count_words(
-    path: str | Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES, log_format: str = "none"
-) -> Counter[str]:
+def count_words(path: str | Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES) -> Counter[str]:
     """Returns how often each word stands in a text file.
 
     Raises:
@@ -184,7 +182,7 @@ def count_words(
     """
     chunks = split_chunks(path, chunk_bytes)
     counts: Counter[str] = Counter()
-    with Progress(f"count {Path(path).name}", _num_bytes(chunks), "bytes", log_format) as progress:
+    with Progress(f"count {Path(path).name}", _num_bytes(chunks), "bytes") as progress:
         for chunk, found in zip(chunks, ordered_map(count_chunk, chunks, workers), strict=True):
             counts.update(found)
             progress.advance(chunk.end - chunk.start, types=len(counts))
@@ -198,7 +196,6 @@ def binarize(
     workers: int = 1,
     *,
     chunk_bytes: int = CHUNK_BYTES,
-    log_format: str = "none",
 ) -> TextSummary:
     """Writes the ids of a text file to ``writer``, and returns what the text came to.
 
@@ -208,7 +205,7 @@ def binarize(
     chunks = split_chunks(path, chunk_bytes)
     encode = Encoder(dictionary.indices, writer.dtype)
     num_open = num_replaced = 0
-    with Progress(f"binarise {Path(path).name}", _num_bytes(chunks), "bytes", log_format) as progress:
+    with Progress(f"binarise {Path(path).name}", _num_bytes(chunks), "bytes") as progress:
         for chunk, encoded in zip(chunks, ordered_map(encode, chunks, workers), strict=True):
             if len(encoded.sizes):
                 encoded.sizes[0] += num_open

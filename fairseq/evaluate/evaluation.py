@@ -184,7 +184,6 @@ def score_all(
     evaluation: Evaluation,
     scorer: SequenceScorer,
     perplexity: Perplexity,
-    log_format: str,
     every: int | None = None,
 ) -> Iterator[ScoredBatch]:
     """Yields the scored targets of every batch, which the caller adds to ``perplexity``, shown as it goes.
@@ -192,7 +191,7 @@ def score_all(
     A line of progress comes every few seconds, or every so many batches.
     """
     total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
-    with Progress("evaluate", total, "tokens", log_format, every=every) as progress:
+    with Progress("evaluate", total, "tokens", every=every) as progress:
         for scored in scorer.scored(evaluation.collated()):
             yield scored
             progress.advance(len(scored.target_N), loss=perplexity.loss)

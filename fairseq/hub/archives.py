@@ -16,10 +16,9 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fairseq.config.common import CommonConfig
 from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
 from fairseq.runtime.files import file_sha256, fsync_directory
-from fairseq.runtime.log import Progress, log_format_of
+from fairseq.runtime.log import Progress
 from fairseq.runtime.resources import GIB, free_disk_bytes, shown_bytes
 
 MOST_FILES = 10_000
@@ -60,12 +59,11 @@ def unpacked(archive: Path, cache: Path) -> Path:
 def _extract(archive: Path, target: Path) -> None:
     target.mkdir()
     room = min(MOST_BYTES, free_disk_bytes(target))
-    log_format = log_format_of(CommonConfig())
     try:
         with (
             archive.open("rb") as file,
             tarfile.open(fileobj=file, mode="r:*") as tar,
-            Progress(f"unpack {archive.name}", archive.stat().st_size, "bytes", log_format) as progress,
+            Progress(f"unpack {archive.name}", archive.stat().st_size, "bytes") as progress,
         ):
             for number, member in enumerate(tar, 1):
                 _check(archive, member, number)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.arrays import Int64s
-from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import coerce
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError
@@ -22,7 +22,7 @@ from fairseq.hub.protocol import RowSource
 from fairseq.hub.records import Neighbour, Neighbourhood, Score, checked_weight
 from fairseq.hub.scoring import score_cuts
 from fairseq.hub.text import Cut, cut, decode, encode
-from fairseq.runtime.log import Progress, log_format_of
+from fairseq.runtime.log import Progress
 from fairseq.runtime.precision import Precision
 
 # Fewer tokens are scored before a line of progress could be read.
@@ -94,8 +94,7 @@ class LanguageModelHub:
         texts = _listed(text)
         cuts = self._cuts([encode(self.dictionary, each) for each in texts], context_window)
         total = sum(part.num_tokens for part in cuts)
-        log_format = log_format_of(CommonConfig()) if total >= SHOWN_TOKENS else "none"
-        with Progress("score", total, "tokens", log_format) as progress:
+        with Progress("score", total, "tokens", shown=total >= SHOWN_TOKENS) as progress:
             scores = score_cuts(
                 cuts, self.models, self._precision, self.dictionary, self._source, self.lmbda, progress.advance
             )

@@ -18,13 +18,12 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from fairseq.config.common import CommonConfig
-
 logger = logging.getLogger("fairseq")
 
 LINE_INTERVAL_S = 10.0
 _FORMAT, _DATE = "%(asctime)s | %(levelname)s | %(name)s | %(message)s", "%Y-%m-%d %H:%M:%S"
 _file: logging.FileHandler | None = None
+_format: str | None = None
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -58,11 +57,15 @@ def log_to(path: str | None) -> Iterator[None]:
         _file = None
 
 
-def log_format_of(common: CommonConfig) -> str:
-    """Returns the log format in force: the one that was asked for, else a bar in a terminal and lines elsewhere."""
-    if common.log_format is not None:
-        return common.log_format
-    return "tqdm" if sys.stderr.isatty() and not common.no_progress_bar else "simple"
+def set_log_format(name: str | None, *, no_bar: bool = False) -> None:
+    """Sets the form of progress for the whole run: json, simple, tqdm or none; None is for what ``log_format`` says."""
+    global _format
+    _format = "simple" if name is None and no_bar else name
+
+
+def log_format() -> str:
+    """Returns the form of progress in force: the one that was set, else a bar in a terminal and lines elsewhere."""
+    return _format or ("tqdm" if sys.stderr.isatty() else "simple")
 
 
 def peak_memory_gib() -> float:
@@ -98,10 +101,10 @@ class Progress:
         stage: what is being done: ``"evaluate"``.
         total: units in all.
         unit: what is counted: ``"tokens"``.
-        log_format: json, simple, tqdm or none.
         done: units that an earlier run had finished; they do not count towards the rate.
         interval_s: seconds between two lines.
         every: advances between two lines, instead of seconds.
+        shown: False counts in silence.
     """
 
     def __init__(
@@ -109,20 +112,21 @@ class Progress:
         stage: str,
         total: int,
         unit: str,
-        log_format: str = "simple",
         *,
         done: int = 0,
         interval_s: float = LINE_INTERVAL_S,
         every: int | None = None,
+        shown: bool = True,
     ) -> None:
-        self.stage, self.total, self.unit, self.log_format = stage, total, unit, log_format
+        self.stage, self.total, self.unit = stage, total, unit
+        self.log_format = log_format() if shown else "none"
         self.done = self._before = done
         self.interval_s = interval_s
         self.every = every
         self._num_advances = 0
         self._start = self._last_line = time.monotonic()
         self._bar: Any = None
-        if log_format == "tqdm":
+        if self.log_format == "tqdm":
             from tqdm import tqdm  # a tenth of a second, which only a bar is worth
 
             self._bar = tqdm(
@@ -196,9 +200,10 @@ class Progress:
 
 
 @contextmanager
-def at_work(stage: str, log_format: str = "simple", *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None]:
+def at_work(stage: str, *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None]:
     """Says every few seconds that a stage goes on: one that another library does in a single call, uncounted."""
-    if log_format == "none":
+    form = log_format()
+    if form == "none":
         yield
         return
     start, done = time.monotonic(), threading.Event()
@@ -207,7 +212,7 @@ def at_work(stage: str, log_format: str = "simple", *, interval_s: float = LINE_
         while not done.wait(interval_s):
             seconds = time.monotonic() - start
             record = json.dumps({"stage": stage, "seconds": round(seconds, 1)})
-            logger.info("%s", record if log_format == "json" else f"{stage}: {format_duration(seconds)} so far")
+            logger.info("%s", record if form == "json" else f"{stage}: {format_duration(seconds)} so far")
 
     teller = threading.Thread(target=tell, name=stage, daemon=True)
     teller.start()

@@ -25,7 +25,7 @@ from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
 from fairseq.optim.config import OptimizationConfig
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
-from fairseq.runtime.log import Progress
+from fairseq.runtime.log import Progress, log_format
 from fairseq.train.checkpoint_files import Best, delete_old, names_to_write, write_all
 from fairseq.train.config import CheckpointConfig, TrainConfig
 from fairseq.train.data import load_epoch, load_validation
@@ -43,7 +43,6 @@ class Schedule:
     checkpoint: CheckpointConfig
     stop_lr: float
     log_interval: int
-    log_format: str
 
 
 class Training:
@@ -166,9 +165,7 @@ class Training:
         log = self.schedule
         total = math.ceil(len(batches) / freq)
         done = self.position // freq
-        with Progress(
-            f"epoch {self.epoch:03d}", total, "updates", log.log_format, done=done, every=log.log_interval
-        ) as progress:
+        with Progress(f"epoch {self.epoch:03d}", total, "updates", done=done, every=log.log_interval) as progress:
             while self.position < len(batches):
                 chunk = batches[self.position : self.position + freq]
                 rows = [dataset.collate(idx) for idx in chunk if len(idx)]
@@ -238,7 +235,7 @@ class Training:
     def _log_line(self, part: str, values: Mapping[str, float]) -> None:
         if self.trainer.group.rank:
             return
-        if self.schedule.log_format == "json":
+        if log_format() == "json":
             logger.info("%s", json.dumps({"epoch": self.epoch, "part": part, **values}))
         else:
             shown = " | ".join(f"{name} {value:.6g}" for name, value in values.items())

@@ -167,7 +167,7 @@ def test_targets_have_no_part_in_their_weights(fitted, data_dir, tmp_path) -> No
     for directory in (fitted / "test", tmp_path / "changed"):
         retrieval = Retrieval.open(directory)
         values_N, counts_V = (f(retrieval, None, allow_mismatch=False) for f in (open_values, open_counts))
-        tokens = read_tokens(retrieval, values_N, counts_V, K, 5.0, "none")
+        tokens = read_tokens(retrieval, values_N, counts_V, K, 5.0)
         model = read_model(fitted / "lmbda.json")
         weights.append(tokens.weights(model.weights))
         skipped = model.skip.skipped(tokens.features_NF[:, :3], 0.5)

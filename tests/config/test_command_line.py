@@ -52,7 +52,7 @@ def test_the_positional_stands_anywhere() -> None:
 
 
 @pytest.mark.parametrize("word", ["--dstore-mmap", "--dstore_mmap"])
-def test_underscores_and_hyphens_are_one_flag(word: str) -> None:
+def test_underscores_andhyphens_are_one_flag(word: str) -> None:
     assert typed(word, "a_b") == typed(f"{word}=a_b") == {"dstore_mmap": "a_b"}
 
 

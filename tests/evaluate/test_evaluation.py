@@ -107,6 +107,6 @@ def evaluate(golden_dir: Path, checkpoint: str, flags: str) -> tuple[float, int,
     evaluation = prepare(typed, config, CPU)
     perplexity = Perplexity()
     scorer = SequenceScorer(evaluation.models, CPU, config.softmax_batch)
-    for scored in score_all(evaluation, scorer, perplexity, "none"):
+    for scored in score_all(evaluation, scorer, perplexity):
         perplexity.add(scored.log_p_N, scored.target_N)
     return perplexity.loss, perplexity.count, evaluation.num_left_out

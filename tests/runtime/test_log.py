@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fairseq.config.common import CommonConfig
 from fairseq.runtime import log
 from fairseq.runtime.log import (
     Progress,
     at_work,
     format_duration,
-    log_format_of,
     log_to,
     peak_memory_gib,
+    set_log_format,
     setup_logging,
 )
 
@@ -44,6 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def at_info(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level(logging.INFO):
         yield
+    set_log_format(None)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,8 @@ def test_format_duration(seconds: float, text: str) -> None:
 
 
 def test_simple_shows_done_total_rate_and_time_left(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    with Progress("evaluate", 4000, "tokens", "simple") as progress:
+    set_log_format("simple")
+    with Progress("evaluate", 4000, "tokens") as progress:
         clock.now += 5
         progress.advance(500)
         assert not caplog.messages, "no line before ten seconds have passed"
@@ -64,7 +65,8 @@ def test_simple_shows_done_total_rate_and_time_left(clock: Clock, caplog: pytest
 
 
 def test_json_is_one_record_a_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    with Progress("train", 10, "updates", "json", every=2) as progress:
+    set_log_format("json")
+    with Progress("train", 10, "updates", every=2) as progress:
         for _ in range(4):
             clock.now += 1
             progress.advance(1, loss=2.0)
@@ -82,20 +84,23 @@ def test_json_is_one_record_a_line(clock: Clock, caplog: pytest.LogCaptureFixtur
 
 
 def test_none_shows_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    with Progress("evaluate", 10, "tokens", "none", every=1) as progress:
+    set_log_format("none")
+    with Progress("evaluate", 10, "tokens", every=1) as progress:
         clock.now += 100
         progress.advance(10)
     assert not caplog.messages
 
 
 def test_tqdm_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("evaluate", 10, "tokens", "tqdm") as progress:
+    set_log_format("tqdm")
+    with Progress("evaluate", 10, "tokens") as progress:
         progress.advance(10, loss=1.5)
     assert "evaluate" in capsys.readouterr().err
 
 
 def test_what_an_earlier_run_did_is_not_counted_in_the_rate(clock: Clock) -> None:
-    with Progress("write", 100, "rows", "none", done=50) as progress:
+    set_log_format("none")
+    with Progress("write", 100, "rows", done=50) as progress:
         clock.now += 5
         progress.advance(10)
         assert progress.done == 60
@@ -103,24 +108,28 @@ def test_what_an_earlier_run_did_is_not_counted_in_the_rate(clock: Clock) -> Non
 
 
 def test_an_empty_stage_does_not_divide_by_zero(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    with Progress("write", 0, "rows", "simple", every=1) as progress:
+    set_log_format("simple")
+    with Progress("write", 0, "rows", every=1) as progress:
         progress.advance(0)
     assert caplog.messages == ["write: 0 / 0 rows (0 %) | 0 rows/s | 0:00 left"]
 
 
 @pytest.mark.parametrize(
-    ("common", "terminal", "expected"),
+    ("name", "no_bar", "terminal", "expected"),
     [
-        (CommonConfig(), True, "tqdm"),
-        (CommonConfig(), False, "simple"),
-        (CommonConfig(no_progress_bar=True), True, "simple"),
-        (CommonConfig(log_format="json"), True, "json"),
-        (CommonConfig(log_format="tqdm", no_progress_bar=True), False, "tqdm"),
+        (None, False, True, "tqdm"),
+        (None, False, False, "simple"),
+        (None, True, True, "simple"),
+        ("json", False, True, "json"),
+        ("tqdm", True, False, "tqdm"),
     ],
 )
-def test_log_format_of(common: CommonConfig, terminal: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_format_in_force(
+    name: str | None, no_bar: bool, terminal: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    assert log_format_of(common) == expected
+    set_log_format(name, no_bar=no_bar)
+    assert log.log_format() == expected
 
 
 def test_peak_memory_is_plausible() -> None:
@@ -141,7 +150,8 @@ def test_a_terminal_without_a_size_has_a_bar_too(monkeypatch: pytest.MonkeyPatch
     with open(terminal, "w", encoding="utf-8") as stderr:  # noqa: PTH123 - a descriptor, not a path
         assert os.get_terminal_size(terminal).columns == 0
         monkeypatch.setattr(sys, "stderr", stderr)
-        with Progress("evaluate", 10, "tokens", "tqdm") as progress:
+        set_log_format("tqdm")
+        with Progress("evaluate", 10, "tokens") as progress:
             progress.advance(5)
             stderr.flush()
             assert b"evaluate:" in os.read(main, 4096)
@@ -159,7 +169,8 @@ def test_slow_rates_are_no_zero(rate: float, shown: str) -> None:
 def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
     clock: Clock, tmp_path: Path, log_format: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with log_to(str(tmp_path / "log")), Progress("evaluate", 400, "tokens", log_format, interval_s=10) as progress:
+    set_log_format(log_format)
+    with log_to(str(tmp_path / "log")), Progress("evaluate", 400, "tokens", interval_s=10) as progress:
         for _ in range(4):
             clock.now += 6
             progress.advance(100, loss=2.5)
@@ -194,8 +205,9 @@ def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str) -> None:
 
     listener = Listener()
     log.logger.addHandler(listener)
+    set_log_format(log_format)
     try:
-        with at_work("train index", log_format, interval_s=0.001):
+        with at_work("train index", interval_s=0.001):
             assert log_format == "none" or told.wait(60)
         count = len(lines)
         assert not any(thread.name == "train index" for thread in threading.enumerate()), "the teller is gone"

@@ -70,7 +70,7 @@ class RowGroup:
 
 
 def dump_datastore(
-    evaluation: Evaluation, config: EvalConfig, dump: DumpConfig, dstore: DatastoreConfig, log_format: str
+    evaluation: Evaluation, config: EvalConfig, dump: DumpConfig, dstore: DatastoreConfig
 ) -> DatastoreManifest:
     """Writes (or goes on writing) the datastore of a split and returns its manifest.
 
@@ -112,7 +112,7 @@ def dump_datastore(
         if done:
             logger.info("%s has %d of %d rows; going on from there", prefix, done, rows)
         groups = row_groups(evaluation.dataset, block_idx, starts, config, done)
-        with Progress("write datastore", rows, "rows", log_format, done=done) as progress:
+        with Progress("write datastore", rows, "rows", done=done) as progress:
             _write_rows(evaluation, groups, writer, progress)
         manifest = writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)

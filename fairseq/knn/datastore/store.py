@@ -20,7 +20,7 @@ from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.forgotten import read_forgotten
-from fairseq.knn.datastore.format import Layout, append_path, compaction_begun, keys_path, values_path
+from fairseq.knn.datastore.format import Layout, append_path, compaction_begun, infer_layout, keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.segments import earlier_states, segments_of

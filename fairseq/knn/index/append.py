@@ -38,7 +38,7 @@ from fairseq.runtime.resources import require_disk, require_memory
 logger = logging.getLogger(__name__)
 
 
-def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Path, log_format: str) -> IndexManifest:
+def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Path) -> IndexManifest:
     """Adds the rows that an index lacks, or with ``--retrain`` builds it anew as it was built; returns its manifest.
 
     Raises:
@@ -62,7 +62,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             effort=found.effort,
             probe=found.nprobe or config.probe,
         )
-        return build_index(store, again, path, log_format)
+        return build_index(store, again, path)
     with locked(path), finish_step_first():
         found = _manifest_of(path)
         if found.store_id == store.rows_id:
@@ -78,7 +78,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             num_bytes=0,
             sha256="",
         )
-        build = Build(store, replace(config, effort=found.effort), path, wanted, log_format)
+        build = Build(store, replace(config, effort=found.effort), path, wanted)
         done = _renamed(build)
         if done is None:
             index = resumed(build, "partial")
@@ -88,7 +88,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             add_rows(build, index)
             if index.ntotal != store.rows:
                 raise DatastoreError(f"{path} must get {store.rows} keys, but has {index.ntotal}; build it again")
-            done = save_index(index, build.stage("partial"), wanted, log_format)
+            done = save_index(index, build.stage("partial"), wanted)
             build.stage("partial").replace(path)
             fsync_directory(path.parent)
         write_manifest(manifest_path(path), done)

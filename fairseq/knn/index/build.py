@@ -52,7 +52,6 @@ class Build:
     config: BuildConfig
     path: Path
     manifest: IndexManifest
-    log_format: str
     times: dict[str, float] = field(default_factory=dict)
 
     def stage(self, name: str) -> Path:
@@ -64,7 +63,6 @@ def build_index(
     store: Datastore,
     config: BuildConfig,
     index_path: str | Path,
-    log_format: str,
     times: dict[str, float] | None = None,
 ) -> IndexManifest:
     """Writes the index of a datastore, going on from an interrupted build of the same, and returns its manifest.
@@ -73,7 +71,6 @@ def build_index(
         store: the datastore.
         config: settings.
         index_path: file to write.
-        log_format: of the progress.
         times: takes the seconds of ``train`` and ``add``, where they were done.
 
     Raises:
@@ -91,7 +88,7 @@ def build_index(
         config = resolved(config, store, path)
         empty = new_index(config, store.dimension)
         times = {} if times is None else times
-        build = Build(store, config, path, _manifest(store, config, empty), log_format, times)
+        build = Build(store, config, path, _manifest(store, config, empty), times)
         finished = None if config.overwrite else _finished(build)
         if finished is not None:
             remove_partial(build)
@@ -109,7 +106,7 @@ def build_index(
         set_nprobe(index, config.probe)
         if not _is_ours(build, "partial"):  # says whose the index is, should its own manifest not come to be written
             write_manifest(manifest_path(build.stage("partial")), build.manifest)
-        manifest = save_index(index, path, build.manifest, log_format)
+        manifest = save_index(index, path, build.manifest)
         remove_partial(build)
     return manifest
 
@@ -219,13 +216,13 @@ def _trained(build: Build, index: Any) -> Any:
     check_finite(build.store.prefix, sample_ND)
     start = time.monotonic()
     try:
-        with at_work("train the index", build.log_format):
+        with at_work("train the index"):
             train(index, sample_ND, config.seed, quick=config.effort == "quick", gpu=config.gpu_index)
     except RuntimeError as err:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
-    save_index(index, build.stage("trained"), replace(build.manifest, rows=0), build.log_format)
+    save_index(index, build.stage("trained"), replace(build.manifest, rows=0))
     check(GO_ON)
     return index
 
@@ -270,7 +267,7 @@ def add_rows(build: Build, index: Any) -> None:
     assert store.keys_ND is not None
     add = adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
     begun = saved = time.monotonic()
-    with Progress("add to the index", store.rows, "keys", build.log_format, done=index.ntotal) as progress:
+    with Progress("add to the index", store.rows, "keys", done=index.ntotal) as progress:
         for start in range(index.ntotal, store.rows, step):
             chunk_ND = np.ascontiguousarray(store.keys_ND[start : min(start + step, store.rows)], dtype=np.float32)
             check_finite(store.prefix, chunk_ND, start)
@@ -281,18 +278,18 @@ def add_rows(build: Build, index: Any) -> None:
             progress.advance(len(chunk_ND))
             due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
             if due and index.ntotal < store.rows:
-                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal), build.log_format)
+                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
                 saved = time.monotonic()
                 check(GO_ON)
     build.times["add"] = time.monotonic() - begun
 
 
-def save_index(index: Any, path: Path, manifest: IndexManifest, log_format: str = "simple") -> IndexManifest:
+def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:
     """Writes an index, then its manifest; the old manifest goes first, so that none ever describes another file."""
     if manifest_path(path).exists():
         manifest_path(path).unlink()
         fsync_directory(path.parent)
-    with at_work("write the index and its checksum", log_format):
+    with at_work("write the index and its checksum"):
         write_index(index, path)
         manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(manifest_path(path), manifest)

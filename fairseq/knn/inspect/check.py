@@ -27,7 +27,7 @@ from fairseq.knn.retrieval.format import MANIFEST as RETRIEVAL_MANIFEST
 from fairseq.runtime.files import write_json
 
 
-def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], None]) -> None:
+def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     """Checks what is given and shows each finding.
 
     Raises:
@@ -42,14 +42,14 @@ def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], No
     for prefix, indexfile in config.pairs:
         one = dataclasses.replace(config, dstore_filename=prefix, indexfile=indexfile)
         label = f"{prefix or indexfile}: " if len(config.pairs) > 1 else ""
-        store = _check_store_and_index(one, findings.labelled(label), log_format, data, checkpoint)
+        store = _check_store_and_index(one, findings.labelled(label), data, checkpoint)
         stores += [store] if store is not None else []
     if len(stores) > 1:
         with findings.failing("datastores together"):
             check_together(stores)
             findings.add(OK, "datastores together", f"{len(stores)} of one model and dictionary, as far as they say")
     if config.retrieval:
-        check_retrieval(config, findings, log_format, data, checkpoint, stores)
+        check_retrieval(config, findings, data, checkpoint, stores)
     failed, total = findings.num_failed, len(findings.all)
     if config.json is not None:
         write_json(
@@ -63,7 +63,6 @@ def check_all(config: CheckConfig, log_format: str, show: Callable[[Finding], No
 def _check_store_and_index(
     config: CheckConfig,
     findings: Findings,
-    log_format: str,
     data: CheckedData | None,
     checkpoint: CheckedCheckpoint | None,
 ) -> Datastore | None:
@@ -71,7 +70,7 @@ def _check_store_and_index(
     index = check_index_file(config, findings) if config.indexfile else None
     store = None
     if config.dstore_filename:
-        store = check_datastore(config, findings, log_format, data, checkpoint, index)
+        store = check_datastore(config, findings, data, checkpoint, index)
     if index is not None:
-        check_recall(config, findings, log_format, index, store)
+        check_recall(config, findings, index, store)
     return store

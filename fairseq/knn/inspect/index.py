@@ -98,7 +98,7 @@ def _check_bytes(config: CheckConfig, findings: Findings, path: Path, manifest: 
     findings.judge("index sha256", problem if sha256 != manifest.sha256 else None, sha256[:12])
 
 
-def check_recall(config: CheckConfig, findings: Findings, log_format: str, index: Any, store: Datastore | None) -> None:
+def check_recall(config: CheckConfig, findings: Findings, index: Any, store: Datastore | None) -> None:
     """Checks that the index is the datastore's, then how well it finds the neighbours of some of its keys."""
     if store is None:
         findings.add(SKIPPED, "index and datastore", "needs a datastore that can be opened")
@@ -114,7 +114,7 @@ def check_recall(config: CheckConfig, findings: Findings, log_format: str, index
         findings.add(SKIPPED, "index recall", "keys that are not finite have no distance")
         return
     with findings.failing("index keys"):
-        _judge_recall(findings, measure_recall(index, store, config.sample, config.k, log_format), store)
+        _judge_recall(findings, measure_recall(index, store, config.sample, config.k), store)
 
 
 def _check_fit(findings: Findings, index: Any, path: str, store: Datastore) -> bool:
@@ -137,7 +137,7 @@ def _check_fit(findings: Findings, index: Any, path: str, store: Datastore) -> b
     return fits & findings.judge("index store", None if same else f"{problem}; {remedy}", manifest.store_id[:12])
 
 
-def measure_recall(index: Any, store: Datastore, sample: int, k: int, log_format: str) -> Recall:
+def measure_recall(index: Any, store: Datastore, sample: int, k: int) -> Recall:
     """Returns how well the index finds the neighbours of ``sample`` keys, evenly spaced over the datastore.
 
     Raises:
@@ -154,7 +154,7 @@ def measure_recall(index: Any, store: Datastore, sample: int, k: int, log_format
         raise DatastoreError(
             f"the index returns row {ids_NK.max()} of {store.rows} rows; it is damaged, build it again"
         )
-    with Progress("exact search", store.rows, "rows", log_format) as progress:
+    with Progress("exact search", store.rows, "rows") as progress:
         _, exact_NK = exact_neighbours(
             keys_ND, queries_ND, k, progress, inner_product=inner_product, forgotten=store.forgotten
         )

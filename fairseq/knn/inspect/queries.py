@@ -74,9 +74,7 @@ class _Recorder:
         return torch.zeros(len(target_N), device=target_N.device)
 
 
-def text_queries(
-    config: QueriesConfig, recall: RecallConfig, store: Datastore, device: DeviceConfig, log_format: str
-) -> Queries:
+def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, device: DeviceConfig) -> Queries:
     """Returns queries of a text, after checking that its model belongs to the datastore.
 
     Raises:
@@ -103,7 +101,7 @@ def text_queries(
     scorer = SequenceScorer(evaluation.models, evaluation.precision, None, Interpolation(recorder, 0.0))
     batches = (evaluation.dataset.collate(evaluation.batches[number]) for number in chosen)
     log_ps = []
-    with Progress("queries", sum(sizes[number] for number in chosen), "tokens", log_format) as progress:
+    with Progress("queries", sum(sizes[number] for number in chosen), "tokens") as progress:
         for scored in scorer.scored(batches):
             log_ps.append(scored.log_p_N)
             progress.advance(len(scored.target_N))

@@ -105,9 +105,7 @@ class _Truth:
     loss: float | None
 
 
-def measure(
-    store: Datastore, queries: Queries, config: RecallConfig, seed: int, log_format: str, opener: Opener
-) -> Iterator[Measured]:
+def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int, opener: Opener) -> Iterator[Measured]:
     """Yields a row for the exact search, then one for each index, nprobe and kind of distances."""
     assert store.keys_ND is not None
     k = _num_neighbours(store, queries, config)
@@ -115,7 +113,7 @@ def measure(
         f"{len(queries.vectors_ND)} queries", len(queries.vectors_ND) * k * BYTES_A_NEIGHBOUR, "lower --sample or --k"
     )
     start = time.monotonic()
-    with Progress("exact search", store.rows, "rows", log_format) as progress:
+    with Progress("exact search", store.rows, "rows") as progress:
         near_NK, ids_NK = exact_neighbours(
             store.keys_ND, queries.vectors_ND, _asked(queries, k), progress, forgotten=store.forgotten
         )
@@ -127,7 +125,7 @@ def measure(
     yield Measured("exact", "keys", 0, size, None, None, 1.0, rate, truth.loss, None if truth.loss is None else 0.0)
     with ExitStack() as stack:
         directory = Path(config.keep_in or stack.enter_context(tempfile.TemporaryDirectory()))
-        for candidate in _candidates(store, config, directory, seed, log_format):
+        for candidate in _candidates(store, config, directory, seed):
             yield from _measured(store, queries, config, candidate, truth, opener)
 
 
@@ -142,9 +140,7 @@ def _asked(queries: Queries, k: int) -> int:
     return k + (queries.row_ids_N is not None)
 
 
-def _candidates(
-    store: Datastore, config: RecallConfig, directory: Path, seed: int, log_format: str
-) -> Iterator[_Index]:
+def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: int) -> Iterator[_Index]:
     for path in config.indexfile:
         if metric_name(read_index(path, mapped=True)) != "l2":
             raise MismatchError(f"--indexfile {path} must be of metric l2, but is of inner products; give another")
@@ -166,7 +162,7 @@ def _candidates(
             effort=config.effort,
         )
         times: dict[str, float] = {}
-        made = build_index(store, build, path, log_format, times)
+        made = build_index(store, build, path, times)
         yield _Index(made.spec, open_index(path), made.num_bytes / made.rows, times.get("train"), times.get("add"))
         if config.keep_in is None:
             for leftover in directory.glob("*"):

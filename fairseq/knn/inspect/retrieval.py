@@ -55,7 +55,6 @@ class Faults:
 def check_retrieval(
     config: CheckConfig,
     findings: Findings,
-    log_format: str,
     data: CheckedData | None,
     checkpoint: CheckedCheckpoint | None,
     stores: Sequence[Datastore],
@@ -69,12 +68,12 @@ def check_retrieval(
         findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest['split']}, k {retrieval.k}")
     if retrieval is None:
         return
-    _check_checksums(config, findings, retrieval, log_format)
+    _check_checksums(config, findings, retrieval)
     values: Values | None = None
     with findings.failing(STORE):
         values = _values(findings, retrieval, stores)
     faults = Faults()
-    with Progress("read retrieval", len(retrieval), "tokens", log_format) as progress:
+    with Progress("read retrieval", len(retrieval), "tokens") as progress:
         for rows in _blocks(retrieval):
             _look_at(faults, retrieval, rows, values)
             progress.advance(rows.stop - rows.start)
@@ -125,7 +124,7 @@ def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values |
     faults.note(ORDER, "are before the one that precedes them", back_N, before.start + 1)
 
 
-def _check_checksums(config: CheckConfig, findings: Findings, retrieval: Retrieval, log_format: str) -> None:
+def _check_checksums(config: CheckConfig, findings: Findings, retrieval: Retrieval) -> None:
     what, files = "retrieval sha256", retrieval.manifest["files"]
     recorded = {name: entry for name, entry in files.items() if isinstance(entry, dict) and entry.get("sha256")}
     if config.fast or not recorded:
@@ -133,7 +132,7 @@ def _check_checksums(config: CheckConfig, findings: Findings, retrieval: Retriev
         return
     damaged = []
     sizes = {name: (retrieval.directory / name).stat().st_size for name in recorded}
-    with Progress("checksums of the retrieval", sum(sizes.values()), "bytes", log_format) as progress:
+    with Progress("checksums of the retrieval", sum(sizes.values()), "bytes") as progress:
         for name, entry in recorded.items():
             if file_sha256(retrieval.directory / name) != entry["sha256"]:
                 damaged.append(name)

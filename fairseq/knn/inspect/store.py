@@ -40,7 +40,6 @@ def row_blocks(keys_ND: Array) -> Iterator[tuple[int, Array]]:
 def check_datastore(
     config: CheckConfig,
     findings: Findings,
-    log_format: str,
     data: CheckedData | None,
     checkpoint: CheckedCheckpoint | None,
     index: Any,
@@ -69,9 +68,9 @@ def check_datastore(
         findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
     if store is None:
         return None
-    _check_checksums(config, findings, log_format, prefix, manifest)
+    _check_checksums(config, findings, prefix, manifest)
     _check_values(findings, store, data)
-    _check_keys(findings, store, log_format)
+    _check_keys(findings, store)
     _check_origin(findings, store, data, checkpoint)
     check_segments(findings, store)
     return store
@@ -101,9 +100,7 @@ def _width(
     return int(index.d) if index is not None else None
 
 
-def _check_checksums(
-    config: CheckConfig, findings: Findings, log_format: str, prefix: Path, manifest: DatastoreManifest | None
-) -> None:
+def _check_checksums(config: CheckConfig, findings: Findings, prefix: Path, manifest: DatastoreManifest | None) -> None:
     if manifest is None:
         return
     parts = (
@@ -120,7 +117,7 @@ def _check_checksums(
             findings.add(FAILED, what, f"the manifest has {len(expected)} checksums for {chunks} chunks; it was edited")
             continue
         damaged = []
-        with Progress(f"checksums of {name}", manifest.rows, "rows", log_format) as progress:
+        with Progress(f"checksums of {name}", manifest.rows, "rows") as progress:
             for number, digest in enumerate(chunk_digests(path, row_bytes, manifest.rows)):
                 if digest != expected[number]:
                     damaged.append(number)
@@ -186,9 +183,9 @@ def find_bad_keys(keys_ND: Array, progress: Progress) -> BadKeys:
     return BadKeys(not_finite, first_not_finite, zero, first_zero, last_other + 1)
 
 
-def _check_keys(findings: Findings, store: Datastore, log_format: str) -> None:
+def _check_keys(findings: Findings, store: Datastore) -> None:
     assert store.keys_ND is not None
-    with Progress("read keys", store.rows, "rows", log_format) as progress:
+    with Progress("read keys", store.rows, "rows") as progress:
         bad = find_bad_keys(store.keys_ND, progress)
     overflowed = (
         f"{bad.not_finite} rows hold NaN or infinity, the first is row {bad.first_not_finite}: the model or float16"

@@ -58,7 +58,7 @@ class _Plan:
     settings: dict[str, Any]
 
 
-def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: DeviceConfig, log_format: str) -> str:
+def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: DeviceConfig) -> str:
     """Makes a datastore of ours from another tool's, and returns what was done, as a line.
 
     Raises:
@@ -87,7 +87,7 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         manifest_path(target).unlink(missing_ok=True)
         if target != found.prefix:
             _write_files(plan, target, config.copy)
-        manifest = _manifest(plan, target, origin, origin_config, log_format)
+        manifest = _manifest(plan, target, origin, origin_config)
         write_manifest(manifest_path(target), manifest)
         clear_sidecars(target)
     mended = plan.settings["mended"]
@@ -223,9 +223,7 @@ def _place(old: Path, new: Path, num_bytes: int, *, whole: bool) -> None:
     temporary.unlink(missing_ok=True)  # rename leaves two names of one file alone
 
 
-def _manifest(
-    plan: _Plan, target: Path, origin: Origin | None, config: OriginConfig, log_format: str
-) -> DatastoreManifest:
+def _manifest(plan: _Plan, target: Path, origin: Origin | None, config: OriginConfig) -> DatastoreManifest:
     layout = replace(
         plan.layout, rows=plan.rows, value_dtype=plan.layout.value_dtype if plan.values_N is None else "int64"
     )
@@ -234,7 +232,7 @@ def _manifest(
     )
     sums = []
     for path, row_bytes in ((keys_path(target), manifest.key_bytes), (values_path(target), manifest.value_bytes)):
-        with Progress(f"checksums of {path.name}", layout.rows, "rows", log_format) as progress:
+        with Progress(f"checksums of {path.name}", layout.rows, "rows") as progress:
             digests = []
             for digest in chunk_digests(path, row_bytes, layout.rows):
                 digests.append(digest)

@@ -46,7 +46,7 @@ BLOCK_BYTES = 1 << 24
 GO_ON = "the old files are as they were, and the same command goes on from there"
 
 
-def compact(prefix: Path, indexes: list[Path], save_interval_s: float, log_format: str) -> str:
+def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
     """Takes the forgotten rows out of a datastore's files and of indexes, and returns what was done.
 
     Raises:
@@ -73,7 +73,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float, log_forma
         for path in indexes:
             _check_index(path, manifest, target)
         with finish_step_first():
-            _write_store(prefix, manifest, target, forgotten, save_interval_s, log_format)
+            _write_store(prefix, manifest, target, forgotten, save_interval_s)
             for path in indexes:
                 _write_index(path, manifest, target, forgotten)
                 check(GO_ON)
@@ -102,7 +102,6 @@ def _write_store(
     target: DatastoreManifest,
     forgotten: RowRanges,
     save_interval_s: float,
-    log_format: str,
 ) -> None:
     """Writes the datastore of the rows that are left, unless it is there."""
     new = compact_prefix(prefix)
@@ -117,7 +116,7 @@ def _write_store(
     kept = forgotten.complement(store.rows)
     step = max(BLOCK_BYTES // target.key_bytes, 1)
     with DatastoreWriter.create(new, target, overwrite=not same, save_interval_s=save_interval_s) as writer:
-        with Progress("compact", target.rows, "rows", log_format, done=writer.rows_done) as progress:
+        with Progress("compact", target.rows, "rows", done=writer.rows_done) as progress:
             while writer.rows_done < target.rows:
                 row_N = kept.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
                 writer.append(np.asarray(store.keys_ND[row_N]), np.asarray(store.values_N[row_N]))

@@ -29,7 +29,7 @@ from fairseq.runtime.files import locked
 MOST_NAMED = 5
 
 
-def forget(config: ForgetConfig, texts: TextsConfig, log_format: str, show: Callable[[str], None]) -> None:
+def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]) -> None:
     """Forgets what the flags name, and compacts the datastore where that was asked for.
 
     Raises:
@@ -39,7 +39,7 @@ def forget(config: ForgetConfig, texts: TextsConfig, log_format: str, show: Call
     """
     prefix = Path(config.prefix)
     if config.compact:
-        show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s, log_format))
+        show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s))
     elif config.document is None and config.rows is None and config.source is None:
         store = _opened(prefix)
         show(_state(store.forgotten, store))

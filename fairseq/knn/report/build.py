@@ -65,7 +65,7 @@ class _Read:
     distances_NH: Array
 
 
-def write_report(config: ReportConfig, log_format: str) -> str:
+def write_report(config: ReportConfig) -> str:
     """Writes the page and returns what to tell the user of it.
 
     Raises:
@@ -83,7 +83,7 @@ def write_report(config: ReportConfig, log_format: str) -> str:
     n = min(len(retrieval), config.max_tokens)
     shown = min(config.neighbours, settings.k)
     check_targets(texts, retrieval.position_N[:n], retrieval.target_N[:n])
-    columns = _columns(retrieval, texts, settings, n, log_format)
+    columns = _columns(retrieval, texts, settings, n)
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     source_at_NH = source_positions(texts, ids_NH)
     contents = _contents(config, _Read(retrieval, summary, texts, settings, columns, source_at_NH, distances_NH))
@@ -102,11 +102,11 @@ def _settings(config: ReportConfig, retrieval: Retrieval) -> Settings:
     return Settings(k, temperature, config.lmbda if config.lmbda is not None else float(manifest["lmbda"]))
 
 
-def _columns(retrieval: Retrieval, texts: Texts, settings: Settings, n: int, log_format: str) -> Columns:
+def _columns(retrieval: Retrieval, texts: Texts, settings: Settings, n: int) -> Columns:
     """Returns the columns of the first n tokens, computed block by block; the hits are compared with the text."""
     step = max(1, BLOCK_BYTES // (8 * settings.k))
     parts = []
-    with Progress("read retrieval", n, "tokens", log_format) as progress:
+    with Progress("read retrieval", n, "tokens") as progress:
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             hits_NK = retrieval.hits_NK(rows)[:, : settings.k]

@@ -78,14 +78,12 @@ class Sources:
         return _log_mixture(*self.relative(s, slice(None)), lmbda, weight)
 
 
-def mix(
-    sources: Sources, lmbdas: tuple[float, ...], cache_lmbdas: tuple[float, ...], log_format: str = "none"
-) -> Mixed:
+def mix(sources: Sources, lmbdas: tuple[float, ...], cache_lmbdas: tuple[float, ...]) -> Mixed:
     """Returns the loss of every mixture."""
     sum_SLM = np.zeros((len(sources.caches), len(lmbdas), len(cache_lmbdas)))
     allowed_LM = np.add.outer(lmbdas, cache_lmbdas) <= 1 + _SLACK
     pairs = [(int(i), int(j)) for i, j in np.argwhere(allowed_LM)]
-    with Progress("sweep caches", len(sources), "tokens", log_format) as progress:
+    with Progress("sweep caches", len(sources), "tokens") as progress:
         for start in range(0, len(sources), _TOKENS_AT_ONCE):
             rows = slice(start, min(start + _TOKENS_AT_ONCE, len(sources)))
             for s in range(len(sources.caches)):

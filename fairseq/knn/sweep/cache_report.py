@@ -56,7 +56,7 @@ class Chosen:
     gains: dict[str, list[Gain]]
 
 
-def run_cache_sweep(config: CacheMixConfig, seed: int, log_format: str, show: Callable[[str], None]) -> Kept:
+def run_cache_sweep(config: CacheMixConfig, seed: int, show: Callable[[str], None]) -> Kept:
     """Sweeps, writes everything, shows the table, and returns what the retrieval's results are to keep.
 
     Raises:
@@ -80,7 +80,7 @@ def run_cache_sweep(config: CacheMixConfig, seed: int, log_format: str, show: Ca
         require_matplotlib()
     with locked(out):
         sources = [Sources(text, k, knn_temp) for text in texts]
-        mixed = mix(sources[0], config.lmbdas, config.cache_lmbdas, log_format)
+        mixed = mix(sources[0], config.lmbdas, config.cache_lmbdas)
         chosen = _chosen(mixed, sources, [text.block_N for text in texts], config.resamples, seed)
         neighbours = {"k": k, "knn_temp": knn_temp}
         table = "\n".join(_table(texts, mixed, neighbours, chosen))

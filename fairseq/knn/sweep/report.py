@@ -34,7 +34,7 @@ KIND, VERSION = "sweep", 1
 MOST_PRINTED = 40
 
 
-def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[str], None]) -> Kept:
+def run_sweep(config: SweepConfig, seed: int, show: Callable[[str], None]) -> Kept:
     """Sweeps, writes everything, shows the table, and returns what the retrieval's results are to keep.
 
     Raises:
@@ -61,7 +61,7 @@ def run_sweep(config: SweepConfig, seed: int, log_format: str, show: Callable[[s
 
         require_matplotlib()
     with locked(out):
-        swept = sweep(retrieval, grid, log_format)
+        swept = sweep(retrieval, grid)
         setting = swept.best()
         texts = [retrieval, *([other] if other is not None else [])]
         gains = [

@@ -81,7 +81,7 @@ class Swept:
         return Setting(self.grid.lmbdas[i], self.grid.ks[j], self.grid.temperatures[t])
 
 
-def sweep(retrieval: Retrieval, grid: Grid, log_format: str = "none") -> Swept:
+def sweep(retrieval: Retrieval, grid: Grid) -> Swept:
     """Returns the sums of log-probabilities of every setting.
 
     Raises:
@@ -94,7 +94,7 @@ def sweep(retrieval: Retrieval, grid: Grid, log_format: str = "none") -> Swept:
         lm_N = torch.from_numpy(np.array(retrieval.lm_log_p_N[rows]))
         return _sums_of_mixtures(lm_N, _log_p_knn(retrieval, grid, rows), grid.lmbdas)
 
-    with Progress("sweep", len(retrieval), "tokens", log_format) as progress:
+    with Progress("sweep", len(retrieval), "tokens") as progress:
         for rows, sums_TJL in _in_order(retrieval, grid, sums):
             total_TJL += sums_TJL
             progress.advance(rows.stop - rows.start)

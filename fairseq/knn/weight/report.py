@@ -58,7 +58,7 @@ class Judged:
         return [(s, float(self.skipped_N[s].mean()), _perplexity(log_p_N)) for s, log_p_N in log_ps.items()]
 
 
-def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Kept:
+def run_fit(config: FitLmbdaConfig, seed: int, say: Say) -> Kept:
     """Fits a weight on a retrieval, writes it, reports what it is worth, and returns what the results are to keep.
 
     Raises:
@@ -71,10 +71,10 @@ def run_fit(config: FitLmbdaConfig, seed: int, log_format: str, say: Say) -> Kep
     with locked(out):  # an impossible place fails at once
         if out.exists() and not config.overwrite:
             raise DatastoreError(f"{out} exists; give another file, or --overwrite")
-        return _run_fit(config, out, seed, log_format, say)
+        return _run_fit(config, out, seed, say)
 
 
-def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say: Say) -> Kept:
+def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, say: Say) -> Kept:
     allow = config.allow_mismatch
     retrieval = Retrieval.open(config.directory)
     check_results(retrieval.directory)
@@ -86,9 +86,9 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     check_k(retrieval, max(ks))
     best: _Tried | None = None
     for k, temperature in itertools.product(ks, temperatures):
-        tokens = read_tokens(retrieval, values, counts_V, k, temperature, log_format)
+        tokens = read_tokens(retrieval, values, counts_V, k, temperature)
         _check_tokens(tokens, retrieval, config.folds)
-        judged = cross_validate(tokens, config.folds, seed, log_format)
+        judged = cross_validate(tokens, config.folds, seed)
         tried = _Tried(k, temperature, tokens, judged, best_kind(judged))
         if len(ks) * len(temperatures) > 1:
             words = f"{WORDS[tried.kind]:<30}{judged.perplexities()[tried.kind]:10.2f}"
@@ -105,7 +105,7 @@ def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, log_format: str, say:
     _say_table(judged, kind, weights, say)
     applied = None
     if other is not None:
-        applied = _say_applied(model, weights, kind, other, config, (values, counts_V), log_format, say)
+        applied = _say_applied(model, weights, kind, other, config, (values, counts_V), say)
     write_model(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
     say(f"\nWrote {out}: {WORDS[kind]}{reason}")
@@ -167,12 +167,12 @@ def best_kind(judged: Judged) -> str:
     return best
 
 
-def cross_validate(tokens: Tokens, num_folds: int, seed: int, log_format: str) -> Judged:
+def cross_validate(tokens: Tokens, num_folds: int, seed: int) -> Judged:
     """Returns what each token got from weights that were fitted on the other folds."""
     fold_N = folds_of(tokens.block_N, num_folds)
     log_p_N = {kind: np.empty(len(tokens)) for kind in WORDS}
     skipped_N = {share: np.empty(len(tokens), bool) for share in SHARES}
-    with Progress("cross-validate", num_folds, "folds", log_format) as progress:
+    with Progress("cross-validate", num_folds, "folds") as progress:
         for fold in range(num_folds):
             held_N = fold_N == fold
             fitted, held = tokens.some(~held_N), tokens.some(held_N)
@@ -214,14 +214,13 @@ def _say_applied(
     other: Retrieval,
     config: FitLmbdaConfig,
     values_and_counts: tuple[Values, Int64s],
-    log_format: str,
     say: Say,
 ) -> Judged:
     """Reports and returns what fitted weights are worth on another text."""
     assert config.out is not None and config.apply is not None
     temperature = model.temperature
     check_fits(model, Path(config.out), identity_of(other), model.k, temperature, allow_mismatch=config.allow_mismatch)
-    tokens = read_tokens(other, *values_and_counts, model.k, temperature, log_format)
+    tokens = read_tokens(other, *values_and_counts, model.k, temperature)
     say(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
     judged = judge(tokens, weights, model.skip)
     _say_table(judged, kind, weights, say)

@@ -126,13 +126,11 @@ def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool)
     return np.array(dictionary.counts, np.int64)
 
 
-def read_tokens(
-    retrieval: Retrieval, values: Values, counts_V: Int64s, k: int, temperature: float, log_format: str
-) -> Tokens:
+def read_tokens(retrieval: Retrieval, values: Values, counts_V: Int64s, k: int, temperature: float) -> Tokens:
     """Returns what is known of each token of a retrieval and what its k neighbours say, at temperature T."""
     check_k(retrieval, k)
     after, log_p_knn, there = [], [], []
-    with Progress("describe neighbours", len(retrieval), "tokens", log_format) as progress:
+    with Progress("describe neighbours", len(retrieval), "tokens") as progress:
         for start in range(0, len(retrieval), _ROWS):
             rows = slice(start, start + _ROWS)
             distances_NK, ids_NK = np.asarray(retrieval.distances_NK[rows, :k]), np.asarray(retrieval.ids_NK[rows, :k])

@@ -31,7 +31,7 @@ def config(path, **more) -> BuildConfig:
 
 
 def build(store, path, **more):
-    return build_index(store, config(path, **more), path, "none")
+    return build_index(store, config(path, **more), path)
 
 
 def test_flat_equals_the_oracle(make_store, tmp_path):
@@ -314,13 +314,13 @@ def raise_interrupt():
 @pytest.mark.pitfall(10)
 def test_a_damaged_trained_index_is_made_again(make_store, tmp_path, caplog):
     store, config = make_store(), BuildConfig("d", "i", index_spec="IVF8,SQ8")
-    build_index(store, config, tmp_path / "i", "none")
+    build_index(store, config, tmp_path / "i")
     expected = (tmp_path / "i").read_bytes()
     (tmp_path / "i").unlink()
     (tmp_path / "i.json").unlink()
     trained = bytearray((tmp_path / "i.trained").read_bytes())
     trained[len(trained) // 2] ^= 1
     (tmp_path / "i.trained").write_bytes(trained)
-    build_index(store, config, tmp_path / "i", "none")
+    build_index(store, config, tmp_path / "i")
     assert "i.trained is damaged" in caplog.text
     assert (tmp_path / "i").read_bytes() == expected

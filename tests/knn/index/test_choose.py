@@ -86,23 +86,23 @@ def test_a_build_that_was_begun_keeps_its_choice(make_store, tmp_path, monkeypat
     store, path = wide_store(make_store), tmp_path / "i"
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto")
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: GIB)
-    made = build_index(store, build, path, "none")
+    made = build_index(store, build, path)
     assert made.spec == "IVF16,SQ8" and "the most faithful that fits" in caplog.text
     assert "at most about 0:00:01 of products on" in caplog.text
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: 1000)
-    assert build_index(store, build, path, "none") == made  # finished: nothing to do
+    assert build_index(store, build, path) == made  # finished: nothing to do
     path.unlink()
     (tmp_path / "i.json").unlink()
     caplog.clear()
-    assert build_index(store, build, path, "none") == made  # trained
+    assert build_index(store, build, path) == made  # trained
     assert "as the build that was begun" in caplog.text and "going on from" in caplog.text
     other = tmp_path / "other"
-    assert build_index(store, replace(build, faiss_index=str(other)), other, "none").spec == "IVF16,PQ1"
+    assert build_index(store, replace(build, faiss_index=str(other)), other).spec == "IVF16,PQ1"
 
 
 def test_too_much_is_asked_for(make_store, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(auto_spec, "FLAT_ROWS", 100)
     path = tmp_path / "i"
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto", recall=0.95, probe=1)
-    build_index(wide_store(make_store), build, path, "none")
+    build_index(wide_store(make_store), build, path)
     assert "--recall 0.95 is more than is expected of IVF16,SQ8; raise --probe" in caplog.text

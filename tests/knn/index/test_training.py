@@ -153,23 +153,23 @@ def config(path, **more) -> BuildConfig:
 
 
 def test_gpu_flag_without_a_gpu_warns(make_store, tmp_path, caplog):
-    build_index(make_store(), config(tmp_path / "i", gpu_index=True), tmp_path / "i", "none")
+    build_index(make_store(), config(tmp_path / "i", gpu_index=True), tmp_path / "i")
     assert "--gpu-index has no effect: FAISS sees no GPU" in caplog.text
 
 
 def test_effort_is_recorded_and_another_is_made_again(make_store, tmp_path, caplog):
     store, path = make_store(), tmp_path / "i"
     caplog.set_level(logging.INFO)
-    assert build_index(store, config(path), path, "none").effort == "quick"
+    assert build_index(store, config(path), path).effort == "quick"
     with pytest.raises(DatastoreError, match="exists"):
-        build_index(store, config(path, effort="thorough"), path, "none")
-    assert build_index(store, config(path, effort="thorough", overwrite=True), path, "none").effort == "thorough"
+        build_index(store, config(path, effort="thorough"), path)
+    assert build_index(store, config(path, effort="thorough", overwrite=True), path).effort == "thorough"
     assert "it is made again" in caplog.text
 
 
 def test_manifests_without_the_field_are_of_the_longer_training(make_store, tmp_path):
     path = tmp_path / "i"
-    build_index(make_store(), config(path), path, "none")
+    build_index(make_store(), config(path), path)
     record = json.loads((tmp_path / "i.json").read_text())
     del record["effort"]
     (tmp_path / "i.json").write_text(json.dumps(record))
@@ -184,4 +184,4 @@ def test_no_more_rows_are_read_than_are_used(make_store, tmp_path):
     rows = index_training.points_wanted(1)
     store = make_store(keys=np.random.default_rng(0).standard_normal((rows + 500, 4), dtype=np.float32))
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(tmp_path / "i"), index_spec="IVF1,Flat")
-    assert build_index(store, build, tmp_path / "i", "none").sample == rows
+    assert build_index(store, build, tmp_path / "i").sample == rows

@@ -24,7 +24,7 @@ def opener(store, index, settings):
 
 
 def table(store, queries, **more):
-    return list(measure(store, queries, config(**more), 1, "none", opener))
+    return list(measure(store, queries, config(**more), 1, opener))
 
 
 def text_like(store, count=30):

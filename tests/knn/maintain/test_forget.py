@@ -39,7 +39,7 @@ K = 20
 
 def said(prefix, **flags):
     lines = []
-    forget(ForgetConfig(str(prefix), **flags), TextsConfig(), "none", lines.append)
+    forget(ForgetConfig(str(prefix), **flags), TextsConfig(), lines.append)
     return "\n".join(lines)
 
 
@@ -51,7 +51,7 @@ def forget_rows(prefix):
 def index_of(store, spec, directory):
     path = directory / spec.replace(",", "_")
     build = BuildConfig(dstore_mmap=str(store.prefix), faiss_index=str(path), index_spec=spec, probe=4)
-    build_index(store, build, path, "none")
+    build_index(store, build, path)
     return path
 
 
@@ -127,10 +127,10 @@ def test_an_exact_search_leaves_them_out(make_store, monkeypatch, queries):
     store = make_store()
     forget_rows(store.prefix)
     store = Datastore.open(store.prefix)
-    with Progress("", ROWS, "rows", "none") as progress:
+    with Progress("", ROWS, "rows") as progress:
         near, ids = exact_neighbours(store.keys_ND, queries, K, progress, forgotten=store.forgotten)
     assert progress.done == ROWS
-    with Progress("", ROWS, "rows", "none") as progress:
+    with Progress("", ROWS, "rows") as progress:
         other = exact_neighbours(clustered_keys()[LEFT], queries, K, progress)
     assert np.array_equal(near, other[0]) and np.array_equal(ids, LEFT[other[1]])
 
@@ -154,7 +154,7 @@ def test_compaction_leaves_the_rows_that_are_left(make_store, tmp_path, queries,
     config = KNNConfig(k=K, probe=4)
     before = [KNN_Dstore.open(store.prefix, path, config).search(queries) for path in paths]
     forgotten_id = Datastore.open(store.prefix).store_id
-    compact(store.prefix, paths, 60, "none")
+    compact(store.prefix, paths, 60)
     after = Datastore.open(store.prefix)
     assert np.array_equal(after.keys_ND, clustered_keys()[LEFT].astype(kind))
     assert np.array_equal(after.values_N, values_of()[LEFT])
@@ -166,9 +166,9 @@ def test_compaction_leaves_the_rows_that_are_left(make_store, tmp_path, queries,
     [segment] = segments_of(after.manifest, "")
     assert segment.source_rows == ROWS and np.array_equal(segment.spans.ids(), LEFT)
     assert not list(tmp_path.glob("*forgotten*")) and not list(tmp_path.glob("*compact*"))
-    assert "nothing to compact" in compact(store.prefix, paths, 60, "none")
+    assert "nothing to compact" in compact(store.prefix, paths, 60)
     said(store.prefix, rows="95:105")  # once more: what is left of what was left
-    compact(store.prefix, paths, 60, "none")
+    compact(store.prefix, paths, 60)
     [segment] = segments_of(read_manifest(manifest_path(store.prefix), DatastoreManifest), "")
     assert np.array_equal(segment.spans.ids(), np.delete(LEFT, np.arange(95, 105)))
 
@@ -179,30 +179,30 @@ def test_an_index_that_cannot_give_up_rows_is_refused_before_anything_is_written
     forget_rows(store.prefix)
     names = sorted(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="cannot give up rows"):
-        compact(store.prefix, [path], 60, "none")
+        compact(store.prefix, [path], 60)
     assert sorted(tmp_path.iterdir()) == names
     other = make_store("other", settings={"data": "another"})
     with pytest.raises(MismatchError, match="was built from datastore"):
-        compact(store.prefix, [index_of(other, "Flat", tmp_path)], 60, "none")
+        compact(store.prefix, [index_of(other, "Flat", tmp_path)], 60)
 
 
 def test_an_index_that_was_not_compacted_is_refused(make_store, tmp_path, caplog):
     store = make_store()
     path = index_of(store, "Flat", tmp_path)
     forget_rows(store.prefix)
-    compact(store.prefix, [], 60, "none")
+    compact(store.prefix, [], 60)
     assert "build them again" in caplog.text
     with pytest.raises(MismatchError):
         KNN_Dstore.open(store.prefix, path)
     with pytest.raises(MismatchError, match="not of these rows"):
-        compact(store.prefix, [path], 60, "none")
+        compact(store.prefix, [path], 60)
 
 
 def test_a_compaction_that_was_stopped_between_two_renames_is_told(make_store, tmp_path):
     store = make_store()
     forget_rows(store.prefix)
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    compact(store.prefix, [], 60, "none")
+    compact(store.prefix, [], 60)
     keys = Path(f"{store.prefix}_keys.npy").read_bytes()
     for path, data in whole.items():
         path.write_bytes(data)
@@ -249,7 +249,7 @@ def test_training_and_recall_leave_them_out(make_store, tmp_path):
     sample = sample_keys(store, 200, seed=1)
     assert not np.isin(sample[:, 0], np.delete(clustered_keys(), LEFT, axis=0)[:, 0]).any()
     assert np.array_equal(sample_keys(store, store.rows_left, seed=1), clustered_keys()[LEFT])
-    recall = measure_recall(index, store, 50, 5, "none")
+    recall = measure_recall(index, store, 50, 5)
     assert (recall.recall, recall.missing, recall.found_itself) == (1.0, 0.0, 1.0)
 
 

@@ -15,7 +15,7 @@ QUERIES, TARGETS = clustered_keys(3, seed=4), np.array([39990, 39991, 39992])
 
 @pytest.fixture
 def dstore(make_store, tmp_path):
-    build_index(make_store(), BuildConfig("d", "i", index_spec="Flat"), tmp_path / "i", "none")
+    build_index(make_store(), BuildConfig("d", "i", index_spec="Flat"), tmp_path / "i")
     return KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", k=4)
 
 

@@ -28,7 +28,7 @@ LOG_P_TOLERANCE = 1e-4
 @pytest.fixture
 def flat(make_store, tmp_path):
     store = make_store()
-    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "i", "none")
+    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "i")
     return tmp_path
 
 
@@ -218,7 +218,7 @@ def test_golden_index_with_a_store_of_the_original(golden_dir, golden_store):
 def test_a_store_larger_than_memory_has_the_same_neighbours(make_store, tmp_path, monkeypatch):
     """Lists are searched list by list all the same, and the keys read in the order of the file."""
     store = make_store()
-    build_index(store, BuildConfig("d", "i", index_spec="IVF4,SQ8"), tmp_path / "i", "none")
+    build_index(store, BuildConfig("d", "i", index_spec="IVF4,SQ8"), tmp_path / "i")
     found = KNN_Dstore.open(store.prefix, tmp_path / "i", k=ROWS // 40, probe=3)
     queries, target = clustered_keys(90, seed=4), values_of()[:90]
     expected, expected_log_p = found.search(queries), found.log_prob(queries, target)

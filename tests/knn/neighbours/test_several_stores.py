@@ -42,7 +42,7 @@ def write_store(root, name, keys, values=None, **changes):
 
 def build(root, name, kind, spec, **more):
     config = BuildConfig("d", "i", index_spec=spec, **more)
-    build_index(Datastore.open(root / name), config, root / f"{name}.{kind}", "none")
+    build_index(Datastore.open(root / name), config, root / f"{name}.{kind}")
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_what_is_forgotten_in_one_is_found_in_neither(tmp_path, kind):
     for name, rows in (("a", slice(40)), ("b", slice(40, None))):
         write_store(tmp_path, name, keys[rows], values[rows], settings={"data": name})
         build(tmp_path, name, "index", kind, probe=8)
-    forget(ForgetConfig(str(tmp_path / "a"), rows="5:30"), TextsConfig(), "none", lambda line: None)
+    forget(ForgetConfig(str(tmp_path / "a"), rows="5:30"), TextsConfig(), lambda line: None)
     left = np.delete(np.arange(60), np.arange(5, 30))
     for k in (7, 35, 50):
         source = opened(tmp_path, "a:b", "index", k=k, probe=8)

@@ -150,7 +150,7 @@ def test_a_query_of_another_width() -> None:
 )
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_same_probabilities_either_way(make_store, tmp_path, monkeypatch, spec: str, flags) -> None:
-    build_index(make_store(), BuildConfig("d", "i", index_spec=spec), tmp_path / "i", "none")
+    build_index(make_store(), BuildConfig("d", "i", index_spec=spec), tmp_path / "i")
     queries, targets = clustered_keys(400, seed=4), np.resize(np.arange(39990, 40010), 400)
     by_list = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=50, probe=5, **flags))
     log_p = by_list.log_prob(queries, targets)
@@ -206,7 +206,7 @@ def test_rows_far_from_their_centroids_lose_no_digits(make_store, tmp_path, spec
     keys = np.repeat(middles, 20, axis=0) + rng.normal(size=(ROWS, WIDTH)) / 10
     queries = (middles[rng.integers(0, len(middles), 400)] + rng.normal(size=(400, WIDTH)) / 10).astype(np.float32)
     store = make_store(keys=keys.astype(np.float32))
-    build_index(store, BuildConfig("d", "i", index_spec=spec), tmp_path / "i", "none")
+    build_index(store, BuildConfig("d", "i", index_spec=spec), tmp_path / "i")
     found = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=10, probe=2))
     distances, ids = found.search(queries)
     expected = ((store.keys_ND[ids].astype(np.float64) - queries[:, None]) ** 2).sum(2)
@@ -247,7 +247,7 @@ def test_rows_that_are_no_numbers_are_no_neighbours() -> None:
 
 
 def test_read_only_and_strided_queries_and_none(make_store, tmp_path) -> None:
-    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF24,SQ8"), tmp_path / "i", "none")
+    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF24,SQ8"), tmp_path / "i")
     neighbours = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=5, probe=5))
     queries = clustered_keys(200, seed=4)
     expected, _ = neighbours.search(queries)
@@ -258,7 +258,7 @@ def test_read_only_and_strided_queries_and_none(make_store, tmp_path) -> None:
 
 
 def test_more_neighbours_than_rows_cost_no_memory(make_store, tmp_path) -> None:
-    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF24,SQ8"), tmp_path / "i", "none")
+    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF24,SQ8"), tmp_path / "i")
     queries, targets = clustered_keys(40, seed=4), np.resize(np.arange(39990, 40010), 40)
     all_rows, more = (
         KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", KNNConfig(k=k, probe=24)).log_prob(queries, targets)

@@ -19,7 +19,7 @@ DISTANCE_TOLERANCE = 1e-3
 
 
 def silent(total: int = ROWS) -> Progress:
-    return Progress("test", total, "rows", "none")
+    return Progress("test", total, "rows")
 
 
 @pytest.mark.parametrize("block_rows", [7, 100, ROWS, 10**6])
@@ -48,22 +48,22 @@ def test_inner_products_and_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_recall(make_store, tmp_path, dtype: str) -> None:
     store = make_store(key_dtype=dtype)
-    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat", "none")
-    recall = measure_recall(read_index(tmp_path / "flat"), store, 50, 64, "none")
+    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat")
+    recall = measure_recall(read_index(tmp_path / "flat"), store, 50, 64)
     assert (recall.queries, recall.k, recall.recall, recall.missing, recall.found_itself) == (50, 64, 1.0, 0.0, 1.0)
 
     half = faiss.IndexIDMap(faiss.IndexFlatL2(store.dimension))
     even = np.arange(0, ROWS, 2)
     half.add_with_ids(np.ascontiguousarray(store.keys_ND[even], np.float32), even)
-    recall = measure_recall(half, store, ROWS, ROWS, "none")
+    recall = measure_recall(half, store, ROWS, ROWS)
     assert (recall.k, recall.recall, recall.missing) == (ROWS, 0.5, 0.5)
     assert recall.found_itself == pytest.approx(0.5)
 
 
 def test_rows_that_equal_each_other_count_as_found(make_store, tmp_path) -> None:
     store = make_store(keys=np.repeat(clustered_keys(100), 15, axis=0))
-    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat", "none")
-    recall = measure_recall(read_index(tmp_path / "flat"), store, 200, 10, "none")
+    build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat")
+    recall = measure_recall(read_index(tmp_path / "flat"), store, 200, 10)
     assert (recall.recall, recall.found_itself) == (1.0, 1.0)
 
 

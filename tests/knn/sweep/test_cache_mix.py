@@ -86,7 +86,7 @@ def test_the_best_is_chosen_for_each_combination_of_parts(tmp_path: Path) -> Non
 def lines(directory: Path, **flags: object) -> list[str]:
     shown: list[str] = []
     config = CacheMixConfig(directory=str(directory), no_figures=True, resamples=200, **flags)  # type: ignore[arg-type]
-    run_cache_sweep(config, 1, "none", shown.append)
+    run_cache_sweep(config, 1, shown.append)
     return shown[0].splitlines()
 
 

@@ -128,7 +128,7 @@ def test_folds_are_consecutive_runs_of_whole_blocks() -> None:
 
 def test_what_a_feature_tells_is_found_and_judged_on_held_out_folds() -> None:
     tokens = make_tokens()
-    judged = cross_validate(tokens, 5, 1, "none")
+    judged = cross_validate(tokens, 5, 1)
     sums = {kind: log_p_N.sum() for kind, log_p_N in judged.log_p_N.items()}
     assert sums["network"] > sums["fixed"] + 50 and sums["buckets"] > sums["fixed"] + 50
     assert best_kind(judged) != "fixed"
@@ -138,7 +138,7 @@ def test_what_a_feature_tells_is_found_and_judged_on_held_out_folds() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_chosen_kind_is_never_worse_than_the_fixed_weight_on_held_out_folds(seed: int) -> None:
-    judged = cross_validate(make_tokens(seed, 600, informative=False), 3, 1, "none")
+    judged = cross_validate(make_tokens(seed, 600, informative=False), 3, 1)
     chosen = best_kind(judged)
     assert judged.log_p_N[chosen].sum() >= judged.log_p_N["fixed"].sum()
     assert judged.log_p_N["network"].sum() < judged.log_p_N["fixed"].sum()  # there is nothing to learn but noise
@@ -151,7 +151,7 @@ def test_held_out_folds_are_not_fitted_on() -> None:
     fold_N = folds_of(tokens.block_N, 2)
     changed = copy.deepcopy(tokens)
     changed.log_p_lm_N[fold_N == 1] -= 1.0
-    one, two = (cross_validate(t, 2, 1, "none") for t in (tokens, changed))
+    one, two = (cross_validate(t, 2, 1) for t in (tokens, changed))
     for kind in ("fixed", "buckets", "network"):
         weight_1, weight_2 = (
             (np.exp(j.log_p_N[kind]) - np.exp(t.log_p_lm_N))[fold_N == 1] for j, t in ((one, tokens), (two, changed))
@@ -174,7 +174,7 @@ def test_tokens_without_neighbours_have_no_weight_and_are_not_fitted_on() -> Non
 def test_a_target_of_probability_0_is_left_out_of_the_fit_and_stays_in_the_sum() -> None:
     tokens = make_tokens(n=300)
     tokens.log_p_lm_N[7], tokens.log_p_knn_N[7] = -np.inf, -np.inf
-    judged = cross_validate(tokens, 2, 1, "none")
+    judged = cross_validate(tokens, 2, 1)
     assert np.isneginf(judged.log_p_N["network"][7]) and np.isfinite(np.delete(judged.log_p_N["network"], 7)).all()
     assert set(judged.perplexities().values()) == {math.inf}
     assert best_kind(judged) == "fixed"

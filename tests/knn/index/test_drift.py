@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.index.append import drift_of, measure_drift
+from fairseq.knn.index.drift import drift_of, measure_drift
 
 WIDTH = 16
 
