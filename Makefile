@@ -1,5 +1,6 @@
 # make demo       the whole road on real prose, from text to a kNN-LM       (10 minutes on 2 cores)
 # make adapt      a model of before 1950 reads messages after 1990, by a second datastore   (10 to 15 minutes)
+# make setup      .venv: the project, and all that its checks need
 # make test       the default test suite
 # make check      what CI runs: lint, types, the default suite and the slow one
 # make test-soak  hundreds of kills a stage, thousands of broken files a reader
@@ -10,7 +11,9 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo adapt test test-slow test-soak lint types check clean
+.PHONY: setup demo adapt test test-slow test-soak lint types check clean
+
+setup: $(READY)
 
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
