@@ -16,30 +16,30 @@ Legend: N queries · K neighbours · D key width.
 """
 
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
-from fairseq.config.flags import resolve
-from fairseq.errors import ConfigError, DatastoreError, did_you_mean
-from fairseq.knn.config import KNNConfig, several_sizes
-from fairseq.knn.datastore.manifest import IndexManifest, check_index, check_store, manifest_path, read_manifest
+from fairseq.errors import ConfigError, DatastoreError
+from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
+from fairseq.knn.datastore.identity import require_index, require_model
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, check_found, check_ids
 from fairseq.knn.index.faiss_index import check_index_fits, on_gpus, open_index
 from fairseq.knn.index.without_rows import take_out, without_rows
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
-from fairseq.knn.neighbours.opening import require_memory_for, sorted_out, width_to_open
+from fairseq.knn.neighbours.opening import require_memory_for, width_to_open
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.several_stores import SeveralStores
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.distances import recompute_distances, search
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import fits_memory
 
 if TYPE_CHECKING:
-    from fairseq.hub.protocol import ModelFacts
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         self.config = config if config is not None else KNNConfig()
         self.index_manifest = index_manifest
         self.distinct_ids = distinct_ids
-        recorded = datastore.manifest.vocabulary_size if datastore.manifest is not None else None
-        self.vocabulary_size = vocabulary_size if vocabulary_size is not None else recorded
+        self.vocabulary_size = vocabulary_size if vocabulary_size is not None else datastore.model.vocabulary_size
         if self.config.needs_keys and datastore.keys_ND is None:
             raise DatastoreError(f"{datastore.prefix} was opened without keys, but distances are computed from them")
         self._by_list: ListSearch | None = None
@@ -83,10 +82,11 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         prefix: str | Path,
         indexfile: str | Path,
         config: KNNConfig | None = None,
+        model: ModelIdentity | None = None,
         *,
         rows: int | None = None,
         key_fp16: bool = False,
-        **more: Any,
+        **settings: "Unpack[KNNSettings]",
     ) -> "KNN_Dstore":
         """Returns the datastore at ``prefix`` with its index, after checking that they belong together.
 
@@ -94,42 +94,40 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             prefix: of the datastore's files.
             indexfile: of its index.
             config: settings; the defaults if left out.
+            model: that the datastore must have been written with, as far as both are known.
             rows: ``--dstore-size``, only needed for datastores without a manifest.
             key_fp16: ``--dstore-fp16``, likewise.
-            more: fields of ``KNNConfig`` (``k``, ``probe``, …) that replace the config's, and of ``Expected``
-                (``vocabulary_size``, ``dimension``, ``dictionary_sha256``, …), which the datastore must match.
+            settings: ``k``, ``probe`` and others, which replace the config's.
 
         Raises:
-            ConfigError: no such field.
+            ConfigError: no such setting, or one out of range.
             DatastoreError: a file cannot be read.
             MismatchError: they do not belong together.
         """
-        settings, expected = sorted_out(config if config is not None else KNNConfig(), more)
-        require_memory_for(Path(prefix), Path(indexfile), settings)
-        index = open_index(indexfile, nprobe=settings.probe, metric=settings.faiss_metric_type)
+        config = with_settings(config if config is not None else KNNConfig(), settings, "KNN_Dstore.open")
+        require_memory_for(Path(prefix), Path(indexfile), config)
+        index = open_index(indexfile, nprobe=config.probe, metric=config.faiss_metric_type)
+        vocabulary_size = model.vocabulary_size if model is not None else None
         datastore = Datastore.open(
             prefix,
             rows=rows,
-            dimension=width_to_open(prefix, index, expected),
+            dimension=width_to_open(prefix, index, model),
             key_fp16=key_fp16,
-            vocabulary_size=expected.vocabulary_size,
-            load_keys=settings.needs_keys,
-            in_memory=settings.move_dstore_to_mem,
+            vocabulary_size=vocabulary_size,
+            load_keys=config.needs_keys,
+            in_memory=config.move_dstore_to_mem,
         )
-        allow = settings.allow_mismatch
-        if datastore.manifest is not None:
-            check_store(datastore.manifest, prefix, expected, allow_mismatch=allow)
-        vocabulary_size = expected.vocabulary_size or (datastore.manifest and datastore.manifest.vocabulary_size)
+        require_model(prefix, datastore.model, model, allow_mismatch=config.allow_mismatch)
+        vocabulary_size = vocabulary_size or datastore.model.vocabulary_size
         if vocabulary_size:
             check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
         check_index_fits(index, indexfile, rows=datastore.rows, dimension=datastore.dimension, prefix=prefix)
         built_from = read_manifest(manifest_path(indexfile), IndexManifest)
-        if built_from is not None:
-            check_index(built_from, indexfile, datastore.rows_id, prefix, allow_mismatch=allow)
-        if settings.gpu_index:
+        require_index(built_from, indexfile, datastore.rows_id, prefix, allow_mismatch=config.allow_mismatch)
+        if config.gpu_index:
             take_out(index, datastore.forgotten)  # there, rows cannot be removed
             index = on_gpus(index)
-        return cls(datastore, index, settings, built_from, distinct_ids=True, vocabulary_size=vocabulary_size or None)
+        return cls(datastore, index, config, built_from, distinct_ids=True, vocabulary_size=vocabulary_size)
 
     def __repr__(self) -> str:
         return f"KNN_Dstore({self.datastore.prefix}, {self.datastore.rows_left:,} rows of {self.datastore.dimension})"
@@ -176,7 +174,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
 
 
 def open_neighbours(
-    config: KNNConfig, *, rows: int | None = None, key_fp16: bool = False, **expected: Any
+    config: KNNConfig, model: ModelIdentity | None = None, *, rows: int | None = None, key_fp16: bool = False
 ) -> NeighbourSource:
     """Returns what ``--dstore-filename`` and ``--indexfile`` name: a datastore, or several that are searched together.
 
@@ -184,9 +182,9 @@ def open_neighbours(
 
     Args:
         config: names and settings.
+        model: that each must have been written with.
         rows: ``--dstore-size``, of one datastore.
         key_fp16: ``--dstore-fp16``, of each.
-        expected: fields of ``Expected``, which each must match.
 
     Raises:
         ConfigError: ``rows`` with several.
@@ -202,7 +200,7 @@ def open_neighbours(
         if place in opened:
             logger.warning("%s is named twice with the index %s; it is searched once", prefix, indexfile)
             continue
-        opened[place] = KNN_Dstore.open(prefix, indexfile, config, rows=rows, key_fp16=key_fp16, **expected)
+        opened[place] = KNN_Dstore.open(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
     members = list(opened.values())
     return members[0] if len(members) == 1 else SeveralStores(members, config)
 
@@ -213,11 +211,12 @@ class KNN:
     Args:
         prefix: of the datastore's files; several, separated by colons, are searched together.
         indexfile: of its index; of several one each, in their order.
-        lmbda: weight λ of the neighbours.
         data: of the text that the datastore was written from, its directory or its split, where that was moved; what
             the manifest says if left out.
-        more: ``k``, ``probe``, ``knn_temp`` and the other fields of ``KNNConfig``; ``rows`` and ``key_fp16`` for a
-            datastore without a manifest.
+        rows: of a datastore without a manifest.
+        key_fp16: whether the keys of one are float16.
+        settings: ``lmbda`` (the weight λ of the neighbours, 0.25 if left out), ``k``, ``probe``, ``knn_temp``, and
+            others.
 
     Raises:
         ConfigError: no such setting, or one out of range.
@@ -228,29 +227,18 @@ class KNN:
         prefix: str | Path,
         indexfile: str | Path,
         *,
-        lmbda: float = 0.25,
         data: str | Path | None = None,
-        **more: Any,
+        rows: int | None = None,
+        key_fp16: bool = False,
+        **settings: "Unpack[KNNSettings]",
     ) -> None:
-        self.data = data
-        self._layout = {name: more.pop(name) for name in ("rows", "key_fp16") if name in more}
-        known = {f.name for f in fields(KNNConfig)} - {"knnlm", "dstore_filename", "indexfile"}
-        for name in more:
-            if name not in known:
-                raise ConfigError(f"{name} is not a setting of KNN{did_you_mean(name, known)}")
-        named = {"dstore_filename": str(prefix), "indexfile": str(indexfile), "lmbda": lmbda}
-        self.config = resolve(KNNConfig, {**more, **named})
+        self.data, self.rows, self.key_fp16 = data, rows, key_fp16
+        named = KNNConfig(dstore_filename=str(prefix), indexfile=str(indexfile), lmbda=0.25)
+        self.config = with_settings(named, settings, "KNN")
 
-    def open_for(self, model: "ModelFacts") -> tuple[NeighbourSource, float]:
+    def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:
         """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""
-        opened = open_neighbours(
-            self.config,
-            dimension=model.key_dimension,
-            vocabulary_size=model.vocabulary_size,
-            dictionary_sha256=model.dictionary_sha256,
-            weights_sha256=model.weights_sha256,
-            **self._layout,
-        )
+        opened = open_neighbours(self.config, model, rows=self.rows, key_fp16=self.key_fp16)
         if self.data is not None:
             opened.texts = [RowText.open(part.datastore, self.data) for part in opened.parts]
         return opened, self.config.lmbda

@@ -123,11 +123,10 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
 
     import torch
 
-    from fairseq.checkpoints.format import weights_sha256
     from fairseq.evaluate.mixture import NextInterpolation
     from fairseq.generate.generator import Generator, Vocabulary
     from fairseq.runtime.precision import Precision, select_device
-    from fairseq.tasks.opening import open_models
+    from fairseq.tasks.opening import identity_of, open_models
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
@@ -140,8 +139,8 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
     if settings.knn.knnlm and (settings.knn.lmbda > 0 or settings.show_neighbours is not None):
         from fairseq_cli.neighbours import open_neighbours
 
-        weights = weights_sha256(opened.checkpoints[0].state)
-        neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)
+        model = identity_of(opened.models[0], dictionary, opened.checkpoints[0])
+        neighbours = open_neighbours(model, settings.knn, settings.dstore)
         source = NextInterpolation(neighbours, settings.knn.lmbda)
     generator = Generator(
         opened.models[0], precision, settings.generation, vocabulary, source, seed=settings.common.seed

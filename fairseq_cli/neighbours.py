@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.checkpoints.format import weights_sha256
 from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Interpolation, WeighedInterpolation, share_of_rest
 from fairseq.evaluate.sequence_scorer import ScoredBatch
@@ -21,8 +20,9 @@ from fairseq.knn.retrieval.recorder import RetrievalRecorder, open_recorder
 from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.weight.apply import WeighedNeighbours, open_weighed
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.log import at_work
-from fairseq.tasks.opening import OpenedModels
+from fairseq.tasks.opening import OpenedModels, identity_of
 
 if TYPE_CHECKING:
     from fairseq.knn.neighbours.neighbour_source import NeighbourSource
@@ -102,10 +102,11 @@ def open_mixture(opened: Evaluation | OpenedModels, settings: "Settings") -> Sec
     """
     if not settings.needs_neighbours:
         return SecondSource()
-    weights = weights_sha256(opened.checkpoints[0].state)
-    neighbours = open_neighbours(opened, settings.knn, settings.dstore, weights)
+    model = identity_of(opened.models[0], opened.task.dictionary, opened.checkpoints[0])
+    neighbours = open_neighbours(model, settings.knn, settings.dstore)
     if settings.weight.lmbda_model is not None:
-        weighed = open_weighed(neighbours, settings.weight, opened.task.dictionary, weights)
+        assert model.weights_sha256 is not None
+        weighed = open_weighed(neighbours, settings.weight, opened.task.dictionary, model.weights_sha256)
         return SecondSource(neighbours, WeighedInterpolation(weighed), weighed=weighed)
     return SecondSource(neighbours, Interpolation(neighbours, _fixed_weight(settings)))
 
@@ -114,19 +115,9 @@ def _fixed_weight(settings: "Settings") -> float:
     return share_of_rest(settings.knn.lmbda, settings.cache.weight)
 
 
-def open_neighbours(
-    opened: Evaluation | OpenedModels, knn: KNNConfig, dstore: DatastoreConfig, weights_sha256: str
-) -> "NeighbourSource":
+def open_neighbours(model: ModelIdentity, knn: KNNConfig, dstore: DatastoreConfig) -> "NeighbourSource":
     """Returns the datastores as a second source of probabilities, after checking that they belong to the model."""
     import knnlm
 
-    return knnlm.open_neighbours(
-        knn,
-        rows=dstore.dstore_size,
-        key_fp16=dstore.dstore_fp16,
-        key_type=dstore.knn_keytype,
-        dimension=opened.models[0].key_dimension,
-        vocabulary_size=len(opened.task.dictionary),
-        dictionary_sha256=opened.task.dictionary.sha256(),
-        weights_sha256=weights_sha256,
-    )
+    model = dataclasses.replace(model, key_type=dstore.knn_keytype)
+    return knnlm.open_neighbours(knn, model, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)

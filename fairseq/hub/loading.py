@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint
 from fairseq.config.flags import flag_fields, resolve
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.hub.files import DEFAULT_FILE, find_model
 from fairseq.hub.model import LanguageModelHub, precision_on
-from fairseq.hub.protocol import ModelFacts, RowSource, SourceConfig
+from fairseq.hub.protocol import RowSource, SourceConfig
 from fairseq.models import MODELS
 from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.opening import identity_of
 
 # Settings of the task that belong to the model.
 _OF_THE_TASK = ("tokens_per_sample", "add_bos_token")
@@ -102,6 +103,4 @@ def _longest_row(model: Any, add_bos: bool) -> int:
 def _opened(
     knn: SourceConfig, model: nn.Module, task: LanguageModelingTask, checkpoint: Checkpoint
 ) -> tuple[RowSource, float]:
-    width: Any = model.key_dimension
-    dictionary = task.dictionary
-    return knn.open_for(ModelFacts(width, len(dictionary), dictionary.sha256(), weights_sha256(checkpoint.state)))
+    return knn.open_for(identity_of(model, task.dictionary, checkpoint))

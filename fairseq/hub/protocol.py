@@ -7,27 +7,11 @@ Legend: N queries · K rows · D width · V words.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a second source must fit.
-
-    Attributes:
-        key_dimension: D, width of a context vector.
-        vocabulary_size: ids of the dictionary.
-        dictionary_sha256: of the dictionary.
-        weights_sha256: of the model.
-    """
-
-    key_dimension: int
-    vocabulary_size: int
-    dictionary_sha256: str
-    weights_sha256: str
+from fairseq.models.protocol import ModelIdentity
 
 
 class RowSource(Protocol):
@@ -57,6 +41,6 @@ class RowSource(Protocol):
 class SourceConfig(Protocol):
     """Something that can be opened for a model."""
 
-    def open_for(self, model: ModelFacts) -> tuple[RowSource, float]:
+    def open_for(self, model: ModelIdentity) -> tuple[RowSource, float]:
         """Returns the source and its weight λ, after checking that it belongs to the model."""
         ...

@@ -1,9 +1,10 @@
 """Flags of neighbours: which datastores are searched, how they vote, and what is kept or shown of them."""
 
 from dataclasses import dataclass
+from typing import TypedDict, cast
 
-from fairseq.config.flags import flag
-from fairseq.errors import ConfigError
+from fairseq.config.flags import as_dict, flag, resolve
+from fairseq.errors import ConfigError, did_you_mean
 
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
@@ -83,6 +84,35 @@ class KNNConfig:
     def needs_keys(self) -> bool:
         """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""
         return self.knn_sim_func == "dot" or (self.knn_sim_func is None and self.faiss_metric_type == "l2")
+
+
+class KNNSettings(TypedDict, total=False):
+    """Fields of ``KNNConfig`` that ``KNN_Dstore.open`` and ``KNN`` take as keywords: all but the files' names."""
+
+    k: int
+    rerank: int | None
+    probe: int
+    lmbda: float
+    knn_temp: float
+    knn_sim_func: str | None
+    faiss_metric_type: str
+    no_load_keys: bool
+    move_dstore_to_mem: bool
+    drop_top1: bool
+    gpu_index: bool
+    allow_mismatch: bool
+
+
+def with_settings(config: KNNConfig, settings: KNNSettings, caller: str) -> KNNConfig:
+    """Returns the config with some settings replaced.
+
+    Raises:
+        ConfigError: ``caller`` has no such setting, or a value is out of range.
+    """
+    for name in settings:
+        if name not in KNNSettings.__annotations__:
+            raise ConfigError(f"{name} is not a setting of {caller}{did_you_mean(name, KNNSettings.__annotations__)}")
+    return resolve(KNNConfig, as_dict(config), cast("dict[str, object]", settings))
 
 
 def paired_names(prefixes: str, indexfiles: str) -> tuple[tuple[str, str], ...]:

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config.flags import Flags, coerce, flag_fields, parse_literal_dict
+from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.models import MODELS
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
 from fairseq.tasks import TASKS
 
@@ -81,6 +83,12 @@ def open_models(flags: Flags, config: ModelSettings, precision: Precision, *, co
     models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)
     return OpenedModels(task, task_config, checkpoints, models)
+
+
+def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint) -> ModelIdentity:
+    """Returns what tells a model from another: hashes of its dictionary and weights, and the width of its vectors."""
+    weights = weights_sha256(checkpoint.state)
+    return ModelIdentity(dictionary.sha256(), weights, len(dictionary), int(model.key_dimension))
 
 
 def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], context_window: int) -> Any:

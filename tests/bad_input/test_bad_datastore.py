@@ -175,7 +175,7 @@ CASES = [
     of_manifest("rows-beyond-64-bits", {"rows": 10**30}, "'rows' must be a whole number"),
     of_manifest("rows-infinite", {"rows": float("inf")}, "dstore.json"),
     of_manifest("width-lies", {"dimension": 8}, "dstore_keys.npy must have", BUILD),
-    of_manifest("width-of-another-model", {"dimension": 32}, "dstore has keys of width 32, but 16"),
+    of_manifest("width-of-another-model", {"dimension": 32}, "written with keys of width 32, but this run has 16"),
     of_manifest("width-negative", {"dimension": -16}, "'dimension' must not be negative"),
     of_manifest("key-type-unknown", {"key_dtype": "float8"}, "'key_dtype' must be float32 or float16"),
     of_manifest("key-type-is-code", {"key_dtype": "O"}, "'key_dtype' must be float32 or float16", BUILD),

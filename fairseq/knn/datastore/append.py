@@ -15,10 +15,12 @@ from pathlib import Path
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.format import append_path, keys_path, values_path
-from fairseq.knn.datastore.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
+from fairseq.knn.datastore.identity import require_model
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.segments import Segment, segments_of, with_segments
 from fairseq.knn.datastore.store import Datastore
+from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
         )
     if manifest.value_dtype == "int16":
         raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
-    check_dimension(manifest.dimension, prefix, new.dimension)
+    require_model(prefix, store.model, ModelIdentity(key_dimension=new.dimension))
     if new.key_dtype == "float32":  # which --dstore-fp16 need not say again
         new = replace(new, key_dtype=manifest.key_dtype)
     for name, words in _IN_COMMON.items():

@@ -1,4 +1,4 @@
-"""What lies beside a datastore (``PREFIX.json``) and an index (``INDEX.json``), and the checks that use it.
+"""What lies beside a datastore (``PREFIX.json``) and an index (``INDEX.json``).
 
 The files themselves say nothing of rows, width, dtypes, model or dictionary, and a wrong combination yields numbers
 that only look right. So each carries a small JSON manifest. A datastore's identity is its ``store_id``, the SHA-256 of
@@ -9,17 +9,14 @@ in the files; an index records the ``rows_id`` that it was built from, which lea
 import dataclasses
 import hashlib
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fairseq.config.flags import field_types
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.manifest_fields import checked_field
 from fairseq.runtime.files import write_json
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
@@ -215,74 +212,3 @@ def _from_record(cls: type[M], record: dict[str, Any], path: Path) -> M:
 def _kind(cls: type[M]) -> str:
     """Returns ``datastore`` or ``index``."""
     return str(cls.__dataclass_fields__["kind"].default)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the evaluating side knows; None where it does not."""
-
-    vocabulary_size: int | None = None
-    dimension: int | None = None
-    dictionary_sha256: str | None = None
-    weights_sha256: str | None = None
-    key_type: str | None = None
-
-
-def check_store(
-    manifest: DatastoreManifest, prefix: str | Path, expected: Expected, *, allow_mismatch: bool = False
-) -> None:
-    """Checks that a datastore belongs to the model and dictionary in use; None on either side is not compared.
-
-    Raises:
-        MismatchError: it does not; with ``allow_mismatch`` a warning, but never for another key width.
-    """
-    check_dimension(manifest.dimension, prefix, expected.dimension)
-    pairs = (
-        ("vocabulary_size", "a vocabulary of", "use the dictionary that the datastore was written with"),
-        ("dictionary_sha256", "dictionary", "use the data directory whose dict.txt the datastore was written with"),
-        ("weights_sha256", "model weights", "give --path the checkpoint that wrote it, or write the datastore again"),
-        ("key_type", "keys of type", "give --knn-keytype the datastore's"),
-    )
-    for name, words, remedy in pairs:
-        have, want = getattr(manifest, name), getattr(expected, name)
-        if have is not None and want is not None and have != want:
-            message = f"{prefix} was written with {words} {_short(have)}, but this run has {_short(want)}; {remedy}"
-            mismatch(message, allow_mismatch)
-
-
-def check_dimension(dimension: int, prefix: str | Path, expected: int | None) -> None:
-    """Raises MismatchError when the model's vectors have another width than the keys."""
-    if expected is not None and dimension != expected:
-        raise MismatchError(
-            f"{prefix} has keys of width {dimension}, but {expected} was asked for (--dimension, or the model's"
-            " width); they do not belong together"
-        )
-
-
-def check_index(
-    manifest: IndexManifest,
-    index_path: str | Path,
-    store_id: str | None,
-    prefix: str | Path,
-    *,
-    allow_mismatch: bool = False,
-) -> None:
-    """Raises MismatchError (or warns) when an index was built from another datastore."""
-    if store_id is not None and manifest.store_id != store_id:
-        mismatch(
-            f"{index_path} was built from datastore {_short(manifest.store_id)}, but {prefix} is datastore"
-            f" {_short(store_id)}; give --indexfile the datastore's own, or build it with build_dstore.py",
-            allow_mismatch,
-        )
-
-
-def mismatch(message: str, allow: bool) -> None:
-    """Raises MismatchError, or warns where mismatches are allowed."""
-    if not allow:
-        raise MismatchError(f"{message} (--allow-mismatch goes on regardless)")
-    logger.warning("%s (--allow-mismatch: going on)", message)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 else text

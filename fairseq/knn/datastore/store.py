@@ -21,10 +21,12 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import Layout, append_path, compaction_begun, infer_layout, keys_path, values_path
-from fairseq.knn.datastore.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
+from fairseq.knn.datastore.identity import model_of, require_model
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.segments import earlier_states, segments_of
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
+from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,11 @@ class Datastore:
     def rows_left(self) -> int:
         """Rows that can be found."""
         return self.rows - self.forgotten.num_rows
+
+    @property
+    def model(self) -> ModelIdentity:
+        """The model that it was written with, as far as it says."""
+        return model_of(self.manifest) if self.manifest else ModelIdentity(key_dimension=self.dimension)
 
     @classmethod
     def open(
@@ -211,7 +218,7 @@ def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | Non
             f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; write it again with the same"
             " command, which goes on from there"
         )
-    check_dimension(manifest.dimension, prefix, dimension)
+    require_model(prefix, model_of(manifest), ModelIdentity(key_dimension=dimension))
     if key_fp16 and manifest.key_dtype != "float16":
         raise MismatchError(f"--dstore-fp16: {prefix} has {manifest.key_dtype} keys; leave the flag out")
 

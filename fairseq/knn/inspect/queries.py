@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Float32s, Float64s, Int64s
-from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import Flags
 from fairseq.errors import ConfigError
@@ -22,11 +21,12 @@ from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare
 from fairseq.evaluate.mixture import Interpolation
 from fairseq.evaluate.sequence_scorer import SequenceScorer
-from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
+from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.runtime.log import Progress
 from fairseq.runtime.precision import Precision, select_device
+from fairseq.tasks.opening import identity_of
 
 BATCH_TOKENS = 1024
 LEAST_BATCHES = 16
@@ -83,15 +83,8 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     typed: dict[str, Any] = {**asdict(config), "max_tokens": BATCH_TOKENS}
     flags = Flags(typed, ())
     evaluation = prepare(flags, flags.build(EvalConfig), Precision(device, select_device(device)))
-    model = evaluation.models[0]
-    check_dimension(store.dimension, store.prefix, int(model.key_dimension))
-    if store.manifest is not None:
-        expected = Expected(
-            vocabulary_size=len(evaluation.task.dictionary),
-            dictionary_sha256=evaluation.task.dictionary.sha256(),
-            weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
-        )
-        check_store(store.manifest, store.prefix, expected, allow_mismatch=recall.allow_mismatch)
+    model = identity_of(evaluation.models[0], evaluation.task.dictionary, evaluation.checkpoints[0])
+    require_model(store.prefix, store.model, model, allow_mismatch=recall.allow_mismatch)
     sizes = [int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches]
     if not sizes:
         raise ConfigError(f"the split '{config.gen_subset}' holds no tokens; give --gen-subset another")

@@ -31,7 +31,8 @@ from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore.manifest import IndexManifest, check_index, manifest_path, read_manifest
+from fairseq.knn.datastore.identity import require_index
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows, spaced_rows
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
@@ -147,8 +148,7 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
         index = open_index(path)
         check_index_fits(index, path, rows=store.rows, dimension=store.dimension, prefix=store.prefix)
         manifest = read_manifest(manifest_path(path), IndexManifest)
-        if manifest is not None:
-            check_index(manifest, path, store.rows_id, store.prefix, allow_mismatch=config.allow_mismatch)
+        require_index(manifest, path, store.rows_id, store.prefix, allow_mismatch=config.allow_mismatch)
         yield _Index(path, index, Path(path).stat().st_size / store.rows)
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:

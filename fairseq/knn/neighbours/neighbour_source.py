@@ -15,13 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
+from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.arguments import (
     A,
@@ -35,10 +35,8 @@ from fairseq.knn.neighbours.arguments import (
 from fairseq.knn.neighbours.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, next_log_prob, votes_for
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.threads import run_all, worker_threads
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
-
-if TYPE_CHECKING:
-    from fairseq.hub.protocol import ModelFacts
 
 T = TypeVar("T")
 
@@ -108,13 +106,10 @@ class NeighbourSource(ABC):
     def identity(self) -> dict[str, Any]:
         """Returns the ids of what is searched, as a result names them: ``store_id``, ``index_sha256``."""
 
-    def open_for(self, model: "ModelFacts") -> tuple["NeighbourSource", float]:
+    def open_for(self, model: ModelIdentity) -> tuple["NeighbourSource", float]:
         """Returns this source and its weight λ; raises MismatchError where a datastore is another model's."""
-        expected = Expected(model.vocabulary_size, model.key_dimension, model.dictionary_sha256, model.weights_sha256)
         for store in (part.datastore for part in self.parts):
-            if store.manifest is not None:
-                check_store(store.manifest, store.prefix, expected, allow_mismatch=self.config.allow_mismatch)
-            check_dimension(store.dimension, store.prefix, model.key_dimension)
+            require_model(store.prefix, store.model, model, allow_mismatch=self.config.allow_mismatch)
         return self, self.config.lmbda
 
     def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:

@@ -1,14 +1,12 @@
-"""What is settled before a datastore and its index are opened: settings, width, memory."""
+"""What is settled before a datastore and its index are opened: width, memory."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fairseq.config.flags import as_dict, resolve
-from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.format import keys_path, values_path
-from fairseq.knn.datastore.manifest import Expected, manifest_path
+from fairseq.knn.datastore.manifest import manifest_path
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import require_memory
 
 
@@ -22,20 +20,8 @@ def require_memory_for(prefix: Path, indexfile: Path, config: KNNConfig) -> None
     require_memory(f"reading {' and '.join(map(str, files))}", needed, remedy)
 
 
-def sorted_out(config: KNNConfig, more: dict[str, Any]) -> tuple[KNNConfig, Expected]:
-    """Returns the config with what replaces it, and what the datastore must match."""
-    settings, known = {f.name for f in fields(KNNConfig)}, {f.name for f in fields(Expected)}
-    for name in more:
-        if name not in settings | known:
-            raise ConfigError(f"{name} is not a setting of KNN_Dstore.open{did_you_mean(name, settings | known)}")
-    return (
-        resolve(KNNConfig, as_dict(config), {name: value for name, value in more.items() if name in settings}),
-        Expected(**{name: value for name, value in more.items() if name in known}),
-    )
-
-
-def width_to_open(prefix: str | Path, index: Any, expected: Expected) -> int | None:
-    """Returns the width to open with: what is expected, else, for a datastore without a manifest, the index's."""
-    if expected.dimension is not None or manifest_path(prefix).is_file():
-        return expected.dimension
-    return int(index.d)
+def width_to_open(prefix: str | Path, index: Any, model: ModelIdentity | None) -> int | None:
+    """Returns the width to open with: the model's, else, for a datastore without a manifest, the index's."""
+    if model is not None and model.key_dimension is not None:
+        return model.key_dimension
+    return None if manifest_path(prefix).is_file() else int(index.d)

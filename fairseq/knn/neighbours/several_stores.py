@@ -26,7 +26,7 @@ import numpy as np
 from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
+from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
 
@@ -126,19 +126,8 @@ def check_together(stores: Sequence[Datastore], *, allow_mismatch: bool = False)
     Raises:
         MismatchError: they do not; with ``allow_mismatch`` a warning, but never for keys of another width.
     """
-    first = stores[0]
     for store in stores[1:]:
-        check_dimension(store.dimension, store.prefix, first.dimension)
-        if first.manifest is None or store.manifest is None:
-            continue
-        known = first.manifest
-        expected = Expected(
-            vocabulary_size=known.vocabulary_size,
-            dictionary_sha256=known.dictionary_sha256,
-            weights_sha256=known.weights_sha256,
-            key_type=known.key_type,
-        )
-        check_store(store.manifest, store.prefix, expected, allow_mismatch=allow_mismatch)
+        require_model(store.prefix, store.model, stores[0].model, allow_mismatch=allow_mismatch)
 
 
 @dataclass(frozen=True)

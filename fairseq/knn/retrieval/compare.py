@@ -3,7 +3,8 @@
 import logging
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, mismatch, read_manifest
+from fairseq.knn.datastore.identity import mismatch
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.retrieval.datastores import parts_of
 from fairseq.knn.retrieval.retrieval import Retrieval
 

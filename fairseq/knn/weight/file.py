@@ -18,7 +18,7 @@ import numpy as np
 
 from fairseq.arrays import Float64s
 from fairseq.errors import DatastoreError, shown
-from fairseq.knn.datastore.manifest import mismatch
+from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.weight.features import BEFORE_SEARCH, FEATURES
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, LmbdaModel, Network, NetworkWeights, Skip
 from fairseq.runtime.files import write_json

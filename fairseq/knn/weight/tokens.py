@@ -13,7 +13,7 @@ import numpy as np
 from fairseq.arrays import Array, Int64s
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.knn.datastore.manifest import mismatch
+from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
 from fairseq.knn.neighbours.several_stores import Values

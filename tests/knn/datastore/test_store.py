@@ -11,10 +11,6 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.manifest import (
     DatastoreManifest,
-    Expected,
-    IndexManifest,
-    check_index,
-    check_store,
     manifest_path,
     read_manifest,
     write_manifest,
@@ -225,26 +221,3 @@ def test_manifests_that_are_no_json_objects(tmp_path, text):
     (tmp_path / "d.json").write_text(text)
     with pytest.raises(DatastoreError, match=r"d\.json must be"):
         read_manifest(tmp_path / "d.json", DatastoreManifest)
-
-
-@pytest.mark.parametrize("name", ["vocabulary_size", "dictionary_sha256", "weights_sha256", "key_type"])
-@pytest.mark.pitfall(2)
-def test_store_of_another_model_or_dictionary(manifest, caplog, name):
-    expected = Expected(**{name: 7 if name == "vocabulary_size" else "other"})
-    check_store(manifest, "d", Expected(WIDTH and 50000, WIDTH, "d" * 64, "w" * 64, "last_ffn_input"))
-    with pytest.raises(MismatchError, match=r"d was written with .* but this run has (7|other)"):
-        check_store(manifest, "d", expected)
-    check_store(manifest, "d", expected, allow_mismatch=True)
-    assert "going on" in caplog.text
-    with pytest.raises(MismatchError, match="width 16, but 17"):
-        check_store(manifest, "d", Expected(dimension=17), allow_mismatch=True)
-
-
-@pytest.mark.pitfall(2)
-def test_index_of_another_store(caplog):
-    index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
-    check_index(index, "i", "a" * 64, "d")
-    with pytest.raises(MismatchError, match="built from datastore aaaaaaaaaaaa, but d is datastore bbbbbbbbbbbb"):
-        check_index(index, "i", "b" * 64, "d")
-    check_index(index, "i", "b" * 64, "d", allow_mismatch=True)
-    assert "going on" in caplog.text

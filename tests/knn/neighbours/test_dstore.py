@@ -17,6 +17,7 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import open_index
 from fairseq.knn.search.distances import search
+from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN_Dstore
 from tests.builders.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
 from tests.oracles.knn import distance, knn_probability, nearest
@@ -133,11 +134,11 @@ def test_what_does_not_belong_together(flat, make_store, caplog):
     assert "was built from datastore" in caplog.text
     with pytest.raises(MismatchError, match=r"has 1500 keys, but .*short was opened with 100 rows"):
         opened("short", allow_mismatch=True)
-    with pytest.raises(MismatchError, match="width 16, but 1024"):
-        opened(dimension=1024)
+    with pytest.raises(MismatchError, match="width 16, but this run has 1024"):
+        opened(model=ModelIdentity(key_dimension=1024))
     for name, value in (("dictionary_sha256", "x"), ("weights_sha256", "x"), ("vocabulary_size", 267744)):
         with pytest.raises(MismatchError, match="was written with"):
-            opened(**{name: value})
+            opened(model=ModelIdentity(**{name: value}))
     with pytest.raises(ConfigError, match="did you mean probe"):
         opened(prob=3)
     with pytest.raises(MismatchError, match="metric l2"):
@@ -201,7 +202,7 @@ def test_golden_index_finds_the_rows_own_keys(golden_dir, golden_store):
 def test_golden_index_with_a_store_of_the_original(golden_dir, golden_store):
     prefix, rows, keys, values = golden_store
     config = KNNConfig(no_load_keys=True, knn_sim_func="do_not_recomp_l2", probe=32)
-    dstore = KNN_Dstore.open(prefix, golden_dir / "knn.index", config, vocabulary_size=16304)
+    dstore = KNN_Dstore.open(prefix, golden_dir / "knn.index", config, ModelIdentity(vocabulary_size=16304))
     assert (dstore.datastore.rows, dstore.datastore.dimension) == (340968, 256)
     own = values[rows[:16]].astype(np.int64)
     log_p = dstore.log_prob(torch.tensor(keys[:16]), torch.tensor(own))

@@ -1,0 +1,112 @@
+"""What differs between two identities, and who refuses it: a wrong combination yields numbers that only look right.
+
+A datastore belongs to a model (weights, dictionary, width and kind of its vectors); an index belongs to a datastore.
+Opening files raises what differs, or warns with ``--allow-mismatch``; ``fairseq-knnlm check`` lists it.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq.errors import MismatchError
+from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest
+from fairseq.models.protocol import ModelIdentity
+
+logger = logging.getLogger(__name__)
+
+# A field of the identity, its words in a message, and what to do where it differs.
+_FIELDS = (
+    ("key_dimension", "keys of width", "give --path the model that wrote it, and leave --dimension out"),
+    ("vocabulary_size", "a vocabulary of", "use the dictionary that it was written with"),
+    ("dictionary_sha256", "dictionary", "use the data directory whose dict.txt it was written with"),
+    ("weights_sha256", "model weights", "give --path the checkpoint that wrote it, or write it again"),
+    ("key_type", "keys of type", "give --knn-keytype its own"),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field that two identities know and do not agree on.
+
+    Attributes:
+        name: the field of ``ModelIdentity``.
+        text: its words, both values, and what to do: ``dictionary a1…, but this run has b2…; use …``.
+    """
+
+    name: str
+    text: str
+
+
+def model_of(manifest: DatastoreManifest) -> ModelIdentity:
+    """Returns the model that a datastore was written with, as far as its manifest says."""
+    return ModelIdentity(
+        manifest.dictionary_sha256,
+        manifest.weights_sha256,
+        manifest.vocabulary_size,
+        manifest.dimension,
+        manifest.key_type,
+    )
+
+
+def differences(have: ModelIdentity, want: ModelIdentity) -> list[Difference]:
+    """Returns what differs between what a file was made with and what this run has; None on either side never does."""
+    found = []
+    for name, words, remedy in _FIELDS:
+        own, other = getattr(have, name), getattr(want, name)
+        if own is not None and other is not None and own != other:
+            found.append(Difference(name, f"{words} {short(own)}, but this run has {short(other)}; {remedy}"))
+    return found
+
+
+def require_model(
+    prefix: str | Path, have: ModelIdentity, want: ModelIdentity | None, *, allow_mismatch: bool = False
+) -> None:
+    """Checks that the datastore at ``prefix`` was written with the model and dictionary that this run has.
+
+    Raises:
+        MismatchError: it was not; with ``allow_mismatch`` a warning, but never for keys of another width.
+    """
+    for difference in differences(have, want or ModelIdentity()):
+        message = f"{prefix} was written with {difference.text}"
+        if difference.name == "key_dimension":
+            raise MismatchError(message)
+        mismatch(message, allow_mismatch)
+
+
+def index_problem(
+    manifest: IndexManifest | None, indexfile: str | Path, rows_id: str | None, prefix: str | Path
+) -> str | None:
+    """Returns what is wrong where an index was built from another datastore; None if not, or if either is not known."""
+    if manifest is None or rows_id is None or manifest.store_id == rows_id:
+        return None
+    return (
+        f"{indexfile} was built from datastore {short(manifest.store_id)}, but {prefix} is datastore {short(rows_id)};"
+        " give --indexfile the datastore's own, or build it with build_dstore.py"
+    )
+
+
+def require_index(
+    manifest: IndexManifest | None,
+    indexfile: str | Path,
+    rows_id: str | None,
+    prefix: str | Path,
+    *,
+    allow_mismatch: bool = False,
+) -> None:
+    """Raises MismatchError, or warns, when an index was built from another datastore."""
+    problem = index_problem(manifest, indexfile, rows_id, prefix)
+    if problem is not None:
+        mismatch(problem, allow_mismatch)
+
+
+def mismatch(message: str, allow: bool) -> None:
+    """Raises MismatchError, or warns where mismatches are allowed."""
+    if not allow:
+        raise MismatchError(f"{message} (--allow-mismatch goes on regardless)")
+    logger.warning("%s (--allow-mismatch: going on)", message)
+
+
+def short(value: object) -> str:
+    """Returns a checksum's first twelve digits, anything else as it is."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

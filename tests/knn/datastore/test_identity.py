@@ -1,0 +1,51 @@
+"""Datastores of another model and indexes of another datastore are refused, or told of where that is allowed."""
+
+from dataclasses import fields
+from typing import get_type_hints
+
+import pytest
+
+from fairseq.errors import MismatchError
+from fairseq.knn.config import KNNConfig, KNNSettings
+from fairseq.knn.datastore.identity import differences, model_of, require_index, require_model
+from fairseq.knn.datastore.manifest import IndexManifest
+from fairseq.models.protocol import ModelIdentity
+from tests.builders.small_store import WIDTH
+
+
+@pytest.mark.parametrize("name", ["vocabulary_size", "dictionary_sha256", "weights_sha256", "key_type"])
+@pytest.mark.pitfall(2)
+def test_store_of_another_model_or_dictionary(manifest, caplog, name):
+    own, other = model_of(manifest), ModelIdentity(**{name: 7 if name == "vocabulary_size" else "other"})
+    require_model("d", own, ModelIdentity("d" * 64, "w" * 64, 50000, WIDTH, "last_ffn_input"))
+    require_model("d", own, None)
+    with pytest.raises(MismatchError, match=r"d was written with .* but this run has (7|other)"):
+        require_model("d", own, other)
+    require_model("d", own, other, allow_mismatch=True)
+    assert "going on" in caplog.text
+    with pytest.raises(MismatchError, match="width 16, but this run has 17"):
+        require_model("d", own, ModelIdentity(key_dimension=17), allow_mismatch=True)
+
+
+@pytest.mark.pitfall(2)
+def test_index_of_another_store(caplog):
+    index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
+    require_index(index, "i", "a" * 64, "d")
+    with pytest.raises(MismatchError, match="built from datastore aaaaaaaaaaaa, but d is datastore bbbbbbbbbbbb"):
+        require_index(index, "i", "b" * 64, "d")
+    require_index(index, "i", "b" * 64, "d", allow_mismatch=True)
+    assert "going on" in caplog.text
+
+
+def test_what_either_side_does_not_know_does_not_differ():
+    known = ModelIdentity("d" * 64, "w" * 64, 40, 16, "last_ffn_input")
+    assert differences(known, ModelIdentity()) == differences(ModelIdentity(), known) == differences(known, known) == []
+    other = ModelIdentity("e" * 64, None, 41, 16)
+    assert [found.name for found in differences(known, other)] == ["vocabulary_size", "dictionary_sha256"]
+    assert differences(known, other)[1].text.startswith("dictionary dddddddddddd, but this run has eeeeeeeeeeee; ")
+
+
+def test_every_setting_of_neighbours_is_a_keyword_that_a_type_checker_knows():
+    kinds = get_type_hints(KNNConfig)
+    names = {field.name for field in fields(KNNConfig)} - {"knnlm", "dstore_filename", "indexfile"}
+    assert get_type_hints(KNNSettings) == {name: kinds[name] for name in names}
