@@ -62,10 +62,7 @@ class AdaptiveInput(nn.Module):
 
     def band_weights(self, band: int) -> tuple[nn.Parameter, nn.Parameter]:
         """Returns a band's word vectors ``[words, width]`` and its projection ``[output_dim, width]``."""
-        sequence = self.embeddings[band]
-        assert isinstance(sequence, nn.Sequential)
-        words, projection = sequence[0].weight, sequence[1].weight
-        assert isinstance(words, nn.Parameter) and isinstance(projection, nn.Parameter)
+        words, projection = self.embeddings[band].parameters()
         return words, projection
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ The head scores the first band's words and one class per tail; a tail scores its
 Of a target only its own log-probability is computed: the head over every row, each tail over the rows whose target
 lies in it. What the whole distribution looks like (``certainty``) takes every tail over every row, few rows at a time.
 The distribution itself (``log_prob``) is for generating, which has few rows.
-N rows, C width, V words of a band.
+N rows, C width, W width of a band's words, V words of a band.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
-from fairseq.modules.dropout import Dropout, dropout
+from fairseq.modules.dropout import dropout
 
 # Products whose rows do not begin at multiples of a few words run at two thirds of the speed (measured on a CPU).
 ALIGNED = 16
@@ -24,38 +24,18 @@ ALIGNED = 16
 CERTAINTY_LOGITS = 1 << 19
 
 
-class SharedLinear(nn.Module):
-    """A linear map whose weight belongs to another module, used as it is or transposed."""
+class TiedHead(nn.Module):
+    """Weights of the head whose words are the input's: ``word_proj`` for words, ``class_proj`` for tails.
 
-    def __init__(self, weight: nn.Parameter, transpose: bool) -> None:
-        super().__init__()
-        self.weight = weight
-        self.transpose = transpose
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x`` mapped by the shared weight."""
-        return F.linear(x, self.weight.t() if self.transpose else self.weight)
-
-
-class SharedHead(nn.Module):
-    """The head when words are shared with the input: ``word_proj`` for words, ``class_proj`` for tails."""
+    Where the input's words have another width than the softmax, features are first mapped to that width.
+    """
 
     def __init__(self, words: nn.Parameter, input_dim: int, num_tails: int) -> None:
         super().__init__()
-        shared = SharedLinear(words, transpose=False)
-        width = words.shape[1]
-        self.word_proj = shared if width == input_dim else nn.Sequential(_linear(input_dim, width), shared)
+        width, tied = words.shape[1], _tied(words)
+        self.word_proj = tied if width == input_dim else nn.ModuleList([_linear(input_dim, width), tied])
         self.class_proj = _linear(input_dim, num_tails)
         self.register_buffer("_float_tensor", torch.zeros(1))  # a name that checkpoints of this layout hold
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns head logits ``[N, words + tails]``."""
-        return torch.cat([self.word_proj(x), self.class_proj(x)], dim=-1)
-
-    def weights(self) -> list[Tensor]:
-        """Returns the weights that map the input to logits, those of words and those of tails; none where two do."""
-        word_proj = self.word_proj
-        return [word_proj.weight, self.class_proj.weight] if isinstance(word_proj, SharedLinear) else []
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -84,29 +64,26 @@ class AdaptiveSoftmax(nn.Module):
         super().__init__()
         self.bounds = band_bounds(vocabulary_size, cutoff)
         self.dropout = dropout
+        self.projections_are_tied = tied_input is not None and tie_projections
         num_tails = len(self.bounds) - 1
         self.register_buffer("version", torch.ones(1, dtype=torch.int64))  # a name that checkpoints hold
-        self.head: nn.Linear | SharedHead
+        self.head: nn.Linear | TiedHead
         if tied_input is None:
             self.head = _linear(input_dim, cutoff[0] + num_tails)
         else:
-            self.head = SharedHead(tied_input.band_weights(0)[0], input_dim, num_tails)
+            self.head = TiedHead(tied_input.band_weights(0)[0], input_dim, num_tails)
         self.tail = nn.ModuleList()
-        for i, (start, end) in enumerate(self.bounds[1:]):
+        for band, (start, end) in enumerate(self.bounds[1:], 1):
             projection: nn.Module
             words: nn.Module
             if tied_input is None:
-                width = int(input_dim // factor ** (i + 1))
+                width = int(input_dim // factor**band)
                 projection, words = _linear(input_dim, width), _linear(width, end - start)
             else:
-                weight, shared_projection = tied_input.band_weights(i + 1)
-                words = SharedLinear(weight, transpose=False)
-                projection = (
-                    SharedLinear(shared_projection, transpose=True)
-                    if tie_projections
-                    else _linear(input_dim, weight.shape[1])
-                )
-            self.tail.append(nn.Sequential(projection, Dropout(dropout), words))
+                weight, its_projection = tied_input.band_weights(band)
+                projection = _tied(its_projection) if tie_projections else _linear(input_dim, weight.shape[1])
+                words = _tied(weight)
+            self.tail.append(nn.ModuleDict({"0": projection, "2": words}))  # numbers that checkpoints hold
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, ``[N]`` in float32; in training, with dropout."""
@@ -117,39 +94,52 @@ class AdaptiveSoftmax(nn.Module):
             rows, count = rows_in_band(target_N, start, end)
             head_target[rows[:count]] = self.bounds[0][1] + i
             tails.append((i, start, rows, count))
-        log_p_N = _log_softmax_at(self._head_logits(features_NC), head_target)
+        log_p_N = _log_softmax_at(self._aligned_head_logits(features_NC), head_target)
         for i, start, rows, count in tails:
             if count:
-                logits = self.tail[i](features_NC[rows])[:count]
+                logits = self._tail_logits(i, features_NC[rows])[:count]
                 where = rows[:count]
                 log_p_N = log_p_N.index_add(0, where, _log_softmax_at(logits, target_N[where] - start))
         return log_p_N
 
     def _head_logits(self, x_NC: Tensor) -> Tensor:
-        """Returns the head's logits; for many rows with columns of −∞ behind them, up to a multiple of 16.
+        """Returns the scores of the head's words and of the tails, ``[N, words + tails]``."""
+        if isinstance(self.head, nn.Linear):
+            return F.linear(x_NC, self.head.weight)
+        *mapping, words = self.head.word_proj.parameters()
+        mapped_NW = F.linear(x_NC, mapping[0]) if mapping else x_NC
+        return torch.cat([F.linear(mapped_NW, words), self.head.class_proj(x_NC)], dim=-1)
+
+    def _aligned_head_logits(self, x_NC: Tensor) -> Tensor:
+        """Returns ``_head_logits``; for many rows with columns of −∞ behind them, up to a multiple of 16.
 
         To join weights is to write them once more, V · C numbers; to join logits, N · V.
         """
-        weights = self.head.weights() if isinstance(self.head, SharedHead) else [self.head.weight]
+        weights = list(self.head.parameters())
+        if len(weights) > 2 or len(x_NC) < x_NC.shape[1]:  # words behind a map of their own, or few rows
+            return self._head_logits(x_NC)
         num_logits = self.bounds[0][1] + len(self.tail)
-        if not weights or len(x_NC) < x_NC.shape[1]:
-            logits_NV: Tensor = self.head(x_NC)
-            return logits_NV
-        missing = -num_logits % ALIGNED
-        weight_VC = torch.cat([*weights, weights[0].new_zeros(missing, x_NC.shape[1])])
+        weight_VC = torch.cat([*weights, weights[0].new_zeros(-num_logits % ALIGNED, x_NC.shape[1])])
         bias_V = weight_VC.new_zeros(len(weight_VC))
         bias_V[num_logits:] = -torch.inf
         return F.linear(x_NC, weight_VC, bias_V)
+
+    def _tail_logits(self, tail: int, x_NC: Tensor) -> Tensor:
+        """Returns the scores of a tail's words, ``[N, V]``."""
+        projection, words = self.tail[tail].parameters()
+        # A tied projection is the input's, which maps the other way.
+        mapped_NW = x_NC @ projection if self.projections_are_tied else F.linear(x_NC, projection)
+        return F.linear(dropout(mapped_NW, self.dropout, self.training), words)
 
     @torch.no_grad()
     def log_prob(self, features_NC: Tensor) -> Tensor:
         """Returns log p of every word, natural, ``[N, V]`` in float32, V the whole vocabulary."""
         words = self.bounds[0][1]
-        head_NV = self.head(features_NC).float().log_softmax(1)
+        head_NV = self._head_logits(features_NC).float().log_softmax(1)
         out_NV: Tensor = head_NV.new_empty(len(features_NC), self.bounds[-1][1])
         out_NV[:, :words] = head_NV[:, :words]
         for i, (start, end) in enumerate(self.bounds[1:]):
-            tail_NV = self.tail[i](features_NC).float().log_softmax(1)
+            tail_NV = self._tail_logits(i, features_NC).float().log_softmax(1)
             torch.add(tail_NV, head_NV[:, words + i, None], out=out_NV[:, start:end])
         return out_NV
 
@@ -162,11 +152,11 @@ class AdaptiveSoftmax(nn.Module):
         largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
         widest, words = max(end - start for start, end in self.bounds) + len(self.tail), self.bounds[0][1]
         for rows in row_slices(len(features_NC), widest):
-            head_NV = self.head(features_NC[rows]).float()
+            head_NV = self._head_logits(features_NC[rows]).float()
             log_sum_N, entropy_N[rows] = log_sum_and_entropy(head_NV)
             largest_N[rows] = head_NV[:, :words].amax(1) - log_sum_N
-            for i, tail in enumerate(self.tail):
-                tail_NV = tail(features_NC[rows]).float()
+            for i in range(len(self.tail)):
+                tail_NV = self._tail_logits(i, features_NC[rows]).float()
                 log_p_class_N = head_NV[:, words + i] - log_sum_N
                 log_sum_tail_N, tail_entropy_N = log_sum_and_entropy(tail_NV)
                 torch.maximum(largest_N[rows], log_p_class_N + tail_NV.amax(1) - log_sum_tail_N, out=largest_N[rows])
@@ -195,6 +185,11 @@ def log_sum_and_entropy(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_softmax_at(logits_NV: Tensor, target_N: Tensor) -> Tensor:
     return -F.cross_entropy(logits_NV.float(), target_N, reduction="none")
+
+
+def _tied(weight: nn.Parameter) -> nn.Module:
+    """Returns a module that holds another module's weight, under the name that a linear layer's has."""
+    return nn.ParameterDict({"weight": weight})
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -8,7 +8,7 @@ elements are scaled by exactly what that keeps, so that the expectation is the i
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 LEVELS = 1 << 16
@@ -32,15 +32,3 @@ def _draws(count: int) -> Tensor:
     generator = np.random.Generator(np.random.SFC64(seed))
     numbers = generator.integers(-(1 << 63), (1 << 63) - 1, max((count + 3) // 4, 1), dtype=np.int64, endpoint=True)
     return torch.from_numpy(numbers).view(torch.int16)[:count]
-
-
-class Dropout(nn.Module):
-    """``dropout`` as a module."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x``, with dropout in training."""
-        return dropout(x, self.p, self.training)

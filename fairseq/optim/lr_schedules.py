@@ -26,13 +26,12 @@ def stop_lr(config: object, optimization: OptimizationConfig) -> float:
 
 
 def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
-    """Returns warm-up, then cosine periods from MAX down to MIN, each longer by t and lower by the shrink factor.
+    """Returns warm restarts: a linear rise to MAX, then periods in each of which the rate falls from MAX to MIN.
 
-    With c updates since the warm-up, period P, t = ``t_mult``; in period i, of tⁱ·P updates, of which t_curr are past:
+    Period i is m^i times as long as the first, its rates are shrink^i times as high; with f, the share of it that is
+    past (Loshchilov and Hutter, 2017, equation 5, where ½(1 + cos πf) = cos²(πf/2)):
 
-        lr = shrinkⁱ · (MIN + ½ (MAX − MIN) (1 + cos(π · t_curr / (tⁱ P))))
-
-    Source: Loshchilov and Hutter, 2017, equation 5.
+        lr = shrink^i · (MIN + (MAX − MIN) · cos²(πf/2))
     """
     if config.max_lr is not None:
         highest, lowest = config.max_lr, optimization.lr[0]
@@ -41,25 +40,38 @@ def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
     if highest < lowest:
         raise ConfigError(f"--lr-scheduler cosine needs a highest rate above its lowest, but has {highest} < {lowest}")
     warmup = config.warmup_updates
-    first = config.warmup_init_lr if config.warmup_init_lr >= 0 else lowest
-    period = config.lr_period_updates if config.lr_period_updates > 0 else optimization.max_update - warmup
-    if period <= 0:
+    first_period = config.lr_period_updates if config.lr_period_updates > 0 else optimization.max_update - warmup
+    if first_period <= 0:
         raise ConfigError("--lr-scheduler cosine needs --lr-period-updates, or --max-update above --warmup-updates")
-    t = config.t_mult
+
+    def annealed(num_updates: int) -> float:
+        period, past = _period_at((num_updates - warmup) / first_period, config.t_mult - 1)
+        height = math.cos(math.pi / 2 * past) ** 2
+        return config.lr_shrink**period * (lowest + (highest - lowest) * height)
+
+    return _after_warm_up(warmup, config.warmup_init_lr if config.warmup_init_lr >= 0 else lowest, highest, annealed)
+
+
+def _period_at(time: float, growth: float) -> tuple[int, float]:
+    """Returns the number of the period that a time falls into, from 0, and the share of it that is past.
+
+    The unit of time is the first period. Each period is 1 + g times as long as the one before, so that those before
+    period i are a geometric sum, ((1 + g)^i − 1) / g, and what solves it for i is ln(1 + g·time) / ln(1 + g).
+    """
+    if not growth:
+        return math.floor(time), time % 1
+    # At the start of a period the quotient is a whole number; the smallest part more keeps it from rounding down.
+    number = math.floor(math.log1p(growth * time) / math.log1p(growth) + 1e-9)
+    return number, ((1 + growth * time) / (1 + growth) ** number - 1) / growth
+
+
+def _after_warm_up(warmup: int, first: float, peak: float, decay: Callable[[int], float]) -> Schedule:
+    """Returns a linear rise from ``first`` to ``peak``, followed by ``decay`` of the number of updates."""
 
     def lr_at(num_updates: int, epoch: int) -> float:
         if num_updates < warmup:
-            return first + num_updates * (highest - first) / warmup
-        since = num_updates - warmup
-        if t != 1:
-            # The epsilon keeps the end of a period, where the logarithm is a whole number, from rounding down.
-            i = math.floor(math.log(1 - since / period * (1 - t), t) + 1e-9)
-            length, past = t**i * period, since - (1 - t**i) / (1 - t) * period
-        else:
-            i = math.floor(since / period)
-            length, past = period, since - i * period
-        shrink = config.lr_shrink**i
-        return shrink * (lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * past / length)))
+            return first + num_updates * (peak - first) / warmup
+        return decay(num_updates)
 
     return lr_at
 
@@ -69,14 +81,7 @@ def inverse_sqrt(config: InverseSqrtConfig, optimization: OptimizationConfig) ->
     peak, warmup = optimization.lr[0], config.warmup_updates
     if warmup < 1:
         raise ConfigError("--lr-scheduler inverse_sqrt needs --warmup-updates of 1 or more")
-    first = max(config.warmup_init_lr, 0.0)
-
-    def lr_at(num_updates: int, epoch: int) -> float:
-        if num_updates < warmup:
-            return first + num_updates * (peak - first) / warmup
-        return peak * math.sqrt(warmup / num_updates)
-
-    return lr_at
+    return _after_warm_up(warmup, max(config.warmup_init_lr, 0.0), peak, lambda n: peak * math.sqrt(warmup / n))
 
 
 def fixed(config: FixedConfig, optimization: OptimizationConfig) -> Schedule:

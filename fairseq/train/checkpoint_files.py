@@ -7,51 +7,42 @@ checkpoint_{E}_{U}.pt         in epoch E after U updates (--save-interval-update
 checkpoint.best_loss_{M}.pt   the few best, named by their metric (--keep-best-checkpoints)
 """
 
-import math
 import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq.runtime.files import atomic_write, fsync_directory
 from fairseq.train.config import CheckpointConfig
 
-
-@dataclass
-class Best:
-    """The best validation metric so far, and how many validations have passed without a better one."""
-
-    maximize: bool
-    value: float | None = None
-    num_since: int = 0
-
-    def add(self, metric: float) -> bool:
-        """Counts a validation; returns whether it is the best so far."""
-        better = self.value is None or (metric > self.value if self.maximize else metric < self.value)
-        if better and not math.isnan(metric):
-            self.value, self.num_since = metric, 0
-            return True
-        self.num_since += 1
-        return False
+LAST = "checkpoint_last.pt"
 
 
 def names_to_write(
-    config: CheckpointConfig, *, epoch: int, num_updates: int, end_of_epoch: bool, is_best: bool, metric: float | None
+    config: CheckpointConfig, epoch: int, num_updates: int | None, metric: float | None, is_best: bool
 ) -> list[str]:
-    """Returns the names under which the state of this moment is saved; ``checkpoint_last.pt`` comes last."""
+    """Returns the names under which the state of this moment is saved; ``checkpoint_last.pt`` comes last.
+
+    Args:
+        config: which checkpoints are wanted.
+        epoch: the one that the run is in, or that has just ended.
+        num_updates: made so far; None at the end of an epoch.
+        metric: of the validation that was made for this, if one was.
+        is_best: whether it was the best so far.
+    """
     names = []
-    if end_of_epoch and not config.no_epoch_checkpoints and epoch % config.save_interval == 0:
-        names.append(f"checkpoint{epoch}.pt")
-    if not end_of_epoch and config.save_interval_updates and num_updates % config.save_interval_updates == 0:
+    if num_updates is None:
+        if not config.no_epoch_checkpoints and epoch % config.save_interval == 0:
+            names.append(f"checkpoint{epoch}.pt")
+    elif config.save_interval_updates and num_updates % config.save_interval_updates == 0:
         names.append(f"checkpoint_{epoch}_{num_updates}.pt")
     if metric is not None and is_best:
         names.append("checkpoint_best.pt")
     if metric is not None and config.keep_best_checkpoints > 0:
         names.append(f"checkpoint.best_{config.best_checkpoint_metric}_{metric:.4f}.pt")
     if not config.no_last_checkpoints:
-        names.append("checkpoint_last.pt")
+        names.append(LAST)
     return names
 
 
@@ -84,21 +75,20 @@ def _link(source: Path, target: Path) -> None:
 
 
 def delete_old(config: CheckpointConfig) -> None:
-    """Deletes what the keep-policies do not keep."""
+    """Deletes what the keep-policies do not keep: of each kind of name, all but the first few by their number."""
+    best = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
+    policies = (
+        (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True),
+        (r"checkpoint(\d+)\.pt", config.keep_last_epochs, True),
+        (best, config.keep_best_checkpoints or -1, config.maximize_best_checkpoint_metric),
+    )
+    for pattern, count, largest_first in policies:
+        found = [(float(match[1]), path) for path in _files(config) if (match := re.fullmatch(pattern, path.name))]
+        for _, path in sorted(found, reverse=largest_first)[count:] if count >= 0 else []:
+            path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint
+            path.unlink()
+
+
+def _files(config: CheckpointConfig) -> list[Path]:
     save_dir = Path(config.save_dir)
-    if not save_dir.is_dir():
-        return
-    if config.keep_interval_updates >= 0:
-        _keep(save_dir, r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, newest_is_largest=True)
-    if config.keep_last_epochs >= 0:
-        _keep(save_dir, r"checkpoint(\d+)\.pt", config.keep_last_epochs, newest_is_largest=True)
-    if config.keep_best_checkpoints > 0:
-        pattern = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
-        _keep(save_dir, pattern, config.keep_best_checkpoints, config.maximize_best_checkpoint_metric)
-
-
-def _keep(save_dir: Path, pattern: str, count: int, newest_is_largest: bool) -> None:
-    found = [(float(match[1]), path) for path in save_dir.iterdir() if (match := re.fullmatch(pattern, path.name))]
-    for _, path in sorted(found, reverse=newest_is_largest)[count:]:
-        path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint again
-        path.unlink()
+    return list(save_dir.iterdir()) if save_dir.is_dir() else []

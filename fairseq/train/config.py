@@ -1,10 +1,14 @@
-"""Flags of training that are not a model's, an optimizer's or a schedule's own."""
+"""Flags of training that are not a model's, an optimizer's or a schedule's own; and the config of a whole run."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from fairseq.config.flags import flag
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import as_dict, flag
 from fairseq.criterions import CRITERIONS
+from fairseq.data.config import BatchConfig
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
+from fairseq.optim.config import OptimizationConfig
 from fairseq.tasks import TASKS
 
 
@@ -50,3 +54,36 @@ class CheckpointConfig:
     validate_interval: int = flag(1, "validate after every N epochs", minimum=1)
     disable_validation: bool = flag(False, "never validate")
     max_tokens_valid: int | None = flag(None, "--max-tokens of validation [default: --max-tokens]", minimum=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of one training run.
+
+    ``task``, ``model``, ``optimizer``, ``schedule`` and ``criterion`` are the configs of those that were chosen by
+    name; a plugin's may be of any class, or None.
+    """
+
+    common: CommonConfig
+    device: DeviceConfig
+    train: TrainConfig
+    optimization: OptimizationConfig
+    checkpoint: CheckpointConfig
+    batching: BatchConfig
+    task: Any
+    model: Any
+    optimizer: Any
+    schedule: Any
+    criterion: Any
+
+    def fields(self) -> dict[str, Any]:
+        """Returns every setting, flat, as checkpoints store them."""
+        parts = (self.common, self.device, self.batching, self.checkpoint, self.optimization, self.optimizer)
+        chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
+        fields = as_dict(self.train, *chosen)
+        for name in ("decoder_input_dim", "decoder_output_dim"):
+            if fields.get(name, ...) is None:  # other programs that read the checkpoint want a number
+                fields[name] = fields["decoder_embed_dim"]
+        if fields.get("max_target_positions", ...) is None:
+            fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
+        return fields

@@ -23,11 +23,9 @@ def load_epoch(
     """Returns an epoch's data and this process's batches, an empty one where other processes have one more."""
     split, limit = batching.train_subset, trainer.max_positions
     dataset, num_left_out = task.load_split(split, epoch=epoch).without_longer_than(limit)
-    if num_left_out:
-        logger.warning("'%s': %d tokens in blocks of over %d positions are left out", split, num_left_out, limit)
-    order = by_length(dataset.lengths, seed)
+    _warn_of_long_blocks(split, num_left_out, limit)
     batches = batch_by_size(
-        order,
+        by_length(dataset.lengths, seed),
         dataset.lengths,
         batching.max_tokens,
         batching.max_sentences,
@@ -37,9 +35,6 @@ def load_epoch(
     rank, world = trainer.group.rank, trainer.group.world_size
     mine = shuffled[rank::world]
     return dataset, mine + [shuffled[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,8 +47,7 @@ class ValidationSplit:
 
     def collated(self) -> Iterator[Batch]:
         """Yields the batches."""
-        for block_idx in self.batches:
-            yield self.dataset.collate(block_idx)
+        return map(self.dataset.collate, self.batches)
 
 
 def load_validation(
@@ -67,6 +61,7 @@ def load_validation(
     if config.disable_validation:
         return []
     limit: int = trainer.max_positions
+    max_tokens = config.max_tokens_valid or batching.max_tokens
     loaded = []
     for split in batching.valid_subset.split(","):
         dataset, num_left_out = task.load_split(split).without_longer_than(limit)
@@ -75,10 +70,13 @@ def load_validation(
                 f"the split '{split}' has blocks of more than the model's {limit} positions ({num_left_out} tokens);"
                 " --skip-invalid-size-inputs-valid-test leaves them out"
             )
-        if num_left_out:
-            logger.warning("'%s': %d tokens in blocks of over %d positions are left out", split, num_left_out, limit)
+        _warn_of_long_blocks(split, num_left_out, limit)
         lengths = dataset.lengths
-        max_tokens = config.max_tokens_valid or batching.max_tokens
         batches = batch_by_size(by_length(lengths), lengths, max_tokens, batching.max_sentences)
         loaded.append(ValidationSplit(split, dataset, batches[trainer.group.rank :: trainer.group.world_size]))
     return loaded
+
+
+def _warn_of_long_blocks(split: str, num_left_out: int, limit: int) -> None:
+    if num_left_out:
+        logger.warning("'%s': %d tokens in blocks of over %d positions are left out", split, num_left_out, limit)

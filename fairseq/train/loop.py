@@ -3,9 +3,7 @@
     for each epoch:  batches in the epoch's order ─ updates ─ validate ─ save
                                   └ also after every --save-interval-updates
 
-Where a run stands is (epoch, batches of it that are done, whether what follows the last update is still to be done);
-with the trainer's state, that is all a resumed run needs. SIGINT and SIGTERM wait for the end of the update; then the
-run saves where it stands.
+SIGINT and SIGTERM wait for the end of the update; then the run saves where it stands.
 """
 
 import json
@@ -14,176 +12,125 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fairseq
-from fairseq.checkpoints.format import save_checkpoint
-from fairseq.criterions.perplexity import perplexity_of
-from fairseq.data.config import BatchConfig
-from fairseq.errors import ConfigError
-from fairseq.optim.config import OptimizationConfig
+from fairseq.arrays import Int64s
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.optim.lr_schedules import stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
 from fairseq.runtime.log import Progress, log_format
-from fairseq.train.checkpoint_files import Best, delete_old, names_to_write, write_all
-from fairseq.train.config import CheckpointConfig, TrainConfig
+from fairseq.train.checkpoint_files import LAST, delete_old, names_to_write, write_all
+from fairseq.train.config import RunConfig
 from fairseq.train.data import load_epoch, load_validation
-from fairseq.train.metrics import Meters, TensorBoard
+from fairseq.train.metrics import Meters, TensorBoard, loss_and_ppl
+from fairseq.train.state import Best, RunState, restore, write_checkpoint
 from fairseq.train.trainer import Trainer, UpdateStats
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When a run logs, stops and saves."""
-
-    optimization: OptimizationConfig
-    checkpoint: CheckpointConfig
-    stop_lr: float
-    log_interval: int
-
-
 class Training:
-    """One run.
+    """One run, which goes on from a checkpoint where the config names one.
 
     Args:
+        config: every setting.
         task: loads splits.
         trainer: makes updates.
-        train: names of what is trained, for the checkpoint.
-        batching: limits of a batch.
-        schedule: when to log, stop and save.
-        seed: base of the epochs' orders.
-        fields: every setting, as the checkpoint stores them.
     """
 
-    def __init__(
-        self,
-        task: Any,
-        trainer: Trainer,
-        train: TrainConfig,
-        batching: BatchConfig,
-        schedule: Schedule,
-        seed: int,
-        fields: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, config: RunConfig, task: Any, trainer: Trainer) -> None:
+        self.config = config
         self.task = task
         self.trainer = trainer
-        self.train = train
-        self.batching = batching
-        self.schedule = schedule
-        self.seed = seed
-        self.fields = fields
-        self.epoch = 1
-        self.position = 0
-        self._pending = False  # validating and saving after the last update
-        self.best = Best(schedule.checkpoint.maximize_best_checkpoint_metric)
-        self.last_metric: float | None = None
+        self.state = RunState(Best(config.checkpoint.maximize_best_checkpoint_metric))
+        self._saves = trainer.group.rank == 0 and not config.checkpoint.no_save
         self._start = time.monotonic()
-        self._tensorboard = TensorBoard(train.tensorboard_logdir if trainer.group.rank == 0 else None)
-        self._valid = load_validation(task, trainer, batching, schedule.checkpoint)
+        self._tensorboard = TensorBoard(config.train.tensorboard_logdir if trainer.group.rank == 0 else None)
+        self._valid = load_validation(task, trainer, config.batching, config.checkpoint)
+        restore(config, task, trainer, self.state)
 
     def run(self) -> None:
         """Trains until a bound is reached, then returns."""
-        if self.trainer.group.rank == 0 and not self.schedule.checkpoint.no_save:
-            delete_old(self.schedule.checkpoint)  # a run may have been killed just before
+        if self._saves:
+            delete_old(self.config.checkpoint)  # a run may have been killed just before
         with finish_step_first():
             try:
-                while self._pending or not self._is_over():
+                while self.state.pending or not self._is_over():
                     self._run_epoch()
             except Interrupted as err:
                 if not err.between_steps:
                     raise
                 raise Interrupted(err.signum, self._save_where_it_stands()) from err
         self._tensorboard.close()
-        logger.info(
-            "done training in %.1f seconds, %d updates", time.monotonic() - self._start, self.trainer.num_updates
-        )
-
-    def restore(self, extra_state: Mapping[str, Any], *, position: bool, meters: bool) -> None:
-        """Goes on from where a checkpoint stands; ``position`` and ``meters`` say which of its parts to take."""
-        iterator = extra_state.get("train_iterator") or {}
-        if position:
-            self.epoch = max(int(iterator.get("epoch", 1)), 1)
-            self.position = int(iterator.get("iterations_in_epoch", 0))
-            self._pending = bool(extra_state.get("after_update_pending"))
-            before = extra_state.get("epoch_order", self._epoch_order())
-            changed = [name for name, value in self._epoch_order().items() if before.get(name) != value]
-            if self.position and changed:
-                raise ConfigError(
-                    f"the checkpoint stands in the middle of epoch {self.epoch}, whose batches depend on"
-                    f" {', '.join(changed)}: {[before.get(name) for name in changed]} then,"
-                    f" {[self._epoch_order()[name] for name in changed]} now; give the same, or --reset-dataloader"
-                )
-        if extra_state.get("loss_scaler"):
-            self.trainer.precision.scaler.load_state_dict(extra_state["loss_scaler"])
-        if meters:
-            self.best.value = extra_state.get("best")
-            self.best.num_since = int(extra_state.get("validations_since_best", 0))
-
-    def _epoch_order(self) -> dict[str, Any]:
-        """Returns everything that the order and the size of an epoch's batches depend on."""
-        names = ("tokens_per_sample", "sample_break_mode", "max_tokens", "max_sentences", "seed")
-        order = {name: self.fields.get(name) for name in (*names, "required_batch_size_multiple")}
-        return {**order, "world_size": self.trainer.group.world_size}
+        if not self._is_bound_reached():
+            logger.info("stopping: %s", self._reason_to_stop())
+        seconds = time.monotonic() - self._start
+        logger.info("done training in %.1f seconds, %d updates", seconds, self.trainer.num_updates)
 
     def _is_over(self) -> bool:
-        optimization, patience = self.schedule.optimization, self.schedule.checkpoint.patience
-        num_updates = self.trainer.num_updates
-        if optimization.max_update and num_updates >= optimization.max_update:
-            return True
-        if optimization.max_epoch and self.epoch > optimization.max_epoch:
-            return True
-        if 0 < patience <= self.best.num_since:
-            logger.info("stopping: %d validations without a better %s", patience, self._metric_name)
-            return True
-        lr = self.trainer.schedule(num_updates, self.epoch)
-        if lr <= self.schedule.stop_lr:
-            logger.info("stopping: the learning rate %g has fallen to the bound %g", lr, self.schedule.stop_lr)
-            return True
-        return False
+        return self._is_bound_reached() or self._reason_to_stop() is not None
+
+    def _is_bound_reached(self) -> bool:
+        max_epoch = self.config.optimization.max_epoch
+        return self._is_last_update() or 0 < max_epoch < self.state.epoch
+
+    def _is_last_update(self) -> bool:
+        return 0 < self.config.optimization.max_update <= self.trainer.num_updates
+
+    def _reason_to_stop(self) -> str | None:
+        """Returns why the run stops before --max-update and --max-epoch; None while it goes on."""
+        patience = self.config.checkpoint.patience
+        if 0 < patience <= self.state.best.num_since:
+            return f"{patience} validations without a better {self._metric_name}"
+        lr = self.trainer.schedule(self.trainer.num_updates, self.state.epoch)
+        lowest = stop_lr(self.config.schedule, self.config.optimization)
+        return f"the learning rate {lr:g} has fallen to the bound {lowest:g}" if lr <= lowest else None
 
     @property
     def _metric_name(self) -> str:
-        return self.schedule.checkpoint.best_checkpoint_metric
+        return self.config.checkpoint.best_checkpoint_metric
 
     def _run_epoch(self) -> None:
-        dataset, batches = load_epoch(self.task, self.trainer, self.batching, self.seed, self.epoch)
-        if self._pending:
-            if self.position >= len(batches):
-                self._end_epoch()
-                return
-            if self._after_update(end_of_epoch=False):
-                return
-        if self.position >= len(batches):  # saved at the end of the epoch by another program
-            self.epoch, self.position = self.epoch + 1, 0
+        state, config = self.state, self.config
+        dataset, batches = load_epoch(self.task, self.trainer, config.batching, config.common.seed, state.epoch)
+        num_batches = len(batches)
+        if state.position >= num_batches and not state.pending:  # saved at the end of the epoch by another program
+            state.next_epoch()
             return
-        freqs = self.schedule.optimization.update_freq
-        freq = freqs[min(self.epoch, len(freqs)) - 1]
+        if state.position < num_batches:
+            if state.pending and self._after_update():
+                return
+            meters = self._make_updates(dataset, batches)
+            if state.position < num_batches:
+                return
+            self._log_line("train", {**meters.values(), "num_updates": self.trainer.num_updates})
+        self._end_epoch()
+
+    def _make_updates(self, dataset: BlockDataset, batches: list[Int64s]) -> Meters:
+        """Makes the epoch's remaining updates, or those until the run is over; returns what they came to."""
+        state, freqs = self.state, self.config.optimization.update_freq
+        freq, every = freqs[min(state.epoch, len(freqs)) - 1], self.config.common.log_interval
         meters, window = Meters(), Meters()
-        log = self.schedule
-        total = math.ceil(len(batches) / freq)
-        done = self.position // freq
-        with Progress(f"epoch {self.epoch:03d}", total, "updates", done=done, every=log.log_interval) as progress:
-            while self.position < len(batches):
-                chunk = batches[self.position : self.position + freq]
+        total, done = math.ceil(len(batches) / freq), state.position // freq
+        with Progress(f"epoch {state.epoch:03d}", total, "updates", done=done, every=every) as progress:
+            while state.position < len(batches):
+                chunk = batches[state.position : state.position + freq]
                 rows = [dataset.collate(idx) for idx in chunk if len(idx)]
-                stats = self.trainer.update(rows, self.epoch, stop=asked_to_stop())
-                self.position, self._pending = self.position + len(chunk), True
+                stats = self.trainer.update(rows, state.epoch, stop=asked_to_stop())
+                state.position, state.pending = state.position + len(chunk), True
                 meters.add(stats)
                 window.add(stats)
                 progress.advance(1, **self._shown(window, stats))
-                if window.num_updates >= log.log_interval:
+                if window.num_updates >= every:
                     self._tensorboard.add("train", self._shown(window, stats), self.trainer.num_updates)
                     window = Meters()
                 if stats.stop:
                     check("")
                     raise Interrupted(signal.SIGTERM, between_steps=True)  # another process was asked
-                if self._after_update(end_of_epoch=self.position >= len(batches)):
-                    return
-        self._log_line("train", {**meters.values(), "num_updates": self.trainer.num_updates})
-        self._end_epoch()
+                if state.position < len(batches) and self._after_update():
+                    break
+        return meters
 
     def _shown(self, window: Meters, stats: UpdateStats) -> dict[str, float]:
         shown = {**window.values(), "num_updates": self.trainer.num_updates, "lr": stats.lr}
@@ -191,29 +138,24 @@ class Training:
             shown["loss_scale"] = self.trainer.precision.scaler.get_scale()
         return {**shown, "wall": round(time.monotonic() - self._start)}
 
-    def _after_update(self, *, end_of_epoch: bool) -> bool:
-        """Validates and saves in mid-epoch where that is due; returns whether the run is over."""
-        every = self.schedule.checkpoint.save_interval_updates
-        num_updates, bound = self.trainer.num_updates, self.schedule.optimization.max_update
-        is_last = bool(bound) and num_updates >= bound
-        if end_of_epoch:
-            return False  # what is due then is due after the epoch's log line
-        due = is_last or bool(every and num_updates % every == 0)
+    def _after_update(self) -> bool:
+        """Validates and saves in mid-epoch where that is due; returns whether the run is over then."""
+        every = self.config.checkpoint.save_interval_updates
+        due = self._is_last_update() or (every > 0 and self.trainer.num_updates % every == 0)
         metric = self._validate() if due else None
-        self._pending = False
+        self.state.pending = False
         if not due:
             return False
-        self._save(end_of_epoch=False, metric=metric)
-        return is_last or self._is_over()
+        self._save(self.state.epoch, metric, end_of_epoch=False)
+        return self._is_over()
 
     def _end_epoch(self) -> None:
-        config = self.schedule.checkpoint
-        bounds = self.schedule.optimization
-        is_last = self.epoch == bounds.max_epoch or 0 < bounds.max_update <= self.trainer.num_updates
-        due = is_last or self.epoch % config.validate_interval == 0
+        epoch = self.state.epoch
+        is_last = epoch == self.config.optimization.max_epoch or self._is_last_update()
+        due = is_last or epoch % self.config.checkpoint.validate_interval == 0
         metric = self._validate() if due else None
-        epoch, self.epoch, self.position, self._pending = self.epoch, self.epoch + 1, 0, False
-        self._save(end_of_epoch=True, metric=metric, epoch=epoch)
+        self.state.next_epoch()
+        self._save(epoch, metric, end_of_epoch=True)
 
     def _validate(self) -> float | None:
         """Returns the metric of the first validation split, and logs all of them."""
@@ -222,12 +164,11 @@ class Training:
         batches = [checked(valid.collated()) if alone else valid.collated() for valid in self._valid]
         sums = [self.trainer.validate(part) for part in batches]
         for valid, (nats, num_targets) in zip(self._valid, sums, strict=True):
-            loss = nats / max(num_targets, 1) / math.log(2)
-            values = {"loss": loss, "ppl": perplexity_of(loss), "num_updates": self.trainer.num_updates}
+            values = {**loss_and_ppl(nats, num_targets), "num_updates": self.trainer.num_updates}
             if first is None:
                 first = values[self._metric_name]
-                self.best.add(first)
-                values[f"best_{self._metric_name}"] = self.best.value or 0.0
+                self.state.best.add(first)
+                values[f"best_{self._metric_name}"] = self.state.best.value or 0.0
             self._log_line(valid.split, values)
             self._tensorboard.add(valid.split, values, self.trainer.num_updates)
         return first
@@ -236,24 +177,19 @@ class Training:
         if self.trainer.group.rank:
             return
         if log_format() == "json":
-            logger.info("%s", json.dumps({"epoch": self.epoch, "part": part, **values}))
+            logger.info("%s", json.dumps({"epoch": self.state.epoch, "part": part, **values}))
         else:
             shown = " | ".join(f"{name} {value:.6g}" for name, value in values.items())
-            logger.info("epoch %03d | %s | %s", self.epoch, part, shown)
+            logger.info("epoch %03d | %s | %s", self.state.epoch, part, shown)
 
-    def _save(self, *, end_of_epoch: bool, metric: float | None, epoch: int | None = None) -> None:
-        config = self.schedule.checkpoint
-        self.last_metric = metric if metric is not None else self.last_metric
-        if config.no_save or self.trainer.group.rank:
+    def _save(self, epoch: int, metric: float | None, *, end_of_epoch: bool) -> None:
+        if metric is not None:
+            self.state.last_metric = metric
+        if not self._saves:
             return
-        names = names_to_write(
-            config,
-            epoch=epoch or self.epoch,
-            num_updates=self.trainer.num_updates,
-            end_of_epoch=end_of_epoch,
-            is_best=metric is not None and self.best.num_since == 0,
-            metric=metric,
-        )
+        config, num_updates = self.config.checkpoint, self.trainer.num_updates
+        is_best = metric is not None and self.state.best.num_since == 0
+        names = names_to_write(config, epoch, None if end_of_epoch else num_updates, metric, is_best)
         start = time.monotonic()
         write_all(Path(config.save_dir), names, self._write_checkpoint)
         delete_old(config)
@@ -261,35 +197,15 @@ class Training:
 
     def _save_where_it_stands(self) -> str:
         """Saves ``checkpoint_last.pt`` between two updates, and returns how to go on."""
-        config = self.schedule.checkpoint
+        config = self.config.checkpoint
         if config.no_save or config.no_last_checkpoints:
             return "nothing was saved, as the flags say"
-        if self.trainer.group.rank == 0:
-            write_all(Path(config.save_dir), ["checkpoint_last.pt"], self._write_checkpoint)
+        if self._saves:
+            write_all(Path(config.save_dir), [LAST], self._write_checkpoint)
         return (
-            f"update {self.trainer.num_updates} is saved in {config.save_dir}/checkpoint_last.pt, and the same command"
-            " goes on from there"
+            f"update {self.trainer.num_updates} is saved in {config.save_dir}/{LAST}, and the same command goes on from"
+            " there"
         )
 
     def _write_checkpoint(self, path: Path) -> None:
-        trainer, with_optimizer = self.trainer, not self.schedule.checkpoint.no_save_optimizer_state
-        save_checkpoint(
-            path,
-            fields=self.fields,
-            model_state=trainer.model.state_dict(),
-            optimizer_state=trainer.optimizer.state_dict() if with_optimizer else None,
-            optimizer_name=self.train.optimizer,
-            criterion_name=self.train.criterion,
-            num_updates=trainer.num_updates,
-            extra_state={
-                "train_iterator": {"epoch": self.epoch, "iterations_in_epoch": self.position, "shuffle": True},
-                "val_loss": self.last_metric,
-                "best": self.best.value,
-                "validations_since_best": self.best.num_since,
-                "loss_scaler": trainer.precision.scaler.state_dict(),
-                "dictionary_sha256": self.task.dictionary.sha256(),
-                "epoch_order": self._epoch_order(),
-                "after_update_pending": self._pending,
-                "written_by": f"fairseq-knnlm {fairseq.__version__}",
-            },
-        )
+        write_checkpoint(path, self.config, self.trainer, self.state, self.task.dictionary.sha256())

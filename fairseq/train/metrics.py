@@ -12,6 +12,12 @@ from fairseq.errors import ConfigError
 from fairseq.train.trainer import UpdateStats
 
 
+def loss_and_ppl(nats: float, num_targets: int) -> dict[str, float]:
+    """Returns the loss in bits per target, and the perplexity, of a sum in nats."""
+    loss = nats / max(num_targets, 1) / math.log(2)
+    return {"loss": loss, "ppl": perplexity_of(loss)}
+
+
 @dataclass
 class Meters:
     """Sums over the updates since they were last reset."""
@@ -36,10 +42,8 @@ class Meters:
     def values(self) -> dict[str, float]:
         """Returns loss (bits per token), ppl, tokens and updates per second, and the like, by fairseq's names."""
         n, elapsed_s = max(self.num_updates, 1), max(time.monotonic() - self.start, 1e-9)
-        loss = self.nats / max(self.num_targets, 1) / math.log(2)
         return {
-            "loss": loss,
-            "ppl": perplexity_of(loss),
+            **loss_and_ppl(self.nats, self.num_targets),
             "wps": self.num_targets / elapsed_s,
             "ups": self.num_updates / elapsed_s,
             "wpb": self.num_targets / n,

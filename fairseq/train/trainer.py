@@ -47,10 +47,11 @@ class UpdateStats:
     stop: bool = False
 
 
+@dataclass(eq=False)
 class Trainer:
     """The model with its optimizer, schedule and precision.
 
-    Args:
+    Attributes:
         model: on the device of ``precision``.
         criterion: the loss.
         optimizer: over the model's parameters.
@@ -59,29 +60,21 @@ class Trainer:
         group: the processes of the run.
         clip_norm: bound of the gradient norm; 0 is no bound.
         seed: base of each update's random seed.
+        num_updates: made so far.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        criterion: Criterion,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        precision: Precision,
-        group: ProcessGroup,
-        clip_norm: float,
-        seed: int,
-    ) -> None:
-        self.model = model
-        self.criterion = criterion
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.precision = precision
-        self.group = group
-        self.clip_norm = clip_norm
-        self.seed = seed
-        self.num_updates = 0
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+    model: nn.Module
+    criterion: Criterion
+    optimizer: Optimizer
+    schedule: Schedule
+    precision: Precision
+    group: ProcessGroup
+    clip_norm: float
+    seed: int
+    num_updates: int = 0
+
+    def __post_init__(self) -> None:
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     @property
     def max_positions(self) -> int:

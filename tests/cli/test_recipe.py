@@ -9,7 +9,8 @@ from fairseq.config.flags import Flags
 from fairseq.errors import ConfigError
 from fairseq.optim.config import CosineConfig, NAGConfig
 from fairseq.optim.lr_schedules import cosine, stop_lr
-from fairseq_cli.train import Settings, flag_groups, resolve_settings
+from fairseq.train.config import RunConfig
+from fairseq_cli.train import flag_groups, run_config
 
 TRAIN_2019 = """--task language_modeling data-bin/wikitext-103 --save-dir checkpoints/ --arch transformer_lm_wiki103
     --max-update 286000 --max-lr 1.0 --t-mult 2 --lr-period-updates 270000 --lr-scheduler cosine --lr-shrink 0.75
@@ -50,9 +51,9 @@ PREPROCESS = """--only-source --trainpref T/wiki.train.tokens --validpref T/wiki
     --testpref T/wiki.test.tokens --destdir data-bin/wikitext-103 --workers 20"""
 
 
-def train_settings(text: str) -> Settings:
+def train_settings(text: str) -> RunConfig:
     flags = parse("fairseq-train", "", flag_groups(), shlex.split(text))
-    return resolve_settings(flags)
+    return run_config(flags)
 
 
 @pytest.mark.parametrize("text", [TRAIN_2019, TRAIN_2022], ids=["2019", "2022"])
