@@ -21,7 +21,7 @@ from fairseq.knn.retrieval.recorder import RetrievalRecorder, open_recorder
 from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.weight.apply import WeighedNeighbours, open_weighed
-from fairseq.runtime.log import at_work
+from fairseq.runtime.progress import at_work
 from fairseq.tasks.opening import OpenedModels
 
 if TYPE_CHECKING:

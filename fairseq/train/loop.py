@@ -25,7 +25,8 @@ from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
 from fairseq.optim.config import OptimizationConfig
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
-from fairseq.runtime.log import Progress, log_format
+from fairseq.runtime.log import log_format
+from fairseq.runtime.progress import Progress
 from fairseq.train.checkpoint_files import Best, delete_old, names_to_write, write_all
 from fairseq.train.config import CheckpointConfig, TrainConfig
 from fairseq.train.data import load_epoch, load_validation

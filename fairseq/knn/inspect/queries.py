@@ -25,8 +25,8 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.manifest import Expected, check_dimension, check_store
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
-from fairseq.runtime.log import Progress
 from fairseq.runtime.precision import Precision, select_device
+from fairseq.runtime.progress import Progress
 
 BATCH_TOKENS = 1024
 LEAST_BATCHES = 16
