@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fairseq.config.command_line import parse
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
-from fairseq.runtime.log import Progress, logger
+from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
 from fairseq_cli.generation_run import GROUPS, MORE_GROUPS, Settings, open_run
 from fairseq_cli.run import run
@@ -21,6 +21,9 @@ def main(argv: Sequence[str]) -> None:
     flags = parse("fairseq-generate", DESCRIPTION, groups, argv)
     settings, config = Settings(flags), flags.build(SplitPromptsConfig)
     opened = open_run(flags, settings, config.gen_subset)
+
+    from fairseq.runtime.progress import Progress
+
     dataset = opened.task.load_split(config.gen_subset)
     ids = range(config.shard_id, len(dataset), config.num_shards)
     if not len(ids):

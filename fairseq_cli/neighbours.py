@@ -21,7 +21,7 @@ from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, known_arrays
 from fairseq.knn.weight.apply import WeighedNeighbours, open_weighed
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.log import at_work
+from fairseq.runtime.progress import at_work
 from fairseq.tasks.opening import OpenedModels, identity_of
 
 if TYPE_CHECKING:

@@ -8,18 +8,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import flag_name
-from fairseq.data.binarizer import TextSummary, binarize, count_words
 from fairseq.data.config import PreprocessConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError
 from fairseq.runtime.files import file_sha256, locked, write_json
 from fairseq_cli.run import run
+
+if TYPE_CHECKING:
+    from fairseq.data.binarizer import TextSummary
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +141,8 @@ def check_outputs(config: PreprocessConfig, splits: Sequence[Split], given: Dict
 
 def build_dictionary(config: PreprocessConfig) -> Dictionary:
     """Returns the dictionary of the training text."""
+    from fairseq.data.binarizer import count_words
+
     assert config.trainpref is not None
     counts = count_words(config.trainpref, config.workers)
     if not counts:
@@ -177,6 +181,8 @@ def install_dictionary(dictionary: Dictionary, destdir: Path, splits: Sequence[S
 
 def binarize_split(split: Split, dictionary: Dictionary, workers: int) -> dict[str, Any]:
     """Binarises one text, logs the line that users know, and returns its record."""
+    from fairseq.data.binarizer import binarize
+
     start = time.monotonic()
     with IndexedDatasetWriter(split.prefix, len(dictionary)) as writer:
         summary = binarize(split.text, dictionary, writer, workers)
@@ -190,7 +196,7 @@ def binarize_split(split: Split, dictionary: Dictionary, workers: int) -> dict[s
     }
 
 
-def describe(text: Path, summary: TextSummary) -> str:
+def describe(text: Path, summary: "TextSummary") -> str:
     """Returns ``PATH: N sents, N tokens, P% replaced by <unk>``."""
     percent = 100 * summary.num_replaced / max(summary.num_tokens, 1)
     return f"{text}: {summary.num_sentences} sents, {summary.num_tokens} tokens, {percent:.3}% replaced by <unk>"

@@ -31,7 +31,7 @@ from fairseq.arrays import Int32s, Integers
 from fairseq.data.dictionary import EOS, UNK, Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import DataError, FairseqError
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 T = TypeVar("T")
 

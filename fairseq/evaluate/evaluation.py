@@ -28,8 +28,8 @@ from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
-from fairseq.runtime.log import Progress
 from fairseq.runtime.precision import Precision
+from fairseq.runtime.progress import Progress
 from fairseq.tasks.opening import open_models
 
 logger = logging.getLogger(__name__)

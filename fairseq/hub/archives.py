@@ -18,7 +18,7 @@ from typing import Any
 
 from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
 from fairseq.runtime.files import file_sha256, fsync_directory
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import GIB, free_disk_bytes, shown_bytes
 
 MOST_FILES = 10_000
@@ -75,7 +75,7 @@ def _extract(archive: Path, target: Path) -> None:
                     )
                 tar.extract(member, target, filter="data")
                 _flush(target / member.name)
-                progress.advance(file.tell() - progress.done)
+                progress.advance(file.tell() - progress.n)
             _read_to_end(tar, archive)
     except FairseqError:
         raise

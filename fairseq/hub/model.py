@@ -22,8 +22,8 @@ from fairseq.hub.protocol import RowSource
 from fairseq.hub.records import Neighbour, Neighbourhood, Score, checked_weight
 from fairseq.hub.scoring import score_cuts
 from fairseq.hub.text import Cut, cut, decode, encode
-from fairseq.runtime.log import Progress
 from fairseq.runtime.precision import Precision
+from fairseq.runtime.progress import Progress
 
 # Fewer tokens are scored before a line of progress could be read.
 SHOWN_TOKENS = 20_000

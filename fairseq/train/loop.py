@@ -19,7 +19,8 @@ from fairseq.arrays import Int64s
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.optim.lr_schedules import stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
-from fairseq.runtime.log import Progress, log_format
+from fairseq.runtime.log import log_format
+from fairseq.runtime.progress import Progress
 from fairseq.train.checkpoint_files import LAST, delete_old, names_to_write, write_all
 from fairseq.train.config import RunConfig
 from fairseq.train.data import load_epoch, load_validation

@@ -1,42 +1,14 @@
-"""Progress: what each format shows, and when."""
+"""The log: the form of progress in force, the file beside stderr, time and memory as they are shown."""
 
-import json
 import logging
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fairseq.runtime import log
-from fairseq.runtime.log import (
-    Progress,
-    at_work,
-    format_duration,
-    log_to,
-    peak_memory_gib,
-    set_log_format,
-    setup_logging,
-)
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(log, "time", clock)
-    return clock
+from fairseq.runtime.log import format_duration, log_to, peak_memory_gib, set_log_format, setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -51,67 +23,6 @@ def at_info(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 )
 def test_format_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
-
-
-def test_simple_shows_done_total_rate_and_time_left(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    set_log_format("simple")
-    with Progress("evaluate", 4000, "tokens") as progress:
-        clock.now += 5
-        progress.advance(500)
-        assert not caplog.messages, "no line before ten seconds have passed"
-        clock.now += 5
-        progress.advance(500, loss=7.5)
-    assert caplog.messages == ["evaluate: 1,000 / 4,000 tokens (25 %) | 100 tokens/s | 0:30 left | loss 7.5"]
-
-
-def test_json_is_one_record_a_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    set_log_format("json")
-    with Progress("train", 10, "updates", every=2) as progress:
-        for _ in range(4):
-            clock.now += 1
-            progress.advance(1, loss=2.0)
-    records = [json.loads(message) for message in caplog.messages]
-    assert [record["done"] for record in records] == [2, 4]
-    assert records[0] == {
-        "stage": "train",
-        "done": 2,
-        "total": 10,
-        "unit": "updates",
-        "per_second": 1.0,
-        "seconds_left": 8.0,
-        "loss": 2.0,
-    }
-
-
-def test_none_shows_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    set_log_format("none")
-    with Progress("evaluate", 10, "tokens", every=1) as progress:
-        clock.now += 100
-        progress.advance(10)
-    assert not caplog.messages
-
-
-def test_tqdm_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    set_log_format("tqdm")
-    with Progress("evaluate", 10, "tokens") as progress:
-        progress.advance(10, loss=1.5)
-    assert "evaluate" in capsys.readouterr().err
-
-
-def test_what_an_earlier_run_did_is_not_counted_in_the_rate(clock: Clock) -> None:
-    set_log_format("none")
-    with Progress("write", 100, "rows", done=50) as progress:
-        clock.now += 5
-        progress.advance(10)
-        assert progress.done == 60
-        assert progress.rate == 2.0
-
-
-def test_an_empty_stage_does_not_divide_by_zero(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    set_log_format("simple")
-    with Progress("write", 0, "rows", every=1) as progress:
-        progress.advance(0)
-    assert caplog.messages == ["write: 0 / 0 rows (0 %) | 0 rows/s | 0:00 left"]
 
 
 @pytest.mark.parametrize(
@@ -143,79 +54,14 @@ def test_setup_twice_adds_no_second_handler() -> None:
     assert logging.getLogger().handlers == before
 
 
-def test_a_terminal_without_a_size_has_a_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pty
-
-    main, terminal = pty.openpty()  # a new one is 0 columns wide
-    with open(terminal, "w", encoding="utf-8") as stderr:  # noqa: PTH123 - a descriptor, not a path
-        assert os.get_terminal_size(terminal).columns == 0
-        monkeypatch.setattr(sys, "stderr", stderr)
-        set_log_format("tqdm")
-        with Progress("evaluate", 10, "tokens") as progress:
-            progress.advance(5)
-            stderr.flush()
-            assert b"evaluate:" in os.read(main, 4096)
-    os.close(main)
-
-
-@pytest.mark.parametrize(
-    ("rate", "shown"), [(1234.4, "1,234"), (12.3, "12"), (3.21, "3.2"), (0.0337, "0.034"), (0, "0")]
-)
-def test_slow_rates_are_no_zero(rate: float, shown: str) -> None:
-    assert log._shown_rate(rate) == shown
-
-
-@pytest.mark.parametrize("log_format", ["simple", "json", "tqdm"])
-def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
-    clock: Clock, tmp_path: Path, log_format: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    set_log_format(log_format)
-    with log_to(str(tmp_path / "log")), Progress("evaluate", 400, "tokens", interval_s=10) as progress:
-        for _ in range(4):
-            clock.now += 6
-            progress.advance(100, loss=2.5)
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert len(lines) == 2, lines
-    assert all("evaluate" in line and " | INFO | fairseq | " in line for line in lines)
-    assert ("200 / 400 tokens (50 %)" in lines[0]) == (log_format != "json")
-    assert len(caplog.messages) == (0 if log_format == "tqdm" else 2), "a line would tear the bar"
-
-
 def test_the_last_line_of_a_log_file_says_why_a_run_ended(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lost"), log_to(str(tmp_path / "log")):
         raise ValueError("the way is\nlost")
     assert (tmp_path / "log").read_text().endswith(" | ERROR | fairseq | ValueError: the way is lost\n")
 
 
-def test_no_log_file_and_one_that_cannot_be(clock: Clock, tmp_path: Path) -> None:
+def test_no_log_file_and_one_that_cannot_be(tmp_path: Path) -> None:
     with log_to(None):
         pass
     with pytest.raises(FileNotFoundError), log_to(str(tmp_path / "gone" / "log")):
         raise AssertionError
-
-
-@pytest.mark.parametrize("log_format", ["simple", "json", "tqdm", "none"])
-def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str) -> None:
-    told, lines = threading.Event(), []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-            told.set()
-
-    listener = Listener()
-    log.logger.addHandler(listener)
-    set_log_format(log_format)
-    try:
-        with at_work("train index", interval_s=0.001):
-            assert log_format == "none" or told.wait(60)
-        count = len(lines)
-        assert not any(thread.name == "train index" for thread in threading.enumerate()), "the teller is gone"
-    finally:
-        log.logger.removeHandler(listener)
-    if log_format == "none":
-        assert not count
-    elif log_format == "json":
-        assert json.loads(lines[0])["stage"] == "train index" and json.loads(lines[0])["seconds"] >= 0
-    else:
-        assert lines[0] == "train index: 0:00 so far"

@@ -49,7 +49,7 @@ from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.store import DatastoreWriter, is_written
 from fairseq.runtime.files import locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _write_rows(
 ) -> None:
     """Writes the rows of groups from ``writer.rows_done`` on; one group is written while the next one is computed."""
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
-    done, total = progress.done, progress.total
+    done, total = progress.n, progress.total
     before = writer.rows_done - done  # rows of other texts
     kept = "{} of {} rows are kept, and the same command goes on from there"
     written: Future[None] | None = None

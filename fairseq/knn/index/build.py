@@ -30,7 +30,8 @@ from fairseq.knn.index.new_index import new_index
 from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
-from fairseq.runtime.log import Progress, at_work, format_duration
+from fairseq.runtime.log import format_duration
+from fairseq.runtime.progress import Progress, at_work
 from fairseq.runtime.resources import require_disk, require_memory
 
 logger = logging.getLogger(__name__)

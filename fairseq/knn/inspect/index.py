@@ -22,7 +22,7 @@ from fairseq.knn.inspect.store import KEYS_FINITE
 from fairseq.knn.search.distances import recompute_distances, search
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.runtime.files import file_sha256
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 # Of the index of these very keys, the list of a key's own code is always visited; only codes that cannot be told apart
 # hide it. An index of other keys finds a row about as often as chance does.

@@ -24,8 +24,8 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
-from fairseq.runtime.log import Progress
 from fairseq.runtime.precision import Precision, select_device
+from fairseq.runtime.progress import Progress
 from fairseq.tasks.opening import identity_of
 
 BATCH_TOKENS = 1024

@@ -42,7 +42,7 @@ from fairseq.knn.inspect.queries import Queries
 from fairseq.knn.neighbours.distribution import knn_log_prob
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.runtime.files import write_json
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
 # Distances and ids of the exact search, of a search, and what sorting them takes.

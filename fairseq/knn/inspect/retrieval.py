@@ -24,7 +24,7 @@ from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
 from fairseq.knn.retrieval.results import read_results
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.runtime.files import file_sha256
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 BLOCK_NEIGHBOURS = 1 << 21
 AGAIN = "save the retrieval again"

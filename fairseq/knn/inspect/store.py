@@ -24,7 +24,7 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, WARNING, Findings
 from fairseq.knn.inspect.inputs import CheckedCheckpoint, CheckedData
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 BLOCK_BYTES = 1 << 26
 KEYS_FINITE = "datastore keys finite"

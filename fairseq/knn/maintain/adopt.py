@@ -31,7 +31,7 @@ from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import Foreign, describe_layout, find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
 from fairseq.runtime.files import atomic_write, locked
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def _manifest(plan: _Plan, target: Path, origin: Origin | None, config: OriginCo
             digests = []
             for digest in chunk_digests(path, row_bytes, layout.rows):
                 digests.append(digest)
-                progress.advance(min(CHUNK_ROWS, layout.rows - progress.done))
+                progress.advance(min(CHUNK_ROWS, layout.rows - progress.n))
         sums.append(tuple(digests))
     settings = {
         **plan.settings,

@@ -37,7 +37,7 @@ from fairseq.knn.index.faiss_index import read_index, write_index
 from fairseq.knn.index.without_rows import selector, take_out
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_text
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.runtime.files import atomic_write, locked
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 BLOCK_BYTES = 1 << 24
 LONGEST_OVERLAP = 64

@@ -10,7 +10,7 @@ import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 BLOCK_BYTES = 1 << 26
 

@@ -20,7 +20,7 @@ from fairseq.knn.retrieval.format import CACHE_COLUMN, array_path
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.config import Setting
 from fairseq.knn.sweep.sweep import mixture_log_prob
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 _TOKENS_AT_ONCE = 4096
 _SLACK = 1e-9  # 0.7 + 0.3 is 1, whatever its binary digits add up to

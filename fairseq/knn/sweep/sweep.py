@@ -33,7 +33,7 @@ from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.retrieval.format import array_path
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.config import Grid, Setting
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 # Tokens that a thread takes at a time: their float64 distances, 1,024 each, are 2 MiB.
 TOKENS_AT_ONCE = 256

@@ -26,7 +26,7 @@ from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, 
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, LmbdaModel, NetworkWeights, Skip
 from fairseq.knn.weight.tokens import check_k, identity_of, open_counts, open_values, read_tokens
 from fairseq.runtime.files import locked
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WORDS = {"fixed": "best fixed λ", "buckets": "λ by nearest distance", "network": "λ by token"}

@@ -22,7 +22,7 @@ from fairseq.knn.retrieval.format import array_path
 from fairseq.knn.retrieval.retrieval import Retrieval, read_known
 from fairseq.knn.weight.features import context_features, has_neighbours, neighbour_features
 from fairseq.knn.weight.fit import Tokens
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 
 # Tokens whose neighbours are read together (1,024 of each: 12 MiB).
 _ROWS = 1024

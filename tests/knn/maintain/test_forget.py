@@ -25,7 +25,7 @@ from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.exact import exact_neighbours
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 from knnlm import KNN_Dstore
 from tests.builders.small_store import ROWS, VOCABULARY, clustered_keys, values_of
 from tests.oracles.knn import nearest
@@ -129,7 +129,7 @@ def test_an_exact_search_leaves_them_out(make_store, monkeypatch, queries):
     store = Datastore.open(store.prefix)
     with Progress("", ROWS, "rows") as progress:
         near, ids = exact_neighbours(store.keys_ND, queries, K, progress, forgotten=store.forgotten)
-    assert progress.done == ROWS
+    assert progress.n == ROWS
     with Progress("", ROWS, "rows") as progress:
         other = exact_neighbours(clustered_keys()[LEFT], queries, K, progress)
     assert np.array_equal(near, other[0]) and np.array_equal(ids, LEFT[other[1]])

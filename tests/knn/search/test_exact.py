@@ -10,7 +10,7 @@ from fairseq.knn.inspect.index import measure_recall
 from fairseq.knn.inspect.store import find_bad_keys
 from fairseq.knn.search import exact
 from fairseq.knn.search.exact import exact_neighbours
-from fairseq.runtime.log import Progress
+from fairseq.runtime.progress import Progress
 from tests.builders.small_store import ROWS, clustered_keys
 from tests.oracles.knn import nearest
 
@@ -29,7 +29,7 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, block_rows: 
     monkeypatch.setattr(exact, "BLOCK_BYTES", 4 * keys.shape[1] * block_rows)
     progress = silent()
     distances, ids = exact_neighbours(keys, queries, 30, progress)
-    assert progress.done == ROWS
+    assert progress.n == ROWS
     for n, query in enumerate(queries):
         expected, expected_ids = nearest(keys.astype(np.float64), query, 30)
         assert distances[n] == pytest.approx(expected, abs=DISTANCE_TOLERANCE)

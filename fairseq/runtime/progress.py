@@ -1,0 +1,151 @@
+"""Progress of long work: a tqdm bar in a terminal, elsewhere a line every few seconds, plain or JSON.
+
+``Progress`` counts units (tokens, rows, lines) up to a total; ``at_work`` is for what cannot be counted. With
+``--log-file`` the lines go to that file as well, also those that a bar stands for.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from tqdm import tqdm
+
+from fairseq.runtime.log import format_duration, log_format, log_to_file_alone, logger
+
+LINE_INTERVAL_S = 10.0
+
+
+class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
+    """Progress of one stage, as a context manager.
+
+    Args:
+        stage: what is being done: ``"evaluate"``.
+        total: units in all.
+        unit: what is counted: ``"tokens"``.
+        done: units that an earlier run had finished; they do not count towards the rate.
+        interval_s: seconds between two lines.
+        every: advances between two lines, instead of seconds.
+        shown: False counts in silence.
+    """
+
+    n: int  # tqdm takes floats as well
+    total: int
+    monitor_interval = 0  # no thread that redraws what has not moved: ``miniters`` is 0
+
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        interval_s: float = LINE_INTERVAL_S,
+        every: int | None = None,
+        shown: bool = True,
+    ) -> None:
+        self.form = log_format() if shown else "none"
+        super().__init__(
+            desc=stage,
+            total=total,
+            initial=done,
+            unit=f" {unit}",
+            unit_scale=True,
+            miniters=0,
+            leave=False,
+            disable=False,  # whatever TQDM_DISABLE says: n is counted
+            gui=self.form != "tqdm",  # as tqdm's other front ends have it: nothing is drawn on the terminal
+            **_shape(),
+        )
+        self.interval_s, self.every = interval_s, every
+        self._num_advances, self._last_line_s = 0, 0.0
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
+        """Draws the bar, where there is one."""
+        return self.form == "tqdm" and bool(super().display(msg, pos))
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the stage began."""
+        return float(self.format_dict["elapsed"])
+
+    @property
+    def rate(self) -> float:
+        """Units per second in this run."""
+        return float((self.n - self.initial) / max(self.elapsed_s, 1e-9))
+
+    def advance(self, count: int, **stats: float) -> None:
+        """Counts ``count`` further units; ``stats`` are shown beside them."""
+        if stats:
+            self.set_postfix({name: f"{value:.4g}" for name, value in stats.items()}, refresh=False)
+        self.update(count)
+        self._num_advances += 1
+        if self.form == "none" or not self._line_is_due():
+            return
+        self._last_line_s = self.elapsed_s
+        if self.form == "tqdm":  # on the terminal a line would tear the bar
+            log_to_file_alone(self._line(stats))
+        else:
+            logger.info("%s", self._line(stats))
+
+    def _line_is_due(self) -> bool:
+        if self.every is not None:
+            return self._num_advances % self.every == 0
+        return self.elapsed_s - self._last_line_s >= self.interval_s
+
+    def _line(self, stats: dict[str, float]) -> str:
+        stage, done, total, unit, rate = self.desc, self.n, self.total, self.unit.strip(), self.rate
+        left_s = (total - done) / rate if rate > 0 else 0.0
+        if self.form == "json":
+            record = {
+                "stage": stage,
+                "done": done,
+                "total": total,
+                "unit": unit,
+                "per_second": round(rate, 2),
+                "seconds_left": round(left_s, 1),
+                **stats,
+            }
+            return json.dumps(record)
+        shown_rate = f"{rate:,.0f}" if rate >= 10 or rate == 0 else f"{rate:.2g}"  # a slow one is not 0
+        shown = "".join(f" | {name} {value:.4g}" for name, value in stats.items())
+        return (
+            f"{stage}: {done:,} / {total:,} {unit} ({100 * done / max(total, 1):.0f} %)"
+            f" | {shown_rate} {unit}/s | {format_duration(left_s)} left{shown}"
+        )
+
+
+def _shape() -> dict[str, Any]:
+    """Returns what tqdm is told of its terminal: one without a size, as some containers have, would get no bar."""
+    with suppress(OSError, ValueError):
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+            return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}
+
+
+@contextmanager
+def at_work(stage: str, *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None]:
+    """Says every few seconds that a stage goes on: one that another library does in a single call, uncounted."""
+    form = log_format()
+    if form == "none":
+        yield
+        return
+    start, done = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(interval_s):
+            seconds = time.monotonic() - start
+            record = json.dumps({"stage": stage, "seconds": round(seconds, 1)})
+            logger.info("%s", record if form == "json" else f"{stage}: {format_duration(seconds)} so far")
+
+    teller = threading.Thread(target=tell, name=stage, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
