@@ -101,14 +101,14 @@ def _by_k(axes: "Axes", swept: Swept, split: str) -> None:
     lines = {f"{temperature:g}": ppl_TJ[grid.temperatures.index(temperature)] for temperature in chosen}
     _draw_lines(axes, grid.ks, lines, "temperature T")
     axes.set_xscale("log", base=2)
-    most, ks = len(MARKERS), grid.ks
-    doubled = [1 << i for i in range(ks[-1].bit_length()) if ks[0] <= 1 << i]
-    ticks = list(ks) if len(ks) <= most else doubled[:: -(-len(doubled) // most)] or [ks[0], ks[-1]]
-    axes.set_xticks(ticks, [f"{k:,}" for k in ticks])
+    if len(grid.ks) <= len(MARKERS):
+        axes.set_xticks(grid.ks)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
     bottom, lm = float(ppl_TJ.min()), perplexity_of(swept.lm_loss)
     _draw_reference(axes, "language model", lm)
-    _mark(axes, best.k, bottom, f"{bottom:.2f} at k = {best.k:,}", {ks[0]: "left", ks[-1]: "right"}.get(best.k))
+    ends = {grid.ks[0]: "left", grid.ks[-1]: "right"}
+    _mark(axes, best.k, bottom, f"{bottom:.2f} at k = {best.k:,}", ends.get(best.k, "center"))
     _limit(axes, bottom, max(lm, float(ppl_TJ[np.isfinite(ppl_TJ)].max())), above=0.15)
     axes.set(xlabel="neighbours, k", ylabel=f"perplexity on {split}", title="Perplexity over k, each at its best λ")
 
@@ -197,7 +197,7 @@ def _draw_reference(axes: "Axes", name: str, ppl: float) -> None:
     )
 
 
-def _mark(axes: "Axes", x: float, y: float, words: str, align: str | None = None) -> None:
+def _mark(axes: "Axes", x: float, y: float, words: str, align: str = "center") -> None:
     """Marks the best place."""
     axes.plot([x], [y], marker="o", markersize=11, fillstyle="none", markeredgewidth=2, color=_MARKED, zorder=6)
     axes.annotate(
@@ -205,7 +205,7 @@ def _mark(axes: "Axes", x: float, y: float, words: str, align: str | None = None
         (x, y),
         xytext=(0, -17),
         textcoords="offset points",
-        ha=align or "center",
+        ha=align,
         color=_MARKED,
         fontweight="bold",
         fontsize=9,
