@@ -20,7 +20,7 @@ from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
 from fairseq.knn.retrieval.format import columns_of
 from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
-from fairseq.knn.sweep.config import Grid, Setting
+from fairseq.knn.sweep.grid import Grid, Setting
 from fairseq.knn.sweep.sweep import Swept, sweep
 
 ROWS_AT_ONCE = 512
@@ -109,8 +109,8 @@ def compare(retrieval: Retrieval, grid: Grid) -> None:
 def loss_of(swept: Swept, setting: Setting) -> float:
     """Returns the loss of a setting that was swept."""
     grid = swept.grid
-    place = (grid.temperatures.index(setting.knn_temp), grid.ks.index(setting.k), grid.lmbdas.index(setting.lmbda))
-    return float(swept.loss_TJL[place])
+    t, j, i = grid.temperatures.index(setting.knn_temp), grid.ks.index(setting.k), grid.lmbdas.index(setting.lmbda)
+    return float(swept.loss_TJSLM[t, j, 0, i, 0])
 
 
 def main() -> None:

@@ -169,8 +169,7 @@ def report(
 def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str], speed: dict[str, float]) -> None:
     """Puts the result into those of the saved retrieval."""
     from fairseq.knn.retrieval.format import read_record
-    from fairseq.knn.retrieval.results import Kept, keep
-    from fairseq.knn.sweep.output import plain
+    from fairseq.knn.retrieval.results import Kept, keep, plain
 
     manifest = read_record(directory)
     found = {"split": manifest["split"], "lm": manifest["lm"], **record}

@@ -17,7 +17,7 @@ from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
 from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.report.config import ReportConfig
-from fairseq.knn.sweep.config import CacheMixConfig, SweepConfig
+from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq.runtime.log import logger
 from fairseq_cli.run import run
@@ -101,7 +101,7 @@ def sweep(flags: Flags) -> "Kept":
     config, common = flags.build(SweepConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.sweep.report import run_sweep
+    from fairseq.knn.sweep.command import run_sweep
 
     return run_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
 
@@ -140,12 +140,12 @@ def recall(flags: Flags) -> None:
 
 def sweep_cache(flags: Flags) -> "Kept":
     """Finds the best weights of neighbours and cache in a saved retrieval."""
-    config, common = flags.build(CacheMixConfig), flags.build(CommonConfig)
+    config, common = flags.build(CacheSweepConfig), flags.build(CommonConfig)
     flags.warn_unused()
 
-    from fairseq.knn.sweep.cache_report import run_cache_sweep
+    from fairseq.knn.sweep.command import run_sweep
 
-    return run_cache_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
+    return run_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
 
 
 def fit_lmbda(flags: Flags) -> "Kept":
@@ -214,7 +214,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     ),
     "sweep-cache": Subcommand(
         "Find the best weights of neighbours and continuous cache in a saved retrieval that has both.",
-        (CacheMixConfig, CommonConfig),
+        (CacheSweepConfig, CommonConfig),
         sweep_cache,
     ),
     "fit-lmbda": Subcommand(

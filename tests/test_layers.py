@@ -172,10 +172,9 @@ def test_faiss_stays_in_the_knn_package() -> None:
 
 
 def test_matplotlib_stays_with_the_figures() -> None:
-    figures = ("fairseq.knn.sweep.figure_style", "fairseq.knn.sweep.figures", "fairseq.knn.sweep.cache_figures")
-    assert importers_of("matplotlib") <= {*figures}
-    at_load = {name for module in figures for name in imports(module, at_load=True)}
-    assert not any(name.startswith("matplotlib") for name in at_load)
+    figures = "fairseq.knn.sweep.figures"
+    assert importers_of("matplotlib") == {figures}
+    assert not any(name.startswith("matplotlib") for name in imports(figures, at_load=True))
 
 
 def test_torch_distributed_stays_in_one_module() -> None:

@@ -1,6 +1,5 @@
 """Many settings of the continuous cache in one pass: the model runs once, and each mixture has its own sum."""
 
-import itertools
 from typing import Any
 
 from torch import from_numpy
@@ -31,22 +30,20 @@ class CacheSweep:
     """A perplexity of the language model and the cache for each size, θ and weight."""
 
     def __init__(self, config: CacheConfig) -> None:
-        self._settings = config.pairs
-        self._perplexities = [[Perplexity() for _ in config.cache_lmbda] for _ in self._settings]
-        self._weights = config.cache_lmbda
+        pairs = enumerate(config.pairs)
+        self._sums = [(s, pair, weight, Perplexity()) for s, pair in pairs for weight in config.cache_lmbda]
 
     def add(self, scored: ScoredBatch, num_joined: int = 0) -> None:
         """Adds a batch to every sum."""
         assert scored.cache_log_p_NS is not None
         log_p_lm_N, cache_log_p_NS = from_numpy(scored.model_log_p_N), from_numpy(scored.cache_log_p_NS)
-        for cache_N, perplexities in zip(cache_log_p_NS.T, self._perplexities, strict=True):
-            for weight, perplexity in zip(self._weights, perplexities, strict=True):
-                log_p_N = interpolate(log_p_lm_N, cache_N, weight)
-                perplexity.add(log_p_N.numpy(), scored.target_N, num_joined)
+        for s, _, weight, perplexity in self._sums:
+            log_p_N = interpolate(log_p_lm_N, cache_log_p_NS[:, s], weight)
+            perplexity.add(log_p_N.numpy(), scored.target_N, num_joined)
 
     def best(self) -> Perplexity:
         """Returns the lowest."""
-        return min(itertools.chain(*self._perplexities), key=lambda perplexity: perplexity.loss)
+        return min((perplexity for *_, perplexity in self._sums), key=lambda perplexity: perplexity.loss)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns each setting and its result, best first, as plain values."""
@@ -58,8 +55,7 @@ class CacheSweep:
                 "loss_base2": perplexity.loss,
                 "ppl": perplexity.ppl,
             }
-            for (size, theta), perplexities in zip(self._settings, self._perplexities, strict=True)
-            for weight, perplexity in zip(self._weights, perplexities, strict=True)
+            for _, (size, theta), weight, perplexity in self._sums
         ]
         return sorted(rows, key=lambda row: row["loss_base2"])
 

@@ -5,7 +5,9 @@ contexts and the tokens that came next, has an opinion of its own on those token
 much that opinion is worth for each of them.
 """
 
+import functools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,6 +109,25 @@ def interpolate(log_p_lm_N: Tensor, log_p_other_N: Tensor, weight_N: Tensor | fl
     weight_N = torch.as_tensor(weight_N, dtype=torch.float64, device=a_N.device)
     mixed_N = torch.logaddexp(a_N + torch.log1p(-weight_N), b_N + torch.log(weight_N))
     return torch.where(weight_N == 0, a_N, torch.where(weight_N == 1, b_N, mixed_N))
+
+
+def mixtures(log_p: Sequence[Tensor], weights: Iterable[Sequence[float]]) -> Iterator[Tensor]:
+    """Yields ln Σ w e^a over sources a for each row of weights w, float64; a weight of 1 gives its source to the bit.
+
+    ``interpolate`` for many weights: exponentials are taken once, and each row takes one logarithm. Sources are
+    float64, and broadcast.
+    """
+    largest = functools.reduce(torch.maximum, log_p)
+    largest[largest.isneginf()] = 0  # keeps inf − inf out
+    p = [(source - largest).exp_() for source in log_p]
+    for row in weights:
+        if 1 in row:
+            yield log_p[row.index(1)].expand_as(largest)
+            continue
+        mixed = p[0] * row[0]
+        for source, weight in zip(p[1:], row[1:], strict=True):
+            mixed.add_(source, alpha=weight)
+        yield mixed.log_().add_(largest)
 
 
 def share_of_rest(weight: float, taken: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.evaluate.mixture import average_probabilities, interpolate
+from fairseq.evaluate.mixture import average_probabilities, interpolate, mixtures
 
 INF = math.inf
 LM = torch.tensor([-0.1, -7.3, -25.0, -INF])
@@ -59,3 +59,22 @@ def test_the_mean_of_one_model_is_that_model_to_the_bit() -> None:
 def test_the_mean_knows_probability_0() -> None:
     found = average_probabilities([torch.tensor([-INF, -INF]), torch.tensor([0.0, -INF])])
     assert found.tolist() == pytest.approx([math.log(0.5), -INF])
+
+
+def test_many_mixtures_of_two_are_those_of_one() -> None:
+    lmbdas = (0.0, 1e-9, 0.25, 0.999, 1.0)
+    pairs = [(1 - lmbda, lmbda) for lmbda in lmbdas]
+    far = torch.tensor([-2000.0, -0.1, -INF, -2000.0, -3.0]), torch.tensor([-2001.0, -0.2, -INF, -INF, -2000.0])
+    for a, b in ((LM, OTHER), far):
+        for lmbda, found in zip(lmbdas, mixtures([a.double(), b.double()], pairs), strict=True):
+            torch.testing.assert_close(found, interpolate(a, b, lmbda), rtol=1e-12, atol=1e-15)
+
+
+def test_many_mixtures_of_three_are_sums_of_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random((4, 1, 6)), rng.random((2, 6)), rng.random(6)
+    weights = [(0.5, 0.2, 0.3), (0.0, 0.4, 0.6), (0.0, 1.0, 0.0)]
+    found = list(mixtures([torch.from_numpy(np.log(one)) for one in p], weights))
+    for row, mixed in zip(weights, found, strict=True):
+        np.testing.assert_allclose(mixed.exp(), sum(w * one for w, one in zip(row, p, strict=True)), rtol=1e-12)
+    assert torch.equal(found[2], torch.from_numpy(np.log(p[1])).expand(4, 2, 6))

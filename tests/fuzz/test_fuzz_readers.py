@@ -31,8 +31,8 @@ from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, rea
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import gain_of
-from fairseq.knn.sweep.config import Grid
-from fairseq.knn.sweep.sweep import mixture_log_prob, sweep
+from fairseq.knn.sweep.grid import Grid
+from fairseq.knn.sweep.sweep import log_prob, sweep
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.builders.cases import Artefacts
 from tests.builders.small_retrieval import small_retrieval
@@ -208,8 +208,8 @@ def read_retrieval(directory: Path, manifest: bytes, broken_column: tuple[str, b
     assert len(retrieval) == len(retrieval.position_N) and retrieval.hits_NK().shape == retrieval.ids_NK.shape
     with np.errstate(all="ignore"):
         swept = sweep(retrieval, Grid((0.0, 0.5), (1, retrieval.k), (1.0,)))
-        assert swept.loss_TJL.shape == (1, 2, 2)
-        gain_of(retrieval.lm_log_p_N, mixture_log_prob(retrieval, swept.best()), retrieval.block_N, 100, 1)
+        assert swept.loss_TJSLM.shape == (1, 2, 1, 2, 1)
+        gain_of(retrieval.lm_log_p_N, log_prob(retrieval, swept.best()), retrieval.block_N, 100, 1)
 
 
 def columns() -> st.SearchStrategy[tuple[str, bytes]]:

@@ -11,6 +11,7 @@ when it is written.
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from fairseq.errors import DatastoreError
 from fairseq.knn.retrieval.format import MANIFEST
+from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.runtime.files import file_sha256, locked, write_json
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,21 @@ class Kept:
     directory: Path
     section: str
     record: Mapping[str, Any]
+
+
+def text_record(retrieval: Retrieval) -> dict[str, Any]:
+    """Returns what a result says of the text that it is about."""
+    kept = {name: retrieval.manifest[name] for name in ("split", "data", "num_tokens", "k", "identity", "settings")}
+    return {"directory": str(retrieval.directory), **kept}
+
+
+def plain(value: Any) -> Any:
+    """Returns the value with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_results(directory: Path) -> dict[str, Any]:

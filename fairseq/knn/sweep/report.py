@@ -1,125 +1,235 @@
-"""``fairseq-knnlm sweep``: the best setting of a retrieval, how sure its gain is, and what it gives on another text.
+"""What is said of a sweep: the best settings, how sure their gains are, what they give on another text, every loss.
 
-OUT/table.md      what is printed
-OUT/sweep.csv     every setting: lmbda, k, knn_temp, loss_base2, ppl, gain_ppl
-OUT/sweep.json    the same as arrays, with the retrieval's identity, the choice and its intervals
-OUT/*.svg, *.png  figures
+``sweep`` chooses the best neighbours; ``sweep-cache`` the best cache, the best neighbours, and the best of both.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fairseq.criterions.perplexity import perplexity_of
-from fairseq.errors import ConfigError
-from fairseq.knn.retrieval.compare import check_alike, warn_if_outdated
-from fairseq.knn.retrieval.results import Kept, check_results
+from fairseq.knn.retrieval.results import text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import Gain, gain_of
-from fairseq.knn.sweep.config import Setting, SweepConfig
-from fairseq.knn.sweep.output import (
-    csv_text,
-    interval_words,
-    output_directory,
-    plain,
-    resamples_words,
-    text_record,
-    write_text,
-)
-from fairseq.knn.sweep.sweep import Swept, mixture_log_prob, sweep
-from fairseq.runtime.files import locked, write_json
+from fairseq.knn.sweep.grid import Grid, Setting
+from fairseq.knn.sweep.sweep import Swept, log_prob
 
-KIND, VERSION = "sweep", 1
 MOST_PRINTED = 40
+LM, KNN_LM, CACHE, NEIGHBOURS, BOTH = "language model", "kNN-LM", "+ cache", "+ neighbours", "+ both"
+# What may have a weight: neighbours, cache.
+PARTS = {LM: (False, False), KNN_LM: (True, False), CACHE: (False, True), NEIGHBOURS: (True, False), BOTH: (True, True)}
 
 
-def run_sweep(config: SweepConfig, seed: int, show: Callable[[str], None]) -> Kept:
-    """Sweeps, writes everything, shows the table, and returns what the retrieval's results are to keep.
+class Report(ABC):
+    """What a sweep found: the best setting of each combination of parts, and its gains on each text.
 
-    Raises:
-        ConfigError: flags do not go together, or matplotlib is missing.
-        DatastoreError: a retrieval cannot be read, or no setting has a finite loss.
-        MismatchError: the other retrieval is of another model or datastore.
+    Attributes:
+        settings: the best one of each combination.
+        losses_of: bits per token of each combination, on each text.
+        gains: of a combination over another, on each text.
     """
-    retrieval = Retrieval.open(config.directory)
-    warn_if_outdated(retrieval)
-    grid = config.grid(retrieval.k)
-    other = Retrieval.open(config.apply) if config.apply is not None else None
-    if other is not None:
-        if grid.ks[-1] > other.k:
-            raise ConfigError(
-                f"--k {grid.ks[-1]} is more than the {other.k} neighbours of each token in {other.directory}; give a"
-                " smaller one, or save that retrieval with more"
-            )
-        check_alike(retrieval, other, allow_mismatch=config.allow_mismatch)
-    out = output_directory(config.out, retrieval, "sweep")
-    check_results(retrieval.directory)
-    if not config.no_figures:
-        from fairseq.knn.sweep.figure_style import require_matplotlib
-        from fairseq.knn.sweep.figures import draw_figures
 
-        require_matplotlib()
-    with locked(out):
-        swept = sweep(retrieval, grid)
-        setting = swept.best()
-        texts = [retrieval, *([other] if other is not None else [])]
-        gains = [
-            gain_of(text.lm_log_p_N, mixture_log_prob(text, setting), text.block_N, config.resamples, seed)
-            for text in texts
-        ]
-        table = "\n".join(_table(texts, swept, setting, gains))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "table.md", table + "\n")
-        write_text(out / "sweep.csv", _csv(swept))
-        if not config.no_figures:
-            draw_figures(swept, retrieval.manifest["split"], out)
-        found = plain(_found(texts, setting, gains, seed))
-        write_json(out / "sweep.json", {"kind": KIND, "version": VERSION, **found, **plain(_losses(swept))})
-    show(table)
-    return Kept(retrieval.directory, "sweep", found)
+    command: ClassVar[str]
+    kind: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+    compared: ClassVar[tuple[tuple[str, str], ...]]
+    columns: ClassVar[tuple[str, ...]]
 
+    def __init__(self, texts: list[Retrieval], swept: Swept, resamples: int, seed: int) -> None:
+        self.texts, self.swept, self.seed = texts, swept, seed
+        self.splits = [text.manifest["split"] for text in texts]
+        self.settings: dict[str, Setting] = {}
+        log_ps = {LM: [np.asarray(text.lm_log_p_N) for text in texts]}
+        for name in self.names[1:]:
+            neighbours, cache = PARTS[name]
+            self.settings[name] = swept.best(neighbours=neighbours, cache=cache)
+            log_ps[name] = [log_prob(text, self.settings[name]) for text in texts]
+        self.losses_of = {name: [float(-log_p_N.mean() / np.log(2)) for log_p_N in log_ps[name]] for name in self.names}
+        self.gains = {
+            (name, over): [
+                gain_of(base_N, log_p_N, text.block_N, resamples, seed)
+                for base_N, log_p_N, text in zip(log_ps[over], log_ps[name], texts, strict=True)
+            ]
+            for name, over in self.compared
+        }
 
-def _table(texts: list[Retrieval], swept: Swept, setting: Setting, gains: list[Gain]) -> Iterator[str]:
-    """Yields the lines that are printed: the best of every k and T, the choice, and what it gives."""
-    split, grid = texts[0].manifest["split"], swept.grid
-    lm_ppl = perplexity_of(swept.lm_loss)
-    yield f"{len(grid):,} settings of {swept.num_tokens:,} tokens ({split}); language model: {lm_ppl:.2f}"
-    yield ""
-    yield "| k | T | best λ | loss (base 2) | perplexity | gain |"
-    yield "|---:|---:|---:|---:|---:|---:|"
-    loss_TJL = np.where(np.isfinite(swept.loss_TJL), swept.loss_TJL, np.inf)
-    by_pair = len(grid.ks) * len(grid.temperatures) <= MOST_PRINTED
-    for j, k in enumerate(grid.ks):
-        every = range(len(grid.temperatures))
-        for t in every if by_pair else [int(loss_TJL[:, j].min(axis=1).argmin())]:
-            i = int(loss_TJL[t, j].argmin())
-            loss, temperature = float(loss_TJL[t, j, i]), grid.temperatures[t]
-            ppl = perplexity_of(loss)
-            is_best = (k, temperature) == (setting.k, setting.knn_temp)
-            shown = f"**{ppl:.2f}**" if is_best else f"{ppl:.2f}"
-            yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
-    yield ""
-    yield f"Chosen on {split}: {flags_of(texts[0], setting)}"
-    yield from _at_the_edge(swept, setting, texts[0].k)
-    yield ""
-    rows = {
-        "perplexity": [text.manifest["split"] for text in texts],
-        "---": ["---:"] * len(texts),
-        "language model": [f"{perplexity_of(gain.lm_loss):.2f}" for gain in gains],
-        "kNN-LM": [f"{perplexity_of(gain.loss):.2f}" for gain in gains],
-        "gain": [f"{gain.ppl:.2f}" for gain in gains],
-        "95 % interval": [interval_words(gain) for gain in gains],
-    }
-    for name, cells in rows.items():
-        yield f"| {name} | {' | '.join(cells)} |"
-    yield ""
-    yield resamples_words(gains)
+    @abstractmethod
+    def table(self) -> Iterator[str]:
+        """Yields the lines that are printed."""
+
+    @abstractmethod
+    def choice(self) -> dict[str, Any]:
+        """Returns what was chosen."""
+
+    @abstractmethod
+    def results(self, number: int) -> dict[str, Any]:
+        """Returns what the choices give on a text."""
+
+    @abstractmethod
+    def losses(self) -> dict[str, Any]:
+        """Returns every loss."""
+
+    def record(self) -> dict[str, Any]:
+        """Returns the choices, and what each gives on each text."""
+        used = [{**text_record(text), **self.results(number)} for number, text in enumerate(self.texts)]
+        return {"chosen_on": used[0], "applied_to": used[1] if len(used) > 1 else None, **self.choice()}
+
+    def csv(self) -> str:
+        """Returns a line for each setting, and one of names first."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*self.columns, "loss_base2", "ppl", "gain_ppl"])
+        grid, lm_ppl = self.swept.grid, perplexity_of(self.swept.lm_loss)
+        allowed = grid.weights
+        for place, loss in np.ndenumerate(self.swept.loss_TJSLM):
+            if place[-2:] in allowed:
+                values, ppl = grid.setting(place).values(), perplexity_of(float(loss))
+                writer.writerow([*(values[name] for name in self.columns), float(loss), ppl, lm_ppl - ppl])
+        return text.getvalue()
+
+    def interval_lines(self) -> Iterator[str]:
+        """Yields how intervals were made."""
+        gains = next(iter(self.gains.values()))
+        drawn = " and ".join(f"{gain.num_blocks:,}" for gain in gains)
+        yield ""
+        yield f"Interval: percentiles of {gains[0].num_resamples:,} paired resamples of {drawn} blocks."
 
 
-def flags_of(retrieval: Retrieval, setting: Setting) -> str:
+class NeighbourReport(Report):
+    """The best λ, k and temperature."""
+
+    command, kind = "sweep", "sweep"
+    names, compared = (LM, KNN_LM), ((KNN_LM, LM),)
+    columns = ("lmbda", "k", "knn_temp")
+
+    def table(self) -> Iterator[str]:
+        """Yields the best of every k and T, the choice, and what it gives."""
+        grid, setting = self.swept.grid, self.settings[KNN_LM]
+        lm_ppl = perplexity_of(self.swept.lm_loss)
+        yield f"{len(grid):,} settings of {self.swept.num_tokens:,} tokens ({self.splits[0]}); {LM}: {lm_ppl:.2f}"
+        yield ""
+        yield "| k | T | best λ | loss (base 2) | perplexity | gain |"
+        yield "|---:|---:|---:|---:|---:|---:|"
+        loss_TJL = self.swept.loss_TJSLM[:, :, 0, :, 0]
+        loss_TJL = np.where(np.isfinite(loss_TJL), loss_TJL, np.inf)
+        by_pair = len(grid.ks) * len(grid.temperatures) <= MOST_PRINTED
+        for j, k in enumerate(grid.ks):
+            every = range(len(grid.temperatures))
+            for t in every if by_pair else [int(loss_TJL[:, j].min(axis=1).argmin())]:
+                i = int(loss_TJL[t, j].argmin())
+                loss, temperature = float(loss_TJL[t, j, i]), grid.temperatures[t]
+                ppl = perplexity_of(loss)
+                is_best = (k, temperature) == (setting.k, setting.knn_temp)
+                shown = f"**{ppl:.2f}**" if is_best else f"{ppl:.2f}"
+                yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
+        yield ""
+        yield f"Chosen on {self.splits[0]}: {_flags_to_evaluate(self.texts[0], setting)}"
+        yield from _at_the_edge(grid, setting, self.texts[0].k)
+        yield ""
+        gains = self.gains[KNN_LM, LM]
+        rows = {
+            "perplexity": self.splits,
+            "---": ["---:"] * len(gains),
+            LM: [f"{perplexity_of(gain.lm_loss):.2f}" for gain in gains],
+            KNN_LM: [f"{perplexity_of(gain.loss):.2f}" for gain in gains],
+            "gain": [f"{gain.ppl:.2f}" for gain in gains],
+            "95 % interval": [_interval_words(gain) for gain in gains],
+        }
+        for name, cells in rows.items():
+            yield f"| {name} | {' | '.join(cells)} |"
+        yield from self.interval_lines()
+
+    def choice(self) -> dict[str, Any]:
+        """Returns what was chosen."""
+        setting = self.settings[KNN_LM]
+        return {"best": {**setting.values(), "flags": _flags_to_evaluate(self.texts[0], setting)}}
+
+    def results(self, number: int) -> dict[str, Any]:
+        """Returns what the choice gives on a text."""
+        return {"result": {**self.gains[KNN_LM, LM][number].record(), "seed": self.seed}}
+
+    def losses(self) -> dict[str, Any]:
+        """Returns every loss, by T, k and λ."""
+        grid = self.swept.grid
+        return {
+            "grid": {"knn_temp": grid.temperatures, "k": grid.ks, "lmbda": grid.lmbdas},
+            "lm_loss_base2": self.swept.lm_loss,
+            "loss_base2": self.swept.loss_TJSLM[:, :, 0, :, 0].tolist(),
+        }
+
+
+class CacheReport(Report):
+    """The best weights of neighbours and cache, alone and together."""
+
+    command, kind = "sweep-cache", "cache-sweep"
+    names = (LM, CACHE, NEIGHBOURS, BOTH)
+    compared = ((CACHE, LM), (NEIGHBOURS, LM), (BOTH, LM), (BOTH, NEIGHBOURS))
+    columns = ("cache_size", "cache_theta", "lmbda", "cache_lmbda")
+
+    def table(self) -> Iterator[str]:
+        """Yields the perplexity of each combination of parts at its best, and the gains."""
+        grid = self.swept.grid
+        count = f"{len(grid):,} settings of {self.swept.num_tokens:,} tokens"
+        yield f"{count}; neighbours with --k {grid.ks[0]} --knn-temp {grid.temperatures[0]:g}"
+        yield ""
+        yield f"| | {' | '.join(self.splits)} | chosen on {self.splits[0]} |"
+        yield "|---|" + "---:|" * len(self.splits) + "---|"
+        for name, losses in self.losses_of.items():
+            numbers = " | ".join(f"{perplexity_of(loss):.2f}" for loss in losses)
+            yield f"| {name} | {numbers} | {_flags_of(self._values(name))} |"
+        yield ""
+        yield f"| gain, 95 % interval | {' | '.join(self.splits)} |"
+        yield "|---|" + "---:|" * len(self.splits)
+        for (name, over), gains in self.gains.items():
+            cells = [f"{gain.ppl:.2f}, {_interval_words(gain)}" for gain in gains]
+            yield f"| {name} over {over} | {' | '.join(cells)} |"
+        yield from self.interval_lines()
+
+    def choice(self) -> dict[str, Any]:
+        """Returns what was chosen for each combination of parts."""
+        grid = self.swept.grid
+        best = {name: {**self._values(name), "flags": _flags_of(self._values(name))} for name in self.names}
+        return {"best": best, "neighbours": {"k": grid.ks[0], "knn_temp": grid.temperatures[0]}}
+
+    def results(self, number: int) -> dict[str, Any]:
+        """Returns what each combination of parts gives on a text."""
+        results: dict[str, dict[str, Any]] = {}
+        for name, losses in self.losses_of.items():
+            results[name] = {"loss_base2": losses[number], "ppl": perplexity_of(losses[number])}
+        for (name, over), gains in self.gains.items():
+            key = "gain_over_lm" if over == LM else "gain_over_neighbours"
+            results[name][key] = gains[number].record("over")
+        return {"results": results, "seed": self.seed}
+
+    def losses(self) -> dict[str, Any]:
+        """Returns every loss, by cache, λ and μ."""
+        grid = self.swept.grid
+        caches = [{"cache_size": size, "cache_theta": theta} for size, theta in grid.caches]
+        return {
+            "grid": {"cache": caches, "lmbda": grid.lmbdas, "cache_lmbda": grid.cache_lmbdas},
+            "loss_base2": self.swept.loss_TJSLM[0, 0].tolist(),
+        }
+
+    def _values(self, name: str) -> dict[str, float]:
+        """Returns the values of a combination that were chosen for it."""
+        neighbours, cache = PARTS[name]
+        chosen = {"lmbda": neighbours, "cache_size": cache, "cache_theta": cache, "cache_lmbda": cache}
+        values = self.settings[name].values() if name in self.settings else {}
+        return {flag: value for flag, value in values.items() if chosen.get(flag)}
+
+
+def _flags_of(values: Mapping[str, float]) -> str:
+    words = {name: value if isinstance(value, int) else f"{value:g}" for name, value in values.items()}
+    return " ".join(f"--{name.replace('_', '-')} {word}" for name, word in words.items())
+
+
+def _flags_to_evaluate(retrieval: Retrieval, setting: Setting) -> str:
     """Returns the flags of ``fairseq-eval-lm`` that compute the setting."""
-    words = f"--lmbda {setting.lmbda:g} --k {setting.k} --knn-temp {setting.knn_temp:g}"
+    words = _flags_of(setting.values())
     saved = retrieval.manifest["settings"]
     own_distances = saved.get("knn_sim_func") == "do_not_recomp_l2" or (
         saved.get("knn_sim_func") is None and saved.get("metric") == "ip"
@@ -128,9 +238,8 @@ def flags_of(retrieval: Retrieval, setting: Setting) -> str:
     return words if own_distances or asked == setting.k else f"{words} --rerank {asked}"
 
 
-def _at_the_edge(swept: Swept, setting: Setting, saved_k: int) -> Iterator[str]:
+def _at_the_edge(grid: Grid, setting: Setting, saved_k: int) -> Iterator[str]:
     """Yields advice where the best value is the first or the last that was tried."""
-    grid = swept.grid
     tried = (
         ("--lmbda", setting.lmbda, grid.lmbdas, (0.0, 1.0)),
         ("--knn-temp", setting.knn_temp, grid.temperatures, ()),
@@ -143,40 +252,5 @@ def _at_the_edge(swept: Swept, setting: Setting, saved_k: int) -> Iterator[str]:
         yield f"--k {saved_k} is all that was saved: a retrieval with more neighbours may be better."
 
 
-def _csv(swept: Swept) -> str:
-    lm_ppl = perplexity_of(swept.lm_loss)
-    rows = (
-        (lmbda, k, temperature, loss, perplexity_of(loss), lm_ppl - perplexity_of(loss))
-        for t, temperature in enumerate(swept.grid.temperatures)
-        for j, k in enumerate(swept.grid.ks)
-        for lmbda, loss in zip(swept.grid.lmbdas, swept.loss_TJL[t, j].tolist(), strict=True)
-    )
-    return csv_text(("lmbda", "k", "knn_temp", "loss_base2", "ppl", "gain_ppl"), rows)
-
-
-def _found(texts: list[Retrieval], setting: Setting, gains: list[Gain], seed: int) -> dict[str, Any]:
-    """Returns the choice, and what it gives on each text."""
-    used = [
-        {**text_record(text), "result": {**gain.record(), "seed": seed}}
-        for text, gain in zip(texts, gains, strict=True)
-    ]
-    return {
-        "chosen_on": used[0],
-        "applied_to": used[1] if len(used) > 1 else None,
-        "best": {
-            "lmbda": setting.lmbda,
-            "k": setting.k,
-            "knn_temp": setting.knn_temp,
-            "flags": flags_of(texts[0], setting),
-        },
-    }
-
-
-def _losses(swept: Swept) -> dict[str, Any]:
-    """Returns every loss."""
-    grid = swept.grid
-    return {
-        "grid": {"knn_temp": grid.temperatures, "k": grid.ks, "lmbda": grid.lmbdas},
-        "lm_loss_base2": swept.lm_loss,
-        "loss_base2": swept.loss_TJL.tolist(),
-    }
+def _interval_words(gain: Gain) -> str:
+    return "none" if gain.ppl_interval is None else f"{gain.ppl_interval[0]:.2f} to {gain.ppl_interval[1]:.2f}"

@@ -16,9 +16,8 @@ from fairseq.arrays import Bools, Float64s, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.neighbours.several_stores import Values
-from fairseq.knn.retrieval.results import Kept, check_results
+from fairseq.knn.retrieval.results import Kept, check_results, plain, text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.knn.sweep.output import plain, text_record
 from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq.knn.weight.features import BEFORE_SEARCH
 from fairseq.knn.weight.file import check_fits, write_model

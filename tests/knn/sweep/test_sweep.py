@@ -1,18 +1,38 @@
-"""The sweep against a token-by-token computation that cannot underflow, and the grammar of its grids."""
+"""The sweep against token-by-token computations that cannot underflow."""
 
 import json
+import math
+import threading
+from collections.abc import Iterator
 from decimal import Decimal, getcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.knn.sweep.config import Grid, Setting, SweepConfig, powers, values_of
-from fairseq.knn.sweep.sweep import Swept, mixture_log_prob, sweep
+from fairseq.knn.sweep.grid import Grid, Setting
+from fairseq.knn.sweep.sweep import Swept, log_prob, sweep
+from tests.builders.cached_retrieval import CACHES, cached_retrieval
 from tests.builders.small_retrieval import small_retrieval
+from tests.oracles.sweep import loss_of_mixture
 
+FLOAT32_RTOL = 1e-6  # a column of the cache is float32
+PAIRS = tuple((cache["cache_size"], cache["cache_theta"]) for cache in CACHES)
 GRID = Grid((0.0, 0.25, 0.9, 1.0), (1, 3, 8, 16), (0.05, 1.0, 30.0))
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def cache_sweep(directory: Path, lmbdas: tuple[float, ...], cache_lmbdas: tuple[float, ...]) -> Swept:
+    return sweep(Retrieval.open(directory), Grid(lmbdas, (16,), (2.0,), PAIRS, cache_lmbdas))
 
 
 def naive_log_p(columns, n, setting):
@@ -42,13 +62,13 @@ def test_every_setting_is_what_a_separate_run_computes(tmp_path, monkeypatch, at
     columns = small_retrieval(tmp_path / "r")
     retrieval = Retrieval.open(tmp_path / "r")
     swept = sweep(retrieval, GRID)
-    for setting, loss in zip(settings_of(GRID), swept.loss_TJL.ravel(), strict=True):
+    for setting, loss in zip(settings_of(GRID), swept.loss_TJSLM.ravel(), strict=True):
         expected = [naive_log_p(columns, n, setting) for n in range(len(retrieval))]
         assert loss == pytest.approx(-np.mean(expected) / np.log(2), rel=1e-12), setting
-        assert mixture_log_prob(retrieval, setting) == pytest.approx(expected, rel=1e-12, abs=1e-12), setting
+        assert log_prob(retrieval, setting) == pytest.approx(expected, rel=1e-12, abs=1e-12), setting
     assert swept.lm_loss == pytest.approx(-columns["lm_log_prob"].mean() / np.log(2), rel=1e-14)
-    assert (swept.loss_TJL[:, :, 0] == pytest.approx(swept.lm_loss, rel=1e-14)) and np.isinf(
-        swept.loss_TJL[:, :, -1]
+    assert (swept.loss_TJSLM[:, :, 0, 0] == pytest.approx(swept.lm_loss, rel=1e-14)) and np.isinf(
+        swept.loss_TJSLM[:, :, 0, -1]
     ).all()
 
 
@@ -57,16 +77,27 @@ def test_the_same_bits_for_any_number_of_threads(tmp_path, monkeypatch):
     monkeypatch.setattr("fairseq.knn.sweep.sweep.TOKENS_AT_ONCE", 16)
     found = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr("fairseq.knn.sweep.sweep.torch.get_num_threads", lambda threads=threads: threads)
-        found.append(sweep(Retrieval.open(tmp_path / "r"), GRID).log_p_sum_TJL)
+        torch.set_num_threads(threads)
+        found.append(sweep(Retrieval.open(tmp_path / "r"), GRID).log_p_sum_TJSLM)
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
+def test_a_new_thread_has_as_many_torch_threads_as_before(tmp_path):
+    small_retrieval(tmp_path / "r", 300)
+    torch.set_num_threads(3)
+    sweep(Retrieval.open(tmp_path / "r"), GRID)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert [torch.get_num_threads(), *found] == [3, 3]
+
+
 def test_the_best_is_the_smallest_finite_loss():
-    sums = np.array([[[-3.0, -2.0, np.nan], [-2.0, -np.inf, -2.0]]])
+    sums = np.array([[[-3.0, -2.0, np.nan], [-2.0, -np.inf, -2.0]]]).reshape(1, 2, 1, 3, 1)
     assert Swept(Grid((0.1, 0.2, 0.3), (1, 2), (1.0,)), 1, sums, -3.0).best() == Setting(0.2, 1, 1.0)
     with pytest.raises(DatastoreError, match="no setting of the sweep has a finite loss"):
-        Swept(Grid((1.0,), (1,), (1.0,)), 1, np.full((1, 1, 1), -np.inf), -3.0).best()
+        Swept(Grid((1.0,), (1,), (1.0,)), 1, np.full((1, 1, 1, 1, 1), -np.inf), -3.0).best()
 
 
 def test_more_neighbours_than_were_saved(tmp_path):
@@ -86,50 +117,34 @@ def test_neighbours_out_of_order_are_refused(tmp_path, value):
     assert json.loads((tmp_path / "r" / "manifest.json").read_text())["state"] == "done"
 
 
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("0.25", [0.25]),
-        ("1,8,64", [1, 8, 64]),
-        ("64, 8 ,8,1", [1, 8, 64]),
-        ("0:1:0.25", [0, 0.25, 0.5, 0.75, 1]),
-        ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
-        ("0:1:0.3", [0, 0.3, 0.6, 0.9]),
-        ("1e-1:0.3:.1,5", [0.1, 0.2, 0.3, 5]),
-        ("3:3:1", [3]),
-    ],
-)
-def test_grids(text, values):
-    assert values_of(text, "--x") == tuple(values)
+def test_every_mixture_is_the_naive_one(tmp_path: Path) -> None:
+    columns = cached_retrieval(tmp_path / "r")
+    lmbdas, weights = (0.0, 0.3, 0.7), (0.0, 0.1, 0.3, 0.9)
+    found = cache_sweep(tmp_path / "r", lmbdas, weights)
+    for s in range(2):
+        for i, lmbda in enumerate(lmbdas):
+            for j, weight in enumerate(weights):
+                loss = loss_of_mixture(columns, s, lmbda, weight, 2.0) if lmbda + weight <= 1.001 else math.inf
+                assert found.loss_TJSLM[0, 0, s, i, j] == pytest.approx(loss, rel=FLOAT32_RTOL), (s, lmbda, weight)
 
 
-@pytest.mark.parametrize(
-    "text", ["", ",", "a", "1,", "0:1", "0:1:0.1:3", "nan", "inf", "1:inf:1", "0:1:0.1;2", "1e99", "--1", "0x10"]
-)
-def test_what_is_no_grid(text):
-    with pytest.raises(ConfigError, match="--x must be numbers and ranges FROM:TO:STEP, such as"):
-        values_of(text, "--x")
+def test_weights_that_add_up_to_one_leave_the_model_nothing(tmp_path: Path) -> None:
+    """0.85 + 0.15 is 1, though 1 − 0.85 − 0.15 is not 0 in binary digits."""
+    columns = cached_retrieval(tmp_path / "r")
+    assert 1 - 0.85 - 0.15 != 0
+    assert not columns["hits"][0].any() and np.isneginf(columns["cache_log_prob"][0, 0])
+    found = cache_sweep(tmp_path / "r", (0.0, 0.85), (0.0, 0.15))
+    assert found.loss_TJSLM[0, 0, 0, 1, 1] == math.inf
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"lmbda": "0:1:0"}, "must go upwards in steps above 0, but is '0:1:0'; swap its ends"),
-        ({"lmbda": "1:0:0.1"}, "must go upwards"),
-        ({"lmbda": "0:1:1e-7"}, "--lmbda must have at most 10000 values, but '0:1:1e-7' has 10000001"),
-        ({"lmbda": "0:1.1:0.1"}, "--lmbda must be at most 1, but has 1.1"),
-        ({"lmbda": "-0.1"}, "--lmbda must be at least 0"),
-        ({"knn_temp": "0,1"}, "--knn-temp must be at least 1e-09, but has 0"),
-        ({"k": "1,2.5"}, "--k must be whole numbers from 1 on, but has 2.5"),
-        ({"k": "0:4:2"}, "--k must be whole numbers from 1 on, but has 0"),
-        ({"k": "1:1000:1", "lmbda": "0:1:0.001"}, "at most 100000 settings, but has 4004000"),
-    ],
-)
-def test_grids_out_of_range(flags, message):
-    with pytest.raises(ConfigError, match=message):
-        SweepConfig("r", **flags)
-
-
-def test_neighbours_by_default():
-    assert powers(1024) == (1, 4, 16, 64, 256, 1024) and powers(1) == (1,) and powers(20) == (1, 4, 16, 20)
-    assert SweepConfig("r").grid(64).ks == (1, 4, 16, 64)
+def test_the_best_is_chosen_for_each_combination_of_parts(tmp_path: Path) -> None:
+    cached_retrieval(tmp_path / "r")
+    lmbdas = weights = tuple(np.linspace(0, 1, 11).tolist())
+    found = cache_sweep(tmp_path / "r", lmbdas, weights)
+    best, losses = found.best(), found.loss_TJSLM[0, 0]
+    place = PAIRS.index(best.cache), lmbdas.index(best.lmbda), weights.index(best.cache_lmbda)
+    assert losses[place] == losses[np.isfinite(losses)].min()
+    without = found.best(cache=False)
+    assert without.cache_lmbda == 0 and losses[0, lmbdas.index(without.lmbda), 0] == losses[0, :, 0].min()
+    without = found.best(neighbours=False)
+    assert without.lmbda == 0 and losses[PAIRS.index(without.cache), 0].min() == losses[:, 0].min()
