@@ -22,7 +22,7 @@ from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import Layout, append_path, compaction_begun, infer_layout, keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, check_dimension, manifest_path, read_manifest
-from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.segments import earlier_states, segments_of
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 
@@ -65,8 +65,13 @@ class Datastore:
         self.forgotten = forgotten if forgotten is not None else RowRanges.of()
 
     @property
+    def left(self) -> RowRanges:
+        """The rows that can be found."""
+        return self.forgotten.complement(self.rows)
+
+    @property
     def rows_left(self) -> int:
-        """Rows that can be found."""
+        """How many rows can be found."""
         return self.rows - self.forgotten.num_rows
 
     @classmethod
@@ -172,12 +177,6 @@ def gather_rows(keys_ND: Array, row_ids: Int64s, block_rows: int = 1 << 16) -> F
     return gathered
 
 
-def spaced_rows(store: Datastore, count: int) -> Int64s:
-    """Returns some rows that can be found, ascending and evenly spaced."""
-    places = np.unique(np.linspace(0, store.rows_left - 1, min(count, store.rows_left)).astype(np.int64))
-    return store.forgotten.complement(store.rows).nth(places)
-
-
 def check_finite(prefix: Path, keys_ND: Float32s, start: int | None = None) -> None:
     """Raises DatastoreError for a key that is not finite: nothing is near it, and k-means would spread it.
 
@@ -278,7 +277,7 @@ def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Arra
 def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str | None:
     if keys_ND is None:
         return None
-    rows = np.linspace(0, layout.rows - 1, min(layout.rows, _FINGERPRINT_ROWS)).astype(np.int64)
+    rows = evenly_spaced(layout.rows, _FINGERPRINT_ROWS)
     digest = hashlib.sha256(repr(layout).encode())
     digest.update(keys_ND[rows].tobytes())
     digest.update(values_N[rows].tobytes())
