@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.datastore.format import append_path, keys_path, values_path
+from fairseq.knn.datastore.format import append_path, row_files
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
@@ -105,17 +105,17 @@ def _say_there(prefix: Path, store: Datastore, segments: list[Segment], new: Dat
 def begun(prefix: Path, store: Datastore, target: DatastoreManifest) -> DatastoreManifest:
     """Returns the target as far as an earlier run of the same append has come: at least to the datastore's rows."""
     found = read_manifest(append_path(prefix), DatastoreManifest)
-    if found is not None and found.rows_id == target.rows_id and store.rows <= found.rows_written <= target.rows:
-        sizes = (
-            (keys_path(prefix), found.rows_written * target.key_bytes),
-            (values_path(prefix), found.rows_written * target.value_bytes),
-        )
-        if all(path.stat().st_size >= size for path, size in sizes):
-            return replace(
-                target,
-                state="writing",
-                rows_written=found.rows_written,
-                keys_sha256=found.keys_sha256,
-                values_sha256=found.values_sha256,
-            )
-    return replace(target, state="writing", rows_written=store.rows)
+    if (
+        found is None
+        or found.rows_id != target.rows_id
+        or not store.rows <= found.rows_written <= target.rows
+        or any(path.stat().st_size < found.rows_written * size for path, size in row_files(prefix, target))
+    ):
+        return replace(target, state="writing", rows_written=store.rows)
+    return replace(
+        target,
+        state="writing",
+        rows_written=found.rows_written,
+        keys_sha256=found.keys_sha256,
+        values_sha256=found.values_sha256,
+    )

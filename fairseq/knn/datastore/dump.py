@@ -46,6 +46,7 @@ from fairseq.knn.datastore.append import begun, open_target
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import DatastoreManifest
+from fairseq.knn.datastore.row_map import full_context_rows
 from fairseq.knn.datastore.store import DatastoreWriter, is_written
 from fairseq.runtime.files import locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
@@ -82,7 +83,7 @@ def dump_datastore(
         raise ConfigError(
             f"the split '{config.gen_subset}' holds the word <pad>, which has no row; take it out of the text"
         )
-    block_idx, starts = full_context_rows(evaluation)
+    block_idx, starts = _rows_of(evaluation.dataset)
     rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
     manifest = _manifest(evaluation, config, dstore, rows)
     prefix = Path(dump.dstore_mmap)
@@ -153,12 +154,9 @@ def _write_rows(
             written.result()
 
 
-def full_context_rows(evaluation: Evaluation) -> tuple[Int64s, Int64s]:
-    """Returns the blocks that give rows, and the first row of each; ``starts`` has one more entry: all rows."""
-    dataset = evaluation.dataset
-    blocks = np.flatnonzero(dataset.context_lengths() == dataset.context_window)
-    lengths = dataset.ends[blocks] - dataset.starts[blocks]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+def _rows_of(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
+    """Returns ``full_context_rows``, of which there must be some, and says which tokens have none."""
+    blocks, starts = full_context_rows(dataset)
     if not starts[-1]:
         raise ConfigError(
             f"--context-window {dataset.context_window} is never full in this split: there are no rows to write"

@@ -87,6 +87,10 @@ class RowRanges:
             mask_N[first - start : last - start] = True
         return mask_N
 
+    def spaced(self, count: int) -> Int64s:
+        """Returns ``count`` of the rows, ascending and evenly spaced; all where there are fewer."""
+        return self.nth(evenly_spaced(self.num_rows, count))
+
     def ids(self) -> Int64s:
         """Returns the rows, ascending."""
         return self.nth(np.arange(self.num_rows))
@@ -102,6 +106,11 @@ class RowRanges:
         which = np.searchsorted(self.start_R, ids, side="right") - 1
         places: Int64s = self._before_R[which] + (ids - self.start_R[which])
         return places
+
+
+def evenly_spaced(total: int, count: int) -> Int64s:
+    """Returns ``count`` numbers from 0 to ``total`` − 1, evenly spaced, both ends included; all if fewer."""
+    return np.linspace(0, max(total - 1, 0), min(count, total)).astype(np.int64)
 
 
 def checked_ranges(value: Any, rows: int) -> RowRanges | None:

@@ -68,14 +68,19 @@ def first_position(written: Mapping[str, Any]) -> int | None:
     return -(-window // block_size) * block_size
 
 
-def source_map(dataset: BlockDataset) -> RowMap:
-    """Returns the map of all rows that a text gives: those of the blocks whose context is full."""
+def full_context_rows(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
+    """Returns the blocks whose context window is full, and the first row of each; last, how many rows there are."""
     blocks = np.flatnonzero(dataset.context_lengths() == dataset.context_window)
+    return blocks, np.concatenate([[0], np.cumsum(dataset.ends[blocks] - dataset.starts[blocks])])
+
+
+def source_map(dataset: BlockDataset) -> RowMap:
+    """Returns the map of all rows that a text gives."""
+    blocks, first_row = full_context_rows(dataset)
     start_B, end_B = dataset.starts[blocks], dataset.ends[blocks]
-    row_B = np.cumsum(end_B - start_B) - (end_B - start_B)
     opens_B = np.ones(len(blocks), bool)
     opens_B[1:] = start_B[1:] != end_B[:-1]
-    return RowMap(row_B[opens_B], start_B[opens_B], int((end_B - start_B).sum()))
+    return RowMap(first_row[:-1][opens_B], start_B[opens_B], int(first_row[-1]))
 
 
 def joined(maps: Sequence[RowMap], lengths: Sequence[int]) -> RowMap:

@@ -20,10 +20,19 @@ from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.forgotten import read_forgotten
-from fairseq.knn.datastore.format import Layout, append_path, compaction_begun, infer_layout, keys_path, values_path
+from fairseq.knn.datastore.format import (
+    VALUE_BYTES,
+    Layout,
+    append_path,
+    compaction_begun,
+    infer_layout,
+    keys_path,
+    row_files,
+    values_path,
+)
 from fairseq.knn.datastore.identity import model_of, require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
-from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.segments import earlier_states, segments_of
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 from fairseq.models.protocol import ModelIdentity
@@ -53,7 +62,7 @@ class Datastore:
     def __init__(
         self,
         prefix: Path,
-        layout: Layout,
+        layout: Layout | DatastoreManifest,
         keys_ND: Array | None,
         values_N: Array,
         manifest: DatastoreManifest | None = None,
@@ -67,8 +76,13 @@ class Datastore:
         self.forgotten = forgotten if forgotten is not None else RowRanges.of()
 
     @property
+    def left(self) -> RowRanges:
+        """The rows that can be found."""
+        return self.forgotten.complement(self.rows)
+
+    @property
     def rows_left(self) -> int:
-        """Rows that can be found."""
+        """How many rows can be found."""
         return self.rows - self.forgotten.num_rows
 
     @property
@@ -111,16 +125,17 @@ class Datastore:
         for path in (values_path(prefix), *([keys_path(prefix)] if load_keys else [])):
             if not path.is_file():
                 raise DatastoreError(f"{path} does not exist; check the prefix, or write the datastore first")
+        layout: Layout | DatastoreManifest
         if manifest is not None:
+            layout = manifest
             _check_flags(manifest, prefix, dimension, key_fp16)
-            layout = Layout(manifest.rows, manifest.dimension, manifest.key_dtype, manifest.value_dtype)
-            _check_sizes(prefix, layout, load_keys)
+            _check_sizes(prefix, manifest, load_keys)
         else:
             layout = _layout_of_files(prefix, rows, dimension or DEFAULT_KEY_DIMENSION, key_fp16, vocabulary_size)
         keys_ND = map_rows(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
         values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
         assert values_N is not None
-        store_id = manifest.store_id if manifest else _fingerprint(layout, keys_ND, values_N)
+        store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
         forgotten = None
         if manifest is not None:
             segments_of(manifest, manifest_path(prefix))
@@ -167,7 +182,7 @@ def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
         return False
     if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
         return False
-    _check_sizes(prefix, Layout(found.rows, found.dimension, found.key_dtype, found.value_dtype), load_keys=True)
+    _check_sizes(prefix, found, load_keys=True)
     return True
 
 
@@ -177,12 +192,6 @@ def gather_rows(keys_ND: Array, row_ids: Int64s, block_rows: int = 1 << 16) -> F
     for start in range(0, len(row_ids), block_rows):
         gathered[start : start + block_rows] = keys_ND[row_ids[start : start + block_rows]]
     return gathered
-
-
-def spaced_rows(store: Datastore, count: int) -> Int64s:
-    """Returns some rows that can be found, ascending and evenly spaced."""
-    places = np.unique(np.linspace(0, store.rows_left - 1, min(count, store.rows_left)).astype(np.int64))
-    return store.forgotten.complement(store.rows).nth(places)
 
 
 def check_finite(prefix: Path, keys_ND: Float32s, start: int | None = None) -> None:
@@ -223,12 +232,11 @@ def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | Non
         raise MismatchError(f"--dstore-fp16: {prefix} has {manifest.key_dtype} keys; leave the flag out")
 
 
-def _check_sizes(prefix: Path, layout: Layout, load_keys: bool) -> None:
-    wanted = [(values_path(prefix), layout.rows * np.dtype(layout.value_dtype).itemsize)]
-    if load_keys:
-        wanted.append((keys_path(prefix), layout.rows * layout.dimension * np.dtype(layout.key_dtype).itemsize))
-    for path, size in wanted:
-        found = path.stat().st_size if path.is_file() else 0
+def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> None:
+    for path, row_bytes in reversed(row_files(prefix, manifest)):
+        if path == keys_path(prefix) and not load_keys:
+            continue
+        size, found = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
         if found > size and append_path(prefix).is_file():
             continue  # rows that are being appended lie behind the rows of the manifest
         if found != size and compaction_begun(prefix):
@@ -247,22 +255,13 @@ def _layout_of_files(
     prefix: Path, rows: int | None, dimension: int, key_fp16: bool, vocabulary_size: int | None
 ) -> Layout:
     """Returns the layout of files without a manifest; without keys, int64 values unless ``rows`` says otherwise."""
-    keys, values = keys_path(prefix), values_path(prefix)
-    if keys.is_file():
-        return infer_layout(
-            prefix,
-            keys.stat().st_size,
-            values,
-            rows=rows,
-            dimension=dimension,
-            key_fp16=key_fp16,
-            vocabulary_size=vocabulary_size,
-        )
-    size = values.stat().st_size
-    for value_bytes in (8, 4, 2):
+    if keys_path(prefix).is_file():
+        return infer_layout(prefix, rows=rows, dimension=dimension, key_fp16=key_fp16, vocabulary_size=vocabulary_size)
+    path, size = values_path(prefix), values_path(prefix).stat().st_size
+    for value_bytes, value_dtype in VALUE_BYTES.items():
         if size == (rows if rows is not None else size // 8) * value_bytes:
-            return Layout(size // value_bytes, dimension, "float32", f"int{8 * value_bytes}")
-    raise DatastoreError(f"{values} has {size} bytes, which is not --dstore-size {rows} values; give the right size")
+            return Layout(size // value_bytes, dimension, "float32", value_dtype)
+    raise DatastoreError(f"{path} has {size} bytes, which is not --dstore-size {rows} values; give the right size")
 
 
 def map_rows(path: Path, dtype: str, shape: tuple[int, ...]) -> Array | None:
@@ -282,10 +281,10 @@ def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Arra
     return values_N.astype(np.int32)
 
 
-def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str | None:
+def _fingerprint(layout: Layout | DatastoreManifest, keys_ND: Array | None, values_N: Array) -> str | None:
     if keys_ND is None:
         return None
-    rows = np.linspace(0, layout.rows - 1, min(layout.rows, _FINGERPRINT_ROWS)).astype(np.int64)
+    rows = evenly_spaced(layout.rows, _FINGERPRINT_ROWS)
     digest = hashlib.sha256(repr(layout).encode())
     digest.update(keys_ND[rows].tobytes())
     digest.update(values_N[rows].tobytes())

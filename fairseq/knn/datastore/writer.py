@@ -22,7 +22,7 @@ from fairseq.arrays import Array
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.checksums import READ_BYTES, ChunkHasher
 from fairseq.knn.datastore.forgotten import remove_others
-from fairseq.knn.datastore.format import append_path, compact_prefix, keys_path, values_path
+from fairseq.knn.datastore.format import append_path, compact_prefix, keys_path, row_files, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.runtime.files import atomic_write, locked
 from fairseq.runtime.resources import require_disk
@@ -59,8 +59,11 @@ class DatastoreWriter:
         self._synced = time.monotonic()
         self._key_dtype = np.dtype(manifest.key_dtype)
         self._value_dtype = np.dtype(manifest.value_dtype)
-        self._keys = _File(keys_path(prefix), manifest.key_bytes, self.rows_done, manifest.keys_sha256)
-        self._values = _File(values_path(prefix), manifest.value_bytes, self.rows_done, manifest.values_sha256)
+        sums = manifest.keys_sha256, manifest.values_sha256
+        self._keys, self._values = (
+            _File(path, row_bytes, self.rows_done, known)
+            for (path, row_bytes), known in zip(row_files(prefix, manifest), sums, strict=True)
+        )
 
     @classmethod
     def create(
@@ -113,7 +116,7 @@ class DatastoreWriter:
         needed = rows_left * (begun.key_bytes + begun.value_bytes) + sum(path.stat().st_size for path in shared)
         require_disk(keys_path(prefix), needed, "make room; nothing was changed")
         for path in shared:
-            _make_own(path)
+            copy_start(path, path, path.stat().st_size)
         write_manifest(append_path(prefix), begun)
         return cls(prefix, begun, save_interval_s, held, append_path(prefix))
 
@@ -248,10 +251,15 @@ def _is_shared(path: Path) -> bool:
     return path.is_symlink() or path.stat().st_nlink > 1
 
 
-def _make_own(path: Path) -> None:
-    with path.open("rb") as source, atomic_write(path) as file:
-        while data := source.read(READ_BYTES):
+def copy_start(old: Path, new: Path, num_bytes: int) -> None:
+    """Copies the first bytes of a file; the new one may have the old one's name, which is then a file of its own."""
+    with old.open("rb") as source, atomic_write(new) as file:
+        while num_bytes:
+            data = source.read(min(READ_BYTES, num_bytes))
+            if not data:
+                raise DatastoreError(f"{old} became shorter while it was read; try again when nothing writes it")
             file.write(data)
+            num_bytes -= len(data)
 
 
 def _found(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:
@@ -278,7 +286,7 @@ def _is_same_and_unfinished(found: DatastoreManifest, manifest: DatastoreManifes
 
 def _short_file(found: DatastoreManifest, prefix: Path) -> Path | None:
     """Returns the file that has fewer rows than its manifest says, if there is one."""
-    for path, row_bytes in ((keys_path(prefix), found.key_bytes), (values_path(prefix), found.value_bytes)):
+    for path, row_bytes in row_files(prefix, found):
         if found.rows_written and (not path.exists() or path.stat().st_size < found.rows_written * row_bytes):
             return path
     return None

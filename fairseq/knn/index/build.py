@@ -234,7 +234,7 @@ def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:
     places = np.arange(store.rows_left, dtype=np.int64)
     if count != store.rows_left:
         places = np.sort(np.random.default_rng(seed).choice(store.rows_left, count, replace=False, shuffle=False))
-    return gather_rows(store.keys_ND, store.forgotten.complement(store.rows).nth(places))
+    return gather_rows(store.keys_ND, store.left.nth(places))
 
 
 def _check_sample(build: Build, index: Any, count: int) -> None:

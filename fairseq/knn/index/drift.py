@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
-from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.faiss_index import metric_name
 
@@ -56,7 +55,9 @@ class Drift:
 
 def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float) -> Drift:
     """Returns how far the rows from ``old_rows`` on are from those before, tells it, and warns beyond ``threshold``."""
-    found = drift_of(index, _sample(store, 0, old_rows), _sample(store, old_rows, store.rows))
+    assert store.keys_ND is not None
+    samples = (store.left.within(0, old_rows), store.left.within(old_rows, store.rows))
+    found = drift_of(index, *(gather_rows(store.keys_ND, rows.spaced(SAMPLE)) for rows in samples))
     parts = [f"{found.centroids:.2f} times as far from their centroids"] if found.centroids is not None else []
     if found.codes is not None and found.code_share is not None:
         parts.append(f"{found.codes:.2f} times the codes' error, {found.code_share:.2%} of their variance")
@@ -74,13 +75,6 @@ def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float)
             threshold,
         )
     return found
-
-
-def _sample(store: Datastore, start: int, stop: int) -> Float32s:
-    assert store.keys_ND is not None
-    left = store.forgotten.within(start, stop).shifted(-start).complement(stop - start)
-    places = np.unique(np.linspace(0, max(left.num_rows - 1, 0), min(SAMPLE, left.num_rows)).astype(np.int64))
-    return gather_rows(store.keys_ND, left.nth(places) + start if left.num_rows else RowRanges.of().ids())
 
 
 def drift_of(index: Any, old_ND: Float32s, new_ND: Float32s) -> Drift:
@@ -109,12 +103,12 @@ def _nearest(index: Any, inverted: Any, rows_ND: Float32s) -> tuple[Float32s, In
     """Returns each row's squared distance to the nearest centroid, in the space of the lists, and its list."""
     import faiss
 
-    inner: Any = faiss.downcast_index(index)
-    while isinstance(inner, faiss.IndexPreTransform):
-        chain: Any = inner.chain  # a C++ vector, which its stubs call a list
+    outer: Any = faiss.downcast_index(index)
+    while isinstance(outer, faiss.IndexPreTransform):
+        chain: Any = outer.chain  # a C++ vector, which its stubs call a list
         for number in range(chain.size()):
             rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
-        inner = faiss.downcast_index(inner.index)
+        outer = faiss.downcast_index(outer.index)
     near_N1, list_N1 = inverted.quantizer.search(np.ascontiguousarray(rows_ND), 1)
     return np.maximum(near_N1[:, 0], 0), list_N1[:, 0]
 

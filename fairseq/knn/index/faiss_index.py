@@ -121,6 +121,33 @@ def metric_name(index: Any) -> str:
     return names[index.metric_type]
 
 
+def inner_index(index: Any) -> Any:
+    """Returns the index behind its transforms (OPQ, PCA), in its own class; itself without any."""
+    import faiss
+
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    return inner
+
+
+def stored_ids(index: Any) -> Iterator[Int64s]:
+    """Yields the ids that an index stores, as arrays over its own memory; nothing where ids are positions."""
+    import faiss
+
+    inner = inner_index(index)
+    if isinstance(inner, faiss.IndexIDMap):
+        yield view(inner.id_map.data(), inner.id_map.size())
+        return
+    inverted: Any = faiss.try_extract_index_ivf(index)
+    for number in range(inverted.nlist) if inverted is not None else ():
+        size = inverted.invlists.list_size(number)
+        if size:
+            pointer = inverted.invlists.get_ids(number)
+            yield view(pointer, size)
+            inverted.invlists.release_ids(number, pointer)
+
+
 def num_lists(index: Any) -> int:
     """Returns the number of inverted lists, 0 for an index without any."""
     import faiss
@@ -178,11 +205,11 @@ def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2
 def _check_ids(index: Any, path: str | Path) -> None:
     """Raises MismatchError where an index has given its N keys other ids than the row numbers 0 to N − 1, each once."""
     n, low, high = int(index.ntotal), 0, -1
-    count = sum(map(len, _stored_ids(index)))
+    count = sum(map(len, stored_ids(index)))
     if not count:
         return
     seen_N = np.zeros(n if count == n else 0, bool)
-    for ids in _stored_ids(index):
+    for ids in stored_ids(index):
         low, high = min(low, int(ids.min())), max(high, int(ids.max()))
         if low >= 0 and high < len(seen_N):
             seen_N[ids] = True
@@ -191,25 +218,6 @@ def _check_ids(index: Any, path: str | Path) -> None:
             f"{path} must number its keys by the rows of a datastore, 0 to {n - 1}, each once, but has {count} ids from"
             f" {low} to {high}; give --indexfile an index that build_dstore.py made"
         )
-
-
-def _stored_ids(index: Any) -> Iterator[Int64s]:
-    """Yields the ids that an index stores, in arrays that are not empty; nothing where positions are the ids."""
-    import faiss
-
-    outer = faiss.downcast_index(index)
-    while isinstance(outer, faiss.IndexPreTransform):
-        outer = faiss.downcast_index(outer.index)
-    if isinstance(outer, faiss.IndexIDMap):
-        yield faiss.vector_to_array(outer.id_map)
-        return
-    inverted: Any = faiss.try_extract_index_ivf(index)
-    for number in range(inverted.nlist) if inverted is not None else ():
-        size = inverted.invlists.list_size(number)
-        if size:
-            pointer = inverted.invlists.get_ids(number)
-            yield faiss.rev_swig_ptr(pointer, size)
-            inverted.invlists.release_ids(number, pointer)
 
 
 def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:

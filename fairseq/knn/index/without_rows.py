@@ -1,10 +1,16 @@
 """An index that does not find rows that are forgotten.
 
-Inverted lists give up their entries when the index is opened, and are then searched as the lists of an index that
-never had them: the k nearest that are left, by whatever search. An index of another kind (flat, a graph) cannot give up
-rows, or would renumber the others; it is asked for more than k, and for still more where those were mostly forgotten:
+Inverted lists lose the entries when the index is opened, and are then searched as lists that never had them: the k
+nearest that are left, by whatever search. FAISS can also leave rows out of each search (``SearchParameters(sel=…)``).
+But product codes without lists, flat FastScan, NSG and residual codes refuse that, a wrong class of parameters is
+ignored without a word, and searches take longer. Measured with IVF512,PQ16, 200,000 rows, 1,000 queries, 256
+neighbours:
 
-    asked k + e, e = k, 3k, 7k, …   until k are left, or the index has no more
+    one tenth forgotten      taken out 0.25 s, after 3 ms once      selector 0.34 to 0.42 s
+    one half forgotten       taken out 0.18 s, after 4 ms once      selector 0.29 to 0.35 s
+
+An index of another kind (flat, a graph) cannot lose rows, or would renumber the others. It is asked for more than k,
+and again for more while some query has fewer than k that are left.
 
 Legend: N queries · K neighbours · A asked for.
 """
@@ -15,10 +21,11 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
 from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.index.faiss_index import inner_index
 
 
 def without_rows(index: Any, forgotten: RowRanges, rows_left: int) -> Any:
-    """Returns the index without the forgotten rows: itself, where it can give them up, or what passes over them.
+    """Returns an index that finds none of the forgotten rows: the same one, or one that passes over them.
 
     Args:
         index: a FAISS index whose ids are rows; a second call is harmless.
@@ -34,12 +41,9 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
     """Removes rows from an index in memory whose entries carry their ids; returns whether it is such an index."""
     import faiss
 
-    inner = faiss.downcast_index(index)
-    while isinstance(inner, faiss.IndexPreTransform):
-        inner = faiss.downcast_index(inner.index)
     if not forgotten.num_rows:
         return True
-    if not isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap)):
+    if not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
         return False
     try:
         index.remove_ids(selector(forgotten))
@@ -71,18 +75,14 @@ class SkippingIndex:
 
     def search(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns the index's own numbers and ids ``[N, K]``, nearest first; id −1 for none."""
-        near_NK = np.full((len(queries_ND), k), np.inf, np.float32)
-        ids_NK = np.full((len(queries_ND), k), -1, np.int64)
-        todo, extra, most = np.arange(len(queries_ND)), k, self.forgotten.num_rows
-        while len(todo):
-            extra = min(extra, most)
-            near_NA, ids_NA = self.index.search(queries_ND[todo], k + extra)
-            kept_NA = (ids_NA >= 0) & ~self.forgotten.holds(ids_NA)
-            count_N = np.minimum(kept_NA.sum(1), k)
-            first_NK = np.argsort(~kept_NA, axis=1, kind="stable")[:, :k]
-            there_NK = np.arange(k) < count_N[:, None]
-            found = np.take_along_axis(near_NA, first_NK, 1), np.take_along_axis(ids_NA, first_NK, 1)
-            near_NK[todo], ids_NK[todo] = np.where(there_NK, found[0], np.inf), np.where(there_NK, found[1], -1)
-            todo = todo[(count_N < k) & (ids_NA >= 0).all(1)] if extra < most else todo[:0]
-            extra = 2 * extra + k
-        return near_NK, ids_NK
+        extra, enough = 0, False
+        while not enough:
+            extra = min(2 * extra + k, self.forgotten.num_rows)
+            near_NA, ids_NA = self.index.search(queries_ND, k + extra)
+            is_left_NA = (ids_NA >= 0) & ~self.forgotten.holds(ids_NA)
+            enough = extra == self.forgotten.num_rows or bool(
+                ((is_left_NA.sum(1) >= k) | (ids_NA < 0).any(1)).all()  # −1: the index has no more
+            )
+        ids_NA[~is_left_NA], near_NA[~is_left_NA] = -1, np.inf
+        first_NK = np.argsort(~is_left_NA, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(near_NA, first_NK, 1), np.take_along_axis(ids_NA, first_NK, 1)

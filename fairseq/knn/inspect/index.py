@@ -13,7 +13,7 @@ from typing import Any
 
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
-from fairseq.knn.datastore.store import Datastore, gather_rows, spaced_rows
+from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.faiss_index import metric_name, num_lists, read_index, set_nprobe
 from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.config import CheckConfig
@@ -146,7 +146,7 @@ def measure_recall(index: Any, store: Datastore, sample: int, k: int) -> Recall:
     keys_ND = store.keys_ND
     assert keys_ND is not None
     inner_product = metric_name(index) == "ip"
-    row_ids = spaced_rows(store, sample)
+    row_ids = store.left.spaced(sample)
     queries_ND = gather_rows(keys_ND, row_ids)
     k = min(k, store.rows_left)
     _, ids_NK = search(without_rows(index, store.forgotten, store.rows_left), queries_ND, k)

@@ -16,7 +16,7 @@ from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.faiss_index import code_bytes, metric_name, num_lists, read_index
-from fairseq.knn.maintain.foreign import describe_layout, find_foreign, likely_layouts
+from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
 from fairseq.knn.retrieval.format import MANIFEST, read_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
@@ -172,7 +172,7 @@ def _datastore(prefix: Path) -> tuple[str, Lines]:
     sizes = [path.stat().st_size if path.is_file() else 0 for path in (keys_path(prefix), values_path(prefix))]
     lines: Lines = [("bytes of keys", sizes[0] or "missing"), ("bytes of values", sizes[1] or "missing")]
     layouts = likely_layouts(find_foreign(str(prefix))) if all(sizes) else []
-    lines += [("may be", describe_layout(layout)) for layout in layouts]
+    lines += [("may be", str(layout)) for layout in layouts]
     if not layouts:
         raise DatastoreError(f"{prefix} has {sizes[0]} bytes of keys and {sizes[1]} of values: no datastore's sizes")
     return "datastore without a manifest (fairseq-knnlm adopt writes one)", lines

@@ -22,6 +22,7 @@ from fairseq.evaluate.evaluation import prepare
 from fairseq.evaluate.mixture import Interpolation
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.identity import require_model
+from fairseq.knn.datastore.ranges import evenly_spaced
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.runtime.precision import Precision, select_device
@@ -89,7 +90,7 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     if not sizes:
         raise ConfigError(f"the split '{config.gen_subset}' holds no tokens; give --gen-subset another")
     count = max(LEAST_BATCHES, -(-recall.sample * len(sizes) // sum(sizes)))
-    chosen = np.unique(np.linspace(0, len(sizes) - 1, min(count, len(sizes))).astype(np.int64)).tolist()
+    chosen = evenly_spaced(len(sizes), count).tolist()
     recorder = _Recorder()
     scorer = SequenceScorer(evaluation.models, evaluation.precision, None, Interpolation(recorder, 0.0))
     batches = (evaluation.dataset.collate(evaluation.batches[number]) for number in chosen)
@@ -99,7 +100,7 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
             log_ps.append(scored.log_p_N)
             progress.advance(len(scored.target_N))
     log_p_N = np.concatenate(log_ps)
-    keep = np.unique(np.linspace(0, len(log_p_N) - 1, min(recall.sample, len(log_p_N))).astype(np.int64))
+    keep = evenly_spaced(len(log_p_N), recall.sample)
     return Queries(
         f"{config.data}, {config.gen_subset}",
         np.ascontiguousarray(torch.cat(recorder.queries).numpy()[keep]),

@@ -33,7 +33,7 @@ from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_index
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
-from fairseq.knn.datastore.store import Datastore, gather_rows, spaced_rows
+from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import check_index_fits, metric_name, num_lists, open_index, read_index, set_nprobe
@@ -235,7 +235,7 @@ def write_table(path: str, rows: list[Measured], queries: Queries, settings: lis
 def own_rows(store: Datastore, sample: int) -> Queries:
     """Returns evenly spaced rows of a datastore as queries."""
     assert store.keys_ND is not None
-    row_ids_N = spaced_rows(store, sample)
+    row_ids_N = store.left.spaced(sample)
     return Queries("the datastore's own rows", gather_rows(store.keys_ND, row_ids_N), row_ids_N=row_ids_N)
 
 

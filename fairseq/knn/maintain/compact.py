@@ -33,7 +33,7 @@ from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.segments import segments_of, with_segments
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.datastore.writer import DatastoreWriter
-from fairseq.knn.index.faiss_index import read_index, write_index
+from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
 from fairseq.knn.index.without_rows import selector, take_out
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
@@ -131,9 +131,10 @@ def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
     import faiss
 
     index = read_index(path, mapped=True)
-    if not isinstance(_inner(index), (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes)):
+    inner = inner_index(index)
+    if not isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes)):
         raise ConfigError(
-            f"{path} is an {type(_inner(index)).__name__}, which cannot give up rows; leave it out of --indexfile, and"
+            f"{path} is an {type(inner).__name__}, which cannot give up rows; leave it out of --indexfile, and"
             " build it again afterwards"
         )
     own = read_manifest(manifest_path(path), IndexManifest)
@@ -173,35 +174,18 @@ def _write_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
     )
 
 
-def _inner(index: Any) -> Any:
-    import faiss
-
-    inner = faiss.downcast_index(index)
-    while isinstance(inner, faiss.IndexPreTransform):
-        inner = faiss.downcast_index(inner.index)
-    return inner
-
-
 def renumber_without(index: Any, forgotten: RowRanges, rows: int) -> None:
     """Takes rows out of an index in memory, and gives the others the ids 0, 1, … in their order."""
     import faiss
 
-    kept, inner = forgotten.complement(rows), _inner(index)
-    if isinstance(inner, faiss.IndexFlatCodes):  # its ids are positions, which close up
+    if isinstance(inner_index(index), faiss.IndexFlatCodes):  # its ids are positions, which close up
         index.remove_ids(selector(forgotten))
         return
     removed = take_out(index, forgotten)
     assert removed
-    if isinstance(inner, faiss.IndexIDMap):
-        faiss.copy_array_to_vector(kept.place_of(faiss.vector_to_array(inner.id_map)), inner.id_map)
-        return
-    for number in range(inner.nlist):
-        size = inner.invlists.list_size(number)
-        if size:
-            pointer = inner.invlists.get_ids(number)
-            ids = faiss.rev_swig_ptr(pointer, size)
-            ids[:] = kept.place_of(ids)
-            inner.invlists.release_ids(number, pointer)
+    left = forgotten.complement(rows)
+    for ids in stored_ids(index):
+        ids[:] = left.place_of(ids)
 
 
 def _commit(prefix: Path, indexes: list[Path], target: DatastoreManifest) -> None:

@@ -23,6 +23,8 @@ from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import Evaluation, prepare
 from fairseq.evaluate.sequence_scorer import SequenceScorer
+from fairseq.knn.datastore.ranges import evenly_spaced
+from fairseq.knn.datastore.row_map import full_context_rows
 from fairseq.knn.maintain.config import OriginConfig
 from fairseq.runtime.precision import Precision, select_device
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -56,7 +58,7 @@ class Origin:
     def values(self) -> Int64s:
         """Returns the value of every row that the text gives."""
         dataset = self.dataset
-        blocks = self.blocks()
+        blocks, _ = full_context_rows(dataset)
         starts, ends = dataset.starts[blocks], dataset.ends[blocks]
         if len(blocks) and (starts[1:] == ends[:-1]).all():
             return np.asarray(dataset.tokens[starts[0] : ends[-1]]).astype(np.int64)
@@ -64,10 +66,6 @@ class Origin:
             np.asarray(dataset.tokens[start:end]).astype(np.int64) for start, end in zip(starts, ends, strict=True)
         ]
         return np.concatenate([np.empty(0, np.int64), *pieces])
-
-    def blocks(self) -> Int64s:
-        """Returns the blocks that give rows: those whose context is full."""
-        return np.flatnonzero(self.dataset.context_lengths() == self.dataset.context_window)
 
 
 def open_origin(config: OriginConfig, device: DeviceConfig) -> Origin | None:
@@ -113,12 +111,11 @@ def check_keys(origin: Origin, keys_ND: Array) -> int:
             f"the keys are {keys_ND.shape[1]} wide, but those of {evaluation.checkpoints[0].path} are"
             f" {evaluation.models[0].key_dimension}; give --path the checkpoint that made them"
         )
-    blocks = origin.blocks()
-    first_rows = np.concatenate([[0], np.cumsum(dataset.ends[blocks] - dataset.starts[blocks])])[:-1]
-    blocks, first_rows = blocks[first_rows < len(keys_ND)], first_rows[first_rows < len(keys_ND)]
+    blocks, first_rows = full_context_rows(dataset)
+    blocks = blocks[first_rows[:-1] < len(keys_ND)]
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
     checked = 0
-    for number in np.unique(np.linspace(0, len(blocks) - 1, SAMPLED_BLOCKS).astype(np.int64)).tolist():
+    for number in evenly_spaced(len(blocks), SAMPLED_BLOCKS).tolist():
         vectors, _ = scorer.context_vectors(dataset.collate(blocks[number : number + 1]))
         first = int(first_rows[number])
         stored_ND = np.asarray(keys_ND[first : first + len(vectors)], np.float32)

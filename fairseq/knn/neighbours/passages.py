@@ -13,6 +13,7 @@ import numpy as np
 
 from fairseq.errors import DatastoreError, FairseqError
 from fairseq.knn.datastore.provenance import Provenance, Source
+from fairseq.knn.datastore.ranges import evenly_spaced
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import Votes
 
@@ -75,8 +76,7 @@ class RowText:
                 source = provenance.source(number)
                 first, last = source.first_row, min(source.first_row + source.segment.rows, store.rows) - 1
                 if first <= last:  # else --dstore-size leaves it out
-                    rows = np.linspace(first, last, min(last - first + 1, _COMPARED)).astype(np.int64)
-                    provenance.check_values(source, rows)
+                    provenance.check_values(source, first + evenly_spaced(last + 1 - first, _COMPARED))
                 sources[number] = source
             except FairseqError as err:
                 logger.warning("rows are shown without their text: %s", err)

@@ -21,8 +21,6 @@ from fairseq.arrays import Float64s
 from fairseq.errors import DatastoreError
 from fairseq.evaluate.mixture import mixtures
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.knn.sweep.config import Grid, Setting
-from fairseq.runtime.progress import Progress
 from fairseq.knn.sweep.grid import Grid, Setting
 from fairseq.knn.sweep.sources import check_k, log_prob_of_sources
 from fairseq.knn.threads import run_all, worker_threads

@@ -1,10 +1,12 @@
 """Rows as ranges, against sets of numbers."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq.knn.datastore.ranges import RowRanges, checked_ranges
+from fairseq.knn.datastore.ranges import RowRanges, checked_ranges, evenly_spaced
 
 ROWS = 40
 pairs = st.lists(st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)), max_size=8)
@@ -33,6 +35,18 @@ def test_ranges_are_sets(one, other, low, high):
     assert ranges.ids().tolist() == ids
     assert ranges.place_of(np.array(ids, np.int64)).tolist() == list(range(len(ids)))
     assert checked_ranges(ranges.pairs, ROWS) == ranges
+
+
+def test_numbers_that_are_evenly_spaced():
+    for total in range(1, 80):
+        for count in range(1, 100):
+            found = evenly_spaced(total, count).tolist()
+            gaps = {b - a for a, b in itertools.pairwise(found)}
+            assert len(found) == min(total, count) and found[0] == 0 and found[-1] == (total - 1 if count > 1 else 0)
+            assert not gaps or (min(gaps) >= 1 and max(gaps) - min(gaps) <= 1)
+    assert evenly_spaced(0, 5).tolist() == []
+    assert RowRanges.of([[10, 12], [20, 25]]).spaced(3).tolist() == [10, 21, 24]
+    assert RowRanges.of().spaced(3).tolist() == []
 
 
 @given(st.one_of(pairs.map(lambda found: [list(pair) for pair in found]), st.lists(st.lists(st.integers())), st.text()))

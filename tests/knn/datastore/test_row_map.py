@@ -1,5 +1,7 @@
 """Which row is which token: against a loop over the blocks, for every way of cutting a text."""
 
+from itertools import chain
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import block_bounds
 from fairseq.errors import DataError
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.row_map import first_position, joined, source_map
+from fairseq.knn.datastore.row_map import first_position, full_context_rows, joined, source_map
 from tests.oracles.life import rows_of_text
 
 cuts = st.tuples(
@@ -22,9 +24,12 @@ cuts = st.tuples(
 def mapped(cut):
     sizes, mode, block_size, window = cut
     dataset = BlockDataset(np.zeros(sum(sizes), np.int64), np.array(sizes), mode, block_size, window)
-    return source_map(dataset), rows_of_text(
-        sizes, zip(*block_bounds(np.array(sizes), mode, block_size), strict=True), block_size, window
-    )
+    wanted = rows_of_text(sizes, zip(*block_bounds(np.array(sizes), mode, block_size), strict=True), block_size, window)
+    blocks, first_row = full_context_rows(dataset)
+    tokens = [list(range(dataset.starts[block], dataset.ends[block])) for block in blocks]
+    assert list(chain.from_iterable(tokens)) == wanted
+    assert first_row.tolist() == [sum(map(len, tokens[:n])) for n in range(len(tokens) + 1)]
+    return source_map(dataset), wanted
 
 
 @given(cuts, st.data())
