@@ -154,7 +154,7 @@ CASES = [
         "applied-to-another-model",
         KNNLM,
         applied("sweep", manifest(identity={"weights_sha256": "f" * 64})),
-        "has weights_sha256 ffffffffffff, but",
+        "was saved with weights_sha256 ffffffffffff, but",
     ),
     Case(
         "applied-to-other-caches",

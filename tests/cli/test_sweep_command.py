@@ -113,7 +113,7 @@ def test_the_choice_is_reported_on_another_text(sweep, command, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"identity": {"weights_sha256": "x" * 64}}, "has weights_sha256 xxxxxxxxxxxx, but"),
+        ({"identity": {"weights_sha256": "x" * 64}}, "was saved with weights_sha256 xxxxxxxxxxxx, but"),
         (
             {"settings": {"probe": 9}},
             "was saved with context_window None, but .* with 4; save both with the same flags",

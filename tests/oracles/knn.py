@@ -18,6 +18,16 @@ def distance(key_D, query_D, inner_product=False):
     return total
 
 
+def recall(keys_ND, queries_ND, ids_NK, k, inner_product=False):
+    """Returns the share of the k nearest that was found; of rows that are equally far, any will do, but each once."""
+    hits = 0
+    for query, found in zip(queries_ND, ids_NK, strict=True):
+        distances = [distance(key, query, inner_product) for key in keys_ND]
+        farthest = sorted(distances)[k - 1]
+        hits += sum(distances[row] <= farthest for row in set(found) - {-1})
+    return hits / (k * len(queries_ND))
+
+
 def knn_probability(distances_K, ids_K, values_K, target, temperature):
     """Returns p_kNN(target) of one query, from every neighbour once."""
     nearest_of_id = {}

@@ -5,8 +5,8 @@
            │                     ├── retrieval ── targets, values, hashes of all of them
     checkpoint ── weights hash ──┘
 
-A part that cannot be opened fails once; what would need it is skipped, and says so. Of several datastores each is
-checked with its index, and all together.
+Each part is opened once. Where it cannot be opened, that is one failure, and what would need it is skipped. Of several
+datastores each is checked with its index, and all together.
 """
 
 import dataclasses
@@ -15,11 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, Finding, Findings
-from fairseq.knn.inspect.index import check_index_file, check_recall
-from fairseq.knn.inspect.inputs import CheckedCheckpoint, CheckedData, check_checkpoint, check_data
+from fairseq.knn.inspect.index import check_index, check_index_of
+from fairseq.knn.inspect.inputs import check_inputs
 from fairseq.knn.inspect.retrieval import check_retrieval
 from fairseq.knn.inspect.store import check_datastore
 from fairseq.knn.neighbours.several_stores import check_together
@@ -33,23 +32,25 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     Raises:
         DatastoreError: at least one check failed.
     """
-    findings = Findings(show)
+    findings = Findings(show, fast=config.fast)
     if config.data and config.retrieval is None and (Path(config.data) / RETRIEVAL_MANIFEST).is_file():
         config = dataclasses.replace(config, data=None, retrieval=config.data)  # the directory is a retrieval
-    data = check_data(config, findings) if config.data else None
-    checkpoint = check_checkpoint(config, findings, data) if config.path else None
+    inputs = check_inputs(config, findings)
     stores = []
     for prefix, indexfile in config.pairs:
-        one = dataclasses.replace(config, dstore_filename=prefix, indexfile=indexfile)
-        label = f"{prefix or indexfile}: " if len(config.pairs) > 1 else ""
-        store = _check_store_and_index(one, findings.labelled(label), data, checkpoint)
+        part = findings.labelled(f"{prefix or indexfile}: " if len(config.pairs) > 1 else "")
+        index = check_index(part, Path(indexfile)) if indexfile else None
+        index_width = int(index.index.d) if index is not None else None
+        store = check_datastore(config, part, Path(prefix), inputs, index_width) if prefix else None
+        if index is not None:
+            check_index_of(config, part, index, store)
         stores += [store] if store is not None else []
     if len(stores) > 1:
         with findings.failing("datastores together"):
             check_together(stores)
             findings.add(OK, "datastores together", f"{len(stores)} of one model and dictionary, as far as they say")
     if config.retrieval:
-        check_retrieval(config, findings, data, checkpoint, stores)
+        check_retrieval(findings, Path(config.retrieval), inputs, stores)
     failed, total = findings.num_failed, len(findings.all)
     if config.json is not None:
         write_json(
@@ -58,19 +59,3 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
         )
     if failed:
         raise DatastoreError(f"{failed} of {total} checks failed; see the lines that begin with FAILED")
-
-
-def _check_store_and_index(
-    config: CheckConfig,
-    findings: Findings,
-    data: CheckedData | None,
-    checkpoint: CheckedCheckpoint | None,
-) -> Datastore | None:
-    """Checks one datastore and its index, as far as they are given, and returns the datastore if it can be opened."""
-    index = check_index_file(config, findings) if config.indexfile else None
-    store = None
-    if config.dstore_filename:
-        store = check_datastore(config, findings, data, checkpoint, index)
-    if index is not None:
-        check_recall(config, findings, index, store)
-    return store

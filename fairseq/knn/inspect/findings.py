@@ -1,12 +1,20 @@
-"""What a check found, one line each: ``ok|FAILED|warning|skipped  what: finding``."""
+"""What a check finds, one line each: ``ok|FAILED|warning|skipped  what: finding``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fairseq.errors import FairseqError
+from fairseq.knn.datastore.identity import differences, short
+from fairseq.models.protocol import ModelIdentity
 
 OK, FAILED, WARNING, SKIPPED = "ok", "FAILED", "warning", "skipped"
+
+# Names of findings, and the fields of an identity that they are about.
+FIELDS = {"width": "key_dimension", "weights": "weights_sha256", "dictionary": "dictionary_sha256"}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,21 +34,23 @@ class Findings:
 
     Args:
         show: takes each finding as it is made.
+        fast: leave out the checksums.
     """
 
-    def __init__(self, show: Callable[[Finding], None]) -> None:
+    def __init__(self, show: Callable[[Finding], None], *, fast: bool = False) -> None:
         self.all: list[Finding] = []
+        self.fast = fast
         self._show = show
 
     def add(self, status: str, what: str, text: str) -> None:
-        """Adds a finding; what it says is kept to one line."""
+        """Adds a finding; its text is kept to one line."""
         finding = Finding(status, what, " ".join(text.split()))
         self.all.append(finding)
         self._show(finding)
 
     def labelled(self, label: str) -> "Findings":
         """Returns findings of their own that are added here too, under names that begin with a label."""
-        return Findings(lambda finding: self.add(finding.status, label + finding.what, finding.text))
+        return Findings(lambda found: self.add(found.status, label + found.what, found.text), fast=self.fast)
 
     def judge(self, what: str, problem: str | None, fine: str) -> bool:
         """Adds a failure where there is a problem, else that all is well; returns whether it is."""
@@ -56,6 +66,31 @@ class Findings:
             self.add(FAILED, what, f"{err.filename}: {err.strerror}" if err.filename else str(err))
         except FairseqError as err:
             self.add(FAILED, what, str(err))
+
+    def opened(self, what: str, part: Callable[[], T]) -> T | None:
+        """Returns a part, or None where it cannot be opened, which is a failure."""
+        with self.failing(what):
+            return part()
+        return None
+
+    def checksum(self, what: str, problem: Callable[[], str | None], fine: str, *, unrecorded: str | None) -> None:
+        """Judges a checksum, which reads every byte; skips it with ``--fast``, and where none is recorded."""
+        if self.fast or unrecorded is not None:
+            self.add(SKIPPED, f"{what} sha256", "--fast" if self.fast else str(unrecorded))
+        else:
+            self.judge(f"{what} sha256", problem(), fine)
+
+    def belongs(self, part: str, have: ModelIdentity, want: ModelIdentity, names: Sequence[str]) -> None:
+        """Judges whether a part was written with the model and dictionary that are there; names are of ``FIELDS``."""
+        differing = {difference.name: difference.text for difference in differences(have, want)}
+        for name in names:
+            what, own, other = f"{part} {name}", getattr(have, FIELDS[name]), getattr(want, FIELDS[name])
+            if other is not None and own is None:
+                self.add(SKIPPED, what, f"not recorded with the {part}")
+            elif other is not None:
+                problem = differing.get(FIELDS[name])
+                fine = f"{own}, as the model's" if name == "width" else short(own)
+                self.judge(what, problem and f"written with {problem}", fine)
 
     def failed(self, what: str) -> bool:
         """Returns whether a check has failed."""

@@ -1,8 +1,7 @@
 """Checks of a FAISS index: its file, that it belongs to the datastore, and how well it finds neighbours.
 
-Recall is measured on keys of the datastore itself, evenly spaced. A neighbour that the index returned counts if it is
-no farther than the k-th nearest key, both distances computed from the stored keys in the same way, so that ties count.
-A key whose own row is not found, nor one equal to it, says that the index was built from other keys.
+Recall is measured on keys of the datastore itself, evenly spaced. A key whose own row is not found, nor one equal to
+it, says that the index was built from other keys.
 
 Legend: N queries · K neighbours · D key width.
 """
@@ -12,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import DatastoreError
+from fairseq.knn.datastore.identity import index_problem
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows
-from fairseq.knn.index.faiss_index import metric_name, num_lists, read_index, set_nprobe
+from fairseq.knn.index.faiss_index import index_misfits, metric_name, num_lists, read_index, set_nprobe
 from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.config import CheckConfig
-from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, WARNING, Findings
+from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
 from fairseq.knn.inspect.store import KEYS_FINITE
 from fairseq.knn.search.distances import recompute_distances, search
-from fairseq.knn.search.exact import exact_neighbours
+from fairseq.knn.search.exact import exact_neighbours, recall_of
 from fairseq.runtime.files import file_sha256
 from fairseq.runtime.progress import Progress
 
@@ -31,6 +31,15 @@ SELF_FOUND_LEAST = 0.5
 NEAREST_SHARE = 20
 # Below this, a larger nprobe is cheap and worth it; no error, for the exact search may be too slow for what it gains.
 RECALL_LOW = 0.5
+
+
+@dataclass(frozen=True)
+class IndexPart:
+    """An index that could be read, and its manifest if it has a sound one."""
+
+    path: Path
+    index: Any
+    manifest: IndexManifest | None
 
 
 @dataclass(frozen=True)
@@ -52,89 +61,83 @@ class Recall:
     found_itself: float
 
 
-def check_index_file(config: CheckConfig, findings: Findings) -> Any | None:
-    """Checks an index and its manifest, and returns the index where it can be read."""
-    assert config.indexfile is not None
-    path = Path(config.indexfile)
-    manifest: IndexManifest | None = None
-    with findings.failing("index manifest"):
-        manifest = read_manifest(manifest_path(path), IndexManifest)
-        if manifest is None:
-            findings.add(WARNING, "index manifest", "there is none: what it was built from is not known")
-        else:
-            findings.add(OK, "index manifest", f"{manifest.spec} of store {manifest.store_id[:12]}")
-    if manifest is not None and path.is_file():
-        _check_bytes(config, findings, path, manifest)
-    index: Any = None
-    with findings.failing("index"):
-        index = read_index(path)
-        name = type(index).__name__
-        if not index.is_trained or index.ntotal == 0:
-            findings.add(FAILED, "index", f"{path} has no keys (a .trained file?); give the index that was finished")
-            return None
-        if manifest is not None:
-            own = (manifest.rows, manifest.dimension, manifest.metric, manifest.nlist)
-            found = (index.ntotal, index.d, metric_name(index), num_lists(index))
-            if own != found:
-                problem = f"{path} has keys, width, metric and lists {found}, but its manifest says {own}"
-                findings.add(FAILED, "index", f"{problem}; the file was replaced, build it again")
-                return None
-        text = f"{name}, {index.ntotal} keys of width {index.d}, metric {metric_name(index)}, {num_lists(index)} lists"
-        findings.add(OK, "index", text)
-        return index
-    return None
+def check_index(findings: Findings, path: Path) -> IndexPart | None:
+    """Checks an index and its manifest, and returns them where the index can be read."""
+    what = "index manifest"
+    manifest = findings.opened(what, lambda: read_manifest(manifest_path(path), IndexManifest))
+    if manifest is not None:
+        findings.add(OK, what, f"{manifest.spec} of store {manifest.store_id[:12]}")
+        if path.is_file():
+            _check_file(findings, path, manifest)
+    elif not findings.failed(what):
+        findings.add(WARNING, what, "there is none: what it was built from is not known")
+    index = findings.opened("index", lambda: _read(path, manifest))
+    if index is None:
+        return None
+    text = f"{index.ntotal} keys of width {index.d}, metric {metric_name(index)}, {num_lists(index)} lists"
+    findings.add(OK, "index", f"{type(index).__name__}, {text}")
+    return IndexPart(path, index, manifest)
 
 
-def _check_bytes(config: CheckConfig, findings: Findings, path: Path, manifest: IndexManifest) -> None:
+def _check_file(findings: Findings, path: Path, manifest: IndexManifest) -> None:
     size = path.stat().st_size
     problem = f"{path} must have {manifest.num_bytes} bytes by its manifest, but has {size}; build it again"
     if not findings.judge("index size", problem if size != manifest.num_bytes else None, f"{size} bytes"):
         return
-    if config.fast:
-        findings.add(SKIPPED, "index sha256", "--fast")
-        return
-    sha256 = file_sha256(path)
-    problem = f"{path} has {sha256[:12]}, but its manifest records {manifest.sha256[:12]}; restore it or build it again"
-    findings.judge("index sha256", problem if sha256 != manifest.sha256 else None, sha256[:12])
+
+    def damage() -> str | None:
+        own, found = manifest.sha256, file_sha256(path)
+        problem = f"{path} has {found[:12]}, but its manifest records {own[:12]}; restore it or build it again"
+        return problem if found != own else None
+
+    findings.checksum("index", damage, manifest.sha256[:12], unrecorded=None)
 
 
-def check_recall(config: CheckConfig, findings: Findings, index: Any, store: Datastore | None) -> None:
+def _read(path: Path, manifest: IndexManifest | None) -> Any:
+    """Returns an index; raises DatastoreError where it has no keys, or is not what its manifest says."""
+    index = read_index(path)
+    if not index.is_trained or index.ntotal == 0:
+        raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that was finished")
+    found = (index.ntotal, index.d, metric_name(index), num_lists(index))
+    own = (manifest.rows, manifest.dimension, manifest.metric, manifest.nlist) if manifest is not None else found
+    if own != found:
+        raise DatastoreError(
+            f"{path} has keys, width, metric and lists {found}, but its manifest says {own}; the file was replaced,"
+            " build it again"
+        )
+    return index
+
+
+def check_index_of(config: CheckConfig, findings: Findings, part: IndexPart, store: Datastore | None) -> None:
     """Checks that the index is the datastore's, then how well it finds the neighbours of some of its keys."""
     if store is None:
         findings.add(SKIPPED, "index and datastore", "needs a datastore that can be opened")
-        return
-    assert config.indexfile is not None and store.keys_ND is not None
-    fits = _check_fit(findings, index, config.indexfile, store)
-    if not fits:
+    elif not _fits(findings, part, store):
         findings.add(SKIPPED, "index recall", "the index is not the datastore's")
-        return
-    if config.probe is not None and not set_nprobe(index, config.probe):
-        findings.add(WARNING, "index probe", f"--probe {config.probe} has no effect: there are no inverted lists")
-    if findings.failed(KEYS_FINITE):
-        findings.add(SKIPPED, "index recall", "keys that are not finite have no distance")
-        return
-    with findings.failing("index keys"):
-        _judge_recall(findings, measure_recall(index, store, config.sample, config.k), store)
+    else:
+        if config.probe is not None and not set_nprobe(part.index, config.probe):
+            findings.add(WARNING, "index probe", f"--probe {config.probe} has no effect: there are no inverted lists")
+        if findings.failed(KEYS_FINITE):
+            findings.add(SKIPPED, "index recall", "keys that are not finite have no distance")
+            return
+        recall = findings.opened("index keys", lambda: measure_recall(part.index, store, config.sample, config.k))
+        if recall is not None:
+            _judge_recall(findings, recall, store)
 
 
-def _check_fit(findings: Findings, index: Any, path: str, store: Datastore) -> bool:
-    problem = f"{path} has {index.ntotal} keys, but {store.prefix} {store.rows} rows; build the index again"
-    fits = findings.judge("index rows", problem if index.ntotal != store.rows else None, f"{store.rows}")
-    problem = f"{path} has keys of width {index.d}, but {store.prefix} of {store.dimension}; build the index again"
-    fits &= findings.judge("index width", problem if index.d != store.dimension else None, f"{store.dimension}")
+def _fits(findings: Findings, part: IndexPart, store: Datastore) -> bool:
+    """Checks rows, width, metric and identity, and returns whether all of them fit."""
+    index = part.index
+    misfits = index_misfits(index, part.path, rows=store.rows, dimension=store.dimension, prefix=store.prefix)
+    fits = findings.judge("index rows", misfits.get("rows"), f"{store.rows}")
+    fits &= findings.judge("index width", misfits.get("width"), f"{store.dimension}")
     name = metric_name(index)
     findings.add(OK, "index metric", name if name == "l2" else f"{name}: evaluate with --faiss-metric-type {name}")
-    try:
-        manifest = read_manifest(manifest_path(path), IndexManifest)
-    except DatastoreError:
-        manifest = None  # has failed above
-    if manifest is None or store.rows_id is None:
+    if part.manifest is None or store.rows_id is None:
         findings.add(SKIPPED, "index store", "no manifest says which datastore it was built from")
         return fits
-    problem = f"{path} was built from store {manifest.store_id[:12]}, but {store.prefix} is {store.rows_id[:12]}"
-    same = manifest.store_id == store.rows_id
-    remedy = "give the datastore's own, or build it with build_dstore.py"
-    return fits & findings.judge("index store", None if same else f"{problem}; {remedy}", manifest.store_id[:12])
+    problem = index_problem(part.manifest, part.path, store.rows_id, store.prefix)
+    return fits & findings.judge("index store", problem, part.manifest.store_id[:12])
 
 
 def measure_recall(index: Any, store: Datastore, sample: int, k: int) -> Recall:
@@ -158,14 +161,12 @@ def measure_recall(index: Any, store: Datastore, sample: int, k: int) -> Recall:
         _, exact_NK = exact_neighbours(
             keys_ND, queries_ND, k, progress, inner_product=inner_product, forgotten=store.forgotten
         )
-    distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=inner_product)
-    limit_N = recompute_distances(keys_ND, queries_ND, exact_NK, inner_product=inner_product).max(axis=1)
-    hits = (distances_NK <= limit_N[:, None]) & (ids_NK >= 0)
-    first = slice(0, max(store.rows // NEAREST_SHARE, 1))
-    itself = (ids_NK[:, first] == row_ids[:, None]).any(axis=1)
+    first_NK = ids_NK[:, : max(store.rows // NEAREST_SHARE, 1)]
+    itself = (first_NK == row_ids[:, None]).any(axis=1)
     if not inner_product:
-        itself |= (distances_NK[:, first] == 0).any(axis=1)
-    return Recall(len(row_ids), k, float(hits.mean()), float((ids_NK < 0).mean()), float(itself.mean()))
+        itself |= (recompute_distances(keys_ND, queries_ND, first_NK) == 0).any(axis=1)
+    recall = recall_of(keys_ND, queries_ND, ids_NK, exact_NK, inner_product=inner_product)
+    return Recall(len(row_ids), k, recall, float((ids_NK < 0).mean()), float(itself.mean()))
 
 
 def _judge_recall(findings: Findings, recall: Recall, store: Datastore) -> None:

@@ -1,5 +1,6 @@
 """What a file is, told by its content: a line for what it is, and one for each thing that it says.
 
+``FILES`` says how a kind of file is known and what describes it, ``JSON_KINDS`` and ``JSON_FIELDS`` the same of JSON.
 Nothing is loaded that need not be: the inverted lists of an index and the keys of a datastore stay on the disk.
 """
 
@@ -23,9 +24,10 @@ from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
 
 Lines = list[tuple[str, Any]]
+Description = tuple[str, Lines]
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_FIELDS = (
+_SETTINGS = (
     "arch",
     "decoder_layers",
     "decoder_embed_dim",
@@ -36,8 +38,10 @@ _FIELDS = (
     "max_target_positions",
     "criterion",
 )
+_OF_A_RETRIEVAL = ("split", "lmbda", "knn_temp", "lm", "mixture", "settings", "identity", "datastore")
 _LARGEST_HEADER = 100_000_000
 _LARGEST_JSON = 1 << 28
+_UNKNOWN = "not recorded"
 
 
 def describe_all(files: Sequence[str], show: Callable[[str], None]) -> None:
@@ -63,17 +67,17 @@ def describe_all(files: Sequence[str], show: Callable[[str], None]) -> None:
         raise DataError("; ".join(problems))
 
 
-def describe(name: str) -> tuple[str, Lines]:
+def describe(name: str) -> Description:
     """Returns what a file (or a datastore's prefix, or the unfinished index of a name) is, and what it says.
 
     Raises:
         FairseqError: it is not there, of no known kind, or damaged.
     """
     path = Path(name)
-    if path.is_dir() and (path / MANIFEST).is_file():
-        return _retrieval(path)
     if path.is_dir():
-        raise DataError(f"{name} is a directory; give a file, such as {path / 'dict.txt'}")
+        if not (path / MANIFEST).is_file():
+            raise DataError(f"{name} is a directory; give a file, such as {path / 'dict.txt'}")
+        return _retrieval(path)
     for suffix in ("_keys.npy", "_vals.npy"):
         if name.endswith(suffix):
             return _datastore(Path(name.removesuffix(suffix)))
@@ -81,50 +85,36 @@ def describe(name: str) -> tuple[str, Lines]:
         return _file(path)
     if keys_path(path).exists() or values_path(path).exists():
         return _datastore(path)
-    stages = [Path(f"{name}.{stage}") for stage in ("partial", "trained")]
-    if any(stage.is_file() for stage in stages):
-        return _unfinished_index(stages)
+    for stage in (Path(f"{name}.partial"), Path(f"{name}.trained")):  # an index that is being built, or was stopped
+        if stage.is_file():
+            return f"unfinished index, as far as {stage.name}; build_dstore.py goes on from there", _index(stage)[1]
     raise DataError(f"{name} does not exist, nor does {keys_path(path)}; give a file, or a datastore's prefix")
 
 
-def _file(path: Path) -> tuple[str, Lines]:
+def _file(path: Path) -> Description:
     with path.open("rb") as file:
         head = file.read(9)
-    if head.startswith((MAGIC, OLD_MAGIC)):
-        return _tokens(path.with_suffix(""))
-    if path.suffix == ".bin" and path.with_suffix(".idx").is_file():
-        return _tokens(path.with_suffix(""))
-    if path.suffix == ".json":
-        return _json(path)
-    if head.startswith(_ZIP) or head.startswith(_PICKLE):
-        return _checkpoint(path)
-    if head[8:9] == b"{" and path.suffix == ".safetensors":
-        return _safetensors(path)
-    if head[:1] == b"I" and head[:4].isalnum() and path.suffix != ".txt":
-        return _index(path)
-    if path.suffix == ".txt":
-        return _dictionary(path)
+    for is_one, description in FILES:
+        if is_one(path, head):
+            return description(path)
     raise DataError(
         f"{path} is of no known kind (a dictionary, .idx or .bin, checkpoint, datastore, FAISS index, manifest or"
         " results); check the path"
     )
 
 
-def _dictionary(path: Path) -> tuple[str, Lines]:
+def _dictionary(path: Path) -> Description:
     dictionary = Dictionary.load(path)
     return "dictionary", [("ids", len(dictionary)), ("sha256", dictionary.sha256())]
 
 
-def _tokens(prefix: Path) -> tuple[str, Lines]:
-    data = MMapIndexedDataset(prefix)
-    return "binarised text", [
-        ("dtype", data.tokens.dtype.name),
-        ("sentences", len(data)),
-        ("tokens", len(data.tokens)),
-    ]
+def _text(path: Path) -> Description:
+    data = MMapIndexedDataset(path.with_suffix(""))
+    lines = [("dtype", data.tokens.dtype.name), ("sentences", len(data)), ("tokens", len(data.tokens))]
+    return "binarised text", lines
 
 
-def _checkpoint(path: Path) -> tuple[str, Lines]:
+def _checkpoint(path: Path) -> Description:
     checkpoint = load_checkpoint(path)
     program, dtypes = saved_by(path)
     # Tied weights are one parameter: tensors that share memory, or that older programs stored twice.
@@ -135,19 +125,19 @@ def _checkpoint(path: Path) -> tuple[str, Lines]:
         ("updates", checkpoint.num_updates),
         ("stored as", dtypes),
         ("weights sha256", weights_sha256(checkpoint.state)),
-        ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or "not recorded"),
+        ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or _UNKNOWN),
     ]
-    shown = [(name, checkpoint.fields.get(name)) for name in _FIELDS]
+    shown = [(name, checkpoint.fields.get(name)) for name in _SETTINGS]
     return "checkpoint", [*lines, *((name, value) for name, value in shown if value not in (None, ()))]
 
 
-def _safetensors(path: Path) -> tuple[str, Lines]:
+def _safetensors(path: Path) -> Description:
     """Describes a safetensors file: eight bytes that say how long the JSON header is, the header, the tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(path.stat().st_size, _LARGEST_HEADER):
             raise DataError(f"{path} must have a header of {length} bytes, but is shorter; it is torn, make it again")
-        header = _parsed(path, file.read(length))
+        header = json_object(path, file.read(length))
     metadata = header.pop("__metadata__", {})
     shapes = [entry.get("shape") if isinstance(entry, dict) else None for entry in header.values()]
     if not isinstance(metadata, dict) or not all(
@@ -158,14 +148,14 @@ def _safetensors(path: Path) -> tuple[str, Lines]:
     lines: Lines = [
         ("tensors", len(header)),
         ("parameters", sum(math.prod(shape) for shape in shapes if shape is not None)),
-        ("format", metadata.get("format", "not recorded")),
-        ("updates", metadata.get("num_updates", "not recorded")),
-        ("dictionary sha256", metadata.get("dictionary_sha256") or "not recorded"),
+        ("format", metadata.get("format", _UNKNOWN)),
+        ("updates", metadata.get("num_updates", _UNKNOWN)),
+        ("dictionary sha256", metadata.get("dictionary_sha256") or _UNKNOWN),
     ]
     return "weights (safetensors)", lines
 
 
-def _datastore(prefix: Path) -> tuple[str, Lines]:
+def _datastore(prefix: Path) -> Description:
     manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
     if manifest is not None:
         return _store_manifest(manifest)
@@ -178,34 +168,29 @@ def _datastore(prefix: Path) -> tuple[str, Lines]:
     return "datastore without a manifest (fairseq-knnlm adopt writes one)", lines
 
 
-def _store_manifest(manifest: DatastoreManifest) -> tuple[str, Lines]:
-    done = manifest.rows_written
-    whole = manifest.state == "complete"
-    state = "datastore" if whole else f"unfinished datastore, {_share(done, manifest.rows)}"
+def _store_manifest(manifest: DatastoreManifest) -> Description:
+    done, total = manifest.rows_written, manifest.rows
+    state = f"unfinished datastore, {done} of {total} rows ({100 * done / max(total, 1):.0f} %)"
     lines: Lines = [
         ("rows", manifest.rows),
         ("width", manifest.dimension),
         ("keys", f"{manifest.key_dtype} {manifest.key_type}"),
         ("values", manifest.value_dtype),
-        ("vocabulary", manifest.vocabulary_size or "not recorded"),
+        ("vocabulary", manifest.vocabulary_size or _UNKNOWN),
         ("store id", manifest.store_id),
-        ("weights sha256", manifest.weights_sha256 or "not recorded"),
-        ("dictionary sha256", manifest.dictionary_sha256 or "not recorded"),
+        ("weights sha256", manifest.weights_sha256 or _UNKNOWN),
+        ("dictionary sha256", manifest.dictionary_sha256 or _UNKNOWN),
     ]
     if manifest.forgotten:
         lines.append(("rows forgotten", manifest.forgotten.get("rows")))
-    if not manifest.segments:
-        return state, [*lines, *manifest.settings.items()]
-    for number, record in enumerate(manifest.segments):
-        lines.append((f"segment {number}", _short(record)))
-    return state, lines
+    lines += [(f"segment {number}", _short(record)) for number, record in enumerate(manifest.segments)]
+    lines += () if manifest.segments else manifest.settings.items()
+    return "datastore" if manifest.state == "complete" else state, lines
 
 
-def _share(done: int, total: int) -> str:
-    return f"{done} of {total} rows ({100 * done / max(total, 1):.0f} %)"
+def _index(path: Path) -> Description:
+    import faiss
 
-
-def _index(path: Path) -> tuple[str, Lines]:
     index = read_index(path, mapped=True)
     manifest = read_manifest(manifest_path(path), IndexManifest)
     kind = "FAISS index"
@@ -220,19 +205,13 @@ def _index(path: Path) -> tuple[str, Lines]:
         ("metric", metric_name(index)),
     ]
     if num_lists(index):
-        lines += [("nlist", num_lists(index)), ("nprobe", _nprobe(index))]
+        lines += [("nlist", num_lists(index)), ("nprobe", faiss.extract_index_ivf(index).nprobe)]
     code = f"{code_bytes(index) or '?'} (code)"
     lines.append(("bytes per key", f"{path.stat().st_size / index.ntotal:.1f}" if index.ntotal else code))
-    return kind, [*lines, *(_index_lines(manifest) if manifest else [("manifest", "none")])]
+    return kind, [*lines, *(_build_of(manifest) if manifest else [("manifest", "none")])]
 
 
-def _nprobe(index: Any) -> int:
-    import faiss
-
-    return int(faiss.extract_index_ivf(index).nprobe)
-
-
-def _index_lines(manifest: IndexManifest) -> Lines:
+def _build_of(manifest: IndexManifest) -> Lines:
     appended: Lines = [("rows appended since training on store", manifest.trained_on)] if manifest.trained_on else []
     return [
         ("specification", manifest.spec),
@@ -243,64 +222,55 @@ def _index_lines(manifest: IndexManifest) -> Lines:
     ]
 
 
-def _unfinished_index(stages: Sequence[Path]) -> tuple[str, Lines]:
-    """Describes the furthest stage of an index that is being built, or whose build was stopped."""
-    stage = next(path for path in stages if path.is_file())
-    _, lines = _index(stage)
-    return f"unfinished index, as far as {stage.name}; build_dstore.py goes on from there", lines
+def _retrieval(directory: Path) -> Description:
+    if read_record(directory).get("state") != "done":
+        return "unfinished retrieval; its command starts over", []
+    retrieval = Retrieval.open(directory)
+    lines: Lines = [("tokens", len(retrieval)), ("neighbours", retrieval.k), ("columns", ", ".join(retrieval.columns))]
+    return "saved retrieval", [*lines, *_entries(retrieval.manifest, *_OF_A_RETRIEVAL)]
 
 
-def _json(path: Path) -> tuple[str, Lines]:
+def _json(path: Path) -> Description:
     if path.stat().st_size > _LARGEST_JSON:
         raise DataError(f"{path} has {path.stat().st_size} bytes, too many for a manifest or results; check the path")
-    record = _parsed(path, path.read_bytes())
-    if record.get("kind") == "datastore":
-        store = read_manifest(path, DatastoreManifest)
-        assert store is not None
-        what, lines = _store_manifest(store)
-        return f"manifest of a {what}" if store.state == "complete" else f"manifest of an {what}", lines
-    if record.get("kind") == "retrieval":
-        return _retrieval(path.parent)
-    if record.get("kind") == "sweep" and isinstance(record.get("best"), dict):
-        return "result of a sweep", [(name, _short(value)) for name, value in record["best"].items()]
-    if record.get("kind") == "lmbda-model":
-        return _weight(path)
-    if record.get("kind") == "forgotten":
-        return "rows of a datastore that are forgotten", [("ranges", _short(record.get("ranges")))]
-    if record.get("kind") == "index":
-        manifest = read_manifest(path, IndexManifest)
-        assert manifest is not None
-        lines = [("keys", manifest.rows), ("width", manifest.dimension), ("metric", manifest.metric)]
-        return "manifest of an index", [*lines, ("nprobe", manifest.nprobe), *_index_lines(manifest)]
-    for names, what in (
-        (("loss_base2", "ppl"), "results of an evaluation"),
-        (("num_updates", "extra_state"), "summary of a checkpoint"),
-        (("dictionary", "splits"), "record of fairseq-preprocess"),
-        (("failed", "findings"), "findings of fairseq-knnlm check"),
-    ):
+    record = json_object(path)
+    description = JSON_KINDS.get(str(record.get("kind")))
+    if description is not None:
+        return description(path, record)
+    for names, what in JSON_FIELDS:
         if all(name in record for name in names):
-            return what, [(name, _short(value)) for name, value in record.items() if name != "settings"]
+            return what, _entries(record, *(name for name in record if name != "settings"))
     raise DataError(
         f"{path} is JSON of no known kind (a manifest, results or a record of this program); check the path"
     )
 
 
-def _retrieval(directory: Path) -> tuple[str, Lines]:
-    if read_record(directory).get("state") != "done":
-        return "unfinished retrieval; its command starts over", []
-    retrieval = Retrieval.open(directory)
-    lines: Lines = [("tokens", len(retrieval)), ("neighbours", retrieval.k), ("columns", ", ".join(retrieval.columns))]
-    shown = ("split", "lmbda", "knn_temp", "lm", "mixture", "settings", "identity", "datastore")
-    found = [(name, retrieval.manifest.get(name)) for name in shown]
-    return "saved retrieval", [*lines, *((name, _short(value)) for name, value in found)]
+def _store_file(path: Path) -> Description:
+    manifest = read_manifest(path, DatastoreManifest)
+    assert manifest is not None
+    what, lines = _store_manifest(manifest)
+    return f"manifest of a{'n' if what.startswith('un') else ''} {what}", lines
 
 
-def _weight(path: Path) -> tuple[str, Lines]:
+def _index_file(path: Path) -> Description:
+    manifest = read_manifest(path, IndexManifest)
+    assert manifest is not None
+    lines: Lines = [("keys", manifest.rows), ("width", manifest.dimension), ("metric", manifest.metric)]
+    return "manifest of an index", [*lines, ("nprobe", manifest.nprobe), *_build_of(manifest)]
+
+
+def _weight(path: Path) -> Description:
     model = read_model(path)
     what = {FixedWeight: "one for all", BucketWeights: "by the nearest distance", NetworkWeights: "by token"}
     lines: Lines = [("λ", what[type(model.weights)]), ("k", model.k), ("knn_temp", model.temperature)]
     held_out = [(f"held-out perplexity, {kind}", f"{value:.2f}") for kind, value in model.held_out.items()]
     return "fitted weight λ", [*lines, *held_out, *((name, value) for name, value in model.fitted_for.items())]
+
+
+def _entries(record: Any, *names: str) -> Lines:
+    """Returns what a record says, of these names or of all."""
+    known = record if isinstance(record, dict) else {}
+    return [(name, _short(known.get(name))) for name in names or known]
 
 
 def _short(value: Any) -> str:
@@ -309,11 +279,44 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+def json_object(
+    path: Path, data: bytes | None = None, *, remedy: str = "it is torn or of another kind"
+) -> dict[str, Any]:
+    """Returns the JSON object in a file, or in some bytes of it; raises DataError where there is none."""
     try:
-        record = json.loads(data)
+        record = json.loads(path.read_bytes() if data is None else data)
     except (ValueError, RecursionError) as err:
-        raise DataError(f"{path} must hold JSON, but does not ({err}); it is torn or of another kind") from err
+        raise DataError(f"{path} must hold JSON, but does not ({err}); {remedy}") from err
     if not isinstance(record, dict):
-        raise DataError(f"{path} must hold a JSON object, but holds a {type(record).__name__}; check the path")
+        raise DataError(f"{path} must hold a JSON object, but holds a {type(record).__name__}; {remedy}")
     return record
+
+
+def _is_text(path: Path, head: bytes) -> bool:
+    return head.startswith((MAGIC, OLD_MAGIC)) or (path.suffix == ".bin" and path.with_suffix(".idx").is_file())
+
+
+# How a kind of file is known, from its path and first bytes, and what describes it; the first that fits counts.
+FILES: tuple[tuple[Callable[[Path, bytes], bool], Callable[[Path], Description]], ...] = (
+    (_is_text, _text),
+    (lambda path, head: path.suffix == ".json", _json),
+    (lambda path, head: head.startswith((_ZIP, _PICKLE)), _checkpoint),
+    (lambda path, head: path.suffix == ".safetensors" and head[8:9] == b"{", _safetensors),
+    (lambda path, head: path.suffix != ".txt" and head[:1] == b"I" and head[:4].isalnum(), _index),
+    (lambda path, head: path.suffix == ".txt", _dictionary),
+)
+# What describes JSON, by its kind; what has none is known by its fields.
+JSON_KINDS: dict[str, Callable[[Path, dict[str, Any]], Description]] = {
+    "datastore": lambda path, _: _store_file(path),
+    "index": lambda path, _: _index_file(path),
+    "retrieval": lambda path, _: _retrieval(path.parent),
+    "lmbda-model": lambda path, _: _weight(path),
+    "sweep": lambda _, record: ("result of a sweep", _entries(record.get("best"))),
+    "forgotten": lambda _, record: ("rows of a datastore that are forgotten", _entries(record, "ranges")),
+}
+JSON_FIELDS = (
+    (("loss_base2", "ppl"), "results of an evaluation"),
+    (("num_updates", "extra_state"), "summary of a checkpoint"),
+    (("dictionary", "splits"), "record of fairseq-preprocess"),
+    (("failed", "findings"), "findings of fairseq-knnlm check"),
+)

@@ -1,7 +1,6 @@
-"""Checks of binarised data and of a checkpoint."""
+"""Checks of binarised data and of a checkpoint: what a run has beside its datastores."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +11,58 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings
+from fairseq.knn.inspect.info import json_object
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.files import file_sha256
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 
 @dataclass(frozen=True)
-class CheckedData:
-    """A data directory whose dictionary could be read."""
+class Inputs:
+    """The data directory and the model, as far as they were given and can be read."""
 
-    directory: Path
-    dictionary: Dictionary
-    sha256: str
-
-
-@dataclass(frozen=True)
-class CheckedCheckpoint:
-    """A checkpoint that could be read; the width of its keys is known if it was loaded into its model."""
-
-    path: str
-    weights_sha256: str
-    key_dimension: int | None
+    directory: Path | None = None
+    model: ModelIdentity = field(default_factory=ModelIdentity)
 
 
-def check_data(config: CheckConfig, findings: Findings) -> CheckedData | None:
-    """Checks the dictionary and every split, and returns the dictionary where it can be read."""
-    assert config.data is not None
-    directory = Path(config.data)
-    data: CheckedData | None = None
-    with findings.failing("dictionary"):
-        if not directory.is_dir():
-            raise DataError(f"{directory} is no directory; give one that fairseq-preprocess made")
-        dictionary = Dictionary.load(directory / "dict.txt")
-        data = CheckedData(directory, dictionary, dictionary.sha256())
-    record = _record(directory, findings)
-    if data is not None:
-        expected = _entry(record, "dictionary").get("sha256")
-        problem = None
-        if expected is not None and expected != data.sha256:
-            problem = f"{directory / 'dict.txt'} is not the one that preprocess.json records; restore it"
-        findings.judge("dictionary", problem, f"{len(data.dictionary)} ids, sha256 {data.sha256[:12]}")
+def check_inputs(config: CheckConfig, findings: Findings) -> Inputs:
+    """Checks the data and the checkpoint that are given, and returns them for what is to be compared with them."""
+    inputs = _check_data(config, findings, Path(config.data)) if config.data else Inputs()
+    return _check_checkpoint(findings, config.path, inputs) if config.path else inputs
+
+
+def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inputs:
+    """Checks the dictionary and every split."""
+    path, inputs = directory / "dict.txt", Inputs()
+    dictionary = findings.opened("dictionary", lambda: _dictionary(path))
+    record = findings.opened("preprocess.json", lambda: _record(directory / "preprocess.json")) or {}
+    if dictionary is not None:
+        sha256, size = dictionary.sha256(), len(dictionary)
+        inputs = Inputs(directory, ModelIdentity(sha256, vocabulary_size=size))
+        problem = f"{path} is not the one that preprocess.json records; restore it"
+        same = _entry(record, "dictionary").get("sha256") in (None, sha256)
+        findings.judge("dictionary", None if same else problem, f"{size} ids, sha256 {sha256[:12]}")
     if config.gen_subset is not None:
         splits = [part for part in config.gen_subset.split(",") if part]
     else:
         splits = sorted(path.stem for path in directory.glob("*.idx"))
-        if not splits and data is not None:
+        if not splits and dictionary is not None:
             findings.add(FAILED, "data", f"{directory} holds no split (NAME.idx and NAME.bin); make one")
     for split in splits:
-        _check_split(config, findings, directory, split, data, _entry(_entry(record, "splits"), split))
-    return data
+        recorded = _entry(_entry(record, "splits"), split).get("bin_sha256")
+        _check_split(findings, directory / split, inputs.model.vocabulary_size, recorded)
+    return inputs
 
 
-def _record(directory: Path, findings: Findings) -> dict[str, Any]:
+def _dictionary(path: Path) -> Dictionary:
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is no directory; give one that fairseq-preprocess made")
+    return Dictionary.load(path)
+
+
+def _record(path: Path) -> dict[str, Any]:
     """Returns what ``preprocess.json`` says, nothing where it is not there."""
-    path = directory / "preprocess.json"
-    record: Any = {}
-    with findings.failing("preprocess.json"):
-        if path.is_file():
-            try:
-                record = json.loads(path.read_bytes())
-            except (ValueError, RecursionError) as err:
-                raise DataError(f"{path} must be JSON, but is not ({err}); remove it, or binarise again") from err
-            if not isinstance(record, dict):
-                raise DataError(f"{path} must hold a JSON object, but holds a {type(record).__name__}; remove it")
-    return record if isinstance(record, dict) else {}
+    return json_object(path, remedy="remove it, or binarise again") if path.is_file() else {}
 
 
 def _entry(record: dict[str, Any], name: str) -> dict[str, Any]:
@@ -82,74 +70,60 @@ def _entry(record: dict[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_split(
-    config: CheckConfig,
-    findings: Findings,
-    directory: Path,
-    split: str,
-    data: CheckedData | None,
-    record: dict[str, Any],
-) -> None:
-    what = f"data {split}"
-    tokens: MMapIndexedDataset | None = None
-    with findings.failing(f"{what} sizes"):
-        tokens = MMapIndexedDataset(directory / split)
-        count = len(tokens.tokens)
-        findings.add(OK, f"{what} sizes", f"{len(tokens)} sentences, {count} tokens of {tokens.tokens.dtype}")
-    if tokens is None:
+def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, sha256: str | None) -> None:
+    what = f"data {prefix.name}"
+    text = findings.opened(f"{what} sizes", lambda: MMapIndexedDataset(prefix))
+    if text is None:
         return
-    if data is None:
+    findings.add(OK, f"{what} sizes", f"{len(text)} sentences, {len(text.tokens)} tokens of {text.tokens.dtype}")
+    if vocabulary_size is None:
         findings.add(SKIPPED, f"{what} ids", "there is no dictionary to check them against")
     else:
         with findings.failing(f"{what} ids"):
-            tokens.check_ids(len(data.dictionary), str(directory / "dict.txt"))
-            findings.add(OK, f"{what} ids", f"all below {len(data.dictionary)}")
-    expected = record.get("bin_sha256")
-    if config.fast or expected is None:
-        reason = "--fast" if config.fast else "no preprocess.json records it"
-        findings.add(SKIPPED, f"{what} sha256", reason)
-    else:
-        found = file_sha256(tokens.tokens_path)
-        problem = f"{tokens.tokens_path} has {found[:12]}, but preprocess.json records {str(expected)[:12]}"
-        findings.judge(
-            f"{what} sha256",
-            None if found == expected else f"{problem}; the file was damaged or replaced, binarise the text again",
-            found[:12],
+            text.check_ids(vocabulary_size, str(prefix.parent / "dict.txt"))
+            findings.add(OK, f"{what} ids", f"all below {vocabulary_size}")
+
+    def damage() -> str | None:
+        found = file_sha256(text.tokens_path)
+        if found == sha256:
+            return None
+        return (
+            f"{text.tokens_path} has {found[:12]}, but preprocess.json records {str(sha256)[:12]}; the file was damaged"
+            " or replaced, binarise the text again"
         )
 
+    unrecorded = "no preprocess.json records it" if sha256 is None else None
+    findings.checksum(what, damage, str(sha256)[:12], unrecorded=unrecorded)
 
-def check_checkpoint(config: CheckConfig, findings: Findings, data: CheckedData | None) -> CheckedCheckpoint | None:
-    """Checks a checkpoint, and returns it where it can be read."""
-    assert config.path is not None
-    checkpoint: Checkpoint | None = None
-    with findings.failing("checkpoint"):
-        checkpoint = load_checkpoint(config.path)
+
+def _check_checkpoint(findings: Findings, path: str, inputs: Inputs) -> Inputs:
+    """Checks a checkpoint, and returns what it adds to the identity of the model."""
+    checkpoint = findings.opened("checkpoint", lambda: load_checkpoint(path))
     if checkpoint is None:
-        return None
+        return inputs
     sha256 = weights_sha256(checkpoint.state)
     findings.add(OK, "checkpoint", f"{len(checkpoint.state)} tensors, {checkpoint.num_updates} updates")
     findings.add(OK, "checkpoint weights", f"all finite, sha256 {sha256[:12]}")  # else it had not been loaded
-    own = checkpoint.extra_state.get("dictionary_sha256")
-    matches = True
-    if own is None or data is None:
-        reason = "no data directory was given" if data is None else "the program that wrote it did not record it"
-        findings.add(SKIPPED, "checkpoint dictionary", reason)
-    else:
-        problem = f"trained with {str(own)[:12]}, but {data.directory / 'dict.txt'} is {data.sha256[:12]}"
-        remedy = "give the data that was binarised with the model's dictionary"
-        matches = findings.judge(
-            "checkpoint dictionary", None if own == data.sha256 else f"{problem}; {remedy}", data.sha256[:12]
-        )
-    return CheckedCheckpoint(config.path, sha256, _key_dimension(findings, checkpoint, data if matches else None))
+    width = _key_dimension(findings, checkpoint, inputs)
+    return replace(inputs, model=replace(inputs.model, weights_sha256=sha256, key_dimension=width))
 
 
-def _key_dimension(findings: Findings, checkpoint: Checkpoint, data: CheckedData | None) -> int | None:
-    """Loads the checkpoint into its model, and returns the width of a key."""
-    if data is None:
+def _key_dimension(findings: Findings, checkpoint: Checkpoint, inputs: Inputs) -> int | None:
+    """Returns the width of a key, for which the checkpoint is loaded into its model, if its dictionary is there."""
+    what, own, directory = "checkpoint dictionary", checkpoint.extra_state.get("dictionary_sha256"), inputs.directory
+    if own is None or directory is None:
+        reason = "no data directory was given" if directory is None else "the program that wrote it did not record it"
+        findings.add(SKIPPED, what, reason)
+    if directory is not None:
+        task = LanguageModelingTask(LanguageModelingConfig(data=str(directory)))
+        with findings.failing(what):
+            task.check_dictionary(checkpoint)
+            if own is not None:
+                findings.add(OK, what, own[:12])
+    if directory is None or findings.failed(what):
         findings.add(SKIPPED, "checkpoint model", "needs a data directory with the model's dictionary")
         return None
     with findings.failing("checkpoint model"):
-        task = LanguageModelingTask(LanguageModelingConfig(data=str(data.directory)))
         model: Any = task.load_model(checkpoint, {})
         findings.add(OK, "checkpoint model", f"its weights fit its settings, key width {model.key_dimension}")
         return int(model.key_dimension)

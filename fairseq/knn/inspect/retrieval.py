@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.errors import FairseqError
+from fairseq.errors import FairseqError, MismatchError
 from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.knn.datastore.segments import earlier_states
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
-from fairseq.knn.inspect.inputs import CheckedCheckpoint, CheckedData
+from fairseq.knn.inspect.inputs import Inputs
 from fairseq.knn.neighbours.several_stores import Values
 from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
 from fairseq.knn.retrieval.results import read_results
 from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.files import file_sha256
 from fairseq.runtime.progress import Progress
 
@@ -52,36 +52,26 @@ class Faults:
             findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, "as they must be")
 
 
-def check_retrieval(
-    config: CheckConfig,
-    findings: Findings,
-    data: CheckedData | None,
-    checkpoint: CheckedCheckpoint | None,
-    stores: Sequence[Datastore],
-) -> None:
+def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores: Sequence[Datastore]) -> None:
     """Checks a retrieval, alone and against whatever else is given or named in it."""
-    assert config.retrieval is not None
-    directory = Path(config.retrieval)
-    retrieval: Retrieval | None = None
-    with findings.failing("retrieval"):
-        retrieval = Retrieval.open(directory)
-        findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest['split']}, k {retrieval.k}")
+    retrieval = findings.opened("retrieval", lambda: Retrieval.open(directory))
     if retrieval is None:
         return
-    _check_checksums(config, findings, retrieval)
-    values: Values | None = None
-    with findings.failing(STORE):
-        values = _values(findings, retrieval, stores)
+    findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest['split']}, k {retrieval.k}")
+    _check_files(findings, retrieval)
+    values = findings.opened(STORE, lambda: _values(findings, retrieval, stores))
     faults = Faults()
     with Progress("read retrieval", len(retrieval), "tokens") as progress:
         for rows in _blocks(retrieval):
             _look_at(faults, retrieval, rows, values)
             progress.advance(rows.stop - rows.start)
     faults.judge(findings)
-    _check_text(findings, retrieval, data)
-    _check_origin(findings, retrieval, data, checkpoint)
-    with findings.failing("retrieval results"):
-        sections = read_results(directory)
+    _check_text(findings, retrieval, inputs.directory)
+    identity = retrieval.manifest["identity"]
+    model = ModelIdentity(identity.get("dictionary_sha256"), identity.get("weights_sha256"))
+    findings.belongs("retrieval", model, inputs.model, ("dictionary", "weights"))
+    sections = findings.opened("retrieval results", lambda: read_results(directory))
+    if sections is not None:
         findings.add(OK, "retrieval results", ", ".join(sections) if sections else "none was kept")
 
 
@@ -124,39 +114,45 @@ def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values |
     faults.note(ORDER, "are before the one that precedes them", back_N, before.start + 1)
 
 
-def _check_checksums(config: CheckConfig, findings: Findings, retrieval: Retrieval) -> None:
-    what, files = "retrieval sha256", retrieval.manifest["files"]
-    recorded = {name: entry for name, entry in files.items() if isinstance(entry, dict) and entry.get("sha256")}
-    if config.fast or not recorded:
-        findings.add(SKIPPED, what, "--fast" if config.fast else "the manifest records none")
-        return
-    damaged = []
-    sizes = {name: (retrieval.directory / name).stat().st_size for name in recorded}
-    with Progress("checksums of the retrieval", sum(sizes.values()), "bytes") as progress:
-        for name, entry in recorded.items():
-            if file_sha256(retrieval.directory / name) != entry["sha256"]:
-                damaged.append(name)
-            progress.advance(sizes[name])
-    problem = f"{retrieval.directory} is damaged in {', '.join(damaged)}; restore it, or {AGAIN}"
-    findings.judge(what, problem if damaged else None, f"{len(recorded)} files")
+def _check_files(findings: Findings, retrieval: Retrieval) -> None:
+    """Checks the checksum of each file."""
+    files = retrieval.manifest["files"]
+    entries = {name: entry for name, entry in files.items() if isinstance(entry, dict)}
+    recorded = {name: entry["sha256"] for name, entry in entries.items() if entry.get("sha256")}
+
+    def damage() -> str | None:
+        damaged = []
+        sizes = {name: (retrieval.directory / name).stat().st_size for name in recorded}
+        with Progress("checksums of the retrieval", sum(sizes.values()), "bytes") as progress:
+            for name, sha256 in recorded.items():
+                if file_sha256(retrieval.directory / name) != sha256:
+                    damaged.append(name)
+                progress.advance(sizes[name])
+        problem = f"{retrieval.directory} is damaged in {', '.join(damaged)}; restore it, or {AGAIN}"
+        return problem if damaged else None
+
+    unrecorded = None if recorded else "the manifest records none"
+    findings.checksum("retrieval", damage, f"{len(recorded)} files", unrecorded=unrecorded)
 
 
 def _values(findings: Findings, retrieval: Retrieval, stores: Sequence[Datastore]) -> Values | None:
-    """Returns the values of the datastores that were given, else of those that the manifest names, if there."""
+    """Returns the values of the datastores that were given, else of those that the manifest names, if there.
+
+    Raises:
+        MismatchError: those that were given are not the retrieval's.
+    """
     parts = parts_of(retrieval.manifest, retrieval.directory)
     if stores and len(stores) != len(parts):
-        findings.judge(
-            STORE,
-            f"retrieved from {len(parts)} datastores, but compared with {len(stores)}; give --dstore-filename"
-            " all of its own",
-            "",
+        raise MismatchError(
+            f"retrieved from {len(parts)} datastores, but compared with {len(stores)}; give --dstore-filename all of"
+            " its own"
         )
-        return None
     arrays = []
     for number, part in enumerate(parts):
         store = stores[number] if stores else _named(findings, part)
-        if store is None or not _is_its_own(findings, part, store):
+        if store is None:
             return None
+        _check_store(findings, part, store)
         arrays.append(store.values_N)
     return Values([part.offset for part in parts], arrays)
 
@@ -169,22 +165,20 @@ def _named(findings: Findings, part: RetrievalPart) -> Datastore | None:
         return None
 
 
-def _is_its_own(findings: Findings, part: RetrievalPart, store: Datastore) -> bool:
-    """Returns whether a datastore is the retrieval's, as far as both know; where neither does, it may be."""
+def _check_store(findings: Findings, part: RetrievalPart, store: Datastore) -> None:
+    """Tells that a datastore is the retrieval's, or that neither knows; raises MismatchError where it is not."""
     if part.store_id is None or store.store_id is None:
         findings.add(SKIPPED, STORE, "not recorded with the retrieval, or has no identity")
-        return True
-    same = part.store_id == store.store_id
-    if not same and _is_of_its_rows(part, store):
+    elif part.store_id == store.store_id:
+        findings.add(OK, STORE, f"{store.store_id[:12]}, {store.rows} rows")
+    elif _is_of_its_rows(part, store):
         text = f"retrieved from {part.store_id[:12]}, an earlier state of {store.prefix}, now {store.store_id[:12]}:"
         findings.add(WARNING, STORE, f"{text} rows were appended or forgotten since; {AGAIN} for the present one")
-        return True
-    problem = f"retrieved from {part.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}"
-    return findings.judge(
-        STORE,
-        None if same else f"{problem}; give --dstore-filename its own",
-        f"{store.store_id[:12]}, {store.rows} rows",
-    )
+    else:
+        raise MismatchError(
+            f"retrieved from {part.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}; give --dstore-filename"
+            " its own"
+        )
 
 
 def _is_of_its_rows(part: RetrievalPart, store: Datastore) -> bool:
@@ -194,10 +188,10 @@ def _is_of_its_rows(part: RetrievalPart, store: Datastore) -> bool:
     return any(state.rows_id == part.rows_id for state in earlier_states(store.manifest, manifest_path(store.prefix)))
 
 
-def _check_text(findings: Findings, retrieval: Retrieval, data: CheckedData | None) -> None:
+def _check_text(findings: Findings, retrieval: Retrieval, directory: Path | None) -> None:
     """Checks the targets against the scored text: in the data that was given, else where the manifest says."""
     what, named = "retrieval targets", Path(retrieval.manifest["data"])
-    prefix = data.directory / named.name if data is not None else named
+    prefix = directory / named.name if directory is not None else named
     if not Path(f"{prefix}.idx").is_file():
         findings.add(SKIPPED, what, f"the text is not at {prefix}; give the data directory")
         return
@@ -208,21 +202,3 @@ def _check_text(findings: Findings, retrieval: Retrieval, data: CheckedData | No
         wrong_N = outside_N | (tokens_T[np.where(outside_N, 0, position_N)] != target_N)
         problem = f"{int(wrong_N.sum())} of {len(retrieval)} are not what {prefix} has there; give the data of the run"
         findings.judge(what, problem if wrong_N.any() else None, f"those of {prefix}")
-
-
-def _check_origin(
-    findings: Findings, retrieval: Retrieval, data: CheckedData | None, checkpoint: CheckedCheckpoint | None
-) -> None:
-    """Checks that the retrieval belongs to the dictionary and the model that were given, as far as it knows its own."""
-    for name, found in (
-        ("dictionary", data.sha256 if data else None),
-        ("weights", checkpoint.weights_sha256 if checkpoint else None),
-    ):
-        own = retrieval.manifest["identity"].get(f"{name}_sha256")
-        if found is None:
-            continue
-        if own is None:
-            findings.add(SKIPPED, f"retrieval {name}", "not recorded with the retrieval")
-            continue
-        problem = f"made with {name} {str(own)[:12]}, but this is {found[:12]}; give that of the run"
-        findings.judge(f"retrieval {name}", None if own == found else problem, found[:12])

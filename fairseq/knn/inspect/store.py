@@ -8,12 +8,11 @@ Legend: N rows · D key width.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array
-from fairseq.errors import DatastoreError, FairseqError
+from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import append_path, compaction_begun, keys_path, values_path
@@ -22,11 +21,12 @@ from fairseq.knn.datastore.provenance import Provenance
 from fairseq.knn.datastore.segments import segments_of
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import CheckConfig
-from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, WARNING, Findings
-from fairseq.knn.inspect.inputs import CheckedCheckpoint, CheckedData
+from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
+from fairseq.knn.inspect.inputs import Inputs
 from fairseq.runtime.progress import Progress
 
 BLOCK_BYTES = 1 << 26
+ROWS_AT_ONCE = 1 << 20
 KEYS_FINITE = "datastore keys finite"
 
 
@@ -38,92 +38,85 @@ def row_blocks(keys_ND: Array) -> Iterator[tuple[int, Array]]:
 
 
 def check_datastore(
-    config: CheckConfig,
-    findings: Findings,
-    data: CheckedData | None,
-    checkpoint: CheckedCheckpoint | None,
-    index: Any,
+    config: CheckConfig, findings: Findings, prefix: Path, inputs: Inputs, index_width: int | None
 ) -> Datastore | None:
     """Checks a datastore, and returns it where it can be opened."""
-    assert config.dstore_filename is not None
-    prefix = Path(config.dstore_filename)
-    store: Datastore | None = None
     before = findings.num_failed
-    with findings.failing("datastore manifest"):
-        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
-        _say_manifest(findings, prefix, manifest)
-        check_sidecars(findings, prefix, manifest)
+    manifest = findings.opened("datastore manifest", lambda: _manifest(findings, prefix))
+    if manifest is not None:
+        _check_sidecars(findings, prefix, manifest)
     if findings.num_failed > before:
         return None
-    with findings.failing("datastore sizes"):
-        store = Datastore.open(
+    # Without a manifest, the flag, the model or the index must know how wide a key is.
+    width = config.dimension
+    if width is None and manifest is None:
+        width = inputs.model.key_dimension or index_width
+    store = findings.opened(
+        "datastore sizes",
+        lambda: Datastore.open(
             prefix,
             rows=config.dstore_size,
-            dimension=_width(config, manifest, checkpoint, index),
+            dimension=width,
             key_fp16=config.dstore_fp16,
-            vocabulary_size=len(data.dictionary) if data else None,
-        )
-        assert store.keys_ND is not None
-        kinds = f"{store.keys_ND.dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
-        findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
+            vocabulary_size=inputs.model.vocabulary_size,
+        ),
+    )
     if store is None:
         return None
-    _check_checksums(config, findings, prefix, manifest)
-    _check_values(findings, store, data)
+    assert store.keys_ND is not None
+    kinds = f"{store.keys_ND.dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
+    findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
+    if manifest is not None:
+        parts = (
+            ("keys", keys_path(prefix), manifest.key_bytes, manifest.keys_sha256),
+            ("values", values_path(prefix), manifest.value_bytes, manifest.values_sha256),
+        )
+        for name, path, row_bytes, recorded in parts:
+            _check_chunks(findings, name, path, row_bytes, manifest.rows, recorded)
+    _check_values(findings, store, inputs.model.vocabulary_size)
     _check_keys(findings, store)
-    _check_origin(findings, store, data, checkpoint)
-    check_segments(findings, store)
+    findings.belongs("datastore", store.model, inputs.model, ("width", "weights", "dictionary"))
+    _check_segments(findings, store)
     return store
 
 
-def _say_manifest(findings: Findings, prefix: Path, manifest: DatastoreManifest | None) -> None:
+def _manifest(findings: Findings, prefix: Path) -> DatastoreManifest | None:
+    """Returns the manifest of a datastore, None where there is none; raises DatastoreError for an unfinished one."""
+    manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
     if manifest is None:
         text = "there is none: the sizes of the files decide; fairseq-knnlm adopt writes one"
         findings.add(WARNING, "datastore manifest", text)
-    elif manifest.state != "complete":
+        return None
+    if manifest.state != "complete":
         raise DatastoreError(
             f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; run the command that writes it"
             " again, which goes on from there"
         )
-    else:
-        findings.add(OK, "datastore manifest", f"complete, store {manifest.store_id[:12]}")
+    findings.add(OK, "datastore manifest", f"complete, store {manifest.store_id[:12]}")
+    return manifest
 
 
-def _width(
-    config: CheckConfig, manifest: DatastoreManifest | None, checkpoint: CheckedCheckpoint | None, index: Any
-) -> int | None:
-    """Returns the width to open with: the flag's; without a manifest else the model's or the index's."""
-    if config.dimension is not None or manifest is not None:
-        return config.dimension
-    if checkpoint is not None and checkpoint.key_dimension is not None:
-        return checkpoint.key_dimension
-    return int(index.d) if index is not None else None
+def _check_chunks(
+    findings: Findings, name: str, path: Path, row_bytes: int, rows: int, recorded: Sequence[str]
+) -> None:
+    """Checks the checksums of a file of rows, and names the rows that are damaged."""
+    chunks = -(-rows // CHUNK_ROWS)
 
-
-def _check_checksums(config: CheckConfig, findings: Findings, prefix: Path, manifest: DatastoreManifest | None) -> None:
-    if manifest is None:
-        return
-    parts = (
-        ("keys", keys_path(prefix), manifest.key_bytes, manifest.keys_sha256),
-        ("values", values_path(prefix), manifest.value_bytes, manifest.values_sha256),
-    )
-    for name, path, row_bytes, expected in parts:
-        what = f"datastore {name} sha256"
-        chunks = -(-manifest.rows // CHUNK_ROWS)
-        if config.fast or not expected:
-            findings.add(SKIPPED, what, "--fast" if config.fast else "the manifest records none")
-            continue
-        if len(expected) != chunks:
-            findings.add(FAILED, what, f"the manifest has {len(expected)} checksums for {chunks} chunks; it was edited")
-            continue
+    def damage() -> str | None:
+        if len(recorded) != chunks:
+            return f"the manifest has {len(recorded)} checksums for {chunks} chunks; it was edited"
         damaged = []
-        with Progress(f"checksums of {name}", manifest.rows, "rows") as progress:
-            for number, digest in enumerate(chunk_digests(path, row_bytes, manifest.rows)):
-                if digest != expected[number]:
+        with Progress(f"checksums of {name}", rows, "rows") as progress:
+            for number, digest in enumerate(chunk_digests(path, row_bytes, rows)):
+                if digest != recorded[number]:
                     damaged.append(number)
-                progress.advance(min(CHUNK_ROWS, manifest.rows - number * CHUNK_ROWS))
-        problem = f"{path} is damaged in {_spans(damaged, manifest.rows)}; restore it, or write the datastore again"
-        findings.judge(what, problem if damaged else None, f"{chunks} chunks")
+                progress.advance(min(CHUNK_ROWS, rows - number * CHUNK_ROWS))
+        if not damaged:
+            return None
+        return f"{path} is damaged in {_spans(damaged, rows)}; restore it, or write the datastore again"
+
+    unrecorded = None if recorded else "the manifest records none"
+    findings.checksum(f"datastore {name}", damage, f"{chunks} chunks", unrecorded=unrecorded)
 
 
 def _spans(chunks: Sequence[int], rows: int) -> str:
@@ -132,9 +125,8 @@ def _spans(chunks: Sequence[int], rows: int) -> str:
     return f"rows {', '.join(shown)}{more}"
 
 
-def _check_values(findings: Findings, store: Datastore, data: CheckedData | None) -> None:
-    limit = store.manifest.vocabulary_size if store.manifest else None
-    limit = limit if limit is not None else len(data.dictionary) if data else None
+def _check_values(findings: Findings, store: Datastore, vocabulary_size: int | None) -> None:
+    limit = store.model.vocabulary_size if store.model.vocabulary_size is not None else vocabulary_size
     count, first = 0, -1
     for start in range(0, store.rows, BLOCK_BYTES // 8):
         block = np.asarray(store.values_N[start : start + BLOCK_BYTES // 8])
@@ -203,46 +195,8 @@ def _check_keys(findings: Findings, store: Datastore) -> None:
     findings.judge("datastore keys filled", problem, "no row is all zero")
 
 
-def _check_origin(
-    findings: Findings, store: Datastore, data: CheckedData | None, checkpoint: CheckedCheckpoint | None
-) -> None:
-    """Checks that datastore, dictionary and model belong together, as far as each is known."""
-    manifest = store.manifest
-    width = checkpoint.key_dimension if checkpoint else None
-    if width is not None:
-        problem = f"keys of width {store.dimension}, but the model's have {width}; they do not belong together"
-        findings.judge("datastore width", None if width == store.dimension else problem, f"{width}, as the model's")
-    pairs: tuple[tuple[str, str | None, str | None, str], ...] = (
-        (
-            "weights",
-            manifest.weights_sha256 if manifest else None,
-            checkpoint.weights_sha256 if checkpoint else None,
-            "give --path the checkpoint that wrote it",
-        ),
-        (
-            "dictionary",
-            manifest.dictionary_sha256 if manifest else None,
-            data.sha256 if data else None,
-            "give the data directory that it was written with",
-        ),
-    )
-    for name, own, other, remedy in pairs:
-        if other is None:
-            continue
-        if own is None:
-            findings.add(SKIPPED, f"datastore {name}", "not recorded with the datastore")
-            continue
-        problem = f"written with {name} {own[:12]}, but this is {other[:12]}; {remedy}"
-        findings.judge(f"datastore {name}", None if own == other else problem, own[:12])
-
-
-_ROWS_AT_ONCE = 1 << 20
-
-
-def check_sidecars(findings: Findings, prefix: Path, manifest: DatastoreManifest | None) -> None:
+def _check_sidecars(findings: Findings, prefix: Path, manifest: DatastoreManifest) -> None:
     """Checks segments and forgotten rows, as far as the manifest has any, and tells what is unfinished."""
-    if manifest is None:
-        return
     if manifest.segments:
         with findings.failing("datastore segments"):
             segments = segments_of(manifest, manifest_path(prefix))
@@ -263,7 +217,7 @@ def check_sidecars(findings: Findings, prefix: Path, manifest: DatastoreManifest
             findings.add(WARNING, "datastore append", text)
 
 
-def check_segments(findings: Findings, store: Datastore) -> None:
+def _check_segments(findings: Findings, store: Datastore) -> None:
     """Checks, where rows were appended or taken out, that they are the tokens of the texts that are recorded."""
     if store.manifest is None or not store.manifest.segments:
         return
@@ -274,12 +228,8 @@ def check_segments(findings: Findings, store: Datastore) -> None:
         if not isinstance(recorded, str) or not Path(f"{recorded}.idx").is_file():
             findings.add(SKIPPED, what, f"its text is not at {recorded}")
             continue
-        try:
-            source = provenance.source(number)
-            stop = int(provenance.first_row_S[number + 1])
-            for start in range(source.first_row, stop, _ROWS_AT_ONCE):
-                provenance.check_values(source, np.arange(start, min(start + _ROWS_AT_ONCE, stop)))
-        except (FairseqError, OSError) as err:
-            findings.judge(what, str(err), "")
-            continue
-        findings.add(OK, what, f"all {segment.rows} values are tokens of {recorded}")
+        with findings.failing(what):
+            source, stop = provenance.source(number), int(provenance.first_row_S[number + 1])
+            for start in range(source.first_row, stop, ROWS_AT_ONCE):
+                provenance.check_values(source, np.arange(start, min(start + ROWS_AT_ONCE, stop)))
+            findings.add(OK, what, f"all {segment.rows} values are tokens of {recorded}")

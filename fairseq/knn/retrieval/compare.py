@@ -1,15 +1,17 @@
 """Whether saved retrievals are of the same model, datastore and search: one can test what the other chose."""
 
 import logging
+from typing import Any
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.identity import mismatch
+from fairseq.knn.datastore.identity import mismatch, short
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.retrieval.datastores import parts_of
 from fairseq.knn.retrieval.retrieval import Retrieval
 
 logger = logging.getLogger(__name__)
 
+_IDS = ("weights_sha256", "dictionary_sha256", "store_id", "index_sha256")
 # Of a retrieval's settings: what changes numbers by rounding only.
 _MAY_DIFFER = ("computed_in",)
 
@@ -39,24 +41,22 @@ def warn_if_outdated(retrieval: Retrieval) -> None:
 
 def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:
     """Raises MismatchError, or warns where that is allowed, if what is chosen on one says nothing of the other."""
-    for name in ("weights_sha256", "dictionary_sha256", "store_id", "index_sha256"):
-        one, two = (text.manifest["identity"].get(name) for text in (retrieval, other))
-        if one != two:
+    one, two = (_alike(saved) for saved in (retrieval, other))
+    for name in {**one, **two}:
+        if one.get(name) != two.get(name):
             mismatch(
-                f"{other.directory} has {name} {str(two)[:12]}, but {retrieval.directory} has {str(one)[:12]}; save"
-                " both with the same model, datastore and index",
+                f"{other.directory} was saved with {name} {short(two.get(name))}, but {retrieval.directory} with"
+                f" {short(one.get(name))}; save both with the same flags, model, datastore and index",
                 allow_mismatch,
             )
     if retrieval.manifest["identity"].get("data_sha256") == other.manifest["identity"].get("data_sha256"):
         logger.warning(
             "%s is of the same text as %s: it is no test of the choice", other.directory, retrieval.directory
         )
-    asked = [{**text.manifest["settings"], "k": text.k} for text in (retrieval, other)]
-    for name in sorted({*asked[0], *asked[1]} - {*_MAY_DIFFER}):
-        one, two = (settings.get(name) for settings in asked)
-        if one != two:
-            mismatch(
-                f"{other.directory} was saved with {name} {two}, but {retrieval.directory} with {one}; save both with"
-                " the same flags",
-                allow_mismatch,
-            )
+
+
+def _alike(retrieval: Retrieval) -> dict[str, Any]:
+    """Returns what must be the same: the ids of model, dictionary, datastore and index, and the settings."""
+    ids = {name: retrieval.manifest["identity"].get(name) for name in _IDS}
+    settings = {**retrieval.manifest["settings"], "k": retrieval.k}
+    return {**ids, **{name: settings[name] for name in sorted(settings) if name not in _MAY_DIFFER}}

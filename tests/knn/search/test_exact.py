@@ -9,10 +9,10 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.inspect.index import measure_recall
 from fairseq.knn.inspect.store import find_bad_keys
 from fairseq.knn.search import exact
-from fairseq.knn.search.exact import exact_neighbours
+from fairseq.knn.search.exact import exact_neighbours, recall_of
 from fairseq.runtime.progress import Progress
 from tests.builders.small_store import ROWS, clustered_keys
-from tests.oracles.knn import nearest
+from tests.oracles.knn import distance, nearest, recall
 
 # FAISS expands |x − y|² into products in float32: sums of some hundreds lose the last digits.
 DISTANCE_TOLERANCE = 1e-3
@@ -45,26 +45,49 @@ def test_inner_products_and_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert distances == pytest.approx(np.sort(products, axis=1), abs=DISTANCE_TOLERANCE)
 
 
+@pytest.mark.parametrize("inner_product", [False, True])
+def test_recall_counts_what_is_as_near_as_the_nearest(inner_product: bool) -> None:
+    """Keys are small whole numbers, so that many rows are equally far, and distances are exact in every order."""
+    rng = np.random.default_rng(5)
+    keys, queries = (rng.integers(-2, 3, (rows, 4)).astype(np.float32) for rows in (90, 12))
+    _, nearest_NK = exact_neighbours(keys, queries, 10, silent(90), inner_product=inner_product)
+    tied = nearest_NK.copy()
+    for ids, query in zip(tied, queries, strict=True):  # in the place of the farthest, another that is as far
+        distances = [distance(key, query, inner_product) for key in keys]
+        others = [row for row in range(90) if row not in ids and distances[row] == distances[ids[-1]]]
+        ids[-1] = others[0] if others else ids[-1]
+    assert (tied != nearest_NK).any()
+    twice = nearest_NK.copy()
+    twice[:, 1] = twice[:, 0]
+    far = np.where(rng.random(tied.shape) < 0.3, rng.permuted(np.tile(np.arange(90), (12, 1)), axis=1)[:, :10], tied)
+    none = np.where(rng.random(tied.shape) < 0.3, -1, tied)
+    for found in (nearest_NK, tied, twice, far, none):
+        expected = recall(keys, queries, found.tolist(), 10, inner_product)
+        assert recall_of(keys, queries, found, nearest_NK, inner_product=inner_product) == pytest.approx(expected)
+    assert recall_of(keys, queries, tied, nearest_NK, inner_product=inner_product) == 1
+    assert recall_of(keys, queries, twice, nearest_NK, inner_product=inner_product) == 0.9
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_recall(make_store, tmp_path, dtype: str) -> None:
     store = make_store(key_dtype=dtype)
     build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat")
-    recall = measure_recall(read_index(tmp_path / "flat"), store, 50, 64)
-    assert (recall.queries, recall.k, recall.recall, recall.missing, recall.found_itself) == (50, 64, 1.0, 0.0, 1.0)
+    found = measure_recall(read_index(tmp_path / "flat"), store, 50, 64)
+    assert (found.queries, found.k, found.recall, found.missing, found.found_itself) == (50, 64, 1.0, 0.0, 1.0)
 
     half = faiss.IndexIDMap(faiss.IndexFlatL2(store.dimension))
     even = np.arange(0, ROWS, 2)
     half.add_with_ids(np.ascontiguousarray(store.keys_ND[even], np.float32), even)
-    recall = measure_recall(half, store, ROWS, ROWS)
-    assert (recall.k, recall.recall, recall.missing) == (ROWS, 0.5, 0.5)
-    assert recall.found_itself == pytest.approx(0.5)
+    found = measure_recall(half, store, ROWS, ROWS)
+    assert (found.k, found.recall, found.missing) == (ROWS, 0.5, 0.5)
+    assert found.found_itself == pytest.approx(0.5)
 
 
 def test_rows_that_equal_each_other_count_as_found(make_store, tmp_path) -> None:
     store = make_store(keys=np.repeat(clustered_keys(100), 15, axis=0))
     build_index(store, BuildConfig("d", "i", index_spec="Flat"), tmp_path / "flat")
-    recall = measure_recall(read_index(tmp_path / "flat"), store, 200, 10)
-    assert (recall.recall, recall.found_itself) == (1.0, 1.0)
+    found = measure_recall(read_index(tmp_path / "flat"), store, 200, 10)
+    assert (found.recall, found.found_itself) == (1.0, 1.0)
 
 
 def test_bad_keys_are_counted_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
