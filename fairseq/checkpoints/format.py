@@ -16,11 +16,8 @@ import hashlib
 import os
 import pickle
 import re
-import struct
 import sys
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,26 +56,6 @@ _NUMPY_SCALARS = [np.dtype, np._core.multiarray.scalar] + [  # type: ignore[attr
 ]
 
 
-# What torch raises for a file that ends early or has flipped bits, by where in the container it is.
-_TORN = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    AssertionError,
-    MemoryError,
-    RecursionError,
-    NotImplementedError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint holds, in today's names.
@@ -109,8 +86,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: not a checkpoint, torn, or holding objects that are not data.
     """
     raw = _read(Path(path))
-    if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
     fields = _flat_fields(raw, path)
     for name, value in fields.items():
         if not isinstance(name, str) or isinstance(value, Tensor):
@@ -129,7 +104,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
+    """Returns what the file holds, which is a dict with a ``model``; all else in it is still to be checked."""
     require_checkpoint(path)
     try:
         with (
@@ -138,17 +114,20 @@ def _read(path: Path) -> Any:
         ):
             warnings.simplefilter("ignore")  # torch's advice on pickles is not for our users
             check_container(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         foreign = re.search(r"GLOBAL ([\w.]+)", str(err))
         reason = f"it names {foreign[1]}, which is not data" if foreign else "its pickle is damaged, or not only data"
         raise CheckpointError(f"{path} was not loaded: {reason}; {ASK}") from err
-    except PermissionError:
+    except (PermissionError, CheckpointError):
         raise  # says itself what is wrong
-    except _TORN as err:
+    except Exception as err:  # torch lets through whatever a torn file makes its parts raise
         # Of torch's own words the first line only, and none of its advice to load the file by running what is in it.
         reason = str(err).splitlines()[0] if str(err) and "weights_only" not in str(err) else type(err).__name__
         raise CheckpointError(f"{path} is not a whole checkpoint (torn or of another kind): {reason[:200]}") from err
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
+    return raw
 
 
 def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -157,16 +136,13 @@ def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[s
         return vars(args)
     if not isinstance(cfg, Mapping):
         raise CheckpointError(f"{path} records no settings: neither 'args' nor 'cfg' is there")
+    groups = {name: vars(group) if isinstance(group, Namespace) else group for name, group in cfg.items()}
     fields: dict[str, Any] = {}
-    for group in ("common", "dataset", "optimization", "criterion", "optimizer", "lr_scheduler", "task", "model"):
-        values = cfg.get(group)
-        values = vars(values) if isinstance(values, Namespace) else values
-        if isinstance(values, Mapping):
-            fields.update(values)
-    model = cfg.get("model")
-    model = vars(model) if isinstance(model, Namespace) else model or {}
-    if isinstance(model, Mapping):
-        fields.setdefault("arch", model.get("arch") or model.get("_name"))
+    for name in ("common", "dataset", "optimization", "criterion", "optimizer", "lr_scheduler", "task", "model"):
+        if isinstance(groups.get(name), Mapping):
+            fields.update(groups[name])
+    if isinstance(groups.get("model"), Mapping):
+        fields.setdefault("arch", groups["model"].get("_name"))
     return fields
 
 
@@ -249,8 +225,6 @@ def saved_by(path: str | os.PathLike[str]) -> tuple[str, str]:
         CheckpointError: as ``load_checkpoint``.
     """
     raw = _read(Path(path))
-    if not isinstance(raw, dict) or not isinstance(raw.get("model"), Mapping):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no 'model' state dict")
     extra = raw.get("extra_state")
     if isinstance(raw.get("cfg"), Mapping):
         program = "fairseq 0.10 to 0.12 ('cfg')"

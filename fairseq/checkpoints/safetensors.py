@@ -56,16 +56,6 @@ def convert(config: ConvertConfig) -> str:
             f"one of the two files must end in {SAFETENSORS} and the other be a checkpoint (.pt), but they are"
             f" {source.name} and {target.name}; name them so"
         )
-    safetensors = _safetensors()
-    with locked(target):
-        written = [target] if to_safetensors else [target, target.with_suffix(".json")]
-        for path in written:
-            if path.exists() and not config.overwrite:
-                raise ConfigError(f"{path} exists; --overwrite replaces it")
-        return (_to_safetensors if to_safetensors else _to_checkpoint)(safetensors, source, target)
-
-
-def _safetensors() -> ModuleType:
     try:
         import safetensors.torch
     except ImportError as err:
@@ -73,7 +63,12 @@ def _safetensors() -> ModuleType:
             "converting needs the package safetensors, which is not installed; pip install"
             " 'fairseq-knnlm[safetensors]', or pip install safetensors"
         ) from err
-    return safetensors
+    with locked(target):
+        written = [target] if to_safetensors else [target, target.with_suffix(".json")]
+        for path in written:
+            if path.exists() and not config.overwrite:
+                raise ConfigError(f"{path} exists; --overwrite replaces it")
+        return (_to_safetensors if to_safetensors else _to_checkpoint)(safetensors, source, target)
 
 
 def _to_safetensors(safetensors: ModuleType, source: Path, target: Path) -> str:
@@ -84,7 +79,7 @@ def _to_safetensors(safetensors: ModuleType, source: Path, target: Path) -> str:
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "settings": json.dumps(_plain(dict(checkpoint.fields)), ensure_ascii=False),
+        "settings": json.dumps(dict(checkpoint.fields), ensure_ascii=False, default=lambda _: None, skipkeys=True),
         "num_updates": str(checkpoint.num_updates),
         "dictionary_sha256": str(checkpoint.extra_state.get("dictionary_sha256") or ""),
         "tied": json.dumps(tied),
@@ -110,15 +105,6 @@ def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
         else:
             stored[name] = whole.clone()
     return stored, tied
-
-
-def _plain(value: Any) -> Any:
-    """Returns what JSON can hold of a setting; None for objects."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else None
 
 
 def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:

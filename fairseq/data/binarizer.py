@@ -77,6 +77,10 @@ class TextSummary:
     num_tokens: int
     num_replaced: int
 
+    def __str__(self) -> str:
+        percent = 100 * self.num_replaced / max(self.num_tokens, 1)
+        return f"{self.num_sentences} sents, {self.num_tokens} tokens, {percent:.3}% replaced by <unk>"
+
 
 def split_chunks(path: str | Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
     r"""Returns the ranges of a file: each ends after the first ``\n`` at or beyond ``chunk_bytes``.

@@ -12,6 +12,7 @@ Both are functions of the block's index alone: no state, so that any order, any 
 rows. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
 """
 
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -53,14 +54,13 @@ class Batch:
         """
         taken_BT = (self.source_BT != PAD) | (self.target_BT != PAD)  # <pad> may stand in the text itself
         width_B = taken_BT.shape[1] - np.argmax(taken_BT[:, ::-1], axis=1)
-        rows = batch_by_size(np.arange(len(width_B)), width_B, max(num_positions, int(width_B.max())))
-        return [
-            Batch(
-                self.block_idx_B[part], self.source_BT[part, :width], self.target_BT[part, :width], self.context_B[part]
+        batches = []
+        for rows in batch_by_size(np.arange(len(width_B)), width_B, max(num_positions, int(width_B.max()))):
+            cut = rows, slice(int(width_B[rows].max()))
+            batches.append(
+                Batch(self.block_idx_B[rows], self.source_BT[cut], self.target_BT[cut], self.context_B[rows])
             )
-            for part in rows
-            for width in (int(width_B[part].max()),)
-        ]
+        return batches
 
 
 class BlockDataset:
@@ -116,14 +116,9 @@ class BlockDataset:
             return self, 0
         if not kept.any():
             raise DataError(f"every block is longer than the model's {limit} positions")
-        small = object.__new__(BlockDataset)
-        small.__dict__.update(self.__dict__)
+        small = copy.copy(self)
         small._set_blocks(self.starts[kept], self.ends[kept], self._begins_sentence[kept])
         return small, int((self.ends - self.starts)[~kept].sum())
-
-    def context_lengths(self) -> Int64s:
-        """Returns how many context tokens stand before each block."""
-        return self.context_lengths_of(np.arange(len(self)))
 
     def source(self, idx: int) -> Int64s:
         """Returns the input ids of block ``idx``, without context."""
@@ -149,7 +144,7 @@ class BlockDataset:
 
     def collate(self, block_idx: Integers, pad_to: int = 0) -> Batch:
         """Returns the given blocks, with their contexts, as one padded batch at least ``pad_to`` wide."""
-        contexts = self.context_lengths_of(block_idx)
+        contexts = self.context_lengths(block_idx)
         width = max(pad_to, int((contexts + self.lengths[block_idx]).max()))
         source = np.full((len(block_idx), width), PAD, np.int64)
         target = np.full((len(block_idx), width), PAD, np.int64)
@@ -160,8 +155,10 @@ class BlockDataset:
             target[row, before:end] = self.target(idx)
         return Batch(np.asarray(block_idx, np.int64), source, target, contexts)
 
-    def context_lengths_of(self, block_idx: Integers) -> Int64s:
-        """Returns ``context_lengths()`` of some blocks only."""
+    def context_lengths(self, block_idx: Integers | None = None) -> Int64s:
+        """Returns how many context tokens stand before each of the given blocks; before each of all if none are."""
+        if block_idx is None:
+            block_idx = np.arange(len(self))
         tokens = self.ends[block_idx] - self.starts[block_idx]  # an added <s> takes no context away
         room = np.maximum(self.block_size + self.context_window - tokens, 0)
         lengths: Int64s = np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])

@@ -79,10 +79,10 @@ def find_documents(text: MMapIndexedDataset, dictionary: Dictionary, pattern: st
 
 def line_text(text: MMapIndexedDataset, dictionary: Dictionary, line: int) -> str:
     """Returns the words of a line, without its end."""
-    ids = text[line]
-    return " ".join(
-        dictionary[idx] for idx in ids[: len(ids) - (len(ids) > 0 and ids[-1] == dictionary.eos())].tolist()
-    )
+    ids = text[line].tolist()
+    if ids[-1:] == [dictionary.eos()]:
+        del ids[-1]
+    return " ".join(dictionary[idx] for idx in ids)
 
 
 def title_of(text: MMapIndexedDataset, dictionary: Dictionary, line: int) -> str:

@@ -18,12 +18,13 @@ from torch.nn import functional as F  # noqa: N812
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.models.transformer_config import TransformerConfig
-from fairseq.modules.adaptive_input import PADDING_IDX, AdaptiveInput
+from fairseq.modules.adaptive_input import AdaptiveInput
 from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, log_sum_and_entropy, row_slices
 from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
+from fairseq.modules.embedding import PADDING_IDX, projection, word_vectors
 from fairseq.modules.kv_cache import KeyValueCache
-from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
+from fairseq.modules.positions import LearnedPositions, Positions, SinusoidalPositions
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
 HUB = "fairseq.hub:from_pretrained"
@@ -47,22 +48,21 @@ class Decoder(nn.Module):
         self.layerdrop = config.decoder_layerdrop
         self.embed_scale = 1.0 if config.no_scale_embedding else math.sqrt(width)
         self.vocabulary_size = vocabulary_size
-        self.num_heads, self.head_width = config.decoder_attention_heads, width // config.decoder_attention_heads
         self.num_positions = config.max_target_positions or 1024
         self.register_buffer("version", torch.tensor([CHECKPOINT_LAYOUT_VERSION]))
         self.embed_tokens = _build_embedding(config, vocabulary_size)
         self.project_in_dim = None
         if not config.adaptive_input and config.input_dim != width:
-            self.project_in_dim = _projection(config.input_dim, width)
-        self.embed_positions: SinusoidalPositions | LearnedPositions | None = None
+            self.project_in_dim = projection(config.input_dim, width)
+        self.embed_positions: Positions | None = None
         if not config.no_token_positional_embeddings:
-            positions = LearnedPositions if config.decoder_learned_pos else SinusoidalPositions
-            self.embed_positions = positions(width, self.num_positions)
+            kind = LearnedPositions if config.decoder_learned_pos else SinusoidalPositions
+            self.embed_positions = kind(width, self.num_positions)
         self.layers = nn.ModuleList(_build_layer(config) for _ in range(config.decoder_layers))
         self.layer_norm = None if config.no_decoder_final_norm else nn.LayerNorm(width)
         self.project_out_dim = None
         if width != config.output_dim and not config.tie_adaptive_weights:
-            self.project_out_dim = _projection(width, config.output_dim)
+            self.project_out_dim = projection(width, config.output_dim)
         self._build_output(config, vocabulary_size)
 
     def _build_output(self, config: TransformerConfig, vocabulary_size: int) -> None:
@@ -97,11 +97,6 @@ class Decoder(nn.Module):
             x_BSC = x_BTC[:, first:]
         return DecoderOutput(self._features(x_BSC), ffn_input_BSC)
 
-    def new_cache(self, num_rows: int, num_slots: int, dtype: torch.dtype) -> KeyValueCache:
-        """Returns an empty cache for rows of at most ``num_slots`` tokens."""
-        device = next(self.parameters()).device
-        return KeyValueCache(len(self.layers), num_rows, num_slots, self.num_heads, self.head_width, dtype, device)
-
     @torch.no_grad()
     def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
         """Returns the outputs of S new columns, which go into the cache; of row b the first ``size_B[b]`` count."""
@@ -133,39 +128,6 @@ class Decoder(nn.Module):
 
     def _dropped(self) -> bool:
         return self.training and self.layerdrop > 0 and bool(torch.rand(()) < self.layerdrop)
-
-    def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
-        """Returns log p(target), natural, float32 ``[N]``."""
-        if self.adaptive_softmax is not None:
-            return self.adaptive_softmax.target_log_prob(features_NC, target_N)
-        return -F.cross_entropy(self._logits(features_NC), target_N, reduction="none")
-
-    @torch.no_grad()
-    def log_prob(self, features_NC: Tensor) -> Tensor:
-        """Returns log p of every word, natural, float32 ``[N, V]``."""
-        if self.adaptive_softmax is not None:
-            return self.adaptive_softmax.log_prob(features_NC)
-        return self._logits(features_NC).log_softmax(1)
-
-    @torch.no_grad()
-    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the largest log-probability and the entropy over the vocabulary, nats, float32 ``[N]`` each."""
-        if self.adaptive_softmax is not None:
-            return self.adaptive_softmax.certainty(features_NC)
-        largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
-        for rows in row_slices(len(features_NC), self.vocabulary_size):
-            logits_NV = self._logits(features_NC[rows])
-            log_sum_N, entropy_N[rows] = log_sum_and_entropy(logits_NV)
-            largest_N[rows] = logits_NV.amax(1) - log_sum_N
-        return largest_N, entropy_N
-
-    def _logits(self, features_NC: Tensor) -> Tensor:
-        """Returns float32 scores of every word, ``[N, V]``, of a full softmax."""
-        weight: Tensor | None = self.embed_out
-        if weight is None:
-            assert isinstance(self.embed_tokens, nn.Embedding)
-            weight = self.embed_tokens.weight
-        return F.linear(features_NC, weight).float()
 
 
 class TransformerLanguageModel(nn.Module):
@@ -222,47 +184,68 @@ class TransformerLanguageModel(nn.Module):
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, float32 ``[N]``, from features of the scored columns."""
-        return self.decoder.target_log_prob(features_NC, target_N)
+        if self.decoder.adaptive_softmax is not None:
+            return self.decoder.adaptive_softmax.target_log_prob(features_NC, target_N)
+        return -F.cross_entropy(self._logits(features_NC), target_N, reduction="none")
 
+    @torch.no_grad()
     def log_prob(self, features_NC: Tensor) -> Tensor:
         """Returns log p of every word, natural, float32 ``[N, V]``, from features of N columns."""
-        return self.decoder.log_prob(features_NC)
+        if self.decoder.adaptive_softmax is not None:
+            return self.decoder.adaptive_softmax.log_prob(features_NC)
+        return self._logits(features_NC).log_softmax(1)
+
+    @torch.no_grad()
+    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns how sure the model is of the next token: the largest log p and the entropy, nats, float32 ``[N]``."""
+        if self.decoder.adaptive_softmax is not None:
+            return self.decoder.adaptive_softmax.certainty(features_NC)
+        largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
+        for rows in row_slices(len(features_NC), self.decoder.vocabulary_size):
+            logits_NV = self._logits(features_NC[rows])
+            log_sum_N, entropy_N[rows] = log_sum_and_entropy(logits_NV)
+            largest_N[rows] = logits_NV.amax(1) - log_sum_N
+        return largest_N, entropy_N
+
+    def _logits(self, features_NC: Tensor) -> Tensor:
+        """Returns float32 scores of every word, ``[N, V]``, of a full softmax."""
+        weight: Tensor | None = self.decoder.embed_out
+        if weight is None:
+            assert isinstance(self.decoder.embed_tokens, nn.Embedding)
+            weight = self.decoder.embed_tokens.weight
+        return F.linear(features_NC, weight).float()
 
     def new_cache(self, num_rows: int, num_slots: int, dtype: torch.dtype = torch.float32) -> KeyValueCache:
         """Returns an empty cache for rows of at most ``num_slots`` tokens, keys and values of type ``dtype``."""
-        return self.decoder.new_cache(num_rows, num_slots, dtype)
+        heads = self.config.decoder_attention_heads
+        device = next(self.parameters()).device
+        shape = (self.config.decoder_layers, num_rows, heads, num_slots, self.key_dimension // heads)
+        return KeyValueCache(shape, dtype, device)
 
     def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
         """Returns the outputs of new columns ``[B, S]``, right-padded after ``size_B``, behind the cached ones."""
         return self.decoder.extend(new_BS, size_B, cache)
 
-    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns how sure the model is of the next token, whatever that is: max log p and entropy, nats, ``[N]``."""
-        return self.decoder.certainty(features_NC)
-
 
 def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> TransformerLanguageModel:
     """Returns the model for a vocabulary; raises ConfigError when the cutoffs do not fit it."""
-    for name, cutoff in (("input", config.input_cutoff), ("softmax", config.adaptive_softmax_cutoff)):
-        if (cutoff and name == "softmax") or config.adaptive_input:
-            edges = [PADDING_IDX if name == "input" else 0, *cutoff, vocabulary_size]
-            if any(left >= right for left, right in pairwise(edges)):
-                raise ConfigError(
-                    f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the"
-                    f" {vocabulary_size} ids of the dictionary, and begin above {edges[0]}"
-                )
-    _check_widths("input", config.input_dim, config.adaptive_input_factor, config.input_cutoff, config.adaptive_input)
-    if not config.tie_adaptive_weights:
-        cutoff = config.adaptive_softmax_cutoff
-        _check_widths("softmax", config.output_dim, config.adaptive_softmax_factor, cutoff, bool(cutoff))
+    c = config
+    if c.adaptive_input:
+        _check_bands("input", c.input_cutoff, c.input_dim, c.adaptive_input_factor, (PADDING_IDX, vocabulary_size))
+    if c.adaptive_softmax_cutoff and not c.tie_adaptive_weights:
+        cutoff, factor = c.adaptive_softmax_cutoff, c.adaptive_softmax_factor
+        _check_bands("softmax", cutoff, c.output_dim, factor, (0, vocabulary_size))
     return TransformerLanguageModel(config, vocabulary_size)
 
 
-def _check_widths(name: str, width: int, factor: float, cutoff: tuple[int, ...], used: bool) -> None:
-    narrowest = float(width)
-    for _ in cutoff if used else ():
-        narrowest /= factor
-    if narrowest < 1:
+def _check_bands(name: str, cutoff: tuple[int, ...], width: int, factor: float, ends: tuple[int, int]) -> None:
+    """Raises ConfigError where a band between the ends would have no words, or vectors of no width."""
+    if any(left >= right for left, right in pairwise([ends[0], *cutoff, ends[1]])):
+        raise ConfigError(
+            f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the {ends[1]} ids of the"
+            f" dictionary, and begin above {ends[0]}"
+        )
+    if width < factor ** len(cutoff):
         raise ConfigError(
             f"--adaptive-{name}-factor {factor} leaves the last of {len(cutoff) + 1} bands no width: {width} /"
             f" {factor}^{len(cutoff)} is below 1; lower the factor, or give fewer cutoffs"
@@ -270,18 +253,10 @@ def _check_widths(name: str, width: int, factor: float, cutoff: tuple[int, ...],
 
 
 def _build_embedding(config: TransformerConfig, vocabulary_size: int) -> nn.Module:
-    if config.adaptive_input:
-        return AdaptiveInput(
-            vocabulary_size,
-            config.input_dim,
-            config.adaptive_input_factor,
-            config.decoder_embed_dim,
-            config.input_cutoff,
-        )
-    embedding = nn.Embedding(vocabulary_size, config.input_dim, padding_idx=PADDING_IDX)
-    nn.init.normal_(embedding.weight, std=config.input_dim**-0.5)
-    nn.init.zeros_(embedding.weight[PADDING_IDX])
-    return embedding
+    if not config.adaptive_input:
+        return word_vectors(vocabulary_size, config.input_dim, PADDING_IDX)
+    factor, width = config.adaptive_input_factor, config.decoder_embed_dim
+    return AdaptiveInput(vocabulary_size, config.input_dim, factor, width, config.input_cutoff)
 
 
 def _build_layer(config: TransformerConfig) -> DecoderLayer:
@@ -294,9 +269,3 @@ def _build_layer(config: TransformerConfig) -> DecoderLayer:
         activation_dropout=config.activation_dropout,
         activation=config.activation_fn,
     )
-
-
-def _projection(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias=False)
-    nn.init.xavier_uniform_(layer.weight)
-    return layer

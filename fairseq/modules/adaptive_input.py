@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-PADDING_IDX = 1
+from fairseq.modules.embedding import PADDING_IDX, projection, word_vectors
+
 ROW_MULTIPLE = 64
 
 
@@ -51,13 +52,9 @@ class AdaptiveInput(nn.Module):
         self.embeddings = nn.ModuleList()
         for band, (start, end) in enumerate(self.bounds):
             width = int(initial_dim // (factor**band))
-            words = nn.Embedding(end - start, width)
-            nn.init.normal_(words.weight, std=width**-0.5)
-            # Every band's row 1, as in the checkpoints of this layout; a band of one word has none.
-            nn.init.zeros_(words.weight[PADDING_IDX : PADDING_IDX + 1])
-            projection = nn.Linear(width, output_dim, bias=False)
-            nn.init.xavier_uniform_(projection.weight)
-            self.embeddings.append(nn.Sequential(words, projection))
+            # Every band's row 1 starts at zero, as in the checkpoints of this layout; a band of one word has none.
+            words = word_vectors(end - start, width)
+            self.embeddings.append(nn.Sequential(words, projection(width, output_dim)))
         self.register_buffer("_float_tensor", torch.zeros(1))  # a name that checkpoints of this layout hold
 
     def band_weights(self, band: int) -> tuple[nn.Parameter, nn.Parameter]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
 from fairseq.modules.dropout import dropout
+from fairseq.modules.embedding import projection
 
 # Products whose rows do not begin at multiples of a few words run at two thirds of the speed (measured on a CPU).
 ALIGNED = 16
@@ -33,8 +34,8 @@ class TiedHead(nn.Module):
     def __init__(self, words: nn.Parameter, input_dim: int, num_tails: int) -> None:
         super().__init__()
         width, tied = words.shape[1], _tied(words)
-        self.word_proj = tied if width == input_dim else nn.ModuleList([_linear(input_dim, width), tied])
-        self.class_proj = _linear(input_dim, num_tails)
+        self.word_proj = tied if width == input_dim else nn.ModuleList([projection(input_dim, width), tied])
+        self.class_proj = projection(input_dim, num_tails)
         self.register_buffer("_float_tensor", torch.zeros(1))  # a name that checkpoints of this layout hold
 
 
@@ -69,21 +70,18 @@ class AdaptiveSoftmax(nn.Module):
         self.register_buffer("version", torch.ones(1, dtype=torch.int64))  # a name that checkpoints hold
         self.head: nn.Linear | TiedHead
         if tied_input is None:
-            self.head = _linear(input_dim, cutoff[0] + num_tails)
+            self.head = projection(input_dim, cutoff[0] + num_tails)
         else:
             self.head = TiedHead(tied_input.band_weights(0)[0], input_dim, num_tails)
         self.tail = nn.ModuleList()
         for band, (start, end) in enumerate(self.bounds[1:], 1):
-            projection: nn.Module
-            words: nn.Module
             if tied_input is None:
                 width = int(input_dim // factor**band)
-                projection, words = _linear(input_dim, width), _linear(width, end - start)
+                parts: list[nn.Module] = [projection(input_dim, width), projection(width, end - start)]
             else:
-                weight, its_projection = tied_input.band_weights(band)
-                projection = _tied(its_projection) if tie_projections else _linear(input_dim, weight.shape[1])
-                words = _tied(weight)
-            self.tail.append(nn.ModuleDict({"0": projection, "2": words}))  # numbers that checkpoints hold
+                words, tied = tied_input.band_weights(band)
+                parts = [_tied(tied) if tie_projections else projection(input_dim, words.shape[1]), _tied(words)]
+            self.tail.append(nn.ModuleDict(dict(zip("02", parts, strict=True))))  # numbers that checkpoints hold
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, ``[N]`` in float32; in training, with dropout."""
@@ -126,9 +124,9 @@ class AdaptiveSoftmax(nn.Module):
 
     def _tail_logits(self, tail: int, x_NC: Tensor) -> Tensor:
         """Returns the scores of a tail's words, ``[N, V]``."""
-        projection, words = self.tail[tail].parameters()
+        mapping, words = self.tail[tail].parameters()
         # A tied projection is the input's, which maps the other way.
-        mapped_NW = x_NC @ projection if self.projections_are_tied else F.linear(x_NC, projection)
+        mapped_NW = x_NC @ mapping if self.projections_are_tied else F.linear(x_NC, mapping)
         return F.linear(dropout(mapped_NW, self.dropout, self.training), words)
 
     @torch.no_grad()
@@ -190,9 +188,3 @@ def _log_softmax_at(logits_NV: Tensor, target_N: Tensor) -> Tensor:
 def _tied(weight: nn.Parameter) -> nn.Module:
     """Returns a module that holds another module's weight, under the name that a linear layer's has."""
     return nn.ParameterDict({"weight": weight})
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias=False)
-    nn.init.xavier_uniform_(layer.weight)
-    return layer

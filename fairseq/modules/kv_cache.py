@@ -20,11 +20,7 @@ class KeyValueCache:
     """Room for the keys and values of every layer, filled from the front.
 
     Args:
-        num_layers: L.
-        num_rows: most rows.
-        num_slots: most tokens of a row.
-        num_heads: H.
-        head_width: D.
+        shape: L layers, most rows R, heads H, most tokens T of a row, width D of a head.
         dtype: of keys and values, as the model's products give them.
         device: where the model is.
 
@@ -33,19 +29,11 @@ class KeyValueCache:
     """
 
     def __init__(
-        self,
-        num_layers: int,
-        num_rows: int,
-        num_slots: int,
-        num_heads: int,
-        head_width: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
+        self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device | None = None
     ) -> None:
-        shape = (num_layers, num_rows, num_heads, num_slots, head_width)
         self._keys_LRHTD = torch.zeros(shape, dtype=dtype, device=device)  # zeros: a masked NaN would still spread
         self._values_LRHTD = torch.zeros(shape, dtype=dtype, device=device)
-        self.length_R = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.length_R = torch.zeros(shape[1], dtype=torch.int64, device=device)
         self._even, self._longest = True, 0
 
     @property

@@ -29,7 +29,23 @@ def sinusoidal_table(num_rows: int, width: int) -> Tensor:
     return table
 
 
-class SinusoidalPositions(nn.Module):
+class Positions(nn.Module):
+    """Base class of both kinds."""
+
+    def table_of(self, length: int) -> Tensor:
+        """Returns the table, with rows for ``length`` columns at least."""
+        raise NotImplementedError
+
+    def forward(self, length: int) -> Tensor:
+        """Returns ``[length, width]``, the rows of columns 0 to ``length`` − 1."""
+        return self.table_of(length)[FIRST_POSITION : length + FIRST_POSITION]
+
+    def at(self, column_BS: Tensor, length: int) -> Tensor:
+        """Returns ``[B, S, width]``, the rows of columns that are below ``length``."""
+        return self.table_of(length)[column_BS + FIRST_POSITION]
+
+
+class SinusoidalPositions(Positions):
     """Fixed positions; the table is not a weight and grows as longer rows arrive."""
 
     table: Tensor
@@ -41,37 +57,23 @@ class SinusoidalPositions(nn.Module):
         num_rows = min(num_positions, LONGEST_FIRST_TABLE) + FIRST_POSITION
         self.register_buffer("table", sinusoidal_table(num_rows, width), persistent=False)
 
-    def forward(self, length: int) -> Tensor:
-        """Returns ``[length, width]``, the rows of columns 0 to ``length`` − 1."""
-        self._grow(length)
-        return self.table[FIRST_POSITION : length + FIRST_POSITION]
-
-    def at(self, column_BS: Tensor, length: int) -> Tensor:
-        """Returns ``[B, S, width]``, the rows of columns that are below ``length``."""
-        self._grow(length)
-        return self.table[column_BS + FIRST_POSITION]
-
-    def _grow(self, length: int) -> None:
+    def table_of(self, length: int) -> Tensor:
+        """Returns the table, made anew and twice as long where it is too short."""
         if length + FIRST_POSITION > len(self.table):
             self.table = sinusoidal_table(2 * length + FIRST_POSITION, self.width).to(self.table)
+        return self.table
 
 
-class LearnedPositions(nn.Module):
+class LearnedPositions(Positions):
     """One weight row per position."""
 
     def __init__(self, width: int, num_positions: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_positions + FIRST_POSITION, width))
         nn.init.normal_(self.weight, std=width**-0.5)
-        with torch.no_grad():
-            self.weight[1].zero_()
+        nn.init.zeros_(self.weight[1])
 
-    def forward(self, length: int) -> Tensor:
-        """Returns ``[length, width]``; the caller keeps ``length`` within the positions that there are."""
+    def table_of(self, length: int) -> Tensor:
+        """Returns the weights; the caller keeps ``length`` within the positions that there are."""
         assert length + FIRST_POSITION <= len(self.weight), (length, self.weight.shape)
-        return self.weight[FIRST_POSITION : length + FIRST_POSITION]
-
-    def at(self, column_BS: Tensor, length: int) -> Tensor:
-        """Returns ``[B, S, width]``, the rows of columns that are below ``length``."""
-        assert length + FIRST_POSITION <= len(self.weight), (length, self.weight.shape)
-        return self.weight[column_BS + FIRST_POSITION]
+        return self.weight

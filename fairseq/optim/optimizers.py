@@ -1,16 +1,4 @@
-"""torch's own optimizers under fairseq's names and flags.
-
-Nesterov's accelerated gradient, in the form that fairseq's models were trained with.
-
-For gradient g, learning rate lr, momentum m, and with ``c = lr / lr_old`` correcting the buffer for a changing rate:
-
-    p   ← p·(1 − lr·wd)
-    p   ← p + m²·c·buf − (1 + m)·lr·g        (buf before its update)
-    buf ← m·c·buf − lr·g
-    lr_old ← lr
-
-Source: Sutskever et al., 2013, rewritten so that p is the point at which the gradient is taken.
-"""
+"""Optimizers: torch's own under fairseq's names and flags, and NAG, which torch has in another form."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,26 +11,18 @@ from fairseq.errors import ConfigError
 from fairseq.optim.config import AdagradConfig, AdamConfig, NAGConfig, SGDConfig
 
 
-def build_adam(parameters: Iterable[nn.Parameter], lr: float, config: AdamConfig) -> Optimizer:
-    """Returns AdamW; fairseq's ``adam`` decouples weight decay as well, so both names mean this."""
-    if len(config.adam_betas) != 2 or max(config.adam_betas) >= 1:
-        raise ConfigError(f"--adam-betas must be two numbers below 1, such as (0.9, 0.98), but is {config.adam_betas}")
-    betas = (config.adam_betas[0], config.adam_betas[1])
-    return torch.optim.AdamW(parameters, lr, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay)
-
-
-def build_sgd(parameters: Iterable[nn.Parameter], lr: float, config: SGDConfig) -> Optimizer:
-    """Returns SGD with momentum."""
-    return torch.optim.SGD(parameters, lr, momentum=config.momentum, weight_decay=config.weight_decay)
-
-
-def build_adagrad(parameters: Iterable[nn.Parameter], lr: float, config: AdagradConfig) -> Optimizer:
-    """Returns Adagrad."""
-    return torch.optim.Adagrad(parameters, lr, weight_decay=config.weight_decay)
-
-
 class NAG(Optimizer):
-    """Nesterov's accelerated gradient over float32 parameters."""
+    """Nesterov's accelerated gradient, in the form that fairseq's models were trained with.
+
+    For gradient g, learning rate lr and momentum m; ``c = lr / lr_old`` corrects the buffer for a changing rate:
+
+        p   ← p·(1 − lr·wd)
+        p   ← p + m²·c·buf − (1 + m)·lr·g        (buf before its update)
+        buf ← m·c·buf − lr·g
+        lr_old ← lr
+
+    Source: Sutskever et al., 2013, rewritten so that p is the point at which the gradient is taken.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(parameters, dict(lr=lr, lr_old=lr, momentum=momentum, weight_decay=weight_decay))
@@ -74,5 +54,23 @@ class NAG(Optimizer):
 
 
 def build_nag(parameters: Iterable[nn.Parameter], lr: float, config: NAGConfig) -> NAG:
-    """Returns the optimizer of ``--optimizer nag``."""
+    """Returns NAG."""
     return NAG(parameters, lr, config.momentum, config.weight_decay)
+
+
+def build_adam(parameters: Iterable[nn.Parameter], lr: float, config: AdamConfig) -> Optimizer:
+    """Returns AdamW; fairseq's ``adam`` decouples weight decay as well, so both names mean this."""
+    if len(config.adam_betas) != 2 or max(config.adam_betas) >= 1:
+        raise ConfigError(f"--adam-betas must be two numbers below 1, such as (0.9, 0.98), but is {config.adam_betas}")
+    betas = (config.adam_betas[0], config.adam_betas[1])
+    return torch.optim.AdamW(parameters, lr, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay)
+
+
+def build_sgd(parameters: Iterable[nn.Parameter], lr: float, config: SGDConfig) -> Optimizer:
+    """Returns SGD with momentum."""
+    return torch.optim.SGD(parameters, lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def build_adagrad(parameters: Iterable[nn.Parameter], lr: float, config: AdagradConfig) -> Optimizer:
+    """Returns Adagrad."""
+    return torch.optim.Adagrad(parameters, lr, weight_decay=config.weight_decay)

@@ -18,7 +18,6 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
 from fairseq.models import MODELS, architecture, architecture_names
-from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.upgrade import load_state, misfits
 from fairseq.runtime.inputs import data_directories, require_split
 
@@ -150,15 +149,15 @@ class LanguageModelingTask:
 
     def _block_size(self, fields: Mapping[str, Any]) -> int | None:
         """Returns the block size that a checkpoint records, if it does."""
-        task = resolve(LanguageModelingConfig, {k: v for k, v in fields.items() if k == "tokens_per_sample" and v})
-        return task.tokens_per_sample if fields.get("tokens_per_sample") else None
+        length = fields.get("tokens_per_sample")
+        return resolve(LanguageModelingConfig, {"tokens_per_sample": length}).tokens_per_sample if length else None
 
     def _misfits(self, name: str, config: Any, length: int | None, checkpoint: Checkpoint) -> list[str]:
         """Returns how the weights differ from what the settings describe, without taking memory for the latter.
 
         A plugin's model is only made in earnest: its factory need not work on a device without memory.
         """
-        if not isinstance(config, TransformerConfig) or name != "transformer_lm":
+        if name != "transformer_lm":
             return []
         if config.decoder_layers > len(checkpoint.state):  # even without memory, each layer takes time to make
             return [f"decoder_layers is {config.decoder_layers}, but there are {len(checkpoint.state)} tensors"]

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq.criterions.perplexity import perplexity_of
+from fairseq.criterions.perplexity import Perplexity
 from fairseq.errors import ConfigError
 from fairseq.train.trainer import UpdateStats
 
 
 def loss_and_ppl(nats: float, num_targets: int) -> dict[str, float]:
     """Returns the loss in bits per target, and the perplexity, of a sum in nats."""
-    loss = nats / max(num_targets, 1) / math.log(2)
-    return {"loss": loss, "ppl": perplexity_of(loss)}
+    perplexity = Perplexity(log_p_sum=-nats, count=num_targets)
+    return {"loss": perplexity.loss, "ppl": perplexity.ppl}
 
 
 @dataclass

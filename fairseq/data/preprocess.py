@@ -1,0 +1,204 @@
+"""Text becomes a data directory: ``dict.txt``, NAME.bin and NAME.idx of each text, and ``preprocess.json`` about them.
+
+A directory holds ids of one dictionary, wherever a run is stopped: what the run will replace is removed before another
+``dict.txt`` is written. A run that was stopped is known by the ``unfinished`` settings in the record.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq.data.binarizer import binarize, count_words
+from fairseq.data.config import PreprocessConfig
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.indexed_dataset import IndexedDatasetWriter
+from fairseq.errors import ConfigError, DataError
+from fairseq.runtime.files import file_sha256, locked, write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One text to binarise: its name, the flag that gave it, where it is and where it goes (without suffix)."""
+
+    name: str
+    flag: str
+    text: Path
+    prefix: Path
+
+    @property
+    def outputs(self) -> tuple[Path, Path]:
+        """The files that it becomes; the index first, since without it the other is nothing."""
+        return Path(f"{self.prefix}.idx"), Path(f"{self.prefix}.bin")
+
+
+def preprocess(config: PreprocessConfig) -> bool:
+    """Makes the dictionary and binarises each text; returns False where all of it is there already.
+
+    Raises:
+        ConfigError: something would be replaced, and ``--overwrite`` is not given.
+        DataError: a text or dictionary that cannot be read, or ids that another dictionary would be left beside.
+    """
+    named = find_splits(config)
+    splits = [] if config.dict_only else named
+    for split in named:
+        if split in splits or (split.name == "train" and config.srcdict is None):
+            _check_text(split)
+    given = Dictionary.load(config.srcdict) if config.srcdict is not None else None
+    destdir, settings = Path(config.destdir), _deciding(dataclasses.asdict(config))
+    with locked(destdir / "preprocess"):
+        earlier = read_record(destdir)
+        if not config.overwrite and _is_done(destdir, splits, settings, earlier):
+            logger.info("%s holds these texts already, binarised with these settings; nothing to do", destdir)
+            return False
+        if earlier.get("unfinished") == settings:
+            logger.info("an earlier run of this command was stopped; starting over")
+        elif not config.overwrite:
+            _refuse_to_replace(destdir, splits, given)
+        dictionary = given if given is not None else _count(config)
+        logger.info("Dictionary: %d types", len(dictionary))
+        _check_other_texts(destdir, splits, dictionary)
+        write_json(_record_path(destdir), {**earlier, "unfinished": settings})
+        for output in (output for split in splits for output in split.outputs):
+            output.unlink(missing_ok=True)
+        if not _is_there(dictionary, destdir):
+            dictionary.save(destdir / "dict.txt")
+        records = {split.name: _binarize(split, dictionary, config.workers) for split in splits}
+        _write_record(config, dictionary, records, earlier)
+    return True
+
+
+def find_splits(config: PreprocessConfig) -> list[Split]:
+    """Returns the texts that the flags name: train, valid, valid1, …, test, test1, …."""
+    train = [config.trainpref] if config.trainpref else []
+    lists = {"train": train, "valid": _comma_list(config.validpref), "test": _comma_list(config.testpref)}
+    splits = []
+    for kind, texts in lists.items():
+        for number, text in enumerate(texts):
+            name = f"{kind}{number or ''}"
+            splits.append(Split(name, f"--{kind}pref", Path(text), Path(config.destdir) / name))
+    return splits
+
+
+def _comma_list(value: str | None) -> list[str]:
+    return [part for part in (value or "").split(",") if part]
+
+
+def _check_text(split: Split) -> None:
+    if not split.text.is_file():
+        problem = "is not a regular file" if split.text.exists() else "does not exist"
+        raise DataError(f"{split.flag} must name a text file, but {split.text} {problem}; give the path of one")
+    with split.text.open("rb"):
+        pass  # one that may not be read fails before anything is written
+
+
+def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary | None) -> None:
+    """Raises ConfigError where results are there that the run would replace.
+
+    A ``dict.txt`` that equals ``--srcdict`` is not in the way: this is how a text joins a data directory.
+    """
+    dict_path = destdir / "dict.txt"
+    existing = [path for split in splits for path in split.outputs if path.exists()]
+    if dict_path.exists() and (given is None or not _is_there(given, destdir)):
+        existing.insert(0, dict_path)
+    if existing:
+        names = ", ".join(path.name for path in existing)
+        hint = "" if given is not None else f", or --srcdict {dict_path} to add texts to it"
+        raise ConfigError(
+            f"--destdir {destdir} must not hold results yet, but has {names}; give --overwrite to replace them,"
+            f" another --destdir{hint}"
+        )
+
+
+def _count(config: PreprocessConfig) -> Dictionary:
+    """Returns the dictionary of the training text."""
+    assert config.trainpref is not None
+    counts = count_words(config.trainpref, config.workers)
+    if not counts:
+        raise DataError(f"--trainpref must name a text with words to count, but {config.trainpref} has none")
+    return Dictionary.from_counts(counts, config.thresholdsrc, config.nwordssrc, config.padding_factor)
+
+
+def _check_other_texts(destdir: Path, splits: Sequence[Split], dictionary: Dictionary) -> None:
+    """Raises DataError if ids of a text that is not part of this run would be left beside a new dictionary."""
+    others = sorted(set(destdir.glob("*.idx")) - {output for split in splits for output in split.outputs})
+    if others and not _is_there(dictionary, destdir):
+        names = ", ".join(other.stem for other in others)
+        raise DataError(
+            f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
+            " or another --destdir"
+        )
+
+
+def _is_there(dictionary: Dictionary, destdir: Path) -> bool:
+    path = destdir / "dict.txt"
+    return path.exists() and path.read_bytes() == dictionary.to_bytes()
+
+
+def _binarize(split: Split, dictionary: Dictionary, workers: int) -> dict[str, Any]:
+    """Binarises one text, logs the line that users know, and returns its record."""
+    start = time.monotonic()
+    with IndexedDatasetWriter(split.prefix, len(dictionary)) as writer:
+        summary = binarize(split.text, dictionary, writer, workers)
+    lines_per_s = summary.num_sentences / max(time.monotonic() - start, 1e-9)
+    logger.info("%s: %s (%s lines/s)", split.text, summary, f"{lines_per_s:,.0f}")
+    return {
+        "text": str(split.text),
+        "text_sha256": file_sha256(split.text),
+        **dataclasses.asdict(summary),
+        "bin_sha256": writer.sha256(),
+    }
+
+
+def _record_path(destdir: Path) -> Path:
+    return destdir / "preprocess.json"
+
+
+def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that decide what is written."""
+    return {name: value for name, value in settings.items() if name not in ("workers", "overwrite")}
+
+
+def read_record(destdir: Path) -> dict[str, Any]:
+    """Returns the record of earlier runs; one that cannot be read counts for nothing, and is written anew."""
+    try:
+        record = json.loads(_record_path(destdir).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _is_done(destdir: Path, splits: Sequence[Split], settings: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Returns whether the last run did the same with the same texts, and came to its end."""
+    done, its_settings = earlier.get("splits"), earlier.get("settings")
+    if "unfinished" in earlier or not isinstance(done, dict) or not isinstance(its_settings, dict):
+        return False
+    is_same = _deciding(its_settings) == settings and (destdir / "dict.txt").exists()
+    return is_same and all(_is_split_done(split, done.get(split.name)) for split in splits)
+
+
+def _is_split_done(split: Split, record: Any) -> bool:
+    if not isinstance(record, dict) or not all(path.exists() for path in split.outputs):
+        return False
+    return bool(record.get("text_sha256") == file_sha256(split.text))
+
+
+def _write_record(
+    config: PreprocessConfig, dictionary: Dictionary, records: Mapping[str, Any], earlier: Mapping[str, Any]
+) -> None:
+    """Writes ``preprocess.json``; records of earlier runs stay while the dictionary is theirs."""
+    sha256 = dictionary.sha256()
+    before, known = earlier.get("splits"), earlier.get("dictionary")
+    kept = before if isinstance(before, dict) and isinstance(known, dict) and known.get("sha256") == sha256 else {}
+    record = {
+        "dictionary": {"types": len(dictionary), "sha256": sha256},
+        "splits": {**kept, **records},
+        "settings": dataclasses.asdict(config),
+    }
+    write_json(_record_path(Path(config.destdir)), record)
