@@ -74,7 +74,7 @@ def votes_for(
         target_N: token ids.
         distinct: no id but −1 is there twice in a row of ``ids_NK``, so that repetitions need not be looked for.
     """
-    distances_NK, ids_NK = _each_once(distances_NK, ids_NK, distinct=distinct)
+    distances_NK, ids_NK = _neighbours(distances_NK, ids_NK, distinct=distinct)
     return Votes(distances_NK, ids_NK, (values_NK == target_N[:, None]) & (ids_NK >= 0))
 
 
@@ -156,7 +156,7 @@ def next_log_prob(
 
     The other arguments are those of ``votes_for``; a target's entry is what ``log_prob_of`` returns, up to rounding.
     """
-    distances_NK, ids_NK = _each_once(distances_NK, ids_NK, distinct=distinct)
+    distances_NK, ids_NK = _neighbours(distances_NK, ids_NK, distinct=distinct)
     out_NV = np.full((len(ids_NK), vocabulary_size), -np.inf, np.float32)
     gap_NK, there_NK = gaps(distances_NK), ids_NK >= 0
     log_total_N = np.log(np.maximum(vote_weights(gap_NK, temperature).sum(axis=1), 1))
@@ -174,18 +174,27 @@ def next_log_prob(
     return out_NV
 
 
-def _each_once(distances_NK: Float32s, ids_NK: Int64s, *, distinct: bool) -> tuple[Float32s, Int64s]:
-    """Returns distances and ids with +inf and −1 for what is no neighbour, or is there again at a larger distance."""
-    counted_NK = (ids_NK >= 0) & np.isfinite(distances_NK)
+def _neighbours(distances_NK: Float32s, ids_NK: Int64s, *, distinct: bool) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids, each row once, with +inf and −1 for what is no neighbour."""
     if not distinct:
-        sorted_NK = np.sort(ids_NK, axis=1)
-        repeated_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(axis=1)
-        for n in np.flatnonzero(repeated_N):
-            by_id = np.lexsort((distances_NK[n], ids_NK[n]))
-            counted_NK[n, by_id[1:][np.diff(ids_NK[n][by_id]) == 0]] = False
-    if counted_NK.all():
+        distances_NK, ids_NK = each_once(distances_NK, ids_NK)
+    there_NK = (ids_NK >= 0) & np.isfinite(distances_NK)
+    if there_NK.all():
         return distances_NK, ids_NK
-    return np.where(counted_NK, distances_NK, np.float32(np.inf)), np.where(counted_NK, ids_NK, -1)
+    return np.where(there_NK, distances_NK, np.float32(np.inf)), np.where(there_NK, ids_NK, -1)
+
+
+def each_once(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids where a row that is there twice is left once, the nearest; −1 in place of others."""
+    sorted_NK = np.sort(ids_NK, axis=1)
+    twice_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(axis=1)
+    if twice_N.any():
+        distances_NK, ids_NK = distances_NK.copy(), ids_NK.copy()
+    for n in np.flatnonzero(twice_N):
+        by_id_K = np.lexsort((distances_NK[n], ids_NK[n]))
+        again = by_id_K[1:][np.diff(ids_NK[n, by_id_K]) == 0]
+        distances_NK[n, again], ids_NK[n, again] = np.inf, -1
+    return distances_NK, ids_NK
 
 
 def drop_nearest(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:

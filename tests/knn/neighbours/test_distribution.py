@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.neighbours.distribution import (
     drop_nearest,
+    each_once,
     gaps,
     log_prob_of,
     log_probs,
@@ -160,3 +161,15 @@ def test_the_whole_distribution_of_nobody():
     assert next_log_prob(np.empty((0, 4), np.float32), np.empty((0, 4), int), np.empty((0, 4), int), 3).shape == (0, 3)
     nobody = next_log_prob(np.full((2, 4), np.inf, np.float32), np.full((2, 4), -1), np.zeros((2, 4), int), 3)
     assert (nobody == -np.inf).all()
+
+
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 9)), min_size=1, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_each_once_keeps_the_nearest_of_a_row(pairs):
+    ids, near = np.array([[row for row, _ in pairs]]), np.array([[d for _, d in pairs]], np.float32)
+    near[ids < 0] = np.inf
+    d, kept = each_once(near, ids)
+    expected = {row: min(x for r, x in pairs if r == row) for row, _ in pairs if row >= 0}
+    assert {int(row): float(x) for row, x in zip(kept[0], d[0], strict=True) if row >= 0} == expected
+    assert sorted(kept[0][kept[0] >= 0].tolist()) == sorted(expected)
+    assert np.isinf(d[kept < 0]).all() and d.shape == near.shape
