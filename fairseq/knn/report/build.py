@@ -1,4 +1,4 @@
-"""``fairseq-knnlm report``: from a saved retrieval to a page.
+"""``fairseq-knnlm report``: a saved retrieval as a page.
 
 Legend: N tokens · K neighbours · H neighbours shown · C tokens that have their neighbours in the page.
 """
@@ -19,7 +19,7 @@ from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
 from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
 from fairseq.knn.report.page import render
-from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, score
+from fairseq.knn.report.scores import Columns, KnnSettings, gain, longest_overlap, score
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.retrieval.compare import warn_if_outdated
@@ -45,7 +45,7 @@ class _Report:
         settings: k, temperature and weight.
         columns: of the tokens.
         mixture_log_p_N: ln p of the mixture.
-        ways: the tokens in groups.
+        groupings: of the tokens.
         source_at_NH: where the neighbours that may be shown stand in the datastores' texts.
         distances_NH: theirs.
     """
@@ -53,10 +53,10 @@ class _Report:
     retrieval: Retrieval
     summary: dict[str, Any] | None
     texts: Texts
-    settings: Settings
+    settings: KnnSettings
     columns: Columns
     mixture_log_p_N: Float64s
-    ways: tuple[Grouping, ...]
+    groupings: tuple[Grouping, ...]
     source_at_NH: Int64s
     distances_NH: Float32s
 
@@ -90,22 +90,29 @@ def _read(config: ReportConfig) -> _Report:
     target_N = retrieval.target_N[:n]
     check_targets(texts, retrieval.position_N[:n], target_N)
     columns = _columns(retrieval, texts, settings, n)
-    ways = groupings(columns, texts.dictionary.symbols, target_N, texts.count_V[target_N])
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
-    mixture_N, source_at_NH = columns.mixture(settings.lmbda), source_positions(texts, ids_NH)
-    return _Report(retrieval, summary, texts, settings, columns, mixture_N, ways, source_at_NH, distances_NH)
+    return _Report(
+        retrieval,
+        summary,
+        texts,
+        settings,
+        columns,
+        columns.mixture(settings.lmbda),
+        groupings(columns, texts.dictionary.symbols, target_N, texts.count_V[target_N]),
+        source_positions(texts, ids_NH),
+        distances_NH,
+    )
 
 
-def _settings(config: ReportConfig, retrieval: Retrieval) -> Settings:
+def _settings(config: ReportConfig, retrieval: Retrieval) -> KnnSettings:
     k = retrieval.k if config.k is None else config.k
-    if k > retrieval.k:
-        raise ConfigError(f"--k {k} is more than the {retrieval.k} neighbours of {retrieval.directory}; give fewer")
+    retrieval.check_k(k)
     manifest = retrieval.manifest
     temperature = config.knn_temp if config.knn_temp is not None else float(manifest["knn_temp"])
-    return Settings(k, temperature, config.lmbda if config.lmbda is not None else float(manifest["lmbda"]))
+    return KnnSettings(k, temperature, config.lmbda if config.lmbda is not None else float(manifest["lmbda"]))
 
 
-def _columns(retrieval: Retrieval, texts: Texts, settings: Settings, n: int) -> Columns:
+def _columns(retrieval: Retrieval, texts: Texts, settings: KnnSettings, n: int) -> Columns:
     """Returns the columns of the first n tokens, computed block by block; the hits are compared with the text."""
     step = max(1, BLOCK_BYTES // (8 * settings.k))
     parts = []
@@ -143,7 +150,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "piece": windows.offset_W.astype(np.uint32),
         "start": windows.start_W.astype(np.float64),
         **_token_arrays(report),
-        **{f"group{number}": way.code_N for number, way in enumerate(report.ways)},
+        **{f"group{number}": grouping.code_N for number, grouping in enumerate(report.groupings)},
     }
     split = retrieval.manifest["split"]
     facts = {
@@ -157,7 +164,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "words": [texts.dictionary[idx] for idx in words.ids_V],
         "counts": texts.count_V[words.ids_V].tolist(),
         "runs": _runs(retrieval.position_N[:n]),
-        "groups": [{"title": way.title, "note": way.note, "labels": way.labels} for way in report.ways],
+        "groups": [{"title": one.title, "note": one.note, "labels": one.labels} for one in report.groupings],
         "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],
         "summary": report.summary,
         "before": BEFORE,
@@ -204,6 +211,6 @@ def _lines(report: _Report) -> Iterator[str]:
         f"{len(lm_N):,} of {len(report.retrieval):,} tokens, k {settings.k}, temperature"
         f" {settings.temperature:g}, λ {settings.lmbda:g}: perplexity {lm:.2f} → {mixture:.2f}"
     )
-    for way in report.ways:
-        label, bits = max(gain_by_group(way, gain(lm_N, mixture_N)), key=lambda group: group[1])
-        yield f"{way.title}: most of the gain comes from '{label}', {bits:+.4f} bits a token"
+    for grouping in report.groupings:
+        label, bits = max(gain_by_group(grouping, gain(lm_N, mixture_N)), key=lambda group: group[1])
+        yield f"{grouping.title}: most of the gain comes from '{label}', {bits:+.4f} bits a token"

@@ -1,4 +1,4 @@
-"""The columns of the page: what model, neighbours and mixture give to each scored token.
+"""The columns of the page, one entry for each scored token: probabilities, votes, hits, verbatim context.
 
 The gain of a token is ln p − ln p_LM, where p = (1 − λ) p_LM + λ p_kNN; it is never below ln(1 − λ). A neighbour's vote
 is its softmax weight. The page has the nearest neighbours only, so each token carries the log of the votes' sum over
@@ -21,7 +21,7 @@ from fairseq.knn.neighbours.distribution import gaps, log_probs, vote_weights
 
 
 @dataclass(frozen=True)
-class Settings:
+class KnnSettings:
     """How neighbours become probabilities: the k nearest of them, temperature T and weight λ."""
 
     k: int
@@ -71,9 +71,10 @@ def gain(lm_log_p_N: Float64s, mixture_log_p_N: Float64s) -> Float64s:
     return gain_N
 
 
-def score(lm_log_p_N: Array, distances_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: Settings) -> Columns:
+def score(lm_log_p_N: Array, distances_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: KnnSettings) -> Columns:
     """Returns the columns of some tokens, from neighbours that come nearest first and are distinct."""
-    distances_NK, hits_NK = distances_NK[:, : settings.k], hits_NK[:, : settings.k]
+    distances_NK = distances_NK[:, : settings.k]
+    hits_NK = hits_NK[:, : settings.k] & np.isfinite(distances_NK)
     log_p_TJN = log_probs(distances_NK, hits_NK, (settings.temperature,), (settings.k,))
     with np.errstate(divide="ignore"):
         log_votes_N = np.log(vote_weights(gaps(distances_NK), settings.temperature).sum(axis=1))

@@ -18,9 +18,9 @@ import numpy as np
 from fairseq.arrays import Bools, Float64s
 from fairseq.knn.weight.features import FEATURES
 
-# A token unlike all that were fitted on is taken for one at the edge of them, so many standard deviations out.
+# Standardised features are clipped to this: a token unlike all that were fitted on counts as one at their edge.
 FARTHEST = 4.0
-# Logits beyond leave a weight that is 0 or 1 to the last digit: a target that only one side knows would cost all.
+# Logits are clipped to this: with a weight of 0 or 1, a target that only the other side knows would have probability 0.
 LARGEST_LOGIT = 8.0
 
 

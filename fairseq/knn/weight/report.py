@@ -23,7 +23,7 @@ from fairseq.knn.weight.features import BEFORE_SEARCH
 from fairseq.knn.weight.file import check_fits, write_model
 from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.weight.model import FixedWeight, LmbdaModel, Skip, Weights
-from fairseq.knn.weight.tokens import check_k, identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.weight.tokens import identity_of, open_counts, open_values, read_tokens
 from fairseq.runtime.files import locked
 from fairseq.runtime.progress import Progress
 
@@ -146,7 +146,7 @@ def _candidates(
     """Yields every k and temperature with its held-out scores."""
     ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
     temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
-    check_k(retrieval, max(ks))
+    retrieval.check_k(max(ks))
     for k, temperature in itertools.product(ks, temperatures):
         tokens = read_tokens(retrieval, values, counts_V, k, temperature)
         if not len(tokens.usable):

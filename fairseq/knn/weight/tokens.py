@@ -40,15 +40,6 @@ def measure_of(knn_sim_func: object, metric: object, drop_top1: object) -> dict[
     return {"knn_sim_func": str(knn_sim_func), "metric": str(metric), "drop_top1": str(drop_top1)}
 
 
-def check_k(retrieval: Retrieval, k: int) -> None:
-    """Raises ConfigError when fewer than ``k`` neighbours were saved."""
-    if k > retrieval.k:
-        raise ConfigError(
-            f"--k {k} is more than the {retrieval.k} neighbours that {retrieval.directory} holds; give fewer, or save"
-            " it again with as many"
-        )
-
-
 def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: bool) -> Values:
     """Returns the values of the datastores that a retrieval's ids are rows of.
 
@@ -121,7 +112,7 @@ def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool)
 
 def read_tokens(retrieval: Retrieval, values: Values, counts_V: Int64s, k: int, temperature: float) -> Tokens:
     """Returns each token of a retrieval with the features of its k nearest neighbours, at temperature T."""
-    check_k(retrieval, k)
+    retrieval.check_k(k)
     log_p_lm_N = np.array(retrieval.lm_log_p_N)
     if np.isnan(log_p_lm_N).any():
         raise DatastoreError(

@@ -14,7 +14,7 @@ from fairseq.errors import ConfigError, DataError, DatastoreError, MismatchError
 from fairseq.knn.report import groups, pack
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.page import script_json
-from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, nearest_hits, score, shared_suffix
+from fairseq.knn.report.scores import Columns, KnnSettings, gain, longest_overlap, nearest_hits, score, shared_suffix
 from fairseq.knn.report.texts import check_hits, check_targets, open_texts, source_positions
 from tests.builders.shown_retrieval import FIRST, shown_retrieval
 from tests.oracles.knn import knn_probability, mixture
@@ -36,7 +36,7 @@ def some_neighbours(n=40, k=9, seed=0):
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 40.0])
 def test_columns_are_those_of_a_loop(k, temperature):
     lm, distances, ids, hits = some_neighbours()
-    columns = score(lm, distances, hits, np.zeros(40, np.int64), Settings(k, temperature, 0.3))
+    columns = score(lm, distances, hits, np.zeros(40, np.int64), KnnSettings(k, temperature, 0.3))
     mixed = columns.mixture(0.3)
     for n in range(40):
         p = knn_probability(distances[n, :k], ids[n, :k], hits[n, :k].astype(int), 1, temperature)
@@ -330,10 +330,10 @@ def test_a_retrieval_that_does_not_know_its_rows_is_refused(tmp_path):
 def test_columns_join_in_order():
     lm, distances, _, hits = some_neighbours()
     parts = [
-        score(lm[rows], distances[rows], hits[rows], np.zeros(len(lm[rows]), np.int64), Settings(9, 1.0, 0.5))
+        score(lm[rows], distances[rows], hits[rows], np.zeros(len(lm[rows]), np.int64), KnnSettings(9, 1.0, 0.5))
         for rows in (slice(0, 13), slice(13, 40))
     ]
-    whole = score(lm, distances, hits, np.zeros(40, np.int64), Settings(9, 1.0, 0.5))
+    whole = score(lm, distances, hits, np.zeros(40, np.int64), KnnSettings(9, 1.0, 0.5))
     joined = Columns.joined(parts)
     for name in Columns.__dataclass_fields__:
         assert np.array_equal(getattr(joined, name), getattr(whole, name))
