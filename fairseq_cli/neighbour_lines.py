@@ -1,11 +1,11 @@
-"""The lines of --show-neighbours: which rows of the datastore spoke for each token that was generated."""
+"""The lines of --show-neighbours: the rows of the datastore behind each token that was generated."""
 
 from collections.abc import Iterator
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.generate.generator import Generator, Hypothesis
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
-from fairseq.knn.neighbours.passages import Voice, voices
+from fairseq.knn.neighbours.passages import Hit, top_hits
 
 WORDS_BEFORE, WORDS_AFTER = 12, 4
 
@@ -24,19 +24,19 @@ class NeighbourLines:
         self.neighbours, self.generator, self.dictionary, self.most = neighbours, generator, dictionary, most
 
     def of(self, text: Hypothesis) -> Iterator[str]:
-        """Yields lines ``position, token, share, row, distance, text``, tabs between; one line where no row spoke."""
+        """Yields lines ``position, token, share, row, distance, text``, tabs between; one line where there is none."""
         votes = self.neighbours.votes(self.generator.context_vectors(text), text.tokens_T)
-        spoken = voices(votes, self.neighbours.config.knn_temp, self.most)
-        for position, (token, of_token) in enumerate(zip(text.tokens_T.tolist(), spoken, strict=True)):
+        hits = top_hits(votes, self.neighbours.config.knn_temp, self.most)
+        for position, (token, hits_of_token) in enumerate(zip(text.tokens_T.tolist(), hits, strict=True)):
             word = self.dictionary[token]
-            if not of_token:
+            if not hits_of_token:
                 yield f"{position}\t{word}\t0\t-\t-\t"
-            for voice in of_token:
-                passage = self._passage(voice, word)
-                yield f"{position}\t{word}\t{voice.share:.6f}\t{voice.row}\t{voice.distance:.4f}\t{passage}"
+            for hit in hits_of_token:
+                passage = self._passage(hit, word)
+                yield f"{position}\t{word}\t{hit.share:.6f}\t{hit.row}\t{hit.distance:.4f}\t{passage}"
 
-    def _passage(self, voice: Voice, word: str) -> str:
-        passage = self.neighbours.passage(voice.row, WORDS_BEFORE, WORDS_AFTER)
+    def _passage(self, hit: Hit, word: str) -> str:
+        passage = self.neighbours.passage(hit.row, WORDS_BEFORE, WORDS_AFTER)
         if passage is None:
             return ""
         before, after = passage

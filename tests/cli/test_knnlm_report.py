@@ -93,7 +93,8 @@ def test_what_does_not_fit_is_one_line(command: Command, directory: Path) -> Non
     def refused(*words: object) -> str:
         return command("fairseq-knnlm", "report", *words, "--log-format", "none").error
 
-    assert refused(directory, "--k", 13) == f"--k 13 is more than the 12 neighbours of {directory}; give fewer"
+    expected = f"--k 13 is more than the 12 neighbours of each token in {directory}; give fewer, or save it again with"
+    assert refused(directory, "--k", 13) == f"{expected} as many"
     assert "must be at most 1" in refused(directory, "--lmbda", 1.5)
     assert "must be a saved retrieval" in refused(directory.parent)
     other = directory.parent / "data-bin"

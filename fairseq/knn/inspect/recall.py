@@ -39,7 +39,7 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import check_index_fits, metric_name, num_lists, open_index, read_index, set_nprobe
 from fairseq.knn.inspect.config import RecallConfig
 from fairseq.knn.inspect.queries import Queries
-from fairseq.knn.neighbours.distribution import knn_log_prob
+from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.runtime.files import write_json
 from fairseq.runtime.progress import Progress
@@ -212,7 +212,7 @@ def loss_of(
     if queries.target_N is None or queries.log_p_N is None:
         return None
     values_NK: Array = store.values_N[np.maximum(ids_NK, 0)]
-    log_p_N = knn_log_prob(near_NK, ids_NK, values_NK, queries.target_N, config.knn_temp)
+    log_p_N = log_prob_of(votes_for(near_NK, ids_NK, values_NK, queries.target_N), config.knn_temp)
     mixed_N = interpolate(torch.from_numpy(queries.log_p_N), torch.from_numpy(log_p_N), config.lmbda)
     return float(-mixed_N.mean()) / math.log(2)
 

@@ -5,30 +5,33 @@ softmax over the negative distances at temperature T:
 
     p_kNN(y) = Σ_{i: v_i = y} exp(−d_i / T) / Σ_i exp(−d_i / T)
 
-Scoring needs the target's probability only, so no vector over the vocabulary is built:
+Distances enter as gaps to the nearest neighbour, g_i = d_i − d_1. With h the smallest gap of a neighbour whose value is
+y,
 
-    ln p_kNN(y) = ln Σ_{i: v_i = y} exp((h − d_i) / T) − ln Σ_i exp((m − d_i) / T) + (m − h) / T
+    ln p_kNN(y) = ln Σ_{i: v_i = y} exp((h − g_i) / T) − h / T − ln Σ_i exp(−g_i / T)
 
-where m is the smallest distance and h the smallest among the hits; both sums are at least 1, so a target whose only
-neighbours are far off keeps its small probability instead of underflowing to 0. Without a hit it is −inf. An id of −1
-(the lists that were searched hold fewer than K rows) is no neighbour and has no mass; a row that is there twice is one
-neighbour, at the smaller of its distances. For generating, ``next_log_prob`` does the same for every word.
+Both sums are at least 1, so a word whose only neighbours are far off keeps its small probability instead of
+underflowing to 0. A word that is no neighbour's value has −inf. An id of −1 (the lists that were searched hold fewer
+than K rows) is no neighbour and has no mass; a row that is there twice is one neighbour, at the smaller of its
+distances.
 
-Source: Khandelwal et al., 2020, equation 2. Legend: N queries · K neighbours.
+Source: Khandelwal et al., 2020, equation 2. Legend: N queries · K neighbours · T temperatures · J values of k · H hits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from fairseq.arrays import Bools, Float32s, Int64s, Integers
+from fairseq.arrays import Bools, Float32s, Float64s, Int64s, Integers
 from fairseq.knn.search.distances import smallest
 
 
 @dataclass(frozen=True)
 class Votes:
-    """The neighbours of N queries, in any order, and what they say of the targets.
+    """The neighbours of N queries, in any order, and which of them have the target as their value.
 
     Attributes:
         distances_NK: smaller is nearer; +inf for none.
@@ -54,28 +57,6 @@ class Votes:
         )
 
 
-def knn_log_prob(
-    distances_NK: Float32s,
-    ids_NK: Int64s,
-    values_NK: Integers,
-    target_N: Integers,
-    temperature: float = 1.0,
-    *,
-    distinct: bool = False,
-) -> Float32s:
-    """Returns ln p_kNN(target), float32 ``[N]``; −inf where no neighbour has the target as its value.
-
-    Args:
-        distances_NK: smaller is nearer.
-        ids_NK: row numbers, −1 for none.
-        values_NK: the rows' values; anything where the id is −1.
-        target_N: token ids.
-        temperature: T.
-        distinct: no id but −1 is there twice in a row of ``ids_NK``, so that repetitions need not be looked for.
-    """
-    return log_prob_of(votes_for(distances_NK, ids_NK, values_NK, target_N, distinct=distinct), temperature)
-
-
 def votes_for(
     distances_NK: Float32s,
     ids_NK: Int64s,
@@ -84,40 +65,82 @@ def votes_for(
     *,
     distinct: bool = False,
 ) -> Votes:
-    """Returns who votes, and who of them for the targets; the arguments are those of ``knn_log_prob``."""
-    if distances_NK.size == 0:
-        return Votes(distances_NK, ids_NK, np.zeros(ids_NK.shape, bool))
-    counted_NK = (ids_NK >= 0 if distinct else _counted(distances_NK, ids_NK)) & np.isfinite(distances_NK)
-    if not counted_NK.all():
-        distances_NK, ids_NK = np.where(counted_NK, distances_NK, np.inf), np.where(counted_NK, ids_NK, -1)
-    return Votes(distances_NK, ids_NK, (values_NK == target_N[:, None]) & counted_NK)
+    """Returns the neighbours, each once, and which of them have the targets as their values.
+
+    Args:
+        distances_NK: smaller is nearer.
+        ids_NK: row numbers, −1 for none.
+        values_NK: the rows' values; anything where the id is −1.
+        target_N: token ids.
+        distinct: no id but −1 is there twice in a row of ``ids_NK``, so that repetitions need not be looked for.
+    """
+    distances_NK, ids_NK = _neighbours(distances_NK, ids_NK, distinct=distinct)
+    return Votes(distances_NK, ids_NK, (values_NK == target_N[:, None]) & (ids_NK >= 0))
+
+
+def gaps(distances_NK: Float32s) -> Float64s:
+    """Returns how much farther each neighbour is than the nearest one of its query, ``[N, K]``; +inf for none."""
+    nearest_N1 = distances_NK.min(axis=1, keepdims=True, initial=np.inf).astype(np.float64)
+    nearest_N1[np.isinf(nearest_N1)] = 0.0  # a query without neighbours; keeps inf − inf out
+    gap_NK = distances_NK.astype(np.float64)
+    gap_NK -= nearest_N1
+    return gap_NK
+
+
+def vote_weights(gap_NK: Float64s, temperature: float) -> Float64s:
+    """Returns the softmax before its division, exp(−g / T), ``[N, K]``: 1 for the nearest neighbour, 0 for none."""
+    weight_NK: Float64s = np.exp(-gap_NK / temperature)
+    return weight_NK
+
+
+def vote_shares(gap_NK: Float64s, temperature: float) -> Float64s:
+    """Returns the softmax over the neighbours of each query, ``[N, K]``; all 0 for a query without neighbours."""
+    share_NK = vote_weights(gap_NK, temperature)
+    share_NK /= np.maximum(share_NK.sum(axis=1, keepdims=True), 1)
+    return share_NK
 
 
 def log_prob_of(votes: Votes, temperature: float = 1.0) -> Float32s:
-    """Returns ln p_kNN(target), float32 ``[N]``, of the votes; −inf without a hit."""
-    n = len(votes.distances_NK)
-    if votes.distances_NK.size == 0:
-        return np.full(n, -np.inf, np.float32)
-    cost_NK = votes.distances_NK.astype(np.float64)
-    cost_NK /= temperature
-    nearest_N = cost_NK.min(axis=1)
-    # A query without any neighbour has no hit either; 0 keeps inf − inf out of the sums.
-    nearest_N[np.isinf(nearest_N)] = 0.0
-    places = np.flatnonzero(votes.hits_NK)
-    log_p_N = np.full(n, -np.inf)
-    if len(places):
-        hit_cost = cost_NK.take(places)
-        rows = places // cost_NK.shape[1]
-        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
-        hit_rows = rows[firsts]
-        nearest_hit = np.minimum.reduceat(hit_cost, firsts)
-        counts = np.diff(firsts, append=len(rows))
-        hits = np.add.reduceat(np.exp(np.repeat(nearest_hit, counts) - hit_cost), firsts)
-        np.subtract(nearest_N[:, None], cost_NK, out=cost_NK)
-        total_N = torch.from_numpy(cost_NK).exp_().sum(1).numpy()  # NumPy's exp takes several times as long
-        log_p_N[hit_rows] = np.log(hits) - np.log(total_N[hit_rows]) + (nearest_N[hit_rows] - nearest_hit)
-    rounded_N: Float32s = np.minimum(log_p_N, 0.0).astype(np.float32)
-    return rounded_N
+    """Returns ln p_kNN(target), float32 ``[N]``, of all neighbours at one temperature; −inf without a hit."""
+    k = votes.distances_NK.shape[1]
+    log_p_N: Float32s = log_probs(votes.distances_NK, votes.hits_NK, (temperature,), (k,))[0, 0].astype(np.float32)
+    return log_p_N
+
+
+def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[float], ks: Sequence[int]) -> Float64s:
+    """Returns ln p_kNN(target), float64 ``[T, J, N]``, of the first k neighbours, for each temperature and k.
+
+    Args:
+        distances_NK: smaller is nearer, +inf for none; nearest first, unless the only k is K.
+        hits_NK: which neighbours have the target as their value; none that is at +inf.
+        temperatures: the values of T.
+        ks: the values of k, ascending.
+    """
+    # The sums of k neighbours are those of the k before, and of the segment between.
+    segments = [slice(*edges) for edges in pairwise((0, *ks))]
+    distances_NK, hits_NK = distances_NK[:, : ks[-1]], hits_NK[:, : ks[-1]]
+    gap_NK = gaps(distances_NK)
+    gap_H = gap_NK.take(np.flatnonzero(hits_NK))
+    count_NJ = np.stack([np.count_nonzero(hits_NK[:, segment], axis=1) for segment in segments], axis=1)
+    first_NJ = count_NJ.cumsum().reshape(count_NJ.shape) - count_NJ
+    has_hit_NJ, count_N = count_NJ > 0, count_NJ.sum(axis=1)
+    nearest_N, mass_NJ = np.zeros(len(gap_NK)), np.zeros(count_NJ.shape)
+    if len(gap_H):
+        nearest_N[count_N > 0] = np.minimum.reduceat(gap_H, first_NJ[count_N > 0, 0])
+    gap_H -= np.repeat(nearest_N, count_N)
+    # torch's exp: without AVX-512, NumPy's takes 2.6 times as long. For a single temperature it is done in place.
+    gap, gap_of_hit, nearest = (torch.from_numpy(array) for array in (gap_NK, gap_H, nearest_N))
+    weight, weight_of_hit = (x if len(temperatures) == 1 else torch.empty_like(x) for x in (gap, gap_of_hit))
+    log_p_TJN = torch.empty((len(temperatures), len(ks), len(gap_NK)), dtype=torch.float64)
+    for t, temperature in enumerate(temperatures):
+        torch.mul(gap, -1 / temperature, out=weight).exp_()
+        torch.mul(gap_of_hit, -1 / temperature, out=weight_of_hit).exp_()
+        if len(gap_H):
+            mass_NJ[has_hit_NJ] = np.add.reduceat(weight_of_hit.numpy(), first_NJ[has_hit_NJ])
+        log_mass_JN = torch.from_numpy(mass_NJ).cumsum(1).log_().t() - nearest / temperature
+        total_JN = torch.stack([weight[:, segment].sum(1) for segment in segments]).cumsum_(0)
+        log_p_TJN[t] = log_mass_JN - total_JN.clamp_(min=1).log_()  # the nearest neighbour alone is 1
+    return log_p_TJN.clamp_(max=0).numpy()
 
 
 def next_log_prob(
@@ -131,40 +154,47 @@ def next_log_prob(
 ) -> Float32s:
     """Returns ln p_kNN of every word, float32 ``[N, V]``; −inf where no neighbour has it as its value.
 
-    The other arguments are those of ``knn_log_prob``, and a target's entry is what that returns, up to rounding.
+    The other arguments are those of ``votes_for``; a target's entry is what ``log_prob_of`` returns, up to rounding.
     """
+    distances_NK, ids_NK = _neighbours(distances_NK, ids_NK, distinct=distinct)
     out_NV = np.full((len(ids_NK), vocabulary_size), -np.inf, np.float32)
-    if distances_NK.size == 0:
-        return out_NV
-    counted_NK = (ids_NK >= 0 if distinct else _counted(distances_NK, ids_NK)) & np.isfinite(distances_NK)
-    cost_NK = np.where(counted_NK, distances_NK, np.inf).astype(np.float64) / temperature
-    nearest_N = cost_NK.min(axis=1)
-    nearest_N[np.isinf(nearest_N)] = 0.0  # a query without any neighbour; keeps inf − inf out of the sums
-    log_total_N = np.log(np.maximum(np.exp(nearest_N[:, None] - cost_NK).sum(axis=1), np.finfo(np.float64).tiny))
-    # Votes of one query for one word lie side by side once they are sorted by the place of both in the result.
-    place = (np.arange(len(ids_NK))[:, None] * vocabulary_size + values_NK.astype(np.int64))[counted_NK]
+    gap_NK, there_NK = gaps(distances_NK), ids_NK >= 0
+    log_total_N = np.log(np.maximum(vote_weights(gap_NK, temperature).sum(axis=1), 1))
+    # Neighbours of one query with one value lie side by side once they are sorted by the place of both in the result.
+    place = (np.arange(len(ids_NK))[:, None] * vocabulary_size + values_NK.astype(np.int64))[there_NK]
     order = np.argsort(place, kind="stable")
-    place, cost = place[order], cost_NK[counted_NK][order]
+    place, gap = place[order], gap_NK[there_NK][order]
     firsts = np.flatnonzero(np.diff(place, prepend=-1))
     if len(firsts):
-        nearest_vote = np.minimum.reduceat(cost, firsts)
-        counts = np.diff(firsts, append=len(place))
-        votes = np.add.reduceat(np.exp(np.repeat(nearest_vote, counts) - cost), firsts)
-        rows = place[firsts] // vocabulary_size
-        log_p = np.log(votes) - log_total_N[rows] + (nearest_N[rows] - nearest_vote)
+        nearest = np.minimum.reduceat(gap, firsts)
+        gap -= np.repeat(nearest, np.diff(firsts, append=len(place)))
+        mass = np.add.reduceat(vote_weights(gap, temperature), firsts)
+        log_p = np.log(mass) - nearest / temperature - log_total_N[place[firsts] // vocabulary_size]
         out_NV.reshape(-1)[place[firsts]] = np.minimum(log_p, 0.0)
     return out_NV
 
 
-def _counted(distances_NK: Float32s, ids_NK: Int64s) -> Bools:
-    """Returns which entries are neighbours: an id that is a row, and the nearest of equal ids."""
-    counted_NK = ids_NK >= 0
+def _neighbours(distances_NK: Float32s, ids_NK: Int64s, *, distinct: bool) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids, each row once, with +inf and −1 for what is no neighbour."""
+    if not distinct:
+        distances_NK, ids_NK = each_once(distances_NK, ids_NK)
+    there_NK = (ids_NK >= 0) & np.isfinite(distances_NK)
+    if there_NK.all():
+        return distances_NK, ids_NK
+    return np.where(there_NK, distances_NK, np.float32(np.inf)), np.where(there_NK, ids_NK, -1)
+
+
+def each_once(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids where a row that is there twice is left once, the nearest; −1 in place of others."""
     sorted_NK = np.sort(ids_NK, axis=1)
-    repeated_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(axis=1)
-    for n in np.flatnonzero(repeated_N):
-        by_id = np.lexsort((distances_NK[n], ids_NK[n]))
-        counted_NK[n, by_id[1:][np.diff(ids_NK[n][by_id]) == 0]] = False
-    return counted_NK
+    twice_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(axis=1)
+    if twice_N.any():
+        distances_NK, ids_NK = distances_NK.copy(), ids_NK.copy()
+    for n in np.flatnonzero(twice_N):
+        by_id_K = np.lexsort((distances_NK[n], ids_NK[n]))
+        again = by_id_K[1:][np.diff(ids_NK[n, by_id_K]) == 0]
+        distances_NK[n, again], ids_NK[n, again] = np.inf, -1
+    return distances_NK, ids_NK
 
 
 def drop_nearest(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:

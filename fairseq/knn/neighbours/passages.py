@@ -1,7 +1,6 @@
-"""Which rows of a datastore spoke for a token, and the text that each of them comes from.
+"""The rows of a datastore behind a token's p_kNN, and the text that each of them comes from.
 
-A row's share of the vote is exp(−d / T) over the sum of that over all neighbours; the shares of the rows whose value is
-the token add up to p_kNN(token). T tokens, K neighbours.
+Legend: T tokens · K neighbours.
 """
 
 import logging
@@ -15,7 +14,7 @@ from fairseq.errors import DatastoreError, FairseqError
 from fairseq.knn.datastore.provenance import Provenance, Source
 from fairseq.knn.datastore.ranges import evenly_spaced
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.neighbours.distribution import Votes
+from fairseq.knn.neighbours.distribution import Votes, gaps, vote_shares
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +22,29 @@ _COMPARED = 1000  # rows of each text whose values are compared with it
 
 
 @dataclass(frozen=True)
-class Voice:
-    """A row that spoke for a token."""
+class Hit:
+    """A neighbour whose value is the token.
+
+    Attributes:
+        row: of the datastore.
+        distance: from the token's context.
+        share: of the softmax over all neighbours; those of all hits add up to p_kNN(token).
+    """
 
     row: int
     distance: float
     share: float
 
 
-def voices(votes: Votes, temperature: float, most: int) -> list[list[Voice]]:
-    """Returns, for each token, the rows with the largest shares of the vote for it, at most so many of them."""
-    distances_TK = votes.distances_NK.astype(np.float64)
-    nearest_T1 = distances_TK.min(axis=1, keepdims=True, initial=np.inf)
-    nearest_T1[np.isinf(nearest_T1)] = 0.0  # a token without neighbours; keeps inf − inf out
-    weight_TK = np.exp((nearest_T1 - distances_TK) / temperature)
-    share_TK = weight_TK / np.maximum(weight_TK.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    spoken = []
+def top_hits(votes: Votes, temperature: float, most: int) -> list[list[Hit]]:
+    """Returns the nearest hits of each token, nearest first, at most so many of them."""
+    share_TK = vote_shares(gaps(votes.distances_NK), temperature)
+    hits = []
     for distance_K, share_K, id_K, hit_K in zip(votes.distances_NK, share_TK, votes.ids_NK, votes.hits_NK, strict=True):
-        hits = np.flatnonzero(hit_K)
-        order = hits[np.argsort(distance_K[hits], kind="stable")][:most]
-        spoken.append([Voice(int(id_K[k]), float(distance_K[k]), float(share_K[k])) for k in order])
-    return spoken
+        places = np.flatnonzero(hit_K)
+        order = places[np.argsort(distance_K[places], kind="stable")][:most]
+        hits.append([Hit(int(id_K[k]), float(distance_K[k]), float(share_K[k])) for k in order])
+    return hits
 
 
 class RowText:

@@ -28,6 +28,7 @@ from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.neighbours.distribution import each_once
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
 
 
@@ -80,18 +81,6 @@ class SeveralStores(NeighbourSource):
             "index_sha256": joint_id(one["index_sha256"] for one in each),
             "datastores": each,
         }
-
-
-def each_once(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:
-    """Returns distances and ids where a row that is there twice is left once, the nearest; −1 in place of others."""
-    by_distance_NK = np.argsort(distances_NK, axis=1, kind="stable")
-    sorted_NK = np.take_along_axis(ids_NK, by_distance_NK, axis=1)
-    by_id_NK = np.argsort(sorted_NK, axis=1, kind="stable")
-    sorted_NK = np.take_along_axis(sorted_NK, by_id_NK, axis=1)
-    repeated_NK = np.zeros(ids_NK.shape, bool)
-    place_NK = np.take_along_axis(by_distance_NK, by_id_NK, axis=1)[:, 1:]
-    np.put_along_axis(repeated_NK, place_NK, sorted_NK[:, 1:] == sorted_NK[:, :-1], axis=1)
-    return np.where(repeated_NK, np.float32(np.inf), distances_NK), np.where(repeated_NK, -1, ids_NK)
 
 
 def joint_id(ids: Iterable[str | None]) -> str | None:

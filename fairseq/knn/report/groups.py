@@ -15,7 +15,7 @@ import numpy as np
 
 from fairseq.arrays import Float64s, Int64s, UInt8s
 from fairseq.data.dictionary import EOS, SPECIALS
-from fairseq.knn.report.scores import Columns, gain
+from fairseq.knn.report.scores import Columns
 
 NUM_DISTANCE_GROUPS = 10
 FREQUENCIES = (1, 10, 100, 1_000, 10_000, 100_000)  # least occurrences of each group but the first
@@ -40,38 +40,13 @@ class Grouping:
     code_N: UInt8s
 
 
-@dataclass(frozen=True)
-class Row:
-    """One group.
-
-    Attributes:
-        label: of the group.
-        tokens: in it.
-        lm_bits: mean loss of the language model, in bits.
-        mixture_bits: mean loss of the mixture, in bits.
-        share_bits: its term of the mean gain over all tokens, in bits.
-    """
-
-    label: str
-    tokens: int
-    lm_bits: float
-    mixture_bits: float
-    share_bits: float
-
-
-def table(grouping: Grouping, lm_log_p_N: Float64s, mixture_log_p_N: Float64s) -> list[Row]:
-    """Returns a row for every group that has tokens."""
+def gain_by_group(grouping: Grouping, gain_N: Float64s) -> list[tuple[str, float]]:
+    """Returns the label and the share of the mean gain, in bits a token, of every group that has tokens."""
     size = len(grouping.labels)
-    tokens = np.bincount(grouping.code_N, minlength=size)
-    columns = (-lm_log_p_N, -mixture_log_p_N, gain(lm_log_p_N, mixture_log_p_N))
     with np.errstate(invalid="ignore"):  # a gain of ∞ beside one of −∞
-        sums = [np.bincount(grouping.code_N, column, size) / math.log(2) for column in columns]
-    total = len(grouping.code_N)
-    return [
-        Row(label, int(count), float(a / count), float(b / count), float(gained / total))
-        for label, count, a, b, gained in zip(grouping.labels, tokens, *sums, strict=True)
-        if count
-    ]
+        share_bits = np.bincount(grouping.code_N, gain_N, size) / math.log(2) / len(gain_N)
+    count = np.bincount(grouping.code_N, minlength=size)
+    return [(grouping.labels[group], float(share_bits[group])) for group in np.flatnonzero(count)]
 
 
 def by_frequency(count_N: Int64s) -> Grouping:

@@ -1,4 +1,4 @@
-"""The columns of the page: what model, neighbours and mixture give to each scored token.
+"""The columns of the page, one entry for each scored token: probabilities, votes, hits, verbatim context.
 
 The gain of a token is ln p − ln p_LM, where p = (1 − λ) p_LM + λ p_kNN; it is never below ln(1 − λ). A neighbour's vote
 is its softmax weight. The page has the nearest neighbours only, so each token carries the log of the votes' sum over
@@ -17,11 +17,11 @@ import torch
 
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.evaluate.mixture import interpolate
-from fairseq.knn.neighbours.distribution import knn_log_prob
+from fairseq.knn.neighbours.distribution import gaps, log_probs, vote_weights
 
 
 @dataclass(frozen=True)
-class Settings:
+class KnnSettings:
     """How neighbours become probabilities: the k nearest of them, temperature T and weight λ."""
 
     k: int
@@ -71,30 +71,21 @@ def gain(lm_log_p_N: Float64s, mixture_log_p_N: Float64s) -> Float64s:
     return gain_N
 
 
-def score(
-    lm_log_p_N: Array, distances_NK: Array, ids_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: Settings
-) -> Columns:
+def score(lm_log_p_N: Array, distances_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: KnnSettings) -> Columns:
     """Returns the columns of some tokens, from neighbours that come nearest first and are distinct."""
-    k = settings.k
-    distances_NK, ids_NK, hits_NK = distances_NK[:, :k], ids_NK[:, :k].astype(np.int64), hits_NK[:, :k]
-    n = len(lm_log_p_N)
-    knn_log_p_N = knn_log_prob(
-        distances_NK, ids_NK, hits_NK.astype(np.int8), np.ones(n, np.int8), settings.temperature, distinct=True
-    )
-    cost_NK = np.where(ids_NK >= 0, distances_NK, np.inf).astype(np.float64)
-    nearest_N = cost_NK[:, 0] if k and cost_NK.shape[1] else np.full(n, np.inf)
-    shift_N = np.where(np.isinf(nearest_N), 0.0, nearest_N)
+    distances_NK = distances_NK[:, : settings.k]
+    hits_NK = hits_NK[:, : settings.k] & np.isfinite(distances_NK)
+    log_p_TJN = log_probs(distances_NK, hits_NK, (settings.temperature,), (settings.k,))
     with np.errstate(divide="ignore"):
-        log_votes_N = np.log(np.exp((shift_N[:, None] - cost_NK) / settings.temperature).sum(axis=1))
+        log_votes_N = np.log(vote_weights(gaps(distances_NK), settings.temperature).sum(axis=1))
     num_hits_N = hits_NK.sum(axis=1, dtype=np.int64)
-    first_hit_N = np.where(num_hits_N > 0, np.argmax(hits_NK, axis=1), -1).astype(np.int64)
     return Columns(
         np.asarray(lm_log_p_N, np.float64),
-        knn_log_p_N.astype(np.float64),
+        log_p_TJN[0, 0].astype(np.float32).astype(np.float64),  # rounded as in an evaluation
         log_votes_N,
-        nearest_N,
+        distances_NK[:, 0].astype(np.float64),
         num_hits_N,
-        first_hit_N,
+        np.where(num_hits_N > 0, np.argmax(hits_NK, axis=1), -1),
         overlap_N,
     )
 

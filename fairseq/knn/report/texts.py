@@ -13,6 +13,7 @@ All are compared with the retrieval before anything is shown of them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ class Texts:
         row_P = self.rows.row_P - first_id[part_P] + first_row[part_P]
         return {"at": self.rows.at_P.tolist(), "row": row_P.tolist(), "store": store[part_P].tolist()}
 
-    def source_counts(self) -> Int64s:
-        """Returns how often each word occurs in the datastores' texts, by id."""
+    @cached_property
+    def count_V(self) -> Int64s:  # noqa: N802 - an array by its shape
+        """How often each word occurs in the datastores' texts, by id."""
         counts = np.zeros(len(self.dictionary), np.int64)
         for start in range(0, len(self.source), _COUNTED_AT_ONCE):
             counts += np.bincount(self.source[start : start + _COUNTED_AT_ONCE], minlength=len(counts))

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Array, Bools
-from fairseq.errors import DatastoreError
+from fairseq.errors import ConfigError, DatastoreError
 from fairseq.evaluate.mixture import Known
 from fairseq.knn.retrieval.format import MANIFEST, Column, array_path, columns_of, read_record
 from fairseq.knn.retrieval.writer import RetrievalWriter as RetrievalWriter  # reader and writer, one import
@@ -107,6 +107,14 @@ class Retrieval:
     def k(self) -> int:
         """Neighbours of a token."""
         return int(self.ids_NK.shape[1])
+
+    def check_k(self, k: int) -> None:
+        """Raises ConfigError when fewer than ``k`` neighbours were saved."""
+        if k > self.k:
+            raise ConfigError(
+                f"--k {k} is more than the {self.k} neighbours of each token in {self.directory};"
+                " give fewer, or save it again with as many"
+            )
 
     def hits_NK(self, rows: slice = slice(None)) -> Bools:  # noqa: N802 - an array by its shape
         """Returns, for some tokens, which neighbours' values are the target."""

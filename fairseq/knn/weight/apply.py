@@ -1,4 +1,4 @@
-"""Neighbours that are weighed token by token while a text is evaluated: ``--lmbda-model``, ``--skip-retrieval``.
+"""Neighbours with a weight λ for each token of an evaluation: ``--lmbda-model``, ``--skip-retrieval``.
 
     1. from what is known before the search: which searches to skip; λ = 0 there
     2. the search, for the others
@@ -29,7 +29,7 @@ from fairseq.runtime.files import file_sha256
 
 
 class WeighedNeighbours:
-    """A second source of probabilities with a weight for each; satisfies ``scoring.WeighingScorer``.
+    """A second source of probabilities with a weight for each; satisfies ``WeighingScorer``.
 
     Args:
         neighbours: the source.

@@ -1,10 +1,10 @@
-"""What is known of a token before it is seen: the numbers that its interpolation weight λ is a function of.
+"""The features of a token that its interpolation weight λ is a function of.
 
     before the search   how sure the language model is, and how frequent the last token of the context is
     after it            how near the neighbours are, and how far they agree with each other
 
 None of them depends on the target: a weight that did would make the mixture's probabilities sum to something other
-than 1. Two descriptions of the same neighbours, by any order among equally far ones, give the same numbers.
+than 1. Nor do they depend on the order of neighbours that are equally far.
 
 Legend: N tokens · K neighbours · F features.
 """
@@ -13,11 +13,12 @@ import numpy as np
 
 from fairseq.arrays import Bools, Float32s, Float64s, Int64s, Integers
 from fairseq.evaluate.mixture import Known
+from fairseq.knn.neighbours.distribution import gaps, vote_shares
 
 BEFORE_SEARCH = ("lm_max_log_prob", "lm_entropy", "log_count")
 AFTER_SEARCH = ("nearest", "mean_gap", "log_voters", "knn_max_log_prob", "knn_entropy", "log_values", "log_values_near")
 FEATURES = (*BEFORE_SEARCH, *AFTER_SEARCH)
-# The nearest of the neighbours, whose values are counted apart.
+# Neighbours that count as near.
 NUM_NEAR = 16
 # Tokens whose neighbours are described together: what is computed from 1,024 of each stays in the cache.
 _ROWS = 32
@@ -35,7 +36,7 @@ def neighbour_features(distances_NK: Float32s, values_NK: Integers, temperature:
     With weights w_i = exp(−d_i / T) / Σ exp(−d / T) and n the number of neighbours:
 
         nearest, mean_gap   d_1, and the mean of d_i − d_1
-        log_voters          the entropy of w: ln of how many neighbours have a say
+        log_voters          the entropy of w, nats: ln of how many neighbours count
         knn_max_log_prob    ln of the largest p_kNN of any token
         knn_entropy         of p_kNN, nats
         log_values(_near)   ln of the number of distinct values, of all neighbours and of the 16 nearest
@@ -59,20 +60,16 @@ def has_neighbours(distances_NK: Float32s) -> Bools:
 
 def _describe(distances_NK: Float32s, values_NK: Integers, temperature: float) -> Float64s:
     there_NK = np.isfinite(distances_NK)
-    count_N = np.maximum(there_NK.sum(1), 1)
-    nearest_N = np.where(there_NK[:, 0], distances_NK[:, 0], 0).astype(np.float64)
-    gap_NK = np.where(there_NK, distances_NK - nearest_N[:, None], np.inf)
-    mean_gap_N = np.where(there_NK, gap_NK, 0).sum(1) / count_N
-    weight_NK = np.exp(-gap_NK / temperature)
-    weight_NK /= np.maximum(weight_NK.sum(1, keepdims=True), 1)
-    mass_NG, is_value_NG = _mass_by_value(weight_NK, np.where(there_NK, values_NK, -1))
-    near_NK = np.sort(np.where(there_NK, values_NK, -1)[:, :NUM_NEAR], axis=1)
+    gap_NK, value_NK = gaps(distances_NK), np.where(there_NK, values_NK, -1)
+    share_NK = vote_shares(gap_NK, temperature)
+    mass_NG, is_value_NG = _mass_by_value(share_NK, value_NK)
+    near_NK = np.sort(value_NK[:, :NUM_NEAR], axis=1)
     num_near_N = 1 + ((near_NK[:, 1:] != near_NK[:, :-1]) & (near_NK[:, :-1] >= 0)).sum(1)
     described_NF = np.stack(
         [
-            nearest_N,
-            mean_gap_N,
-            _entropy(weight_NK),
+            distances_NK[:, 0],
+            np.where(there_NK, gap_NK, 0).sum(1) / np.maximum(there_NK.sum(1), 1),
+            _entropy(share_NK),
             np.log(np.maximum(mass_NG.max(1), np.finfo(np.float64).tiny)),
             _entropy(mass_NG),
             np.log(np.maximum(is_value_NG.sum(1), 1)),

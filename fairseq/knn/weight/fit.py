@@ -1,8 +1,8 @@
-"""Fitting a weight λ of each token's own, so that the mixture's own loss falls, and judging it on text it has not seen.
+"""Fitting a weight λ of each token's own, by the loss of the mixture.
 
 The loss of N tokens is −Σ ln((1 − λ_n) p_LM + λ_n p_kNN). For one λ it is convex, and its least value is found by
 bisection of the derivative; a bucket of tokens is fitted the same way, a network by gradient descent. Cross-validation
-cuts the text into consecutive runs of blocks, since neighbouring tokens are alike: each run is judged by what was
+cuts the text into consecutive runs of blocks, since neighbouring tokens are alike: each run is scored with what was
 fitted on the others.
 
 Legend: N tokens · F features.
@@ -10,7 +10,7 @@ Legend: N tokens · F features.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.arrays import Bools, Float64s, Int64s, Integers
+from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.weight.features import BEFORE_SEARCH, FEATURES
 from fairseq.knn.weight.model import (
     LARGEST_LOGIT,
@@ -27,7 +28,6 @@ from fairseq.knn.weight.model import (
     NetworkWeights,
     Skip,
     Weights,
-    mixture_log_prob,
 )
 
 NUM_BUCKETS = 10
@@ -60,13 +60,7 @@ class Tokens:
 
     def some(self, rows_N: Bools) -> "Tokens":
         """Returns some of them."""
-        return Tokens(
-            self.features_NF[rows_N],
-            self.has_neighbours_N[rows_N],
-            self.log_p_lm_N[rows_N],
-            self.log_p_knn_N[rows_N],
-            self.block_N[rows_N],
-        )
+        return Tokens(*(getattr(self, field.name)[rows_N] for field in fields(self)))
 
     @property
     def usable(self) -> "Tokens":
@@ -80,7 +74,9 @@ class Tokens:
 
     def log_prob(self, weights: Weights) -> Float64s:
         """Returns the mixture's ln p of each target."""
-        return mixture_log_prob(self.log_p_lm_N, self.log_p_knn_N, self.weights(weights))
+        arrays = (self.log_p_lm_N, self.log_p_knn_N, self.weights(weights))
+        log_p_N: Float64s = interpolate(*(torch.from_numpy(array) for array in arrays)).numpy()
+        return log_p_N
 
 
 def best_weight(log_p_lm_N: Float64s, log_p_knn_N: Float64s) -> float:
@@ -129,8 +125,10 @@ def fit_network(tokens: Tokens, seed: int) -> NetworkWeights:
     return NetworkWeights(_descend(FEATURES, usable.features_NF, loss, math.log(start / (1 - start)), seed))
 
 
-def fit_skip(tokens: Tokens, gain_N: Float64s, seed: int) -> Skip:
-    """Returns which searches to skip, from what each has gained: ln p − ln p_LM, nats."""
+def fit_skip(tokens: Tokens, log_p_N: Float64s, seed: int) -> Skip:
+    """Returns which searches to skip, from what each has gained: ln p − ln p_LM of its target, nats."""
+    with np.errstate(invalid="ignore"):  # where both probabilities are 0
+        gain_N = log_p_N - tokens.log_p_lm_N
     before_NF, there_N = tokens.features_NF[:, : len(BEFORE_SEARCH)], np.isfinite(gain_N)
     gain = torch.from_numpy(gain_N[there_N]).float()
     mean = float(gain.mean())

@@ -11,16 +11,16 @@ Legend: N tokens · F features · H width of a layer.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
 from fairseq.arrays import Bools, Float64s
-from fairseq.knn.weight.features import AFTER_SEARCH, BEFORE_SEARCH, FEATURES
+from fairseq.knn.weight.features import FEATURES
 
-# A token unlike all that were fitted on is taken for one at the edge of them, so many standard deviations out.
+# Standardised features are clipped to this: a token unlike all that were fitted on counts as one at their edge.
 FARTHEST = 4.0
-# Logits beyond leave a weight that is 0 or 1 to the last digit: a target that only one side knows would cost all.
+# Logits are clipped to this: with a weight of 0 or 1, a target that only the other side knows would have probability 0.
 LARGEST_LOGIT = 8.0
 
 
@@ -55,14 +55,6 @@ class Network:
                     out_NH = np.tanh(out_NH)
             total_N += out_NH[:, 0]
         return total_N / len(self.members)
-
-
-class Weights(Protocol):
-    """A function from ``FEATURES`` to weights."""
-
-    def __call__(self, features_NF: Float64s) -> Float64s:
-        """Returns λ in [0, 1], ``[N]``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -101,6 +93,9 @@ class NetworkWeights:
         return 1 / (1 + np.exp(-logit_N))
 
 
+Weights: TypeAlias = FixedWeight | BucketWeights | NetworkWeights
+
+
 @dataclass(frozen=True)
 class Skip:
     """What a search is expected to gain, from what is known before it (He et al., 2021).
@@ -134,21 +129,9 @@ class LmbdaModel:
         held_out: what cross-validation found: perplexities by the kind of weight.
     """
 
-    weights: FixedWeight | BucketWeights | NetworkWeights
+    weights: Weights
     skip: Skip
     k: int
     temperature: float
     fitted_for: dict[str, str | None]
     held_out: dict[str, float]
-
-    def __post_init__(self) -> None:
-        assert self.skip.network.features == BEFORE_SEARCH, self.skip.network.features
-        if isinstance(self.weights, NetworkWeights):
-            assert self.weights.network.features == (*BEFORE_SEARCH, *AFTER_SEARCH), self.weights.network.features
-
-
-def mixture_log_prob(log_p_lm_N: Float64s, log_p_knn_N: Float64s, weight_N: Float64s) -> Float64s:
-    """Returns ln((1 − λ) p_LM + λ p_kNN), ``[N]``; λ = 0 gives ln p_LM and λ = 1 ln p_kNN, to the bit."""
-    with np.errstate(divide="ignore"):
-        mixed_N: Float64s = np.logaddexp(log_p_lm_N + np.log1p(-weight_N), log_p_knn_N + np.log(weight_N))
-    return np.where(weight_N == 0, log_p_lm_N, np.where(weight_N == 1, log_p_knn_N, mixed_N))

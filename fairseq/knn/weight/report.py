@@ -6,7 +6,7 @@ Of several k and temperatures, those of the least held-out loss are taken, in th
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,43 +22,67 @@ from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq.knn.weight.features import BEFORE_SEARCH
 from fairseq.knn.weight.file import check_fits, write_model
 from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
-from fairseq.knn.weight.model import BucketWeights, FixedWeight, LmbdaModel, NetworkWeights, Skip
-from fairseq.knn.weight.tokens import check_k, identity_of, open_counts, open_values, read_tokens
+from fairseq.knn.weight.model import FixedWeight, LmbdaModel, Skip, Weights
+from fairseq.knn.weight.tokens import identity_of, open_counts, open_values, read_tokens
 from fairseq.runtime.files import locked
 from fairseq.runtime.progress import Progress
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-WORDS = {"fixed": "best fixed λ", "buckets": "λ by nearest distance", "network": "λ by token"}
-Fitted = dict[str, FixedWeight | BucketWeights | NetworkWeights]
-Say = Callable[[str], None]
+KINDS = {"fixed": "best fixed λ", "buckets": "λ by nearest distance", "network": "λ by token"}  # the simplest first
+LABELS = {"lm": "language model", **KINDS}
+Show = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a text's targets got.
+class Scores:
+    """Log-probabilities of a text's targets.
 
     Attributes:
-        log_p_lm_N: from the language model.
-        log_p_N: from the mixture, for each kind of weight.
+        log_p_N: from the language model, ``lm``, and from the mixture with each kind of weight.
         skipped_N: for each share, which searches are skipped.
     """
 
-    log_p_lm_N: Float64s
     log_p_N: dict[str, Float64s]
     skipped_N: dict[float, Bools]
 
     def perplexities(self) -> dict[str, float]:
         """Returns the perplexity of the language model, ``lm``, and of each kind of weight."""
-        return {name: _perplexity(log_p_N) for name, log_p_N in {"lm": self.log_p_lm_N, **self.log_p_N}.items()}
+        return {name: _perplexity(log_p_N) for name, log_p_N in self.log_p_N.items()}
 
-    def curve(self, kind: str) -> list[tuple[float, float, float]]:
-        """Returns for each share: the share, what of the searches is skipped, and the perplexity that is left."""
-        log_ps = {s: np.where(skip_N, self.log_p_lm_N, self.log_p_N[kind]) for s, skip_N in self.skipped_N.items()}
-        return [(s, float(self.skipped_N[s].mean()), _perplexity(log_p_N)) for s, log_p_N in log_ps.items()]
+    def lines(self, kind: str, fixed: Weights) -> Iterator[str]:
+        """Yields a table: the perplexities, and those of the chosen kind when searches are skipped."""
+        assert isinstance(fixed, FixedWeight)
+        for name, perplexity in self.perplexities().items():
+            label = f"{LABELS[name]} ({fixed.weight:.3f})" if name == "fixed" else LABELS[name]
+            yield f"  {label:<30}{perplexity:10.2f}{'  chosen' if name == kind else ''}"
+        yield f"  {LABELS[kind]}, with searches skipped:"
+        for share, skipped_N in self.skipped_N.items():
+            perplexity = _perplexity(np.where(skipped_N, self.log_p_N["lm"], self.log_p_N[kind]))
+            yield f"    --skip-retrieval {share:<4g} skips {100 * skipped_N.mean():5.1f} %{perplexity:14.2f}"
 
 
-def run_fit(config: FitLmbdaConfig, seed: int, say: Say) -> Kept:
-    """Fits a weight on a retrieval, writes it, reports what it is worth, and returns what the results are to keep.
+def _perplexity(log_p_N: Float64s) -> float:
+    return perplexity_of(-float(log_p_N.mean()) / np.log(2))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One k and temperature, its tokens with their held-out scores, and the best kind of weight for them."""
+
+    k: int
+    temperature: float
+    tokens: Tokens
+    held_out: Scores
+    kind: str
+
+    @property
+    def log_p_sum(self) -> float:
+        """Σ ln p on held-out folds."""
+        return float(self.held_out.log_p_N[self.kind].sum())
+
+
+def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
+    """Fits a weight on a retrieval, writes it, shows what it gains, and returns what the results are to keep.
 
     Raises:
         ConfigError: flags that do not fit the retrieval.
@@ -70,175 +94,115 @@ def run_fit(config: FitLmbdaConfig, seed: int, say: Say) -> Kept:
     with locked(out):  # an impossible place fails at once
         if out.exists() and not config.overwrite:
             raise DatastoreError(f"{out} exists; give another file, or --overwrite")
-        return _run_fit(config, out, seed, say)
+        return _fit(config, out, seed, show)
 
 
-def _run_fit(config: FitLmbdaConfig, out: Path, seed: int, say: Say) -> Kept:
+def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     allow = config.allow_mismatch
     retrieval = Retrieval.open(config.directory)
     check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
-    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
-    check_k(retrieval, max(ks))
-    best: _Tried | None = None
-    for k, temperature in itertools.product(ks, temperatures):
-        tokens = read_tokens(retrieval, values, counts_V, k, temperature)
-        _check_tokens(tokens, retrieval, config.folds)
-        judged = cross_validate(tokens, config.folds, seed)
-        tried = _Tried(k, temperature, tokens, judged, best_kind(judged))
-        if len(ks) * len(temperatures) > 1:
-            words = f"{WORDS[tried.kind]:<30}{judged.perplexities()[tried.kind]:10.2f}"
-            say(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {words}")
-        best = tried if best is None or tried.log_p_sum > best.log_p_sum else best
-    assert best is not None
-    k, temperature, tokens, judged, kind = best.k, best.temperature, best.tokens, best.judged, best.kind
+    best = max(_candidates(config, retrieval, values, counts_V, seed, show), key=lambda candidate: candidate.log_p_sum)
+    k, temperature, tokens, held_out, kind = best.k, best.temperature, best.tokens, best.held_out, best.kind
     weights = fit_all(tokens, seed)
-    skip = fit_skip(tokens, gain_of(judged.log_p_N[kind], judged.log_p_lm_N), seed)
-    held_out = {name: value for name, value in judged.perplexities().items() if np.isfinite(value)}
-    model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), held_out)
-    say(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
-    say(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
-    _say_table(judged, kind, weights, say)
-    applied = None
+    skip = fit_skip(tokens, held_out.log_p_N[kind], seed)
+    finite = {name: value for name, value in held_out.perplexities().items() if np.isfinite(value)}
+    model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), finite)
+    show(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
+    show(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
+    show("\n".join(held_out.lines(kind, weights["fixed"])))
+    applied_to = None
     if other is not None:
-        applied = _say_applied(model, weights, kind, other, config, (values, counts_V), say)
+        check_fits(model, out, identity_of(other), k, temperature, allow_mismatch=allow)
+        tokens = read_tokens(other, values, counts_V, k, temperature)
+        show(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
+        applied = scores_of(tokens, weights, skip)
+        show("\n".join(applied.lines(kind, weights["fixed"])))
+        applied_to = {**text_record(other), "ppl": _labelled(applied)}
     write_model(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
-    say(f"\nWrote {out}: {WORDS[kind]}{reason}")
+    show(f"\nWrote {out}: {LABELS[kind]}{reason}")
     found = {
         "file": str(out),
-        "chosen": WORDS[kind],
+        "chosen": LABELS[kind],
         "k": k,
         "knn_temp": temperature,
-        "fitted_on": {**text_record(retrieval), "folds": config.folds, "ppl": _by_words(judged)},
-        "applied_to": None if other is None or applied is None else {**text_record(other), "ppl": _by_words(applied)},
+        "fitted_on": {**text_record(retrieval), "folds": config.folds, "ppl": _labelled(held_out)},
+        "applied_to": applied_to,
     }
     return Kept(retrieval.directory, "lmbda", plain(found))
 
 
-def _by_words(judged: Judged) -> dict[str, float]:
-    """Returns perplexities by what the page calls each weight."""
-    return {WORDS.get(name, "language model"): value for name, value in judged.perplexities().items()}
+def _labelled(scores: Scores) -> dict[str, float]:
+    """Returns perplexities by the label that the page has for each weight."""
+    return {LABELS[name]: value for name, value in scores.perplexities().items()}
 
 
-@dataclass(frozen=True)
-class _Tried:
-    """One k and temperature, what they make of the tokens, and the best kind of weight for them."""
-
-    k: int
-    temperature: float
-    tokens: Tokens
-    judged: Judged
-    kind: str
-
-    @property
-    def log_p_sum(self) -> float:
-        """Σ ln p on held-out folds."""
-        return float(self.judged.log_p_N[self.kind].sum())
-
-
-def _check_tokens(tokens: Tokens, retrieval: Retrieval, num_folds: int) -> None:
-    if not len(tokens.usable):
-        raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
-    num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
-    if num_blocks < num_folds:
-        raise ConfigError(
-            f"--folds {num_folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or a"
-            " longer text"
-        )
+def _candidates(
+    config: FitLmbdaConfig, retrieval: Retrieval, values: Values, counts_V: Int64s, seed: int, show: Show
+) -> Iterator[_Candidate]:
+    """Yields every k and temperature with its held-out scores."""
+    ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
+    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
+    retrieval.check_k(max(ks))
+    for k, temperature in itertools.product(ks, temperatures):
+        tokens = read_tokens(retrieval, values, counts_V, k, temperature)
+        if not len(tokens.usable):
+            raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
+        num_blocks = 1 + int((np.diff(tokens.block_N) != 0).sum())
+        if num_blocks < config.folds:
+            raise ConfigError(
+                f"--folds {config.folds} is more than the {num_blocks} blocks of {retrieval.directory}; give fewer, or"
+                " a longer text"
+            )
+        held_out = cross_validate(tokens, config.folds, seed)
+        kind = best_kind(held_out)
+        if len(ks) * len(temperatures) > 1:
+            perplexity = held_out.perplexities()[kind]
+            show(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {LABELS[kind]:<30}{perplexity:10.2f}")
+        yield _Candidate(k, temperature, tokens, held_out, kind)
 
 
-def fit_all(tokens: Tokens, seed: int) -> Fitted:
+def fit_all(tokens: Tokens, seed: int) -> dict[str, Weights]:
     """Returns every kind of weight, fitted."""
     return {"fixed": fit_fixed(tokens), "buckets": fit_buckets(tokens), "network": fit_network(tokens, seed)}
 
 
-def best_kind(judged: Judged) -> str:
-    """Returns the kind of the least held-out loss; the simplest of equal ones."""
-    sums = {kind: float(log_p_N.sum()) for kind, log_p_N in judged.log_p_N.items()}
-    best = "fixed"
-    for kind in ("buckets", "network"):
-        if sums[kind] > sums[best]:
-            best = kind
-    return best
+def best_kind(scores: Scores) -> str:
+    """Returns the kind of the least loss; the simplest of equal ones."""
+    return max(KINDS, key=lambda kind: float(scores.log_p_N[kind].sum()))
 
 
-def cross_validate(tokens: Tokens, num_folds: int, seed: int) -> Judged:
-    """Returns what each token got from weights that were fitted on the other folds."""
+def cross_validate(tokens: Tokens, num_folds: int, seed: int) -> Scores:
+    """Returns the scores of each token under weights that were fitted on the other folds."""
     fold_N = folds_of(tokens.block_N, num_folds)
-    log_p_N = {kind: np.empty(len(tokens)) for kind in WORDS}
-    skipped_N = {share: np.empty(len(tokens), bool) for share in SHARES}
+    # Nothing can be learned for a block as long as a fold, or where no other fold has neighbours.
+    scores = Scores(
+        {name: tokens.log_p_lm_N.copy() for name in LABELS},
+        {share: np.ones(len(tokens), bool) for share in SHARES},
+    )
     with Progress("cross-validate", num_folds, "folds") as progress:
         for fold in range(num_folds):
             held_N = fold_N == fold
             fitted, held = tokens.some(~held_N), tokens.some(held_N)
             if len(fitted.usable) and len(held):
                 weights = fit_all(fitted, seed)
-                skip = fit_skip(fitted, gain_of(fitted.log_prob(weights["network"]), fitted.log_p_lm_N), seed)
-                judged = judge(held, weights, skip)
-            else:  # a block as long as a fold, or neighbours in this one only: nothing can be learned
-                judged = Judged(held.log_p_lm_N, dict.fromkeys(WORDS, held.log_p_lm_N), {})
-            for kind in WORDS:
-                log_p_N[kind][held_N] = judged.log_p_N[kind]
-            for share in SHARES:
-                skipped_N[share][held_N] = judged.skipped_N.get(share, np.ones(len(held), bool))
+                skip = fit_skip(fitted, fitted.log_prob(weights["network"]), seed)
+                of_fold = scores_of(held, weights, skip)
+                for name, log_p_N in of_fold.log_p_N.items():
+                    scores.log_p_N[name][held_N] = log_p_N
+                for share, skipped_N in of_fold.skipped_N.items():
+                    scores.skipped_N[share][held_N] = skipped_N
             progress.advance(1)
-    return Judged(tokens.log_p_lm_N, log_p_N, skipped_N)
+    return scores
 
 
-def gain_of(log_p_N: Float64s, log_p_lm_N: Float64s) -> Float64s:
-    """Returns what neighbours have gained for each target, nats; no number where both say that it cannot be."""
-    with np.errstate(invalid="ignore"):
-        gain_N: Float64s = log_p_N - log_p_lm_N
-    return gain_N
-
-
-def judge(tokens: Tokens, weights: Fitted, skip: Skip) -> Judged:
-    """Returns what a text's tokens get from fitted weights."""
+def scores_of(tokens: Tokens, weights: dict[str, Weights], skip: Skip) -> Scores:
+    """Returns the scores of a text's tokens under fitted weights."""
     before_NF = tokens.features_NF[:, : len(BEFORE_SEARCH)]
-    return Judged(
-        tokens.log_p_lm_N,
-        {kind: tokens.log_prob(weight) for kind, weight in weights.items()},
+    return Scores(
+        {"lm": tokens.log_p_lm_N, **{kind: tokens.log_prob(weight) for kind, weight in weights.items()}},
         {share: skip.skipped(before_NF, share) for share in SHARES},
     )
-
-
-def _say_applied(
-    model: LmbdaModel,
-    weights: Fitted,
-    kind: str,
-    other: Retrieval,
-    config: FitLmbdaConfig,
-    values_and_counts: tuple[Values, Int64s],
-    say: Say,
-) -> Judged:
-    """Reports and returns what fitted weights are worth on another text."""
-    assert config.out is not None and config.apply is not None
-    temperature = model.temperature
-    check_fits(model, Path(config.out), identity_of(other), model.k, temperature, allow_mismatch=config.allow_mismatch)
-    tokens = read_tokens(other, *values_and_counts, model.k, temperature)
-    say(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
-    judged = judge(tokens, weights, model.skip)
-    _say_table(judged, kind, weights, say)
-    return judged
-
-
-def _say_table(judged: Judged, kind: str, weights: Fitted, say: Say) -> None:
-    """Prints the perplexity of each kind of weight, and what is left of the chosen one when searches are skipped."""
-    fixed = weights["fixed"]
-    assert isinstance(fixed, FixedWeight)
-    perplexities = judged.perplexities()
-    say(f"  {'language model':<30}{perplexities['lm']:10.2f}")
-    for name, words in WORDS.items():
-        words += f" ({fixed.weight:.3f})" if name == "fixed" else ""
-        say(f"  {words:<30}{perplexities[name]:10.2f}{'  chosen' if name == kind else ''}")
-    say(f"  {WORDS[kind]}, with searches skipped:")
-    for share, skipped, perplexity in judged.curve(kind):
-        say(f"    --skip-retrieval {share:<4g} skips {100 * skipped:5.1f} %{perplexity:14.2f}")
-
-
-def _perplexity(log_p_N: Float64s) -> float:
-    return perplexity_of(-float(log_p_N.mean()) / np.log(2))

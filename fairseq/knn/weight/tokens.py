@@ -1,4 +1,4 @@
-"""From a saved retrieval to what a weight is fitted on, or applied to.
+"""The tokens of a saved retrieval, with their features, as a weight is fitted on them or applied to them.
 
 The neighbours' values are not in the retrieval: they are read from the datastore, by the neighbours' rows; how often a
 word occurs, from the dictionary. Both must be those of the retrieval.
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq.arrays import Array, Int64s
+from fairseq.arrays import Int64s
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
 from fairseq.knn.neighbours.several_stores import Values
-from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
+from fairseq.knn.retrieval.datastores import parts_of
 from fairseq.knn.retrieval.format import array_path
 from fairseq.knn.retrieval.retrieval import Retrieval, read_known
 from fairseq.knn.weight.features import context_features, has_neighbours, neighbour_features
@@ -40,15 +40,6 @@ def measure_of(knn_sim_func: object, metric: object, drop_top1: object) -> dict[
     return {"knn_sim_func": str(knn_sim_func), "metric": str(metric), "drop_top1": str(drop_top1)}
 
 
-def check_k(retrieval: Retrieval, k: int) -> None:
-    """Raises ConfigError when fewer than ``k`` neighbours were saved."""
-    if k > retrieval.k:
-        raise ConfigError(
-            f"--k {k} is more than the {retrieval.k} neighbours that {retrieval.directory} holds; give fewer, or save"
-            " it again with as many"
-        )
-
-
 def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: bool) -> Values:
     """Returns the values of the datastores that a retrieval's ids are rows of.
 
@@ -69,36 +60,29 @@ def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: boo
             f"--dstore-filename names {len(places)}, but {retrieval.directory} was saved with {len(parts)} datastores;"
             f" name all, in the order of {':'.join(part.prefix for part in parts)}"
         )
-    arrays = [
-        _values(retrieval, part, place, allow_mismatch=allow_mismatch)
-        for part, place in zip(parts, places, strict=True)
-    ]
-    for part, place, values_N in zip(parts, places, arrays, strict=True):
-        if len(parts) > 1 and len(values_N) < (part.rows or 0):
+    arrays = []
+    for part, place in zip(parts, places, strict=True):
+        store = Datastore.open(place, rows=None, vocabulary_size=retrieval.manifest["vocabulary_size"], load_keys=False)
+        if store.store_id is not None and part.store_id is not None and store.store_id != part.store_id:
+            mismatch(
+                f"{retrieval.directory} was saved with datastore {part.store_id[:12]}, but {place} is datastore"
+                f" {store.store_id[:12]}; give --dstore-filename its own",
+                allow_mismatch,
+            )
+        if len(parts) > 1 and store.rows < (part.rows or 0):
             raise DatastoreError(
-                f"{place} has {len(values_N)} rows, but {retrieval.directory} was saved with {part.rows}; give"
+                f"{place} has {store.rows} rows, but {retrieval.directory} was saved with {part.rows}; give"
                 " --dstore-filename the retrieval's own"
             )
+        arrays.append(store.values_N)
     values = Values([part.offset for part in parts], arrays)
-    largest = max(int(retrieval.ids_NK[start : start + _ROWS].max()) for start in range(0, len(retrieval), _ROWS))
+    largest = int(retrieval.ids_NK.max())
     if largest >= len(values):
         raise DatastoreError(
             f"{array_path(retrieval.directory, 'ids')} names row {largest}, but {':'.join(places)} has {len(values)}"
             " rows; give --dstore-filename the retrieval's own"
         )
     return values
-
-
-def _values(retrieval: Retrieval, part: RetrievalPart, place: str, *, allow_mismatch: bool) -> Array:
-    """Returns the values of one datastore."""
-    store = Datastore.open(place, rows=None, vocabulary_size=retrieval.manifest["vocabulary_size"], load_keys=False)
-    if store.store_id is not None and part.store_id is not None and store.store_id != part.store_id:
-        mismatch(
-            f"{retrieval.directory} was saved with datastore {part.store_id[:12]}, but {place} is datastore"
-            f" {store.store_id[:12]}; give --dstore-filename its own",
-            allow_mismatch,
-        )
-    return store.values_N
 
 
 def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool) -> Int64s:
@@ -127,27 +111,27 @@ def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool)
 
 
 def read_tokens(retrieval: Retrieval, values: Values, counts_V: Int64s, k: int, temperature: float) -> Tokens:
-    """Returns what is known of each token of a retrieval and what its k neighbours say, at temperature T."""
-    check_k(retrieval, k)
-    after, log_p_knn, there = [], [], []
-    with Progress("describe neighbours", len(retrieval), "tokens") as progress:
-        for start in range(0, len(retrieval), _ROWS):
-            rows = slice(start, start + _ROWS)
-            distances_NK, ids_NK = np.asarray(retrieval.distances_NK[rows, :k]), np.asarray(retrieval.ids_NK[rows, :k])
-            votes = Votes(
-                distances_NK, ids_NK.astype(np.int64), retrieval.hits_NK(rows)[:, :k] & np.isfinite(distances_NK)
-            )
-            values_NK = values.of(ids_NK)  # of −1 it is anything; its distance is +inf
-            after.append(neighbour_features(distances_NK, values_NK, temperature))
-            log_p_knn.append(log_prob_of(votes, temperature).astype(np.float64))
-            there.append(has_neighbours(distances_NK))
-            progress.advance(len(ids_NK))
-    before_NF, log_p_lm_N = context_features(read_known(retrieval), counts_V), np.asarray(retrieval.lm_log_p_N)
+    """Returns each token of a retrieval with the features of its k nearest neighbours, at temperature T."""
+    retrieval.check_k(k)
+    log_p_lm_N = np.array(retrieval.lm_log_p_N)
     if np.isnan(log_p_lm_N).any():
         raise DatastoreError(
             f"{array_path(retrieval.directory, 'lm_log_prob')} holds values that are no numbers; save the retrieval"
             " again, with a sound checkpoint"
         )
+    before_NF = context_features(read_known(retrieval), counts_V)
+    after, log_p_knn, there = [], [], []
+    with Progress("describe neighbours", len(retrieval), "tokens") as progress:
+        for start in range(0, len(retrieval), _ROWS):
+            rows = slice(start, start + _ROWS)
+            distances_NK, ids_NK = np.asarray(retrieval.distances_NK[rows, :k]), np.asarray(retrieval.ids_NK[rows, :k])
+            hits_NK = retrieval.hits_NK(rows)[:, :k] & np.isfinite(distances_NK)
+            values_NK = values.of(ids_NK)  # of −1 it is anything; its distance is +inf
+            after.append(neighbour_features(distances_NK, values_NK, temperature))
+            # Rounded as they are in an evaluation.
+            log_p_knn.append(log_prob_of(Votes(distances_NK, ids_NK, hits_NK), temperature).astype(np.float64))
+            there.append(has_neighbours(distances_NK))
+            progress.advance(len(ids_NK))
     return Tokens(
         np.concatenate([before_NF, np.concatenate(after)], axis=1),
         np.concatenate(there),

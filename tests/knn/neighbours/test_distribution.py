@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq.evaluate.mixture import interpolate
-from fairseq.knn.neighbours.distribution import drop_nearest, knn_log_prob, next_log_prob
+from fairseq.knn.neighbours.distribution import (
+    drop_nearest,
+    each_once,
+    gaps,
+    log_prob_of,
+    log_probs,
+    next_log_prob,
+    vote_shares,
+    votes_for,
+)
 from tests.oracles.knn import knn_probability, mixture
 
 # float64 inside, rounded to float32 once: half a unit in the last place of a log-probability of up to a few hundred.
@@ -25,6 +34,10 @@ def neighbours(draw):
     return distances, ids, values_of_row[ids], rng.integers(0, 4, n), draw(st.sampled_from([0.5, 1.0, 30.0]))
 
 
+def knn_log_prob(distances, ids, values, target, temperature=1.0, **more):
+    return log_prob_of(votes_for(distances, ids, values, target, **more), temperature)
+
+
 @given(neighbours())
 @settings(max_examples=200, deadline=None)
 @pytest.mark.pitfall(24)
@@ -38,6 +51,38 @@ def test_equal_to_the_sum(case):
             assert log_p[n] < -600
         else:
             assert log_p[n] == pytest.approx(np.log(p), rel=LOG_P_TOLERANCE, abs=LOG_P_TOLERANCE)
+
+
+@given(neighbours(), st.sets(st.integers(1, 12), min_size=1, max_size=4), st.lists(st.floats(0.3, 50), min_size=1))
+@settings(max_examples=100, deadline=None)
+def test_every_k_and_temperature_at_once_are_equal_to_the_sums(case, ks, temperatures):
+    distances, ids, values, target, _ = case
+    votes = votes_for(distances, ids, values, target).nearest_first()
+    values_of_row = dict(zip(ids.ravel().tolist(), values.ravel().tolist(), strict=True))
+    ks = sorted({min(k, ids.shape[1]) for k in ks})
+    log_p = log_probs(votes.distances_NK, votes.hits_NK, temperatures, ks)
+    assert log_p.dtype == np.float64 and log_p.shape == (len(temperatures), len(ks), len(ids))
+    for t, temperature in enumerate(temperatures):
+        for j, k in enumerate(ks):
+            for n in range(len(ids)):
+                nearest = votes.distances_NK[n, :k], votes.ids_NK[n, :k]
+                p = knn_probability(
+                    *nearest, [values_of_row.get(i, -1) for i in nearest[1].tolist()], target[n], temperature
+                )
+                if p < 1e-300:  # the oracle underflows where we need not
+                    assert log_p[t, j, n] < -600
+                else:
+                    assert log_p[t, j, n] == pytest.approx(np.log(p), rel=1e-9, abs=1e-9)
+
+
+@given(neighbours())
+@settings(max_examples=100, deadline=None)
+def test_shares_of_values_are_their_probabilities(case):
+    distances, ids, values, target, temperature = case
+    votes = votes_for(distances, ids, values, target)
+    p = (vote_shares(gaps(votes.distances_NK), temperature) * votes.hits_NK).sum(axis=1)
+    expected = [knn_probability(*row, temperature) for row in zip(distances, ids, values, target, strict=True)]
+    assert p == pytest.approx(expected, abs=1e-12)
 
 
 @given(neighbours())
@@ -116,3 +161,15 @@ def test_the_whole_distribution_of_nobody():
     assert next_log_prob(np.empty((0, 4), np.float32), np.empty((0, 4), int), np.empty((0, 4), int), 3).shape == (0, 3)
     nobody = next_log_prob(np.full((2, 4), np.inf, np.float32), np.full((2, 4), -1), np.zeros((2, 4), int), 3)
     assert (nobody == -np.inf).all()
+
+
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 9)), min_size=1, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_each_once_keeps_the_nearest_of_a_row(pairs):
+    ids, near = np.array([[row for row, _ in pairs]]), np.array([[d for _, d in pairs]], np.float32)
+    near[ids < 0] = np.inf
+    d, kept = each_once(near, ids)
+    expected = {row: min(x for r, x in pairs if r == row) for row, _ in pairs if row >= 0}
+    assert {int(row): float(x) for row, x in zip(kept[0], d[0], strict=True) if row >= 0} == expected
+    assert sorted(kept[0][kept[0] >= 0].tolist()) == sorted(expected)
+    assert np.isinf(d[kept < 0]).all() and d.shape == near.shape

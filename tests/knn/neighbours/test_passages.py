@@ -1,4 +1,4 @@
-"""Who spoke for a token: shares of the vote, and the text of the rows."""
+"""The hits of a token: their shares of p_kNN, and the text of the rows."""
 
 import logging
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.knn.neighbours.distribution import votes_for
-from fairseq.knn.neighbours.passages import RowText, voices
+from fairseq.knn.neighbours.passages import RowText, top_hits
 from tests.builders.tiny_lm import write_split
 from tests.oracles.knn import knn_probability
 
@@ -23,19 +23,17 @@ TARGET = RNG.integers(0, 3, 7)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
-def test_the_shares_of_those_who_spoke_are_the_probability(temperature: float) -> None:
+def test_the_shares_of_the_hits_are_the_probability(temperature: float) -> None:
     votes = votes_for(DISTANCES, IDS, VALUES_OF_ROW[IDS], TARGET)
-    spoken = voices(votes, temperature, 12)
-    for n, of_token in enumerate(spoken):
+    hits = top_hits(votes, temperature, 12)
+    for n, of_token in enumerate(hits):
         p = knn_probability(DISTANCES[n], IDS[n], VALUES_OF_ROW[IDS[n]], TARGET[n], temperature)
-        assert sum(voice.share for voice in of_token) == pytest.approx(p, abs=1e-9)
-        assert {voice.row for voice in of_token} == {
-            i for i in IDS[n].tolist() if i >= 0 and VALUES_OF_ROW[i] == TARGET[n]
-        }
-        assert [voice.distance for voice in of_token] == sorted(voice.distance for voice in of_token)
-        assert all(DISTANCES[n, IDS[n].tolist().index(voice.row)] == voice.distance for voice in of_token)
-    assert spoken[5] == []
-    assert voices(votes, temperature, 2) == [of_token[:2] for of_token in spoken]
+        assert sum(hit.share for hit in of_token) == pytest.approx(p, abs=1e-9)
+        assert {hit.row for hit in of_token} == {i for i in IDS[n].tolist() if i >= 0 and VALUES_OF_ROW[i] == TARGET[n]}
+        assert [hit.distance for hit in of_token] == sorted(hit.distance for hit in of_token)
+        assert all(DISTANCES[n, IDS[n].tolist().index(hit.row)] == hit.distance for hit in of_token)
+    assert hits[5] == []
+    assert top_hits(votes, temperature, 2) == [of_token[:2] for of_token in hits]
 
 
 def test_the_text_of_a_row_is_found_or_not_shown(make_store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

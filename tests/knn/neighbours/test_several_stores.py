@@ -17,7 +17,7 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
-from fairseq.knn.neighbours.several_stores import SeveralStores, Values, each_once, joint_id
+from fairseq.knn.neighbours.several_stores import SeveralStores, Values, joint_id
 from fairseq.knn.retrieval.datastores import datastore_record, parts_of
 from knnlm import KNN_Dstore, open_neighbours
 from tests.builders.small_store import ROWS, VOCABULARY, clustered_keys, values_of
@@ -152,18 +152,6 @@ def test_two_indexes_of_one_datastore_find_the_rows_of_both(stores):
     assert both.log_prob(QUERIES, TARGET) == pytest.approx(flat.log_prob(QUERIES, TARGET), rel=SAME, abs=SAME)
     ids = both.votes(QUERIES, TARGET).ids_NK
     assert all(len(set(row)) == 20 for row in ids.tolist())
-
-
-@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 9)), min_size=1, max_size=12))
-@settings(max_examples=200, deadline=None)
-def test_each_once_keeps_the_nearest_of_a_row(pairs):
-    ids, near = np.array([[row for row, _ in pairs]]), np.array([[d for _, d in pairs]], np.float32)
-    near[ids < 0] = np.inf
-    d, kept = each_once(near, ids)
-    expected = {row: min(x for r, x in pairs if r == row) for row, _ in pairs if row >= 0}
-    assert {int(row): float(x) for row, x in zip(kept[0], d[0], strict=True) if row >= 0} == expected
-    assert sorted(kept[0][kept[0] >= 0].tolist()) == sorted(expected)
-    assert np.isinf(d[kept < 0]).all() and d.shape == near.shape
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())

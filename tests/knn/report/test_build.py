@@ -14,7 +14,7 @@ from fairseq.errors import ConfigError, DataError, DatastoreError, MismatchError
 from fairseq.knn.report import groups, pack
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.page import script_json
-from fairseq.knn.report.scores import Columns, Settings, gain, longest_overlap, nearest_hits, score, shared_suffix
+from fairseq.knn.report.scores import Columns, KnnSettings, gain, longest_overlap, nearest_hits, score, shared_suffix
 from fairseq.knn.report.texts import check_hits, check_targets, open_texts, source_positions
 from tests.builders.shown_retrieval import FIRST, shown_retrieval
 from tests.oracles.knn import knn_probability, mixture
@@ -36,7 +36,7 @@ def some_neighbours(n=40, k=9, seed=0):
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 40.0])
 def test_columns_are_those_of_a_loop(k, temperature):
     lm, distances, ids, hits = some_neighbours()
-    columns = score(lm, distances, ids, hits, np.zeros(40, np.int64), Settings(k, temperature, 0.3))
+    columns = score(lm, distances, hits, np.zeros(40, np.int64), KnnSettings(k, temperature, 0.3))
     mixed = columns.mixture(0.3)
     for n in range(40):
         p = knn_probability(distances[n, :k], ids[n, :k], hits[n, :k].astype(int), 1, temperature)
@@ -90,12 +90,12 @@ def test_the_longest_overlap_is_over_the_nearest_hits_only():
     ]
 
 
-def test_each_table_adds_up_to_the_whole_gain():
+def test_each_grouping_adds_up_to_the_whole_gain():
     rng = np.random.default_rng(4)
     lm, mixed = np.log(rng.random(500)), np.log(rng.random(500))
     overlap = rng.integers(-1, 60, 500)
     way = groups.by_overlap(overlap)
-    rows = groups.table(way, lm, mixed)
+    shares = groups.gain_by_group(way, gain(lm, mixed))
     bounds = {
         "no hit": (-1, -1),
         "0": (0, 0),
@@ -107,22 +107,21 @@ def test_each_table_adds_up_to_the_whole_gain():
         "17 – 32": (17, 32),
         "≥ 33": (33, 99),
     }
-    for row in rows:
-        low, high = bounds[row.label]
+    for label, bits in shares:
+        low, high = bounds[label]
         inside = [n for n in range(500) if low <= overlap[n] <= high]
-        assert row.tokens == len(inside)
-        assert row.lm_bits == pytest.approx(-sum(lm[n] for n in inside) / len(inside) / math.log(2))
-        assert row.mixture_bits == pytest.approx(-sum(mixed[n] for n in inside) / len(inside) / math.log(2))
+        assert inside
+        assert bits == pytest.approx(sum(mixed[n] - lm[n] for n in inside) / 500 / math.log(2))
+    assert {label for label, _ in shares} == set(bounds)
     whole = sum(mixed[n] - lm[n] for n in range(500)) / 500 / math.log(2)
-    assert sum(row.share_bits for row in rows) == pytest.approx(whole)
+    assert sum(bits for _, bits in shares) == pytest.approx(whole)
 
 
-def test_probabilities_of_zero_stay_in_the_tables():
+def test_probabilities_of_zero_gain_nothing():
     lm, mixed = np.log([0.5, 1e-300]), np.log([0.25, 1e-300])
     lm[1] = mixed[1] = -np.inf
     assert gain(lm, mixed).tolist() == [math.log(0.5), 0.0]
-    [row] = groups.table(groups.by_overlap(np.array([1, 1])), lm, mixed)
-    assert (row.lm_bits, row.mixture_bits, row.share_bits) == (math.inf, math.inf, -0.5)
+    assert groups.gain_by_group(groups.by_overlap(np.array([1, 1])), gain(lm, mixed)) == [("1", -0.5)]
 
 
 def test_groups_by_frequency_kind_and_distance():
@@ -312,7 +311,7 @@ def test_several_texts_lie_one_after_the_other(tmp_path):
     assert texts.source[[at[0, 2], *at[1, 1:]]].tolist() == alone.text[[7, 57, 126]].tolist()
     assert texts.pieces_of_rows() == {"at": [FIRST, 401 + 7], "row": [0, 0], "store": [0, 1]}
     counts = np.bincount(np.concatenate([alone.source, alone.text]), minlength=len(texts.dictionary))
-    assert texts.source_counts().tolist() == counts.tolist()
+    assert texts.count_V.tolist() == counts.tolist()
     with pytest.raises(MismatchError, match="has 127 tokens, but row 120 is token 127"):
         source_positions(texts, ids + 1)
     with pytest.raises(ConfigError, match="--dstore-data names 1, but"):
@@ -329,14 +328,12 @@ def test_a_retrieval_that_does_not_know_its_rows_is_refused(tmp_path):
 
 
 def test_columns_join_in_order():
-    lm, distances, ids, hits = some_neighbours()
+    lm, distances, _, hits = some_neighbours()
     parts = [
-        score(
-            lm[rows], distances[rows], ids[rows], hits[rows], np.zeros(len(lm[rows]), np.int64), Settings(9, 1.0, 0.5)
-        )
+        score(lm[rows], distances[rows], hits[rows], np.zeros(len(lm[rows]), np.int64), KnnSettings(9, 1.0, 0.5))
         for rows in (slice(0, 13), slice(13, 40))
     ]
-    whole = score(lm, distances, ids, hits, np.zeros(40, np.int64), Settings(9, 1.0, 0.5))
+    whole = score(lm, distances, hits, np.zeros(40, np.int64), KnnSettings(9, 1.0, 0.5))
     joined = Columns.joined(parts)
     for name in Columns.__dataclass_fields__:
         assert np.array_equal(getattr(joined, name), getattr(whole, name))

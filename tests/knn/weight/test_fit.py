@@ -14,7 +14,7 @@ from fairseq.evaluate.mixture import Known
 from fairseq.knn.weight.features import FEATURES, context_features, neighbour_features
 from fairseq.knn.weight.file import check_fits, read_model, write_model
 from fairseq.knn.weight.fit import Tokens, best_weight, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
-from fairseq.knn.weight.model import BucketWeights, FixedWeight, LmbdaModel, mixture_log_prob
+from fairseq.knn.weight.model import BucketWeights, FixedWeight, LmbdaModel
 from fairseq.knn.weight.report import best_kind, cross_validate, fit_all
 from tests.oracles import lmbda as naive
 from tests.oracles.knn import mixture
@@ -62,12 +62,14 @@ def test_no_neighbours_and_no_tokens_are_no_error() -> None:
     assert neighbour_features(np.empty((0, 4), np.float32), np.empty((0, 4), np.int64), 1.0).shape == (0, 7)
 
 
-def test_the_mixture_equals_the_oracle() -> None:
-    p_lm, p_knn, weight = np.array([0.2, 0.2, 0.2, 0.2]), np.array([0.5, 0.0, 0.5, 0.0]), np.array([0.3, 0.3, 0, 1])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_mixture_equals_the_oracle(weight: float) -> None:
+    p_lm, p_knn = np.array([0.2, 0.2, 0.0, 0.2]), np.array([0.5, 0.0, 0.5, 0.5])
+    there_N = np.array([True, True, True, False])
     with np.errstate(divide="ignore"):
-        found = np.exp(mixture_log_prob(np.log(p_lm), np.log(p_knn), weight))
-    expected = [mixture(*row) for row in zip(p_lm, p_knn, weight, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+        tokens = Tokens(np.zeros((4, len(FEATURES))), there_N, np.log(p_lm), np.log(p_knn), np.arange(4))
+    expected = [mixture(a, b, weight * there) for a, b, there in zip(p_lm, p_knn, there_N, strict=True)]
+    np.testing.assert_allclose(np.exp(tokens.log_prob(FixedWeight(weight))), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -126,22 +128,22 @@ def test_folds_are_consecutive_runs_of_whole_blocks() -> None:
     assert max(np.bincount(fold_N)) < 2 * min(np.bincount(fold_N))
 
 
-def test_what_a_feature_tells_is_found_and_judged_on_held_out_folds() -> None:
+def test_what_a_feature_tells_is_found_and_scored_on_held_out_folds() -> None:
     tokens = make_tokens()
-    judged = cross_validate(tokens, 5, 1)
-    sums = {kind: log_p_N.sum() for kind, log_p_N in judged.log_p_N.items()}
+    scores = cross_validate(tokens, 5, 1)
+    sums = {kind: log_p_N.sum() for kind, log_p_N in scores.log_p_N.items()}
     assert sums["network"] > sums["fixed"] + 50 and sums["buckets"] > sums["fixed"] + 50
-    assert best_kind(judged) != "fixed"
+    assert best_kind(scores) != "fixed"
     other = make_tokens(seed=9)
     assert other.log_prob(fit_network(tokens, 1)).sum() > other.log_prob(fit_fixed(tokens)).sum() + 50
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_chosen_kind_is_never_worse_than_the_fixed_weight_on_held_out_folds(seed: int) -> None:
-    judged = cross_validate(make_tokens(seed, 600, informative=False), 3, 1)
-    chosen = best_kind(judged)
-    assert judged.log_p_N[chosen].sum() >= judged.log_p_N["fixed"].sum()
-    assert judged.log_p_N["network"].sum() < judged.log_p_N["fixed"].sum()  # there is nothing to learn but noise
+    scores = cross_validate(make_tokens(seed, 600, informative=False), 3, 1)
+    chosen = best_kind(scores)
+    assert scores.log_p_N[chosen].sum() >= scores.log_p_N["fixed"].sum()
+    assert scores.log_p_N["network"].sum() < scores.log_p_N["fixed"].sum()  # there is nothing to learn but noise
     assert chosen != "network"
 
 
@@ -174,16 +176,16 @@ def test_tokens_without_neighbours_have_no_weight_and_are_not_fitted_on() -> Non
 def test_a_target_of_probability_0_is_left_out_of_the_fit_and_stays_in_the_sum() -> None:
     tokens = make_tokens(n=300)
     tokens.log_p_lm_N[7], tokens.log_p_knn_N[7] = -np.inf, -np.inf
-    judged = cross_validate(tokens, 2, 1)
-    assert np.isneginf(judged.log_p_N["network"][7]) and np.isfinite(np.delete(judged.log_p_N["network"], 7)).all()
-    assert set(judged.perplexities().values()) == {math.inf}
-    assert best_kind(judged) == "fixed"
+    scores = cross_validate(tokens, 2, 1)
+    assert np.isneginf(scores.log_p_N["network"][7]) and np.isfinite(np.delete(scores.log_p_N["network"], 7)).all()
+    assert set(scores.perplexities().values()) == {math.inf}
+    assert best_kind(scores) == "fixed"
 
 
 def test_what_gains_least_is_skipped_first() -> None:
     tokens = make_tokens()
     gain_N = np.where(tokens.features_NF[:, 1] > 0.5, 1.0, -0.1) + 0.01 * tokens.features_NF[:, 5]
-    skip = fit_skip(tokens, gain_N, 1)
+    skip = fit_skip(tokens, tokens.log_p_lm_N + gain_N, 1)
     before_NF = tokens.features_NF[:, :3]
     assert not skip.skipped(before_NF, 0.0).any() and skip.skipped(before_NF, 1.0).all()
     for share in (0.1, 0.35, 0.6):
@@ -196,7 +198,7 @@ def test_what_gains_least_is_skipped_first() -> None:
 @pytest.fixture(scope="module")
 def models() -> dict[str, LmbdaModel]:
     tokens = make_tokens(n=500)
-    skip = fit_skip(tokens, tokens.features_NF[:, 0], 1)
+    skip = fit_skip(tokens, tokens.log_p_lm_N + tokens.features_NF[:, 0], 1)
     fitted_for = {"weights_sha256": "w" * 64, "store_id": None}
     return {
         kind: LmbdaModel(weights, skip, 32, 0.5, fitted_for, {"lm": 9.0})
