@@ -61,7 +61,7 @@ def test_other_caches_and_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="was saved with other caches than"):
         lines(tmp_path / "a", apply=str(tmp_path / "b"))
     edit_manifest(tmp_path / "b", cache={"settings": CACHES}, identity={"weights_sha256": "x" * 64})
-    with pytest.raises(MismatchError, match="has weights_sha256 xxxxxxxxxxxx, but"):
+    with pytest.raises(MismatchError, match="was saved with weights_sha256 xxxxxxxxxxxx, but"):
         lines(tmp_path / "a", apply=str(tmp_path / "b"))
 
 
