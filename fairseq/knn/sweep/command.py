@@ -16,7 +16,7 @@ from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.sweep.grid import Grid
 from fairseq.knn.sweep.report import CacheReport, NeighbourReport
-from fairseq.knn.sweep.sources import check_k, read_caches
+from fairseq.knn.sweep.sources import read_caches
 from fairseq.knn.sweep.sweep import sweep
 from fairseq.runtime.files import atomic_write, locked, write_json
 
@@ -36,7 +36,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     warn_if_outdated(first)
     grid = _grid_of(config, texts)
     for text in texts:
-        check_k(text, grid.ks[-1])
+        text.check_k(grid.ks[-1])
     if len(texts) == 2:
         check_alike(first, texts[1], allow_mismatch=config.allow_mismatch)
     kind = NeighbourReport if isinstance(config, SweepConfig) else CacheReport

@@ -22,7 +22,7 @@ from fairseq.errors import DatastoreError
 from fairseq.evaluate.mixture import mixtures
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.grid import Grid, Setting
-from fairseq.knn.sweep.sources import check_k, log_prob_of_sources
+from fairseq.knn.sweep.sources import log_prob_of_sources
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.runtime.progress import Progress
 
@@ -118,7 +118,7 @@ def log_prob(retrieval: Retrieval, setting: Setting) -> Float64s:
 
 def _in_order(retrieval: Retrieval, grid: Grid, work: Callable[[slice], Float64s]) -> Iterator[tuple[slice, Float64s]]:
     """Yields what ``work`` makes of each slice of tokens, in order, computed by as many threads as torch has."""
-    check_k(retrieval, grid.ks[-1])
+    retrieval.check_k(grid.ks[-1])
     starts = range(0, len(retrieval), TOKENS_AT_ONCE)
     slices = [slice(start, min(start + TOKENS_AT_ONCE, len(retrieval))) for start in starts]
     with worker_threads() as workers:
