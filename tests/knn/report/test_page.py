@@ -1,0 +1,29 @@
+"""The page as one file: JSON inside a script element, figures as data URLs."""
+
+import base64
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq.knn.report.figures import sweep_figures
+from fairseq.knn.report.page import script_json
+
+
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_no_word_can_end_its_script_element(word):
+    text = script_json({"words": [word, "</script>", "<!--"]})
+    assert "<" not in text and "\u2028" not in text
+    assert json.loads(text)["words"][0] == word
+
+
+def test_figures_are_taken_once_and_as_svg(tmp_path):
+    assert sweep_figures(tmp_path / "none") == []
+    (tmp_path / "a.png").write_bytes(b"png")
+    (tmp_path / "a.svg").write_bytes(b"<svg/>")
+    (tmp_path / "b.png").write_bytes(b"b")
+    assert sweep_figures(tmp_path) == [
+        ("a", "data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode()),
+        ("b", "data:image/png;base64," + base64.b64encode(b"b").decode()),
+    ]
