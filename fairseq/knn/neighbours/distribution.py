@@ -120,9 +120,11 @@ def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[flo
     segments = [slice(*edges) for edges in pairwise((0, *ks))]
     distances_NK, hits_NK = distances_NK[:, : ks[-1]], hits_NK[:, : ks[-1]]
     gap_NK = gaps(distances_NK)
-    gap_H = gap_NK.take(np.flatnonzero(hits_NK))
-    count_NJ = np.stack([np.count_nonzero(hits_NK[:, segment], axis=1) for segment in segments], axis=1)
-    first_NJ = count_NJ.cumsum().reshape(count_NJ.shape) - count_NJ
+    place_H = np.flatnonzero(hits_NK)
+    gap_H = gap_NK.take(place_H)
+    end_NJ = np.searchsorted(place_H, np.arange(len(hits_NK))[:, None] * ks[-1] + np.array(ks))
+    count_NJ = np.diff(end_NJ.ravel(), prepend=0).reshape(end_NJ.shape)
+    first_NJ = end_NJ - count_NJ
     has_hit_NJ, count_N = count_NJ > 0, count_NJ.sum(axis=1)
     nearest_N, mass_NJ = np.zeros(len(gap_NK)), np.zeros(count_NJ.shape)
     if len(gap_H):
