@@ -29,6 +29,11 @@ class Finding:
         return f"{self.status:<7}  {self.what}: {self.text}"
 
 
+def reason_of(err: FairseqError | OSError) -> str:
+    """Returns what an error says, with the file that it is about."""
+    return f"{err.filename}: {err.strerror}" if isinstance(err, OSError) and err.filename else str(err)
+
+
 class Findings:
     """The findings so far.
 
@@ -62,10 +67,8 @@ class Findings:
         """Turns an error of the block into a failure."""
         try:
             yield
-        except OSError as err:
-            self.add(FAILED, what, f"{err.filename}: {err.strerror}" if err.filename else str(err))
-        except FairseqError as err:
-            self.add(FAILED, what, str(err))
+        except (FairseqError, OSError) as err:
+            self.add(FAILED, what, reason_of(err))
 
     def opened(self, what: str, part: Callable[[], T]) -> T | None:
         """Returns a part, or None where it cannot be opened, which is a failure."""
