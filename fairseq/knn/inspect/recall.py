@@ -44,8 +44,8 @@ from fairseq.runtime.files import write_json
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
-# Distances and ids of the exact search, of a search, and what sorting them takes.
-BYTES_A_NEIGHBOUR = 80
+# Distances and ids of the exact search, of a search, and what comparing them takes.
+BYTES_A_NEIGHBOUR = 100
 
 
 # From a datastore, an index and settings to what finds distances and ids ``[N, K]``: ``knnlm.KNN_Dstore.search``.
@@ -101,17 +101,14 @@ def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int,
     """Yields a row for the exact search, then one for each index, nprobe and kind of distances."""
     assert store.keys_ND is not None
     vectors_ND, more = queries.vectors_ND, int(queries.row_ids_N is not None)  # a row finds itself as well
-    if config.k > store.rows_left - more:
-        raise ConfigError(
-            f"--k {config.k} is more than the {store.rows_left - more} rows that can be neighbours; lower it"
-        )
-    require_memory(
-        f"{len(vectors_ND)} queries", len(vectors_ND) * config.k * BYTES_A_NEIGHBOUR, "lower --sample or --k"
-    )
+    count, most = len(vectors_ND), store.rows_left - more
+    if config.k > most:
+        raise ConfigError(f"--k {config.k} is more than the {most} rows that can be neighbours; lower it")
+    require_memory(f"{count} queries", count * config.k * BYTES_A_NEIGHBOUR, "lower --sample or --k")
     start = time.monotonic()
     with Progress("exact search", store.rows, "rows") as progress:
         found = exact_neighbours(store.keys_ND, vectors_ND, config.k + more, progress, forgotten=store.forgotten)
-    rate = len(vectors_ND) / max(time.monotonic() - start, 1e-9)
+    rate = count / max(time.monotonic() - start, 1e-9)
     near_NK, exact_NK = queries.without_themselves(*found)
     least = loss_of(store, queries, near_NK, exact_NK, config)
     size = store.dimension * store.keys_ND.dtype.itemsize
