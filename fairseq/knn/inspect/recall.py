@@ -30,12 +30,11 @@ from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore.identity import require_index
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
-from fairseq.knn.index.faiss_index import check_index_fits, metric_name, num_lists, open_index, read_index, set_nprobe
+from fairseq.knn.index.faiss_index import metric_name, num_lists, open_index, read_index, set_nprobe
+from fairseq.knn.index.identity import require_index
 from fairseq.knn.inspect.config import RecallConfig
 from fairseq.knn.inspect.queries import Queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
@@ -137,9 +136,7 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
         if metric_name(read_index(path, mapped=True)) != "l2":
             raise MismatchError(f"--indexfile {path} must be of metric l2, but is of inner products; give another")
         index = open_index(path)
-        check_index_fits(index, path, rows=store.rows, dimension=store.dimension, prefix=store.prefix)
-        manifest = read_manifest(manifest_path(path), IndexManifest)
-        require_index(manifest, path, store.rows_id, store.prefix, allow_mismatch=config.allow_mismatch)
+        require_index(index, path, store, allow_mismatch=config.allow_mismatch)
         yield _Index(path, index, Path(path).stat().st_size / store.rows)
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:
