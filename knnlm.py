@@ -24,10 +24,11 @@ import numpy as np
 from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
-from fairseq.knn.datastore.identity import require_index, require_model
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.identity import require_model
+from fairseq.knn.datastore.manifest import IndexManifest
 from fairseq.knn.datastore.store import Datastore, check_found, check_ids
-from fairseq.knn.index.faiss_index import check_index_fits, on_gpus, open_index
+from fairseq.knn.index.faiss_index import on_gpus, open_index
+from fairseq.knn.index.identity import require_index
 from fairseq.knn.index.without_rows import take_out, without_rows
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
 from fairseq.knn.neighbours.opening import require_memory_for, width_to_open
@@ -121,9 +122,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         vocabulary_size = vocabulary_size or datastore.model.vocabulary_size
         if vocabulary_size:
             check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
-        check_index_fits(index, indexfile, rows=datastore.rows, dimension=datastore.dimension, prefix=prefix)
-        built_from = read_manifest(manifest_path(indexfile), IndexManifest)
-        require_index(built_from, indexfile, datastore.rows_id, prefix, allow_mismatch=config.allow_mismatch)
+        built_from = require_index(index, indexfile, datastore, allow_mismatch=config.allow_mismatch)
         if config.gpu_index:
             take_out(index, datastore.forgotten)  # there, rows cannot be removed
             index = on_gpus(index)

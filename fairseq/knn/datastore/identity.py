@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq.errors import MismatchError
-from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest
+from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
@@ -71,32 +71,6 @@ def require_model(
         if difference.name == "key_dimension":
             raise MismatchError(message)
         mismatch(message, allow_mismatch)
-
-
-def index_problem(
-    manifest: IndexManifest | None, indexfile: str | Path, rows_id: str | None, prefix: str | Path
-) -> str | None:
-    """Returns what is wrong where an index was built from another datastore; None if not, or if either is not known."""
-    if manifest is None or rows_id is None or manifest.store_id == rows_id:
-        return None
-    return (
-        f"{indexfile} was built from datastore {short(manifest.store_id)}, but {prefix} is datastore {short(rows_id)};"
-        " give --indexfile the datastore's own, or build it with build_dstore.py"
-    )
-
-
-def require_index(
-    manifest: IndexManifest | None,
-    indexfile: str | Path,
-    rows_id: str | None,
-    prefix: str | Path,
-    *,
-    allow_mismatch: bool = False,
-) -> None:
-    """Raises MismatchError, or warns, when an index was built from another datastore."""
-    problem = index_problem(manifest, indexfile, rows_id, prefix)
-    if problem is not None:
-        mismatch(problem, allow_mismatch)
 
 
 def mismatch(message: str, allow: bool) -> None:

@@ -22,7 +22,7 @@ from fairseq.config.flags import coerce
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BREAK_MODES
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.documents import Documents, find_documents
+from fairseq.data.documents import Documents, find_documents, title_of
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import manifest_path
@@ -97,6 +97,10 @@ class Source:
         position = self.position(row)
         line = int(np.searchsorted(self.text.offsets, position, side="right")) - 1
         return Place(row, self, position, line, self.documents.of(position))
+
+    def title(self, document: int) -> str:
+        """Returns the title of a document."""
+        return title_of(self.text, self.dictionary, int(self.documents.line_D[document]))
 
     def rows_of(self, document: int) -> RowRanges:
         """Returns the rows of the datastore whose tokens stand in a document."""

@@ -220,31 +220,6 @@ def _check_ids(index: Any, path: str | Path) -> None:
         )
 
 
-def index_misfits(
-    index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path
-) -> dict[str, str]:
-    """Returns what differs between an index and a datastore, ``width`` or ``rows``; needs no manifest."""
-    misfits = {}
-    if index.d != dimension:
-        misfits["width"] = (
-            f"{index_path} has keys of width {index.d}, but {prefix} of {dimension}; give --indexfile the"
-            " datastore's own"
-        )
-    if index.ntotal != rows:
-        misfits["rows"] = (
-            f"{index_path} has {index.ntotal} keys, but {prefix} was opened with {rows} rows; give --indexfile the"
-            " datastore's own, and --dstore-size to both commands or to neither; build_dstore.py --append adds"
-            " rows that were appended"
-        )
-    return misfits
-
-
-def check_index_fits(index: Any, index_path: str | Path, *, rows: int, dimension: int, prefix: str | Path) -> None:
-    """Raises MismatchError where an index has another width, or number of keys, than a datastore."""
-    for problem in index_misfits(index, index_path, rows=rows, dimension=dimension, prefix=prefix).values():
-        raise MismatchError(problem)
-
-
 def on_gpus(index: Any) -> Any:
     """Returns an index on the GPUs, if FAISS has any; else warns and returns it as it is."""
     import faiss

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.identity import differences, short
@@ -27,6 +29,23 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.status:<7}  {self.what}: {self.text}"
+
+
+class Counted:
+    """Rows that are not what they must be: how many, and the first of them; −1 for none."""
+
+    count, first = 0, -1
+
+    def note(self, bad_N: Any, start: int) -> None:
+        """Counts the bad rows of a block that begins with row ``start``; ``bad_N`` is bool ``[N]``."""
+        if self.count == 0 and bad_N.any():
+            self.first = start + int(bad_N.argmax())
+        self.count += int(np.count_nonzero(bad_N))
+
+
+def reason_of(err: FairseqError | OSError) -> str:
+    """Returns what an error says, with the file that it is about."""
+    return f"{err.filename}: {err.strerror}" if isinstance(err, OSError) and err.filename else str(err)
 
 
 class Findings:
@@ -62,10 +81,8 @@ class Findings:
         """Turns an error of the block into a failure."""
         try:
             yield
-        except OSError as err:
-            self.add(FAILED, what, f"{err.filename}: {err.strerror}" if err.filename else str(err))
-        except FairseqError as err:
-            self.add(FAILED, what, str(err))
+        except (FairseqError, OSError) as err:
+            self.add(FAILED, what, reason_of(err))
 
     def opened(self, what: str, part: Callable[[], T]) -> T | None:
         """Returns a part, or None where it cannot be opened, which is a failure."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.identity import index_problem
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows
-from fairseq.knn.index.faiss_index import index_misfits, metric_name, num_lists, read_index, set_nprobe
+from fairseq.knn.index.faiss_index import metric_name, num_lists, read_index, set_nprobe
+from fairseq.knn.index.identity import index_differences
 from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
@@ -128,16 +128,15 @@ def check_index_of(config: CheckConfig, findings: Findings, part: IndexPart, sto
 def _fits(findings: Findings, part: IndexPart, store: Datastore) -> bool:
     """Checks rows, width, metric and identity, and returns whether all of them fit."""
     index = part.index
-    misfits = index_misfits(index, part.path, rows=store.rows, dimension=store.dimension, prefix=store.prefix)
-    fits = findings.judge("index rows", misfits.get("rows"), f"{store.rows}")
-    fits &= findings.judge("index width", misfits.get("width"), f"{store.dimension}")
+    differing = index_differences(index, part.manifest, part.path, store)
+    fits = findings.judge("index rows", differing.get("rows"), f"{store.rows}")
+    fits &= findings.judge("index width", differing.get("width"), f"{store.dimension}")
     name = metric_name(index)
     findings.add(OK, "index metric", name if name == "l2" else f"{name}: evaluate with --faiss-metric-type {name}")
     if part.manifest is None or store.rows_id is None:
         findings.add(SKIPPED, "index store", "no manifest says which datastore it was built from")
         return fits
-    problem = index_problem(part.manifest, part.path, store.rows_id, store.prefix)
-    return fits & findings.judge("index store", problem, part.manifest.store_id[:12])
+    return fits & findings.judge("index store", differing.get("store"), part.manifest.store_id[:12])
 
 
 def measure_recall(index: Any, store: Datastore, sample: int, k: int) -> Recall:

@@ -17,6 +17,7 @@ from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.faiss_index import code_bytes, metric_name, num_lists, read_index
+from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
 from fairseq.knn.retrieval.format import MANIFEST, read_record
 from fairseq.knn.retrieval.retrieval import Retrieval
@@ -54,11 +55,8 @@ def describe_all(files: Sequence[str], show: Callable[[str], None]) -> None:
     for name in files:
         try:
             what, lines = describe(name)
-        except FairseqError as err:
-            problems.append(str(err))
-            continue
-        except OSError as err:
-            problems.append(f"{name}: {err.strerror or err}")
+        except (FairseqError, OSError) as err:
+            problems.append(reason_of(err))
             continue
         show(f"{name}: {what}")
         for label, value in lines:

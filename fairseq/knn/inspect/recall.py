@@ -5,14 +5,12 @@
 
 Queries are the contexts of a text with the tokens that came next, as an evaluation sees them, or rows of the datastore
 itself, each left out of its own neighbours. An index is searched through the object that an evaluation would use, which
-the caller gives. Recall is the share of the k nearest, by exact distances, that the index returned.
+the caller gives. Recall is what ``recall_of`` says (fairseq/knn/search/exact.py).
+
+In the table a row is worth having (Pareto-optimal) if no other is at least as good in bytes per key, queries per second
+and quality, and better in one of them. Quality is the loss where it was measured, else the recall.
 
 Legend: N queries · K neighbours · D key width.
-
-What was measured of indexes, as a table in which the ones worth having are marked.
-
-A row is worth having (Pareto-optimal) if no other is at least as good in bytes per key, queries per second and
-quality, and better in one of them. Quality is the loss where it was measured, else the recall.
 """
 
 import math
@@ -28,25 +26,25 @@ import numpy as np
 import torch
 
 from fairseq.arrays import Array, Float32s, Int64s
+from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore.identity import require_index
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
-from fairseq.knn.index.faiss_index import check_index_fits, metric_name, num_lists, open_index, read_index, set_nprobe
+from fairseq.knn.index.faiss_index import metric_name, num_lists, open_index, read_index, set_nprobe
+from fairseq.knn.index.identity import require_index
 from fairseq.knn.inspect.config import RecallConfig
 from fairseq.knn.inspect.queries import Queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
-from fairseq.knn.search.exact import exact_neighbours
+from fairseq.knn.search.exact import exact_neighbours, recall_of
 from fairseq.runtime.files import write_json
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
-# Distances and ids of the exact search, of a search, and what sorting them takes.
-BYTES_A_NEIGHBOUR = 80
+# Distances and ids of the exact search, of a search, and what comparing them takes.
+BYTES_A_NEIGHBOUR = 100
 
 
 # From a datastore, an index and settings to what finds distances and ids ``[N, K]``: ``knnlm.KNN_Dstore.search``.
@@ -98,47 +96,39 @@ class _Index:
     add_s: float | None = None
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """What an exact search finds: ids ``[N, K]`` and the loss of the mixture in bits."""
-
-    ids_NK: Int64s
-    loss: float | None
-
-
 def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int, opener: Opener) -> Iterator[Measured]:
     """Yields a row for the exact search, then one for each index, nprobe and kind of distances."""
     assert store.keys_ND is not None
-    k = _num_neighbours(store, queries, config)
-    require_memory(
-        f"{len(queries.vectors_ND)} queries", len(queries.vectors_ND) * k * BYTES_A_NEIGHBOUR, "lower --sample or --k"
-    )
+    vectors_ND, more = queries.vectors_ND, int(queries.row_ids_N is not None)  # a row finds itself as well
+    count, most = len(vectors_ND), store.rows_left - more
+    if config.k > most:
+        raise ConfigError(f"--k {config.k} is more than the {most} rows that can be neighbours; lower it")
+    require_memory(f"{count} queries", count * config.k * BYTES_A_NEIGHBOUR, "lower --sample or --k")
     start = time.monotonic()
     with Progress("exact search", store.rows, "rows") as progress:
-        near_NK, ids_NK = exact_neighbours(
-            store.keys_ND, queries.vectors_ND, _asked(queries, k), progress, forgotten=store.forgotten
-        )
-    seconds = time.monotonic() - start
-    near_NK, ids_NK = queries.without_themselves(near_NK, ids_NK)
-    truth = _Truth(np.sort(ids_NK, axis=1), loss_of(store, queries, near_NK, ids_NK, config))
+        found = exact_neighbours(store.keys_ND, vectors_ND, config.k + more, progress, forgotten=store.forgotten)
+    rate = count / max(time.monotonic() - start, 1e-9)
+    near_NK, exact_NK = queries.without_themselves(*found)
+    least = loss_of(store, queries, near_NK, exact_NK, config)
     size = store.dimension * store.keys_ND.dtype.itemsize
-    rate = len(ids_NK) / max(seconds, 1e-9)
-    yield Measured("exact", "keys", 0, size, None, None, 1.0, rate, truth.loss, None if truth.loss is None else 0.0)
+    yield Measured("exact", "keys", 0, size, None, None, 1.0, rate, least, None if least is None else 0.0)
     with ExitStack() as stack:
         directory = Path(config.keep_in or stack.enter_context(tempfile.TemporaryDirectory()))
         for candidate in _candidates(store, config, directory, seed):
-            yield from _measured(store, queries, config, candidate, truth, opener)
-
-
-def _num_neighbours(store: Datastore, queries: Queries, config: RecallConfig) -> int:
-    most = store.rows_left - (queries.row_ids_N is not None)
-    if config.k > most:
-        raise ConfigError(f"--k {config.k} is more than the {most} rows that can be neighbours; lower it")
-    return config.k
-
-
-def _asked(queries: Queries, k: int) -> int:
-    return k + (queries.row_ids_N is not None)
+            for distances, probe, rate, near_NK, ids_NK in _searched(store, queries, config, candidate.index, opener):
+                loss = loss_of(store, queries, near_NK, ids_NK, config)
+                yield Measured(
+                    candidate.name,
+                    distances,
+                    probe,
+                    candidate.bytes_per_key,
+                    candidate.train_s,
+                    candidate.add_s,
+                    recall_of(store.keys_ND, vectors_ND, ids_NK, exact_NK),
+                    rate,
+                    loss,
+                    None if loss is None or least is None else loss - least,
+                )
 
 
 def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: int) -> Iterator[_Index]:
@@ -146,9 +136,7 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
         if metric_name(read_index(path, mapped=True)) != "l2":
             raise MismatchError(f"--indexfile {path} must be of metric l2, but is of inner products; give another")
         index = open_index(path)
-        check_index_fits(index, path, rows=store.rows, dimension=store.dimension, prefix=store.prefix)
-        manifest = read_manifest(manifest_path(path), IndexManifest)
-        require_index(manifest, path, store.rows_id, store.prefix, allow_mismatch=config.allow_mismatch)
+        require_index(index, path, store, allow_mismatch=config.allow_mismatch)
         yield _Index(path, index, Path(path).stat().st_size / store.rows)
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:
@@ -169,40 +157,20 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
                 leftover.unlink()
 
 
-def _measured(
-    store: Datastore, queries: Queries, config: RecallConfig, candidate: _Index, truth: _Truth, opener: Opener
-) -> Iterator[Measured]:
-    for distances in ("own", "keys"):
-        sim_func = "do_not_recomp_l2" if distances == "own" else None
-        search = opener(store, candidate.index, KNNConfig(k=config.k, knn_sim_func=sim_func))
-        for probe in config.probe if num_lists(candidate.index) else (0,):
+def _searched(
+    store: Datastore, queries: Queries, config: RecallConfig, index: Any, opener: Opener
+) -> Iterator[tuple[str, int, float, Float32s, Int64s]]:
+    """Yields distances' kind, lists visited, queries per second, and neighbours of each way to search an index."""
+    for distances, sim_func in (("own", "do_not_recomp_l2"), ("keys", None)):
+        search = opener(store, index, KNNConfig(k=config.k, knn_sim_func=sim_func))
+        for probe in config.probe if num_lists(index) else (0,):
             if probe:
-                set_nprobe(candidate.index, probe)
+                set_nprobe(index, probe)
             search(queries.vectors_ND[:1], config.k)  # what is prepared once is no part of a query
             start = time.monotonic()
-            near_NK, ids_NK = search(queries.vectors_ND, _asked(queries, config.k))
-            rate = len(ids_NK) / max(time.monotonic() - start, 1e-9)
-            near_NK, ids_NK = queries.without_themselves(near_NK, ids_NK)
-            loss = loss_of(store, queries, near_NK, ids_NK, config)
-            gap = None if loss is None or truth.loss is None else loss - truth.loss
-            yield Measured(
-                candidate.name,
-                distances,
-                probe,
-                candidate.bytes_per_key,
-                candidate.train_s,
-                candidate.add_s,
-                recall_of(ids_NK, truth.ids_NK),
-                rate,
-                loss,
-                gap,
-            )
-
-
-def recall_of(ids_NK: Int64s, truth_NK: Int64s) -> float:
-    """Returns the share of the rows in ``truth_NK`` that ``ids_NK`` holds, query by query."""
-    hits = sum(len(np.intersect1d(ids, truth)) for ids, truth in zip(ids_NK, truth_NK, strict=True))
-    return float(hits / truth_NK.size)
+            found = search(queries.vectors_ND, config.k + (queries.row_ids_N is not None))
+            rate = len(queries.vectors_ND) / max(time.monotonic() - start, 1e-9)
+            yield distances, probe, rate, *queries.without_themselves(*found)
 
 
 def loss_of(
@@ -219,15 +187,13 @@ def loss_of(
 
 def write_table(path: str, rows: list[Measured], queries: Queries, settings: list[Any]) -> None:
     """Writes what was measured as JSON."""
-    merged = {name: value for config in settings for name, value in asdict(config).items()}
-    lm_loss = None if queries.log_p_N is None else float(-queries.log_p_N.mean() / np.log(2))
     record = {
         "queries": len(queries.vectors_ND),
         "queries_from": queries.source,
-        "lm_loss_base2": lm_loss,
-        "rows": records(rows),
+        "lm_loss_base2": None if queries.log_p_N is None else float(-queries.log_p_N.mean() / np.log(2)),
+        "rows": [{**asdict(row), "pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
         "threads": torch.get_num_threads(),
-        "settings": merged,
+        "settings": as_dict(*settings),
     }
     write_json(path, record)
 
@@ -239,7 +205,20 @@ def own_rows(store: Datastore, sample: int) -> Queries:
     return Queries("the datastore's own rows", gather_rows(store.keys_ND, row_ids_N), row_ids_N=row_ids_N)
 
 
-COLUMNS = ("", "index", "distances", "probe", "bytes/key", "train s", "add s", "recall", "queries/s", "loss", "gap")
+# Heading, field and form of each column; the first three are words.
+COLUMNS = (
+    ("", "best", ""),
+    ("index", "name", ""),
+    ("distances", "distances", ""),
+    ("probe", "probe", ""),
+    ("bytes/key", "bytes_per_key", ".1f"),
+    ("train s", "train_s", ".1f"),
+    ("add s", "add_s", ".1f"),
+    ("recall", "recall", ".4f"),
+    ("queries/s", "queries_per_s", ".0f"),
+    ("loss", "loss", ".4f"),
+    ("gap", "gap", "+.4f"),
+)
 
 
 def pareto(rows: Sequence[Measured]) -> list[bool]:
@@ -253,34 +232,12 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def lines(rows: Sequence[Measured]) -> list[str]:
     """Returns the table, a line each; the rows worth having begin with a star."""
-    cells = [COLUMNS, *(_cells(row, best) for row, best in zip(rows, pareto(rows), strict=True))]
-    widths = [max(len(line[n]) for line in cells) for n in range(len(COLUMNS))]
+    cells = [[heading for heading, _, _ in COLUMNS]]
+    for row, best in zip(rows, pareto(rows), strict=True):
+        values = {**asdict(row), "probe": row.probe or None, "best": "*" if best else None}
+        cells.append(["" if values[name] is None else format(values[name], form) for _, name, form in COLUMNS])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
-        "  ".join(cell.ljust(width) if n < 3 else cell.rjust(width) for n, (cell, width) in enumerate(pairs)).rstrip()
-        for pairs in (list(zip(line, widths, strict=True)) for line in cells)
+        "  ".join(cell.ljust(widths[n]) if n < 3 else cell.rjust(widths[n]) for n, cell in enumerate(line)).rstrip()
+        for line in cells
     ]
-
-
-def _cells(row: Measured, best: bool) -> tuple[str, ...]:
-    return (
-        "*" if best else "",
-        row.name,
-        row.distances,
-        str(row.probe) if row.probe else "",
-        f"{row.bytes_per_key:.1f}",
-        _number(row.train_s, ".1f"),
-        _number(row.add_s, ".1f"),
-        f"{row.recall:.4f}",
-        f"{row.queries_per_s:.0f}",
-        _number(row.loss, ".4f"),
-        _number(row.gap, "+.4f"),
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Returns the table as plain values for JSON."""
-    return [{**asdict(row), "pareto": best} for row, best in zip(rows, pareto(rows), strict=True)]

@@ -16,7 +16,7 @@ from fairseq.errors import FairseqError, MismatchError
 from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.knn.datastore.segments import earlier_states
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
+from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings
 from fairseq.knn.inspect.inputs import Inputs
 from fairseq.knn.neighbours.several_stores import Values
 from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
@@ -36,19 +36,18 @@ class Faults:
     """Tokens that are not what they must be, counted by what is wrong with them."""
 
     def __init__(self) -> None:
-        self._found: dict[str, dict[str, list[int]]] = {}
+        self._found: dict[str, dict[str, Counted]] = {}
 
     def note(self, what: str, problem: str, bad_N: Any, first: int) -> None:
-        """Counts the tokens of a block that begins with token ``first``; ``bad_N`` is bool ``[N]``."""
-        known = self._found.setdefault(what, {}).setdefault(problem, [0, -1])
-        if bad_N.any():
-            known[1] = first + int(bad_N.argmax()) if known[0] == 0 else known[1]
-            known[0] += int(bad_N.sum())
+        """Counts the tokens of a block that begins with token ``first``."""
+        self._found.setdefault(what, {}).setdefault(problem, Counted()).note(bad_N, first)
 
     def judge(self, findings: Findings) -> None:
         """Makes a finding of everything that was looked at."""
         for what, problems in self._found.items():
-            said = [f"{n} tokens {text} (the first is {at})" for text, (n, at) in problems.items() if n]
+            said = [
+                f"{bad.count} tokens {text} (the first is {bad.first})" for text, bad in problems.items() if bad.count
+            ]
             findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, "as they must be")
 
 

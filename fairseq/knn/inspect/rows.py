@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.data.documents import title_of
 from fairseq.errors import ConfigError
 from fairseq.knn.datastore.config import TextsConfig, parse_rows
-from fairseq.knn.datastore.provenance import Place, Provenance, Source
-from fairseq.knn.datastore.ranges import RowRanges, shown_ranges
+from fairseq.knn.datastore.provenance import Place, Provenance
+from fairseq.knn.datastore.ranges import shown_ranges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import RowsConfig
 from fairseq.runtime.files import write_json
 
 MOST_ROWS = 10_000  # that are shown at once
+
+# Lines, each with its record where it has one.
+Shown = Iterator[tuple[str, dict[str, Any] | None]]
 
 
 def show_rows(config: RowsConfig, texts: TextsConfig, show: Callable[[str], None]) -> None:
@@ -30,20 +32,9 @@ def show_rows(config: RowsConfig, texts: TextsConfig, show: Callable[[str], None
     _check_rows(wanted, store)
     provenance = Provenance(store, texts.data, texts.document_start)
     records = []
-    if config.documents:
-        for number, source in enumerate(provenance.sources()):
-            lines = _document_records(source, store.forgotten)
-            segment = provenance.segments[number]
-            show(f"{source.prefix}: {len(source.documents)} documents ({source.documents.rule}), {segment.rows} rows")
-            for record in lines:
-                show(_document_line(record))
-                records.append(record)
-    else:
-        for start, stop in wanted:
-            for row in range(start, stop):
-                record = _record(provenance.place(row), config.context, store)
-                show(_row_lines(record))
-                records.append(record)
+    for line, record in _documents(provenance) if config.documents else _rows(provenance, wanted, config.context):
+        show(line)
+        records += [record] if record is not None else []
     if config.json is not None:
         write_json(config.json, {"prefix": config.prefix, "store_id": store.store_id, "found": records})
 
@@ -58,7 +49,23 @@ def _check_rows(wanted: list[tuple[int, int]], store: Datastore) -> None:
         raise ConfigError(f"at most {MOST_ROWS} rows are shown at once; give fewer")
 
 
-def _record(place: Place, context: int, store: Datastore) -> dict[str, Any]:
+def _rows(provenance: Provenance, wanted: list[tuple[int, int]], context: int) -> Shown:
+    """Yields rows with the words around them."""
+    for row in (row for start, stop in wanted for row in range(start, stop)):
+        place = provenance.place(row)
+        record = _record(place, context, bool(provenance.store.forgotten.holds(np.array([row]))[0]))
+        document = "before the first document"
+        if place.document is not None:
+            document = f"document {record['source']}#{place.document} {record['title']!r}"
+        state = "  FORGOTTEN" if record["forgotten"] else ""
+        line = (
+            f"row {row}: {document}, line {place.line}, token {record['token_of_line']} of it, {place.position} of the"
+            f" text{state}\n  {record['before']} [{record['value']}] {record['after']}"
+        )
+        yield line, record
+
+
+def _record(place: Place, context: int, forgotten: bool) -> dict[str, Any]:
     source, at = place.source, place.position
     text, symbols = source.text, source.dictionary
 
@@ -69,48 +76,31 @@ def _record(place: Place, context: int, store: Datastore) -> dict[str, Any]:
         "row": place.row,
         "source": source.segment.name,
         "document": place.document,
-        "title": _title(source, place.document),
+        "title": None if place.document is None else source.title(place.document),
         "line": place.line,
         "token_of_line": at - int(text.offsets[place.line]),
         "position": at,
         "before": words(at - context, at),
-        "value": symbols[int(text.tokens[at])],
+        "value": words(at, at + 1),
         "after": words(at + 1, at + 1 + context),
-        "forgotten": bool(store.forgotten.holds(np.array([place.row]))[0]),
+        "forgotten": forgotten,
     }
 
 
-def _title(source: Source, document: int | None) -> str | None:
-    if document is None:
-        return None
-    return title_of(source.text, source.dictionary, int(source.documents.line_D[document]))
-
-
-def _row_lines(record: dict[str, Any]) -> str:
-    document = "before the first document"
-    if record["document"] is not None:
-        document = f"document {record['source']}#{record['document']} {record['title']!r}"
-    state = "  FORGOTTEN" if record["forgotten"] else ""
-    return (
-        f"row {record['row']}: {document}, line {record['line']}, token {record['token_of_line']} of it,"
-        f" {record['position']} of the text{state}\n  {record['before']} [{record['value']}] {record['after']}"
-    )
-
-
-def _document_records(source: Source, forgotten: RowRanges) -> Iterator[dict[str, Any]]:
-    for number in range(len(source.documents)):
-        rows = source.rows_of(number)
-        gone = sum(forgotten.within(start, stop).num_rows for start, stop in rows.pairs)
-        yield {
-            "document": f"{source.segment.name}#{number}",
-            "title": _title(source, number),
-            "rows": rows.pairs,
-            "num_rows": rows.num_rows,
-            "forgotten": gone,
-        }
-
-
-def _document_line(record: dict[str, Any]) -> str:
-    rows = shown_ranges(RowRanges.of(record["rows"])) or "no rows"
-    state = f"  FORGOTTEN: {record['forgotten']} of {record['num_rows']}" if record["forgotten"] else ""
-    return f"  {record['document']}  {rows}  {record['title']}{state}"
+def _documents(provenance: Provenance) -> Shown:
+    """Yields each source, and each of its documents with its rows."""
+    for source in provenance.sources():
+        documents, name = source.documents, source.segment.name
+        yield f"{source.prefix}: {len(documents)} documents ({documents.rule}), {source.segment.rows} rows", None
+        for number in range(len(documents)):
+            rows, title = source.rows_of(number), source.title(number)
+            gone = sum(provenance.store.forgotten.within(start, stop).num_rows for start, stop in rows.pairs)
+            state = f"  FORGOTTEN: {gone} of {rows.num_rows}" if gone else ""
+            record = {
+                "document": f"{name}#{number}",
+                "title": title,
+                "rows": rows.pairs,
+                "num_rows": rows.num_rows,
+                "forgotten": gone,
+            }
+            yield f"  {name}#{number}  {shown_ranges(rows) or 'no rows'}  {title}{state}", record

@@ -21,7 +21,7 @@ from fairseq.knn.datastore.provenance import Provenance
 from fairseq.knn.datastore.segments import segments_of
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import CheckConfig
-from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
+from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings
 from fairseq.knn.inspect.inputs import Inputs
 from fairseq.runtime.progress import Progress
 
@@ -127,52 +127,39 @@ def _spans(chunks: Sequence[int], rows: int) -> str:
 
 def _check_values(findings: Findings, store: Datastore, vocabulary_size: int | None) -> None:
     limit = store.model.vocabulary_size if store.model.vocabulary_size is not None else vocabulary_size
-    count, first = 0, -1
+    bad = Counted()
     for start in range(0, store.rows, BLOCK_BYTES // 8):
         block = np.asarray(store.values_N[start : start + BLOCK_BYTES // 8])
-        bad = np.flatnonzero((block < 0) | (block >= limit) if limit is not None else block < 0)
-        if len(bad) and first < 0:
-            first = start + int(bad[0])
-        count += len(bad)
-    problem = None
-    if count:
-        bound = f"0 to {limit - 1}" if limit is not None else "0 or above"
-        problem = (
-            f"{count} values must be ids from {bound}, but row {first} holds {int(store.values_N[first])}; write the"
-            " datastore again, or try fairseq-knnlm adopt"
-        )
+        bad.note((block < 0) | (block >= limit) if limit is not None else block < 0, start)
+    bound = f"0 to {limit - 1}" if limit is not None else "0 or above"
+    problem = (
+        f"{bad.count} values must be ids from {bound}, but row {bad.first} holds {int(store.values_N[bad.first])};"
+        " write the datastore again, or try fairseq-knnlm adopt"
+    )
     fine = f"all ids below {limit}" if limit is not None else "none is negative (the vocabulary is not known)"
-    findings.judge("datastore values", problem, fine)
+    findings.judge("datastore values", problem if bad.count else None, fine)
 
 
 @dataclass(frozen=True)
 class BadKeys:
-    """Rows whose keys cannot be: how many, and the first; ``tail`` is where rows of zeros begin that reach the end."""
+    """Rows whose keys cannot be; ``filled`` is the number of rows without those of zeros at the end."""
 
-    not_finite: int
-    first_not_finite: int
-    zero: int
-    first_zero: int
-    tail: int
+    not_finite: Counted
+    zero: Counted
+    filled: int
 
 
 def find_bad_keys(keys_ND: Array, progress: Progress) -> BadKeys:
     """Returns which keys are not finite, or all zero."""
-    not_finite, first_not_finite, zero, first_zero, last_other = 0, -1, 0, -1, -1
+    not_finite, zero, filled = Counted(), Counted(), 0
     for start, block_ND in row_blocks(keys_ND):
-        bad = np.flatnonzero(~np.isfinite(block_ND).all(axis=1))
-        if len(bad) and not_finite == 0:
-            first_not_finite = start + int(bad[0])
-        not_finite += len(bad)
-        other_N = block_ND.any(axis=1)
-        empty = np.flatnonzero(~other_N)
-        if len(empty) and zero == 0:
-            first_zero = start + int(empty[0])
-        zero += len(empty)
-        if other_N.any():
-            last_other = start + int(np.flatnonzero(other_N)[-1])
+        zero_N = ~block_ND.any(axis=1)
+        not_finite.note(~np.isfinite(block_ND).all(axis=1), start)
+        zero.note(zero_N, start)
+        if not zero_N.all():
+            filled = start + int(np.flatnonzero(~zero_N)[-1]) + 1
         progress.advance(len(block_ND))
-    return BadKeys(not_finite, first_not_finite, zero, first_zero, last_other + 1)
+    return BadKeys(not_finite, zero, filled)
 
 
 def _check_keys(findings: Findings, store: Datastore) -> None:
@@ -180,18 +167,18 @@ def _check_keys(findings: Findings, store: Datastore) -> None:
     with Progress("read keys", store.rows, "rows") as progress:
         bad = find_bad_keys(store.keys_ND, progress)
     overflowed = (
-        f"{bad.not_finite} rows hold NaN or infinity, the first is row {bad.first_not_finite}: the model or float16"
-        " overflowed; write the datastore again"
+        f"{bad.not_finite.count} rows hold NaN or infinity, the first is row {bad.not_finite.first}: the model or"
+        " float16 overflowed; write the datastore again"
     )
-    findings.judge(KEYS_FINITE, overflowed if bad.not_finite else None, "all finite")
+    findings.judge(KEYS_FINITE, overflowed if bad.not_finite.count else None, "all finite")
     problem = None
-    if bad.zero and bad.zero == store.rows - bad.tail:
+    if bad.zero.count and bad.zero.count == store.rows - bad.filled:
         problem = (
-            f"rows {bad.tail} to {store.rows - 1}, {bad.zero} at the end, were never filled; fairseq-knnlm adopt cuts"
-            " them, or write the datastore again without --dstore-size"
+            f"rows {bad.filled} to {store.rows - 1}, {bad.zero.count} at the end, were never filled; fairseq-knnlm"
+            " adopt cuts them, or write the datastore again without --dstore-size"
         )
-    elif bad.zero:
-        problem = f"{bad.zero} rows are all zero, the first is row {bad.first_zero}; write the datastore again"
+    elif bad.zero.count:
+        problem = f"{bad.zero.count} rows are all zero, the first is row {bad.zero.first}; write the datastore again"
     findings.judge("datastore keys filled", problem, "no row is all zero")
 
 

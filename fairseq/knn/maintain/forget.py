@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fairseq.data.documents import line_text, title_of
+from fairseq.data.documents import line_text
 from fairseq.errors import ConfigError, DatastoreError, did_you_mean
 from fairseq.knn.datastore.config import TextsConfig, parse_rows
 from fairseq.knn.datastore.forgotten import remove_others, write_forgotten
@@ -106,7 +106,7 @@ def _chosen(config: ForgetConfig, texts: TextsConfig, store: Datastore) -> tuple
         end = int(source.documents.stop_D[number])
         rows |= source.map.rows_of(end, end + config.following).shifted(source.first_row)
     provenance.check_values(source, rows.ids())
-    return f"document {_name(source, number)} {_title(source, number)!r}", rows
+    return f"document {_name(source, number)} {source.title(number)!r}", rows
 
 
 def _of_source(name: str, provenance: Provenance) -> tuple[str, RowRanges]:
@@ -125,12 +125,12 @@ def _document(wanted: str, provenance: Provenance) -> tuple[Source, int]:
     """Returns the document that a title or ``SPLIT#NUMBER`` names."""
     numbered = re.fullmatch(r"(.*)#(\d{1,18})", wanted)
     everything = list(_documents(provenance))
-    found = [place for place in everything if wanted in (_title(*place), _first_line(*place))]
+    found = [(s, n) for s, n in everything if wanted in (s.title(n), _first_line(s, n))]
     if not found and numbered is not None:
         name, number = numbered[1], int(numbered[2])
         found = [(s, n) for s, n in everything if n == number and s.segment.is_called(name)]
     if not found:
-        titles = [_title(*place) for place in everything]
+        titles = [s.title(n) for s, n in everything]
         raise ConfigError(
             f"--document {wanted} is none of the {len(titles)} documents of {provenance.store.prefix}"
             f"{did_you_mean(wanted, titles)} (fairseq-knnlm rows PREFIX --documents lists them)"
@@ -144,10 +144,6 @@ def _document(wanted: str, provenance: Provenance) -> tuple[Source, int]:
 def _documents(provenance: Provenance) -> Iterator[tuple[Source, int]]:
     for source in provenance.sources():
         yield from ((source, number) for number in range(len(source.documents)))
-
-
-def _title(source: Source, number: int) -> str:
-    return title_of(source.text, source.dictionary, int(source.documents.line_D[number]))
 
 
 def _first_line(source: Source, number: int) -> str:

@@ -7,8 +7,7 @@ import pytest
 
 from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig, KNNSettings
-from fairseq.knn.datastore.identity import differences, model_of, require_index, require_model
-from fairseq.knn.datastore.manifest import IndexManifest
+from fairseq.knn.datastore.identity import differences, model_of, require_model
 from fairseq.models.protocol import ModelIdentity
 from tests.builders.small_store import WIDTH
 
@@ -25,16 +24,6 @@ def test_store_of_another_model_or_dictionary(manifest, caplog, name):
     assert "going on" in caplog.text
     with pytest.raises(MismatchError, match="width 16, but this run has 17"):
         require_model("d", own, ModelIdentity(key_dimension=17), allow_mismatch=True)
-
-
-@pytest.mark.pitfall(2)
-def test_index_of_another_store(caplog):
-    index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
-    require_index(index, "i", "a" * 64, "d")
-    with pytest.raises(MismatchError, match="built from datastore aaaaaaaaaaaa, but d is datastore bbbbbbbbbbbb"):
-        require_index(index, "i", "b" * 64, "d")
-    require_index(index, "i", "b" * 64, "d", allow_mismatch=True)
-    assert "going on" in caplog.text
 
 
 def test_what_either_side_does_not_know_does_not_differ():

@@ -6,7 +6,7 @@ import pytest
 from fairseq.errors import ConfigError
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries
-from fairseq.knn.inspect.recall import Measured, lines, loss_of, measure, own_rows, pareto, recall_of
+from fairseq.knn.inspect.recall import Measured, lines, loss_of, measure, own_rows, pareto
 from knnlm import KNN_Dstore
 from tests.builders.small_store import clustered_keys
 from tests.oracles.knn import knn_probability, mixture, nearest
@@ -31,12 +31,6 @@ def text_like(store, count=30):
     rng = np.random.default_rng(2)
     targets = store.values_N[rng.integers(0, store.rows, count)].astype(np.int64)
     return Queries("a text", clustered_keys(count, seed=3), targets, np.log(rng.uniform(0.01, 0.9, count)))
-
-
-def test_recall_is_a_share_of_the_nearest():
-    truth = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-    found = np.array([[4, 9, 1, -1], [5, 6, 7, 8]])
-    assert recall_of(found, truth) == 6 / 8
 
 
 def test_loss_is_that_of_the_mixture(make_store):

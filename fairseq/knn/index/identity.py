@@ -1,0 +1,50 @@
+"""Whether an index belongs to a datastore: as wide, of as many rows, and built from these rows."""
+
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import MismatchError
+from fairseq.knn.datastore.identity import mismatch, short
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.store import Datastore
+
+
+def index_differences(
+    index: Any, manifest: IndexManifest | None, indexfile: str | Path, store: Datastore
+) -> dict[str, str]:
+    """Returns what is wrong with an index, as far as is known: its ``width``, its ``rows``, its ``store``."""
+    found = {}
+    if index.d != store.dimension:
+        found["width"] = (
+            f"{indexfile} has keys of width {index.d}, but {store.prefix} of {store.dimension}; give --indexfile the"
+            " datastore's own"
+        )
+    if index.ntotal != store.rows:
+        found["rows"] = (
+            f"{indexfile} has {index.ntotal} keys, but {store.prefix} was opened with {store.rows} rows; give"
+            " --indexfile the datastore's own, and --dstore-size to both commands or to neither; build_dstore.py"
+            " --append adds rows that were appended"
+        )
+    if manifest is not None and store.rows_id not in (None, manifest.store_id):
+        found["store"] = (
+            f"{indexfile} was built from datastore {short(manifest.store_id)}, but {store.prefix} is datastore"
+            f" {short(store.rows_id)}; give --indexfile the datastore's own, or build it with build_dstore.py"
+        )
+    return found
+
+
+def require_index(
+    index: Any, indexfile: str | Path, store: Datastore, *, allow_mismatch: bool = False
+) -> IndexManifest | None:
+    """Returns the manifest of an index, if it has one, after checking that the index belongs to the datastore.
+
+    Raises:
+        DatastoreError: the manifest cannot be read.
+        MismatchError: another width or number of rows; or, without ``allow_mismatch``, other rows.
+    """
+    manifest = read_manifest(manifest_path(indexfile), IndexManifest)
+    for name, problem in index_differences(index, manifest, indexfile, store).items():
+        if name != "store":
+            raise MismatchError(problem)
+        mismatch(problem, allow_mismatch)
+    return manifest

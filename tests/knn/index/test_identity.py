@@ -1,0 +1,36 @@
+"""Indexes of another datastore are refused, or told of where that is allowed."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fairseq.errors import MismatchError
+from fairseq.knn.index.build import build_index, read_index
+from fairseq.knn.index.config import BuildConfig
+from fairseq.knn.index.identity import index_differences, require_index
+from tests.builders.small_store import ROWS, WIDTH, clustered_keys
+
+
+@pytest.mark.pitfall(2)
+def test_index_of_another_store(make_store, tmp_path, caplog):
+    store, other = make_store(), make_store("other", weights_sha256="o" * 64)
+    path = tmp_path / "i"
+    built = build_index(store, BuildConfig("d", "i", index_spec="Flat"), path)
+    index = read_index(path)
+    assert require_index(index, path, store) == built
+    ids = f"{store.store_id[:12]}, but .*other is datastore {other.store_id[:12]}"
+    with pytest.raises(MismatchError, match=f"i was built from datastore {ids}"):
+        require_index(index, path, other)
+    assert require_index(index, path, other, allow_mismatch=True) == built and "going on" in caplog.text
+    with pytest.raises(MismatchError, match=f"i has {ROWS} keys, but .*short was opened with 100 rows"):
+        require_index(index, path, make_store("short", keys=clustered_keys()[:100]), allow_mismatch=True)
+    path.with_name("i.json").unlink()
+    assert require_index(index, path, other) is None
+
+
+def test_every_difference_is_named(make_store):
+    store = make_store()
+    narrow, same = SimpleNamespace(d=8, ntotal=3), SimpleNamespace(d=WIDTH, ntotal=ROWS)
+    found = index_differences(narrow, None, "i", store)
+    assert found["width"].startswith(f"i has keys of width 8, but {store.prefix} of {WIDTH}; ")
+    assert set(found) == {"width", "rows"} and index_differences(same, None, "i", store) == {}
