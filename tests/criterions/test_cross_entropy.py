@@ -10,29 +10,17 @@ from fairseq.config.common import DeviceConfig
 from fairseq.criterions.cross_entropy import adaptive_loss, cross_entropy
 from fairseq.data.block_dataset import PAD, BlockDataset
 from fairseq.errors import ConfigError, FairseqError
-from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.optim.optimizers import NAG
 from fairseq.runtime.distributed import SingleProcess
 from fairseq.runtime.precision import Precision
 from fairseq.train.trainer import Trainer
+from tests.builders.small_model import BANDS, SMALL, small_model
 from tests.oracles.adaptive_softmax import log_softmax
 
 FLOAT32_RTOL = 1e-5
-PLAIN = TransformerConfig(
-    decoder_layers=1,
-    decoder_embed_dim=16,
-    decoder_ffn_embed_dim=24,
-    decoder_attention_heads=2,
-    dropout=0.0,
-    max_target_positions=8,
-)
-ADAPTIVE = replace(PLAIN, adaptive_input=True, adaptive_input_cutoff=(8, 16), adaptive_softmax_cutoff=(8, 16))
-
-
-def make(config: TransformerConfig) -> TransformerLanguageModel:
-    torch.manual_seed(0)
-    return build_transformer_lm(config, 40)
+PLAIN = replace(SMALL, decoder_layers=1, dropout=0.0, max_target_positions=8)
+ADAPTIVE = replace(BANDS, decoder_layers=1, dropout=0.0, max_target_positions=8)
 
 
 def dataset() -> BlockDataset:
@@ -46,7 +34,7 @@ def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_adaptive_loss_is_the_sum_of_head_and_tails() -> None:
-    model = make(ADAPTIVE).eval()
+    model = small_model(ADAPTIVE).eval()
     source_BT, target_BT = whole_batch()
     softmax = {k: v.double().numpy() for k, v in model.decoder.adaptive_softmax.state_dict().items()}
     features = model(source_BT).features_BSC.detach().double().numpy()
@@ -65,7 +53,7 @@ def test_adaptive_loss_is_the_sum_of_head_and_tails() -> None:
 
 
 def test_adaptive_loss_counts_the_word_at_index_1_of_a_tail() -> None:
-    model = make(ADAPTIVE).eval()
+    model = small_model(ADAPTIVE).eval()
     loss = adaptive_loss(model, torch.tensor([[4]]), torch.tensor([[9]]))
     assert loss.nats.item() == pytest.approx(
         -model.target_log_prob(model(torch.tensor([[4]])).features_BSC[0], torch.tensor([9])).item()
@@ -74,17 +62,17 @@ def test_adaptive_loss_counts_the_word_at_index_1_of_a_tail() -> None:
 
 
 def test_adaptive_loss_and_cross_entropy_are_one() -> None:
-    model = make(ADAPTIVE).eval()
+    model = small_model(ADAPTIVE).eval()
     assert adaptive_loss(model, *whole_batch()).nats.item() == cross_entropy(model, *whole_batch()).nats.item()
 
 
 def test_adaptive_loss_needs_an_adaptive_softmax() -> None:
     with pytest.raises(ConfigError, match="--criterion adaptive_loss needs --adaptive-softmax-cutoff"):
-        adaptive_loss(make(PLAIN), *whole_batch())
+        adaptive_loss(small_model(PLAIN), *whole_batch())
 
 
 def test_cross_entropy_equals_torchs_over_targets_that_are_not_padding() -> None:
-    model = make(PLAIN).eval()
+    model = small_model(PLAIN).eval()
     source_BT, target_BT = whole_batch()
     logits = model(source_BT).features_BSC @ model.decoder.embed_out.t()
     expected = torch.nn.functional.cross_entropy(
@@ -103,7 +91,7 @@ def trainer(model: TransformerLanguageModel, clip_norm: float = 0.0) -> Trainer:
 
 @pytest.mark.parametrize("cut", [[[0], [1, 2], [3, 4, 5]], [[5], [0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4], [5]]])
 def test_an_update_of_many_batches_equals_one_of_a_big_batch(cut: list[list[int]]) -> None:
-    big, small = make(ADAPTIVE), make(ADAPTIVE)
+    big, small = small_model(ADAPTIVE), small_model(ADAPTIVE)
     data = dataset()
     one = trainer(big).update([data.collate(np.arange(6))], epoch=1)
     many = trainer(small).update([data.collate(np.array(rows)) for rows in cut], epoch=1)
@@ -115,7 +103,7 @@ def test_an_update_of_many_batches_equals_one_of_a_big_batch(cut: list[list[int]
 
 
 def test_gradients_are_the_mean_over_targets_and_clipped_after_that() -> None:
-    model, reference = make(PLAIN), make(PLAIN)
+    model, reference = small_model(PLAIN), small_model(PLAIN)
     source_BT, target_BT = whole_batch()
     (cross_entropy(reference, source_BT, target_BT).nats / 45).backward()
     expected = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.01).item()
@@ -128,7 +116,7 @@ def test_gradients_are_the_mean_over_targets_and_clipped_after_that() -> None:
 
 
 def test_the_first_update_runs_at_the_rate_of_update_0() -> None:
-    model = make(PLAIN)
+    model = small_model(PLAIN)
     learner = trainer(model)
     seen: list[tuple[int, int]] = []
     learner.schedule = lambda num_updates, epoch: seen.append((num_updates, epoch)) or 0.1
@@ -138,14 +126,14 @@ def test_the_first_update_runs_at_the_rate_of_update_0() -> None:
 
 
 def test_training_lowers_the_loss() -> None:
-    learner = trainer(make(ADAPTIVE), clip_norm=1.0)
+    learner = trainer(small_model(ADAPTIVE), clip_norm=1.0)
     batch = dataset().collate(np.arange(6))
     losses = [learner.update([batch], epoch=1).nats for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_validation_is_the_loss_without_dropout_and_leaves_the_weights() -> None:
-    model = make(replace(ADAPTIVE, dropout=0.5))
+    model = small_model(replace(ADAPTIVE, dropout=0.5))
     before = [p.detach().clone() for p in model.parameters()]
     nats, num_targets = trainer(model).validate([dataset().collate(np.array([i])) for i in range(6)])
     assert nats == pytest.approx(cross_entropy(model.eval(), *whole_batch()).nats.item(), rel=FLOAT32_RTOL)
@@ -154,7 +142,7 @@ def test_validation_is_the_loss_without_dropout_and_leaves_the_weights() -> None
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
-    model = make(PLAIN)
+    model = small_model(PLAIN)
     torch.nn.init.constant_(model.decoder.embed_out, float("nan"))
     with pytest.raises(FairseqError, match="the loss of update 1 is nan; lower --lr"):
         trainer(model).update([dataset().collate(np.arange(6))], epoch=1)
