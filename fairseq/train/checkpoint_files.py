@@ -7,6 +7,7 @@ checkpoint_{E}_{U}.pt         in epoch E after U updates (--save-interval-update
 checkpoint.best_loss_{M}.pt   the few best, named by their metric (--keep-best-checkpoints)
 """
 
+import math
 import os
 import re
 import shutil
@@ -83,10 +84,16 @@ def delete_old(config: CheckpointConfig) -> None:
         (best, config.keep_best_checkpoints or -1, config.maximize_best_checkpoint_metric),
     )
     for pattern, count, largest_first in policies:
-        found = [(float(match[1]), path) for path in _files(config) if (match := re.fullmatch(pattern, path.name))]
+        matches = ((re.fullmatch(pattern, path.name), path) for path in _files(config))
+        found = [(_number(match[1], largest_first), path) for match, path in matches if match]
         for _, path in sorted(found, reverse=largest_first)[count:] if count >= 0 else []:
             path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint
             path.unlink()
+
+
+def _number(text: str, largest_first: bool) -> float:
+    """Returns the number in a name; a metric that is none comes last."""
+    return (-math.inf if largest_first else math.inf) if text == "nan" else float(text)
 
 
 def _files(config: CheckpointConfig) -> list[Path]:

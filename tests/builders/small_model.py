@@ -1,10 +1,11 @@
-"""Small language models of 40 ids, one for each way to build one."""
+"""Small language models of 40 ids, one for each way to build one, and a text for them."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from fairseq.data.block_dataset import BlockDataset
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
 
@@ -54,3 +55,9 @@ def perturbed_model(config: TransformerConfig) -> TransformerLanguageModel:
 def some_ids(*shape: int) -> torch.Tensor:
     """Returns ids of words, the same ones every time."""
     return torch.from_numpy(np.random.default_rng(0).integers(4, NUM_IDS, shape))
+
+
+def small_blocks() -> BlockDataset:
+    """Returns six blocks of words: five of 8 tokens, and a last one of 5."""
+    tokens = np.random.default_rng(1).integers(4, NUM_IDS, 45)
+    return BlockDataset(tokens, np.array([45]), "none", 8)
