@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq.data.block_dataset import PAD
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 
 

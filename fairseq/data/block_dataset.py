@@ -21,9 +21,8 @@ import numpy as np
 from fairseq.arrays import Bools, Int64s, Integers
 from fairseq.data.batching import batch_by_size
 from fairseq.data.blocks import block_bounds
+from fairseq.data.dictionary import BOS, EOS, PAD
 from fairseq.errors import DataError
-
-BOS, PAD, EOS = 0, 1, 2
 
 
 @dataclass(frozen=True)

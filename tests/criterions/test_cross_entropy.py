@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairseq.criterions.cross_entropy import adaptive_loss, cross_entropy
-from fairseq.data.block_dataset import PAD
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from tests.builders.small_model import BANDS, SMALL, small_blocks, small_model
 from tests.oracles.adaptive_softmax import log_softmax
