@@ -153,7 +153,6 @@ def save_checkpoint(
     model_state: Mapping[str, Tensor],
     optimizer_state: Mapping[str, Any] | None,
     optimizer_name: str,
-    criterion_name: str,
     num_updates: int,
     extra_state: Mapping[str, Any],
 ) -> None:
@@ -166,7 +165,7 @@ def save_checkpoint(
         "model": dict(model_state),
         "optimizer_history": [
             {
-                "criterion_name": criterion_name,
+                "criterion_name": str(fields.get("criterion") or ""),
                 "optimizer_name": optimizer_name,
                 "lr_scheduler_state": {"best": extra_state.get("best")},
                 "num_updates": num_updates,

@@ -129,7 +129,6 @@ def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
         model_state=state,
         optimizer_state=None,
         optimizer_name="",
-        criterion_name=str(fields.get("criterion") or ""),
         num_updates=int(num_updates),
         extra_state={"dictionary_sha256": sha256} if sha256 else {},
     )

@@ -70,14 +70,8 @@ def _greedy(offsets: Int64s, block_size: int) -> tuple[Int64s, Int64s]:
 def _documents(offsets: Int64s, sizes: Integers, block_size: int) -> tuple[Int64s, Int64s]:
     """Returns ``_greedy`` blocks of each run between empty lines (size 1), without blocks of one token or none."""
     empty = np.concatenate([[-1], np.flatnonzero(sizes == 1), [len(sizes)]])
-    starts, ends = [], []
-    for before, after in pairwise(empty):
-        if after - before > 1:
-            run_starts, run_ends = _greedy(offsets[before + 1 : after + 1], block_size)
-            starts.append(run_starts)
-            ends.append(run_ends)
-    if not starts:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    start, end = np.concatenate(starts), np.concatenate(ends)
+    runs = [offsets[before + 1 : after + 1] for before, after in pairwise(empty) if after - before > 1]
+    blocks = [(np.empty(0, np.int64), np.empty(0, np.int64)), *(_greedy(run, block_size) for run in runs)]
+    start, end = (np.concatenate(part) for part in zip(*blocks, strict=True))
     kept = end - start > 1
     return start[kept], end[kept]

@@ -86,17 +86,13 @@ def misfits(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     own = model.state_dict()
     constants = _constants(own)
     problems = [f"{name} is missing" for name in own if name not in state and name not in constants]
-    problems += [f"{name} is not part of the model" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(value.shape)} instead of {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    problems += [
-        f"{name} is of {value.dtype} instead of {own[name].dtype}"
-        for name, value in state.items()
-        if name in own and value.is_floating_point() != own[name].is_floating_point()
-    ]
+    for name, value in state.items():
+        if name not in own:
+            problems.append(f"{name} is not part of the model")
+        elif value.shape != own[name].shape:
+            problems.append(f"{name} is {tuple(value.shape)} instead of {tuple(own[name].shape)}")
+        elif value.is_floating_point() != own[name].is_floating_point():
+            problems.append(f"{name} is of {value.dtype} instead of {own[name].dtype}")
     return problems
 
 

@@ -81,7 +81,6 @@ def write_checkpoint(path: Path, config: RunConfig, trainer: Trainer, state: Run
         model_state=trainer.model.state_dict(),
         optimizer_state=None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
         optimizer_name=config.train.optimizer,
-        criterion_name=config.train.criterion,
         num_updates=trainer.num_updates,
         extra_state={
             "train_iterator": {"epoch": state.epoch, "iterations_in_epoch": state.position, "shuffle": True},

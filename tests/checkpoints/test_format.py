@@ -25,6 +25,7 @@ CONFIG = replace(BANDS, decoder_layers=1, no_decoder_final_norm=True)
 FIELDS = {
     **CONFIG.__dict__,
     "arch": "transformer_lm",
+    "criterion": "adaptive_loss",
     "adam_betas": (0.9, 0.98),
     "lr": (0.25, 0.1),
     "tokens_per_sample": 64,
@@ -40,7 +41,6 @@ def save(path: Path, **changes: Any) -> torch.nn.Module:
         model_state=model.state_dict(),
         optimizer_state=optimizer.state_dict(),
         optimizer_name="nag",
-        criterion_name="adaptive_loss",
         num_updates=17,
         extra_state=EXTRA,
     )
