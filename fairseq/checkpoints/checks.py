@@ -1,4 +1,4 @@
-"""What a checkpoint must be before anything is made from it: an undamaged container, finite weights, sound types.
+"""Checks of a checkpoint before it is used: an undamaged container, finite weights, values of the right type.
 
 torch writes a checksum for every part of a zip container and does not verify it, so that flipped bits would load as
 other weights. The container of before 1.6 has none. What is checked of ``extra_state`` is what the program takes from
@@ -33,7 +33,7 @@ _POSITION = ("epoch", "iterations_in_epoch")
 
 
 def check_container(path: Path) -> None:
-    """Verifies the checksums of a zip container, which torch writes but does not read; older containers have none.
+    """Verifies the checksums of a zip container; torch does not, and older containers have none.
 
     Raises:
         CheckpointError: a part has other bytes than were written, or is compressed, which torch's parts never are.
@@ -53,7 +53,7 @@ def check_container(path: Path) -> None:
 
 
 def check_weights(model: Mapping[Any, Any], path: str | os.PathLike[str]) -> None:
-    """Raises CheckpointError, naming the tensor, where a state dict holds anything but plain, finite tensors."""
+    """Raises CheckpointError, with the name of the tensor, unless a state dict holds plain, finite tensors only."""
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds other things than tensors")
@@ -70,7 +70,7 @@ def check_weights(model: Mapping[Any, Any], path: str | os.PathLike[str]) -> Non
 
 
 def last_update(history: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Returns the last entry of ``optimizer_history``, with a sound ``num_updates`` if it has one."""
+    """Returns the last entry of ``optimizer_history``; its ``num_updates``, if any, is a count."""
     if history is None or history == []:
         return {}
     if not isinstance(history, list) or not isinstance(history[-1], Mapping):
@@ -82,7 +82,7 @@ def last_update(history: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]
 
 
 def checked_extra_state(extra: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Returns ``extra_state`` (empty if there is none), after checking what other parts take from it."""
+    """Returns ``extra_state``, empty if there is none; the values that this program uses have the right types."""
     if extra is None:
         return {}
     if not isinstance(extra, Mapping):
@@ -102,7 +102,7 @@ def checked_extra_state(extra: Any, path: str | os.PathLike[str]) -> Mapping[str
 def checked_optimizer_state(
     state: Any, path: str | os.PathLike[str], extra_state: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """Returns ``last_optimizer_state``, which has torch's two parts where this program has written it."""
+    """Returns ``last_optimizer_state``; one that this program wrote has torch's two parts."""
     if state is None:
         return None
     if not isinstance(state, Mapping):

@@ -1,4 +1,4 @@
-"""Which checkpoint files a training run writes, and which it keeps.
+"""Names of checkpoints: which ones a training run writes, and which it keeps.
 
 checkpoint_last.pt            the newest, to resume from
 checkpoint_best.pt            the best by the validation metric
@@ -48,9 +48,10 @@ def names_to_write(
 
 
 def write_all(save_dir: Path, names: list[str], write: Callable[[Path], None]) -> None:
-    """Writes the first name and hard-links the others to it, each by an atomic rename.
+    """Writes the first file and hard-links the others to it, each by an atomic rename.
 
-    What a run goes on from comes last, and a checkpoint after its JSON: a run killed in between writes all of it again.
+    The file that a run resumes from comes last, and each checkpoint after its JSON: if the run is killed in between,
+    it resumes from an earlier state and writes all of them again.
     """
     if not names:
         return
@@ -76,7 +77,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def delete_old(config: CheckpointConfig) -> None:
-    """Deletes what the keep-policies do not keep: of each kind of name, all but the first few by their number."""
+    """Deletes the checkpoints that the flags do not keep."""
     best = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
     policies = (
         (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True),
@@ -92,7 +93,7 @@ def delete_old(config: CheckpointConfig) -> None:
 
 
 def _number(text: str, largest_first: bool) -> float:
-    """Returns the number in a name; a metric that is none comes last."""
+    """Returns the number in a file name; NaN sorts last."""
     return (-math.inf if largest_first else math.inf) if text == "nan" else float(text)
 
 
