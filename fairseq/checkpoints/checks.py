@@ -1,4 +1,4 @@
-"""What a checkpoint must be before anything is made from it: an undamaged container, finite weights, sound types.
+"""Checks of a checkpoint before it is used: an undamaged container, finite weights, values of the right type.
 
 torch writes a checksum for every part of a zip container and does not verify it, so that flipped bits would load as
 other weights. The container of before 1.6 has none. What is checked of ``extra_state`` is what the program takes from
@@ -7,7 +7,7 @@ it; the rest is not looked at.
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,22 @@ from fairseq.errors import CheckpointError, shown
 
 ZIP_MAGIC = b"PK\x03\x04"
 ASK = "get or make the checkpoint again"
-# What other parts of the program take from ``extra_state``, by the type that it must have; None stands for nothing.
-_EXTRA_STATE: Mapping[str, type | tuple[type, ...]] = {
+# What other parts of the program take from ``extra_state``, by its type; None stands for nothing.
+_EXTRA_STATE: Mapping[str, type] = {
     "train_iterator": Mapping,
     "epoch_order": Mapping,
     "loss_scaler": Mapping,
-    "best": (int, float),
+    "best": float,
     "validations_since_best": int,
     "dictionary_sha256": str,
     "written_by": str,
 }
 _POSITION = ("epoch", "iterations_in_epoch")
+_WORDS = {Mapping: "a dict", list: "a list", str: "text", int: "a whole number", float: "a number"}
 
 
 def check_container(path: Path) -> None:
-    """Verifies the checksums of a zip container, which torch writes but does not read; older containers have none.
+    """Verifies the checksums of a zip container; torch does not, and older containers have none.
 
     Raises:
         CheckpointError: a part has other bytes than were written, or is compressed, which torch's parts never are.
@@ -53,7 +54,7 @@ def check_container(path: Path) -> None:
 
 
 def check_weights(model: Mapping[Any, Any], path: str | os.PathLike[str]) -> None:
-    """Raises CheckpointError, naming the tensor, where a state dict holds anything but plain, finite tensors."""
+    """Raises CheckpointError, with the name of the tensor, unless a state dict holds plain, finite tensors only."""
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds other things than tensors")
@@ -70,55 +71,50 @@ def check_weights(model: Mapping[Any, Any], path: str | os.PathLike[str]) -> Non
 
 
 def last_update(history: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Returns the last entry of ``optimizer_history``, with a sound ``num_updates`` if it has one."""
-    if history is None or history == []:
-        return {}
-    if not isinstance(history, list) or not isinstance(history[-1], Mapping):
-        raise _wrong_type(path, "optimizer_history", "a list of dicts", history)
-    last: Mapping[str, Any] = history[-1]
-    if not _is_count(last.get("num_updates", 0)):
-        raise _wrong_type(path, "num_updates", "a whole number, not negative", last["num_updates"])
-    return last
+    """Returns the last entry of ``optimizer_history``, empty if there is none; ``num_updates`` in it is a count."""
+    _require(list, history, "optimizer_history", path)
+    last = history[-1] if history else None
+    _require(Mapping, last, "the last entry of optimizer_history", path)
+    _require_counts(last, ("num_updates",), "", path)
+    return last or {}
 
 
 def checked_extra_state(extra: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Returns ``extra_state`` (empty if there is none), after checking what other parts take from it."""
-    if extra is None:
-        return {}
-    if not isinstance(extra, Mapping):
-        raise _wrong_type(path, "extra_state", "a dict", extra)
+    """Returns ``extra_state``, empty if there is none; the values that this program uses have the right types."""
+    _require(Mapping, extra, "extra_state", path)
     for name, kind in _EXTRA_STATE.items():
-        value = extra.get(name)
-        if value is not None and not isinstance(value, kind):
-            words = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise _wrong_type(path, f"extra_state: {name}", f"of type {words.lower()}", value)
-    position = extra.get("train_iterator") or {}
-    for name in _POSITION:
-        if not _is_count(position.get(name, 0)):
-            raise _wrong_type(path, f"extra_state: {name}", "a whole number, not negative", position[name])
-    return extra
+        _require(kind, (extra or {}).get(name), f"extra_state: {name}", path)
+    _require_counts((extra or {}).get("train_iterator"), _POSITION, "extra_state: ", path)
+    return extra or {}
 
 
 def checked_optimizer_state(
     state: Any, path: str | os.PathLike[str], extra_state: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """Returns ``last_optimizer_state``, which has torch's two parts where this program has written it."""
-    if state is None:
-        return None
-    if not isinstance(state, Mapping):
-        raise _wrong_type(path, "last_optimizer_state", "a dict", state)
-    if "written_by" in extra_state:
-        for name, kind in (("state", Mapping), ("param_groups", list)):
-            if not isinstance(state.get(name), kind):
-                raise _wrong_type(path, f"last_optimizer_state: {name}", f"a {kind.__name__.lower()}", state.get(name))
-    return state
+    """Returns ``last_optimizer_state``; one that this program wrote has torch's two parts."""
+    _require(Mapping, state, "last_optimizer_state", path)
+    if state is not None and "written_by" in extra_state:
+        _require(Mapping, state.get("state", ()), "last_optimizer_state: state", path)
+        _require(list, state.get("param_groups", ()), "last_optimizer_state: param_groups", path)
+    checked: Mapping[str, Any] | None = state
+    return checked
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_INT
+def _require(kind: type, value: Any, name: str, path: str | os.PathLike[str]) -> None:
+    """Raises CheckpointError if a value has another type than it should; None has any."""
+    if value is not None and not isinstance(value, (int, float) if kind is float else kind):
+        raise _wrong(name, _WORDS[kind], value, path)
 
 
-def _wrong_type(path: str | os.PathLike[str], name: str, expected: str, value: Any) -> CheckpointError:
-    """Returns the error of a value that has another type than is ``expected``."""
+def _require_counts(
+    values: Mapping[str, Any] | None, names: Sequence[str], where: str, path: str | os.PathLike[str]
+) -> None:
+    for name in names:
+        value = (values or {}).get(name, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_INT:
+            raise _wrong(where + name, "a whole number, not negative", value, path)
+
+
+def _wrong(name: str, expected: str, value: Any, path: str | os.PathLike[str]) -> CheckpointError:
     found = type(value).__name__ if isinstance(value, (Tensor, Mapping, list)) else shown(value)
     return CheckpointError(f"{path}: {name} must be {expected}, but is {found}; {ASK}")

@@ -43,7 +43,7 @@ from fairseq.runtime.inputs import require_checkpoint
 
 
 class _Inert:
-    """Stands for a class that an old file names; holds what it is given, does nothing."""
+    """Stand-in for a class that an old file names; it holds what it is given and does nothing."""
 
 
 _STAND_INS = [
@@ -58,7 +58,7 @@ _NUMPY_SCALARS = [np.dtype, np._core.multiarray.scalar] + [  # type: ignore[attr
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, in today's names.
+    """Content of a checkpoint, in today's names.
 
     Attributes:
         path: where it was read.
@@ -105,7 +105,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Returns what the file holds, which is a dict with a ``model``; all else in it is still to be checked."""
+    """Returns the dict in the file. It has a ``model``; everything else is unchecked."""
     require_checkpoint(path)
     try:
         with (
@@ -153,20 +153,19 @@ def save_checkpoint(
     model_state: Mapping[str, Tensor],
     optimizer_state: Mapping[str, Any] | None,
     optimizer_name: str,
-    criterion_name: str,
     num_updates: int,
     extra_state: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint and, beside it, a JSON for people; neither is ever seen half-written.
+    """Writes a checkpoint and, beside it, a JSON for people, each atomically.
 
-    Equal states give equal bytes, whether they were computed in one run or restored in between.
+    Equal states give equal bytes, whether a run was resumed or not.
     """
     record = {
         "args": Namespace(**{name: _historic(name, value) for name, value in fields.items()}),
         "model": dict(model_state),
         "optimizer_history": [
             {
-                "criterion_name": criterion_name,
+                "criterion_name": str(fields.get("criterion") or ""),
                 "optimizer_name": optimizer_name,
                 "lr_scheduler_state": {"best": extra_state.get("best")},
                 "num_updates": num_updates,
@@ -182,9 +181,9 @@ def save_checkpoint(
 
 
 def _canonical(value: Any) -> Any:
-    """Returns the same data with one object for equal texts, and one object each for equal tuples and lists.
+    """Returns the same data, in which equal texts are one object, and tuples and lists are never shared.
 
-    A pickle refers back to objects that it has met, so that its bytes tell shared from equal.
+    A pickle stores an object once and refers back to it, so its bytes depend on what is shared.
     """
     if isinstance(value, str):
         return sys.intern(value)

@@ -1,4 +1,4 @@
-"""Weights from a checkpoint to safetensors and back, the same bits.
+"""Conversion of weights between checkpoints and safetensors, bit for bit.
 
     MODEL.safetensors   every tensor once, float32 as in memory; and text fields:
         format              fairseq-knnlm
@@ -91,7 +91,7 @@ def _to_safetensors(safetensors: ModuleType, source: Path, target: Path) -> str:
 
 
 def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the tensors that differ, each in memory of its own, and for every other name the one that equals it."""
+    """Returns each distinct tensor under its first name, and {name: first name} for its equals."""
     stored: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     names: dict[tuple[Any, ...], str] = {}
@@ -129,7 +129,6 @@ def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
         model_state=state,
         optimizer_state=None,
         optimizer_name="",
-        criterion_name=str(fields.get("criterion") or ""),
         num_updates=int(num_updates),
         extra_state={"dictionary_sha256": sha256} if sha256 else {},
     )

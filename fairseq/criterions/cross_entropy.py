@@ -9,20 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq.data.block_dataset import PAD
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A batch's loss: the sum in nats, with its gradient, and the number of targets that it is over."""
+    """Loss of a batch: the sum in nats, which has a gradient, and the number of targets."""
 
     nats: Tensor
     num_targets: int
 
 
 def cross_entropy(model: Any, source_BT: Tensor, target_BT: Tensor) -> Loss:
-    """Returns −Σ ln p(target) of a batch; the output layer sees only rows with a target."""
+    """Returns −Σ ln p(target) of a batch; the output layer computes only positions that have a target."""
     scored_BT = target_BT != PAD
     target_N = target_BT[scored_BT]
     features_NC = model(source_BT).features_BSC[scored_BT]

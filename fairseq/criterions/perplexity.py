@@ -1,4 +1,4 @@
-r"""Perplexity, and what it is made of.
+r"""Loss and perplexity.
 
 A language model gives each target token t, in its context, a probability p(t). Over N scored targets
 

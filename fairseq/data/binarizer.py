@@ -1,4 +1,4 @@
-r"""From a text file to counts or ids, in parallel, with the same bytes for any number of workers.
+r"""Counts the words of a text file, or turns them into ids: in parallel, with the same bytes for any number of workers.
 
 The file is cut into byte ranges that end at ``\n``, or in a very long line at a space, so that no word, no UTF-8
 character and no ``\r\n`` is ever split, and a text of one line takes no more memory than another. Workers take ranges;
@@ -54,7 +54,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """What a range came to.
+    """The ids of a range.
 
     Attributes:
         ids: of its words and line ends.
@@ -71,7 +71,7 @@ class EncodedChunk:
 
 @dataclass(frozen=True)
 class TextSummary:
-    """What a text came to: sentences, tokens with their ``</s>``, words replaced by ``<unk>``."""
+    """Counts of a text: sentences, tokens including ``</s>``, words replaced by ``<unk>``."""
 
     num_sentences: int
     num_tokens: int
@@ -99,7 +99,7 @@ def split_chunks(path: str | Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk
 
 
 def _end_of_range(file: BinaryIO, most_bytes: int) -> tuple[int, bool]:
-    """Returns where the range ends that has come to where the file stands, and whether a line ends there."""
+    """Returns the end of the range that has reached the file's position, and whether a line ends there."""
     while True:
         before = file.tell()
         data = file.readline(most_bytes)
@@ -111,7 +111,7 @@ def _end_of_range(file: BinaryIO, most_bytes: int) -> tuple[int, bool]:
 
 
 def split_words(chunk: Chunk) -> list[str]:
-    """Returns the words of a range, ``LINE_END`` after the last of each line that ends in it.
+    """Returns the words of a range, with ``LINE_END`` after each line that ends in it.
 
     Raises:
         DataError: the text is not UTF-8.
@@ -201,7 +201,7 @@ def binarize(
     *,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> TextSummary:
-    """Writes the ids of a text file to ``writer``, and returns what the text came to.
+    """Writes the ids of a text file to ``writer`` and returns counts.
 
     Raises:
         DataError: the text is not UTF-8.
@@ -227,7 +227,7 @@ def _num_bytes(chunks: Sequence[Chunk]) -> int:
 
 
 def ordered_map(function: Callable[[Chunk], T], chunks: Sequence[Chunk], workers: int) -> Iterator[T]:
-    """Yields ``function`` of each range, in order, by at most ``workers`` processes; few ranges stay in this one.
+    """Yields ``function`` of each range, in order, computed by up to ``workers`` processes, or by this one if few.
 
     Raises:
         FairseqError: a process was killed.

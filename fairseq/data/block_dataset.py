@@ -21,9 +21,8 @@ import numpy as np
 from fairseq.arrays import Bools, Int64s, Integers
 from fairseq.data.batching import batch_by_size
 from fairseq.data.blocks import block_bounds
+from fairseq.data.dictionary import BOS, EOS, PAD
 from fairseq.errors import DataError
-
-BOS, PAD, EOS = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Batch:
         return int((self.target_BT != PAD).sum())
 
     def split(self, num_positions: int) -> "list[Batch]":
-        """Returns the same rows in batches of at most so many positions, or those of the longest row where it has more.
+        """Returns the same rows in smaller batches, each as wide as its longest row.
 
-        Each is as wide as its own longest row.
+        A batch has at most ``num_positions`` positions, or as many as the longest row if that has more.
         """
         taken_BT = (self.source_BT != PAD) | (self.target_BT != PAD)  # <pad> may stand in the text itself
         width_B = taken_BT.shape[1] - np.argmax(taken_BT[:, ::-1], axis=1)
@@ -107,9 +106,9 @@ class BlockDataset:
         return hashlib.sha256(np.ascontiguousarray(self.tokens).data).hexdigest()
 
     def without_longer_than(self, limit: int) -> tuple["BlockDataset", int]:
-        """Returns the data set without blocks of more than ``limit`` tokens, and how many tokens that leaves out.
+        """Returns the data set without blocks of more than ``limit`` tokens, and the number of tokens left out.
 
-        A block that is left out is no other block's context either.
+        A block that is left out is not context of another block either.
         """
         kept = self.lengths <= limit
         if kept.all():
@@ -156,7 +155,7 @@ class BlockDataset:
         return Batch(np.asarray(block_idx, np.int64), source, target, contexts)
 
     def context_lengths(self, block_idx: Integers | None = None) -> Int64s:
-        """Returns how many context tokens stand before each of the given blocks; before each of all if none are."""
+        """Returns the number of context tokens before each of the given blocks (default: all blocks)."""
         if block_idx is None:
             block_idx = np.arange(len(self))
         tokens = self.ends[block_idx] - self.starts[block_idx]  # an added <s> takes no context away

@@ -45,7 +45,7 @@ def block_bounds(sizes: Integers, mode: str, block_size: int) -> tuple[Int64s, I
 
 
 def joined_ranges(starts: Int64s, lengths: Int64s) -> Int64s:
-    """Returns the numbers of several ranges, end to end: starts 5 and 0, lengths 2 and 3 give 5, 6, 0, 1, 2."""
+    """Returns several ranges, joined: starts 5 and 0, lengths 2 and 3 give 5, 6, 0, 1, 2."""
     before = np.cumsum(lengths) - lengths
     joined: Int64s = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
     return joined
@@ -57,7 +57,7 @@ def _not_empty(starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
 
 
 def _greedy(offsets: Int64s, block_size: int) -> tuple[Int64s, Int64s]:
-    """Returns blocks of whole sentences; ``offsets`` are the sentences' bounds, one more than sentences."""
+    """Returns blocks of as many whole sentences as fit; ``offsets`` are where sentences start, and the end."""
     cuts = [0]
     last = len(offsets) - 1
     while cuts[-1] < last:
@@ -68,16 +68,10 @@ def _greedy(offsets: Int64s, block_size: int) -> tuple[Int64s, Int64s]:
 
 
 def _documents(offsets: Int64s, sizes: Integers, block_size: int) -> tuple[Int64s, Int64s]:
-    """Returns ``_greedy`` blocks of each run between empty lines (size 1), without blocks of one token or none."""
+    """Returns ``_greedy`` blocks of each document (between lines of size 1), without blocks of one token or none."""
     empty = np.concatenate([[-1], np.flatnonzero(sizes == 1), [len(sizes)]])
-    starts, ends = [], []
-    for before, after in pairwise(empty):
-        if after - before > 1:
-            run_starts, run_ends = _greedy(offsets[before + 1 : after + 1], block_size)
-            starts.append(run_starts)
-            ends.append(run_ends)
-    if not starts:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    start, end = np.concatenate(starts), np.concatenate(ends)
+    runs = [offsets[before + 1 : after + 1] for before, after in pairwise(empty) if after - before > 1]
+    blocks = [(np.empty(0, np.int64), np.empty(0, np.int64)), *(_greedy(run, block_size) for run in runs)]
+    start, end = (np.concatenate(part) for part in zip(*blocks, strict=True))
     kept = end - start > 1
     return start[kept], end[kept]

@@ -53,7 +53,7 @@ class Dictionary:
         return symbol in self.indices
 
     def index(self, symbol: str) -> int:
-        """Returns the id of a symbol, that of ``<unk>`` when it is not in the dictionary."""
+        """Returns the id of a symbol, or of ``<unk>`` if it is not in the dictionary."""
         return self.indices.get(symbol, UNK)
 
     def bos(self) -> int:
@@ -159,7 +159,7 @@ def _text(path: Path) -> str:
 
 
 def _read_clean(text: str) -> tuple[list[str], list[int]] | None:
-    r"""Returns the symbols and counts of lines that are all as ``save`` writes them; None when any is not.
+    r"""Returns the symbols and counts if every line is as ``save`` writes it, else None.
 
     Every step is a call or two in C for all lines at once: ``a 5\nb 6\n`` is cut into ``a 5 \n b 6 \n`` and nothing.
     A symbol with a space in it, or one that stands twice, is for ``_read_checked`` to judge.

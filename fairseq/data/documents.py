@@ -48,13 +48,13 @@ class Documents:
         return len(self.start_D)
 
     def of(self, position: int) -> int | None:
-        """Returns the document that a token stands in, None before the first one."""
+        """Returns the number of the document that a token is in, None before the first."""
         number = int(np.searchsorted(self.start_D, position, side="right")) - 1
         return number if number >= 0 and position < self.stop_D[number] else None
 
 
 def find_documents(text: MMapIndexedDataset, dictionary: Dictionary, pattern: str | None = None) -> Documents:
-    """Returns the documents of a text, by a pattern, or by what it looks like.
+    """Returns the documents of a text, by a pattern if there is one.
 
     Raises:
         ConfigError: the pattern is no regular expression, or matches nothing.
@@ -86,7 +86,7 @@ def line_text(text: MMapIndexedDataset, dictionary: Dictionary, line: int) -> st
 
 
 def title_of(text: MMapIndexedDataset, dictionary: Dictionary, line: int) -> str:
-    """Returns the title of a document by its first line: without the marks of a heading, cut where it is long."""
+    """Returns a document's title: its first line, without the marks of a heading, cut if it is long."""
     words = line_text(text, dictionary, line)
     match = re.fullmatch(r"= (.+) =", words)
     title = match[1] if match else words

@@ -200,7 +200,7 @@ class IndexedDatasetWriter:
                 file.write(self._index())
 
     def write(self, ids: Integers, sizes: Integers) -> None:
-        """Appends ids, back to back, and the sizes of the sentences that end among them; the last may be still open."""
+        """Appends ids and the sizes of the sentences that end in them; the last sentence may go on in the next call."""
         data = ids.astype(self.dtype, copy=False).tobytes()
         self._write(data)
         self._sha256.update(data)

@@ -1,7 +1,7 @@
-"""Text becomes a data directory: ``dict.txt``, NAME.bin and NAME.idx of each text, and ``preprocess.json`` about them.
+"""Makes a data directory from texts: ``dict.txt``, NAME.bin and NAME.idx for each text, and ``preprocess.json``.
 
-A directory holds ids of one dictionary, wherever a run is stopped: what the run will replace is removed before another
-``dict.txt`` is written. A run that was stopped is known by the ``unfinished`` settings in the record.
+At any moment, all ids in a directory are of its ``dict.txt``: the files to be replaced are removed before another
+dictionary is written. While a run lasts, the record holds its settings as ``unfinished``.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Split:
 
 
 def preprocess(config: PreprocessConfig) -> bool:
-    """Makes the dictionary and binarises each text; returns False where all of it is there already.
+    """Makes the dictionary and binarises each text; returns False if that was done already.
 
     Raises:
         ConfigError: something would be replaced, and ``--overwrite`` is not given.
@@ -99,7 +99,7 @@ def _check_text(split: Split) -> None:
 
 
 def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary | None) -> None:
-    """Raises ConfigError where results are there that the run would replace.
+    """Raises ConfigError if the run would replace results.
 
     A ``dict.txt`` that equals ``--srcdict`` is not in the way: this is how a text joins a data directory.
     """
@@ -166,7 +166,7 @@ def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_record(destdir: Path) -> dict[str, Any]:
-    """Returns the record of earlier runs; one that cannot be read counts for nothing, and is written anew."""
+    """Returns the record of earlier runs, empty if there is none that can be read."""
     try:
         record = json.loads(_record_path(destdir).read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -175,7 +175,7 @@ def read_record(destdir: Path) -> dict[str, Any]:
 
 
 def _is_done(destdir: Path, splits: Sequence[Split], settings: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Returns whether the last run did the same with the same texts, and came to its end."""
+    """Returns whether an earlier run with the same settings and texts was finished."""
     done, its_settings = earlier.get("splits"), earlier.get("settings")
     if "unfinished" in earlier or not isinstance(done, dict) or not isinstance(its_settings, dict):
         return False
@@ -192,7 +192,7 @@ def _is_split_done(split: Split, record: Any) -> bool:
 def _write_record(
     config: PreprocessConfig, dictionary: Dictionary, records: Mapping[str, Any], earlier: Mapping[str, Any]
 ) -> None:
-    """Writes ``preprocess.json``; records of earlier runs stay while the dictionary is theirs."""
+    """Writes ``preprocess.json``; texts of earlier runs stay in it if the dictionary is the same."""
     sha256 = dictionary.sha256()
     before, known = earlier.get("splits"), earlier.get("dictionary")
     kept = before if isinstance(before, dict) and isinstance(known, dict) and known.get("sha256") == sha256 else {}

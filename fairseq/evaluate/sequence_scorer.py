@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Float64s, Int64s
-from fairseq.data.block_dataset import PAD, Batch
+from fairseq.data.block_dataset import Batch
+from fairseq.data.dictionary import PAD
 from fairseq.evaluate.cache import ContinuousCache
 from fairseq.evaluate.mixture import Interpolation, Known, WeighedInterpolation, average_probabilities, interpolate
 from fairseq.runtime.precision import Precision

@@ -1,11 +1,11 @@
-"""What a model is to the rest of the code: who it is, and what it answers."""
+"""Types that describe a model to the rest of the code."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What tells one model from another; None where it is not known.
+    """Values that identify a model; None where one is not known.
 
     Attributes:
         dictionary_sha256: of the dictionary.

@@ -78,16 +78,15 @@ class TransformerConfig:
     def _check_tied(self) -> None:
         if not self.adaptive_input or not self.adaptive_softmax_cutoff:
             raise ConfigError("--tie-adaptive-weights needs --adaptive-input and --adaptive-softmax-cutoff")
-        if self.input_cutoff != self.adaptive_softmax_cutoff:
-            raise ConfigError(
-                f"--tie-adaptive-weights needs equal cutoffs, but --adaptive-input-cutoff is {self.input_cutoff}"
-                f" and --adaptive-softmax-cutoff is {self.adaptive_softmax_cutoff}"
-            )
-        if self.adaptive_input_factor != self.adaptive_softmax_factor:
-            raise ConfigError(
-                f"--tie-adaptive-weights needs equal factors, but --adaptive-input-factor is"
-                f" {self.adaptive_input_factor} and --adaptive-softmax-factor is {self.adaptive_softmax_factor}"
-            )
+        for name, of_input, of_softmax in (
+            ("cutoff", self.input_cutoff, self.adaptive_softmax_cutoff),
+            ("factor", self.adaptive_input_factor, self.adaptive_softmax_factor),
+        ):
+            if of_input != of_softmax:
+                raise ConfigError(
+                    f"--tie-adaptive-weights needs equal {name}s, but --adaptive-input-{name} is {of_input} and"
+                    f" --adaptive-softmax-{name} is {of_softmax}"
+                )
         if self.output_dim != self.decoder_embed_dim:
             raise ConfigError(
                 f"--tie-adaptive-weights needs --decoder-output-dim {self.output_dim} to equal --decoder-embed-dim"

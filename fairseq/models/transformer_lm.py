@@ -32,14 +32,14 @@ HUB = "fairseq.hub:from_pretrained"
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What the layers give: ``features_BSC`` for the output layer, and the last layer's ``ffn_input_BSC``."""
+    """Output of the layers: ``features_BSC`` for the output layer, and the last layer's ``ffn_input_BSC``."""
 
     features_BSC: Tensor
     ffn_input_BSC: Tensor
 
 
 class Decoder(nn.Module):
-    """All of the model; its attribute names are the checkpoint's key names."""
+    """Layers and weights; the names of its attributes are the names in checkpoints."""
 
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
             nn.init.normal_(self.embed_out, std=config.output_dim**-0.5)
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
-        """Returns the outputs of the columns from ``first`` on; the columns before are only looked at."""
+        """Returns the outputs of the columns from ``first`` on; the columns before are context."""
         positions_TC = None if self.embed_positions is None else self.embed_positions(source_BT.shape[1])
         x_BTC = dropout(self._embedded(source_BT, positions_TC), self.dropout, self.training)
         for layer in self.layers[:-1]:
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
-        """Returns the outputs of S new columns, which go into the cache; of row b the first ``size_B[b]`` count."""
+        """Returns the outputs of S new columns and caches them; row b has ``size_B[b]``, the rest is padding."""
         assert not self.training
         positions_BSC = None
         if self.embed_positions is not None:
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
         return x_BTC if positions is None else x_BTC + positions
 
     def _features(self, x_BSC: Tensor) -> Tensor:
-        """Returns what the output layer takes, of what the last layer gives."""
+        """Returns the features for the output layer, given the last layer's output."""
         if self.layer_norm is not None:
             x_BSC = self.layer_norm(x_BSC)
         if self.project_out_dim is not None:
@@ -152,9 +152,9 @@ class TransformerLanguageModel(nn.Module):
         data_name_or_path: str | Path = ".",
         **more: Any,
     ) -> Any:
-        """Returns a trained model with its dictionary, as ``fairseq.hub.from_pretrained``, where the rest is told.
+        """Returns a trained model with its dictionary: see ``fairseq.hub.from_pretrained``.
 
-        The name is fairseq's. What it loads lies above this module, which therefore knows the path only.
+        The hub is above this module, which therefore loads it by name.
         """
         return load(HUB)(name_or_path, checkpoint_file, data_name_or_path, **more)
 
@@ -165,7 +165,7 @@ class TransformerLanguageModel(nn.Module):
 
     @property
     def longest_row(self) -> int | None:
-        """Longest row that can be computed at all, in tokens: the learned positions; sinusoidal ones have no end."""
+        """Longest row that can be computed, in tokens; None for sinusoidal positions, which have no end."""
         return self.max_positions if isinstance(self.decoder.embed_positions, LearnedPositions) else None
 
     @property
@@ -239,7 +239,7 @@ def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> Tra
 
 
 def _check_bands(name: str, cutoff: tuple[int, ...], width: int, factor: float, ends: tuple[int, int]) -> None:
-    """Raises ConfigError where a band between the ends would have no words, or vectors of no width."""
+    """Raises ConfigError if a band would have no words, or vectors of width 0."""
     if any(left >= right for left, right in pairwise([ends[0], *cutoff, ends[1]])):
         raise ConfigError(
             f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the {ends[1]} ids of the"

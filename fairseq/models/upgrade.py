@@ -1,4 +1,4 @@
-"""Older state dicts and configs, brought to the layout that this code writes (docs/formats.md, checkpoints)."""
+"""Converts state dicts and configs of older programs to today's layout (docs/formats.md, checkpoints)."""
 
 import re
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> di
 
 
 def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copies upgraded weights into ``model`` and returns what did not fit, one line each; nothing on success."""
+    """Copies upgraded weights into ``model``; if some do not fit, returns one line for each and copies nothing."""
     problems = misfits(model, state)
     if not problems:
         model.load_state_dict({**_constants(model.state_dict()), **state}, strict=True)
@@ -82,21 +82,17 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]
 
 
 def misfits(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Returns what of upgraded weights does not fit ``model``, one line each."""
+    """Returns one line for each of the upgraded weights that does not fit ``model``."""
     own = model.state_dict()
     constants = _constants(own)
     problems = [f"{name} is missing" for name in own if name not in state and name not in constants]
-    problems += [f"{name} is not part of the model" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(value.shape)} instead of {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    problems += [
-        f"{name} is of {value.dtype} instead of {own[name].dtype}"
-        for name, value in state.items()
-        if name in own and value.is_floating_point() != own[name].is_floating_point()
-    ]
+    for name, value in state.items():
+        if name not in own:
+            problems.append(f"{name} is not part of the model")
+        elif value.shape != own[name].shape:
+            problems.append(f"{name} is {tuple(value.shape)} instead of {tuple(own[name].shape)}")
+        elif value.is_floating_point() != own[name].is_floating_point():
+            problems.append(f"{name} is of {value.dtype} instead of {own[name].dtype}")
     return problems
 
 

@@ -22,7 +22,7 @@ def band_bounds(vocabulary_size: int, cutoff: tuple[int, ...]) -> list[tuple[int
 
 
 def rows_in_band(ids: Tensor, start: int, end: int) -> tuple[Tensor, int]:
-    """Returns the positions of ids in ``[start, end)`` and their number; row 0 repeats up to a multiple of 64.
+    """Returns where ids in ``[start, end)`` are, filled up with zeros to a multiple of 64, and their number.
 
     A CPU compiles its bfloat16 kernels for each shape that it meets, and keeps them: with the exact numbers, every
     batch would bring new ones, at the price of time and of memory that grows. The caller drops the repeated rows.

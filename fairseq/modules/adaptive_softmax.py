@@ -26,9 +26,9 @@ CERTAINTY_LOGITS = 1 << 19
 
 
 class TiedHead(nn.Module):
-    """Weights of the head whose words are the input's: ``word_proj`` for words, ``class_proj`` for tails.
+    """Weights of a head that shares its words with the input: ``word_proj`` for words, ``class_proj`` for tails.
 
-    Where the input's words have another width than the softmax, features are first mapped to that width.
+    If the input's words have another width than the features, these are first mapped to it.
     """
 
     def __init__(self, words: nn.Parameter, input_dim: int, num_tails: int) -> None:
@@ -109,7 +109,7 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat([F.linear(mapped_NW, words), self.head.class_proj(x_NC)], dim=-1)
 
     def _aligned_head_logits(self, x_NC: Tensor) -> Tensor:
-        """Returns ``_head_logits``; for many rows with columns of −∞ behind them, up to a multiple of 16.
+        """Returns ``_head_logits``; for many rows, with columns of −∞ that make their number a multiple of 16.
 
         To join weights is to write them once more, V · C numbers; to join logits, N · V.
         """
@@ -163,7 +163,7 @@ class AdaptiveSoftmax(nn.Module):
 
 
 def row_slices(num_rows: int, width: int) -> list[slice]:
-    """Returns slices of rows whose ``width`` logits each are few enough to be held at once."""
+    """Returns slices of so many rows that their logits, ``width`` each, can be held at once."""
     step = max(CERTAINTY_LOGITS // width, 1)
     return [slice(start, start + step) for start in range(0, num_rows, step)]
 
@@ -186,5 +186,5 @@ def _log_softmax_at(logits_NV: Tensor, target_N: Tensor) -> Tensor:
 
 
 def _tied(weight: nn.Parameter) -> nn.Module:
-    """Returns a module that holds another module's weight, under the name that a linear layer's has."""
+    """Returns a module with another module's weight, under the name that a linear layer gives its own."""
     return nn.ParameterDict({"weight": weight})

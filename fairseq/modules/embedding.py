@@ -1,4 +1,4 @@
-"""Word vectors, and projections between widths, with the values that they start from."""
+"""Word vectors and projections, with their initial values."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ PADDING_IDX = 1
 
 
 def word_vectors(count: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
-    """Returns normal vectors of squared length 1 in the mean; row 1 is zero, and ``padding_idx`` gets no gradient."""
+    """Returns word vectors, drawn with variance 1/width; row 1 is zero, and row ``padding_idx`` gets no gradient."""
     words = nn.Embedding(count, width, padding_idx=padding_idx)
     nn.init.normal_(words.weight, std=width**-0.5)
     nn.init.zeros_(words.weight[PADDING_IDX : PADDING_IDX + 1])
@@ -14,7 +14,7 @@ def word_vectors(count: int, width: int, padding_idx: int | None = None) -> nn.E
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:
-    """Returns a linear map without bias, its weights Glorot's uniform ones."""
+    """Returns a linear layer without bias, with Glorot's uniform weights."""
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.xavier_uniform_(layer.weight)
     return layer

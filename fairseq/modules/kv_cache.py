@@ -43,7 +43,7 @@ class KeyValueCache:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no row has a token yet: then attention among new tokens is all there is."""
+        """Whether no row has a token yet."""
         return self._longest == 0
 
     def slots(self, num_new: int) -> Tensor:
@@ -51,7 +51,7 @@ class KeyValueCache:
         return self.length_R[:, None] + torch.arange(num_new, device=self.length_R.device)
 
     def append(self, layer: int, k_RHSD: Tensor, v_RHSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns all keys and values ``[R, H, T, D]`` of a layer, T slots, with new ones of S tokens written in.
+        """Writes the keys and values of S new tokens, and returns all of the layer's, ``[R, H, T, D]`` each.
 
         The lengths stay as they are until ``advance``: every layer writes to the same slots.
         """
@@ -70,21 +70,21 @@ class KeyValueCache:
         return keys_RHTD, values_RHTD
 
     def mask(self, num_new: int) -> Tensor | None:
-        """Returns bool ``[R, 1, S, T]``, true where a new token may look: at itself and before; None: everywhere."""
+        """Returns bool ``[R, 1, S, T]``, true at the slots that a new token may see; None if it may see all."""
         if self._even and num_new == 1:
             return None
         slots_T = torch.arange(self._longest + num_new, device=self.length_R.device)
         return (slots_T <= self.slots(num_new)[:, :, None])[:, None]
 
     def advance(self, size_R: Tensor) -> None:
-        """Counts ``size_R`` further tokens of each row; what was appended beyond them is padding."""
+        """Adds ``size_R`` to the rows' lengths; what was appended beyond is padding."""
         self.length_R = self.length_R + size_R
         lengths = self.length_R.tolist()
         self._longest = max(lengths, default=0)
         self._even = min(lengths, default=0) == self._longest
 
     def reorder(self, rows: list[int]) -> None:
-        """Makes row i what row ``rows[i]`` was; rows may be left out, and be there several times."""
+        """Replaces row i by row ``rows[i]``; a row may be left out, or taken several times."""
         if rows == list(range(len(self.length_R))):
             return
         where = torch.tensor(rows, dtype=torch.int64, device=self.length_R.device)

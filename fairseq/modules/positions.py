@@ -30,7 +30,7 @@ def sinusoidal_table(num_rows: int, width: int) -> Tensor:
 
 
 class Positions(nn.Module):
-    """Base class of both kinds."""
+    """Base class of both kinds of position embeddings."""
 
     def table_of(self, length: int) -> Tensor:
         """Returns the table, with rows for ``length`` columns at least."""
@@ -58,7 +58,7 @@ class SinusoidalPositions(Positions):
         self.register_buffer("table", sinusoidal_table(num_rows, width), persistent=False)
 
     def table_of(self, length: int) -> Tensor:
-        """Returns the table, made anew and twice as long where it is too short."""
+        """Returns the table, made anew if it is too short."""
         if length + FIRST_POSITION > len(self.table):
             self.table = sinusoidal_table(2 * length + FIRST_POSITION, self.width).to(self.table)
         return self.table

@@ -1,4 +1,4 @@
-"""Flags of optimizers and schedules; each dataclass declares all that its optimizer or schedule uses."""
+"""Flags of optimizers and learning rate schedules."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -53,7 +53,7 @@ def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
 
 
 def _period_at(time: float, growth: float) -> tuple[int, float]:
-    """Returns the number of the period that a time falls into, from 0, and the share of it that is past.
+    """Returns the number of the period at a time, from 0, and the fraction of it that is past.
 
     The unit of time is the first period. Each period is 1 + g times as long as the one before, so that those before
     period i are a geometric sum, ((1 + g)^i − 1) / g, and what solves it for i is ln(1 + g·time) / ln(1 + g).

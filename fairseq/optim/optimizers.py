@@ -1,4 +1,4 @@
-"""Optimizers: torch's own under fairseq's names and flags, and NAG, which torch has in another form."""
+"""Optimizers: fairseq's NAG, and torch's own under fairseq's names and flags."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -59,7 +59,7 @@ def build_nag(parameters: Iterable[nn.Parameter], lr: float, config: NAGConfig) 
 
 
 def build_adam(parameters: Iterable[nn.Parameter], lr: float, config: AdamConfig) -> Optimizer:
-    """Returns AdamW; fairseq's ``adam`` decouples weight decay as well, so both names mean this."""
+    """Returns AdamW, for both ``adam`` and ``adamw``: fairseq's ``adam`` decouples weight decay as well."""
     if len(config.adam_betas) != 2 or max(config.adam_betas) >= 1:
         raise ConfigError(f"--adam-betas must be two numbers below 1, such as (0.9, 0.98), but is {config.adam_betas}")
     betas = (config.adam_betas[0], config.adam_betas[1])

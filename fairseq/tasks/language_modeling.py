@@ -23,7 +23,7 @@ from fairseq.runtime.inputs import data_directories, require_split
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves new weights as they come.
+    """Mode in which new weights are not filled.
 
     They have no memory to be filled; torch would do it in Python, for which it imports its compiler: half of the time
     that a command needs to start.
@@ -93,7 +93,7 @@ class LanguageModelingTask:
         )
 
     def build_model(self, name: str, config: Any, tokens_per_sample: int | None = None) -> nn.Module:
-        """Returns a new model; a length that was left open becomes the block size that it is trained with."""
+        """Returns a new model; its longest row, if not given, is the block size that it is trained with."""
         if getattr(config, "max_target_positions", ...) is None:
             length = (tokens_per_sample or self.config.tokens_per_sample) + self.config.add_bos_token
             config = dataclasses.replace(config, max_target_positions=length)
@@ -108,7 +108,7 @@ class LanguageModelingTask:
         return model
 
     def check_dictionary(self, checkpoint: Checkpoint) -> None:
-        """Raises MismatchError when a checkpoint names another dictionary; those of other programs name none."""
+        """Raises MismatchError if a checkpoint names another dictionary; those of other programs name none."""
         trained_with = checkpoint.extra_state.get("dictionary_sha256")
         if trained_with is not None and trained_with != self.dictionary.sha256():
             raise MismatchError(
@@ -153,7 +153,7 @@ class LanguageModelingTask:
         return resolve(LanguageModelingConfig, {"tokens_per_sample": length}).tokens_per_sample if length else None
 
     def _misfits(self, name: str, config: Any, length: int | None, checkpoint: Checkpoint) -> list[str]:
-        """Returns how the weights differ from what the settings describe, without taking memory for the latter.
+        """Returns how the weights differ from the model that the settings describe, which takes no memory here.
 
         A plugin's model is only made in earnest: its factory need not work on a device without memory.
         """

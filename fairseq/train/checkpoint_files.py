@@ -1,4 +1,4 @@
-"""Which checkpoint files a training run writes, and which it keeps.
+"""Names of checkpoints: which ones a training run writes, and which it keeps.
 
 checkpoint_last.pt            the newest, to resume from
 checkpoint_best.pt            the best by the validation metric
@@ -7,6 +7,7 @@ checkpoint_{E}_{U}.pt         in epoch E after U updates (--save-interval-update
 checkpoint.best_loss_{M}.pt   the few best, named by their metric (--keep-best-checkpoints)
 """
 
+import math
 import os
 import re
 import shutil
@@ -47,9 +48,10 @@ def names_to_write(
 
 
 def write_all(save_dir: Path, names: list[str], write: Callable[[Path], None]) -> None:
-    """Writes the first name and hard-links the others to it, each by an atomic rename.
+    """Writes the first file and hard-links the others to it, each by an atomic rename.
 
-    What a run goes on from comes last, and a checkpoint after its JSON: a run killed in between writes all of it again.
+    The file that a run resumes from comes last, and each checkpoint after its JSON: if the run is killed in between,
+    it resumes from an earlier state and writes all of them again.
     """
     if not names:
         return
@@ -75,7 +77,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def delete_old(config: CheckpointConfig) -> None:
-    """Deletes what the keep-policies do not keep: of each kind of name, all but the first few by their number."""
+    """Deletes the checkpoints that the flags do not keep."""
     best = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
     policies = (
         (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True),
@@ -83,10 +85,16 @@ def delete_old(config: CheckpointConfig) -> None:
         (best, config.keep_best_checkpoints or -1, config.maximize_best_checkpoint_metric),
     )
     for pattern, count, largest_first in policies:
-        found = [(float(match[1]), path) for path in _files(config) if (match := re.fullmatch(pattern, path.name))]
+        matches = ((re.fullmatch(pattern, path.name), path) for path in _files(config))
+        found = [(_number(match[1], largest_first), path) for match, path in matches if match]
         for _, path in sorted(found, reverse=largest_first)[count:] if count >= 0 else []:
             path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint
             path.unlink()
+
+
+def _number(text: str, largest_first: bool) -> float:
+    """Returns the number in a file name; NaN sorts last."""
+    return (-math.inf if largest_first else math.inf) if text == "nan" else float(text)
 
 
 def _files(config: CheckpointConfig) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Flags of training that are not a model's, an optimizer's or a schedule's own; and the config of a whole run."""
+"""Flags of training itself, and ``RunConfig``: all settings of one run."""
 
 from dataclasses import dataclass
 from typing import Any

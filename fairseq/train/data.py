@@ -1,4 +1,4 @@
-"""The data of one epoch: its blocks, and this process's batches in the epoch's order."""
+"""Batches of an epoch and of the validation splits, this process's share of them."""
 
 import logging
 import math
@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 def load_epoch(
     task: Any, trainer: Trainer, batching: BatchConfig, seed: int, epoch: int
 ) -> tuple[BlockDataset, list[Int64s]]:
-    """Returns an epoch's data and this process's batches, an empty one where other processes have one more."""
+    """Returns an epoch's data and this process's batches in order.
+
+    Every process gets as many: where others have one more, the last one is empty.
+    """
     split, limit = batching.train_subset, trainer.max_positions
     dataset, num_left_out = task.load_split(split, epoch=epoch).without_longer_than(limit)
     _warn_of_long_blocks(split, num_left_out, limit)

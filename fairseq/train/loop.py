@@ -1,4 +1,4 @@
-"""The run of a training: epochs of updates, with validations and checkpoints between them.
+"""The training loop: epochs of updates, with validations and checkpoints between them.
 
     for each epoch:  batches in the epoch's order ─ updates ─ validate ─ save
                                   └ also after every --save-interval-updates
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Training:
-    """One run, which goes on from a checkpoint where the config names one.
+    """One training run; it resumes from a checkpoint if there is one.
 
     Args:
         config: every setting.
@@ -109,7 +109,7 @@ class Training:
         self._end_epoch()
 
     def _make_updates(self, dataset: BlockDataset, batches: list[Int64s]) -> Meters:
-        """Makes the epoch's remaining updates, or those until the run is over; returns what they came to."""
+        """Makes the remaining updates of the epoch, unless the run ends before; returns their sums."""
         state, freqs = self.state, self.config.optimization.update_freq
         freq, every = freqs[min(state.epoch, len(freqs)) - 1], self.config.common.log_interval
         meters, window = Meters(), Meters()
@@ -140,7 +140,7 @@ class Training:
         return {**shown, "wall": round(time.monotonic() - self._start)}
 
     def _after_update(self) -> bool:
-        """Validates and saves in mid-epoch where that is due; returns whether the run is over then."""
+        """Validates and saves in mid-epoch, if that is due; returns whether the run is over then."""
         every = self.config.checkpoint.save_interval_updates
         due = self._is_last_update() or (every > 0 and self.trainer.num_updates % every == 0)
         metric = self._validate() if due else None
@@ -159,7 +159,7 @@ class Training:
         self._save(epoch, metric, end_of_epoch=True)
 
     def _validate(self) -> float | None:
-        """Returns the metric of the first validation split, and logs all of them."""
+        """Validates on all splits, logs the results and returns the metric of the first."""
         first: float | None = None
         alone = self.trainer.group.world_size == 1  # one process among several validates to the end
         batches = [checked(valid.collated()) if alone else valid.collated() for valid in self._valid]

@@ -1,4 +1,4 @@
-"""Running sums of what training shows: loss, speed, gradient norm."""
+"""Metrics of training: running sums for the progress line, and TensorBoard."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from fairseq.train.trainer import UpdateStats
 
 
 def loss_and_ppl(nats: float, num_targets: int) -> dict[str, float]:
-    """Returns the loss in bits per target, and the perplexity, of a sum in nats."""
+    """Returns the loss in bits per target and the perplexity, given −Σ ln p."""
     perplexity = Perplexity(log_p_sum=-nats, count=num_targets)
     return {"loss": perplexity.loss, "ppl": perplexity.ppl}
 

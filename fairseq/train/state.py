@@ -1,7 +1,7 @@
-"""Where a training run stands: written into its checkpoints, and taken up from one.
+"""State of a training run: how a checkpoint is written, and how a run resumes from it.
 
-A resumed run repeats an uninterrupted one, for all that an update depends on is restored: weights, the optimizer's
-state, the number of updates, and the place in the epoch's order of batches.
+A resumed run repeats an uninterrupted one to the bit, because all that an update depends on is restored: the weights,
+the optimizer's state, the number of updates, and the position in the epoch.
 """
 
 import logging
@@ -22,7 +22,7 @@ from fairseq.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-# The settings that the order and the size of an epoch's batches depend on.
+# Settings that determine an epoch's batches and their order.
 _ORDER = (
     "tokens_per_sample",
     "sample_break_mode",
@@ -52,13 +52,13 @@ class Best:
 
 @dataclass
 class RunState:
-    """Where a run stands between two updates.
+    """Position of a run between two updates, and its best validation.
 
     Attributes:
         best: the best validation so far.
         epoch: from 1.
         position: batches of the epoch that are done.
-        pending: whether the last update may still have to be followed by a validation and a save.
+        pending: whether the validation and the save that may be due after the last update are still to be made.
         last_metric: that of the last validation.
     """
 
@@ -81,7 +81,6 @@ def write_checkpoint(path: Path, config: RunConfig, trainer: Trainer, state: Run
         model_state=trainer.model.state_dict(),
         optimizer_state=None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
         optimizer_name=config.train.optimizer,
-        criterion_name=config.train.criterion,
         num_updates=trainer.num_updates,
         extra_state={
             "train_iterator": {"epoch": state.epoch, "iterations_in_epoch": state.position, "shuffle": True},
@@ -98,7 +97,7 @@ def write_checkpoint(path: Path, config: RunConfig, trainer: Trainer, state: Run
 
 
 def restore(config: RunConfig, task: Any, trainer: Trainer, state: RunState) -> None:
-    """Goes on from ``--restore-file`` if it is there.
+    """Restores the run from ``--restore-file``, if it is there.
 
     Raises:
         CheckpointError: a file that was asked for by name is missing, or does not fit.
@@ -133,7 +132,7 @@ def restore(config: RunConfig, task: Any, trainer: Trainer, state: RunState) -> 
 
 
 def _restore_position(extra: Mapping[str, Any], state: RunState, order: Mapping[str, Any]) -> None:
-    """Raises ConfigError in the middle of an epoch whose batches would be others now."""
+    """Restores the position; raises ConfigError in mid-epoch if the settings would now make other batches."""
     iterator = extra.get("train_iterator") or {}
     state.epoch = max(int(iterator.get("epoch", 1)), 1)
     state.position = int(iterator.get("iterations_in_epoch", 0))
@@ -149,13 +148,13 @@ def _restore_position(extra: Mapping[str, Any], state: RunState, order: Mapping[
 
 
 def _epoch_order(config: RunConfig, trainer: Trainer) -> dict[str, Any]:
-    """Returns everything that the order and the size of an epoch's batches depend on."""
+    """Returns the settings that determine an epoch's batches."""
     fields = config.fields()
     return {**{name: fields.get(name) for name in _ORDER}, "world_size": trainer.group.world_size}
 
 
 def _restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, name: str) -> None:
-    """Gives the optimizer the file's state; momentum, weight decay and the like stay the flags'."""
+    """Loads the optimizer's state; momentum, weight decay and the like stay as the flags have them."""
     hint = "--reset-optimizer starts a new one (with --reset-lr-scheduler --reset-dataloader for a new run)"
     if checkpoint.optimizer_state is None:
         raise CheckpointError(f"{checkpoint.path} has no optimizer state; {hint}")

@@ -26,7 +26,7 @@ Criterion = Callable[[Any, Tensor, Tensor], Loss]
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What one update saw.
+    """Statistics of one update.
 
     Attributes:
         nats: Σ −ln p over its targets, all processes.
@@ -82,7 +82,7 @@ class Trainer:
         return int(self.model.max_positions)  # type: ignore[arg-type]
 
     def update(self, batches: Sequence[Batch], epoch: int, *, stop: bool = False) -> UpdateStats:
-        """Makes one update from this process's batches; there may be none when others still have some.
+        """Makes one update from this process's batches; a process whose batches have run out gives none.
 
         ``stop`` says that this process was asked to stop; all processes learn it, to stop after the same update.
 
@@ -126,7 +126,7 @@ class Trainer:
             return self.criterion(self.model, source_BT, target_BT)
 
     def _normalise_gradients(self, num_targets: float) -> float:
-        """Makes gradients the mean over all targets, clips them, and returns their norm before clipping.
+        """Divides gradients by the number of targets, clips them, and returns their norm before clipping.
 
         Scaled gradients are summed before they are unscaled, so that every process sees the same overflow. The mean
         and the clipping are one factor: gradients are gone over once.
@@ -146,7 +146,7 @@ class Trainer:
         return float(norm)
 
     def _step(self, norm: float) -> bool:
-        """Makes the optimizer's step; returns whether it was made: a float16 overflow only lowers the loss scale."""
+        """Steps the optimizer; returns False if a float16 overflow only lowered the loss scale."""
         scaler = self.precision.scaler
         if scaler.is_enabled():
             scale = scaler.get_scale()
@@ -163,7 +163,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        """Returns Σ −ln p in nats and the number of targets, over all processes."""
+        """Returns −Σ ln p and the number of targets, over all processes."""
         self.model.eval()
         nats = torch.zeros(2, dtype=torch.float64, device=self.precision.device)
         for batch in batches:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fairseq_cli.run import run
-from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
+from tests.builders.tiny_lm import ADAPTIVE, BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, main_of, write_data
 
 LONGEST_ERROR = 1000
 EVAL, TRAIN, PREPROCESS, BUILD = "fairseq-eval-lm", "fairseq-train", "fairseq-preprocess", "build_dstore.py"
@@ -187,13 +187,7 @@ def snapshot(root: Path) -> dict[str, str]:
 
 def make_artefacts(root: Path) -> Artefacts:
     """Returns sound files, written by the commands themselves."""
-    from tests.builders.tiny_lm import ADAPTIVE, NUM_SENTENCES, NUM_WORDS, make_sentences, write_split
-
-    data = root / "data-bin"
-    data.mkdir()
-    (data / "dict.txt").write_text("".join(f"w{i} {100 - i}\n" for i in range(NUM_WORDS)), encoding="utf-8")
-    for seed, (split, count) in enumerate(NUM_SENTENCES.items()):
-        write_split(data / split, make_sentences(count, seed))
+    data = write_data(root / "data-bin", [f"w{i}" for i in range(NUM_WORDS)])
     good = Artefacts(
         root, data, root / "run" / "checkpoint_last.pt", root / "dstore", root / "knn.index", root / "retrieval"
     )

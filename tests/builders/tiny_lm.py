@@ -53,6 +53,16 @@ def make_sentences(count: int, seed: int) -> list[list[int]]:
     return sentences
 
 
+def write_data(directory: Path, symbols: Sequence[str]) -> Path:
+    """Writes a data directory: a dictionary of NUM_WORDS words, and sentences of them for train, valid and test."""
+    directory.mkdir()
+    lines = (f"{symbol} {100 - i}\n" for i, symbol in enumerate(symbols))
+    (directory / "dict.txt").write_text("".join(lines), encoding="utf-8")
+    for seed, (split, count) in enumerate(NUM_SENTENCES.items()):
+        write_split(directory / split, make_sentences(count, seed))
+    return directory
+
+
 def num_tokens(data_dir: Path, split: str) -> int:
     """Returns the tokens of a split, by the size of its file."""
     return (data_dir / f"{split}.bin").stat().st_size // 2

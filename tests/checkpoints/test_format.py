@@ -3,6 +3,7 @@
 import json
 import pickle
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,13 @@ from fairseq.models.transformer_lm import build_transformer_lm
 from fairseq.models.upgrade import load_state, upgrade_state
 from fairseq.optim.optimizers import NAG
 from fairseq.runtime.precision import Precision, select_device
+from tests.builders.small_model import BANDS, small_model
 
-CONFIG = TransformerConfig(
-    decoder_layers=1,
-    decoder_embed_dim=16,
-    decoder_ffn_embed_dim=24,
-    decoder_attention_heads=2,
-    adaptive_input=True,
-    adaptive_input_cutoff=(8, 16),
-    adaptive_softmax_cutoff=(8, 16),
-    no_decoder_final_norm=True,
-)
+CONFIG = replace(BANDS, decoder_layers=1, no_decoder_final_norm=True)
 FIELDS = {
     **CONFIG.__dict__,
     "arch": "transformer_lm",
+    "criterion": "adaptive_loss",
     "adam_betas": (0.9, 0.98),
     "lr": (0.25, 0.1),
     "tokens_per_sample": 64,
@@ -40,15 +34,13 @@ EXTRA = {"train_iterator": {"epoch": 2, "iterations_in_epoch": 5, "shuffle": Tru
 
 
 def save(path: Path, **changes: Any) -> torch.nn.Module:
-    torch.manual_seed(0)
-    model = build_transformer_lm(CONFIG, 40)
+    model = small_model(CONFIG)
     optimizer = NAG(model.parameters(), 0.1, 0.9, 0.0)
     record = dict(
         fields=FIELDS,
         model_state=model.state_dict(),
         optimizer_state=optimizer.state_dict(),
         optimizer_name="nag",
-        criterion_name="adaptive_loss",
         num_updates=17,
         extra_state=EXTRA,
     )

@@ -44,7 +44,6 @@ def checkpoint(tmp_path: Path) -> Path:
         model_state=state,
         optimizer_state={"state": {}},
         optimizer_name="adam",
-        criterion_name="cross_entropy",
         num_updates=12,
         extra_state={"dictionary_sha256": "d" * 64},
     )

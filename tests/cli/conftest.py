@@ -12,14 +12,12 @@ from tests.builders.tiny_lm import (
     ADAPTIVE,
     BATCHING,
     MODEL,
-    NUM_SENTENCES,
     NUM_WORDS,
     OPTIMIZATION,
     Command,
     Outcome,
     main_of,
-    make_sentences,
-    write_split,
+    write_data,
 )
 
 
@@ -35,13 +33,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a data-bin directory: 40 ids; every fourth word is a subword that ends in @@."""
-    directory = tmp_path_factory.mktemp("data") / "data-bin"
-    directory.mkdir()
     symbols = [f"w{i}@@" if i % 4 == 1 else f"w{i}" for i in range(NUM_WORDS)]
-    (directory / "dict.txt").write_text("".join(f"{s} {100 - i}\n" for i, s in enumerate(symbols)), encoding="utf-8")
-    for seed, (split, count) in enumerate(NUM_SENTENCES.items()):
-        write_split(directory / split, make_sentences(count, seed))
-    return directory
+    return write_data(tmp_path_factory.mktemp("data") / "data-bin", symbols)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The losses, and that an update does not depend on how its batches are cut."""
+"""The losses, against sums in float64 and torch's own."""
 
 from dataclasses import replace
 
@@ -6,47 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.config.common import DeviceConfig
 from fairseq.criterions.cross_entropy import adaptive_loss, cross_entropy
-from fairseq.data.block_dataset import PAD, BlockDataset
-from fairseq.errors import ConfigError, FairseqError
-from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
-from fairseq.optim.optimizers import NAG
-from fairseq.runtime.distributed import SingleProcess
-from fairseq.runtime.precision import Precision
-from fairseq.train.trainer import Trainer
+from fairseq.data.dictionary import PAD
+from fairseq.errors import ConfigError
+from tests.builders.small_model import BANDS, SMALL, small_blocks, small_model
 from tests.oracles.adaptive_softmax import log_softmax
 
 FLOAT32_RTOL = 1e-5
-PLAIN = TransformerConfig(
-    decoder_layers=1,
-    decoder_embed_dim=16,
-    decoder_ffn_embed_dim=24,
-    decoder_attention_heads=2,
-    dropout=0.0,
-    max_target_positions=8,
-)
-ADAPTIVE = replace(PLAIN, adaptive_input=True, adaptive_input_cutoff=(8, 16), adaptive_softmax_cutoff=(8, 16))
-
-
-def make(config: TransformerConfig) -> TransformerLanguageModel:
-    torch.manual_seed(0)
-    return build_transformer_lm(config, 40)
-
-
-def dataset() -> BlockDataset:
-    tokens = np.random.default_rng(1).integers(4, 40, 45)
-    return BlockDataset(tokens, np.array([45]), "none", 8)
+PLAIN = replace(SMALL, decoder_layers=1, dropout=0.0, max_target_positions=8)
+ADAPTIVE = replace(BANDS, decoder_layers=1, dropout=0.0, max_target_positions=8)
 
 
 def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    batch = dataset().collate(np.arange(6))  # the last row has 5 tokens, the others 8
+    batch = small_blocks().collate(np.arange(6))  # the last row has 5 tokens, the others 8
     return torch.from_numpy(batch.source_BT), torch.from_numpy(batch.target_BT)
 
 
 def test_adaptive_loss_is_the_sum_of_head_and_tails() -> None:
-    model = make(ADAPTIVE).eval()
+    model = small_model(ADAPTIVE).eval()
     source_BT, target_BT = whole_batch()
     softmax = {k: v.double().numpy() for k, v in model.decoder.adaptive_softmax.state_dict().items()}
     features = model(source_BT).features_BSC.detach().double().numpy()
@@ -65,7 +42,7 @@ def test_adaptive_loss_is_the_sum_of_head_and_tails() -> None:
 
 
 def test_adaptive_loss_counts_the_word_at_index_1_of_a_tail() -> None:
-    model = make(ADAPTIVE).eval()
+    model = small_model(ADAPTIVE).eval()
     loss = adaptive_loss(model, torch.tensor([[4]]), torch.tensor([[9]]))
     assert loss.nats.item() == pytest.approx(
         -model.target_log_prob(model(torch.tensor([[4]])).features_BSC[0], torch.tensor([9])).item()
@@ -74,87 +51,20 @@ def test_adaptive_loss_counts_the_word_at_index_1_of_a_tail() -> None:
 
 
 def test_adaptive_loss_and_cross_entropy_are_one() -> None:
-    model = make(ADAPTIVE).eval()
+    model = small_model(ADAPTIVE).eval()
     assert adaptive_loss(model, *whole_batch()).nats.item() == cross_entropy(model, *whole_batch()).nats.item()
 
 
 def test_adaptive_loss_needs_an_adaptive_softmax() -> None:
     with pytest.raises(ConfigError, match="--criterion adaptive_loss needs --adaptive-softmax-cutoff"):
-        adaptive_loss(make(PLAIN), *whole_batch())
+        adaptive_loss(small_model(PLAIN), *whole_batch())
 
 
 def test_cross_entropy_equals_torchs_over_targets_that_are_not_padding() -> None:
-    model = make(PLAIN).eval()
+    model = small_model(PLAIN).eval()
     source_BT, target_BT = whole_batch()
     logits = model(source_BT).features_BSC @ model.decoder.embed_out.t()
     expected = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), target_BT.flatten(), ignore_index=PAD, reduction="sum"
     )
     assert cross_entropy(model, source_BT, target_BT).nats.item() == pytest.approx(expected.item(), rel=FLOAT32_RTOL)
-
-
-def trainer(model: TransformerLanguageModel, clip_norm: float = 0.0) -> Trainer:
-    precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
-    optimizer = NAG(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.0)
-    return Trainer(
-        model, cross_entropy, optimizer, lambda num_updates, epoch: 0.5, precision, SingleProcess(), clip_norm, seed=1
-    )
-
-
-@pytest.mark.parametrize("cut", [[[0], [1, 2], [3, 4, 5]], [[5], [0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4], [5]]])
-def test_an_update_of_many_batches_equals_one_of_a_big_batch(cut: list[list[int]]) -> None:
-    big, small = make(ADAPTIVE), make(ADAPTIVE)
-    data = dataset()
-    one = trainer(big).update([data.collate(np.arange(6))], epoch=1)
-    many = trainer(small).update([data.collate(np.array(rows)) for rows in cut], epoch=1)
-    assert (one.num_targets, one.num_rows) == (many.num_targets, many.num_rows) == (45, 6)
-    assert many.nats == pytest.approx(one.nats, rel=FLOAT32_RTOL)
-    assert many.gradient_norm == pytest.approx(one.gradient_norm, rel=FLOAT32_RTOL)
-    for expected, found in zip(big.parameters(), small.parameters(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=FLOAT32_RTOL, atol=1e-6)
-
-
-def test_gradients_are_the_mean_over_targets_and_clipped_after_that() -> None:
-    model, reference = make(PLAIN), make(PLAIN)
-    source_BT, target_BT = whole_batch()
-    (cross_entropy(reference, source_BT, target_BT).nats / 45).backward()
-    expected = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.01).item()
-    stats = trainer(model, clip_norm=0.01).update([dataset().collate(np.arange(6))], epoch=1)
-    assert stats.gradient_norm == pytest.approx(expected, rel=FLOAT32_RTOL)
-    assert stats.clipped
-    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
-        if theirs.grad is not None:
-            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-8)
-
-
-def test_the_first_update_runs_at_the_rate_of_update_0() -> None:
-    model = make(PLAIN)
-    learner = trainer(model)
-    seen: list[tuple[int, int]] = []
-    learner.schedule = lambda num_updates, epoch: seen.append((num_updates, epoch)) or 0.1
-    for _ in range(2):
-        learner.update([dataset().collate(np.arange(6))], epoch=3)
-    assert seen == [(0, 3), (1, 3)]
-
-
-def test_training_lowers_the_loss() -> None:
-    learner = trainer(make(ADAPTIVE), clip_norm=1.0)
-    batch = dataset().collate(np.arange(6))
-    losses = [learner.update([batch], epoch=1).nats for _ in range(12)]
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_validation_is_the_loss_without_dropout_and_leaves_the_weights() -> None:
-    model = make(replace(ADAPTIVE, dropout=0.5))
-    before = [p.detach().clone() for p in model.parameters()]
-    nats, num_targets = trainer(model).validate([dataset().collate(np.array([i])) for i in range(6)])
-    assert nats == pytest.approx(cross_entropy(model.eval(), *whole_batch()).nats.item(), rel=FLOAT32_RTOL)
-    assert num_targets == 45
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-
-
-def test_a_loss_that_is_no_number_stops_the_run() -> None:
-    model = make(PLAIN)
-    torch.nn.init.constant_(model.decoder.embed_out, float("nan"))
-    with pytest.raises(FairseqError, match="the loss of update 1 is nan; lower --lr"):
-        trainer(model).update([dataset().collate(np.arange(6))], epoch=1)

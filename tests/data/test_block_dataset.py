@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.dictionary import PAD
 from fairseq.errors import DataError
 from tests.oracles.windows import document_blocks, greedy_blocks, rows
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq.config.common import DeviceConfig
-from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.dictionary import PAD
 from fairseq.evaluate import cache as cache_module
 from fairseq.evaluate.cache import CacheSetting, ContinuousCache
 from fairseq.evaluate.mixture import Interpolation, interpolate, share_of_rest

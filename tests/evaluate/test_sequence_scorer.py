@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq.config.common import DeviceConfig
-from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.dictionary import PAD
 from fairseq.evaluate import sequence_scorer
 from fairseq.evaluate.mixture import Interpolation
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer

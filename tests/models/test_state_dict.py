@@ -11,13 +11,12 @@ from fairseq.errors import ConfigError
 from fairseq.models import architecture, architecture_names
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from tests.builders import small_model
 
 Shapes = dict[str, tuple[int, ...]]
 WIKITEXT_103_IDS = 267_744
-SMALL = TransformerConfig(
-    decoder_layers=1, decoder_embed_dim=16, decoder_ffn_embed_dim=24, decoder_attention_heads=2, max_target_positions=8
-)
-BANDS = replace(SMALL, adaptive_input=True, adaptive_input_cutoff=(8, 16), adaptive_softmax_cutoff=(8, 16))
+SMALL = replace(small_model.SMALL, decoder_layers=1, max_target_positions=8)
+BANDS = replace(small_model.BANDS, decoder_layers=1, max_target_positions=8)
 UNTIED = replace(BANDS, no_decoder_final_norm=True)
 TIED = replace(UNTIED, tie_adaptive_weights=True)
 

@@ -6,59 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from tests.builders.small_model import ADAPTIVE, EDGES, SMALL, VARIANTS, perturbed_model, some_ids
 from tests.oracles.adaptive_softmax import all_log_probs, log_softmax
 from tests.oracles.transformer import decode, under
 
 FLOAT32_ATOL = 2e-5  # two layers in float32, outputs of order 1
-EDGES = [0, 8, 16, 40]
-SMALL = TransformerConfig(
-    decoder_layers=2, decoder_embed_dim=16, decoder_ffn_embed_dim=24, decoder_attention_heads=2, max_target_positions=32
-)
-ADAPTIVE = replace(
-    SMALL,
-    adaptive_input=True,
-    adaptive_input_cutoff=(8, 16),
-    adaptive_softmax_cutoff=(8, 16),
-    adaptive_softmax_dropout=0.2,
-    tie_adaptive_weights=True,
-    tie_adaptive_proj=True,
-    no_decoder_final_norm=True,
-)
-VARIANTS = {
-    "plain": SMALL,
-    "adaptive": ADAPTIVE,
-    "adaptive, other widths": replace(ADAPTIVE, decoder_input_dim=32, tie_adaptive_proj=False),
-    "adaptive, nothing tied": replace(ADAPTIVE, tie_adaptive_weights=False, tie_adaptive_proj=False),
-    "adaptive, nothing tied, output width": replace(
-        ADAPTIVE, tie_adaptive_weights=False, tie_adaptive_proj=False, decoder_output_dim=32
-    ),
-    "shared": replace(SMALL, share_decoder_input_output_embed=True),
-    "gelu": replace(SMALL, activation_fn="gelu"),
-    "gelu_accurate": replace(SMALL, activation_fn="gelu_accurate"),
-    "learned positions": replace(SMALL, decoder_learned_pos=True),
-    "other widths": replace(SMALL, decoder_input_dim=12, decoder_output_dim=10),
-}
-
-
-def make(config: TransformerConfig) -> TransformerLanguageModel:
-    torch.manual_seed(3)
-    model = build_transformer_lm(config, 40)
-    for name, parameter in model.named_parameters():
-        if "norm" in name or "bias" in name:  # ones and zeros would hide a mistake
-            torch.nn.init.normal_(parameter, 0.5, 0.3)
-    return model.eval()
-
-
-def ids(*shape: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(0).integers(4, 40, shape))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_naive_decoder(variant: str) -> None:
     config = VARIANTS[variant]
-    model, row_T = make(config), ids(9)
+    model, row_T = perturbed_model(config), some_ids(9)
     state = under({name: value.double().numpy() for name, value in model.state_dict().items()}, "decoder.")
     features_TC, ffn_input_TC = decode(state, row_T.tolist(), EDGES, 2, config.activation_fn)
     out = model(row_T[None])
@@ -72,7 +30,7 @@ def test_log_probs_and_their_certainty_equal_the_oracle_over_every_word(
 ) -> None:
     monkeypatch.setattr("fairseq.modules.adaptive_softmax.CERTAINTY_LOGITS", 90)  # two rows of 40 words at a time
     config = VARIANTS[variant]
-    model = make(config)
+    model = perturbed_model(config)
     x_C = torch.randn(config.output_dim)
     state = under({name: value.double().numpy() for name, value in model.state_dict().items()}, "decoder.")
     if config.adaptive_softmax_cutoff:
@@ -92,7 +50,7 @@ def test_log_probs_and_their_certainty_equal_the_oracle_over_every_word(
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("first", [1, 5, 8])
 def test_leaving_out_the_first_columns_leaves_the_others_alone(variant: str, first: int) -> None:
-    model, source_BT = make(VARIANTS[variant]), ids(3, 9)
+    model, source_BT = perturbed_model(VARIANTS[variant]), some_ids(3, 9)
     whole, tail = model(source_BT), model(source_BT, first)
     torch.testing.assert_close(tail.features_BSC, whole.features_BSC[:, first:], atol=FLOAT32_ATOL, rtol=0)
     torch.testing.assert_close(tail.ffn_input_BSC, whole.ffn_input_BSC[:, first:], atol=FLOAT32_ATOL, rtol=0)
@@ -100,7 +58,7 @@ def test_leaving_out_the_first_columns_leaves_the_others_alone(variant: str, fir
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_padding_on_the_right_changes_nothing_before_it(variant: str) -> None:
-    model, source_BT = make(VARIANTS[variant]), ids(2, 6)
+    model, source_BT = perturbed_model(VARIANTS[variant]), some_ids(2, 6)
     padded = torch.nn.functional.pad(source_BT, (0, 5), value=1)
     torch.testing.assert_close(
         model(padded).features_BSC[:, :6], model(source_BT).features_BSC, atol=FLOAT32_ATOL, rtol=0
@@ -108,16 +66,19 @@ def test_padding_on_the_right_changes_nothing_before_it(variant: str) -> None:
 
 
 def test_without_positions_order_does_not_matter_to_the_last_column_of_one_layer() -> None:
-    model = make(replace(SMALL, decoder_layers=1, no_token_positional_embeddings=True))
+    model = perturbed_model(replace(SMALL, decoder_layers=1, no_token_positional_embeddings=True))
     row = torch.tensor([[4, 5, 6, 7]])
     swapped = torch.tensor([[6, 4, 5, 7]])
     torch.testing.assert_close(model(row, 3).features_BSC, model(swapped, 3).features_BSC)
-    with_positions = make(replace(SMALL, decoder_layers=1))
+    with_positions = perturbed_model(replace(SMALL, decoder_layers=1))
     assert not torch.allclose(with_positions(row, 3).features_BSC, with_positions(swapped, 3).features_BSC)
 
 
 def test_training_differs_and_repeats_with_the_seed() -> None:
-    model, source_BT = make(replace(ADAPTIVE, dropout=0.3, attention_dropout=0.1, activation_dropout=0.1)), ids(2, 7)
+    model, source_BT = (
+        perturbed_model(replace(ADAPTIVE, dropout=0.3, attention_dropout=0.1, activation_dropout=0.1)),
+        some_ids(2, 7),
+    )
     quiet = model(source_BT).features_BSC
     model.train()
     outs = []
@@ -129,7 +90,7 @@ def test_training_differs_and_repeats_with_the_seed() -> None:
 
 def test_layerdrop_of_one_leaves_the_embeddings_in_training() -> None:
     config = replace(ADAPTIVE, dropout=0.0, decoder_layerdrop=1.0)
-    model, source_BT = make(config), ids(2, 7)
+    model, source_BT = perturbed_model(config), some_ids(2, 7)
     decoder = model.decoder
     embedded = decoder.embed_scale * decoder.embed_tokens(source_BT) + decoder.embed_positions(7)
     assert torch.equal(model.train()(source_BT).features_BSC, embedded)
@@ -137,9 +98,10 @@ def test_layerdrop_of_one_leaves_the_embeddings_in_training() -> None:
 
 
 def test_layerdrop_is_off_in_evaluation() -> None:
-    source_BT = ids(2, 7)
+    source_BT = some_ids(2, 7)
     assert torch.equal(
-        make(replace(SMALL, decoder_layerdrop=0.9))(source_BT).features_BSC, make(SMALL)(source_BT).features_BSC
+        perturbed_model(replace(SMALL, decoder_layerdrop=0.9))(source_BT).features_BSC,
+        perturbed_model(SMALL)(source_BT).features_BSC,
     )
 
 
@@ -152,9 +114,9 @@ class CountingLayer(torch.nn.Module):
 
 
 def test_layerdrop_leaves_out_its_share_of_layers() -> None:
-    model = make(replace(SMALL, decoder_layerdrop=0.25)).train()
+    model = perturbed_model(replace(SMALL, decoder_layerdrop=0.25)).train()
     layer = CountingLayer()
     model.decoder.layers = torch.nn.ModuleList([layer] * 401)
     torch.manual_seed(2)
-    model(ids(1, 3))
+    model(some_ids(1, 3))
     assert (layer.runs - 1) / 400 == pytest.approx(0.75, abs=0.11)  # five sigma; the last layer always runs

@@ -7,7 +7,9 @@ import torch
 
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.modules.kv_cache import KeyValueCache
-from tests.models.test_transformer_lm import ADAPTIVE, FLOAT32_ATOL, SMALL, VARIANTS, ids, make
+from tests.builders.small_model import ADAPTIVE, SMALL, VARIANTS, perturbed_model, some_ids
+
+FLOAT32_ATOL = 2e-5  # two layers in float32, outputs of order 1
 
 
 def read(model: TransformerLanguageModel, cache: KeyValueCache, rows: list[list[int]]) -> list[torch.Tensor]:
@@ -29,8 +31,8 @@ def whole(model: TransformerLanguageModel, row: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rows_of_unequal_length_read_in_pieces_equal_rows_read_at_once(variant: str) -> None:
-    model = make(VARIANTS[variant])
-    rows = [row[:length] for row, length in zip(ids(3, 12).tolist(), (12, 7, 9), strict=True)]
+    model = perturbed_model(VARIANTS[variant])
+    rows = [row[:length] for row, length in zip(some_ids(3, 12).tolist(), (12, 7, 9), strict=True)]
     edges = [(0, 5, 6, 10, 12), (0, 1, 2, 5, 7), (0, 4, 5, 6, 9)]  # pieces of unequal length, of one token, and again
     cache = model.new_cache(3, 16)  # padding takes room as well
     pieces: list[list[torch.Tensor]] = [[], [], []]
@@ -43,8 +45,8 @@ def test_rows_of_unequal_length_read_in_pieces_equal_rows_read_at_once(variant: 
 
 
 def test_reordered_rows_go_on_from_what_they_were() -> None:
-    model = make(ADAPTIVE)
-    rows = [ids(6).tolist(), ids(9).tolist()[3:7], ids(20).tolist()[11:]]
+    model = perturbed_model(ADAPTIVE)
+    rows = [some_ids(6).tolist(), some_ids(9).tolist()[3:7], some_ids(20).tolist()[11:]]
     cache = model.new_cache(5, 16)
     cache.reorder([0, 1, 2])
     read(model, cache, rows)
@@ -58,7 +60,7 @@ def test_reordered_rows_go_on_from_what_they_were() -> None:
 
 
 def test_no_more_than_there_is_room_for() -> None:
-    model = make(SMALL)
+    model = perturbed_model(SMALL)
     cache = model.new_cache(1, 4)
     read(model, cache, [[4, 5, 6, 7]])
     with pytest.raises(AssertionError):
@@ -66,7 +68,7 @@ def test_no_more_than_there_is_room_for() -> None:
 
 
 def test_keys_and_values_take_the_format_of_the_products() -> None:
-    model = make(replace(SMALL, decoder_layers=1))
+    model = perturbed_model(replace(SMALL, decoder_layers=1))
     cache = model.new_cache(2, 8, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         read(model, cache, [[4, 5, 6], [7, 8]])
@@ -78,9 +80,9 @@ def test_keys_and_values_take_the_format_of_the_products() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_whole_distribution_is_what_targets_are_scored_by(variant: str) -> None:
     config = VARIANTS[variant]
-    model = make(config)
+    model = perturbed_model(config)
     with torch.no_grad():
-        features_NC = model(ids(2, 3)).features_BSC.flatten(0, 1)
+        features_NC = model(some_ids(2, 3)).features_BSC.flatten(0, 1)
         log_p_NV = model.log_prob(features_NC)
         assert log_p_NV.shape == (6, 40) and log_p_NV.dtype == torch.float32
         for word in range(40):

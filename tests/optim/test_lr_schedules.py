@@ -91,6 +91,16 @@ def test_cosine_with_periods_of_triple_length(num_updates: int) -> None:
     assert lr_at(num_updates, 1) == pytest.approx(expected, rel=1e-9)
 
 
+@given(num_updates=st.integers(0, 20_000), t=st.sampled_from([1.25, 1.5, 3.0, 4.0]))
+def test_cosine_with_periods_that_grow_by_a_fraction(num_updates: int, t: float) -> None:
+    """Powers of these factors are exact in float64, so that the walk ends each period where the formula does."""
+    lr_at = lr_schedules.cosine(
+        CosineConfig(t_mult=t, lr_period_updates=256, lr_shrink=0.5), OptimizationConfig(lr=(1.0,), min_lr=0.1)
+    )
+    expected = schedules.cosine(num_updates, highest=1.0, lowest=0.1, first=0.1, warmup=0, period=256, t=t, shrink=0.5)
+    assert lr_at(num_updates, 1) == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_period_is_max_update_less_the_warm_up_unless_given() -> None:
     lr_at = lr_schedules.cosine(CosineConfig(warmup_updates=20), OptimizationConfig(lr=(1.0,), max_update=120))
     assert lr_at(70, 1) == pytest.approx(0.5)

@@ -4,12 +4,12 @@ import math
 
 
 def cosine(
-    n: int, *, highest: float, lowest: float, first: float, warmup: int, period: int, t: int, shrink: float
+    n: int, *, highest: float, lowest: float, first: float, warmup: int, period: float, t: float, shrink: float
 ) -> float:
-    """Walks through the periods one by one; ``t`` is whole, so that every period has a whole number of updates."""
+    """Walks through the periods one by one."""
     if n < warmup:
         return first + n * (highest - first) / warmup
-    past, scale = n - warmup, 1.0
+    past, scale = float(n - warmup), 1.0
     while past >= period:
         past -= period
         period *= t

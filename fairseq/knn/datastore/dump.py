@@ -36,8 +36,9 @@ import numpy as np
 from fairseq.arrays import Int64s
 from fairseq.checkpoints.format import weights_sha256
 from fairseq.data.batching import batch_by_size, by_length
-from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import Evaluation

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Array, Int64s
-from fairseq.data.block_dataset import PAD
-from fairseq.data.dictionary import Dictionary
+from fairseq.data.dictionary import PAD, Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.provenance import split_at

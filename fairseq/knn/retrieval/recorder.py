@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Int64s
 from fairseq.criterions.perplexity import perplexity_of
-from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.evaluate.evaluation import Evaluation

@@ -1,0 +1,93 @@
+"""One update: how its batches are cut does not matter, what it clips, and at which rate it runs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq.config.common import DeviceConfig
+from fairseq.criterions.cross_entropy import cross_entropy
+from fairseq.errors import FairseqError
+from fairseq.models.transformer_lm import TransformerLanguageModel
+from fairseq.optim.optimizers import NAG
+from fairseq.runtime.distributed import SingleProcess
+from fairseq.runtime.precision import Precision
+from fairseq.train.trainer import Trainer
+from tests.builders.small_model import BANDS, SMALL, small_blocks, small_model
+
+FLOAT32_RTOL = 1e-5
+PLAIN = replace(SMALL, decoder_layers=1, dropout=0.0, max_target_positions=8)
+ADAPTIVE = replace(BANDS, decoder_layers=1, dropout=0.0, max_target_positions=8)
+
+
+def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    batch = small_blocks().collate(np.arange(6))
+    return torch.from_numpy(batch.source_BT), torch.from_numpy(batch.target_BT)
+
+
+def trainer(model: TransformerLanguageModel, clip_norm: float = 0.0) -> Trainer:
+    precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
+    optimizer = NAG(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.0)
+    return Trainer(
+        model, cross_entropy, optimizer, lambda num_updates, epoch: 0.5, precision, SingleProcess(), clip_norm, seed=1
+    )
+
+
+@pytest.mark.parametrize("cut", [[[0], [1, 2], [3, 4, 5]], [[5], [0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4], [5]]])
+def test_an_update_of_many_batches_equals_one_of_a_big_batch(cut: list[list[int]]) -> None:
+    big, small = small_model(ADAPTIVE), small_model(ADAPTIVE)
+    data = small_blocks()
+    one = trainer(big).update([data.collate(np.arange(6))], epoch=1)
+    many = trainer(small).update([data.collate(np.array(rows)) for rows in cut], epoch=1)
+    assert (one.num_targets, one.num_rows) == (many.num_targets, many.num_rows) == (45, 6)
+    assert many.nats == pytest.approx(one.nats, rel=FLOAT32_RTOL)
+    assert many.gradient_norm == pytest.approx(one.gradient_norm, rel=FLOAT32_RTOL)
+    for expected, found in zip(big.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=FLOAT32_RTOL, atol=1e-6)
+
+
+def test_gradients_are_the_mean_over_targets_and_clipped_after_that() -> None:
+    model, reference = small_model(PLAIN), small_model(PLAIN)
+    source_BT, target_BT = whole_batch()
+    (cross_entropy(reference, source_BT, target_BT).nats / 45).backward()
+    expected = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.01).item()
+    stats = trainer(model, clip_norm=0.01).update([small_blocks().collate(np.arange(6))], epoch=1)
+    assert stats.gradient_norm == pytest.approx(expected, rel=FLOAT32_RTOL)
+    assert stats.clipped
+    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_the_first_update_runs_at_the_rate_of_update_0() -> None:
+    model = small_model(PLAIN)
+    learner = trainer(model)
+    seen: list[tuple[int, int]] = []
+    learner.schedule = lambda num_updates, epoch: seen.append((num_updates, epoch)) or 0.1
+    for _ in range(2):
+        learner.update([small_blocks().collate(np.arange(6))], epoch=3)
+    assert seen == [(0, 3), (1, 3)]
+
+
+def test_training_lowers_the_loss() -> None:
+    learner = trainer(small_model(ADAPTIVE), clip_norm=1.0)
+    batch = small_blocks().collate(np.arange(6))
+    losses = [learner.update([batch], epoch=1).nats for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_validation_is_the_loss_without_dropout_and_leaves_the_weights() -> None:
+    model = small_model(replace(ADAPTIVE, dropout=0.5))
+    before = [p.detach().clone() for p in model.parameters()]
+    nats, num_targets = trainer(model).validate([small_blocks().collate(np.array([i])) for i in range(6)])
+    assert nats == pytest.approx(cross_entropy(model.eval(), *whole_batch()).nats.item(), rel=FLOAT32_RTOL)
+    assert num_targets == 45
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    model = small_model(PLAIN)
+    torch.nn.init.constant_(model.decoder.embed_out, float("nan"))
+    with pytest.raises(FairseqError, match="the loss of update 1 is nan; lower --lr"):
+        trainer(model).update([small_blocks().collate(np.arange(6))], epoch=1)
