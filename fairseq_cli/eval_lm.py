@@ -16,6 +16,7 @@ from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import locked, write_json
 from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
+from fairseq.runtime.progress import at_work
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.tasks import TASKS
 from fairseq_cli.eval_settings import Settings
@@ -23,9 +24,10 @@ from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluate.evaluation import Evaluation, EvaluationResult
+    from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import ScoredBatch
     from fairseq.evaluate.words import WordJoiner, WordStats
-    from fairseq_cli.neighbours import SecondSource
+    from fairseq.knn.retrieval.recorder import RetrievalRecorder
 
 T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
     from fairseq.evaluate.evaluation import prepare
     from fairseq.runtime.precision import Precision, select_device
-    from fairseq_cli.neighbours import open_second_source
+    from fairseq_cli.neighbours import open_mixture
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
@@ -64,31 +66,24 @@ def main(argv: Sequence[str]) -> None:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        source = open_second_source(evaluation, settings, stack)
-        result = evaluate(evaluation, settings, source)
-        report(result, evaluation, settings, source, argv)
+        mixture, recorder = open_mixture(evaluation, settings, stack)
+        result = evaluate(evaluation, settings, mixture, recorder)
+        report(result, evaluation, settings, mixture, argv)
 
 
-def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource") -> "EvaluationResult":
+def evaluate(
+    evaluation: "Evaluation", settings: Settings, mixture: "Mixture", recorder: "RetrievalRecorder | None"
+) -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.criterions.perplexity import Perplexity
-    from fairseq.evaluate.cache_sweep import CacheSweep, make_cache
+    from fairseq.evaluate.cache_sweep import CacheSweep
     from fairseq.evaluate.evaluation import EvaluationResult, Stopwatch, score_all
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.words import WordJoiner, WordStats
 
     config = settings.eval
-    size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
-    cache = make_cache(settings.cache, size, width) if settings.has_cache else None
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
-    scorer = SequenceScorer(
-        evaluation.models,
-        evaluation.precision,
-        config.softmax_batch,
-        source.interpolation,
-        cache,
-        keep_known=source.recorder is not None,
-    )
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, config.softmax_batch)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
     perplexity = Perplexity()
@@ -98,14 +93,17 @@ def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if sweep is not None:
             sweep.add(scored, num_joined)
-        source.keep(scored)
+        if recorder is not None:
+            recorder.add(scored)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
     if sweep is not None:
         sys.stdout.write(sweep.table())
     best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
     result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
-    source.finish()
+    if recorder is not None:
+        with at_work("checksums of the retrieval"):
+            recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result
@@ -132,7 +130,7 @@ def report(
     result: "EvaluationResult",
     evaluation: "Evaluation",
     settings: Settings,
-    source: "SecondSource",
+    mixture: "Mixture",
     argv: Sequence[str],
 ) -> None:
     """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
@@ -146,18 +144,19 @@ def report(
     sys.stdout.write(result.summary + "\n")
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
-    sys.stdout.write(source.summary())
+    memories = mixture.report()
+    sys.stdout.writelines(line + "\n" for line in memories.summary)
     sys.stdout.flush()
     record = {
         **result.record(symbols),
-        **source.record(),
+        **memories.found,
         "dtype": evaluation.precision.name,
         "device": str(evaluation.precision.device),
-        "inputs": {**evaluation.identity(), **source.identity()},
+        "inputs": {**evaluation.identity(), **memories.identity},
         "versions": versions(),
         "settings": settings.record(evaluation.task_config),
     }
-    command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **source.speed()}
+    command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **memories.speed}
     path = settings.eval.results_file
     if path is not None:
         write_json(path, {**record, "command": command})

@@ -123,7 +123,7 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
 
     import torch
 
-    from fairseq.evaluate.mixture import NextInterpolation
+    from fairseq.evaluate.mixture import NextTokenMixture
     from fairseq.generate.generator import Generator, Vocabulary
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import identity_of, open_models
@@ -141,7 +141,7 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
 
         model = identity_of(opened.models[0], dictionary, opened.checkpoints[0])
         neighbours = open_neighbours(model, settings.knn, settings.dstore)
-        source = NextInterpolation(neighbours, settings.knn.lmbda)
+        source = NextTokenMixture([(neighbours, settings.knn.lmbda)])
     generator = Generator(
         opened.models[0], precision, settings.generation, vocabulary, source, seed=settings.common.seed
     )

@@ -63,6 +63,7 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
     """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
     import torch
 
+    from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.texts import LineScorer
     from fairseq.runtime.precision import Precision, select_device
@@ -71,12 +72,12 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
     opened = open_models(flags, config, precision)
-    other = None
+    mixture = Mixture()
     if settings.needs_neighbours:
-        from fairseq_cli.neighbours import open_mixture  # FAISS, which takes a while to import
+        from fairseq_cli.neighbours import open_memory  # FAISS, which takes a while to import
 
-        other = open_mixture(opened, settings).interpolation
-    scorer = SequenceScorer(opened.models, precision, config.softmax_batch, other)
+        mixture = Mixture([open_memory(opened, settings)])
+    scorer = SequenceScorer(opened.models, precision, mixture, config.softmax_batch)
     positions = min(model.max_positions for model in opened.models)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fairseq.arrays import Int64s
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Hypothesis as Hypothesis  # config, vocabulary and results: one import
 from fairseq.generate.hypotheses import Partial
@@ -49,7 +49,7 @@ class Generator:
         precision: Precision,
         config: GenerationConfig,
         vocabulary: Vocabulary,
-        next_source: NextInterpolation | None = None,
+        next_source: NextTokenMixture | None = None,
         *,
         seed: int = 1,
         cached: bool = True,

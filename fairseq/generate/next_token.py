@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairseq.arrays import Int64s
 from fairseq.errors import ConfigError
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.runtime.precision import Precision
 
 
@@ -38,7 +38,7 @@ class NextTokens:
         rows: Sequence[Int64s],
         most_rows: int,
         num_slots: int,
-        next_source: NextInterpolation | None,
+        next_source: NextTokenMixture | None,
         *,
         pad: int,
         cached: bool,

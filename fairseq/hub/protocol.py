@@ -11,15 +11,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fairseq.evaluate.mixture import Memory
 from fairseq.models.protocol import ModelIdentity
 
 
-class RowSource(Protocol):
-    """A second source that votes by rows which can be shown; ``KNN_Dstore`` is one."""
-
-    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
-        """Returns log p(target), natural, ``[N]``; −inf where it is 0."""
-        ...
+class RowSource(Memory, Protocol):
+    """A memory that votes by rows which can be shown; ``KNN_Dstore`` is one."""
 
     def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
         """Returns log p of every word, natural, ``[N, V]``; −inf where it is 0."""
