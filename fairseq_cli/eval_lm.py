@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.data.config import LanguageModelingConfig
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import locked, write_json
-from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
-from fairseq.runtime.progress import at_work
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import Settings
+from fairseq_cli.eval_settings import EvalSettings, task_fields
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
@@ -40,10 +37,8 @@ def main(argv: Sequence[str]) -> None:
     groups = (EvalConfig, *TASKS.configs(), KNNConfig, LmbdaModelConfig, RetrievalConfig, CacheConfig, DumpConfig)
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
-    settings = Settings(flags)
-    if TASKS.config(settings.eval.task) is LanguageModelingConfig:
-        data = flags.typed.get("data", LanguageModelingConfig.data)
-        require_inputs(settings.eval.path or "", data, settings.eval.gen_subset)
+    settings = EvalSettings(flags)
+    fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)
 
     import torch
 
@@ -55,12 +50,12 @@ def main(argv: Sequence[str]) -> None:
     precision = Precision(settings.device, select_device(settings.device))
     if precision.device.type == "cpu":
         keep_freed_memory()
-    evaluation = prepare(flags, settings.eval, precision, stream_order=settings.has_cache)
+    evaluation = prepare(settings.eval, fields, precision, stream_order=settings.has_cache)
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.datastore.dump import dump_datastore
 
-        dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore)
+        dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore)
         return
     with ExitStack() as stack:
         results = settings.eval.results_file
@@ -72,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(
-    evaluation: "Evaluation", settings: Settings, mixture: "Mixture", recorder: "RetrievalRecorder | None"
+    evaluation: "Evaluation", settings: EvalSettings, mixture: "Mixture", recorder: "RetrievalRecorder | None"
 ) -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.criterions.perplexity import Perplexity
@@ -82,7 +77,7 @@ def evaluate(
     from fairseq.evaluate.words import WordJoiner, WordStats
 
     config = settings.eval
-    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
+    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.neighbours.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, config.softmax_batch)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
     stats = WordStats()
@@ -102,8 +97,7 @@ def evaluate(
     best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
     result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
     if recorder is not None:
-        with at_work("checksums of the retrieval"):
-            recorder.finish()
+        recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     return result
@@ -129,7 +123,7 @@ def _blocks(scored: "ScoredBatch") -> Iterator[tuple[int, slice]]:
 def report(
     result: "EvaluationResult",
     evaluation: "Evaluation",
-    settings: Settings,
+    settings: EvalSettings,
     mixture: "Mixture",
     argv: Sequence[str],
 ) -> None:
@@ -152,7 +146,7 @@ def report(
         **memories.found,
         "dtype": evaluation.precision.name,
         "device": str(evaluation.precision.device),
-        "inputs": {**evaluation.identity(), **memories.identity},
+        "inputs": {**evaluation.inputs(), **memories.identity},
         "versions": versions(),
         "settings": settings.record(evaluation.task_config),
     }

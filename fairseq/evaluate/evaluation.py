@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,6 @@ import torch
 
 import fairseq
 from fairseq.arrays import Int64s
-from fairseq.checkpoints.format import Checkpoint, weights_sha256
-from fairseq.config.flags import Flags
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import Batch, BlockDataset
@@ -30,20 +28,16 @@ from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
-from fairseq.tasks.opening import open_models
+from fairseq.tasks.opening import OpenedModels, open_models
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The pieces of one evaluation.
+class Evaluation(OpenedModels):
+    """The pieces of one evaluation, besides the models.
 
     Attributes:
-        task: the task, with its dictionary.
-        task_config: its settings in force.
-        checkpoints: as loaded, one per model.
-        models: in evaluation mode, on the device.
         dataset: the blocks that are scored.
         batches: block indices of each batch, this shard's only.
         block_size: tokens in a block, without context.
@@ -52,10 +46,6 @@ class Evaluation:
         precision: device and number format.
     """
 
-    task: Any
-    task_config: Any
-    checkpoints: Sequence[Checkpoint]
-    models: Sequence[Any]
     dataset: BlockDataset
     batches: Sequence[Int64s]
     block_size: int
@@ -68,24 +58,29 @@ class Evaluation:
         for block_idx in self.batches:
             yield self.dataset.collate(block_idx)
 
-    def identity(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
         return {
-            "weights_sha256": [weights_sha256(checkpoint.state) for checkpoint in self.checkpoints],
-            "dictionary_sha256": self.task.dictionary.sha256(),
+            "weights_sha256": [model.weights_sha256 for model in self.identities],
+            "dictionary_sha256": self.identity.dictionary_sha256,
             "data_sha256": self.dataset.sha256(),
         }
 
 
-def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_order: bool = False) -> Evaluation:
+def prepare(
+    config: EvalConfig, task_fields: Mapping[str, Any], precision: Precision, *, stream_order: bool = False
+) -> Evaluation:
     """Returns the pieces of an evaluation, everything checked before any work starts.
 
-    Blocks go by length, where no context window gives them all the same; ``stream_order`` keeps them in order.
+    Args:
+        config: what is evaluated.
+        task_fields: settings of the task, as ``open_models`` takes them.
+        precision: device and number format.
+        stream_order: blocks stay in order; else they go by length, where no context window makes them all alike.
     """
-    opened = open_models(flags, config, precision, context_window=config.context_window)
-    task, task_config, models = opened.task, opened.task_config, opened.models
-    longest_block = min(model.max_positions for model in models)
-    dataset, num_left_out = task.load_split(
+    opened = open_models(config, task_fields, precision, context_window=config.context_window)
+    longest_block = min(model.max_positions for model in opened.models)
+    dataset, num_left_out = opened.task.load_split(
         config.gen_subset, context_window=config.context_window
     ).without_longer_than(longest_block)
     if num_left_out:
@@ -108,13 +103,13 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_or
             f" --num-shards {config.num_shards}; lower it"
         )
     return Evaluation(
-        task=task,
-        task_config=task_config,
-        checkpoints=opened.checkpoints,
-        models=models,
+        opened.task,
+        opened.task_config,
+        opened.checkpoints,
+        opened.models,
         dataset=dataset,
         batches=shard,
-        block_size=task_config.tokens_per_sample,
+        block_size=opened.task_config.tokens_per_sample,
         longest_block=longest_block,
         num_left_out=num_left_out,
         precision=precision,

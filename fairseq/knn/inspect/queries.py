@@ -6,14 +6,12 @@ find the same rows, and a sample of one place would say little of the others.
 Legend: N queries · K neighbours · D key width.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from fairseq.arrays import Float32s, Float64s, Int64s
 from fairseq.config.common import DeviceConfig
-from fairseq.config.flags import Flags
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare
@@ -25,7 +23,6 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.runtime.precision import Precision, select_device
 from fairseq.runtime.progress import Progress
-from fairseq.tasks.opening import identity_of
 
 BATCH_TOKENS = 1024
 LEAST_BATCHES = 16
@@ -73,11 +70,16 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     Raises:
         MismatchError: it does not.
     """
-    typed: dict[str, Any] = {**asdict(config), "max_tokens": BATCH_TOKENS}
-    flags = Flags(typed, ())
-    evaluation = prepare(flags, flags.build(EvalConfig), Precision(device, select_device(device)))
-    model = identity_of(evaluation.models[0], evaluation.task.dictionary, evaluation.checkpoints[0])
-    require_model(store.prefix, store.model, model, allow_mismatch=recall.allow_mismatch)
+    settings = EvalConfig(
+        path=config.path,
+        gen_subset=config.gen_subset,
+        context_window=config.context_window,
+        model_overrides=config.model_overrides,
+        max_tokens=BATCH_TOKENS,
+    )
+    text = {"data": config.data, "sample_break_mode": config.sample_break_mode}
+    evaluation = prepare(settings, text, Precision(device, select_device(device)))
+    require_model(store.prefix, store.model, evaluation.identity, allow_mismatch=recall.allow_mismatch)
     sizes = [int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches]
     if not sizes:
         raise ConfigError(f"the split '{config.gen_subset}' holds no tokens; give --gen-subset another")

@@ -38,6 +38,7 @@ from fairseq.knn.retrieval.format import Column, columns_of
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, RetrievalWriter, known_arrays
 from fairseq.knn.retrieval.writer import is_saved
 from fairseq.runtime.files import locked
+from fairseq.runtime.progress import at_work
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ class RetrievalRecorder:
         """Marks the retrieval as done."""
         losses = (total / -len(self._order_N) / math.log(2) for total in (self._lm_sum, self._mixture_sum))
         lm, mixture = ({"loss_base2": loss, "ppl": perplexity_of(loss)} for loss in losses)
-        self.writer.finish({"lm": lm, "mixture": mixture})
+        with at_work("checksums of the retrieval"):
+            self.writer.finish({"lm": lm, "mixture": mixture})
 
 
 def open_recorder(
@@ -184,7 +186,7 @@ def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int
 def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
     """Returns what the manifest says besides the arrays and the result."""
     knn, task = neighbours.config, evaluation.task
-    identity = evaluation.identity()
+    inputs = {**evaluation.inputs(), "weights_sha256": evaluation.identity.weights_sha256}
     return {
         "vocabulary_size": len(task.dictionary),
         "dictionary": str(task.data_dirs[0] / "dict.txt"),
@@ -203,6 +205,6 @@ def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalCon
         },
         "lmbda": knn.lmbda,
         "knn_temp": knn.knn_temp,
-        "identity": {**identity, "weights_sha256": identity["weights_sha256"][0], **neighbours.identity()},
+        "identity": {**inputs, **neighbours.identity()},
         "datastore": datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
     }

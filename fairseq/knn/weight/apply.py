@@ -24,6 +24,7 @@ from fairseq.knn.weight.features import context_features, has_neighbours, neighb
 from fairseq.knn.weight.file import check_fits, read_model
 from fairseq.knn.weight.model import LmbdaModel
 from fairseq.knn.weight.tokens import measure_of
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.files import file_sha256
 
 
@@ -98,7 +99,7 @@ class WeighedNeighbours(Memory):
 
 
 def open_weighed(
-    neighbours: NeighbourSource, config: LmbdaModelConfig, dictionary: Dictionary, weights_sha256: str
+    neighbours: NeighbourSource, config: LmbdaModelConfig, dictionary: Dictionary, identity: ModelIdentity
 ) -> WeighedNeighbours:
     """Returns neighbours with the weight that a file holds, after checking that it was fitted for them.
 
@@ -110,8 +111,8 @@ def open_weighed(
     path, knn = Path(config.lmbda_model), neighbours.config
     model = read_model(path)
     found = {
-        "weights_sha256": weights_sha256,
-        "dictionary_sha256": dictionary.sha256(),
+        "weights_sha256": identity.weights_sha256,
+        "dictionary_sha256": identity.dictionary_sha256,
         "store_id": neighbours.identity()["store_id"],
         **measure_of(knn.knn_sim_func, knn.faiss_metric_type, knn.drop_top1),
     }
