@@ -1,10 +1,11 @@
 """``fairseq-eval-lm``: the perplexity of a text, with neighbours or without; or the datastore of a text."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fairseq.evaluate.words import WordJoiner, WordStats
     from fairseq.knn.retrieval.recorder import RetrievalRecorder
 
-T = TypeVar("T")
+
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
 neighbours from a datastore; with --cache-size, of the text's own last words; with --save-knnlm-dstore, write the
 split's datastore instead."""
@@ -72,7 +73,7 @@ def evaluate(
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.criterions.perplexity import Perplexity
     from fairseq.evaluate.cache_sweep import CacheSweep
-    from fairseq.evaluate.evaluation import EvaluationResult, Stopwatch, score_all
+    from fairseq.evaluate.evaluation import EvaluationResult, score_all
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.words import WordJoiner, WordStats
 
@@ -80,9 +81,7 @@ def evaluate(
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.neighbours.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, config.softmax_batch)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
-    stats = WordStats()
-    perplexity = Perplexity()
-    stopwatch = Stopwatch()
+    stats, perplexity, start = WordStats(), Perplexity(), time.monotonic()
     for scored in score_all(evaluation, scorer, perplexity, settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
@@ -92,32 +91,24 @@ def evaluate(
             recorder.add(scored)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
-    if sweep is not None:
-        sys.stdout.write(sweep.table())
-    best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
-    result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
+    elapsed_s = time.monotonic() - start
     if recorder is not None:
         recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
-    return result
+    if sweep is None:
+        return EvaluationResult(perplexity, evaluation.num_left_out, elapsed_s)
+    sys.stdout.write(sweep.table())
+    return EvaluationResult(sweep.best(), evaluation.num_left_out, elapsed_s, sweep.rows())
 
 
 def output_words(scored: "ScoredBatch", joiner: "WordJoiner", stats: "WordStats", *, print_words: bool) -> None:
     """Counts the words of a batch, and prints each block's on a line: ``block word [log p] …``."""
-    for block_idx, rows in _blocks(scored):
+    for block_idx, rows in scored.blocks():
         words = list(joiner.words(scored.target_N[rows], scored.log_p_N[rows]))
         stats.add(words)
         if print_words:
             sys.stdout.write(f"{block_idx} " + "\t".join(f"{w.text} [{w.log_p:.6f}]" for w in words) + "\n")
-
-
-def _blocks(scored: "ScoredBatch") -> Iterator[tuple[int, slice]]:
-    import numpy as np
-
-    cuts = np.flatnonzero(np.diff(scored.block_idx_N)) + 1
-    for start, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(scored.block_idx_N)], strict=True):
-        yield int(scored.block_idx_N[start]), slice(start, end)
 
 
 def report(

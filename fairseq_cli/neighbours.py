@@ -32,7 +32,7 @@ def open_mixture(
         caches = settings.cache if cache is not None else None
         recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches)
         if recorder is not None:
-            stack.enter_context(recorder)
+            stack.enter_context(recorder.writer)
         memories.append((SavedNeighbours(neighbours) if recorder is not None else neighbours, config.knn.lmbda))
     elif config.needed:
         memories.append(open_memory(evaluation, config))

@@ -73,10 +73,9 @@ def open_scorer(
 
         mixture = Mixture([open_memory(opened, neighbours)])
     scorer = SequenceScorer(opened.models, precision, mixture, config.softmax_batch)
-    positions = min(model.max_positions for model in opened.models)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token
-    return LineScorer(scorer, dictionary, positions, config.max_tokens, add_bos=add_bos), dictionary
+    return LineScorer(scorer, dictionary, opened.max_positions, config.max_tokens, add_bos=add_bos), dictionary
 
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":

@@ -10,7 +10,6 @@ not change it (published commands rely on that), ``--model-overrides "{'tokens_p
 import importlib.metadata
 import logging
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,18 +39,19 @@ class Evaluation(OpenedModels):
     Attributes:
         dataset: the blocks that are scored.
         batches: block indices of each batch, this shard's only.
-        block_size: tokens in a block, without context.
-        longest_block: most tokens of a block; longer ones are left out.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
     """
 
     dataset: BlockDataset
     batches: Sequence[Int64s]
-    block_size: int
-    longest_block: int
     num_left_out: int
     precision: Precision
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block, without context."""
+        return int(self.task_config.tokens_per_sample)
 
     def collated(self) -> Iterator[Batch]:
         """Yields the batches."""
@@ -79,16 +79,14 @@ def prepare(
         stream_order: blocks stay in order; else they go by length, where no context window makes them all alike.
     """
     opened = open_models(config, task_fields, precision, context_window=config.context_window)
-    longest_block = min(model.max_positions for model in opened.models)
-    dataset, num_left_out = opened.task.load_split(
-        config.gen_subset, context_window=config.context_window
-    ).without_longer_than(longest_block)
+    split = opened.task.load_split(config.gen_subset, context_window=config.context_window)
+    dataset, num_left_out = split.without_longer_than(opened.max_positions)
     if num_left_out:
         logger.warning(
             "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
             " \"{'max_target_positions': N}\" makes room for them",
             num_left_out,
-            longest_block,
+            opened.max_positions,
         )
     lengths = dataset.lengths
     in_order = stream_order or config.context_window > 0
@@ -109,8 +107,6 @@ def prepare(
         opened.models,
         dataset=dataset,
         batches=shard,
-        block_size=opened.task_config.tokens_per_sample,
-        longest_block=longest_block,
         num_left_out=num_left_out,
         precision=precision,
     )
@@ -126,12 +122,16 @@ class EvaluationResult:
     sweep: list[dict[str, Any]] | None = None
 
     @property
+    def tokens_per_s(self) -> float:
+        """Targets in a second."""
+        return self.perplexity.count / max(self.elapsed_s, 1e-9)
+
+    @property
     def summary(self) -> str:
         """The two lines that people search for."""
         p = self.perplexity
-        rate = p.count / max(self.elapsed_s, 1e-9)
         return (
-            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({rate:.2f} tokens/s)\n"
+            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({self.tokens_per_s:.2f} tokens/s)\n"
             f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}"
         )
 
@@ -152,8 +152,7 @@ class EvaluationResult:
 
     def speed(self) -> dict[str, float]:
         """Returns how long it took, which no repetition gives again."""
-        rate = self.perplexity.count / max(self.elapsed_s, 1e-9)
-        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(rate, 2)}
+        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(self.tokens_per_s, 2)}
 
 
 def versions() -> dict[str, str]:
@@ -190,15 +189,3 @@ def score_all(
         for scored in scorer.scored(evaluation.collated()):
             yield scored
             progress.advance(len(scored.target_N), loss=perplexity.loss)
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._start

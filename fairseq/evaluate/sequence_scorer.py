@@ -5,6 +5,7 @@
 B batch, T time, S scored time, C width, N scored targets (row by row, padding left out), M memories.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ class ScoredBatch:
     model_log_p_N: Float64s
     memory_log_p_NM: Float64s
     columns: Mapping[str, Array] = field(default_factory=dict)
+
+    def blocks(self) -> Iterator[tuple[int, slice]]:
+        """Yields each block's number, and which rows are its targets."""
+        cuts = (np.flatnonzero(np.diff(self.block_idx_N)) + 1).tolist()
+        for start, end in itertools.pairwise([0, *cuts, len(self.block_idx_N)]):
+            yield int(self.block_idx_N[start]), slice(start, end)
 
 
 class SequenceScorer:

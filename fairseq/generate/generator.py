@@ -1,6 +1,6 @@
 """Text from a language model: prompts go in, the most probable or randomly drawn continuations come out.
 
-    prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with a second source] ─┐
+    prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with memories] ────────┐
                                               ▲     └─ context vectors ─────────────┘                      │
                                               └─ next tokens ─ beam search, or draws ─ forbidden words ────┘
 
@@ -38,7 +38,7 @@ class Generator:
         precision: device and number format.
         config: how texts are chosen.
         vocabulary: what must be known of the dictionary.
-        next_source: a second source of probabilities to mix in.
+        next_source: memories to mix in.
         seed: of random draws.
         cached: whether the model keeps what it has read; without, it reads every text anew for each token.
     """

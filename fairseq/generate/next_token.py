@@ -26,7 +26,7 @@ class NextTokens:
         rows: int64 ids, at least one each.
         most_rows: that there will ever be.
         num_slots: most tokens that a row will ever have.
-        next_source: a second source of probabilities to mix in.
+        next_source: memories to mix in.
         pad: id that fills up rows.
         cached: whether the model keeps what it has read, if it can.
     """

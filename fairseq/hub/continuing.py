@@ -1,4 +1,4 @@
-"""Prompts continued by a model, or by a model and a second source."""
+"""Prompts continued by a model, or by a model and its neighbours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a second source of probabilities, such as neighbours, is joined to a model that was loaded from Python.
+"""How a memory, such as neighbours, is joined to a model that was loaded from Python.
 
 The language model knows two protocols and no implementation. What is given as ``knn=`` can open itself *for a model*,
 whose identity it is told so that it can refuse another's files; what it opens scores targets, and can show its rows.

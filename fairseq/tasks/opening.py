@@ -62,6 +62,11 @@ class OpenedModels:
     checkpoints: Sequence[Checkpoint]
     models: Sequence[Any]
 
+    @property
+    def max_positions(self) -> int:
+        """Most tokens that every model sees at once."""
+        return min(int(model.max_positions) for model in self.models)
+
     @cached_property
     def identities(self) -> list[ModelIdentity]:
         """What tells each model from another."""

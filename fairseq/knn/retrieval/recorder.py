@@ -15,7 +15,6 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 from fairseq.arrays import Array, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.block_dataset import PAD, BlockDataset
+from fairseq.data.blocks import joined_ranges
 from fairseq.errors import ConfigError
 from fairseq.evaluate.cache import CACHE_COLUMN
 from fairseq.evaluate.config import CacheConfig, EvalConfig
@@ -80,25 +80,22 @@ class RetrievalRecorder:
     """Writes scored batches into a retrieval.
 
     Args:
-        evaluation: the order of the batches and where their targets are in the stream.
         writer: of as many rows as there are targets.
+        order_N: the row of each target, in the order of the batches.
+        position_N: each row's place in the token stream.
     """
 
-    def __init__(self, evaluation: Evaluation, writer: RetrievalWriter) -> None:
-        self.writer = writer
-        self._order_N, self._position_N = rows_in_order(evaluation.dataset, evaluation.batches)
-        self._tokens = evaluation.dataset.tokens
+    def __init__(self, writer: RetrievalWriter, order_N: Int64s, position_N: Int64s) -> None:
+        self.writer, self._order_N, self._position_N = writer, order_N, position_N
         self._num_added = 0
         self._lm_sum = self._mixture_sum = 0.0
 
     def add(self, scored: ScoredBatch) -> None:
         """Writes the next batch, in the order of the evaluation."""
         row_N = self._order_N[self._num_added : self._num_added + len(scored.target_N)]
-        position_N = self._position_N[row_N]
-        assert np.array_equal(self._tokens[position_N], scored.target_N), "not the order of the batches"
         columns = {
             "targets": scored.target_N,
-            "positions": position_N,
+            "positions": self._position_N[row_N],
             "blocks": scored.block_idx_N,
             "lm_log_prob": scored.model_log_p_N,
             **scored.columns,
@@ -109,12 +106,6 @@ class RetrievalRecorder:
         self._num_added += len(row_N)
         self._lm_sum += float(scored.model_log_p_N.sum())
         self._mixture_sum += float(scored.log_p_N.sum())
-
-    def __enter__(self) -> "RetrievalRecorder":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        self.writer.__exit__(kind, err, tb)
 
     def finish(self) -> None:
         """Marks the retrieval as done."""
@@ -131,7 +122,7 @@ def open_recorder(
     where: RetrievalConfig,
     cache: CacheConfig | None = None,
 ) -> RetrievalRecorder | None:
-    """Returns a recorder of an evaluation's neighbours, to be used as a context.
+    """Returns a recorder of an evaluation's neighbours, whose writer the caller closes.
 
     None where the same retrieval is there already, and need not be replaced.
 
@@ -147,11 +138,11 @@ def open_recorder(
         DatastoreError: something is there.
     """
     assert where.save_retrieval is not None
-    num_tokens = len(rows_in_order(evaluation.dataset, evaluation.batches)[0])
-    if not num_tokens:
+    order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
+    if not len(order_N):
         raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
     k = neighbours.config.k
-    record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
+    record = {"num_tokens": len(order_N), "k": k, **_record(neighbours, evaluation, config)}
     columns = (*columns_of(k, neighbours.rows), *KNOWN_COLUMNS)
     if cache is not None:
         columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
@@ -162,8 +153,8 @@ def open_recorder(
         if not where.overwrite and is_saved(directory, columns, record):
             logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
             return None
-    writer = RetrievalWriter.create(directory, num_tokens, columns, record, overwrite=where.overwrite)
-    return RetrievalRecorder(evaluation, writer)
+    writer = RetrievalWriter.create(directory, len(order_N), columns, record, overwrite=where.overwrite)
+    return RetrievalRecorder(writer, order_N, position_N)
 
 
 def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
@@ -172,15 +163,12 @@ def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int
     Padding that stands in the text is not scored and has no row.
     """
     lengths = dataset.ends - dataset.starts
-    first_L = np.cumsum(lengths) - lengths
-    position_N = np.repeat(dataset.starts - first_L, lengths) + np.arange(int(lengths.sum()))
+    position_N = joined_ranges(dataset.starts, lengths)
     scored_N = dataset.tokens[position_N] != PAD
     row_N = np.cumsum(scored_N) - scored_N
     block_idx = np.concatenate([np.empty(0, np.int64), *batches])
-    taken = lengths[block_idx]
-    before = np.cumsum(taken) - taken
-    asked_N = np.repeat(first_L[block_idx] - before, taken) + np.arange(int(taken.sum()))
-    return row_N[asked_N[scored_N[asked_N]]], position_N[scored_N]
+    order_N = joined_ranges((np.cumsum(lengths) - lengths)[block_idx], lengths[block_idx])
+    return row_N[order_N[scored_N[order_N]]], position_N[scored_N]
 
 
 def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
