@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fairseq.evaluate.words import WordJoiner, WordStats
     from fairseq.knn.retrieval.recorder import RetrievalRecorder
 
-
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
 neighbours from a datastore; with --cache-size, of the text's own last words; with --save-knnlm-dstore, write the
 split's datastore instead."""

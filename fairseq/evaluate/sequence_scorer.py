@@ -174,6 +174,7 @@ class SequenceScorer:
         columns: dict[str, Array] = {}
         for number, found in enumerate(scores):
             memory_log_p_NM[:, number] = found.log_p_N.cpu().numpy()
+            assert not columns.keys() & found.columns.keys(), "two memories tell columns of one name"
             columns |= found.columns
         return ScoredBatch(
             block_idx_N=tokens.block_idx_N,

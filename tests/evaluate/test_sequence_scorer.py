@@ -65,6 +65,7 @@ def test_equals_the_model_asked_column_by_column() -> None:
     np.testing.assert_allclose(found.log_p_N, expected, atol=FLOAT32_ATOL, rtol=0)
     assert found.target_N.tolist() == TOKENS.tolist()
     assert found.block_idx_N.tolist() == [i // 5 for i in range(37)]
+    assert list(found.blocks()) == [(i, slice(5 * i, min(5 * i + 5, 37))) for i in range(8)]
     assert found.log_p_N.dtype == np.float64
 
 
@@ -211,6 +212,12 @@ def test_one_memory_is_asked_batch_by_batch_and_another_for_all_at_once(
     assert all(part.memory_log_p_NM.shape == (len(part.target_N), 2) for part in parts)
     assert (patient.begun, ordered.begun) == (1, 1)
     assert patient.asked[0].known is None
+
+
+def test_two_columns_of_one_name_are_a_bug() -> None:
+    mixture = Mixture([(FirstFeature(), 0.5), (FirstFeature(), 0.25)])
+    with pytest.raises(AssertionError):
+        SequenceScorer([make(1)], PRECISION, mixture).score(blocks().collate(np.arange(8)))
 
 
 def test_what_is_known_before_a_token_is_computed_where_a_memory_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
