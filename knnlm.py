@@ -1,4 +1,4 @@
-"""kNN-LM: a datastore and its index as a second source of next-token probabilities.
+"""kNN-LM: a datastore and its index as a memory beside the language model.
 
     neighbours = KNN_Dstore.open("checkpoints/dstore", "checkpoints/knn.index", k=1024, probe=32)
     log_p_N = neighbours.log_prob(queries_ND, target_N)        # float32, natural; −inf where no neighbour agrees

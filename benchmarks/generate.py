@@ -21,7 +21,7 @@ import torch
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.common import DeviceConfig
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator, Vocabulary
 from fairseq.runtime.precision import Precision
@@ -69,7 +69,7 @@ def main() -> None:
     if args.dstore is not None:
         from knnlm import KNN_Dstore
 
-        source = NextInterpolation(KNN_Dstore.open(args.dstore, args.index, k=1024, probe=32), 0.25)
+        source = NextTokenMixture([(KNN_Dstore.open(args.dstore, args.index, k=1024, probe=32), 0.25)])
     print("| | kept, tokens/s | read anew, tokens/s | ratio | kept, with neighbours, tokens/s |")
     print("|---|---:|---:|---:|---:|")
     for row in rows():

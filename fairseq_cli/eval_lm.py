@@ -1,33 +1,32 @@
 """``fairseq-eval-lm``: the perplexity of a text, with neighbours or without; or the datastore of a text."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.data.config import LanguageModelingConfig
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import locked, write_json
-from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import Settings
+from fairseq_cli.eval_settings import EvalSettings, task_fields
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluate.evaluation import Evaluation, EvaluationResult
+    from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import ScoredBatch
     from fairseq.evaluate.words import WordJoiner, WordStats
-    from fairseq_cli.neighbours import SecondSource
+    from fairseq.knn.retrieval.recorder import RetrievalRecorder
 
-T = TypeVar("T")
 DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
 neighbours from a datastore; with --cache-size, of the text's own last words; with --save-knnlm-dstore, write the
 split's datastore instead."""
@@ -38,101 +37,84 @@ def main(argv: Sequence[str]) -> None:
     groups = (EvalConfig, *TASKS.configs(), KNNConfig, LmbdaModelConfig, RetrievalConfig, CacheConfig, DumpConfig)
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
-    settings = Settings(flags)
-    if TASKS.config(settings.eval.task) is LanguageModelingConfig:
-        data = flags.typed.get("data", LanguageModelingConfig.data)
-        require_inputs(settings.eval.path or "", data, settings.eval.gen_subset)
+    settings = EvalSettings(flags)
+    fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)
 
     import torch
 
     from fairseq.evaluate.evaluation import prepare
     from fairseq.runtime.precision import Precision, select_device
-    from fairseq_cli.neighbours import open_second_source
+    from fairseq_cli.neighbours import open_mixture
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
     if precision.device.type == "cpu":
         keep_freed_memory()
-    evaluation = prepare(flags, settings.eval, precision, stream_order=settings.has_cache)
+    evaluation = prepare(settings.eval, fields, precision, stream_order=settings.has_cache)
     flags.warn_unused()
     if settings.dump.save_knnlm_dstore:
         from fairseq.knn.datastore.dump import dump_datastore
 
-        dump_datastore(evaluation, settings.eval, settings.dump, settings.dstore)
+        dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore)
         return
     with ExitStack() as stack:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        source = open_second_source(evaluation, settings, stack)
-        result = evaluate(evaluation, settings, source)
-        report(result, evaluation, settings, source, argv)
+        mixture, recorder = open_mixture(evaluation, settings, stack)
+        result = evaluate(evaluation, settings, mixture, recorder)
+        report(result, evaluation, settings, mixture, argv)
 
 
-def evaluate(evaluation: "Evaluation", settings: Settings, source: "SecondSource") -> "EvaluationResult":
+def evaluate(
+    evaluation: "Evaluation", settings: EvalSettings, mixture: "Mixture", recorder: "RetrievalRecorder | None"
+) -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.criterions.perplexity import Perplexity
-    from fairseq.evaluate.cache_sweep import CacheSweep, make_cache
-    from fairseq.evaluate.evaluation import EvaluationResult, Stopwatch, score_all
+    from fairseq.evaluate.cache_sweep import CacheSweep
+    from fairseq.evaluate.evaluation import EvaluationResult, score_all
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.words import WordJoiner, WordStats
 
     config = settings.eval
-    size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
-    cache = make_cache(settings.cache, size, width) if settings.has_cache else None
-    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.knn.knnlm else None
-    scorer = SequenceScorer(
-        evaluation.models,
-        evaluation.precision,
-        config.softmax_batch,
-        source.interpolation,
-        cache,
-        keep_known=source.recorder is not None,
-    )
+    sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.neighbours.knn.knnlm else None
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, config.softmax_batch)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
-    stats = WordStats()
-    perplexity = Perplexity()
-    stopwatch = Stopwatch()
+    stats, perplexity, start = WordStats(), Perplexity(), time.monotonic()
     for scored in score_all(evaluation, scorer, perplexity, settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
         if sweep is not None:
             sweep.add(scored, num_joined)
-        source.keep(scored)
+        if recorder is not None:
+            recorder.add(scored)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
-    if sweep is not None:
-        sys.stdout.write(sweep.table())
-    best, rows = (sweep.best(), sweep.rows()) if sweep is not None else (perplexity, None)
-    result = EvaluationResult(best, evaluation.num_left_out, stopwatch.elapsed_s, rows)
-    source.finish()
+    elapsed_s = time.monotonic() - start
+    if recorder is not None:
+        recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
-    return result
+    if sweep is None:
+        return EvaluationResult(perplexity, evaluation.num_left_out, elapsed_s)
+    sys.stdout.write(sweep.table())
+    return EvaluationResult(sweep.best(), evaluation.num_left_out, elapsed_s, sweep.rows())
 
 
 def output_words(scored: "ScoredBatch", joiner: "WordJoiner", stats: "WordStats", *, print_words: bool) -> None:
     """Counts the words of a batch, and prints each block's on a line: ``block word [log p] …``."""
-    for block_idx, rows in _blocks(scored):
+    for block_idx, rows in scored.blocks():
         words = list(joiner.words(scored.target_N[rows], scored.log_p_N[rows]))
         stats.add(words)
         if print_words:
             sys.stdout.write(f"{block_idx} " + "\t".join(f"{w.text} [{w.log_p:.6f}]" for w in words) + "\n")
 
 
-def _blocks(scored: "ScoredBatch") -> Iterator[tuple[int, slice]]:
-    import numpy as np
-
-    cuts = np.flatnonzero(np.diff(scored.block_idx_N)) + 1
-    for start, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(scored.block_idx_N)], strict=True):
-        yield int(scored.block_idx_N[start]), slice(start, end)
-
-
 def report(
     result: "EvaluationResult",
     evaluation: "Evaluation",
-    settings: Settings,
-    source: "SecondSource",
+    settings: EvalSettings,
+    mixture: "Mixture",
     argv: Sequence[str],
 ) -> None:
     """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
@@ -146,18 +128,19 @@ def report(
     sys.stdout.write(result.summary + "\n")
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
-    sys.stdout.write(source.summary())
+    memories = mixture.report()
+    sys.stdout.writelines(line + "\n" for line in memories.summary)
     sys.stdout.flush()
     record = {
         **result.record(symbols),
-        **source.record(),
+        **memories.found,
         "dtype": evaluation.precision.name,
         "device": str(evaluation.precision.device),
-        "inputs": {**evaluation.identity(), **source.identity()},
+        "inputs": {**evaluation.inputs(), **memories.identity},
         "versions": versions(),
         "settings": settings.record(evaluation.task_config),
     }
-    command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **source.speed()}
+    command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **memories.speed}
     path = settings.eval.results_file
     if path is not None:
         write_json(path, {**record, "command": command})

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 from fairseq.arrays import Int64s
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import Flags, resolve
-from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.generate.config import GenerationConfig, GenerationRunConfig
 from fairseq.knn.config import KNNConfig, ShowNeighboursConfig
 from fairseq.knn.datastore.config import DatastoreConfig
-from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
-from fairseq.tasks import TASKS
+from fairseq_cli.eval_settings import task_fields
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -117,20 +115,18 @@ class GenerationRun:
 
 def open_run(flags: Flags, settings: Settings, split: str | None = None) -> GenerationRun:
     """Returns the generator that the flags describe; a split that is asked for must be there."""
-    if TASKS.config(settings.run.task) is LanguageModelingConfig:
-        data = flags.typed.get("data", LanguageModelingConfig.data)
-        require_inputs(settings.run.path or "", data, split)
+    fields = task_fields(flags, settings.run.task, settings.run.path, split)
 
     import torch
 
-    from fairseq.evaluate.mixture import NextInterpolation
+    from fairseq.evaluate.mixture import NextTokenMixture
     from fairseq.generate.generator import Generator, Vocabulary
     from fairseq.runtime.precision import Precision, select_device
-    from fairseq.tasks.opening import identity_of, open_models
+    from fairseq.tasks.opening import open_models
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))
-    opened = open_models(flags, settings.run, precision)
+    opened = open_models(settings.run, fields, precision)
     flags.warn_unused()
     dictionary = opened.task.dictionary
     opening = (dictionary.bos(), dictionary.eos()) if opened.task_config.add_bos_token else (dictionary.eos(),)
@@ -139,9 +135,8 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
     if settings.knn.knnlm and (settings.knn.lmbda > 0 or settings.show_neighbours is not None):
         from fairseq_cli.neighbours import open_neighbours
 
-        model = identity_of(opened.models[0], dictionary, opened.checkpoints[0])
-        neighbours = open_neighbours(model, settings.knn, settings.dstore)
-        source = NextInterpolation(neighbours, settings.knn.lmbda)
+        neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
+        source = NextTokenMixture([(neighbours, settings.knn.lmbda)])
     generator = Generator(
         opened.models[0], precision, settings.generation, vocabulary, source, seed=settings.common.seed
     )

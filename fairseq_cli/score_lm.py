@@ -4,21 +4,16 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.config.flags import Flags
-from fairseq.data.config import LanguageModelingConfig
-from fairseq.errors import ConfigError
 from fairseq.evaluate.config import ScoreConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
-from fairseq.runtime.inputs import require_inputs
-from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import Settings
+from fairseq_cli.eval_settings import NeighbourSettings, task_fields
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
@@ -37,12 +32,10 @@ def main(argv: Sequence[str]) -> None:
     """Scores lines."""
     flags = parse("fairseq-score-lm", DESCRIPTION, GROUPS, argv)
     config = flags.build(ScoreConfig)
-    if not (config.path or "").strip(":"):
-        raise ConfigError("--path is required: the checkpoint to score with")
-    settings = Settings(flags)
-    if TASKS.config(config.task) is LanguageModelingConfig:
-        require_inputs(config.path or "", config.data)
-    scorer, dictionary = open_scorer(flags, config, settings)
+    neighbours = NeighbourSettings(flags, config.path)
+    device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
+    fields = task_fields(flags, config.task, config.path)
+    scorer, dictionary = open_scorer(config, fields, neighbours, device, common.seed)
     flags.warn_unused()
 
     from fairseq.criterions.perplexity import Perplexity
@@ -59,28 +52,30 @@ def main(argv: Sequence[str]) -> None:
         sys.stdout.write(f"{num_lines} lines: {summary(total)}\n")
 
 
-def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple[LineScorer, Dictionary]":
+def open_scorer(
+    config: ScoreConfig, fields: Mapping[str, Any], neighbours: NeighbourSettings, device: DeviceConfig, seed: int
+) -> "tuple[LineScorer, Dictionary]":
     """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
     import torch
 
+    from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.texts import LineScorer
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
 
-    torch.manual_seed(settings.common.seed)
-    precision = Precision(settings.device, select_device(settings.device))
-    opened = open_models(flags, config, precision)
-    other = None
-    if settings.needs_neighbours:
-        from fairseq_cli.neighbours import open_mixture  # FAISS, which takes a while to import
+    torch.manual_seed(seed)
+    precision = Precision(device, select_device(device))
+    opened = open_models(config, fields, precision)
+    mixture = Mixture()
+    if neighbours.needed:
+        from fairseq_cli.neighbours import open_memory  # FAISS, which takes a while to import
 
-        other = open_mixture(opened, settings).interpolation
-    scorer = SequenceScorer(opened.models, precision, config.softmax_batch, other)
-    positions = min(model.max_positions for model in opened.models)
+        mixture = Mixture([open_memory(opened, neighbours)])
+    scorer = SequenceScorer(opened.models, precision, mixture, config.softmax_batch)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token
-    return LineScorer(scorer, dictionary, positions, config.max_tokens, add_bos=add_bos), dictionary
+    return LineScorer(scorer, dictionary, opened.max_positions, config.max_tokens, add_bos=add_bos), dictionary
 
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":

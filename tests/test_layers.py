@@ -162,6 +162,17 @@ def test_no_command_imports_another() -> None:
             assert not commands, f"{module} imports {commands}"
 
 
+def test_what_was_typed_ends_in_the_commands() -> None:
+    """Below them, functions take the values that they need."""
+    naming = {
+        module
+        for module, tree in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Name, ast.alias)) and (node.id if isinstance(node, ast.Name) else node.name) == "Flags"
+    }
+    assert {m for m in naming if not m.startswith(("fairseq.config", "fairseq_cli"))} == set()
+
+
 def test_argparse_stays_with_config_options_and_commands() -> None:
     allowed = {"fairseq.config.flags", "fairseq.config.command_line"}
     assert {m for m in importers_of("argparse") if not m.startswith("fairseq_cli.")} <= allowed

@@ -229,6 +229,11 @@ class Flags:
         self._used |= set(flag_fields(cls))
         return resolve(cls, *weaker, self.typed)
 
+    def given(self, cls: type) -> dict[str, Any]:
+        """Returns what was typed of a config's fields, checked and marked as used, for whom resolves the config."""
+        self.build(cls)
+        return {name: self.typed[name] for name in flag_fields(cls) if name in self.typed}
+
     def warn_unused(self, reason: str = "nothing that was chosen uses it") -> None:
         """Logs one warning for each typed flag that is accepted without effect or that nothing has used."""
         for name, value in self.typed.items():

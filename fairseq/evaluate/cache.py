@@ -9,7 +9,7 @@ pairs vote for their own targets, with the weight of a softmax over inner produc
                           └── the cache at t ──┘
 
 The stream is all scored targets, block after block; a document's end does not empty the cache. Before the first target
-there is nothing in it: then its opinion is the language model's, so that probabilities sum to 1 there as well.
+there is nothing in it: its probability there is the language model's, so that probabilities sum to 1 there as well.
 
 Memory is that of the last N vectors. Scores are float32 products of blocks of queries with the band of vectors before
 them, sums float64; a target that is not among the N has probability 0 (−inf).
@@ -25,6 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairseq.evaluate.mixture import Memory, MemoryScores, ScoredTokens
+
+# The column of ``ScoredBatch`` that holds ln p_cache(target) under each setting, ``[N, S]``.
+CACHE_COLUMN = "cache_log_prob"
 # Scores that are held at once: most queries of a block, and most entries of its band.
 _QUERIES = 256
 _ENTRIES = 1 << 22
@@ -38,23 +42,28 @@ class CacheSetting:
     theta: float
 
 
-class ContinuousCache:
-    """The caches of a stream under one or more settings, and the weight of the first one in a mixture.
+class ContinuousCache(Memory):
+    """The caches of a stream under one or more settings; the first one is that of the mixture.
 
     Args:
         settings: at least one; they share the vectors and the products.
-        weight: of the first setting in the mixture, between 0 and 1.
     """
 
-    def __init__(self, settings: Sequence[CacheSetting], weight: float) -> None:
+    in_order = True
+
+    def __init__(self, settings: Sequence[CacheSetting]) -> None:
         assert settings and all(s.size > 0 and s.theta >= 0 for s in settings), settings
         self.settings = tuple(settings)
-        self.weight = weight
-        self.clear()
+        self.begin()
 
-    def clear(self) -> None:
+    def begin(self) -> None:
         """Forgets the stream."""
         self._past: tuple[Tensor, Tensor] | None = None
+
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        """Returns ln p_cache of the stream's next tokens, with a column of all settings, and remembers them."""
+        log_p_NS = self.log_prob(tokens.query_ND, tokens.target_N, tokens.log_p_N)
+        return MemoryScores(log_p_NS[:, 0], columns={CACHE_COLUMN: log_p_NS.cpu().numpy()})
 
     def log_prob(self, vectors_NC: Tensor, target_N: Tensor, log_p_lm_N: Tensor) -> Tensor:
         """Returns ln p_cache(target), float64 ``[N, S]``, of the stream's next N targets, and remembers them.

@@ -5,7 +5,7 @@ from typing import Any
 from torch import from_numpy
 
 from fairseq.criterions.perplexity import Perplexity
-from fairseq.evaluate.cache import CacheSetting, ContinuousCache
+from fairseq.evaluate.cache import CACHE_COLUMN, CacheSetting, ContinuousCache
 from fairseq.evaluate.config import CacheConfig
 from fairseq.evaluate.mixture import interpolate
 from fairseq.evaluate.sequence_scorer import ScoredBatch
@@ -23,7 +23,7 @@ def make_cache(config: CacheConfig, num_tokens: int, width: int) -> ContinuousCa
     """
     size = min(max(config.cache_size), num_tokens)
     require_memory(f"a cache of {size} vectors", _COPIES * size * width * 4, "lower --cache-size")
-    return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs], config.weight)
+    return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs])
 
 
 class CacheSweep:
@@ -35,8 +35,7 @@ class CacheSweep:
 
     def add(self, scored: ScoredBatch, num_joined: int = 0) -> None:
         """Adds a batch to every sum."""
-        assert scored.cache_log_p_NS is not None
-        log_p_lm_N, cache_log_p_NS = from_numpy(scored.model_log_p_N), from_numpy(scored.cache_log_p_NS)
+        log_p_lm_N, cache_log_p_NS = from_numpy(scored.model_log_p_N), from_numpy(scored.columns[CACHE_COLUMN])
         for s, _, weight, perplexity in self._sums:
             log_p_N = interpolate(log_p_lm_N, cache_log_p_NS[:, s], weight)
             perplexity.add(log_p_N.numpy(), scored.target_N, num_joined)

@@ -94,6 +94,10 @@ class ScoreConfig:
     model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
     task: str = flag("language_modeling", "task")
 
+    def __post_init__(self) -> None:
+        if not (self.path or "").strip(":"):
+            raise ConfigError("--path is required: the checkpoint to score with")
+
 
 @dataclass(frozen=True)
 class EvalConfig:

@@ -10,8 +10,7 @@ not change it (published commands rely on that), ``--model-overrides "{'tokens_p
 import importlib.metadata
 import logging
 import platform
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,6 @@ import torch
 
 import fairseq
 from fairseq.arrays import Int64s
-from fairseq.checkpoints.format import Checkpoint, weights_sha256
-from fairseq.config.flags import Flags
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import Batch, BlockDataset
@@ -30,70 +27,66 @@ from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
-from fairseq.tasks.opening import open_models
+from fairseq.tasks.opening import OpenedModels, open_models
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The pieces of one evaluation.
+class Evaluation(OpenedModels):
+    """The pieces of one evaluation, besides the models.
 
     Attributes:
-        task: the task, with its dictionary.
-        task_config: its settings in force.
-        checkpoints: as loaded, one per model.
-        models: in evaluation mode, on the device.
         dataset: the blocks that are scored.
         batches: block indices of each batch, this shard's only.
-        block_size: tokens in a block, without context.
-        longest_block: most tokens of a block; longer ones are left out.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
     """
 
-    task: Any
-    task_config: Any
-    checkpoints: Sequence[Checkpoint]
-    models: Sequence[Any]
     dataset: BlockDataset
     batches: Sequence[Int64s]
-    block_size: int
-    longest_block: int
     num_left_out: int
     precision: Precision
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block, without context."""
+        return int(self.task_config.tokens_per_sample)
 
     def collated(self) -> Iterator[Batch]:
         """Yields the batches."""
         for block_idx in self.batches:
             yield self.dataset.collate(block_idx)
 
-    def identity(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
         return {
-            "weights_sha256": [weights_sha256(checkpoint.state) for checkpoint in self.checkpoints],
-            "dictionary_sha256": self.task.dictionary.sha256(),
+            "weights_sha256": [model.weights_sha256 for model in self.identities],
+            "dictionary_sha256": self.identity.dictionary_sha256,
             "data_sha256": self.dataset.sha256(),
         }
 
 
-def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_order: bool = False) -> Evaluation:
+def prepare(
+    config: EvalConfig, task_fields: Mapping[str, Any], precision: Precision, *, stream_order: bool = False
+) -> Evaluation:
     """Returns the pieces of an evaluation, everything checked before any work starts.
 
-    Blocks go by length, where no context window gives them all the same; ``stream_order`` keeps them in order.
+    Args:
+        config: what is evaluated.
+        task_fields: settings of the task, as ``open_models`` takes them.
+        precision: device and number format.
+        stream_order: blocks stay in order; else they go by length, where no context window makes them all alike.
     """
-    opened = open_models(flags, config, precision, context_window=config.context_window)
-    task, task_config, models = opened.task, opened.task_config, opened.models
-    longest_block = min(model.max_positions for model in models)
-    dataset, num_left_out = task.load_split(
-        config.gen_subset, context_window=config.context_window
-    ).without_longer_than(longest_block)
+    opened = open_models(config, task_fields, precision, context_window=config.context_window)
+    split = opened.task.load_split(config.gen_subset, context_window=config.context_window)
+    dataset, num_left_out = split.without_longer_than(opened.max_positions)
     if num_left_out:
         logger.warning(
             "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
             " \"{'max_target_positions': N}\" makes room for them",
             num_left_out,
-            longest_block,
+            opened.max_positions,
         )
     lengths = dataset.lengths
     in_order = stream_order or config.context_window > 0
@@ -108,14 +101,12 @@ def prepare(flags: Flags, config: EvalConfig, precision: Precision, *, stream_or
             f" --num-shards {config.num_shards}; lower it"
         )
     return Evaluation(
-        task=task,
-        task_config=task_config,
-        checkpoints=opened.checkpoints,
-        models=models,
+        opened.task,
+        opened.task_config,
+        opened.checkpoints,
+        opened.models,
         dataset=dataset,
         batches=shard,
-        block_size=task_config.tokens_per_sample,
-        longest_block=longest_block,
         num_left_out=num_left_out,
         precision=precision,
     )
@@ -131,12 +122,16 @@ class EvaluationResult:
     sweep: list[dict[str, Any]] | None = None
 
     @property
+    def tokens_per_s(self) -> float:
+        """Targets in a second."""
+        return self.perplexity.count / max(self.elapsed_s, 1e-9)
+
+    @property
     def summary(self) -> str:
         """The two lines that people search for."""
         p = self.perplexity
-        rate = p.count / max(self.elapsed_s, 1e-9)
         return (
-            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({rate:.2f} tokens/s)\n"
+            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({self.tokens_per_s:.2f} tokens/s)\n"
             f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}"
         )
 
@@ -157,8 +152,7 @@ class EvaluationResult:
 
     def speed(self) -> dict[str, float]:
         """Returns how long it took, which no repetition gives again."""
-        rate = self.perplexity.count / max(self.elapsed_s, 1e-9)
-        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(rate, 2)}
+        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(self.tokens_per_s, 2)}
 
 
 def versions() -> dict[str, str]:
@@ -195,15 +189,3 @@ def score_all(
         for scored in scorer.scored(evaluation.collated()):
             yield scored
             progress.advance(len(scored.target_N), loss=perplexity.loss)
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._start

@@ -1,28 +1,24 @@
-"""Probabilities of targets from more than one source, and how they are mixed.
+"""A language model and its memories, mixed: p = (1 − Σ w) p_LM + Σ w p_memory.
 
-The language model knows nothing of nearest neighbours. It knows ``TargetScorer``: something that, given the vectors of
-contexts and the tokens that came next, has an opinion of its own on those tokens. A ``WeighingScorer`` also says how
-much that opinion is worth for each of them.
+A ``Memory`` has a probability of its own for each token. Neighbours from a datastore are one, a cache of the text's
+last words is another; neither the model nor the scorer knows which ones there are.
+
+Legend: N tokens · M memories · D width of a context vector · V vocabulary.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.arrays import Float32s, Int64s
-
-
-class TargetScorer(Protocol):
-    """A second source of probabilities for next tokens."""
-
-    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
-        """Returns log p(target), natural, ``[N]``, for float32 context vectors; −inf where it is 0."""
-        ...
+from fairseq.arrays import Array, Float32s, Int64s
 
 
 @dataclass(frozen=True)
@@ -40,64 +36,179 @@ class Known:
     entropy_N: Float32s
 
 
-class WeighingScorer(Protocol):
-    """A second source that weighs its probabilities itself, each by what is known before the target is seen."""
+@dataclass(frozen=True, kw_only=True)
+class ScoredTokens:
+    """N tokens that the language model has scored: what a memory is asked about.
 
-    def weighed_log_prob(self, queries_ND: Tensor, target_N: Tensor, known: Known) -> tuple[Tensor, Tensor]:
-        """Returns log p(target), natural, and its weight λ, float64, ``[N]`` each; anything where λ is 0."""
+    Attributes:
+        block_idx_N: int64, the block that each belongs to.
+        query_ND: float32, the context vector before each.
+        target_N: int64 ids.
+        log_p_N: float64, ln p_LM(target).
+        known: what is known before each is seen; None where no memory needs it.
+    """
+
+    block_idx_N: Int64s
+    query_ND: Tensor
+    target_N: Tensor
+    log_p_N: Tensor
+    known: Known | None
+
+    @staticmethod
+    def joined(parts: "Sequence[ScoredTokens]") -> "ScoredTokens":
+        """Returns the tokens of all parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        known = [part.known for part in parts if part.known is not None]
+        return ScoredTokens(
+            block_idx_N=np.concatenate([part.block_idx_N for part in parts]),
+            query_ND=torch.cat([part.query_ND for part in parts]),
+            target_N=torch.cat([part.target_N for part in parts]),
+            log_p_N=torch.cat([part.log_p_N for part in parts]),
+            known=Known(
+                np.concatenate([part.last_token_N for part in known]),
+                np.concatenate([part.max_log_p_N for part in known]),
+                np.concatenate([part.entropy_N for part in known]),
+            )
+            if known
+            else None,
+        )
+
+
+@dataclass(frozen=True)
+class MemoryScores:
+    """What a memory says of N tokens.
+
+    Attributes:
+        log_p_N: ln p(target), −inf where it is 0.
+        weight_N: float64, the weight of each, by a memory that weighs its tokens itself.
+        columns: anything else that it can tell of each token, by name, ``[N, …]``.
+    """
+
+    log_p_N: Tensor
+    weight_N: Tensor | None = None
+    columns: Mapping[str, Array] = field(default_factory=dict)
+
+    def split(self, sizes: Sequence[int]) -> "list[MemoryScores]":
+        """Returns the scores of the first ``sizes[0]`` tokens, of those behind them, and so on."""
+        cuts = itertools.pairwise([0, *itertools.accumulate(sizes)])
+        return [
+            MemoryScores(
+                self.log_p_N[first:last],
+                self.weight_N[first:last] if self.weight_N is not None else None,
+                {name: array[first:last] for name, array in self.columns.items()},
+            )
+            for first, last in cuts
+        ]
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """What a memory, or several, tell of themselves when an evaluation is over.
+
+    Attributes:
+        identity: ids of the files that it was made of.
+        found: plain values for JSON, the same for every repetition.
+        speed: how long it took.
+        summary: lines for people.
+    """
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, int] = field(default_factory=dict)
+    speed: Mapping[str, float] = field(default_factory=dict)
+    summary: Sequence[str] = ()
+
+
+class Memory(Protocol):
+    """Something that has a probability for each token, besides the language model's.
+
+    Attributes:
+        in_order: it follows the text and is asked batch by batch, in order; others are asked for many batches at once.
+        needs_known: it needs ``ScoredTokens.known``.
+    """
+
+    in_order: bool = False
+    needs_known: bool = False
+
+    def begin(self) -> None:
+        """Forgets the text so far: another one begins."""
+        return  # most follow no text
+
+    @abstractmethod
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        """Returns the tokens' probabilities."""
         ...
 
+    def report(self) -> MemoryReport:
+        """Returns what is to be told of the memory."""
+        return MemoryReport()
 
-class NextTokenSource(Protocol):
-    """A second source that has an opinion on every word."""
+
+class Mixture:
+    """A language model's memories and their weights.
+
+    Args:
+        memories: each with its weight w, or with None if it weighs every token itself. Those come first: their weight
+            is a share of what the others leave.
+    """
+
+    def __init__(self, memories: Sequence[tuple[Memory, float | None]] = ()) -> None:
+        self.memories = tuple(memory for memory, _ in memories)
+        fixed = [weight for _, weight in memories if weight is not None]
+        self._shares = [*[None] * (len(memories) - len(fixed)), *shares_of_rest(fixed)]
+        assert [share is None for share in self._shares] == [weight is None for _, weight in memories], memories
+
+    @property
+    def needs_known(self) -> bool:
+        """Whether a memory needs to know what is known before a token is seen."""
+        return any(memory.needs_known for memory in self.memories)
+
+    def mixed(self, log_p_lm_N: Tensor, scores: Sequence[MemoryScores]) -> Tensor:
+        """Returns ln p of N tokens, float64 ``[N]``, from the model's and from each memory's scores."""
+        log_p_N = log_p_lm_N
+        for found, share in zip(scores, self._shares, strict=True):
+            weight = found.weight_N if share is None else share
+            assert weight is not None, "a memory without a weight gives each token one"
+            log_p_N = interpolate(log_p_N, found.log_p_N, weight)
+        return log_p_N
+
+    def report(self) -> MemoryReport:
+        """Returns what is to be told of all memories."""
+        reports = [memory.report() for memory in self.memories]
+        return MemoryReport(
+            identity={name: value for report in reports for name, value in report.identity.items()},
+            found={name: value for report in reports for name, value in report.found.items()},
+            speed={name: value for report in reports for name, value in report.speed.items()},
+            summary=[line for report in reports for line in report.summary],
+        )
+
+
+class NextTokenMemory(Protocol):
+    """Something that has a probability for every word."""
 
     def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
-        """Returns log p of every word, natural, ``[N, V]``, for float32 context vectors; −inf where it is 0."""
+        """Returns ln p of every word, ``[N, V]``, for float32 context vectors; −inf where it is 0."""
         ...
 
 
-@dataclass(frozen=True)
-class NextInterpolation:
-    """A second source of whole distributions and its weight λ: p = (1 − λ) p_LM + λ p_source."""
+class NextTokenMixture:
+    """Memories that are mixed into whole distributions, and their weights: what generates text asks them for."""
 
-    source: NextTokenSource
-    weight: float
+    def __init__(self, memories: Sequence[tuple[NextTokenMemory, float]]) -> None:
+        shares = shares_of_rest([weight for _, weight in memories])
+        self._memories = [(memory, share) for (memory, _), share in zip(memories, shares, strict=True) if share]
 
     def mixed(self, log_p_lm_NV: Tensor, queries_ND: Tensor) -> Tensor:
-        """Returns log p of every word, natural, ``[N, V]``, float64; λ = 0 gives the first argument itself."""
-        if self.weight == 0:
-            return log_p_lm_NV
-        log_p_source_NV = self.source.next_log_prob(queries_ND, log_p_lm_NV.shape[1])
-        # Most words have no vote: (1 − λ) p_LM is all that they have.
-        mixed_NV = log_p_lm_NV.double() + torch.log1p(torch.tensor(-self.weight, dtype=torch.float64))
-        voted_NV = log_p_source_NV > -torch.inf
-        mixed_NV[voted_NV] = interpolate(log_p_lm_NV[voted_NV], log_p_source_NV[voted_NV], self.weight)
-        return mixed_NV
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """A second source and its weight λ: p = (1 − λ) p_LM + λ p_source."""
-
-    source: TargetScorer
-    weight: float
-
-    def ask(self, queries_ND: Tensor, target_N: Tensor, known: Known | None) -> tuple[Tensor, Tensor]:
-        """Returns log p(target) and the weight, ``[N]`` each."""
-        log_p_N = self.source.log_prob(queries_ND, target_N)
-        return log_p_N, torch.full_like(log_p_N, self.weight, dtype=torch.float64)
-
-
-@dataclass(frozen=True)
-class WeighedInterpolation:
-    """A second source that knows its weight λ for each target."""
-
-    source: WeighingScorer
-
-    def ask(self, queries_ND: Tensor, target_N: Tensor, known: Known | None) -> tuple[Tensor, Tensor]:
-        """Returns log p(target) and the weight, ``[N]`` each."""
-        assert known is not None
-        return self.source.weighed_log_prob(queries_ND, target_N, known)
+        """Returns ln p of every word, ``[N, V]``, float64; without any weight the first argument itself."""
+        log_p_NV = log_p_lm_NV
+        for memory, share in self._memories:
+            memory_NV = memory.next_log_prob(queries_ND, log_p_NV.shape[1])
+            # Most words have no vote: (1 − w) p is all that they have.
+            mixed_NV = log_p_NV.double() + torch.log1p(torch.tensor(-share, dtype=torch.float64))
+            voted_NV = memory_NV > -torch.inf
+            mixed_NV[voted_NV] = interpolate(log_p_NV[voted_NV], memory_NV[voted_NV], share)
+            log_p_NV = mixed_NV
+        return log_p_NV
 
 
 def interpolate(log_p_lm_N: Tensor, log_p_other_N: Tensor, weight_N: Tensor | float) -> Tensor:
@@ -130,12 +241,14 @@ def mixtures(log_p: Sequence[Tensor], weights: Iterable[Sequence[float]]) -> Ite
         yield mixed.log_().add_(largest)
 
 
-def share_of_rest(weight: float, taken: float) -> float:
-    """Returns λ / (1 − μ): the weight at which to mix a source in before a third one is mixed in at μ.
+def shares_of_rest(weights: Sequence[float]) -> list[float]:
+    """Returns the weight at which to mix each memory into what the model and the memories before it give.
 
-    The two steps give (1 − μ) ((1 − λ′) p_LM + λ′ p_source) + μ p_third = (1 − λ − μ) p_LM + λ p_source + μ p_third.
+    It is λ′ = λ / (1 − μ), where μ is the weight of all memories behind it, since of two
+    (1 − μ) ((1 − λ′) p_LM + λ′ p_1) + μ p_2 = (1 − λ − μ) p_LM + λ p_1 + μ p_2.
     """
-    return min(weight / (1 - taken), 1.0) if taken < 1 else 0.0
+    taken = [sum(weights[number + 1 :]) for number in range(len(weights))]
+    return [min(weight / (1 - rest), 1.0) if rest < 1 else 0.0 for weight, rest in zip(weights, taken, strict=True)]
 
 
 def average_probabilities(log_p_MN: list[Tensor]) -> Tensor:

@@ -1,47 +1,33 @@
 """From a batch to the log-probability of each target, and to the context vectors that stand behind them.
 
-B batch, T time, S scored time, C width, N scored targets (row by row, padding left out).
+    batches ─ model ─ ScoredTokens ─ memories, asked for each batch or for many at once ─ mixture ─ ScoredBatch
+
+B batch, T time, S scored time, C width, N scored targets (row by row, padding left out), M memories.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.arrays import Float64s, Int64s
+from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.block_dataset import Batch
 from fairseq.data.dictionary import PAD
-from fairseq.evaluate.cache import ContinuousCache
-from fairseq.evaluate.mixture import Interpolation, Known, WeighedInterpolation, average_probabilities, interpolate
+from fairseq.evaluate.mixture import Known, MemoryScores, Mixture, ScoredTokens, average_probabilities
+from fairseq.models.protocol import LanguageModel
 from fairseq.runtime.precision import Precision
 
 # Most rows that the output layer takes at once, whatever the batch: its logits stay in the cache's reach.
 SOFTMAX_ROWS = 2048
 # Most positions that the model takes at once on a CPU, for the same reason; a GPU takes the whole batch.
 CPU_POSITIONS = 2048
-# Targets for which a second source is asked at once, whatever the batch: neighbours of many queries are neighbours of
-# each other, and what is read for one serves many.
-OTHER_TARGETS = 16384
-
-
-class LanguageModel(Protocol):
-    """What the scorer asks of a model; see ``TransformerLanguageModel``."""
-
-    def __call__(self, source_BT: Tensor, first: int) -> Any:
-        """Returns features and feed-forward inputs of the columns from ``first`` on."""
-        ...
-
-    def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
-        """Returns log p(target), natural, ``[N]``."""
-        ...
-
-    def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the largest log-probability and the entropy over the vocabulary, nats, ``[N]`` each."""
-        ...
+# Targets for which memories are asked at once, whatever the batch: neighbours of many queries are neighbours of each
+# other, and what is read for one serves many.
+TARGETS_AT_ONCE = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,99 +37,72 @@ class ScoredBatch:
     Attributes:
         block_idx_N: int64, the block that each target belongs to.
         target_N: int64 ids.
-        log_p_N: float64 natural-log probabilities.
-        model_log_p_N: the same of the models alone, before a second source was mixed in.
-        cache_log_p_NS: float64, those of the cache alone under each of its settings, where there is one.
-        known: what was known of each before it was seen, where that was asked for.
+        log_p_N: float64 natural-log probabilities of the mixture.
+        model_log_p_N: the same of the models alone.
+        memory_log_p_NM: float64, the same of each memory alone, in the mixture's order.
+        columns: what else the memories tell of each target, by name.
     """
 
     block_idx_N: Int64s
     target_N: Int64s
     log_p_N: Float64s
     model_log_p_N: Float64s
-    cache_log_p_NS: Float64s | None = None
-    known: Known | None = None
+    memory_log_p_NM: Float64s
+    columns: Mapping[str, Array] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class _Judged:
-    """A batch's N targets as the models see them; context vectors and the cache's opinion only where wanted."""
-
-    block_idx_N: Int64s
-    target_N: Tensor
-    log_p_N: Tensor
-    query_NC: Tensor | None
-    cache_log_p_NS: Tensor | None
-    known: Known | None
-
-    def scored(self, log_p_N: Tensor, cache_weight: float) -> ScoredBatch:
-        if self.cache_log_p_NS is not None:
-            log_p_N = interpolate(log_p_N, self.cache_log_p_NS[:, 0], cache_weight)
-        return ScoredBatch(
-            block_idx_N=self.block_idx_N,
-            target_N=self.target_N.cpu().numpy(),
-            log_p_N=log_p_N.cpu().numpy(),
-            model_log_p_N=self.log_p_N.cpu().numpy(),
-            cache_log_p_NS=self.cache_log_p_NS.cpu().numpy() if self.cache_log_p_NS is not None else None,
-            known=self.known,
-        )
+    def blocks(self) -> Iterator[tuple[int, slice]]:
+        """Yields each block's number, and which rows are its targets."""
+        cuts = (np.flatnonzero(np.diff(self.block_idx_N)) + 1).tolist()
+        for start, end in itertools.pairwise([0, *cuts, len(self.block_idx_N)]):
+            yield int(self.block_idx_N[start]), slice(start, end)
 
 
 class SequenceScorer:
-    """Scores batches with one model, several averaged ones, or one mixed with another source.
+    """Scores batches with one model, several averaged ones, or one mixed with memories.
 
     Args:
         models: in evaluation mode, on the device of ``precision``.
         precision: device and number format.
+        mixture: the memories, which take the context vectors of the model.
         softmax_batch: most rows that the output layer takes at once, 2,048 at the most.
-        other: a second source to mix in; it takes the context vectors of the first model.
-        cache: mixed into what comes out of the others, at its own weight; batches must come in stream order.
-        keep_known: whether batches are to come with what was known of their targets, by the first model.
     """
 
     def __init__(
         self,
         models: Sequence[LanguageModel],
         precision: Precision,
+        mixture: Mixture | None = None,
         softmax_batch: int | None = None,
-        other: Interpolation | WeighedInterpolation | None = None,
-        cache: ContinuousCache | None = None,
-        keep_known: bool = False,
     ) -> None:
-        assert models and ((other is None and cache is None) or len(models) == 1), len(models)
-        self.models = models
-        self.precision = precision
-        self.softmax_batch = softmax_batch
-        self.other = other
-        self.cache = cache
-        self.keep_known = keep_known or isinstance(other, WeighedInterpolation)
+        self.models, self.precision, self.softmax_batch = models, precision, softmax_batch
+        self.mixture = mixture if mixture is not None else Mixture()
+        assert len(models) == 1 or (models and not self.mixture.memories), len(models)
 
     def score(self, batch: Batch) -> ScoredBatch:
         """Returns the log-probabilities of a batch's targets."""
         return next(self.scored([batch]))
 
     def scored(self, batches: Iterable[Batch]) -> Iterator[ScoredBatch]:
-        """Yields the log-probabilities of each batch's targets, in order.
+        """Yields the log-probabilities of each batch's targets, in order. Each call is a text of its own.
 
-        A second source is asked once for several batches; where a GPU computes the model, while that goes on with the
-        next ones. Each call is a stream of its own: it begins with an empty cache.
+        Where a GPU computes the model, that goes on with the next batches while memories are asked.
         """
-        if self.cache is not None:
-            self.cache.clear()
-        if self.other is None:
-            for batch in batches:
-                judged = self._judge(batch)
-                yield judged.scored(judged.log_p_N, self._cache_weight)
+        for memory in self.mixture.memories:
+            memory.begin()
+        groups = self._groups(map(self._by_models, batches))
+        if not self._overlaps:
+            for group in groups:
+                yield from self._with_memories(group)
             return
-        before: tuple[list[_Judged], Future[tuple[Tensor, Tensor]]] | None = None
+        before: Future[list[ScoredBatch]] | None = None
         with ThreadPoolExecutor(1) as worker:
-            for group in self._groups(batches):
-                asked = self._ask(group, worker if self._overlaps else None)
+            for group in groups:
+                asked = worker.submit(self._with_memories, group)
                 if before is not None:
-                    yield from self._mix(*before)
-                before = group, asked
+                    yield from before.result()
+                before = asked
             if before is not None:
-                yield from self._mix(*before)
+                yield from before.result()
 
     @torch.inference_mode()
     def context_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -157,69 +116,80 @@ class SequenceScorer:
             targets.append(target_N)
         return torch.cat(vectors), torch.cat(targets)
 
-    @torch.inference_mode()
-    def _judge(self, batch: Batch) -> _Judged:
-        counts, targets, log_ps, queries, known = [], [], [], [], []
-        for part in self._parts(batch):
-            scored_BS, target_N = self._targets(part)
-            log_p_MN = []
-            for model in self.models:
-                with self.precision.autocast():
-                    out = model(*self._inputs(part))
-                    features_NC = out.features_BSC[scored_BS]
-                    log_p_MN.append(self._target_log_prob(model, features_NC, target_N))
-                    if self.keep_known and model is self.models[0]:
-                        known.append((self._last_tokens(part, scored_BS), *model.certainty(features_NC)))
-                if self.other is not None or self.cache is not None:
-                    queries.append(out.ffn_input_BSC[scored_BS].float())
-            counts.append(scored_BS.sum(1))
-            targets.append(target_N)
-            log_ps.append(average_probabilities(log_p_MN))
-        block_idx_N = np.repeat(batch.block_idx_B, torch.cat(counts).cpu().numpy())
-        target_N, log_p_N, query_NC = torch.cat(targets), torch.cat(log_ps), torch.cat(queries) if queries else None
-        cache_log_p_NS = None
-        if self.cache is not None and query_NC is not None:
+    def _by_models(self, batch: Batch) -> ScoredTokens:
+        """Returns a batch's targets as the models alone see them."""
+        if any(memory.in_order for memory in self.mixture.memories):
             assert (np.diff(batch.block_idx_B) > 0).all(), batch.block_idx_B
-            cache_log_p_NS = self.cache.log_prob(query_NC, target_N, log_p_N)
-        return _Judged(block_idx_N, target_N, log_p_N, query_NC, cache_log_p_NS, _joined(known))
+        return ScoredTokens.joined([self._part_by_models(part) for part in self._parts(batch)])
 
-    def _groups(self, batches: Iterable[Batch]) -> Iterator[list[_Judged]]:
-        """Yields judged batches in groups that have enough targets to ask a second source for."""
-        group: list[_Judged] = []
+    @torch.inference_mode()
+    def _part_by_models(self, part: Batch) -> ScoredTokens:
+        scored_BS, target_N = self._targets(part)
+        query_ND, known, log_p_MN = None, None, []
+        for model in self.models:
+            with self.precision.autocast():
+                out = model(*self._inputs(part))
+                features_NC = out.features_BSC[scored_BS]
+                log_p_MN.append(self._target_log_prob(model, features_NC, target_N))
+                if query_ND is None and self.mixture.needs_known:
+                    certainty = (found_N.cpu().numpy() for found_N in model.certainty(features_NC))
+                    known = Known(self._last_tokens(part, scored_BS), *certainty)
+            if query_ND is None:
+                query_ND = out.ffn_input_BSC[scored_BS].float()
+        assert query_ND is not None
+        return ScoredTokens(
+            block_idx_N=np.repeat(part.block_idx_B, scored_BS.sum(1).cpu().numpy()),
+            query_ND=query_ND,
+            target_N=target_N,
+            log_p_N=average_probabilities(log_p_MN),
+            known=known,
+        )
+
+    def _groups(self, batches: Iterable[ScoredTokens]) -> Iterator[list[ScoredTokens]]:
+        """Yields batches in groups that have enough targets to ask memories for."""
+        least = 0 if all(memory.in_order for memory in self.mixture.memories) else TARGETS_AT_ONCE
+        group: list[ScoredTokens] = []
         for batch in batches:
-            group.append(self._judge(batch))
-            if sum(len(judged.target_N) for judged in group) >= OTHER_TARGETS:
+            group.append(batch)
+            if sum(len(tokens.target_N) for tokens in group) >= least:
                 yield group
                 group = []
         if group:
             yield group
 
-    def _ask(self, group: list[_Judged], worker: ThreadPoolExecutor | None) -> "Future[tuple[Tensor, Tensor]]":
-        """Returns the second source's log-probabilities of a group's targets and their weights, there or under way."""
-        assert self.other is not None
-        query_NC = torch.cat([judged.query_NC for judged in group if judged.query_NC is not None])
-        target_N = torch.cat([judged.target_N for judged in group])
-        known = _all_known([judged.known for judged in group if judged.known is not None])
-        if worker is not None:
-            return worker.submit(self.other.ask, query_NC, target_N, known)
-        there: Future[tuple[Tensor, Tensor]] = Future()
-        there.set_result(self.other.ask(query_NC, target_N, known))
-        return there
+    def _with_memories(self, group: list[ScoredTokens]) -> list[ScoredBatch]:
+        """Returns batches with what the memories say, and mixed with it."""
+        memories = self.mixture.memories
+        together = None if all(memory.in_order for memory in memories) else ScoredTokens.joined(group)
+        sizes = [len(tokens.target_N) for tokens in group]
+        scores_MB: list[list[MemoryScores]] = []
+        for memory in memories:
+            if memory.in_order or together is None:
+                scores_MB.append([memory.scores(tokens) for tokens in group])
+            else:
+                scores_MB.append(memory.scores(together).split(sizes))
+        return [self._scored(tokens, [scores[i] for scores in scores_MB]) for i, tokens in enumerate(group)]
 
-    def _mix(self, group: list[_Judged], asked: "Future[tuple[Tensor, Tensor]]") -> Iterator[ScoredBatch]:
-        sizes = [len(judged.target_N) for judged in group]
-        others, weights = (torch.split(answer_N, sizes) for answer_N in asked.result())
-        for judged, other_N, weight_N in zip(group, others, weights, strict=True):
-            yield judged.scored(interpolate(judged.log_p_N, other_N, weight_N), self._cache_weight)
-
-    @property
-    def _cache_weight(self) -> float:
-        return self.cache.weight if self.cache is not None else 0.0
+    def _scored(self, tokens: ScoredTokens, scores: Sequence[MemoryScores]) -> ScoredBatch:
+        memory_log_p_NM = np.empty((len(tokens.target_N), len(scores)))
+        columns: dict[str, Array] = {}
+        for number, found in enumerate(scores):
+            memory_log_p_NM[:, number] = found.log_p_N.cpu().numpy()
+            assert not columns.keys() & found.columns.keys(), "two memories tell columns of one name"
+            columns |= found.columns
+        return ScoredBatch(
+            block_idx_N=tokens.block_idx_N,
+            target_N=tokens.target_N.cpu().numpy(),
+            log_p_N=self.mixture.mixed(tokens.log_p_N, scores).cpu().numpy(),
+            model_log_p_N=tokens.log_p_N.cpu().numpy(),
+            memory_log_p_NM=memory_log_p_NM,
+            columns=columns,
+        )
 
     @property
     def _overlaps(self) -> bool:
-        """Whether the models and the second source are busy on different devices."""
-        return self.precision.device.type != "cpu"
+        """Whether models and memories are busy on different devices."""
+        return self.precision.device.type != "cpu" and bool(self.mixture.memories)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Returns the batch in the parts that the model takes at once."""
@@ -236,10 +206,10 @@ class SequenceScorer:
         scored_BS = target_BS != PAD
         return scored_BS, target_BS[scored_BS]
 
-    def _last_tokens(self, batch: Batch, scored_BS: Tensor) -> Tensor:
+    def _last_tokens(self, batch: Batch, scored_BS: Tensor) -> Int64s:
         """Returns the last token of each scored target's context, ``[N]``: the input of its column."""
-        source_BS = torch.from_numpy(batch.source_BT[:, int(batch.context_B.min()) :])
-        return source_BS[scored_BS.cpu()]
+        last_tokens_N: Int64s = batch.source_BT[:, int(batch.context_B.min()) :][scored_BS.cpu().numpy()]
+        return last_tokens_N
 
     def _target_log_prob(self, model: LanguageModel, features_NC: Tensor, target_N: Tensor) -> Tensor:
         rows = min(self.softmax_batch or SOFTMAX_ROWS, SOFTMAX_ROWS)
@@ -248,18 +218,3 @@ class SequenceScorer:
             for features, target in zip(torch.split(features_NC, rows), torch.split(target_N, rows), strict=True)
         ]
         return torch.cat(pieces)
-
-
-def _joined(parts: list[tuple[Tensor, Tensor, Tensor]]) -> Known | None:
-    """Returns what is known of a batch, from last tokens, largest log-probabilities and entropies of its parts."""
-    if not parts:
-        return None
-    return Known(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
-
-
-def _all_known(parts: list[Known]) -> Known | None:
-    """Returns what is known of several batches."""
-    if not parts:
-        return None
-    names = ("last_token_N", "max_log_p_N", "entropy_N")
-    return Known(*(np.concatenate([getattr(known, name) for known in parts]) for name in names))

@@ -1,6 +1,6 @@
 """Text from a language model: prompts go in, the most probable or randomly drawn continuations come out.
 
-    prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with a second source] ─┐
+    prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with memories] ────────┐
                                               ▲     └─ context vectors ─────────────┘                      │
                                               └─ next tokens ─ beam search, or draws ─ forbidden words ────┘
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fairseq.arrays import Int64s
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Hypothesis as Hypothesis  # config, vocabulary and results: one import
 from fairseq.generate.hypotheses import Partial
@@ -38,7 +38,7 @@ class Generator:
         precision: device and number format.
         config: how texts are chosen.
         vocabulary: what must be known of the dictionary.
-        next_source: a second source of probabilities to mix in.
+        next_source: memories to mix in.
         seed: of random draws.
         cached: whether the model keeps what it has read; without, it reads every text anew for each token.
     """
@@ -49,7 +49,7 @@ class Generator:
         precision: Precision,
         config: GenerationConfig,
         vocabulary: Vocabulary,
-        next_source: NextInterpolation | None = None,
+        next_source: NextTokenMixture | None = None,
         *,
         seed: int = 1,
         cached: bool = True,

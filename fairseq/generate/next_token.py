@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairseq.arrays import Int64s
 from fairseq.errors import ConfigError
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.runtime.precision import Precision
 
 
@@ -26,7 +26,7 @@ class NextTokens:
         rows: int64 ids, at least one each.
         most_rows: that there will ever be.
         num_slots: most tokens that a row will ever have.
-        next_source: a second source of probabilities to mix in.
+        next_source: memories to mix in.
         pad: id that fills up rows.
         cached: whether the model keeps what it has read, if it can.
     """
@@ -38,7 +38,7 @@ class NextTokens:
         rows: Sequence[Int64s],
         most_rows: int,
         num_slots: int,
-        next_source: NextInterpolation | None,
+        next_source: NextTokenMixture | None,
         *,
         pad: int,
         cached: bool,

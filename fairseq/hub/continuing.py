@@ -1,4 +1,4 @@
-"""Prompts continued by a model, or by a model and a second source."""
+"""Prompts continued by a model, or by a model and its neighbours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from fairseq.arrays import Int64s
 from fairseq.config.flags import coerce, flag_fields, resolve
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator, Hypothesis, Vocabulary
 from fairseq.hub.protocol import RowSource
@@ -53,7 +53,7 @@ def continued(
     config = resolve(GenerationConfig, {"beam": 1, **settings})
     opening = (dictionary.bos(), dictionary.eos()) if add_bos else (dictionary.eos(),)
     vocabulary = Vocabulary(len(dictionary), dictionary.pad(), dictionary.eos(), dictionary.unk(), opening)
-    mixed = NextInterpolation(source, lmbda) if source is not None and lmbda > 0 else None
+    mixed = NextTokenMixture([(source, lmbda)]) if source is not None and lmbda > 0 else None
     generator = Generator(model, precision, config, vocabulary, mixed, seed=coerce(seed, int, "seed"))
     texts: list[list[Hypothesis]] = []
     for first in range(0, len(prompts), PROMPTS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""How a second source of probabilities, such as neighbours, is joined to a model that was loaded from Python.
+"""How a memory, such as neighbours, is joined to a model that was loaded from Python.
 
 The language model knows two protocols and no implementation. What is given as ``knn=`` can open itself *for a model*,
 whose identity it is told so that it can refuse another's files; what it opens scores targets, and can show its rows.
@@ -11,15 +11,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fairseq.evaluate.mixture import Memory
 from fairseq.models.protocol import ModelIdentity
 
 
-class RowSource(Protocol):
-    """A second source that votes by rows which can be shown; ``KNN_Dstore`` is one."""
-
-    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
-        """Returns log p(target), natural, ``[N]``; −inf where it is 0."""
-        ...
+class RowSource(Memory, Protocol):
+    """A memory that votes by rows which can be shown; ``KNN_Dstore`` is one."""
 
     def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
         """Returns log p of every word, natural, ``[N, V]``; −inf where it is 0."""

@@ -1,4 +1,4 @@
-"""Texts scored: every token's probability by the model, by the second source, and by both."""
+"""Texts scored: every token's probability by the model, by the neighbours, and by both."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fairseq.arrays import Float64s, Int64s
 from fairseq.data.dictionary import Dictionary
-from fairseq.evaluate.mixture import Interpolation
+from fairseq.evaluate.mixture import Mixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.hub.protocol import RowSource
 from fairseq.hub.records import Score
@@ -41,20 +40,6 @@ class _Columns:
         )
 
 
-class _Kept:
-    """A second source whose answers are kept, in the order in which they were asked for."""
-
-    def __init__(self, source: RowSource) -> None:
-        self._source = source
-        self.log_ps: list[Float64s] = []
-
-    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
-        """Returns what the source says."""
-        log_p_N = self._source.log_prob(queries_ND, target_N)
-        self.log_ps.append(log_p_N.double().cpu().numpy())
-        return log_p_N
-
-
 def score_cuts(
     cuts: Iterable[Cut],
     models: Sequence[Any],
@@ -66,16 +51,15 @@ def score_cuts(
 ) -> dict[int, Score]:
     """Returns the score of every text, by its number; ``advance`` is told how many tokens have been scored."""
     scores: dict[int, Score] = {}
+    scorer = SequenceScorer(models, precision, Mixture([(source, lmbda)] if source is not None else []))
     for part in cuts:
-        kept = _Kept(source) if source is not None else None
-        other = Interpolation(kept, lmbda) if kept is not None else None
         parts = []
-        for scored in SequenceScorer(models, precision, other=other).scored(part.batches()):
-            parts.append((scored.block_idx_N, scored.target_N, scored.log_p_N, scored.model_log_p_N))
+        for scored in scorer.scored(part.batches()):
+            knn_N = scored.memory_log_p_NM[:, 0] if source is not None else scored.model_log_p_N
+            parts.append((scored.block_idx_N, scored.target_N, scored.log_p_N, scored.model_log_p_N, knn_N))
             advance(len(scored.target_N))
-        block_idx_N, target_N, mixed_N, lm_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-        knn_N = np.concatenate(kept.log_ps) if kept is not None else None
-        columns = _Columns(block_idx_N, target_N, mixed_N, lm_N, knn_N)
+        block_idx_N, target_N, mixed_N, lm_N, knn_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+        columns = _Columns(block_idx_N, target_N, mixed_N, lm_N, knn_N if source is not None else None)
         order_N = np.argsort(block_idx_N, kind="stable")  # batches take blocks by length; a block's tokens are in order
         text_N = part.text_of(block_idx_N[order_N])
         for number, start, end in _runs(part.texts, text_N):

@@ -7,10 +7,11 @@ The block size in force is the checkpoint's ``tokens_per_sample`` less the conte
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
-from fairseq.config.flags import Flags, coerce, flag_fields, parse_literal_dict
+from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.models import MODELS
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Settings that --model-overrides of published commands hold, and that mean nothing to the model any more.
 _KNOWN_OVERRIDES = ("knn_keytype",)
-# Settings of the task that belong to the model: the checkpoint's, or an override's, but never a typed flag's.
+# Settings of the task that belong to the model: the checkpoint's, or an override's, but never a flag's.
 _OWNED_BY_CHECKPOINT = ("tokens_per_sample", "add_bos_token")
 
 
@@ -61,12 +62,36 @@ class OpenedModels:
     checkpoints: Sequence[Checkpoint]
     models: Sequence[Any]
 
+    @property
+    def max_positions(self) -> int:
+        """Most tokens that every model sees at once."""
+        return min(int(model.max_positions) for model in self.models)
 
-def open_models(flags: Flags, config: ModelSettings, precision: Precision, *, context_window: int = 0) -> OpenedModels:
+    @cached_property
+    def identities(self) -> list[ModelIdentity]:
+        """What tells each model from another."""
+        pairs = zip(self.models, self.checkpoints, strict=True)
+        return [identity_of(model, self.task.dictionary, checkpoint) for model, checkpoint in pairs]
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What tells the first model from another."""
+        return self.identities[0]
+
+
+def open_models(
+    config: ModelSettings, task_fields: Mapping[str, Any], precision: Precision, *, context_window: int = 0
+) -> OpenedModels:
     """Returns the models that ``--path`` names, for rows of a block and its context window.
 
+    Args:
+        config: names the models.
+        task_fields: settings of the task. The checkpoint's tokens_per_sample and add_bos_token win over them.
+        precision: device and number format.
+        context_window: earlier tokens that each block sees.
+
     Raises:
-        ConfigError: flags, overrides or lengths that do not go together.
+        ConfigError: settings, overrides or lengths that do not go together.
         CheckpointError: a checkpoint that cannot be read, or does not fit.
         DataError: there is no dictionary.
         MismatchError: the checkpoint was trained with another dictionary.
@@ -75,10 +100,9 @@ def open_models(flags: Flags, config: ModelSettings, precision: Precision, *, co
     overrides = parse_literal_dict(config.model_overrides, "--model-overrides")
     checkpoints = [load_checkpoint(path) for path in config.path.split(":") if path]
     _check_overrides(overrides, checkpoints)
-    fields = {**checkpoints[0].fields, **overrides}
     task_class = TASKS.config(config.task)
     assert task_class is not None
-    task_config = _task_config(flags, task_class, fields, context_window)
+    task_config = _task_config(task_class, task_fields, {**checkpoints[0].fields, **overrides}, context_window)
     task = TASKS.get(config.task)(task_config)
     models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)
@@ -91,30 +115,26 @@ def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint) -> M
     return ModelIdentity(dictionary.sha256(), weights, len(dictionary), int(model.key_dimension))
 
 
-def _task_config(flags: Flags, task_class: type, fields: Mapping[str, Any], context_window: int) -> Any:
+def _task_config(task_class: type, given: Mapping[str, Any], checkpoint: Mapping[str, Any], context_window: int) -> Any:
     """Returns the task's settings, block size in force included."""
-    own = {name: fields[name] for name in _OWNED_BY_CHECKPOINT if fields.get(name) is not None}
-    typed = Flags(flags.typed, ())
-    for name in set(own) & set(flags.typed):
-        typed.typed.pop(name)
-        if str(flags.typed[name]) != str(own[name]):
+    own = {name: checkpoint[name] for name in _OWNED_BY_CHECKPOINT if checkpoint.get(name) is not None}
+    for name, value in own.items():
+        if name in given and str(given[name]) != str(value):
             logger.warning(
                 "--%s %s has no effect: the checkpoint's %s is in force (or: --model-overrides \"{'%s': %s}\")",
                 name.replace("_", "-"),
-                flags.typed[name],
-                own[name],
+                given[name],
+                value,
                 name,
-                flags.typed[name],
+                given[name],
             )
-    stated = own.get("tokens_per_sample", flags.typed.get("tokens_per_sample", 1024))
-    full = coerce(stated, int, "--tokens-per-sample")
+    stated = {"tokens_per_sample": 1024, **given, **own}
+    full = coerce(stated["tokens_per_sample"], int, "--tokens-per-sample")
     if context_window >= full:
         raise ConfigError(
             f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
         )
-    typed.typed["tokens_per_sample"] = full - context_window
-    flags.build(task_class)  # marks the task's flags as used
-    return typed.build(task_class, own)
+    return resolve(task_class, {**stated, "tokens_per_sample": full - context_window})
 
 
 def _check_rows(models: Sequence[Any], length: int) -> None:

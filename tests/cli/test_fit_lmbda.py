@@ -179,7 +179,7 @@ def test_targets_have_no_part_in_their_weights(fitted, data_dir, tmp_path) -> No
 def test_queries_with_other_targets_get_the_same_weights(fitted) -> None:
     import torch
 
-    from fairseq.evaluate.mixture import Known
+    from fairseq.evaluate.mixture import Known, ScoredTokens
     from fairseq.knn.weight.apply import WeighedNeighbours
     from fairseq.knn.weight.file import read_model
     from knnlm import KNN_Dstore
@@ -188,9 +188,12 @@ def test_queries_with_other_targets_get_the_same_weights(fitted) -> None:
     queries = torch.from_numpy(np.fromfile(fitted / "dstore_keys.npy", np.float32).reshape(-1, 16)[:30] + 0.1)
     known = Known(np.arange(30) % 5 + 4, np.linspace(-3, -0.1, 30), np.linspace(3, 0.1, 30))
     weighed = WeighedNeighbours(store, read_model(fitted / "lmbda.json"), np.arange(40), 0.5)
-    answers = [weighed.weighed_log_prob(queries, torch.full((30,), target), known) for target in (4, 9)]
-    assert torch.equal(answers[0][1], answers[1][1]) and not torch.equal(answers[0][0], answers[1][0])
-    assert answers[0][1].count_nonzero() == 30 - weighed.num_skipped / 2
+    rest = {"block_idx_N": np.zeros(30, np.int64), "log_p_N": torch.zeros(30), "known": known}
+    one, other = (
+        weighed.scores(ScoredTokens(query_ND=queries, target_N=torch.full((30,), target), **rest)) for target in (4, 9)
+    )
+    assert torch.equal(one.weight_N, other.weight_N) and not torch.equal(one.log_p_N, other.log_p_N)
+    assert one.weight_N.count_nonzero() == 30 - weighed.num_skipped / 2
 
 
 def test_the_report_names_every_weight_and_what_skipping_costs(fit, fitted, tmp_path) -> None:

@@ -168,6 +168,15 @@ def test_a_flag_that_was_used_does_not_warn(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
+def test_what_was_typed_of_a_config_is_given_away_checked_and_used(caplog: pytest.LogCaptureFixture) -> None:
+    flags = Flags({"layers": "3", "extra": "2.5"}, (Model, Other))
+    assert flags.given(Model) == {"layers": "3"}
+    flags.warn_unused()
+    assert caplog.messages == ["--extra 2.5 has no effect: nothing that was chosen uses it"]
+    with pytest.raises(ConfigError, match="--layers must be a whole number"):
+        Flags({"layers": "many"}, (Model,)).given(Model)
+
+
 def test_a_flag_without_effect_warns_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     flags = Flags({"old": True}, (Model,))
     flags.build(Model)

@@ -14,7 +14,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import PAD
 from fairseq.evaluate import cache as cache_module
 from fairseq.evaluate.cache import CacheSetting, ContinuousCache
-from fairseq.evaluate.mixture import Interpolation, interpolate, share_of_rest
+from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
@@ -56,7 +56,7 @@ def in_pieces(cache: ContinuousCache, n: int, cuts: list[int], seed: int = 0) ->
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_equals_the_oracle(setting: CacheSetting) -> None:
-    found = ContinuousCache([setting], 0.1).log_prob(*stream(40))
+    found = ContinuousCache([setting]).log_prob(*stream(40))
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found[:, 0].exp(), expected(setting.size, setting.theta, 40), atol=FLOAT32_ATOL)
 
@@ -76,23 +76,23 @@ def test_any_pieces_and_any_blocks_give_the_oracles_numbers(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_module, "_QUERIES", queries)
         patch.setattr(cache_module, "_ENTRIES", entries)
-        found_NS = in_pieces(ContinuousCache([CacheSetting(size, theta)], 0.1), n, cuts)
+        found_NS = in_pieces(ContinuousCache([CacheSetting(size, theta)]), n, cuts)
     np.testing.assert_allclose(np.exp(found_NS[:, 0]), expected(size, theta, n), atol=FLOAT32_ATOL)
 
 
 def test_several_settings_in_one_pass_are_each_one_alone() -> None:
-    together_NS = in_pieces(ContinuousCache(SETTINGS, 0.1), 60, [7, 8, 30])
+    together_NS = in_pieces(ContinuousCache(SETTINGS), 60, [7, 8, 30])
     for column, setting in enumerate(SETTINGS):
-        alone_NS = in_pieces(ContinuousCache([setting], 0.1), 60, [25])
+        alone_NS = in_pieces(ContinuousCache([setting]), 60, [25])
         np.testing.assert_allclose(together_NS[:, column], alone_NS[:, 0], rtol=1e-5, atol=FLOAT32_ATOL)
 
 
 def test_a_position_sees_neither_itself_nor_what_follows() -> None:
     vectors_NC, target_N, log_p_lm_N = stream(30)
-    before = ContinuousCache([CacheSetting(8, 1.0)], 0.1).log_prob(vectors_NC, target_N, log_p_lm_N)
+    before = ContinuousCache([CacheSetting(8, 1.0)]).log_prob(vectors_NC, target_N, log_p_lm_N)
     changed_NC, changed_N = vectors_NC.clone(), target_N.clone()
     changed_NC[20], changed_N[20] = -5 * changed_NC[20], (changed_N[20] + 1) % VOCABULARY
-    after = ContinuousCache([CacheSetting(8, 1.0)], 0.1).log_prob(changed_NC, changed_N, log_p_lm_N)
+    after = ContinuousCache([CacheSetting(8, 1.0)]).log_prob(changed_NC, changed_N, log_p_lm_N)
     np.testing.assert_allclose(after[:20], before[:20], atol=1e-12)
     assert not np.allclose(after[20:29], before[20:29])
     np.testing.assert_allclose(after[29], before[29], atol=1e-12)
@@ -100,7 +100,7 @@ def test_a_position_sees_neither_itself_nor_what_follows() -> None:
 
 def test_a_target_that_is_not_in_the_cache_has_no_mass_and_an_empty_cache_is_the_language_model() -> None:
     vectors_NC, target_N = torch.ones(3, 2), torch.tensor([4, 5, 4])
-    found = ContinuousCache([CacheSetting(1, 1.0), CacheSetting(2, 0.0)], 0.1).log_prob(
+    found = ContinuousCache([CacheSetting(1, 1.0), CacheSetting(2, 0.0)]).log_prob(
         vectors_NC, target_N, torch.tensor([-0.5, -1.0, -1.5])
     )
     assert found.tolist() == [[-0.5, -0.5], [-math.inf, -math.inf], [-math.inf, pytest.approx(math.log(0.5))]]
@@ -109,19 +109,19 @@ def test_a_target_that_is_not_in_the_cache_has_no_mass_and_an_empty_cache_is_the
 def test_a_share_too_small_for_exp_is_not_none() -> None:
     vectors_NC = torch.tensor([[0.0], [40.0], [40.0]])
     target_N = torch.tensor([4, 5, 4])
-    found = ContinuousCache([CacheSetting(2, 1.0)], 0.1).log_prob(vectors_NC, target_N, torch.zeros(3))
+    found = ContinuousCache([CacheSetting(2, 1.0)]).log_prob(vectors_NC, target_N, torch.zeros(3))
     assert found[2, 0].item() == pytest.approx(-1600)
 
 
 def test_a_vector_that_is_not_finite_is_no_number_and_passes_with_the_window() -> None:
     vectors_NC, target_N, log_p_lm_N = stream(12)
     vectors_NC[4, 0] = math.nan
-    found = ContinuousCache([CacheSetting(3, 1.0)], 0.1).log_prob(vectors_NC, target_N, log_p_lm_N)[:, 0]
+    found = ContinuousCache([CacheSetting(3, 1.0)]).log_prob(vectors_NC, target_N, log_p_lm_N)[:, 0]
     assert torch.isnan(found).nonzero().flatten().tolist() == [4, 5, 6, 7]
 
 
 def test_no_more_than_the_window_is_kept() -> None:
-    cache = ContinuousCache([CacheSetting(5, 1.0), CacheSetting(3, 1.0)], 0.1)
+    cache = ContinuousCache([CacheSetting(5, 1.0), CacheSetting(3, 1.0)])
     cache.log_prob(*stream(30))
     assert cache._past is not None
     vectors_MC, target_M = cache._past
@@ -152,29 +152,26 @@ def dataset(tokens: np.ndarray = TOKENS, context_window: int = 6) -> BlockDatase
     return BlockDataset(tokens, np.array([len(tokens)]), "none", 5, context_window)
 
 
-class Uniform:
-    """A second source that gives every word the same probability."""
+class Uniform(Memory):
+    """A memory that gives every word the same probability."""
 
-    def log_prob(self, queries_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(target_N),), -math.log(12))
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        return MemoryScores(torch.full((len(tokens.target_N),), -math.log(12)))
 
 
 def joined(scorer: SequenceScorer, data: BlockDataset, batches: list[list[int]]) -> ScoredBatch:
     parts = list(scorer.scored(data.collate(np.array(rows)) for rows in batches))
-    cache = [part.cache_log_p_NS for part in parts if part.cache_log_p_NS is not None]
-    names = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N")
-    return ScoredBatch(
-        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names},
-        cache_log_p_NS=np.concatenate(cache) if cache else None,
-    )
+    names = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N", "memory_log_p_NM")
+    return ScoredBatch(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 @pytest.mark.parametrize("neighbours", [False, True])
 @pytest.mark.parametrize("batches", [[[*range(8)]], [[0, 1], [2, 3, 4], [5, 6, 7]], [[i] for i in range(8)]])
 def test_the_scorer_mixes_the_oracles_cache_across_blocks(neighbours: bool, batches: list[list[int]]) -> None:
     model, size, theta, lmbda, weight = make_model(), 9, 0.2, 0.25, 0.3
-    other = Interpolation(Uniform(), share_of_rest(lmbda, weight)) if neighbours else None
-    scorer = SequenceScorer([model], CPU, other=other, cache=ContinuousCache([CacheSetting(size, theta)], weight))
+    memories = [(Uniform(), lmbda)] if neighbours else []
+    mixture_of_all = Mixture([*memories, (ContinuousCache([CacheSetting(size, theta)]), weight)])
+    scorer = SequenceScorer([model], CPU, mixture_of_all)
     found = joined(scorer, dataset(), batches)
     lm = joined(SequenceScorer([model], CPU), dataset(), [[*range(8)]])
     vectors_NC, target_N = SequenceScorer([model], CPU).context_vectors(dataset().collate(np.arange(8)))
@@ -187,13 +184,13 @@ def test_the_scorer_mixes_the_oracles_cache_across_blocks(neighbours: bool, batc
 
 
 def test_every_call_of_the_scorer_is_a_stream_of_its_own() -> None:
-    scorer = SequenceScorer([make_model()], CPU, cache=ContinuousCache([CacheSetting(9, 0.2)], 0.3))
+    scorer = SequenceScorer([make_model()], CPU, Mixture([(ContinuousCache([CacheSetting(9, 0.2)]), 0.3)]))
     first, second = (joined(scorer, dataset(), [[0, 1, 2], [3]]) for _ in range(2))
     assert first.log_p_N.tolist() == second.log_p_N.tolist()
 
 
 def test_blocks_out_of_order_are_a_bug() -> None:
-    scorer = SequenceScorer([make_model()], CPU, cache=ContinuousCache([CacheSetting(9, 0.2)], 0.3))
+    scorer = SequenceScorer([make_model()], CPU, Mixture([(ContinuousCache([CacheSetting(9, 0.2)]), 0.3)]))
     with pytest.raises(AssertionError):
         joined(scorer, dataset(), [[1, 0]])
 
@@ -202,29 +199,13 @@ def test_blocks_out_of_order_are_a_bug() -> None:
 def test_probabilities_over_the_vocabulary_sum_to_one(position: int) -> None:
     """The last token of a text is every word in turn; <pad>, which is never scored, gets what the others leave."""
     model, total = make_model(), 0.0
-    other = Interpolation(Uniform(), share_of_rest(0.25, 0.3))
+    memories = Mixture([(Uniform(), 0.25), (ContinuousCache([CacheSetting(9, 0.2)]), 0.3)])
     for word in set(range(12)) - {PAD}:
         blocks = dataset(np.array([*TOKENS[:position], word]))
-        scorer = SequenceScorer([model], CPU, other=other, cache=ContinuousCache([CacheSetting(9, 0.2)], 0.3))
+        scorer = SequenceScorer([model], CPU, memories)
         total += math.exp(joined(scorer, blocks, [[*range(len(blocks))]]).log_p_N[-1])
     batch = blocks.collate(np.array([len(blocks) - 1]))
     features_TC = model(torch.from_numpy(batch.source_BT)).features_BSC[0]
     padding = math.exp(model.target_log_prob(features_TC[-1:], torch.tensor([PAD])).item())
     lm_share = 0.45 if position else 0.75
     assert total + lm_share * padding + 0.25 / 12 == pytest.approx(1, abs=MODEL_ATOL)
-
-
-# Weights
-
-
-@pytest.mark.parametrize(("lmbda", "weight"), [(0.25, 0.3), (0.0, 0.5), (0.4, 0.0), (0.3, 0.7), (0.1, 0.9), (0.0, 1.0)])
-def test_mixing_in_two_steps_is_the_mixture_of_three(lmbda: float, weight: float) -> None:
-    p_lm, p_knn, p_cache = 0.02, 0.3, 0.007
-    logs = [torch.tensor([math.log(p)]) for p in (p_lm, p_knn, p_cache)]
-    found = interpolate(interpolate(logs[0], logs[1], share_of_rest(lmbda, weight)), logs[2], weight)
-    expected_p = (1 - lmbda - weight) * p_lm + lmbda * p_knn + weight * p_cache
-    assert math.exp(found.item()) == pytest.approx(expected_p, rel=1e-6)
-
-
-def test_without_a_cache_the_weight_of_the_neighbours_stays_to_the_bit() -> None:
-    assert share_of_rest(0.35, 0.0) == 0.35

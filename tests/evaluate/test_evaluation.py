@@ -15,6 +15,7 @@ from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import resolve
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.config import LanguageModelingConfig
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare, score_all
 from fairseq.evaluate.sequence_scorer import SequenceScorer
@@ -104,7 +105,7 @@ def evaluate(golden_dir: Path, checkpoint: str, flags: str) -> tuple[float, int,
     ]
     typed = parse("test", "test", (EvalConfig, *TASKS.configs(), DeviceConfig, CommonConfig), argv)
     config = typed.build(EvalConfig)
-    evaluation = prepare(typed, config, CPU)
+    evaluation = prepare(config, typed.given(LanguageModelingConfig), CPU)
     perplexity = Perplexity()
     scorer = SequenceScorer(evaluation.models, CPU, config.softmax_batch)
     for scored in score_all(evaluation, scorer, perplexity):

@@ -1,4 +1,4 @@
-"""The scorer: each target once, whatever the batching; several models; a second source."""
+"""The scorer: each target once, whatever the batching; several models; a memory."""
 
 import math
 
@@ -11,7 +11,7 @@ from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import PAD
 from fairseq.evaluate import sequence_scorer
-from fairseq.evaluate.mixture import Interpolation
+from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
@@ -41,7 +41,7 @@ def blocks(context_window: int = 6) -> BlockDataset:
     return BlockDataset(TOKENS, np.array([37]), "none", 5, context_window)
 
 
-FIELDS = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N")
+FIELDS = ("block_idx_N", "target_N", "log_p_N", "model_log_p_N", "memory_log_p_NM")
 
 
 def score(scorer: SequenceScorer, batches: list[list[int]]) -> ScoredBatch:
@@ -66,6 +66,7 @@ def test_equals_the_model_asked_column_by_column() -> None:
     np.testing.assert_allclose(found.log_p_N, expected, atol=FLOAT32_ATOL, rtol=0)
     assert found.target_N.tolist() == TOKENS.tolist()
     assert found.block_idx_N.tolist() == [i // 5 for i in range(37)]
+    assert list(found.blocks()) == [(i, slice(5 * i, min(5 * i + 5, 37))) for i in range(8)]
     assert found.log_p_N.dtype == np.float64
 
 
@@ -131,62 +132,126 @@ def test_several_models_average_their_probabilities() -> None:
     np.testing.assert_allclose(np.exp(both), (np.exp(alone[0]) + np.exp(alone[1])) / 2, rtol=1e-12)
 
 
-class Constant:
-    """A second source that gives every target the same probability and remembers what it was asked."""
+class Constant(Memory):
+    """A memory that gives every target the same probability and remembers what it was asked."""
 
     def __init__(self, log_p: float) -> None:
         self.log_p = log_p
         self.queries_ND: torch.Tensor | None = None
 
-    def log_prob(self, queries_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-        self.queries_ND = queries_ND
-        return torch.full((len(target_N),), self.log_p)
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        self.queries_ND = tokens.query_ND
+        return MemoryScores(torch.full((len(tokens.target_N),), self.log_p))
 
 
-def test_a_second_source_is_mixed_in_at_its_weight() -> None:
+def test_a_memory_is_mixed_in_at_its_weight() -> None:
     model, source = make(1), Constant(math.log(0.5))
     alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
-    mixed = score(SequenceScorer([model], PRECISION, other=Interpolation(source, 0.25)), [[*range(8)]]).log_p_N
+    mixed = score(SequenceScorer([model], PRECISION, Mixture([(source, 0.25)])), [[*range(8)]]).log_p_N
     np.testing.assert_allclose(np.exp(mixed), 0.75 * np.exp(alone) + 0.25 * 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("targets", [1, 7, 13, 10_000])
 @pytest.mark.parametrize("positions", [1, 20, 10_000])
 @pytest.mark.parametrize("overlap", [False, True])
-def test_batches_and_second_source_may_be_taken_in_any_parts(
+def test_batches_and_memory_may_be_taken_in_any_parts(
     targets: int, positions: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``overlap`` is what a GPU does: the second source answers in a thread."""
+    """``overlap`` is what a GPU does: the memory answers in a thread."""
     model, rows = make(1), [[0, 1], [2], [3, 4, 5], [6, 7]]
-    whole = score(SequenceScorer([model], PRECISION, other=Interpolation(FirstFeature(), 0.25)), rows)
-    monkeypatch.setattr(sequence_scorer, "OTHER_TARGETS", targets)
+    whole = score(SequenceScorer([model], PRECISION, Mixture([(FirstFeature(), 0.25)])), rows)
+    monkeypatch.setattr(sequence_scorer, "TARGETS_AT_ONCE", targets)
     monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", positions)
     monkeypatch.setattr(SequenceScorer, "_overlaps", overlap)
-    scorer = SequenceScorer([model], PRECISION, other=Interpolation(FirstFeature(), 0.25))
+    scorer = SequenceScorer([model], PRECISION, Mixture([(FirstFeature(), 0.25)]))
     parts = list(scorer.scored([blocks().collate(np.array(row)) for row in rows]))
     assert [part.block_idx_N[0] for part in parts] == [0, 2, 3, 6]
     found = np.concatenate([part.log_p_N for part in parts])
     np.testing.assert_allclose(found, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
+    answers = np.concatenate([part.columns["answers"] for part in parts])
+    assert np.array_equal(answers, np.concatenate([part.memory_log_p_NM[:, 0] for part in parts]))
+    np.testing.assert_allclose(np.log(0.75 * np.exp(whole.model_log_p_N) + 0.25 * np.exp(answers)), found, atol=1e-5)
 
 
-class FirstFeature:
-    """A second source whose answer is the query's, so that answers given to other queries are seen."""
+class FirstFeature(Memory):
+    """A memory whose answer is the query's, so that answers given to other queries are seen."""
 
-    def log_prob(self, queries_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.logsigmoid(queries_ND[:, 0] + target_N)
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        log_p_N = torch.nn.functional.logsigmoid(tokens.query_ND[:, 0] + tokens.target_N)
+        return MemoryScores(log_p_N, columns={"answers": log_p_N.numpy()})
+
+
+class Notes(Memory):
+    """A memory that notes what it is asked."""
+
+    def __init__(self, *, in_order: bool, needs_known: bool = False) -> None:
+        self.in_order, self.needs_known = in_order, needs_known
+        self.asked: list[ScoredTokens] = []
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        self.asked.append(tokens)
+        return MemoryScores(tokens.log_p_N, columns={f"number {self.in_order}": np.arange(len(tokens.target_N))})
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_one_memory_is_asked_batch_by_batch_and_another_for_all_at_once(
+    overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a column of its own, whose rows come back with the batches."""
+    monkeypatch.setattr(SequenceScorer, "_overlaps", overlap)
+    patient, ordered = Notes(in_order=False), Notes(in_order=True)
+    scorer = SequenceScorer([make(1)], PRECISION, Mixture([(patient, 0.5), (ordered, 0.25)]))
+    parts = list(scorer.scored([blocks().collate(np.array(row)) for row in ([0, 1], [2], [3, 4, 5], [6, 7])]))
+    assert [tokens.block_idx_N.tolist() for tokens in patient.asked] == [[i // 5 for i in range(37)]]
+    assert [sorted({*tokens.block_idx_N}) for tokens in ordered.asked] == [[0, 1], [2], [3, 4, 5], [6, 7]]
+    assert np.concatenate([part.columns["number False"] for part in parts]).tolist() == [*range(37)]
+    assert [part.columns["number True"].tolist() for part in parts] == [[*range(n)] for n in (10, 5, 15, 7)]
+    assert all(part.memory_log_p_NM.shape == (len(part.target_N), 2) for part in parts)
+    assert (patient.begun, ordered.begun) == (1, 1)
+    assert patient.asked[0].known is None
+
+
+def test_two_columns_of_one_name_are_a_bug() -> None:
+    mixture = Mixture([(FirstFeature(), 0.5), (FirstFeature(), 0.25)])
+    with pytest.raises(AssertionError):
+        SequenceScorer([make(1)], PRECISION, mixture).score(blocks().collate(np.arange(8)))
+
+
+def test_what_is_known_before_a_token_is_computed_where_a_memory_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", 20)
+    model, memory = make(1), Notes(in_order=False, needs_known=True)
+    batch = blocks().collate(np.arange(8))
+    SequenceScorer([model], PRECISION, Mixture([(memory, 0.5)])).score(batch)
+    with torch.no_grad():
+        features_BTC = model(torch.from_numpy(batch.source_BT)).features_BSC
+        log_p_NV = model.log_prob(features_BTC[torch.from_numpy(batch.target_BT) != PAD]).double()
+    known = memory.asked[0].known
+    assert known is not None
+    assert known.last_token_N.tolist() == [2, *TOKENS[:-1]]
+    np.testing.assert_allclose(known.max_log_p_N, log_p_NV.amax(1), atol=FLOAT32_ATOL)
+    np.testing.assert_allclose(known.entropy_N, -(log_p_NV.exp() * log_p_NV).sum(1), atol=FLOAT32_ATOL)
+
+
+def test_several_models_have_no_memories() -> None:
+    with pytest.raises(AssertionError):
+        SequenceScorer([make(1), make(2)], PRECISION, Mixture([(Constant(-1.0), 0.5)]))
 
 
 def test_weight_0_is_the_model_to_the_bit() -> None:
     model = make(1)
     alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
-    mixed = score(SequenceScorer([model], PRECISION, other=Interpolation(Constant(-math.inf), 0.0)), [[*range(8)]])
+    mixed = score(SequenceScorer([model], PRECISION, Mixture([(Constant(-math.inf), 0.0)])), [[*range(8)]])
     assert mixed.log_p_N.tolist() == alone.tolist()
 
 
-def test_the_second_source_is_asked_with_the_feed_forward_inputs_in_float32() -> None:
+def test_the_memory_is_asked_with_the_feed_forward_inputs_in_float32() -> None:
     model, source = make(1), Constant(-1.0)
     batch = blocks().collate(np.array([3]))
-    SequenceScorer([model], PRECISION, other=Interpolation(source, 0.5)).score(batch)
+    SequenceScorer([model], PRECISION, Mixture([(source, 0.5)])).score(batch)
     expected = model(torch.from_numpy(batch.source_BT)).ffn_input_BSC[0, 6:].detach()
     assert source.queries_ND is not None and source.queries_ND.dtype == torch.float32
     torch.testing.assert_close(source.queries_ND, expected, atol=FLOAT32_ATOL, rtol=0)

@@ -10,7 +10,7 @@ import torch
 from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import Batch
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.evaluate.mixture import NextInterpolation
+from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator, Hypothesis, Vocabulary
@@ -193,7 +193,7 @@ def test_a_text_ends_where_everything_is_forbidden() -> None:
 
 
 class Lopsided:
-    """A second source that says the word of a context's largest coordinate, and keeps count."""
+    """A memory that says the word of a context's largest coordinate, and keeps count."""
 
     asked = 0
 
@@ -205,7 +205,7 @@ class Lopsided:
 
 def test_a_second_source_is_mixed_into_every_word() -> None:
     model, source = make(), Lopsided()
-    mixed = generator(OPTIONS["beam"], model, next_source=NextInterpolation(source, 0.3))
+    mixed = generator(OPTIONS["beam"], model, next_source=NextTokenMixture([(source, 0.3)]))
     for texts in mixed.generate(PROMPTS):
         for text in texts:
             vectors_TC = mixed.context_vectors(text)
@@ -222,10 +222,10 @@ def test_a_mixture_sums_to_one_and_no_weight_is_the_model_to_the_bit() -> None:
     with torch.no_grad():
         out = model(torch.tensor([[EOS, 5, 6, 7]]))
         log_p_NV, queries_NC = model.log_prob(out.features_BSC[0]), out.ffn_input_BSC[0]
-    total = NextInterpolation(source, 0.6).mixed(log_p_NV, queries_NC).exp().sum(1)
+    total = NextTokenMixture([(source, 0.6)]).mixed(log_p_NV, queries_NC).exp().sum(1)
     np.testing.assert_allclose(total.numpy(), 1, atol=FLOAT32_ATOL, rtol=0)
     source.asked = 0
-    none = generator(OPTIONS["beam"], model, next_source=NextInterpolation(source, 0.0)).generate(PROMPTS)
+    none = generator(OPTIONS["beam"], model, next_source=NextTokenMixture([(source, 0.0)])).generate(PROMPTS)
     for texts, others in zip(none, generator(OPTIONS["beam"], model).generate(PROMPTS), strict=True):
         for text, other in zip(texts, others, strict=True):
             assert np.array_equal(text.log_p_T, other.log_p_T) and np.array_equal(text.tokens_T, other.tokens_T)

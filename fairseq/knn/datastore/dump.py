@@ -196,7 +196,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
             "tokens_per_sample": evaluation.block_size,
             "context_window": config.context_window,
             "computed_in": evaluation.precision.name,
-            **({"longest_block": evaluation.longest_block} if evaluation.num_left_out else {}),
+            **({"longest_block": evaluation.max_positions} if evaluation.num_left_out else {}),
             **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
         },
     )

@@ -6,20 +6,16 @@ find the same rows, and a sample of one place would say little of the others.
 Legend: N queries · K neighbours · D key width.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fairseq.arrays import Float32s, Float64s, Int64s
 from fairseq.config.common import DeviceConfig
-from fairseq.config.flags import Flags
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare
-from fairseq.evaluate.mixture import Interpolation
+from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.ranges import evenly_spaced
@@ -27,7 +23,6 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.runtime.precision import Precision, select_device
 from fairseq.runtime.progress import Progress
-from fairseq.tasks.opening import identity_of
 
 BATCH_TOKENS = 1024
 LEAST_BATCHES = 16
@@ -61,18 +56,12 @@ class Queries:
         return near_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)
 
 
-class _Recorder:
-    """A second source without weight, which notes what it is asked."""
+class _Vectors(Memory):
+    """Not a memory at all: it hands on the vectors that it is asked about."""
 
-    def __init__(self) -> None:
-        self.queries: list[Tensor] = []
-        self.targets: list[Tensor] = []
-
-    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
-        """Notes the queries and targets."""
-        self.queries.append(queries_ND.float().cpu())
-        self.targets.append(target_N.cpu())
-        return torch.zeros(len(target_N), device=target_N.device)
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        """Returns the vectors as a column."""
+        return MemoryScores(tokens.log_p_N, columns={"vectors": tokens.query_ND.cpu().numpy()})
 
 
 def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, device: DeviceConfig) -> Queries:
@@ -81,29 +70,33 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     Raises:
         MismatchError: it does not.
     """
-    typed: dict[str, Any] = {**asdict(config), "max_tokens": BATCH_TOKENS}
-    flags = Flags(typed, ())
-    evaluation = prepare(flags, flags.build(EvalConfig), Precision(device, select_device(device)))
-    model = identity_of(evaluation.models[0], evaluation.task.dictionary, evaluation.checkpoints[0])
-    require_model(store.prefix, store.model, model, allow_mismatch=recall.allow_mismatch)
+    settings = EvalConfig(
+        path=config.path,
+        gen_subset=config.gen_subset,
+        context_window=config.context_window,
+        model_overrides=config.model_overrides,
+        max_tokens=BATCH_TOKENS,
+    )
+    text = {"data": config.data, "sample_break_mode": config.sample_break_mode}
+    evaluation = prepare(settings, text, Precision(device, select_device(device)))
+    require_model(store.prefix, store.model, evaluation.identity, allow_mismatch=recall.allow_mismatch)
     sizes = [int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches]
     if not sizes:
         raise ConfigError(f"the split '{config.gen_subset}' holds no tokens; give --gen-subset another")
     count = max(LEAST_BATCHES, -(-recall.sample * len(sizes) // sum(sizes)))
     chosen = evenly_spaced(len(sizes), count).tolist()
-    recorder = _Recorder()
-    scorer = SequenceScorer(evaluation.models, evaluation.precision, None, Interpolation(recorder, 0.0))
+    scorer = SequenceScorer(evaluation.models, evaluation.precision, Mixture([(_Vectors(), 0.0)]))
     batches = (evaluation.dataset.collate(evaluation.batches[number]) for number in chosen)
-    log_ps = []
+    parts = []
     with Progress("queries", sum(sizes[number] for number in chosen), "tokens") as progress:
         for scored in scorer.scored(batches):
-            log_ps.append(scored.log_p_N)
+            parts.append((scored.columns["vectors"], scored.target_N, scored.log_p_N))
             progress.advance(len(scored.target_N))
-    log_p_N = np.concatenate(log_ps)
+    vectors_ND, target_N, log_p_N = (np.concatenate(column) for column in zip(*parts, strict=True))
     keep = evenly_spaced(len(log_p_N), recall.sample)
     return Queries(
         f"{config.data}, {config.gen_subset}",
-        np.ascontiguousarray(torch.cat(recorder.queries).numpy()[keep]),
-        torch.cat(recorder.targets).numpy()[keep],
+        vectors_ND[keep],
+        target_N[keep],
         log_p_N[keep],
     )

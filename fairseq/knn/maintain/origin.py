@@ -15,7 +15,6 @@ import numpy as np
 from fairseq.arrays import Array, Int64s
 from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
-from fairseq.config.flags import Flags
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
@@ -84,17 +83,11 @@ def open_origin(config: OriginConfig, device: DeviceConfig) -> Origin | None:
         return Origin(f"{config.data}, {config.gen_subset}", dataset, task.dictionary, None)
     if ":" in config.path:
         raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
-    typed: dict[str, Any] = {
-        "data": config.data,
-        "path": config.path,
-        "gen_subset": config.gen_subset,
-        "context_window": config.context_window,
-        "sample_break_mode": config.sample_break_mode,
-    }
+    settings = EvalConfig(path=config.path, gen_subset=config.gen_subset, context_window=config.context_window)
+    text: dict[str, Any] = {"data": config.data, "sample_break_mode": config.sample_break_mode}
     if config.tokens_per_sample is not None:
-        typed["tokens_per_sample"] = config.tokens_per_sample
-    flags = Flags(typed, ())
-    evaluation = prepare(flags, flags.build(EvalConfig), Precision(device, select_device(device)))
+        text["tokens_per_sample"] = config.tokens_per_sample
+    evaluation = prepare(settings, text, Precision(device, select_device(device)))
     return Origin(f"{config.data}, {config.gen_subset}", evaluation.dataset, evaluation.task.dictionary, evaluation)
 
 

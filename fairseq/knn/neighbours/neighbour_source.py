@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
@@ -56,8 +57,8 @@ class StorePart:
     offset: int
 
 
-class NeighbourSource(ABC):
-    """A source of neighbours; satisfies ``fairseq.evaluate.mixture.TargetScorer`` and ``NextTokenSource``.
+class NeighbourSource(Memory, ABC):
+    """A source of neighbours: a memory for the mixture, of targets and of whole distributions.
 
     Attributes:
         config: k, temperature, and how nearness is measured.
@@ -148,6 +149,14 @@ class NeighbourSource(ABC):
         number = max(i for i, part in enumerate(self.parts) if part.offset <= row)
         text = self.texts[number]
         return text.around(row - self.parts[number].offset, before, after) if text is not None else None
+
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        """Returns ln p_kNN of the tokens, for the mixture."""
+        return MemoryScores(self.log_prob(tokens.query_ND, tokens.target_N))
+
+    def report(self) -> MemoryReport:
+        """Returns the ids of what is searched."""
+        return MemoryReport(identity=self.identity())
 
     def log_prob(self, queries_ND: A, target_N: A) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.

@@ -11,7 +11,6 @@ from fairseq.errors import DatastoreError
 
 KIND, VERSION = "retrieval", 1
 MANIFEST = "manifest.json"
-CACHE_COLUMN = "cache_log_prob"  # float32 [N, S], ln p_cache(target) under each setting of the manifest's "cache"
 
 
 @dataclass(frozen=True)

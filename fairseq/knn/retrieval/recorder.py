@@ -1,13 +1,12 @@
 """Keeping what every token's neighbours are while a split is evaluated: ``--save-retrieval``.
 
-``RetrievalRecorder`` stands between the scorer and the datastore, as the second source of probabilities that it passes
-on, and writes what went by. The scorer asks for targets in the order of its batches; each belongs into a row that its
-place in the token stream decides:
+``SavedNeighbours`` are the memory that the scorer asks: they give every neighbour as columns. ``RetrievalRecorder``
+writes the columns of scored batches. A token's row is its place in the token stream, whatever batch it is in:
 
     stream            a b c d | e f g | h i          three blocks
     rows              0 1 2 3 | 4 5 6 | 7 8
     batches           [block 2, block 1], [block 0]  sorted by length, say
-    order of asking   7 8 4 5 6 | 0 1 2 3
+    order of scores   7 8 4 5 6 | 0 1 2 3
 
 Legend: N scored tokens · K neighbours.
 """
@@ -16,29 +15,31 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fairseq.arrays import Array, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.blocks import joined_ranges
 from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
+from fairseq.evaluate.cache import CACHE_COLUMN
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
+from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch
 from fairseq.knn.config import RetrievalConfig
 from fairseq.knn.neighbours.distribution import log_prob_of
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.retrieval.datastores import datastore_record
-from fairseq.knn.retrieval.format import CACHE_COLUMN, Column, columns_of
-from fairseq.knn.retrieval.retrieval import RetrievalWriter
+from fairseq.knn.retrieval.format import Column, columns_of
+from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, RetrievalWriter, known_arrays
 from fairseq.knn.retrieval.writer import is_saved
 from fairseq.runtime.files import locked
+from fairseq.runtime.progress import at_work
 
 logger = logging.getLogger(__name__)
 
@@ -46,66 +47,73 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 512
 
 
-class RetrievalRecorder:
-    """A second source of probabilities that writes down what it is asked; satisfies ``scoring.TargetScorer``.
+class SavedNeighbours(Memory):
+    """Neighbours that hand on all that they find, as columns of a retrieval."""
 
-    Args:
-        neighbours: the source.
-        evaluation: the order of the batches and where their targets are in the stream.
-        writer: of as many rows as there are targets.
-    """
+    needs_known = True
 
-    def __init__(self, neighbours: NeighbourSource, evaluation: Evaluation, writer: RetrievalWriter) -> None:
-        self.neighbours, self.writer = neighbours, writer
-        self._order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
-        self._tokens = evaluation.dataset.tokens
-        self._position_N = position_N
-        self._num_asked = self._num_scored = 0
-        self._lm_sum = self._mixture_sum = 0.0
+    def __init__(self, neighbours: NeighbourSource) -> None:
+        self.neighbours = neighbours
 
-    def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
-        """Returns ln p_kNN(target), float32 ``[N]``, of the next targets in the order of the batches."""
-        votes = self.neighbours.votes(queries_ND, target_N)
-        rows_N = self._order_N[self._num_asked : self._num_asked + len(target_N)]
-        self._num_asked += len(target_N)
-        targets = target_N.cpu().numpy()
-        assert np.array_equal(self._tokens[self._position_N[rows_N]], targets), "not the order of the batches"
-        log_p_N = np.empty(len(targets), np.float32)
-        for start in range(0, len(targets), AT_ONCE):
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        """Returns ln p_kNN, float32, with the neighbours of each token and what is known before it is seen."""
+        assert tokens.known is not None
+        votes = self.neighbours.votes(tokens.query_ND, tokens.target_N)
+        count, k = votes.ids_NK.shape
+        log_p_N, hits = np.empty(count, np.float32), np.empty((count, -(-k // 8)), np.uint8)
+        for start in range(0, count, AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            found, rows = votes.rows(part), rows_N[part]
+            found = votes.rows(part)
             log_p_N[part] = log_prob_of(found, self.neighbours.config.knn_temp)
             nearest = found.nearest_first()
-            self.writer.write(
-                rows,
-                targets=targets[part],
-                positions=self._position_N[rows],
-                ids=nearest.ids_NK,
-                distances=nearest.distances_NK,
-                hits=np.packbits(nearest.hits_NK, axis=1, bitorder="little"),
-            )
-        return torch.from_numpy(log_p_N).to(queries_ND.device)
+            votes.ids_NK[part], votes.distances_NK[part] = nearest.ids_NK, nearest.distances_NK
+            hits[part] = np.packbits(nearest.hits_NK, axis=1, bitorder="little")
+        columns: dict[str, Array] = {"ids": votes.ids_NK, "distances": votes.distances_NK, "hits": hits}
+        columns |= known_arrays(tokens.known)
+        return MemoryScores(torch.from_numpy(log_p_N).to(tokens.query_ND.device), columns=columns)
 
-    def add(self, scored: ScoredBatch, **columns: Array) -> None:
-        """Writes what the language model said of the next batch, and further columns of its tokens."""
-        count = len(scored.target_N)
-        rows_N = self._order_N[self._num_scored : self._num_scored + count]
-        self._num_scored += count
-        self.writer.write(rows_N, blocks=scored.block_idx_N, lm_log_prob=scored.model_log_p_N, **columns)
+    def report(self) -> MemoryReport:
+        """Returns the ids of what is searched."""
+        return self.neighbours.report()
+
+
+class RetrievalRecorder:
+    """Writes scored batches into a retrieval.
+
+    Args:
+        writer: of as many rows as there are targets.
+        order_N: the row of each target, in the order of the batches.
+        position_N: each row's place in the token stream.
+    """
+
+    def __init__(self, writer: RetrievalWriter, order_N: Int64s, position_N: Int64s) -> None:
+        self.writer, self._order_N, self._position_N = writer, order_N, position_N
+        self._num_added = 0
+        self._lm_sum = self._mixture_sum = 0.0
+
+    def add(self, scored: ScoredBatch) -> None:
+        """Writes the next batch, in the order of the evaluation."""
+        row_N = self._order_N[self._num_added : self._num_added + len(scored.target_N)]
+        columns = {
+            "targets": scored.target_N,
+            "positions": self._position_N[row_N],
+            "blocks": scored.block_idx_N,
+            "lm_log_prob": scored.model_log_p_N,
+            **scored.columns,
+        }
+        for start in range(0, len(row_N), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            self.writer.write(row_N[part], **{name: array[part] for name, array in columns.items()})
+        self._num_added += len(row_N)
         self._lm_sum += float(scored.model_log_p_N.sum())
         self._mixture_sum += float(scored.log_p_N.sum())
-
-    def __enter__(self) -> "RetrievalRecorder":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        self.writer.__exit__(kind, err, tb)
 
     def finish(self) -> None:
         """Marks the retrieval as done."""
         losses = (total / -len(self._order_N) / math.log(2) for total in (self._lm_sum, self._mixture_sum))
         lm, mixture = ({"loss_base2": loss, "ppl": perplexity_of(loss)} for loss in losses)
-        self.writer.finish({"lm": lm, "mixture": mixture})
+        with at_work("checksums of the retrieval"):
+            self.writer.finish({"lm": lm, "mixture": mixture})
 
 
 def open_recorder(
@@ -113,33 +121,30 @@ def open_recorder(
     evaluation: Evaluation,
     config: EvalConfig,
     where: RetrievalConfig,
-    further: Sequence[Column] = (),
-    *,
     cache: CacheConfig | None = None,
 ) -> RetrievalRecorder | None:
-    """Returns a recorder of an evaluation's neighbours, to be used as a context.
+    """Returns a recorder of an evaluation's neighbours, whose writer the caller closes.
 
     None where the same retrieval is there already, and need not be replaced.
 
     Args:
-        neighbours: the source.
+        neighbours: one datastore or several.
         evaluation: what is scored.
         config: its flags.
         where: the directory.
-        further: columns that ``add`` is given besides.
-        cache: the caches whose column it is given, if any.
+        cache: the caches that are scored as well, if any.
 
     Raises:
         ConfigError: nothing is scored, or the disk is too small.
         DatastoreError: something is there.
     """
     assert where.save_retrieval is not None
-    num_tokens = len(rows_in_order(evaluation.dataset, evaluation.batches)[0])
-    if not num_tokens:
+    order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
+    if not len(order_N):
         raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
     k = neighbours.config.k
-    record = {"num_tokens": num_tokens, "k": k, **_record(neighbours, evaluation, config)}
-    columns = (*columns_of(k, neighbours.rows), *further)
+    record = {"num_tokens": len(order_N), "k": k, **_record(neighbours, evaluation, config)}
+    columns = (*columns_of(k, neighbours.rows), *KNOWN_COLUMNS)
     if cache is not None:
         columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
         settings = [{"cache_size": size, "cache_theta": theta} for size, theta in cache.pairs]
@@ -149,8 +154,8 @@ def open_recorder(
         if not where.overwrite and is_saved(directory, columns, record):
             logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
             return None
-    writer = RetrievalWriter.create(directory, num_tokens, columns, record, overwrite=where.overwrite)
-    return RetrievalRecorder(neighbours, evaluation, writer)
+    writer = RetrievalWriter.create(directory, len(order_N), columns, record, overwrite=where.overwrite)
+    return RetrievalRecorder(writer, order_N, position_N)
 
 
 def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
@@ -159,21 +164,18 @@ def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int
     Padding that stands in the text is not scored and has no row.
     """
     lengths = dataset.ends - dataset.starts
-    first_L = np.cumsum(lengths) - lengths
-    position_N = np.repeat(dataset.starts - first_L, lengths) + np.arange(int(lengths.sum()))
+    position_N = joined_ranges(dataset.starts, lengths)
     scored_N = dataset.tokens[position_N] != PAD
     row_N = np.cumsum(scored_N) - scored_N
     block_idx = np.concatenate([np.empty(0, np.int64), *batches])
-    taken = lengths[block_idx]
-    before = np.cumsum(taken) - taken
-    asked_N = np.repeat(first_L[block_idx] - before, taken) + np.arange(int(taken.sum()))
-    return row_N[asked_N[scored_N[asked_N]]], position_N[scored_N]
+    order_N = joined_ranges((np.cumsum(lengths) - lengths)[block_idx], lengths[block_idx])
+    return row_N[order_N[scored_N[order_N]]], position_N[scored_N]
 
 
 def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
     """Returns what the manifest says besides the arrays and the result."""
     knn, task = neighbours.config, evaluation.task
-    identity = evaluation.identity()
+    inputs = {**evaluation.inputs(), "weights_sha256": evaluation.identity.weights_sha256}
     return {
         "vocabulary_size": len(task.dictionary),
         "dictionary": str(task.data_dirs[0] / "dict.txt"),
@@ -192,6 +194,6 @@ def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalCon
         },
         "lmbda": knn.lmbda,
         "knn_temp": knn.knn_temp,
-        "identity": {**identity, "weights_sha256": identity["weights_sha256"][0], **neighbours.identity()},
+        "identity": {**inputs, **neighbours.identity()},
         "datastore": datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
     }

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fairseq.arrays import Float32s
 from fairseq.errors import DatastoreError
+from fairseq.evaluate.cache import CACHE_COLUMN
 from fairseq.knn.neighbours.distribution import log_probs
-from fairseq.knn.retrieval.format import CACHE_COLUMN, array_path
+from fairseq.knn.retrieval.format import array_path
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.grid import Grid
 

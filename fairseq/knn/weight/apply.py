@@ -9,7 +9,6 @@ Legend: N queries · K neighbours · F features · V vocabulary.
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.dictionary import Dictionary
-from fairseq.evaluate.mixture import Known
+from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.neighbours.distribution import log_prob_of
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.weight.config import LmbdaModelConfig
@@ -25,14 +24,15 @@ from fairseq.knn.weight.features import context_features, has_neighbours, neighb
 from fairseq.knn.weight.file import check_fits, read_model
 from fairseq.knn.weight.model import LmbdaModel
 from fairseq.knn.weight.tokens import measure_of
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.files import file_sha256
 
 
-class WeighedNeighbours:
-    """A second source of probabilities with a weight for each; satisfies ``WeighingScorer``.
+class WeighedNeighbours(Memory):
+    """Neighbours with a weight λ for each token, from what is known before the token is seen.
 
     Args:
-        neighbours: the source.
+        neighbours: one datastore or several.
         model: the fitted weight.
         counts_V: how often the dictionary counted each id.
         skip_share: share of the searches to skip.
@@ -43,6 +43,8 @@ class WeighedNeighbours:
         num_skipped: those without a search.
         search_s: seconds spent on searches and what follows from them.
     """
+
+    needs_known = True
 
     def __init__(
         self,
@@ -57,19 +59,21 @@ class WeighedNeighbours:
         self.num_asked = self.num_skipped = 0
         self.search_s = 0.0
 
-    def weighed_log_prob(self, queries_ND: Tensor, target_N: Tensor, known: Known) -> tuple[Tensor, Tensor]:
-        """Returns ln p_kNN(target) and λ, float64 ``[N]`` each; −inf and 0 where there was no search."""
-        before_NF = context_features(known, self.counts_V)
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        """Returns ln p_kNN and λ, float64; −inf and 0 where there was no search."""
+        assert tokens.known is not None
+        before_NF = context_features(tokens.known, self.counts_V)
         searched_N = ~self.model.skip.skipped(before_NF, self.skip_share)
-        self.num_asked += len(target_N)
+        count, device = len(searched_N), tokens.query_ND.device
+        self.num_asked += count
         self.num_skipped += int((~searched_N).sum())
-        log_p_N, weight_N = np.full(len(target_N), -np.inf), np.zeros(len(target_N))
+        log_p_N, weight_N = np.full(count, -np.inf), np.zeros(count)
         if searched_N.any():
-            start, rows = time.monotonic(), torch.from_numpy(searched_N).to(queries_ND.device)
-            found = self._searched(queries_ND[rows], target_N[rows], before_NF[searched_N])
+            start, rows = time.monotonic(), torch.from_numpy(searched_N).to(device)
+            found = self._searched(tokens.query_ND[rows], tokens.target_N[rows], before_NF[searched_N])
             log_p_N[searched_N], weight_N[searched_N] = found
             self.search_s += time.monotonic() - start
-        return torch.from_numpy(log_p_N).to(queries_ND.device), torch.from_numpy(weight_N).to(queries_ND.device)
+        return MemoryScores(torch.from_numpy(log_p_N).to(device), torch.from_numpy(weight_N).to(device))
 
     def _searched(self, queries_ND: Tensor, target_N: Tensor, before_NF: Float64s) -> tuple[Array, Array]:
         temperature = self.neighbours.config.knn_temp
@@ -79,28 +83,23 @@ class WeighedNeighbours:
         weight_N = self.model.weights(np.concatenate([before_NF, after_NF], axis=1))
         return log_prob_of(votes, temperature), np.where(has_neighbours(votes.distances_NK), weight_N, 0.0)
 
-    def summary(self) -> str:
-        """Returns a line on what was skipped, and the time that it saved by the others' mean."""
-        searched = self.num_asked - self.num_skipped
-        line = (
-            f"Skipped {self.num_skipped} of {self.num_asked} searches ({self.num_skipped / max(self.num_asked, 1):.1%})"
+    def report(self) -> MemoryReport:
+        """Returns what was skipped, and the time that it saved by the others' mean."""
+        searched, skipped = self.num_asked - self.num_skipped, self.num_skipped
+        summary = f"Skipped {skipped} of {self.num_asked} searches ({skipped / max(self.num_asked, 1):.1%})"
+        if searched:
+            saved_s = self.search_s / searched * skipped
+            summary += f"; the others took {self.search_s:.1f}s, these would have taken about {saved_s:.1f}s"
+        return MemoryReport(
+            identity={**self.neighbours.identity(), "lmbda_model_sha256": self.sha256},
+            found={"searches": searched, "searches_skipped": skipped},
+            speed={"search_seconds": round(self.search_s, 3)},
+            summary=[summary],
         )
-        if not searched:
-            return line
-        saved_s = self.search_s / searched * self.num_skipped
-        return f"{line}; the others took {self.search_s:.1f}s, these would have taken about {saved_s:.1f}s"
-
-    def record(self) -> dict[str, int]:
-        """Returns what was found as plain values for JSON, the same for every repetition."""
-        return {"searches": self.num_asked - self.num_skipped, "searches_skipped": self.num_skipped}
-
-    def identity(self) -> dict[str, Any]:
-        """Returns the ids of the datastore, of its index and of the weight."""
-        return {**self.neighbours.identity(), "lmbda_model_sha256": self.sha256}
 
 
 def open_weighed(
-    neighbours: NeighbourSource, config: LmbdaModelConfig, dictionary: Dictionary, weights_sha256: str
+    neighbours: NeighbourSource, config: LmbdaModelConfig, dictionary: Dictionary, identity: ModelIdentity
 ) -> WeighedNeighbours:
     """Returns neighbours with the weight that a file holds, after checking that it was fitted for them.
 
@@ -112,8 +111,8 @@ def open_weighed(
     path, knn = Path(config.lmbda_model), neighbours.config
     model = read_model(path)
     found = {
-        "weights_sha256": weights_sha256,
-        "dictionary_sha256": dictionary.sha256(),
+        "weights_sha256": identity.weights_sha256,
+        "dictionary_sha256": identity.dictionary_sha256,
         "store_id": neighbours.identity()["store_id"],
         **measure_of(knn.knn_sim_func, knn.faiss_metric_type, knn.drop_top1),
     }
