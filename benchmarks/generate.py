@@ -23,7 +23,8 @@ from fairseq.config.common import DeviceConfig
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.evaluate.mixture import NextInterpolation
 from fairseq.generate.config import GenerationConfig
-from fairseq.generate.generator import Generator, Vocabulary
+from fairseq.generate.generator import Generator
+from fairseq.generate.hypotheses import Specials
 from fairseq.runtime.precision import Precision
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -75,7 +76,7 @@ def main() -> None:
     for row in rows():
         prompts = [tokens[i * BLOCK : i * BLOCK + PROMPT].astype(np.int64) for i in range(row.num_prompts)]
         ways: dict[str, Generator] = {
-            name: Generator(model, precision, row.config, Vocabulary(len(task.dictionary)), mixed, cached=cached)
+            name: Generator(model, precision, row.config, Specials(), mixed, cached=cached)
             for name, mixed, cached in (("kept", None, True), ("anew", None, False), ("mixed", source, True))
             if name != "mixed" or source is not None
         }

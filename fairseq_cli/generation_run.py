@@ -28,7 +28,8 @@ from fairseq.tasks import TASKS
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
-    from fairseq.generate.generator import Generator, Hypothesis
+    from fairseq.generate.generator import Generator
+    from fairseq.generate.hypotheses import Hypothesis
     from fairseq_cli.neighbour_lines import NeighbourLines
 
 GROUPS = (GenerationRunConfig, GenerationConfig)
@@ -124,7 +125,8 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
     import torch
 
     from fairseq.evaluate.mixture import NextInterpolation
-    from fairseq.generate.generator import Generator, Vocabulary
+    from fairseq.generate.generator import Generator
+    from fairseq.generate.hypotheses import Specials
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import identity_of, open_models
 
@@ -133,8 +135,7 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
     opened = open_models(flags, settings.run, precision)
     flags.warn_unused()
     dictionary = opened.task.dictionary
-    opening = (dictionary.bos(), dictionary.eos()) if opened.task_config.add_bos_token else (dictionary.eos(),)
-    vocabulary = Vocabulary(len(dictionary), dictionary.pad(), dictionary.eos(), dictionary.unk(), opening)
+    specials = Specials.of(dictionary, add_bos=opened.task_config.add_bos_token)
     neighbours, source, lines = None, None, None
     if settings.knn.knnlm and (settings.knn.lmbda > 0 or settings.show_neighbours is not None):
         from fairseq_cli.neighbours import open_neighbours
@@ -142,9 +143,7 @@ def open_run(flags: Flags, settings: Settings, split: str | None = None) -> Gene
         model = identity_of(opened.models[0], dictionary, opened.checkpoints[0])
         neighbours = open_neighbours(model, settings.knn, settings.dstore)
         source = NextInterpolation(neighbours, settings.knn.lmbda)
-    generator = Generator(
-        opened.models[0], precision, settings.generation, vocabulary, source, seed=settings.common.seed
-    )
+    generator = Generator(opened.models[0], precision, settings.generation, specials, source, seed=settings.common.seed)
     if neighbours is not None and settings.show_neighbours is not None:
         from fairseq_cli.neighbour_lines import NeighbourLines
 

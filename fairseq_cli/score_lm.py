@@ -24,7 +24,7 @@ from fairseq_cli.run import run
 if TYPE_CHECKING:
     from fairseq.criterions.perplexity import Perplexity
     from fairseq.data.dictionary import Dictionary
-    from fairseq.evaluate.texts import Line, LineScorer, ScoredLine
+    from fairseq.evaluate.texts import Line, ScoredLine, TextScorer
 
 DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
 sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. The dictionary is all
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     total, num_lines = Perplexity(), 0
     lines = lines_of(config)
     while some := list(itertools.islice(lines, config.buffer_size)):
-        for scored in scorer.score(some):
+        for scored in scorer.score_lines(some, dictionary):
             total.add(scored.log_p_N, scored.target_N)
             sys.stdout.write(as_json(scored, dictionary) if config.json else as_text(scored, dictionary))
         num_lines += len(some)
@@ -59,12 +59,12 @@ def main(argv: Sequence[str]) -> None:
         sys.stdout.write(f"{num_lines} lines: {summary(total)}\n")
 
 
-def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple[LineScorer, Dictionary]":
+def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple[TextScorer, Dictionary]":
     """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
     import torch
 
     from fairseq.evaluate.sequence_scorer import SequenceScorer
-    from fairseq.evaluate.texts import LineScorer
+    from fairseq.evaluate.texts import TextScorer
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
 
@@ -80,7 +80,7 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
     positions = min(model.max_positions for model in opened.models)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token
-    return LineScorer(scorer, dictionary, positions, config.max_tokens, add_bos=add_bos), dictionary
+    return TextScorer(scorer, positions - add_bos, config.max_tokens, add_bos=add_bos), dictionary
 
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":

@@ -52,6 +52,7 @@ class ScoredBatch:
         target_N: int64 ids.
         log_p_N: float64 natural-log probabilities.
         model_log_p_N: the same of the models alone, before a second source was mixed in.
+        other_log_p_N: the same of the second source alone, where there is one.
         cache_log_p_NS: float64, those of the cache alone under each of its settings, where there is one.
         known: what was known of each before it was seen, where that was asked for.
     """
@@ -60,6 +61,7 @@ class ScoredBatch:
     target_N: Int64s
     log_p_N: Float64s
     model_log_p_N: Float64s
+    other_log_p_N: Float64s | None = None
     cache_log_p_NS: Float64s | None = None
     known: Known | None = None
 
@@ -75,7 +77,7 @@ class _Judged:
     cache_log_p_NS: Tensor | None
     known: Known | None
 
-    def scored(self, log_p_N: Tensor, cache_weight: float) -> ScoredBatch:
+    def scored(self, log_p_N: Tensor, cache_weight: float, other_log_p_N: Tensor | None = None) -> ScoredBatch:
         if self.cache_log_p_NS is not None:
             log_p_N = interpolate(log_p_N, self.cache_log_p_NS[:, 0], cache_weight)
         return ScoredBatch(
@@ -83,6 +85,7 @@ class _Judged:
             target_N=self.target_N.cpu().numpy(),
             log_p_N=log_p_N.cpu().numpy(),
             model_log_p_N=self.log_p_N.cpu().numpy(),
+            other_log_p_N=other_log_p_N.double().cpu().numpy() if other_log_p_N is not None else None,
             cache_log_p_NS=self.cache_log_p_NS.cpu().numpy() if self.cache_log_p_NS is not None else None,
             known=self.known,
         )
@@ -209,7 +212,7 @@ class SequenceScorer:
         sizes = [len(judged.target_N) for judged in group]
         others, weights = (torch.split(answer_N, sizes) for answer_N in asked.result())
         for judged, other_N, weight_N in zip(group, others, weights, strict=True):
-            yield judged.scored(interpolate(judged.log_p_N, other_N, weight_N), self._cache_weight)
+            yield judged.scored(interpolate(judged.log_p_N, other_N, weight_N), self._cache_weight, other_N)
 
     @property
     def _cache_weight(self) -> float:

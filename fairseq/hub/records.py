@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from fairseq.config.flags import coerce
-from fairseq.data.dictionary import UNK
+from fairseq.data.dictionary import UNK, Dictionary
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import interpolate
+from fairseq.evaluate.texts import ScoredText
 
 _FAIRSEQ_KEYS = ("tokens", "positional_scores", "score")
 
@@ -42,6 +43,18 @@ class Score:
     lm_scores: Tensor
     knn_scores: Tensor | None = None
     lmbda: float = 0.0
+
+    @classmethod
+    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float) -> "Score":
+        """Returns a scored text as the hub shows it."""
+        return cls(
+            words=tuple(dictionary[idx] for idx in text.target_N.tolist()),
+            tokens=torch.from_numpy(text.target_N),
+            positional_scores=torch.from_numpy(text.log_p_N),
+            lm_scores=torch.from_numpy(text.model_log_p_N),
+            knn_scores=torch.from_numpy(text.other_log_p_N) if text.other_log_p_N is not None else None,
+            lmbda=lmbda,
+        )
 
     @property
     def total(self) -> float:
