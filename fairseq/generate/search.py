@@ -1,8 +1,8 @@
 """Which texts go on, and which are done: beam search, random draws, and words that would repeat an n-gram.
 
 Beam search. Of the 2·beam most probable continuations of a prompt's texts, those among the first ``beam`` that end in
-``</s>`` are done, and the first ``beam`` that do not go on. A prompt is done when ``beam`` of its texts are. One of 1 is
-greedy decoding.
+``</s>`` are done, and the first ``beam`` that do not go on. A prompt is done when ``beam`` of its texts are. With a
+beam of 1 this is greedy decoding.
 
 Random draws. The next token of each text is drawn by p^(1/T), among all words or the most probable ones. Each text has
 random numbers of its own, a function of seed, prompt and text: it does not matter which prompts are computed together.
