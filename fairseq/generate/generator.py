@@ -80,6 +80,32 @@ class Generator:
             )
         return min(most, self.longest_prompt - prompt_size + 1)  # the last token is not read again
 
+    def batches(self, prompts: Sequence[Int64s], max_tokens: int | None, max_prompts: int | None) -> list[range]:
+        """Returns which prompts are continued together, in order.
+
+        Args:
+            prompts: as for ``generate``.
+            max_tokens: in a batch, a prompt and its longest text counted ``--beam`` times.
+            max_prompts: in a batch.
+
+        Raises:
+            ConfigError: one prompt alone is too much, or leaves no room for a token.
+        """
+        batches, first, longest = [], 0, 0
+        for number, prompt_T in enumerate(prompts):
+            size = (len(prompt_T) + self.most_tokens(len(prompt_T))) * self.config.beam
+            if max_tokens is not None and size > max_tokens:
+                raise ConfigError(
+                    f"--max-tokens {max_tokens} must hold a prompt and its texts, --beam times, but one of"
+                    f" {len(prompt_T)} tokens needs {size}; raise it, or lower --beam or --max-len-b"
+                )
+            longest = max(longest, size)
+            count = number + 1 - first
+            if (max_tokens is not None and longest * count > max_tokens) or count > (max_prompts or count):
+                batches.append(range(first, number))
+                first, longest = number, size
+        return [*batches, range(first, len(prompts))] if prompts else []
+
     @torch.no_grad()
     def generate(self, prompts: Sequence[Int64s], ids: Sequence[int] | None = None) -> list[list[Hypothesis]]:
         """Returns the ``--nbest`` texts of each prompt, the best first.

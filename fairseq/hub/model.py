@@ -132,8 +132,7 @@ class LanguageModelHub:
         generator = self._generator(seed, settings)
         texts = [self._prompt(text) for text in _listed(prompts)]
         found: list[list[Hypothesis]] = []
-        for first in range(0, len(texts), PROMPTS_AT_ONCE):
-            numbers = range(len(texts))[first : first + PROMPTS_AT_ONCE]
+        for numbers in generator.batches(texts, None, PROMPTS_AT_ONCE):
             found += generator.generate([texts[number] for number in numbers], numbers)
         return found
 
