@@ -38,7 +38,6 @@ class Generator:
         specials: ids of the dictionary.
         next_source: a second source of probabilities to mix in.
         seed: of random draws.
-        cached: whether the model keeps what it has read; without, it reads every text anew for each token.
     """
 
     def __init__(
@@ -50,10 +49,9 @@ class Generator:
         next_source: NextInterpolation | None = None,
         *,
         seed: int = 1,
-        cached: bool = True,
     ) -> None:
         self.model, self.precision, self.config, self.specials = model, precision, config, specials
-        self.next_source, self.seed, self.cached = next_source, seed, cached
+        self.next_source, self.seed = next_source, seed
 
     @property
     def longest_prompt(self) -> int:
@@ -159,8 +157,7 @@ class Generator:
             self.config.beam * len(rows),
             num_slots,
             self.next_source,
-            pad=self.specials.pad,
-            cached=self.cached,
+            self.specials.pad,
         )
 
     def _search(self, ids: Sequence[int]) -> BeamSearch | Sampler:
