@@ -55,11 +55,8 @@ def describe_all(config: InfoConfig, show: Callable[[str], None]) -> None:
     for name in config.files:
         try:
             what, lines = describe(name)
-        except FairseqError as err:
-            problems.append(str(err))
-            continue
-        except OSError as err:
-            problems.append(f"{name}: {err.strerror or err}")
+        except (FairseqError, OSError) as err:
+            problems.append(f"{name}: {err.strerror or err}" if isinstance(err, OSError) else str(err))
             continue
         show(f"{name}: {what}")
         for label, value in lines:
