@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def flag_groups(prompts: type) -> tuple[type, ...]:
-    """Returns the configs of a command that generates: those of its prompts among those that the commands share."""
+    """Returns the configs of a command that generates; ``prompts`` is the one that says where its prompts come from."""
     knn = (KNNConfig, ShowNeighboursConfig, DatastoreConfig)
     return (GenerationRunConfig, prompts, GenerationConfig, *TASKS.configs(), *knn, DeviceConfig, CommonConfig)
 
@@ -59,7 +59,7 @@ class GenerationRun:
 
     @property
     def dictionary(self) -> "Dictionary":
-        """The words."""
+        """The dictionary of the task."""
         return self.task.dictionary  # type: ignore[no-any-return]
 
     def texts(self, prompts: Sequence[Int64s], ids: Sequence[int]) -> "Iterator[tuple[range, list[list[Hypothesis]]]]":
@@ -124,7 +124,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
 
 def _neighbour_configs(flags: Flags) -> tuple[KNNConfig, DatastoreConfig, int | None]:
-    """Returns where neighbours are, and how many of them are shown of each token; flags count as used with --knnlm."""
+    """Returns the flags of neighbours, and how many are shown of each token; without --knnlm they count as unused."""
     shown = flags.build(ShowNeighboursConfig).show_neighbours
     if not flags.typed.get("knnlm"):
         if shown is not None:

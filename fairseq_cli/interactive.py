@@ -2,15 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from fairseq.arrays import Int64s
 from fairseq.config.command_line import parse
-from fairseq.errors import DataError
 from fairseq.generate.config import LinePromptsConfig
+from fairseq.runtime.inputs import open_input
 from fairseq.runtime.log import logger
 from fairseq_cli.generation_run import GenerationRun, flag_groups, open_run
 from fairseq_cli.run import run
@@ -34,22 +32,13 @@ def main(argv: Sequence[str]) -> None:
 
         if config.input == "-" and sys.stdin.isatty():
             logger.info("type the beginning of a text and press return; Ctrl-D ends")
-        lines, done = read_lines("stdin" if config.input == "-" else config.input, file), 0
+        lines, done = read_lines(config.input, file), 0
         while some := list(islice(lines, max(config.buffer_size, 1))):
             prompts = [prompt_of(line, opened) for line in some]
             for batch, found in opened.texts(prompts, range(done, done + len(some))):
                 for i, texts in zip(batch, found, strict=True):
                     opened.print_texts(done + i, prompts[i], texts)
             done += len(some)
-
-
-def open_input(name: str) -> AbstractContextManager[IO[bytes]]:
-    """Returns a file, or the standard input for ``-``, which stays open; raises DataError where there is no file."""
-    if name == "-":
-        return nullcontext(sys.stdin.buffer)
-    if not Path(name).exists() or Path(name).is_dir():
-        raise DataError(f"--input must be a file with a prompt on each line, or - for the input, but {name} is none")
-    return Path(name).open("rb")
 
 
 def prompt_of(line: "Line", opened: GenerationRun) -> Int64s:

@@ -16,7 +16,7 @@ from fairseq.evaluate.config import ScoreConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
-from fairseq.runtime.inputs import require_inputs
+from fairseq.runtime.inputs import open_input, require_inputs
 from fairseq.tasks import TASKS
 from fairseq_cli.eval_settings import Settings
 from fairseq_cli.run import run
@@ -85,10 +85,11 @@ def open_scorer(flags: Flags, config: ScoreConfig, settings: Settings) -> "tuple
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":
     """Yields the lines of all inputs, in order."""
-    from fairseq.evaluate.texts import open_lines, read_lines
+    from fairseq.evaluate.texts import read_lines
 
     for name in config.input:
-        yield from read_lines("stdin", iter(sys.stdin.buffer.readline, b"")) if name == "-" else open_lines(name)
+        with open_input(name) as file:
+            yield from read_lines(name, file)
 
 
 def as_text(scored: "ScoredLine", dictionary: "Dictionary") -> str:

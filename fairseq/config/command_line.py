@@ -19,7 +19,7 @@ from fairseq.errors import ConfigError, did_you_mean
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: one line, with the nearest flag where one was mistyped."""
+    """argparse with errors of ours, one line each."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")

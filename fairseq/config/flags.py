@@ -186,7 +186,7 @@ def as_dict(*configs: Any) -> dict[str, Any]:
 
 
 class Flags:
-    """What the user typed, and how much of it has been used.
+    """The flags that the user typed, and which of them have been used.
 
     Args:
         typed: field name → value, only for flags that stood on the command line.

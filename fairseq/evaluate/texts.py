@@ -10,7 +10,6 @@ fit, with ``none`` and ``--context-window`` for longer ones, so that each of the
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -194,12 +193,12 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_lines(name: str, raw_lines: Iterable[bytes]) -> Iterator[Line]:
-    """Yields the lines of a file that was opened in binary mode, as fairseq-preprocess reads them.
+    """Yields the lines of a file that was opened in binary mode, as fairseq-preprocess reads them; ``-`` is stdin.
 
     Raises:
         DataError: a line is not UTF-8.
     """
-    number = 0
+    name, number = "stdin" if name == "-" else name, 0
     for raw in raw_lines:
         try:
             text = raw.decode()
@@ -211,12 +210,3 @@ def read_lines(name: str, raw_lines: Iterable[bytes]) -> Iterator[Line]:
         for line in split_lines(text):
             number += 1
             yield Line(name, number, line)
-
-
-def open_lines(path: str) -> Iterator[Line]:
-    """Yields the lines of a file; raises DataError where there is none."""
-    if not Path(path).is_file():
-        problem = "is not a regular file" if Path(path).exists() else "does not exist"
-        raise DataError(f"--input must name text files, but {path} {problem}; give the path of one, or - to read stdin")
-    with Path(path).open("rb") as file:
-        yield from read_lines(path, file)

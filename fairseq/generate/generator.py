@@ -1,4 +1,4 @@
-"""Text from a language model: prompts go in, the most probable or randomly drawn continuations come out.
+"""Text from a language model: continues prompts by the most probable tokens, or by random draws.
 
     prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with a second source] ─┐
                                               ▲     └─ context vectors ─────────────┘                      │
@@ -55,7 +55,7 @@ class Generator:
 
     @property
     def longest_prompt(self) -> int:
-        """Most tokens of a prompt behind which the model's positions leave room for one more."""
+        """Most tokens of a prompt: the model's positions must leave room for one more."""
         return int(self.model.max_positions) - len(self.specials.opening)
 
     def most_tokens(self, prompt_size: int) -> int:
@@ -138,7 +138,7 @@ class Generator:
 
     @torch.no_grad()
     def context_vectors(self, text: Hypothesis) -> Tensor:
-        """Returns the context vector behind which each generated token came, float32 ``[T, C]``."""
+        """Returns the context vector before each generated token, float32 ``[T, C]``."""
         row_S = np.concatenate([self.specials.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
         first = len(row_S) - len(text.tokens_T)
         with self.precision.autocast():

@@ -1,4 +1,4 @@
-"""Texts on their way: what has been generated behind a prompt, and what it is worth. T tokens."""
+"""Texts that are being generated, and finished ones with their scores. T tokens."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Specials:
 
     @classmethod
     def of(cls, dictionary: Dictionary, *, add_bos: bool) -> "Specials":
-        """Returns those of a dictionary; ``add_bos`` is whether the model's blocks begin with ``<s>``."""
+        """Returns the special ids of a dictionary; with ``add_bos`` a text opens with ``<s>``."""
         eos = dictionary.eos()
         opening = (dictionary.bos(), eos) if add_bos else (eos,)
         return cls(dictionary.pad(), eos, dictionary.unk(), opening)

@@ -1,4 +1,4 @@
-"""What comes next behind rows of tokens, again and again: the model's side of generating.
+"""The model's side of generating: the distribution of the next token behind each row of tokens.
 
 ``log_prob`` gives the distribution behind every row; ``read`` makes rows longer by a token, drops and doubles them. A
 model that can ``extend`` reads each token once; another reads every row anew for each token.

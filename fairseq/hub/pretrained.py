@@ -1,4 +1,4 @@
-"""From the files of a model to the object that scores with it."""
+"""``from_pretrained``: the files of a model become the object that scores with it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""How a second source of probabilities, such as neighbours, is joined to a model that was loaded from Python.
+"""The protocols of a second source of probabilities, such as neighbours, for a model that was loaded from Python.
 
-The language model knows two protocols and no implementation. What is given as ``knn=`` can open itself *for a model*,
-whose identity it is told so that it can refuse another's files; what it opens scores targets, and can show its rows.
+The hub knows no implementation. What is given as ``knn=`` can open itself *for a model*, whose identity it is told so
+that it can refuse another's files. What it opens scores targets, and can show its rows.
 
 Legend: N queries · K rows · D width · V words.
 """
@@ -15,7 +15,7 @@ from fairseq.models.protocol import ModelIdentity
 
 
 class RowSource(Protocol):
-    """A second source that votes by rows which can be shown; ``KNN_Dstore`` is one."""
+    """A source of probabilities made of rows that can be shown; ``KNN_Dstore`` is one."""
 
     def log_prob(self, queries_ND: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, ``[N]``; −inf where it is 0."""

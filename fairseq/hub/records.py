@@ -85,7 +85,7 @@ class Score:
         return int((self.tokens == UNK).sum())
 
     def at(self, lmbda: float) -> "Score":
-        """Returns the same text's score with another weight; raises ConfigError where there are no neighbours."""
+        """Returns the score of the same text with another λ; raises ConfigError where there are no neighbours."""
         if self.knn_scores is None:
             raise ConfigError(
                 "the text must have been scored with neighbours to be mixed again; load the model with knn="
@@ -97,7 +97,7 @@ class Score:
         return len(self.tokens)
 
     def __getitem__(self, name: str) -> Any:
-        """Returns what fairseq's hypotheses hold by name, for code that was written for them."""
+        """Returns an entry of a fairseq hypothesis by its name, for code that was written for these."""
         if name not in _FAIRSEQ_KEYS:
             raise KeyError(f"{name!r} is not part of a score; {', '.join(_FAIRSEQ_KEYS)} are")
         value = getattr(self, name)
@@ -151,7 +151,7 @@ class Neighbourhood:
 
     @property
     def hits(self) -> int:
-        """How many of the neighbours say what came."""
+        """How many of the neighbours have this word as their value."""
         return sum(neighbour.word == self.word for neighbour in self.neighbours)
 
     def __str__(self) -> str:
