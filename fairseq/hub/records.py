@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fairseq.config.flags import coerce
+from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.dictionary import UNK, Dictionary
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import interpolate
@@ -74,10 +75,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """2 to the loss, infinite where that overflows."""
-        try:
-            return math.exp(-self.score)
-        except OverflowError:
-            return math.inf
+        return perplexity_of(self.loss)
 
     @property
     def num_unknown(self) -> int:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import fairseq
+from fairseq_cli.knnlm import SUBCOMMANDS
 
-SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache", "fit-lmbda", "rows", "forget")
 PROGRAM = """
 import sys
 try:
