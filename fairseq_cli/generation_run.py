@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fairseq.arrays import Int64s
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import Flags, resolve
 from fairseq.data.config import LanguageModelingConfig
@@ -27,6 +26,7 @@ from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
 
 if TYPE_CHECKING:
+    from fairseq.arrays import Int64s
     from fairseq.data.dictionary import Dictionary
     from fairseq.generate.generator import Generator
     from fairseq.generate.hypotheses import Hypothesis
@@ -62,7 +62,9 @@ class GenerationRun:
         """The dictionary of the task."""
         return self.task.dictionary  # type: ignore[no-any-return]
 
-    def texts(self, prompts: Sequence[Int64s], ids: Sequence[int]) -> "Iterator[tuple[range, list[list[Hypothesis]]]]":
+    def texts(
+        self, prompts: "Sequence[Int64s]", ids: Sequence[int]
+    ) -> "Iterator[tuple[range, list[list[Hypothesis]]]]":
         """Yields which prompts were continued together, and the texts of each; see ``Generator.batches``."""
         for batch in self.generator.batches(prompts, self.config.most_batch_tokens, self.config.max_sentences):
             yield batch, self.generator.generate([prompts[i] for i in batch], [ids[i] for i in batch])
@@ -73,7 +75,7 @@ class GenerationRun:
         return text if mark is None else f"{text} ".replace(mark, "").rstrip()
 
     def print_texts(
-        self, idx: int, prompt_T: Int64s, texts: "Sequence[Hypothesis]", target_T: Int64s | None = None
+        self, idx: int, prompt_T: "Int64s", texts: "Sequence[Hypothesis]", target_T: "Int64s | None" = None
     ) -> None:
         """Prints the lines of one prompt."""
         lines = [f"S-{idx}\t{self.words(prompt_T)}"]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from fairseq.arrays import Int64s
 from fairseq.config.command_line import parse
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.inputs import open_input
@@ -14,6 +13,7 @@ from fairseq_cli.generation_run import GenerationRun, flag_groups, open_run
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
+    from fairseq.arrays import Int64s
     from fairseq.evaluate.texts import Line
 
 DESCRIPTION = """Continue each line of the standard input, or of --input, with a language model, as fairseq-generate
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
             done += len(some)
 
 
-def prompt_of(line: "Line", opened: GenerationRun) -> Int64s:
+def prompt_of(line: "Line", opened: GenerationRun) -> "Int64s":
     """Returns a line's ids; warns of words that the model does not know, and of what it has no room to read."""
     prompt_T = opened.dictionary.encode_line(line.text)[:-1]
     unknown = list(dict.fromkeys(word for word in line.text.split() if word not in opened.dictionary))

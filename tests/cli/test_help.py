@@ -15,7 +15,7 @@ try:
     command.main({words})
 except SystemExit as end:
     assert not end.code, end.code
-heavy = sorted({{"torch", "faiss", "matplotlib", "tqdm"}} & set(sys.modules))
+heavy = sorted({{"torch", "faiss", "matplotlib", "numpy", "tqdm"}} & set(sys.modules))
 assert not heavy, heavy
 """
 
