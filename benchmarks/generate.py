@@ -23,7 +23,8 @@ from fairseq.config.common import DeviceConfig
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
-from fairseq.generate.generator import Generator, Vocabulary
+from fairseq.generate.generator import Generator
+from fairseq.generate.hypotheses import Specials
 from fairseq.runtime.precision import Precision
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -38,6 +39,17 @@ class Row:
     name: str
     num_prompts: int
     config: GenerationConfig
+
+
+class Anew:
+    """A model that keeps nothing of what it has read."""
+
+    def __init__(self, model: Any) -> None:
+        self.log_prob, self.max_positions, self._model = model.log_prob, model.max_positions, model
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Returns what the model makes of rows."""
+        return self._model(*inputs)
 
 
 def rows() -> list[Row]:
@@ -75,8 +87,8 @@ def main() -> None:
     for row in rows():
         prompts = [tokens[i * BLOCK : i * BLOCK + PROMPT].astype(np.int64) for i in range(row.num_prompts)]
         ways: dict[str, Generator] = {
-            name: Generator(model, precision, row.config, Vocabulary(len(task.dictionary)), mixed, cached=cached)
-            for name, mixed, cached in (("kept", None, True), ("anew", None, False), ("mixed", source, True))
+            name: Generator(reader, precision, row.config, Specials(), mixed)
+            for name, reader, mixed in (("kept", model, None), ("anew", Anew(model), None), ("mixed", model, source))
             if name != "mixed" or source is not None
         }
         best = dict.fromkeys(ways, np.inf)

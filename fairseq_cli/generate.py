@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.log import logger
-from fairseq.tasks import TASKS
-from fairseq_cli.generation_run import GROUPS, MORE_GROUPS, Settings, open_run
+from fairseq_cli.generation_run import flag_groups, open_run
 from fairseq_cli.run import run
 
 DESCRIPTION = """Continue the first --prefix-size tokens of each block of a split with a language model: the most
@@ -17,40 +17,38 @@ probable texts, or random ones with --sampling; with --knnlm, mixed with the vot
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    groups = (*GROUPS[:1], SplitPromptsConfig, *GROUPS[1:], *TASKS.configs(), *MORE_GROUPS)
-    flags = parse("fairseq-generate", DESCRIPTION, groups, argv)
-    settings, config = Settings(flags), flags.build(SplitPromptsConfig)
-    opened = open_run(flags, settings, config.gen_subset)
-
-    from fairseq.runtime.progress import Progress
-
+    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(SplitPromptsConfig), argv)
+    config = flags.build(SplitPromptsConfig)
+    opened = open_run(flags, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)
     ids = range(config.shard_id, len(dataset), config.num_shards)
     if not len(ids):
         raise ConfigError(
             f"--shard-id {config.shard_id} has nothing to do: there are only {len(dataset)} blocks; lower --num-shards"
         )
+
+    from fairseq.runtime.progress import Progress
+
     blocks = [dataset.tokens[dataset.starts[idx] : dataset.ends[idx]].astype("int64") for idx in ids]
     prompts = [block_T[: config.prefix_size] for block_T in blocks]
-    batches = opened.batches(prompts)
     num_tokens = 0
     # A line of progress every few seconds, unless batches were asked for.
-    every = settings.common.log_interval if "log_interval" in flags.typed else None
+    every = flags.build(CommonConfig).log_interval if "log_interval" in flags.typed else None
     with Progress("generate", len(ids), "prompts", every=every) as progress:
-        for batch in batches:
-            found = opened.generator.generate([prompts[i] for i in batch], [ids[i] for i in batch])
+        for batch, found in opened.texts(prompts, ids):
             for i, texts in zip(batch, found, strict=True):
                 most = opened.generator.most_tokens(len(prompts[i]))
                 opened.print_texts(ids[i], prompts[i], texts, blocks[i][len(prompts[i]) :][:most])
                 num_tokens += sum(len(text.tokens_T) for text in texts)
             progress.advance(len(batch))
-        logger.info(
-            "Generated %s tokens behind %s prompts in %.1fs (%.2f tokens/s)",
-            f"{num_tokens:,}",
-            f"{len(ids):,}",
-            progress.elapsed_s,
-            num_tokens / max(progress.elapsed_s, 1e-9),
-        )
+        seconds = progress.elapsed_s
+    logger.info(
+        "Generated %s tokens behind %s prompts in %.1fs (%.2f tokens/s)",
+        f"{num_tokens:,}",
+        f"{len(ids):,}",
+        seconds,
+        num_tokens / max(seconds, 1e-9),
+    )
 
 
 def cli_main() -> None:

@@ -1,4 +1,4 @@
-"""What the commands that generate share: their settings, the generator, and the lines that they print.
+"""What the commands that generate share: their flags, the generator, and the lines that they print.
 
 S-7   the prompt
 T-7   what follows it in the data (fairseq-generate)
@@ -10,11 +10,10 @@ N-7   position, token, share of the vote, row, distance, text of the row        
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fairseq.arrays import Int64s
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import Flags, resolve
 from fairseq.errors import ConfigError
@@ -22,82 +21,58 @@ from fairseq.generate.config import GenerationConfig, GenerationRunConfig
 from fairseq.knn.config import KNNConfig, ShowNeighboursConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.runtime.log import logger
+from fairseq.tasks import TASKS
 from fairseq_cli.eval_settings import task_fields
 
 if TYPE_CHECKING:
+    from fairseq.arrays import Int64s
     from fairseq.data.dictionary import Dictionary
-    from fairseq.generate.generator import Generator, Hypothesis
+    from fairseq.generate.generator import Generator
+    from fairseq.generate.hypotheses import Hypothesis
     from fairseq_cli.neighbour_lines import NeighbourLines
 
-GROUPS = (GenerationRunConfig, GenerationConfig)
-MORE_GROUPS = (KNNConfig, ShowNeighboursConfig, DatastoreConfig, DeviceConfig, CommonConfig)
 
-
-class Settings:
-    """Every config that the commands share."""
-
-    def __init__(self, flags: Flags) -> None:
-        self.common = flags.build(CommonConfig)
-        self.device = flags.build(DeviceConfig)
-        self.run = flags.build(GenerationRunConfig)
-        self.generation = flags.build(GenerationConfig)
-        build = flags.build if flags.typed.get("knnlm") else lambda config: resolve(config, flags.typed)
-        self.knn: KNNConfig = build(KNNConfig)
-        self.dstore: DatastoreConfig = build(DatastoreConfig)
-        self.show_neighbours = flags.build(ShowNeighboursConfig).show_neighbours
-        if self.show_neighbours is not None and not self.knn.knnlm:
-            raise ConfigError("--show-neighbours needs neighbours; give --knnlm and its datastore")
-        if self.knn.knnlm and self.knn.lmbda == 0:
-            logger.warning("--lmbda 0 leaves neighbours no weight; give --lmbda, such as 0.25")
+def flag_groups(prompts: type) -> tuple[type, ...]:
+    """Returns the configs of a command that generates; ``prompts`` is the one that says where its prompts come from."""
+    knn = (KNNConfig, ShowNeighboursConfig, DatastoreConfig)
+    return (GenerationRunConfig, prompts, GenerationConfig, *TASKS.configs(), *knn, DeviceConfig, CommonConfig)
 
 
 @dataclass(frozen=True)
 class GenerationRun:
-    """The generator, and what is printed of its texts."""
+    """The generator, and what is printed of its texts.
+
+    Attributes:
+        generator: continues prompts.
+        task: the task, with the dictionary.
+        config: how large batches are, and whether subwords are joined.
+        neighbour_lines: of ``--show-neighbours``, where that was asked for.
+    """
 
     generator: "Generator"
     task: Any
-    settings: Settings
+    config: GenerationRunConfig
     neighbour_lines: "NeighbourLines | None"
 
     @property
     def dictionary(self) -> "Dictionary":
-        """The words."""
+        """The dictionary of the task."""
         return self.task.dictionary  # type: ignore[no-any-return]
 
-    def batches(self, prompts: Sequence["Int64s"]) -> list[range]:
-        """Returns which prompts are continued together, in order.
-
-        Raises:
-            ConfigError: one prompt alone is too much, or leaves no room for a token.
-        """
-        most_tokens, most_prompts = self.settings.run.most_batch_tokens, self.settings.run.max_sentences
-        batches, first, longest = [], 0, 0
-        for number, prompt_T in enumerate(prompts):
-            size = (len(prompt_T) + self.generator.most_tokens(len(prompt_T))) * self.settings.generation.beam
-            if most_tokens is not None and size > most_tokens:
-                raise ConfigError(
-                    f"--max-tokens {most_tokens} must hold a prompt and its texts, --beam times, but one of"
-                    f" {len(prompt_T)} tokens needs {size}; raise it, or lower --beam or --max-len-b"
-                )
-            longest = max(longest, size)
-            count = number + 1 - first
-            if (most_tokens is not None and longest * count > most_tokens) or count > (most_prompts or count):
-                batches.append(range(first, number))
-                first, longest = number, size
-        return [*batches, range(first, len(prompts))] if prompts else []
+    def texts(
+        self, prompts: "Sequence[Int64s]", ids: Sequence[int]
+    ) -> "Iterator[tuple[range, list[list[Hypothesis]]]]":
+        """Yields which prompts were continued together, and the texts of each; see ``Generator.batches``."""
+        for batch in self.generator.batches(prompts, self.config.most_batch_tokens, self.config.max_sentences):
+            yield batch, self.generator.generate([prompts[i] for i in batch], [ids[i] for i in batch])
 
     def words(self, ids: Iterable[int]) -> str:
         """Returns ids as text, subwords joined where that was asked for."""
-        text, mark = self.dictionary.string(ids), self.settings.run.remove_bpe
+        text, mark = self.dictionary.string(ids), self.config.remove_bpe
         return text if mark is None else f"{text} ".replace(mark, "").rstrip()
 
     def print_texts(
-        self,
-        idx: int,
-        prompt_T: "Int64s",
-        texts: Sequence["Hypothesis"],
-        target_T: "Int64s | None" = None,
+        self, idx: int, prompt_T: "Int64s", texts: "Sequence[Hypothesis]", target_T: "Int64s | None" = None
     ) -> None:
         """Prints the lines of one prompt."""
         lines = [f"S-{idx}\t{self.words(prompt_T)}"]
@@ -113,35 +88,51 @@ class GenerationRun:
         sys.stdout.flush()
 
 
-def open_run(flags: Flags, settings: Settings, split: str | None = None) -> GenerationRun:
+def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     """Returns the generator that the flags describe; a split that is asked for must be there."""
-    fields = task_fields(flags, settings.run.task, settings.run.path, split)
+    common, run = flags.build(CommonConfig), flags.build(GenerationRunConfig)
+    device, generation = flags.build(DeviceConfig), flags.build(GenerationConfig)
+    knn, dstore, most_shown = _neighbour_configs(flags)
+    fields = task_fields(flags, run.task, run.path, split)
 
     import torch
 
     from fairseq.evaluate.mixture import NextTokenMixture
-    from fairseq.generate.generator import Generator, Vocabulary
+    from fairseq.generate.generator import Generator
+    from fairseq.generate.hypotheses import Specials
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
 
-    torch.manual_seed(settings.common.seed)
-    precision = Precision(settings.device, select_device(settings.device))
-    opened = open_models(settings.run, fields, precision)
+    torch.manual_seed(common.seed)
+    precision = Precision(device, select_device(device))
+    opened = open_models(run, fields, precision)
     flags.warn_unused()
     dictionary = opened.task.dictionary
-    opening = (dictionary.bos(), dictionary.eos()) if opened.task_config.add_bos_token else (dictionary.eos(),)
-    vocabulary = Vocabulary(len(dictionary), dictionary.pad(), dictionary.eos(), dictionary.unk(), opening)
-    neighbours, source, lines = None, None, None
-    if settings.knn.knnlm and (settings.knn.lmbda > 0 or settings.show_neighbours is not None):
+    specials = Specials.of(dictionary, add_bos=opened.task_config.add_bos_token)
+    has_neighbours = knn.knnlm and (knn.lmbda > 0 or most_shown is not None)
+    neighbours = None
+    if has_neighbours:
         from fairseq_cli.neighbours import open_neighbours
 
-        neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
-        source = NextTokenMixture([(neighbours, settings.knn.lmbda)])
-    generator = Generator(
-        opened.models[0], precision, settings.generation, vocabulary, source, seed=settings.common.seed
-    )
-    if neighbours is not None and settings.show_neighbours is not None:
+        neighbours = open_neighbours(opened.identity, knn, dstore)
+    source = NextTokenMixture([(neighbours, knn.lmbda)]) if neighbours is not None else None
+    generator = Generator(opened.models[0], precision, generation, specials, source, seed=common.seed)
+    lines = None
+    if neighbours is not None and most_shown is not None:
         from fairseq_cli.neighbour_lines import NeighbourLines
 
-        lines = NeighbourLines(neighbours, generator, dictionary, settings.show_neighbours)
-    return GenerationRun(generator, opened.task, settings, lines)
+        lines = NeighbourLines(neighbours, generator, dictionary, most_shown)
+    return GenerationRun(generator, opened.task, run, lines)
+
+
+def _neighbour_configs(flags: Flags) -> tuple[KNNConfig, DatastoreConfig, int | None]:
+    """Returns the flags of neighbours, and how many are shown of each token; without --knnlm they count as unused."""
+    shown = flags.build(ShowNeighboursConfig).show_neighbours
+    if not flags.typed.get("knnlm"):
+        if shown is not None:
+            raise ConfigError("--show-neighbours needs neighbours; give --knnlm and its datastore")
+        return resolve(KNNConfig, flags.typed), resolve(DatastoreConfig, flags.typed), None
+    knn, dstore = flags.build(KNNConfig), flags.build(DatastoreConfig)
+    if knn.lmbda == 0:
+        logger.warning("--lmbda 0 leaves neighbours no weight; give --lmbda, such as 0.25")
+    return knn, dstore, shown

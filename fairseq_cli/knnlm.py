@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from fairseq import __version__
 from fairseq.checkpoints.config import ConvertConfig
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.config.flags import Flags, flag_name
+from fairseq.config.registry import load
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
@@ -19,230 +19,109 @@ from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
-from fairseq.runtime.log import logger
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
-    from fairseq.knn.retrieval.results import Kept
+    from fairseq.knn.datastore.store import Datastore
+    from fairseq.knn.inspect.recall import Search
 
 PROG = "fairseq-knnlm"
 
 
 @dataclass(frozen=True)
 class Subcommand:
-    """A subcommand: what it does, the configs that its flags come from, and the function that takes its flags.
+    """A subcommand: what it does, what its flags are, and which function does it.
 
-    The function returns what a retrieval's results are to keep, if there is anything.
+    Attributes:
+        summary: a sentence for ``--help``.
+        function: ``"module:function"``, imported when the subcommand runs. It returns text to print, a section of a
+            retrieval's results to keep, or nothing.
+        configs: what it is called with: config dataclasses, whose fields are the flags, besides those of every command.
+        more: what it is called with after them: ``seed``; ``show``, which prints a line at once; ``opener``, which
+            makes an index searchable.
     """
 
     summary: str
+    function: str
     configs: tuple[type, ...]
-    main: Callable[[Flags], "Kept | None"]
+    more: tuple[str, ...] = ()
 
 
-def check(flags: Flags) -> None:
-    """Checks data, checkpoint, datastore and index, each alone and together."""
-    config = flags.build(CheckConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.inspect.check import check_all
-
-    check_all(config, lambda finding: print(finding, flush=True))  # noqa: T201
-
-
-def info(flags: Flags) -> None:
-    """Prints what files are; goes on after one that is unknown, and fails in the end."""
-    config = flags.build(InfoConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.inspect.info import describe_all
-
-    describe_all(config.files, lambda line: print(line, flush=True))  # noqa: T201
-
-
-def adopt(flags: Flags) -> None:
-    """Makes the datastore of another tool one of ours."""
-    config, origin = flags.build(AdoptConfig), flags.build(OriginConfig)
-    device = flags.build(DeviceConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.maintain.adopt import adopt_datastore
-
-    print(adopt_datastore(config, origin, device))  # noqa: T201
-
-
-def convert(flags: Flags) -> None:
-    """Converts weights to safetensors, or back."""
-    config = flags.build(ConvertConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.checkpoints.safetensors import convert as convert_weights
-
-    print(convert_weights(config))  # noqa: T201
-
-
-def report(flags: Flags) -> None:
-    """Writes the page of a saved retrieval."""
-    config = flags.build(ReportConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.report.build import write_report
-
-    print(write_report(config))  # noqa: T201
-
-
-def sweep(flags: Flags) -> "Kept":
-    """Finds the best λ, k and temperature of a saved retrieval."""
-    config, common = flags.build(SweepConfig), flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.sweep.command import run_sweep
-
-    return run_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
-
-
-def recall(flags: Flags) -> None:
-    """Measures indexes of a datastore, and prints a table."""
-    config, text, device = flags.build(RecallConfig), flags.build(QueriesConfig), flags.build(DeviceConfig)
-    common = flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.datastore.store import Datastore
-    from fairseq.knn.inspect.queries import text_queries
-    from fairseq.knn.inspect.recall import Search, lines, measure, own_rows, write_table
-    from knnlm import KNN_Dstore
-
-    store = Datastore.open(
-        config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
-    )
-    if text.path is None:
-        queries = own_rows(store, config.sample)
-        for name in ("gen_subset", "context_window", "sample_break_mode", "model_overrides", "lmbda", "knn_temp"):
-            if name in flags.typed:
-                logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(name))
-    else:
-        queries = text_queries(text, config, store, device)
-
-    def opener(store: Datastore, index: Any, settings: KNNConfig) -> Search:
-        neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
-        return lambda queries_ND, k: neighbours.search(queries_ND, k)
-
-    rows = list(measure(store, queries, config, common.seed, opener))
-    print("\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)]))  # noqa: T201
-    if config.json is not None:
-        write_table(config.json, rows, queries, [config, text])
-
-
-def sweep_cache(flags: Flags) -> "Kept":
-    """Finds the best weights of neighbours and cache in a saved retrieval."""
-    config, common = flags.build(CacheSweepConfig), flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.sweep.command import run_sweep
-
-    return run_sweep(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
-
-
-def fit_lmbda(flags: Flags) -> "Kept":
-    """Fits a weight of each token's own to a saved retrieval."""
-    config, common = flags.build(FitLmbdaConfig), flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.weight.report import run_fit
-
-    return run_fit(config, common.seed, lambda text: print(text, flush=True))  # noqa: T201
-
-
-def rows(flags: Flags) -> None:
-    """Shows where rows of a datastore come from."""
-    config, texts = flags.build(RowsConfig), flags.build(TextsConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.inspect.rows import show_rows
-
-    show_rows(config, texts, lambda text: print(text, flush=True))  # noqa: T201
-
-
-def forget(flags: Flags) -> None:
-    """Forgets rows of a datastore."""
-    config, texts = flags.build(ForgetConfig), flags.build(TextsConfig)
-    flags.build(CommonConfig)
-    flags.warn_unused()
-
-    from fairseq.knn.maintain.forget import forget as forget_rows
-
-    forget_rows(config, texts, lambda text: print(text, flush=True))  # noqa: T201
-
-
-SUBCOMMANDS: Mapping[str, Subcommand] = {
+SUBCOMMANDS = {
     "check": Subcommand(
         "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
-        (CheckConfig, CommonConfig),
-        check,
+        "fairseq.knn.inspect.check:check_all",
+        (CheckConfig,),
+        ("show",),
     ),
-    "info": Subcommand("Say what files are, and how far unfinished ones have come.", (InfoConfig, CommonConfig), info),
+    "info": Subcommand(
+        "Say what files are, and how far unfinished ones have come.",
+        "fairseq.knn.inspect.info:describe_all",
+        (InfoConfig,),
+        ("show",),
+    ),
     "adopt": Subcommand(
         "Make the datastore of another tool one of ours: checked, mended where that can be done, with a manifest.",
-        (AdoptConfig, OriginConfig, DeviceConfig, CommonConfig),
-        adopt,
+        "fairseq.knn.maintain.adopt:adopt_datastore",
+        (AdoptConfig, OriginConfig, DeviceConfig),
     ),
     "recall": Subcommand(
         "Measure indexes of a datastore: bytes, seconds, recall, queries per second, and the loss they lead to.",
-        (RecallConfig, QueriesConfig, DeviceConfig, CommonConfig),
-        recall,
+        "fairseq.knn.inspect.recall:run_recall",
+        (RecallConfig, QueriesConfig, DeviceConfig),
+        ("seed", "opener"),
     ),
     "convert": Subcommand(
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
-        (ConvertConfig, CommonConfig),
-        convert,
+        "fairseq.checkpoints.safetensors:convert",
+        (ConvertConfig,),
     ),
     "report": Subcommand(
         "Show a saved retrieval as one HTML page: the text by gain and harm, and every token's neighbours.",
-        (ReportConfig, CommonConfig),
-        report,
+        "fairseq.knn.report.build:write_report",
+        (ReportConfig,),
     ),
     "sweep": Subcommand(
         "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",
-        (SweepConfig, CommonConfig),
-        sweep,
+        "fairseq.knn.sweep.command:run_sweep",
+        (SweepConfig,),
+        ("seed", "show"),
     ),
     "sweep-cache": Subcommand(
         "Find the best weights of neighbours and continuous cache in a saved retrieval that has both.",
-        (CacheSweepConfig, CommonConfig),
-        sweep_cache,
+        "fairseq.knn.sweep.command:run_sweep",
+        (CacheSweepConfig,),
+        ("seed", "show"),
     ),
     "fit-lmbda": Subcommand(
         "Fit λ to a saved retrieval, a weight of each token's own, and which searches may be skipped.",
-        (FitLmbdaConfig, CommonConfig),
-        fit_lmbda,
+        "fairseq.knn.weight.report:run_fit",
+        (FitLmbdaConfig,),
+        ("seed", "show"),
     ),
     "rows": Subcommand(
         "Say which document, line and words rows of a datastore come from, and which rows a document has.",
-        (RowsConfig, TextsConfig, CommonConfig),
-        rows,
+        "fairseq.knn.inspect.rows:show_rows",
+        (RowsConfig, TextsConfig),
+        ("show",),
     ),
     "forget": Subcommand(
         "Forget a document, a source or rows of a datastore: no search finds them; --compact makes files without them.",
-        (ForgetConfig, TextsConfig, CommonConfig),
-        forget,
+        "fairseq.knn.maintain.forget:forget",
+        (ForgetConfig, TextsConfig),
+        ("show",),
     ),
 }
 
 
 def main(argv: Sequence[str]) -> None:
-    """Hands the flags to the subcommand that the first word names."""
+    """Runs the subcommand that the first word names."""
     name = argv[0] if argv else ""
     if name in ("-h", "--help"):
-        print(help_text())  # noqa: T201
+        show(help_text())
         sys.exit(0)
     if name == "--version":
-        print(f"{PROG} {__version__}")  # noqa: T201
+        show(f"{PROG} {__version__}")
         sys.exit(0)
     if name not in SUBCOMMANDS:
         given = f"but is {name!r}" if name else "but is missing"
@@ -250,13 +129,31 @@ def main(argv: Sequence[str]) -> None:
             f"the subcommand must be one of {', '.join(SUBCOMMANDS)}, {given}{did_you_mean(name, SUBCOMMANDS)}"
             f" (see {PROG} --help)"
         )
-    subcommand = SUBCOMMANDS[name]
-    start = time.monotonic()
-    found = subcommand.main(parse(f"{PROG} {name}", subcommand.summary, subcommand.configs, argv[1:]))
-    if found is not None:
+    start, subcommand = time.monotonic(), SUBCOMMANDS[name]
+    flags = parse(f"{PROG} {name}", subcommand.summary, (*subcommand.configs, CommonConfig), argv[1:])
+    configs: list[Any] = [flags.build(config) for config in subcommand.configs]
+    more = {"seed": flags.build(CommonConfig).seed, "show": show, "opener": open_search}
+    flags.warn_unused()
+    found = load(subcommand.function)(*configs, *(more[argument] for argument in subcommand.more))
+    if isinstance(found, str):
+        show(found)
+    elif found is not None:
         from fairseq.knn.retrieval.results import keep
 
         keep(found, [PROG, *argv], {"seconds": round(time.monotonic() - start, 3)})
+
+
+def show(text: object) -> None:
+    """Prints text at once."""
+    print(text, flush=True)  # noqa: T201
+
+
+def open_search(store: "Datastore", index: Any, settings: KNNConfig) -> "Search":
+    """Returns the search of an index as an evaluation would search it."""
+    from knnlm import KNN_Dstore
+
+    neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
+    return lambda queries_ND, k: neighbours.search(queries_ND, k)
 
 
 def help_text() -> str:

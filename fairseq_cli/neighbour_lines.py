@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.generate.generator import Generator, Hypothesis
+from fairseq.generate.generator import Generator
+from fairseq.generate.hypotheses import Hypothesis
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.passages import Hit, top_hits
 

@@ -1,4 +1,4 @@
-"""What every command does around its own work: logging, plugins, one-line errors, exit codes, time and memory."""
+"""``run``, which every command is run by: logging, plugins, one-line errors, exit codes, time and memory."""
 
 import errno
 import os

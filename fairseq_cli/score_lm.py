@@ -13,13 +13,14 @@ from fairseq.evaluate.config import ScoreConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
+from fairseq.runtime.inputs import open_input
 from fairseq_cli.eval_settings import NeighbourSettings, task_fields
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.criterions.perplexity import Perplexity
     from fairseq.data.dictionary import Dictionary
-    from fairseq.evaluate.texts import Line, LineScorer, ScoredLine
+    from fairseq.evaluate.texts import Line, ScoredLine, TextScorer
 
 DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
 sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. The dictionary is all
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     total, num_lines = Perplexity(), 0
     lines = lines_of(config)
     while some := list(itertools.islice(lines, config.buffer_size)):
-        for scored in scorer.score(some):
+        for scored in scorer.score_lines(some, dictionary):
             total.add(scored.log_p_N, scored.target_N)
             sys.stdout.write(as_json(scored, dictionary) if config.json else as_text(scored, dictionary))
         num_lines += len(some)
@@ -54,13 +55,13 @@ def main(argv: Sequence[str]) -> None:
 
 def open_scorer(
     config: ScoreConfig, fields: Mapping[str, Any], neighbours: NeighbourSettings, device: DeviceConfig, seed: int
-) -> "tuple[LineScorer, Dictionary]":
+) -> "tuple[TextScorer, Dictionary]":
     """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
     import torch
 
     from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import SequenceScorer
-    from fairseq.evaluate.texts import LineScorer
+    from fairseq.evaluate.texts import TextScorer
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
 
@@ -75,15 +76,16 @@ def open_scorer(
     scorer = SequenceScorer(opened.models, precision, mixture, config.softmax_batch)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token
-    return LineScorer(scorer, dictionary, opened.max_positions, config.max_tokens, add_bos=add_bos), dictionary
+    return TextScorer(scorer, opened.max_positions - add_bos, config.max_tokens, add_bos=add_bos), dictionary
 
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":
     """Yields the lines of all inputs, in order."""
-    from fairseq.evaluate.texts import open_lines, read_lines
+    from fairseq.evaluate.texts import read_lines
 
     for name in config.input:
-        yield from read_lines("stdin", iter(sys.stdin.buffer.readline, b"")) if name == "-" else open_lines(name)
+        with open_input(name) as file:
+            yield from read_lines(name, file)
 
 
 def as_text(scored: "ScoredLine", dictionary: "Dictionary") -> str:

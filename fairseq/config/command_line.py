@@ -9,16 +9,17 @@ import dataclasses
 import sys
 import typing
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from fairseq import __version__
-from fairseq.config.flags import Flags, field_types, flag_fields, flag_name
+from fairseq.config.flags import Flags, flag_fields, flag_name
 from fairseq.config.plugins import import_user_dir
 from fairseq.errors import ConfigError, did_you_mean
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ours: one line, with the nearest flag where one was mistyped."""
+    """argparse with errors of ours, one line each."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -64,44 +65,42 @@ def make_parser(prog: str, description: str, groups: Sequence[type]) -> argparse
         prog=prog,
         description=description,
         allow_abbrev=False,
-        formatter_class=_HelpFormatter,
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=36, width=110),
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    seen: set[str] = set()
     defaults = _defaults(groups)
     for cls in dict.fromkeys(groups):
-        title, _, _ = (cls.__doc__ or cls.__name__).strip().partition("\n")
-        group = parser.add_argument_group(title.rstrip("."))
-        kinds = field_types(cls)
+        group = parser.add_argument_group(_title(cls))
+        kinds = typing.get_type_hints(cls)
         for name, field in flag_fields(cls).items():
-            if name not in seen:
-                _add_flag(group, name, field, kinds[name], defaults[name])
-                seen.add(name)
+            if name in defaults:  # else an earlier group has it
+                _add_flag(group, name, field, kinds[name], defaults.pop(name))
     return parser
+
+
+def _title(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
 
 
 def _defaults(groups: Sequence[type]) -> dict[str, str]:
     """Returns each flag's default as text; where groups share a flag but not its default, all of them by group."""
-    found: dict[str, dict[str, str]] = {}
-    for cls in dict.fromkeys(groups):
-        title, _, _ = (cls.__doc__ or cls.__name__).strip().partition("\n")
+    by_flag: dict[str, dict[str, str]] = {}
+    for cls in groups:
         for name, field in flag_fields(cls).items():
-            value = field.default
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            hidden = value is dataclasses.MISSING or value is None or value is False
-            found.setdefault(name, {})[title.rstrip(".")] = "" if hidden else shown
+            by_flag.setdefault(name, {})[_title(cls)] = _default_text(field.default)
     return {
         name: next(iter(by_group.values()))
         if len(set(by_group.values())) == 1
         else "; ".join(f"{value or 'none'} ({title})" for title, value in by_group.items())
-        for name, by_group in found.items()
+        for name, by_group in by_flag.items()
     }
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=36, width=110)
+def _default_text(value: Any) -> str:
+    if value in (dataclasses.MISSING, None) or value is False:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def hyphens(word: str) -> str:

@@ -1,8 +1,9 @@
-"""Flags that every command has."""
+"""Flags that every command has, and what several commands ask of a flag."""
 
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,9 @@ class DeviceConfig:
         minimum=0,
         no_effect="batches are slices of a memory-mapped file, quicker to cut than to send between processes",
     )
+
+
+def check_subword_mark(mark: str | None) -> None:
+    """Raises ConfigError for a ``--remove-bpe`` that names a scheme of fairseq's instead of a mark."""
+    if mark in ("sentencepiece", "letter", "_EOW"):
+        raise ConfigError(f"--remove-bpe {mark} is not supported: give the mark that a subword ends in, such as '@@ '")

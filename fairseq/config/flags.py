@@ -16,9 +16,7 @@ import logging
 import math
 import types
 import typing
-from argparse import (
-    Namespace as Namespace,  # checkpoints hold one; argparse itself stays in the command layer
-)
+from argparse import Namespace as Namespace  # checkpoints hold one; argparse itself stays here
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -27,6 +25,7 @@ from fairseq.errors import ConfigError, did_you_mean, shown
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 LARGEST_INT = 2**53  # beyond, a float no longer tells neighbours apart, and sums of two leave 64 bits
 
 
@@ -65,8 +64,6 @@ def flag(
         optional_value=optional_value,
         no_effect=no_effect,
     )
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -97,11 +94,6 @@ def parse_literal_dict(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def field_types(cls: type) -> dict[str, Any]:
-    """Returns the annotated type of every field."""
-    return typing.get_type_hints(cls)
-
-
 def coerce(value: Any, annotation: Any, what: str) -> Any:
     """Returns ``value`` as the annotated type: int, float, bool, str, a tuple of these, or ``| None``.
 
@@ -110,39 +102,35 @@ def coerce(value: Any, annotation: Any, what: str) -> Any:
     Raises:
         ConfigError: the value is not of that type.
     """
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    parts = typing.get_args(annotation)
+    if types.NoneType in parts:
         if value is None:
             return None
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+        annotation = parts[0]
     try:
         if typing.get_origin(annotation) is tuple:
             return tuple(coerce(item, typing.get_args(annotation)[0], what) for item in _items(value))
         return _scalar(value, annotation)
+    except ConfigError:
+        raise
     except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as err:
-        if isinstance(err, ConfigError):
-            raise
-        raise ConfigError(f"{what} must be {_type_words(annotation)}, but is {shown(value)}") from err
+        words = _KINDS.get(annotation, "a comma-separated list of numbers")
+        raise ConfigError(f"{what} must be {words}, but is {shown(value)}") from err
 
 
 def _items(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        text = value.strip()
-        if text[:1] in ("(", "["):
-            return list(ast.literal_eval(text))
-        return [part for part in text.split(",") if part]
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, (list, tuple)) else [value]
+    text = value.strip()
+    return list(ast.literal_eval(text)) if text[:1] in ("(", "[") else [part for part in text.split(",") if part]
 
 
 def _scalar(value: Any, kind: type) -> Any:
-    if kind is bool:
-        if not isinstance(value, bool) and value not in (0, 1):
-            raise ValueError
-        return bool(value)
-    if kind is str:
-        if not isinstance(value, str):
-            raise ValueError
+    if kind is str and isinstance(value, str):
         return value
-    if isinstance(value, bool):
+    if kind is bool and value in (0, 1):
+        return bool(value)
+    if kind in (bool, str) or isinstance(value, bool):
         raise ValueError
     number = kind(value)
     if number != number or (kind is int and float(value) != number):
@@ -150,31 +138,25 @@ def _scalar(value: Any, kind: type) -> Any:
     return number
 
 
-def _type_words(annotation: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if typing.get_origin(annotation) is tuple:
-        return "a comma-separated list of numbers"
-    return words.get(annotation, str(annotation))
-
-
 def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
-    choices = field.metadata["choices"]
-    if choices is not None and value is not None:
+    choices, minimum, maximum = (field.metadata[name] for name in ("choices", "minimum", "maximum"))
+    if value is None:
+        return
+    if choices is not None:
         known = choices() if callable(choices) else choices
         if value not in known:
             hint = did_you_mean(str(value), known)
             raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}")
     if value == () and field.default != ():
         raise ConfigError(f"{what} must have a value, but is empty")
-    minimum, maximum = field.metadata["minimum"], field.metadata["maximum"]
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, float) and math.isinf(item):
             raise ConfigError(f"{what} must be finite, but is {item}")
         if isinstance(item, int) and abs(item) > LARGEST_INT:
             raise ConfigError(f"{what} must be within ±2**53, but is {shown(item)}")
-        if minimum is not None and item is not None and item < minimum:
+        if minimum is not None and item < minimum:
             raise ConfigError(f"{what} must be at least {minimum}, but is {item}")
-        if maximum is not None and item is not None and item > maximum:
+        if maximum is not None and item > maximum:
             raise ConfigError(f"{what} must be at most {maximum}, but is {item}")
 
 
@@ -184,7 +166,7 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
     Raises:
         ConfigError: a value has the wrong type, is out of range, or a required one is missing.
     """
-    kinds = field_types(cls)
+    kinds = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in flag_fields(cls).items():
         what = name if field.metadata["positional"] else flag_name(name)
@@ -200,14 +182,11 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
 
 def as_dict(*configs: Any) -> dict[str, Any]:
     """Returns the fields of several configs in one flat dict, as checkpoints store them; later ones win."""
-    merged: dict[str, Any] = {}
-    for config in configs:
-        merged.update(dataclasses.asdict(config))
-    return merged
+    return {name: value for config in configs for name, value in dataclasses.asdict(config).items()}
 
 
 class Flags:
-    """What the user typed, and how much of it has been used.
+    """The flags that the user typed, and which of them have been used.
 
     Args:
         typed: field name → value, only for flags that stood on the command line.

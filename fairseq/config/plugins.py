@@ -1,4 +1,4 @@
-"""``--user-dir``: a directory (or a single .py file) whose import registers models, tasks, optimizers and the like."""
+"""``--user-dir``: a directory or a .py file that registers further models, tasks, optimizers, … when it is imported."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Named parts that a flag chooses between: models, tasks, criterions, optimizers, schedules.
+"""Registries: the models, tasks, criterions, optimizers and schedules that a flag can name.
 
 A built-in is registered by the *path* of its factory, so that ``--help`` can list it without importing torch; a plugin
 registers the object itself with a decorator. Either way a name may carry a config dataclass, whose fields become flags.

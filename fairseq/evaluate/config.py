@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq.config.common import check_subword_mark
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
 
@@ -141,9 +142,6 @@ class EvalConfig:
             raise ConfigError("--path is required: the checkpoint to evaluate")
         if self.results_file is not None and self.results_file.is_dir():
             raise ConfigError(f"--results-path: {self.results_file} must be a file, but is a directory; give another")
-        if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
-            raise ConfigError(
-                f"--remove-bpe {self.remove_bpe} is not supported: give the mark that a subword ends in, such as '@@ '"
-            )
+        check_subword_mark(self.remove_bpe)
         if self.shard_id >= self.num_shards:
             raise ConfigError(f"--shard-id {self.shard_id} must be below --num-shards {self.num_shards}")

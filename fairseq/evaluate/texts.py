@@ -1,26 +1,143 @@
-"""Lines of text and what a model makes of each word of them; every line is a context of its own.
+"""Texts, and what a model makes of each of their tokens; every text is a context of its own.
 
-    "the cat sat"  ─ ids ─  the cat sat </s>  ─ one block a line ─ scorer ─  log p of each
+    a text that fits a row ─── one block ────────────────────────────┐
+    a longer one ───────────── blocks, each after a context window ──┴─ batches ─ scorer ─ log p of each token
 
-As in a split that is binarised with one sentence a line and evaluated with --sample-break-mode eos, and with the same
-numbers. Lines are read as fairseq-preprocess reads them, an empty one is </s> alone.
+Blocks and numbers are those of a split that is binarised and evaluated: with ``--sample-break-mode eos`` for texts that
+fit, with ``none`` and ``--context-window`` for longer ones, so that each of their tokens is scored once.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from fairseq.arrays import Float64s, Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
-from fairseq.data.block_dataset import BlockDataset
-from fairseq.data.blocks import joined_ranges
+from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.data.dictionary import EOS, PAD, SPECIALS, UNK, Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """The N tokens of a text and their natural log-probabilities, float64.
+
+    Attributes:
+        target_N: int64 ids.
+        log_p_N: of the mixture.
+        model_log_p_N: of the models alone.
+        memory_log_p_NM: of each of the M memories alone.
+    """
+
+    target_N: Int64s
+    log_p_N: Float64s
+    model_log_p_N: Float64s
+    memory_log_p_NM: Float64s
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Some of the texts, cut into blocks: the text of each, and which blocks make a batch."""
+
+    text_B: Int64s
+    dataset: BlockDataset
+    batches: list[Int64s]
+
+    def collated(self) -> Iterator[Batch]:
+        return map(self.dataset.collate, self.batches)
+
+
+class TextScorer:
+    """Scores texts, many at a time.
+
+    Args:
+        scorer: one model or several, mixed with neighbours or not.
+        longest_row: most tokens that the models see at once, ``<s>`` not counted.
+        max_tokens: padded tokens in a batch; a longer block is a batch of its own.
+        add_bos: whether the models were trained with ``<s>`` before every block.
+    """
+
+    def __init__(self, scorer: SequenceScorer, longest_row: int, max_tokens: int, *, add_bos: bool) -> None:
+        self._scorer, self._longest_row, self._max_tokens, self._add_bos = scorer, longest_row, max_tokens, add_bos
+
+    def score(
+        self, texts: Sequence[Int64s], context_window: int = 0, advance: Callable[[int], None] | None = None
+    ) -> list[ScoredText]:
+        """Returns the texts with their scores, in order; those of like length are computed together.
+
+        Args:
+            texts: ids of each text, one at least.
+            context_window: tokens before each block of a text that is longer than a row; less than a row.
+            advance: is told how many more tokens have been scored.
+        """
+        if not texts:
+            return []
+        parts = []
+        for blocks in self._cut(texts, context_window):
+            for scored in self._scorer.scored(blocks.collated()):
+                text_N = blocks.text_B[scored.block_idx_N]
+                parts.append((text_N, scored.target_N, scored.log_p_N, scored.model_log_p_N, scored.memory_log_p_NM))
+                if advance is not None:
+                    advance(len(text_N))
+        text_N, *columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order_N = np.argsort(text_N, kind="stable")  # the blocks of one text came in order
+        ends = np.cumsum(np.bincount(text_N, minlength=len(texts)))[:-1]
+        by_text = [np.split(column_N[order_N], ends) for column_N in columns]
+        return [ScoredText(*column) for column in zip(*by_text, strict=True)]
+
+    def score_lines(self, lines: Sequence["Line"], dictionary: Dictionary) -> "list[ScoredLine]":
+        """Returns lines with their scores, in order.
+
+        Raises:
+            DataError: a line is too long for the model, or holds ``<pad>``, which is never scored.
+            ConfigError: it is too long for a batch.
+        """
+        texts = self.score([self._ids(line, dictionary) for line in lines])
+        return [ScoredLine(line, text.target_N, text.log_p_N) for line, text in zip(lines, texts, strict=True)]
+
+    def context_vectors(self, text: Int64s, context_window: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the context vectors of a text's tokens, float32 ``[N, D]``, and the tokens, part by part."""
+        for blocks in self._cut([text], context_window):
+            for batch in blocks.collated():
+                vectors_ND, target_N = self._scorer.context_vectors(batch)
+                yield vectors_ND.float(), target_N
+
+    def _cut(self, texts: Sequence[Int64s], context_window: int) -> Iterator[_Blocks]:
+        """Yields the texts in blocks: those that fit a row together, then each longer one."""
+        short = [number for number, ids in enumerate(texts) if len(ids) <= self._longest_row]
+        if short:
+            sizes = np.array([len(texts[number]) for number in short])
+            tokens = np.concatenate([texts[number] for number in short])
+            dataset = BlockDataset(tokens, sizes, "eos", self._longest_row, add_bos=self._add_bos)
+            yield self._batched(np.array(short), dataset, by_length(dataset.lengths))
+        size = self._longest_row - context_window
+        for number, ids in enumerate(texts):
+            if len(ids) > self._longest_row:
+                dataset = BlockDataset(ids, np.array([len(ids)]), "none", size, context_window, self._add_bos)
+                yield self._batched(np.full(len(dataset), number), dataset, np.arange(len(dataset)))
+
+    def _batched(self, text_B: Int64s, dataset: BlockDataset, order: Int64s) -> _Blocks:
+        lengths = dataset.lengths + dataset.context_lengths()
+        return _Blocks(text_B, dataset, batch_by_size(order, lengths, max(self._max_tokens, int(lengths.max()))))
+
+    def _ids(self, line: "Line", dictionary: Dictionary) -> Int64s:
+        ids, where = dictionary.encode_line(line.text), f"{line.name}:{line.number}"
+        if len(ids) > self._longest_row:
+            raise DataError(
+                f"{where}: a line must have at most {self._longest_row} tokens, but has {len(ids)} with its </s>; cut"
+                " it, or make room: --model-overrides \"{'max_target_positions': N}\""
+            )
+        size = len(ids) + self._add_bos
+        if size > self._max_tokens:
+            raise ConfigError(f"--max-tokens {self._max_tokens} is below the {size} tokens of {where}; raise it")
+        if (ids == PAD).any():
+            raise DataError(f"{where}: the line holds the word <pad>, which is never scored; take it out of the text")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -30,12 +147,12 @@ class Line:
     Attributes:
         name: of the file.
         number: from 1.
-        words: without the line's end.
+        text: without the line's end.
     """
 
     name: str
     number: int
-    words: list[str]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +176,7 @@ class ScoredLine:
 
     def tokens(self, dictionary: Dictionary) -> Iterator[tuple[str, str | None]]:
         """Yields each token's symbol, and the word that stands in the text where it is not in the dictionary."""
-        for idx, word in zip(self.target_N.tolist(), [*self.line.words, SPECIALS[EOS]], strict=True):
+        for idx, word in zip(self.target_N.tolist(), [*self.line.text.split(), SPECIALS[EOS]], strict=True):
             yield dictionary[idx], word if idx == UNK and word != SPECIALS[UNK] else None
 
     def perplexity(self) -> Perplexity:
@@ -69,13 +186,18 @@ class ScoredLine:
         return found
 
 
+def split_lines(text: str) -> list[str]:
+    r"""Returns the lines of a text, at least one; they end at ``\n``, ``\r\n`` or ``\r``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
 def read_lines(name: str, raw_lines: Iterable[bytes]) -> Iterator[Line]:
-    r"""Yields the lines of a file that was opened in binary mode; they end at ``\n``, ``\r\n`` or ``\r``.
+    """Yields the lines of a file that was opened in binary mode, as fairseq-preprocess reads them; ``-`` is stdin.
 
     Raises:
         DataError: a line is not UTF-8.
     """
-    number = 0
+    name, number = "stdin" if name == "-" else name, 0
     for raw in raw_lines:
         try:
             text = raw.decode()
@@ -84,66 +206,6 @@ def read_lines(name: str, raw_lines: Iterable[bytes]) -> Iterator[Line]:
                 f"{name}:{number + 1}: the text must be UTF-8, but holds byte 0x{raw[err.start]:02x}; convert it, for"
                 " example with iconv -t UTF-8"
             ) from err
-        for line in text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n"):
+        for line in split_lines(text):
             number += 1
-            yield Line(name, number, line.split())
-
-
-def open_lines(path: str) -> Iterator[Line]:
-    """Yields the lines of a file; raises DataError where there is none."""
-    if not Path(path).is_file():
-        problem = "is not a regular file" if Path(path).exists() else "does not exist"
-        raise DataError(f"--input must name text files, but {path} {problem}; give the path of one, or - to read stdin")
-    with Path(path).open("rb") as file:
-        yield from read_lines(path, file)
-
-
-class LineScorer:
-    """Scores lines, many at a time.
-
-    Args:
-        scorer: one model or several, mixed with neighbours or not.
-        dictionary: of the model.
-        max_positions: most tokens in a line, ``</s>`` included.
-        max_tokens: padded tokens in a batch.
-        add_bos: whether the model was trained with ``<s>`` before every block.
-    """
-
-    def __init__(
-        self, scorer: SequenceScorer, dictionary: Dictionary, max_positions: int, max_tokens: int, *, add_bos: bool
-    ) -> None:
-        self._scorer, self._dictionary, self._add_bos = scorer, dictionary, add_bos
-        self._max_positions, self._max_tokens = max_positions - add_bos, max_tokens - add_bos
-
-    def encode(self, line: Line) -> Int64s:
-        """Returns the ids of a line, ``</s>`` last.
-
-        Raises:
-            DataError: the line is too long for the model, or holds ``<pad>``, which is never scored.
-            ConfigError: it is too long for a batch.
-        """
-        ids = np.array([*map(self._dictionary.index, line.words), EOS], np.int64)
-        where = f"{line.name}:{line.number}"
-        if len(ids) > self._max_positions:
-            raise DataError(
-                f"{where}: a line must have at most {self._max_positions} tokens, but has {len(ids)} with its </s>; cut"
-                " it, or make room: --model-overrides \"{'max_target_positions': N}\""
-            )
-        if len(ids) > self._max_tokens:
-            raise ConfigError(f"--max-tokens {self._max_tokens} is below the {len(ids)} tokens of {where}; raise it")
-        if (ids == PAD).any():
-            raise DataError(f"{where}: the line holds the word <pad>, which is never scored; take it out of the text")
-        return ids
-
-    def score(self, lines: Sequence[Line]) -> list[ScoredLine]:
-        """Returns the lines with their scores, in order; those of like length are computed together."""
-        ids = [self.encode(line) for line in lines]
-        sizes = np.array([len(line_ids) for line_ids in ids])
-        dataset = BlockDataset(np.concatenate(ids), sizes, "eos", int(sizes.max()), add_bos=self._add_bos)
-        lengths = dataset.lengths
-        batches = batch_by_size(by_length(lengths), lengths, self._max_tokens + self._add_bos)
-        log_p_T = np.full(len(dataset.tokens), np.nan)
-        for batch, scored in zip(batches, self._scorer.scored(map(dataset.collate, batches)), strict=True):
-            log_p_T[joined_ranges(dataset.starts[batch], sizes[batch])] = scored.log_p_N
-        log_ps = np.split(log_p_T, np.cumsum(sizes)[:-1])
-        return [ScoredLine(*parts) for parts in zip(lines, ids, log_ps, strict=True)]
+            yield Line(name, number, line)

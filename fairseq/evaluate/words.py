@@ -1,4 +1,4 @@
-"""Words from subwords, and what each scored: ``--remove-bpe``, ``--output-word-probs``, ``--output-word-stats``."""
+"""Words and their scores: ``--remove-bpe``, ``--output-word-probs``, ``--output-word-stats``."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class WordJoiner:
             logger.warning("--remove-bpe %s has no effect: no word of the dictionary ends in it", self.mark)
 
     def num_joined(self, target_N: Int64s, block_idx_N: Int64s) -> int:
-        """Returns how many targets are the beginning of a word that goes on within their block."""
+        """Returns how many targets are subwords whose word goes on in the same block."""
         if not self.mark or len(target_N) < 2:
             return 0
         return int((self._continues[target_N[:-1]] & (block_idx_N[1:] == block_idx_N[:-1])).sum())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fairseq.config.common import check_subword_mark
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
 
@@ -86,10 +87,7 @@ class GenerationRunConfig:
             raise ConfigError("--path is required: the checkpoint to generate with")
         if ":" in str(self.path):
             raise ConfigError("--path names several checkpoints, but text is generated with one; give one")
-        if self.remove_bpe in ("sentencepiece", "letter", "_EOW"):
-            raise ConfigError(
-                f"--remove-bpe {self.remove_bpe} is not supported: give the mark that a subword ends in, such as '@@ '"
-            )
+        check_subword_mark(self.remove_bpe)
 
     @property
     def most_batch_tokens(self) -> int | None:

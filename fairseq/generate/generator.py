@@ -1,4 +1,4 @@
-"""Text from a language model: prompts go in, the most probable or randomly drawn continuations come out.
+"""Text from a language model: continues prompts by the most probable tokens, or by random draws.
 
     prompts ─ opening, padded on the right ─ model ─┬─ log p of every word ─ [mixed with memories] ────────┐
                                               ▲     └─ context vectors ─────────────┘                      │
@@ -22,9 +22,7 @@ from fairseq.arrays import Int64s
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
-from fairseq.generate.hypotheses import Hypothesis as Hypothesis  # config, vocabulary and results: one import
-from fairseq.generate.hypotheses import Partial
-from fairseq.generate.hypotheses import Vocabulary as Vocabulary
+from fairseq.generate.hypotheses import Hypothesis, Partial, Specials
 from fairseq.generate.next_token import NextTokens
 from fairseq.generate.search import BeamSearch, Sampler, repeating_tokens
 from fairseq.runtime.precision import Precision
@@ -37,10 +35,9 @@ class Generator:
         model: in evaluation mode, on the device of ``precision``.
         precision: device and number format.
         config: how texts are chosen.
-        vocabulary: what must be known of the dictionary.
+        specials: ids of the dictionary.
         next_source: memories to mix in.
         seed: of random draws.
-        cached: whether the model keeps what it has read; without, it reads every text anew for each token.
     """
 
     def __init__(
@@ -48,19 +45,18 @@ class Generator:
         model: Any,
         precision: Precision,
         config: GenerationConfig,
-        vocabulary: Vocabulary,
+        specials: Specials,
         next_source: NextTokenMixture | None = None,
         *,
         seed: int = 1,
-        cached: bool = True,
     ) -> None:
-        self.model, self.precision, self.config, self.vocabulary = model, precision, config, vocabulary
-        self.next_source, self.seed, self.cached = next_source, seed, cached
+        self.model, self.precision, self.config, self.specials = model, precision, config, specials
+        self.next_source, self.seed = next_source, seed
 
     @property
     def longest_prompt(self) -> int:
-        """Most tokens of a prompt behind which the model's positions leave room for one more."""
-        return int(self.model.max_positions) - len(self.vocabulary.opening)
+        """Most tokens of a prompt: the model's positions must leave room for one more."""
+        return int(self.model.max_positions) - len(self.specials.opening)
 
     def most_tokens(self, prompt_size: int) -> int:
         """Returns how many tokens may follow a prompt, by the flags and by the model's positions.
@@ -81,6 +77,32 @@ class Generator:
                 f" follow a prompt of {prompt_size}; raise --max-len-b"
             )
         return min(most, self.longest_prompt - prompt_size + 1)  # the last token is not read again
+
+    def batches(self, prompts: Sequence[Int64s], max_tokens: int | None, max_prompts: int | None) -> list[range]:
+        """Returns which prompts are continued together, in order.
+
+        Args:
+            prompts: as for ``generate``.
+            max_tokens: in a batch, a prompt and its longest text counted ``--beam`` times.
+            max_prompts: in a batch.
+
+        Raises:
+            ConfigError: one prompt alone is too much, or leaves no room for a token.
+        """
+        batches, first, longest = [], 0, 0
+        for number, prompt_T in enumerate(prompts):
+            size = (len(prompt_T) + self.most_tokens(len(prompt_T))) * self.config.beam
+            if max_tokens is not None and size > max_tokens:
+                raise ConfigError(
+                    f"--max-tokens {max_tokens} must hold a prompt and its texts, --beam times, but one of"
+                    f" {len(prompt_T)} tokens needs {size}; raise it, or lower --beam or --max-len-b"
+                )
+            longest = max(longest, size)
+            count = number + 1 - first
+            if (max_tokens is not None and longest * count > max_tokens) or count > (max_prompts or count):
+                batches.append(range(first, number))
+                first, longest = number, size
+        return [*batches, range(first, len(prompts))] if prompts else []
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Int64s], ids: Sequence[int] | None = None) -> list[list[Hypothesis]]:
@@ -116,8 +138,8 @@ class Generator:
 
     @torch.no_grad()
     def context_vectors(self, text: Hypothesis) -> Tensor:
-        """Returns the context vector behind which each generated token came, float32 ``[T, C]``."""
-        row_S = np.concatenate([self.vocabulary.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
+        """Returns the context vector before each generated token, float32 ``[T, C]``."""
+        row_S = np.concatenate([self.specials.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
         first = len(row_S) - len(text.tokens_T)
         with self.precision.autocast():
             out = self.model(torch.from_numpy(row_S)[None].to(self.precision.device), first)
@@ -125,7 +147,7 @@ class Generator:
         return vectors_TC
 
     def _begin(self, prompts: Sequence[Int64s], most_tokens: int) -> NextTokens:
-        opening = np.array(self.vocabulary.opening, np.int64)
+        opening = np.array(self.specials.opening, np.int64)
         rows = [np.concatenate([opening, prompt_T]) for prompt_T in prompts]
         num_slots = len(opening) + most_tokens - 1
         return NextTokens(
@@ -135,24 +157,23 @@ class Generator:
             self.config.beam * len(rows),
             num_slots,
             self.next_source,
-            pad=self.vocabulary.pad,
-            cached=self.cached,
+            self.specials.pad,
         )
 
     def _search(self, ids: Sequence[int]) -> BeamSearch | Sampler:
         if self.config.sampling:
-            return Sampler(self.config, self.vocabulary.eos, self.seed, ids)
-        return BeamSearch(self.config.beam, self.vocabulary.eos, len(ids))
+            return Sampler(self.config, self.specials.eos, self.seed, ids)
+        return BeamSearch(self.config.beam, self.specials.eos, len(ids))
 
     def _worth(self, prompts: Sequence[Int64s], live: Sequence[Partial], log_p_RV: Tensor) -> Tensor:
         """Returns what each next token adds to its text's total: ln p less penalties, −inf for what is forbidden."""
         worth_RV = log_p_RV.clone()
-        worth_RV[:, self.vocabulary.pad] = -torch.inf
-        worth_RV[:, self.vocabulary.unk] -= self.config.unkpen
+        worth_RV[:, self.specials.pad] = -torch.inf
+        worth_RV[:, self.specials.unk] -= self.config.unkpen
         for row, text in enumerate(live):
             if len(text.tokens) < self.config.min_len:
-                worth_RV[row, self.vocabulary.eos] = -torch.inf
-            n = self.config.no_repeat_ngram_size
-            forbidden = repeating_tokens([*prompts[text.prompt].tolist(), *text.tokens], n) if n else ()
-            worth_RV[row, list(forbidden)] = -torch.inf
+                worth_RV[row, self.specials.eos] = -torch.inf
+            if n := self.config.no_repeat_ngram_size:
+                forbidden = repeating_tokens([*prompts[text.prompt].tolist(), *text.tokens], n)
+                worth_RV[row, list(forbidden)] = -torch.inf
         return worth_RV

@@ -1,30 +1,36 @@
-"""Texts on their way: what has been generated behind a prompt, and what it is worth. T tokens."""
+"""Texts that are being generated, and finished ones with their scores. T tokens."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from fairseq.arrays import Float64s, Int64s
+from fairseq.data.dictionary import EOS, PAD, UNK, Dictionary
 from fairseq.generate.config import GenerationConfig
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """What generating must know of the dictionary.
+class Specials:
+    """The ids of the dictionary that have a meaning for generating.
 
     Attributes:
-        size: ids in all.
         pad: never generated.
         eos: ends a text.
         unk: stands for words that have no id.
         opening: what the model reads before every prompt, as in training.
     """
 
-    size: int
-    pad: int = 1
-    eos: int = 2
-    unk: int = 3
-    opening: tuple[int, ...] = (2,)
+    pad: int = PAD
+    eos: int = EOS
+    unk: int = UNK
+    opening: tuple[int, ...] = (EOS,)
+
+    @classmethod
+    def of(cls, dictionary: Dictionary, *, add_bos: bool) -> "Specials":
+        """Returns the special ids of a dictionary; with ``add_bos`` a text opens with ``<s>``."""
+        eos = dictionary.eos()
+        opening = (dictionary.bos(), eos) if add_bos else (eos,)
+        return cls(dictionary.pad(), eos, dictionary.unk(), opening)
 
 
 @dataclass(frozen=True)

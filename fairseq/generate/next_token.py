@@ -1,6 +1,7 @@
-"""What comes next behind rows of tokens, again and again: the model's side of generating.
+"""The model's side of generating: the distribution of the next token behind each row of tokens.
 
-``log_prob`` gives the distribution behind every row; ``read`` makes rows longer by a token, drops and doubles them.
+``log_prob`` gives the distribution behind every row; ``read`` makes rows longer by a token, drops and doubles them. A
+model that can ``extend`` reads each token once; another reads every row anew for each token.
 
 B rows at first, R rows now, S tokens read at once, V words, C width.
 """
@@ -28,7 +29,6 @@ class NextTokens:
         num_slots: most tokens that a row will ever have.
         next_source: memories to mix in.
         pad: id that fills up rows.
-        cached: whether the model keeps what it has read, if it can.
     """
 
     def __init__(
@@ -39,9 +39,7 @@ class NextTokens:
         most_rows: int,
         num_slots: int,
         next_source: NextTokenMixture | None,
-        *,
         pad: int,
-        cached: bool,
     ) -> None:
         if not hasattr(model, "log_prob"):
             raise ConfigError(
@@ -51,7 +49,7 @@ class NextTokens:
         self.model, self.precision, self.next_source, self.pad = model, precision, next_source, pad
         self._rows = [row.tolist() for row in rows]
         self._cache = None
-        if cached and hasattr(model, "extend"):
+        if hasattr(model, "extend"):
             self._cache = model.new_cache(most_rows, num_slots, precision.dtype)
             self._cache.reorder(list(range(len(rows))))
         self._vectors(self._rows)

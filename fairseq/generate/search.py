@@ -1,19 +1,19 @@
-"""Beam search: of the texts that continue those at hand by one token, the most probable go on.
+"""Which texts go on, and which are done: beam search, random draws, and words that would repeat an n-gram.
 
-Of the 2·beam most probable continuations of a prompt's texts, those among the first ``beam`` that end in ``</s>`` are
-done, and the first ``beam`` that do not go on. A prompt is done when ``beam`` of its texts are. With a beam of 1 this
-is greedy decoding. R rows: texts that go on, V words.
+Beam search. Of the 2·beam most probable continuations of a prompt's texts, those among the first ``beam`` that end in
+``</s>`` are done, and the first ``beam`` that do not go on. A prompt is done when ``beam`` of its texts are. With a
+beam of 1 this is greedy decoding.
 
-Random continuations: a token is drawn for each text by p^(1/T), among all words or the most probable ones.
-
-Every text has random numbers of its own, a function of seed, prompt and text: which prompts are computed together
-changes nothing. Numbers become tokens by the inverse of the cumulative distribution in the order of the ids.
+Random draws. The next token of each text is drawn by p^(1/T), among all words or the most probable ones. Each text has
+random numbers of its own, a function of seed, prompt and text: it does not matter which prompts are computed together.
+A number becomes a token by the inverse of the cumulative distribution, in the order of the ids.
 
 Sources: Fan et al., 2018 (the K most probable); Holtzman et al., 2020 (the fewest that have probability p together).
 R rows: texts that go on, V words.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from torch import Tensor
 
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Partial
+
+# Words that a nucleus is looked for among before all are sorted, which takes as long as a small model.
+NUCLEUS_AT_FIRST = 1024
 
 
 class BeamSearch:
@@ -48,12 +51,9 @@ class BeamSearch:
         best = torch.topk(worth_RV, width, dim=1)
         log_p = log_p_RV.gather(1, best.indices).tolist()
         worth, tokens = best.values.tolist(), best.indices.tolist()
-        going_on: list[Partial] = []
-        done: list[Partial] = []
-        rows_of: dict[int, list[int]] = {}
-        for row, text in enumerate(live):
-            rows_of.setdefault(text.prompt, []).append(row)
-        for prompt, rows in rows_of.items():
+        going_on, done = list[Partial](), list[Partial]()
+        for prompt, group in groupby(range(len(live)), key=lambda row: live[row].prompt):
+            rows = list(group)
             # Sorting is stable: of equals, the earlier row's goes first.
             places = [(row, i) for row in rows for i in range(width) if worth[row][i] > -torch.inf]
             places.sort(key=lambda place: -(live[place[0]].total + worth[place[0]][place[1]]))
@@ -70,10 +70,6 @@ class BeamSearch:
             if self._num_done[prompt] < self.beam:
                 going_on += [text for text in found if text.tokens[-1] != self.eos][: self.beam]
         return going_on, done
-
-
-# Words that a nucleus is looked for among before all are sorted, which takes as long as a small model.
-NUCLEUS_AT_FIRST = 1024
 
 
 class Sampler:
@@ -100,19 +96,17 @@ class Sampler:
             log_p_RV: ln p of each next token.
             worth_RV: the same with penalties taken off, −inf for what is forbidden.
         """
-        kept_RV = kept(
-            worth_RV.double() / self.config.temperature, self.config.sampling_topk, self.config.sampling_topp
-        )
+        config = self.config
+        kept_RV = kept(worth_RV.double() / config.temperature, config.sampling_topk, config.sampling_topp)
         below_RV = torch.exp(kept_RV - kept_RV.amax(1, keepdim=True)).cumsum(1)
-        going_on: list[Partial] = []
-        done: list[Partial] = []
+        going_on, done = list[Partial](), list[Partial]()
         for row, text in enumerate(live):
             if worth_RV[row].amax() == -torch.inf:  # everything is forbidden: what there is, is all
                 done.append(text)
                 continue
             total = float(below_RV[row, -1])
             last = int(torch.searchsorted(below_RV[row], total))  # the last word with any weight
-            for stream in [text.stream] if text.tokens else range(self.config.beam):
+            for stream in [text.stream] if text.tokens else range(config.beam):
                 number = self._random[text.prompt][stream].random() * total
                 token = min(int(torch.searchsorted(below_RV[row], number, right=True)), last)
                 log_p, worth = float(log_p_RV[row, token]), float(worth_RV[row, token])
@@ -132,24 +126,19 @@ def kept(log_p_RV: Tensor, topk: int, topp: float) -> Tensor:
     if topk == -1 and topp == -1:
         return log_p_RV
     num_words = log_p_RV.shape[1]
-    best = torch.topk(log_p_RV, min(topk if topk != -1 else NUCLEUS_AT_FIRST, num_words), dim=1)
-    values = best.values
+    best_RK, word_RK = torch.topk(log_p_RV, min(topk if topk != -1 else NUCLEUS_AT_FIRST, num_words), dim=1)
     if topp != -1:
         log_total_R1 = log_p_RV.logsumexp(1, keepdim=True)
-        if bool(((values - log_total_R1).exp().sum(1) < topp).any()):  # a nucleus of more words than expected
-            best = torch.topk(log_p_RV, num_words, dim=1)
-            values = best.values
-        p = (values - log_total_R1).exp()
-        values = values.masked_fill(p.cumsum(1) - p >= topp, -torch.inf)
-    return torch.full_like(log_p_RV, -torch.inf).scatter(1, best.indices, values)
-
-
-# MERGED """Which next tokens would repeat an n-gram that a text already holds."""
+        if bool(((best_RK - log_total_R1).exp().sum(1) < topp).any()):  # a nucleus of more words than expected
+            best_RK, word_RK = torch.topk(log_p_RV, num_words, dim=1)
+        p_RK = (best_RK - log_total_R1).exp()
+        best_RK = best_RK.masked_fill(p_RK.cumsum(1) - p_RK >= topp, -torch.inf)
+    return torch.full_like(log_p_RV, -torch.inf).scatter(1, word_RK, best_RK)
 
 
 def repeating_tokens(tokens: Sequence[int], n: int) -> set[int]:
     """Returns the ids after which the last ``n`` tokens would stand twice in ``tokens``; none for n = 0."""
-    if n == 0 or len(tokens) < n:
+    if n == 0:
         return set()
     before = tuple(tokens[len(tokens) - n + 1 :])
     return {tokens[i + n - 1] for i in range(len(tokens) - n + 1) if tuple(tokens[i : i + n - 1]) == before}

@@ -12,8 +12,8 @@
 ``from_pretrained`` of this package is the same function, with its types.
 """
 
-from fairseq.hub.loading import from_pretrained as from_pretrained
 from fairseq.hub.model import LanguageModelHub as LanguageModelHub
+from fairseq.hub.pretrained import from_pretrained as from_pretrained
 from fairseq.hub.records import Neighbour as Neighbour
 from fairseq.hub.records import Neighbourhood as Neighbourhood
 from fairseq.hub.records import Score as Score

@@ -4,8 +4,8 @@
     CACHE/SHA256.partial/…     being unpacked, or left by a run that was killed; the next one begins again
     CACHE/SHA256.lock          the operating system's lock: it ends with the process, the file stays
 
-An archive comes from elsewhere and is believed in nothing: plain files and directories only, each below the target, a
-bounded number of them and of bytes, and every checksum of the compression read to its end.
+An archive is not trusted: it may hold plain files and directories only, each below the target, so many of them and so
+many bytes, and the checksum at its end is read.
 """
 
 import lzma
@@ -28,7 +28,7 @@ _BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, M
 
 
 def unpacked(archive: Path, cache: Path) -> Path:
-    """Returns the directory under ``cache`` that holds what is in the archive; a second process waits for the first.
+    """Returns the directory under ``cache`` with the content of the archive; a second process waits for the first.
 
     Raises:
         CheckpointError: not an archive, truncated, or holding what no model needs (links, paths outside).
@@ -110,7 +110,7 @@ def _flush(path: Path) -> None:
 
 
 def _read_to_end(tar: tarfile.TarFile, archive: Path) -> None:
-    """Reads what stands behind the last member: padding, and the checksum that the compression ends with."""
+    """Reads the archive to its end: padding, and the checksum of the compression."""
     stream: Any = tar.fileobj
     for _ in range(1 << 10):
         if not stream.read(1 << 20):

@@ -1,7 +1,7 @@
-"""How a memory, such as neighbours, is joined to a model that was loaded from Python.
+"""Protocols of a memory, such as neighbours, for a model that was loaded from Python.
 
-The language model knows two protocols and no implementation. What is given as ``knn=`` can open itself *for a model*,
-whose identity it is told so that it can refuse another's files; what it opens scores targets, and can show its rows.
+The hub knows no implementation. What is given as ``knn=`` can open itself *for a model*, whose identity it is told so
+that it can refuse another's files. What it opens scores targets, and can show its rows.
 
 Legend: N queries · K rows · D width · V words.
 """

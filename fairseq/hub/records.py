@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fairseq.config.flags import coerce
-from fairseq.data.dictionary import UNK
+from fairseq.criterions.perplexity import perplexity_of
+from fairseq.data.dictionary import UNK, Dictionary
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import interpolate
+from fairseq.evaluate.texts import ScoredText
 
 _FAIRSEQ_KEYS = ("tokens", "positional_scores", "score")
 
@@ -43,6 +45,19 @@ class Score:
     knn_scores: Tensor | None = None
     lmbda: float = 0.0
 
+    @classmethod
+    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float) -> "Score":
+        """Returns a scored text as the hub shows it; neighbours are the only memory that it may have."""
+        memories = text.memory_log_p_NM
+        return cls(
+            words=tuple(dictionary[idx] for idx in text.target_N.tolist()),
+            tokens=torch.from_numpy(text.target_N),
+            positional_scores=torch.from_numpy(text.log_p_N),
+            lm_scores=torch.from_numpy(text.model_log_p_N),
+            knn_scores=torch.from_numpy(memories[:, 0].copy()) if memories.shape[1] else None,
+            lmbda=lmbda,
+        )
+
     @property
     def total(self) -> float:
         """Σ ln p."""
@@ -61,10 +76,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """2 to the loss, infinite where that overflows."""
-        try:
-            return math.exp(-self.score)
-        except OverflowError:
-            return math.inf
+        return perplexity_of(self.loss)
 
     @property
     def num_unknown(self) -> int:
@@ -72,7 +84,7 @@ class Score:
         return int((self.tokens == UNK).sum())
 
     def at(self, lmbda: float) -> "Score":
-        """Returns the same text's score with another weight; raises ConfigError where there are no neighbours."""
+        """Returns the score of the same text with another λ; raises ConfigError where there are no neighbours."""
         if self.knn_scores is None:
             raise ConfigError(
                 "the text must have been scored with neighbours to be mixed again; load the model with knn="
@@ -84,7 +96,7 @@ class Score:
         return len(self.tokens)
 
     def __getitem__(self, name: str) -> Any:
-        """Returns what fairseq's hypotheses hold by name, for code that was written for them."""
+        """Returns an entry of a fairseq hypothesis by its name, for code that was written for these."""
         if name not in _FAIRSEQ_KEYS:
             raise KeyError(f"{name!r} is not part of a score; {', '.join(_FAIRSEQ_KEYS)} are")
         value = getattr(self, name)
@@ -138,7 +150,7 @@ class Neighbourhood:
 
     @property
     def hits(self) -> int:
-        """How many of the neighbours say what came."""
+        """How many of the neighbours have this word as their value."""
         return sum(neighbour.word == self.word for neighbour in self.neighbours)
 
     def __str__(self) -> str:

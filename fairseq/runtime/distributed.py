@@ -1,4 +1,4 @@
-"""All of torch.distributed, behind one object; ``SingleProcess`` is its twin for one process.
+"""All of torch.distributed, behind one object, which has a twin for a run of one process.
 
 Several processes are started by ``torchrun``, which sets RANK, LOCAL_RANK and WORLD_SIZE. Each takes every n-th batch;
 gradients and counts are summed, so that an update is the same as one process's over the same batches.
@@ -6,26 +6,10 @@ gradients and counts are summed, so that an update is the same as one process's 
 
 import os
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-
-
-class ProcessGroup(Protocol):
-    """The processes of one run."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces each tensor by its sum over all processes."""
-        ...
-
-    def close(self) -> None:
-        """Leaves the group."""
-        ...
 
 
 class SingleProcess:
@@ -66,6 +50,9 @@ class TorchProcesses:
     def close(self) -> None:
         """Leaves the group."""
         torch.distributed.destroy_process_group()
+
+
+ProcessGroup: TypeAlias = SingleProcess | TorchProcesses
 
 
 def join_processes(device_type: str) -> ProcessGroup:

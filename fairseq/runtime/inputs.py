@@ -1,9 +1,12 @@
-"""Whether the files that a command names are there.
+"""Checks that the files that a command names exist.
 
-Asked before anything heavy is imported, so that a slip of the pen is answered at once.
+Commands call them before they import torch, so that a typing error is answered at once.
 """
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import IO
 
 from fairseq.errors import CheckpointError, DataError, did_you_mean
 
@@ -16,7 +19,7 @@ def require_checkpoint(path: str | Path) -> None:
 
 
 def require_inputs(checkpoints: str, data: str, split: str | None = None) -> None:
-    """Raises CheckpointError or DataError unless all of ``A:B``, the data directory, and the split in it are there.
+    """Raises CheckpointError or DataError unless all checkpoints ``A:B``, the data directory and the split exist.
 
     With a split the directory must have a dictionary as well; without, a dictionary's file will do.
     """
@@ -44,7 +47,7 @@ def require_split(data: str, prefix: Path) -> None:
 
 
 def missing_split(path: Path) -> DataError:
-    """Returns the error for a file of a split that is not there; it knows which splits are."""
+    """Returns the error for a missing file of a split; it suggests one that exists, or how to make it."""
     split, there = path.stem, sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))
     hint = did_you_mean(split, there)
     known = split.rstrip("0123456789")
@@ -63,3 +66,18 @@ def data_directories(data: str) -> list[Path]:
     if not found or not found[0].is_dir():
         raise DataError(f"data directory {data} does not exist; fairseq-preprocess --destdir makes one")
     return found
+
+
+def open_input(name: str) -> AbstractContextManager[IO[bytes]]:
+    """Returns the text file that ``--input`` names, or the standard input for ``-``, which stays open.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if name == "-":
+        return nullcontext(sys.stdin.buffer)
+    path = Path(name)
+    if path.is_dir() or not path.exists():
+        problem = "is a directory" if path.is_dir() else "does not exist"
+        raise DataError(f"--input must name text files, but {name} {problem}; give the path of one, or - to read stdin")
+    return path.open("rb")

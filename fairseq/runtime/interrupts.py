@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         signum: the signal.
         advice: how to go on.
-        between_steps: whether a check raised it, where everything is whole; else the handler did, anywhere.
+        between_steps: whether ``check`` raised it, between two steps; else the handler did, anywhere.
     """
 
     def __init__(self, signum: int, advice: str = "", *, between_steps: bool = False) -> None:
@@ -44,7 +44,7 @@ _asked: int | None = None
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Handles the signals as this module says while the block runs; elsewhere than in the main thread, not at all."""
+    """Handles SIGINT and SIGTERM while the block runs; outside of the main thread it does nothing."""
     global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -60,7 +60,7 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def finish_step_first() -> Iterator[None]:
-    """Keeps the first signal until ``check`` is called, while the block runs."""
+    """Makes the first signal wait for ``check`` while the block runs."""
     global _depth
     _depth += 1
     try:

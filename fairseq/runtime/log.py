@@ -54,7 +54,7 @@ def log_to_file_alone(line: str, level: int = logging.INFO) -> None:
 
 
 def set_log_format(name: str | None, *, no_bar: bool = False) -> None:
-    """Sets the form of progress for the whole run: json, simple, tqdm or none; None is for what ``log_format`` says."""
+    """Sets the form of progress for the whole run: json, simple, tqdm or none; None lets ``log_format`` choose."""
     global _format
     _format = "simple" if name is None and no_bar else name
 

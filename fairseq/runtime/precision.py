@@ -19,7 +19,7 @@ def select_device(config: DeviceConfig, local_rank: int = 0) -> torch.device:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Returns whether this CPU multiplies bfloat16 matrices by instructions of its own (AVX-512, AMX, Arm's).
+    """Returns whether this CPU has instructions for products of bfloat16 matrices (AVX-512, AMX, Arm's).
 
     torch does not say so in public. Without them its products take a hundred times as long as in float32.
     """

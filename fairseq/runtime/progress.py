@@ -120,7 +120,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
 
 
 def _shape() -> dict[str, Any]:
-    """Returns what tqdm is told of its terminal: one without a size, as some containers have, would get no bar."""
+    """Returns tqdm's arguments for the size of the bar; some containers have terminals of no size."""
     with suppress(OSError, ValueError):
         if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
             return {"ncols": 80, "nrows": 24}
@@ -129,7 +129,7 @@ def _shape() -> dict[str, Any]:
 
 @contextmanager
 def at_work(stage: str, *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None]:
-    """Says every few seconds that a stage goes on: one that another library does in a single call, uncounted."""
+    """Says every few seconds that a stage goes on, such as one call of another library, which nobody can count."""
     form = log_format()
     if form == "none":
         yield

@@ -1,4 +1,4 @@
-"""Free disk and memory, and the refusal of work that cannot fit, before it begins.
+"""Free disk and memory; work that does not fit is refused before it begins.
 
 Memory is what the operating system could still give to this process: what is free or reclaimable, less whatever a
 control group (a container, a batch system) or a limit of the process (``ulimit -d``, ``ulimit -v``) leaves of it.
@@ -33,11 +33,11 @@ def free_memory_bytes() -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Has the process keep the memory that it frees, for its next allocation, until it ends.
+    """Makes the process keep the memory that it frees, for its next allocations.
 
     glibc gives large blocks back to the system, which hands them out again page by page, each zeroed: a training that
     frees and takes the same blocks at every update spends a tenth of its time on that, an evaluation a twentieth.
-    Elsewhere nothing happens.
+    With another C library nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -46,13 +46,13 @@ def keep_freed_memory() -> None:
 
 
 def fits_memory(num_bytes: int) -> bool:
-    """Returns whether so many bytes of a file can stay in memory once read; where that is unknown, they can."""
+    """Returns whether so many bytes fit into the free memory; True where that is unknown."""
     free = free_memory_bytes()
     return free is None or num_bytes <= free
 
 
 def share_of_memory(parts: int, most: int) -> int:
-    """Returns the bytes of one of so many equal parts of the free memory, ``most`` at most, and where it is unknown."""
+    """Returns an equal part of the free memory, in bytes, but at most ``most``; ``most`` where that is unknown."""
     free = free_memory_bytes()
     return most if free is None else min(free // parts, most)
 
@@ -67,7 +67,7 @@ def require_disk(path: Path, needed: int, remedy: str) -> None:
 
 
 def require_memory(what: str, needed: int, remedy: str) -> None:
-    """Raises ConfigError when ``needed`` bytes of memory are more than there are; where that is unknown, never."""
+    """Raises ConfigError when ``needed`` bytes do not fit into the free memory; never where that is unknown."""
     free = free_memory_bytes()
     if free is not None and needed > free:
         raise ConfigError(f"{what} needs {shown_bytes(needed)} of memory, but {shown_bytes(free)} are free; {remedy}")
@@ -87,7 +87,7 @@ def _system() -> int | None:
 
 
 def _control_group() -> int | None:
-    """Returns what the process's control group leaves, of version 2 or 1; pages of files in it can be reclaimed."""
+    """Returns what is left of the control group's memory (version 2 or 1); cached pages of files count as free."""
     try:
         lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()]
     except OSError:
@@ -113,7 +113,7 @@ def _left(group: Path, limit: str, used: str, cached: str) -> int | None:
 
 
 def _limits() -> list[int | None]:
-    """Returns what the limits of the process leave of its data and of its address space."""
+    """Returns what is left below the limits of the process, of its data and of its address space."""
     try:
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:

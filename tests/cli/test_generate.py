@@ -199,7 +199,7 @@ def test_what_the_model_cannot_read_is_said(interactive) -> None:
 
 def test_a_line_that_is_no_text_ends_it_after_those_before(interactive) -> None:
     outcome = interactive(b"w2\n\xff\xfe\n")
-    assert "prompts: line 2 must be UTF-8, but holds byte 0xff" in outcome.error
+    assert "prompts:2: the text must be UTF-8, but holds byte 0xff" in outcome.error
     assert [line[0] for line in lines_of(outcome, "H")] == ["0"]
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import fairseq
+from fairseq_cli.knnlm import SUBCOMMANDS
 
-SUBCOMMANDS = ("check", "info", "adopt", "convert", "sweep", "sweep-cache", "fit-lmbda", "rows", "forget")
 PROGRAM = """
 import sys
 try:
@@ -15,7 +15,7 @@ try:
     command.main({words})
 except SystemExit as end:
     assert not end.code, end.code
-heavy = sorted({{"torch", "faiss", "matplotlib", "tqdm"}} & set(sys.modules))
+heavy = sorted({{"torch", "faiss", "matplotlib", "numpy", "tqdm"}} & set(sys.modules))
 assert not heavy, heavy
 """
 

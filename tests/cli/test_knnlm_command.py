@@ -1,11 +1,13 @@
 """``fairseq-knnlm``: whatever is damaged, that check fails and no other; and what the other subcommands print."""
 
 import hashlib
+import inspect
 import json
 import pickle
 import re
 import shutil
 import struct
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq.config.registry import load
+from fairseq_cli.knnlm import SUBCOMMANDS
 from fairseq_cli.run import run
 from tests.builders.tiny_lm import Command, Outcome, main_of
 
@@ -406,3 +410,35 @@ def test_convert_names_the_extra_that_is_missing(
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     error = command("fairseq-knnlm", "convert", files / "model.pt", tmp_path / "m.safetensors").error
     assert "fairseq-knnlm[safetensors]" in error
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_a_subcommands_function_takes_what_the_table_gives(name: str) -> None:
+    subcommand = SUBCOMMANDS[name]
+    arguments = list(inspect.signature(load(subcommand.function)).parameters.values())
+    assert len(arguments) == len(subcommand.configs) + len(subcommand.more)
+    for argument, config in zip(arguments, subcommand.configs, strict=False):
+        assert config in (argument.annotation, *typing.get_args(argument.annotation))
+    more = arguments[len(subcommand.configs) :]
+    assert [argument.name == "seed" for argument in more] == [name == "seed" for name in subcommand.more]
+
+
+@pytest.mark.parametrize("has_text", [False, True])
+def test_recall_prints_and_writes_a_table(
+    command: Command, files: Path, tmp_path: Path, has_text: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every list is visited, so that nothing is missed; a loss needs a text, and what belongs to it says so."""
+    words = ["--dstore-filename", files / "dstore", "--indexfile", files / "knn.index", "--k", 5, "--probe", 8]
+    text = [files / "data-bin", "--path", files / "model.pt", "--gen-subset", "valid", "--cpu"] if has_text else []
+    words += ["--sample", 20, "--context-window", 6, "--log-format", "none", "--json", tmp_path / "table.json"]
+    outcome = command("fairseq-knnlm", "recall", *text, *words)
+    assert outcome.code == 0, outcome.err
+    first, *table = outcome.out.splitlines()
+    source = f"{files}/data-bin, valid" if has_text else "the datastore's own rows"
+    assert first == f"20 queries: {source}; k 5"
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert len(table) == 1 + len(rows) == 4  # column names; exact search, the index's own distances, and exact ones
+    assert [row["recall"] for row in rows] == [1.0, pytest.approx(1, abs=0.05), pytest.approx(1, abs=0.05)]
+    assert all((row["loss"] is not None) == has_text for row in rows)
+    warning = "--context-window has no effect: without DATA and --path there is no loss"
+    assert (warning in caplog.text) != has_text

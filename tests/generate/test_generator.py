@@ -13,7 +13,8 @@ from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.generate.config import GenerationConfig
-from fairseq.generate.generator import Generator, Hypothesis, Vocabulary
+from fairseq.generate.generator import Generator
+from fairseq.generate.hypotheses import Hypothesis, Specials
 from fairseq.generate.search import repeating_tokens
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
@@ -60,9 +61,19 @@ def make(config: TransformerConfig = CONFIG, words: int = 40, seed: int = 4) -> 
     return model
 
 
-def generator(config: GenerationConfig, model: TransformerLanguageModel | None = None, **more) -> Generator:
+class Anew:
+    """A model that keeps nothing of what it has read."""
+
+    def __init__(self, model: TransformerLanguageModel) -> None:
+        self.log_prob, self.max_positions, self._model = model.log_prob, model.max_positions, model
+
+    def __call__(self, *inputs):
+        return self._model(*inputs)
+
+
+def generator(config: GenerationConfig, model: TransformerLanguageModel | Anew | None = None, **more) -> Generator:
     model = make() if model is None else model
-    return Generator(model, PRECISION, config, Vocabulary(model.decoder.vocabulary_size), **more)
+    return Generator(model, PRECISION, config, Specials(), **more)
 
 
 def next_log_p(model: TransformerLanguageModel):
@@ -102,7 +113,7 @@ def test_greedy_takes_the_most_probable_token_of_every_scored_prefix() -> None:
 def test_reading_everything_anew_gives_the_same(option: str) -> None:
     model, config = make(), OPTIONS[option]
     found = generator(config, model).generate(PROMPTS)
-    same(found, generator(config, model, cached=False).generate(PROMPTS))
+    same(found, generator(config, Anew(model)).generate(PROMPTS))
     assert all(len(texts) == config.nbest for texts in found)
 
 
@@ -251,8 +262,8 @@ def test_no_prompts_no_texts_and_no_room_is_refused() -> None:
 
 def test_what_opens_a_text_is_read_and_not_given_back() -> None:
     model = make()
-    two = Generator(model, PRECISION, GREEDY, Vocabulary(40, opening=(0, EOS))).generate([np.array([5])])
-    one = Generator(model, PRECISION, GREEDY, Vocabulary(40, opening=(0,))).generate([np.array([EOS, 5])])
+    two = Generator(model, PRECISION, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
+    one = Generator(model, PRECISION, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
     assert two[0][0].prompt_T.tolist() == [5]
     assert two[0][0].tokens_T.tolist() == one[0][0].tokens_T.tolist()
 
@@ -266,4 +277,4 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
     bare = torch.nn.Module()
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):
-        Generator(bare, PRECISION, GREEDY, Vocabulary(40)).generate(PROMPTS)
+        Generator(bare, PRECISION, GREEDY, Specials()).generate(PROMPTS)

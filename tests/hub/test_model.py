@@ -15,7 +15,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError
 from fairseq.hub import LanguageModelHub
-from fairseq.hub.text import decode, encode
+from fairseq.hub.texts import decode, encode
 from knnlm import KNN, KNN_Dstore
 from tests.builders.cases import Artefacts, Call
 from tests.hub.conftest import LMBDA, K, load

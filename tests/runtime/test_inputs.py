@@ -1,5 +1,7 @@
 """Files that are not there: the command says so before torch is imported, and knows what was meant."""
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.errors import DataError
-from fairseq.runtime.inputs import require_inputs
+from fairseq.runtime.inputs import open_input, require_inputs
 
 PROGRAM = """
 import sys
@@ -67,3 +69,28 @@ def test_a_mistyped_split_is_answered_without_torch(data_bin: Path, module: str,
     message, imported = done.stdout.splitlines()
     assert message == f"{data_bin / 'vald.idx'} does not exist; did you mean valid?"
     assert imported == "[]"
+
+
+def test_text_may_come_from_a_file_a_pipe_or_the_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_bytes(b"a\nb")
+    with open_input(str(tmp_path / "text")) as file:
+        assert list(file) == [b"a\n", b"b"]
+    reader, writer = os.pipe()
+    os.write(writer, b"c\n")
+    os.close(writer)
+    with open_input(f"/dev/fd/{reader}") as file:
+        assert list(file) == [b"c\n"]
+    os.close(reader)
+    stdin = io.TextIOWrapper(io.BytesIO(b"d\n"))
+    monkeypatch.setattr("sys.stdin", stdin)
+    with open_input("-") as file:
+        assert list(file) == [b"d\n"]
+    assert not stdin.closed
+
+
+@pytest.mark.parametrize(("name", "problem"), [("gone", "does not exist"), (".", "is a directory")])
+def test_text_that_is_not_there_is_named(name: str, problem: str) -> None:
+    with pytest.raises(DataError, match=f"--input must name text files, but {name} {problem}"):
+        open_input(name)

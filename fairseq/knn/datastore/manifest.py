@@ -9,11 +9,11 @@ in the files; an index records the ``rows_id`` that it was built from, which lea
 import dataclasses
 import hashlib
 import json
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fairseq.config.flags import field_types
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.manifest_fields import checked_field
 from fairseq.runtime.files import write_json
@@ -189,7 +189,7 @@ def read_manifest(path: Path, cls: type[M]) -> M | None:
 
 
 def _from_record(cls: type[M], record: dict[str, Any], path: Path) -> M:
-    kinds = field_types(cls)
+    kinds = typing.get_type_hints(cls)
     unknown = sorted(set(record) - set(kinds))
     if unknown:
         raise DatastoreError(f"{path} has unknown fields ({', '.join(unknown)}); restore it, or update this program")

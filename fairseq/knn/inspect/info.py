@@ -6,7 +6,7 @@ Nothing is loaded that need not be: the inverted lists of an index and the keys 
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.faiss_index import code_bytes, metric_name, num_lists, read_index
+from fairseq.knn.inspect.config import InfoConfig
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
 from fairseq.knn.retrieval.format import MANIFEST, read_record
@@ -45,14 +46,14 @@ _LARGEST_JSON = 1 << 28
 _UNKNOWN = "not recorded"
 
 
-def describe_all(files: Sequence[str], show: Callable[[str], None]) -> None:
+def describe_all(config: InfoConfig, show: Callable[[str], None]) -> None:
     """Shows what each file is.
 
     Raises:
         DataError: some could not be read, or are of no kind that is known; the others have been shown.
     """
     problems = []
-    for name in files:
+    for name in config.files:
         try:
             what, lines = describe(name)
         except (FairseqError, OSError) as err:

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from fairseq.arrays import Array, Float32s, Int64s
-from fairseq.config.flags import as_dict
+from fairseq.config.common import DeviceConfig
+from fairseq.config.flags import as_dict, flag_name
 from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.config import KNNConfig
@@ -35,17 +36,27 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import metric_name, num_lists, open_index, read_index, set_nprobe
 from fairseq.knn.index.identity import require_index
-from fairseq.knn.inspect.config import RecallConfig
-from fairseq.knn.inspect.queries import Queries
+from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
+from fairseq.knn.inspect.queries import Queries, text_queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
 from fairseq.knn.search.exact import exact_neighbours, recall_of
 from fairseq.runtime.files import write_json
+from fairseq.runtime.log import logger
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
 # Distances and ids of the exact search, of a search, and what comparing them takes.
 BYTES_A_NEIGHBOUR = 100
 
+# What nothing but the loss depends on, and only the queries of a text have one.
+SETTINGS_OF_THE_LOSS = (
+    "gen_subset",
+    "context_window",
+    "sample_break_mode",
+    "model_overrides",
+    "lmbda",
+    "knn_temp",
+)
 
 # From a datastore, an index and settings to what finds distances and ids ``[N, K]``: ``knnlm.KNN_Dstore.search``.
 Search = Callable[[Float32s, int], tuple[Float32s, Int64s]]
@@ -94,6 +105,25 @@ class _Index:
     bytes_per_key: float
     train_s: float | None = None
     add_s: float | None = None
+
+
+def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, seed: int, opener: Opener) -> str:
+    """Measures indexes of a datastore, writes the table where that was asked for, and returns it as text."""
+    store = Datastore.open(
+        config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
+    )
+    if text.path is None:
+        queries = own_rows(store, config.sample)
+        for settings in (text, config):
+            for field in fields(settings):
+                if field.name in SETTINGS_OF_THE_LOSS and getattr(settings, field.name) != field.default:
+                    logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(field.name))
+    else:
+        queries = text_queries(text, config, store, device)
+    rows = list(measure(store, queries, config, seed, opener))
+    if config.json is not None:
+        write_table(config.json, rows, queries, [config, text])
+    return "\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)])
 
 
 def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int, opener: Opener) -> Iterator[Measured]:

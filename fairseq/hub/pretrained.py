@@ -1,19 +1,18 @@
-"""From the files of a model to the object that scores with it."""
+"""``from_pretrained``: the files of a model become the object that scores with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.flags import flag_fields, resolve
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.hub.files import DEFAULT_FILE, find_model
 from fairseq.hub.model import LanguageModelHub, precision_on
-from fairseq.hub.protocol import RowSource, SourceConfig
+from fairseq.hub.protocol import SourceConfig
 from fairseq.models import MODELS
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.opening import identity_of
@@ -56,11 +55,16 @@ def from_pretrained(
     if knn is not None and len(files.checkpoints) > 1:
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
     checkpoints = [load_checkpoint(path) for path in files.checkpoints]
-    config = _task_config(files.data_dir, checkpoints[0], overrides)
+    fields = {**checkpoints[0].fields, **overrides}
+    own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
+    config = resolve(LanguageModelingConfig, {"data": str(files.data_dir), **own})
     task = LanguageModelingTask(config)
-    models = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
-    source, lmbda = _opened(knn, models[0], task, checkpoints[0]) if knn is not None else (None, 0.0)
-    longest_row = min(config.tokens_per_sample, *(_longest_row(model, config.add_bos_token) for model in models))
+    models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
+    source, lmbda = None, 0.0
+    if knn is not None:
+        source, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
+    positions = min(model.max_positions for model in models) - config.add_bos_token  # <s> takes one of them
+    longest_row = min(config.tokens_per_sample, positions)
     return LanguageModelHub(
         models, task.dictionary, precision, longest_row, add_bos=config.add_bos_token, source=source, lmbda=lmbda
     )
@@ -85,22 +89,3 @@ def _check_knn(knn: object) -> None:
             "from_pretrained: knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is"
             f" {type(knn).__name__}"
         )
-
-
-def _task_config(data_dir: Path, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> LanguageModelingConfig:
-    """Returns the task's settings: the checkpoint's, or those that were given in their place."""
-    fields = {**checkpoint.fields, **overrides}
-    own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
-    return resolve(LanguageModelingConfig, {"data": str(data_dir), **own})
-
-
-def _longest_row(model: Any, add_bos: bool) -> int:
-    """Returns how many tokens the model sees at once, less the ``<s>`` that is put before them."""
-    positions: int = model.max_positions
-    return positions - add_bos
-
-
-def _opened(
-    knn: SourceConfig, model: nn.Module, task: LanguageModelingTask, checkpoint: Checkpoint
-) -> tuple[RowSource, float]:
-    return knn.open_for(identity_of(model, task.dictionary, checkpoint))
