@@ -23,10 +23,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fairseq.errors import ConfigError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.config import AUTO, BuildConfig
+from fairseq.knn.index.faiss_index import faiss_reason
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.runtime.resources import free_memory_bytes
 
@@ -192,3 +194,27 @@ def _begun(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]
         same = manifest is not None and (manifest.store_id, manifest.seed) == (store.rows_id, config.seed)
         if manifest is not None and same and manifest.effort == config.effort:
             yield manifest.spec
+
+
+def new_index(config: BuildConfig, dimension: int) -> Any:
+    """Returns an untrained index.
+
+    Raises:
+        ConfigError: the specification cannot be built for keys of this width.
+    """
+    import faiss
+
+    if config.index_spec is None:
+        if dimension % config.code_size:
+            raise ConfigError(
+                f"--code-size {config.code_size} must divide the key width {dimension};"
+                f" try {max(size for size in range(1, config.code_size) if dimension % size == 0)}"
+            )
+        return faiss.IndexIVFPQ(faiss.IndexFlatL2(dimension), dimension, config.ncentroids, config.code_size, 8)
+    try:
+        return faiss.index_factory(dimension, config.index_spec)
+    except RuntimeError as err:
+        raise ConfigError(
+            f"--index-spec {config.index_spec} must be a FAISS factory string for keys of width {dimension}, but"
+            f" FAISS says: {faiss_reason(err)}"
+        ) from err
