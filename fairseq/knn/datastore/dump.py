@@ -43,7 +43,7 @@ from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.sequence_scorer import SequenceScorer
-from fairseq.knn.datastore.append import begun, open_target
+from fairseq.knn.datastore.append import appended_so_far, open_target
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import DatastoreManifest
@@ -102,14 +102,15 @@ def dump_datastore(
                 assert store.manifest is not None
                 append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
                 return store.manifest
-            before, start = store.rows, begun(prefix, store, target)
+            before, start = store.rows, appended_so_far(prefix, store, target)
             del store  # its files are about to grow
-            writer = held.enter_context(DatastoreWriter.extend(prefix, start, ExitStack(), dump.save_interval_s))
+            writer = DatastoreWriter.extend(prefix, start, dump.save_interval_s)
         else:
             before = 0
-            writer = held.enter_context(
-                DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s)
+            writer = DatastoreWriter.create(
+                prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s
             )
+        held.enter_context(writer)
         done = writer.rows_done - before
         if done:
             logger.info("%s has %d of %d rows; going on from there", prefix, done, rows)
@@ -128,8 +129,13 @@ def _write_rows(
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
     done, total = progress.n, progress.total
     before = writer.rows_done - done  # rows of other texts
-    kept = "{} of {} rows are kept, and the same command goes on from there"
     written: Future[None] | None = None
+
+    def stop_if_asked() -> None:
+        if asked_to_stop() and written is not None:
+            written.result()
+        check(f"{writer.rows_done - before} of {total} rows are kept, and the same command goes on from there")
+
     with ThreadPoolExecutor(1) as thread:
         for group in groups:
             if done == total:
@@ -139,18 +145,14 @@ def _write_rows(
             for batch_idx, row_N in group.batches:
                 vectors, targets = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
                 keys_ND[row_N], values_N[row_N] = vectors.float().cpu().numpy(), targets.cpu().numpy()
-                if asked_to_stop() and written is not None:
-                    written.result()
-                check(kept.format(writer.rows_done - before, total))
+                stop_if_asked()
             start, stop = done - group.first_row, min(group.num_rows, total - group.first_row)
             if written is not None:
                 written.result()
             written = thread.submit(writer.append, keys_ND[start:stop], values_N[start:stop])
             progress.advance(stop - start)
             done += stop - start
-            if asked_to_stop():
-                written.result()
-            check(kept.format(writer.rows_done - before, total))
+            stop_if_asked()
         if written is not None:
             written.result()
 
