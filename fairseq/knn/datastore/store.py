@@ -21,7 +21,6 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import (
-    VALUE_BYTES,
     Layout,
     append_path,
     compaction_begun,
@@ -131,23 +130,27 @@ class Datastore:
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
         else:
-            layout = _layout_of_files(prefix, rows, dimension or DEFAULT_KEY_DIMENSION, key_fp16, vocabulary_size)
-        keys_ND = map_rows(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
-        values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
-        assert values_N is not None
+            layout = infer_layout(
+                prefix,
+                rows=rows,
+                dimension=dimension or DEFAULT_KEY_DIMENSION,
+                key_fp16=key_fp16,
+                vocabulary_size=vocabulary_size,
+            )
+        keys_ND, values_N = map_files(prefix, layout)
         store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
         forgotten = None
         if manifest is not None:
             segments_of(manifest, manifest_path(prefix))
             forgotten = read_forgotten(prefix, manifest)
-        opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
-        opened._narrow(rows)
+        store = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
+        store._narrow(rows)
         if values_N.dtype == np.int16:
-            opened.values_N = _widened(opened.values_N, prefix, vocabulary_size)
+            store.values_N = _widened(store.values_N, prefix, vocabulary_size)
         if in_memory:
-            opened.values_N = np.array(opened.values_N)
-            opened.keys_ND = None if opened.keys_ND is None else np.array(opened.keys_ND)
-        return opened
+            store.values_N = np.array(store.values_N)
+            store.keys_ND = None if store.keys_ND is None else np.array(store.keys_ND)
+        return store
 
     def _narrow(self, rows: int | None) -> None:
         """Cuts the datastore to ``rows``, with a warning; raises DatastoreError when there are not as many."""
@@ -251,22 +254,13 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
             )
 
 
-def _layout_of_files(
-    prefix: Path, rows: int | None, dimension: int, key_fp16: bool, vocabulary_size: int | None
-) -> Layout:
-    """Returns the layout of files without a manifest; without keys, int64 values unless ``rows`` says otherwise."""
-    if keys_path(prefix).is_file():
-        return infer_layout(prefix, rows=rows, dimension=dimension, key_fp16=key_fp16, vocabulary_size=vocabulary_size)
-    path, size = values_path(prefix), values_path(prefix).stat().st_size
-    for value_bytes, value_dtype in VALUE_BYTES.items():
-        if size == (rows if rows is not None else size // 8) * value_bytes:
-            return Layout(size // value_bytes, dimension, "float32", value_dtype)
-    raise DatastoreError(f"{path} has {size} bytes, which is not --dstore-size {rows} values; give the right size")
-
-
-def map_rows(path: Path, dtype: str, shape: tuple[int, ...]) -> Array | None:
-    """Returns a file of rows, mapped read only; None where there is no file."""
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape) if path.is_file() else None
+def map_files(prefix: Path, layout: Layout | DatastoreManifest) -> tuple[Array | None, Array]:
+    """Returns keys and values of a layout, mapped read only; no keys where their file is not there."""
+    keys, values = keys_path(prefix), values_path(prefix)
+    values_N = np.memmap(values, layout.value_dtype, "r", shape=(layout.rows,))
+    if not keys.is_file():
+        return None, values_N
+    return np.memmap(keys, layout.key_dtype, "r", shape=(layout.rows, layout.dimension)), values_N
 
 
 def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Array:

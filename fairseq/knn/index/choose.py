@@ -151,8 +151,8 @@ def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig
     if config.index_spec != AUTO:
         return config
     found = choices(store.rows, store.dimension, recall=config.recall, probe=config.probe)
-    begun = next(_begun(config, store, path), None)
-    kept = next((choice for choice in found if choice.spec == begun), None)
+    earlier = next(_earlier_specs(config, store, path), None)
+    kept = next((choice for choice in found if choice.spec == earlier), None)
     free = free_memory_bytes()
     choice = kept if kept is not None else choose(found, free)
     why = "as the build that was begun" if kept is not None else "the most faithful that fits into half of what is free"
@@ -187,7 +187,7 @@ def _time_told(choice: Choice, config: BuildConfig) -> str:
     return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
 
 
-def _begun(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
+def _earlier_specs(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
     """Yields the specifications of what earlier runs of the same build left."""
     for stage in (f"{path}.partial", f"{path}.trained", path):
         manifest = read_manifest(manifest_path(stage), IndexManifest)
