@@ -105,18 +105,18 @@ def _tell_there(prefix: Path, store: Datastore, segments: list[Segment], new: Da
 
 def appended_so_far(prefix: Path, store: Datastore, target: DatastoreManifest) -> DatastoreManifest:
     """Returns the target as far as an earlier run of the same append has come: at least to the datastore's rows."""
-    found = read_manifest(append_path(prefix), DatastoreManifest)
+    earlier = read_manifest(append_path(prefix), DatastoreManifest)
     if (
-        found is None
-        or found.rows_id != target.rows_id
-        or not store.rows <= found.rows_written <= target.rows
-        or any(path.stat().st_size < found.rows_written * size for path, size in row_files(prefix, target))
+        earlier is None
+        or earlier.rows_id != target.rows_id
+        or not store.rows <= earlier.rows_written <= target.rows
+        or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target))
     ):
         return replace(target, state="writing", rows_written=store.rows)
     return replace(
         target,
         state="writing",
-        rows_written=found.rows_written,
-        keys_sha256=found.keys_sha256,
-        values_sha256=found.values_sha256,
+        rows_written=earlier.rows_written,
+        keys_sha256=earlier.keys_sha256,
+        values_sha256=earlier.values_sha256,
     )

@@ -38,7 +38,6 @@ from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
 
-
 INT16_LARGEST = 32767
 _FINGERPRINT_ROWS = 64
 
@@ -180,12 +179,12 @@ def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
     Raises:
         DatastoreError: it is complete, but its files are not of the size that they had.
     """
-    found = read_manifest(manifest_path(prefix), DatastoreManifest)
-    if found is None or found.state != "complete":
+    current = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if current is None or current.state != "complete":
         return False
-    if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
+    if all(state.rows_id != manifest.store_id for state in earlier_states(current, manifest_path(prefix))):
         return False
-    _check_sizes(prefix, found, load_keys=True)
+    _check_sizes(prefix, current, load_keys=True)
     return True
 
 
@@ -239,19 +238,20 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
     for path, row_bytes in reversed(row_files(prefix, manifest)):
         if path == keys_path(prefix) and not load_keys:
             continue
-        size, found = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
-        if found > size and append_path(prefix).is_file():
+        size, actual = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
+        if actual > size and append_path(prefix).is_file():
             continue  # rows that are being appended lie behind the rows of the manifest
-        if found != size and compaction_begun(prefix):
+        if actual == size:
+            continue
+        if compaction_begun(prefix):
             raise DatastoreError(
                 f"{prefix} is being compacted, or its compaction was stopped; run fairseq-knnlm forget {prefix}"
                 " --compact again, which goes on from there"
             )
-        if found != size:
-            raise DatastoreError(
-                f"{path} must have {size} bytes by its manifest, but has {found}; it was truncated or replaced, write"
-                " the datastore again (--overwrite)"
-            )
+        raise DatastoreError(
+            f"{path} must have {size} bytes by its manifest, but has {actual}; it was truncated or replaced, write"
+            " the datastore again (--overwrite)"
+        )
 
 
 def map_files(prefix: Path, layout: Layout | DatastoreManifest) -> tuple[Array | None, Array]:
@@ -285,13 +285,7 @@ def _fingerprint(layout: Layout | DatastoreManifest, keys_ND: Array | None, valu
     return digest.hexdigest()
 
 
-def check_found(
-    prefix: Path,
-    keys_ND: Array,
-    queries_ND: Float32s,
-    distances_NK: Float32s,
-    ids_NK: Int64s,
-) -> None:
+def check_found(prefix: Path, keys_ND: Array, queries_ND: Float32s, distances_NK: Float32s, ids_NK: Int64s) -> None:
     """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
     bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
     for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():

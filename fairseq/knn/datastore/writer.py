@@ -80,11 +80,11 @@ class DatastoreWriter:
         prefix = Path(prefix)
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
-            found = _unfinished(prefix, manifest, overwrite)
-            start = found or replace(manifest, state="writing", rows_written=0)
+            earlier = _unfinished(prefix, manifest, overwrite)
+            start = earlier or replace(manifest, state="writing", rows_written=0)
             remedy = "make room, or give --dstore-fp16, which halves the keys"
             require_disk(keys_path(prefix), _bytes_left(start), remedy)
-            if found is None:
+            if earlier is None:
                 write_manifest(manifest_path(prefix), start)
                 for file, _ in row_files(prefix, start):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
@@ -267,28 +267,28 @@ def _unfinished(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> D
         MismatchError: without ``overwrite``, it is of another run.
     """
     try:
-        found = read_manifest(manifest_path(prefix), DatastoreManifest)
-        if found is not None:
-            _check_resumable(found, manifest, prefix)
+        earlier = read_manifest(manifest_path(prefix), DatastoreManifest)
+        if earlier is not None:
+            _check_resumable(earlier, manifest, prefix)
         elif file := next((file for file, _ in row_files(prefix, manifest) if file.exists()), None):
             raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
     except (DatastoreError, MismatchError):
         if overwrite:
             return None
         raise
-    return found
+    return earlier
 
 
-def _check_resumable(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
-    if found.state == "complete":
-        raise DatastoreError(f"{prefix} is a complete datastore of {found.rows} rows; --overwrite replaces it")
-    if found.store_id != manifest.store_id:
+def _check_resumable(earlier: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
+    if earlier.state == "complete":
+        raise DatastoreError(f"{prefix} is a complete datastore of {earlier.rows} rows; --overwrite replaces it")
+    if earlier.store_id != manifest.store_id:
         raise MismatchError(
             f"{prefix} is an unfinished datastore of another run (other data, model or flags); give the same flags"
             " to go on, or --overwrite to replace it"
         )
-    for path, row_bytes in row_files(prefix, found):
-        if found.rows_written and (not path.exists() or path.stat().st_size < found.rows_written * row_bytes):
+    for path, row_bytes in row_files(prefix, earlier):
+        if earlier.rows_written and (not path.exists() or path.stat().st_size < earlier.rows_written * row_bytes):
             raise DatastoreError(
-                f"{path} is shorter than the {found.rows_written} rows of its manifest; --overwrite starts again"
+                f"{path} is shorter than the {earlier.rows_written} rows of its manifest; --overwrite starts again"
             )

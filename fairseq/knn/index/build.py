@@ -67,10 +67,7 @@ class Build:
 
 
 def build_index(
-    store: Datastore,
-    config: BuildConfig,
-    index_path: str | Path,
-    times: dict[str, float] | None = None,
+    store: Datastore, config: BuildConfig, index_path: str | Path, times: dict[str, float] | None = None
 ) -> IndexManifest:
     """Writes the index of a datastore, going on from an interrupted build of the same, and returns its manifest.
 
@@ -105,8 +102,7 @@ def build_index(
                 add_rows(build, index)
             set_nprobe(index, config.probe)
             partial = manifest_path(build.stage("partial"))
-            if not build.is_of(read_manifest(partial, IndexManifest)):
-                # Says whose the index is, should its own manifest not come to be written.
+            if not build.is_of(read_manifest(partial, IndexManifest)):  # whose the index is, until its own is written
                 write_manifest(partial, build.manifest)
             manifest = save_index(index, path, build.manifest)
         remove_partial(path)

@@ -74,8 +74,8 @@ def choices(rows: int, dimension: int, *, recall: float, probe: int) -> list[Cho
     flat = Choice("Flat", 4 * dimension, 4 * dimension * rows, 1.0)
     if rows <= FLAT_ROWS or recall >= 1:
         return [flat]
-    found = [_with_code(rows, dimension, recall, probe, *code) for code in CODES]
-    return [choice for choice in found if choice is not None] or [flat]
+    options = [_with_code(rows, dimension, recall, probe, *code) for code in CODES]
+    return [choice for choice in options if choice is not None] or [flat]
 
 
 def _with_code(
@@ -138,24 +138,24 @@ def _between(x: float, points: Sequence[tuple[float, float]]) -> float | None:
     return None
 
 
-def choose(found: Sequence[Choice], memory_bytes: int | None) -> Choice:
+def choose(options: Sequence[Choice], memory_bytes: int | None) -> Choice:
     """Returns the first that takes no more than half of the memory, else the smallest."""
     if memory_bytes is None:
-        return found[0]
-    fitting = (choice for choice in found if choice.index_bytes <= MEMORY_SHARE * memory_bytes)
-    return next(fitting, min(found, key=lambda choice: choice.index_bytes))
+        return options[0]
+    fitting = (choice for choice in options if choice.index_bytes <= MEMORY_SHARE * memory_bytes)
+    return next(fitting, min(options, key=lambda choice: choice.index_bytes))
 
 
 def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig:
     """Returns the settings with ``auto`` replaced by what it stands for, and says why."""
     if config.index_spec != AUTO:
         return config
-    found = choices(store.rows, store.dimension, recall=config.recall, probe=config.probe)
+    options = choices(store.rows, store.dimension, recall=config.recall, probe=config.probe)
     earlier = next(_earlier_specs(config, store, path), None)
-    kept = next((choice for choice in found if choice.spec == earlier), None)
+    same = next((choice for choice in options if choice.spec == earlier), None)
     free = free_memory_bytes()
-    choice = kept if kept is not None else choose(found, free)
-    why = "as the build that was begun" if kept is not None else "the most faithful that fits into half of what is free"
+    choice = same or choose(options, free)
+    why = "as the build that was begun" if same is not None else "the most faithful that fits into half of what is free"
     memory = "" if free is None else f", {free / 2**30:.1f} GiB free"
     logger.info(
         "--index-spec auto: %s for %d rows of width %d, --recall %g, --probe %d%s: %d bytes per key, %.3f GiB, about"

@@ -98,10 +98,10 @@ def without_forgotten(manifest: DatastoreManifest, forgotten: RowRanges, where: 
     """Returns the manifest of the rows that are left, as before they are written."""
     left, first = [], 0
     for segment in segments_of(manifest, manifest_path(where)):
-        kept = segment.without(forgotten.within(first, first + segment.rows).shifted(-first))
+        rest = segment.without(forgotten.within(first, first + segment.rows).shifted(-first))
         first += segment.rows
-        if kept.rows:
-            left.append(kept)
+        if rest.rows:
+            left.append(rest)
     # Without any: nothing of this segment is there any more, and its source may be appended again.
     bare = replace(manifest, state="writing", rows_written=0, keys_sha256=(), values_sha256=(), forgotten={})
     return with_segments(bare, left)

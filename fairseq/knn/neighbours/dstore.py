@@ -17,7 +17,7 @@ from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.manifest import IndexManifest
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path
 from fairseq.knn.datastore.store import Datastore, check_found, check_ids
 from fairseq.knn.index.faiss_index import on_gpus, open_index
 from fairseq.knn.index.identity import require_index
@@ -113,11 +113,11 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         vocabulary_size = vocabulary_size or datastore.model.vocabulary_size
         if vocabulary_size:
             check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
-        built_from = require_index(index, indexfile, datastore, allow_mismatch=config.allow_mismatch)
+        index_manifest = require_index(index, indexfile, datastore, allow_mismatch=config.allow_mismatch)
         if config.gpu_index:
             take_out(index, datastore.forgotten)  # there, rows cannot be removed
             index = on_gpus(index)
-        return cls(datastore, index, config, built_from, distinct_ids=True, vocabulary_size=vocabulary_size)
+        return cls(datastore, index, config, index_manifest, distinct_ids=True, vocabulary_size=vocabulary_size)
 
     def __repr__(self) -> str:
         return f"KNN_Dstore({self.datastore.prefix}, {self.datastore.rows_left:,} rows of {self.datastore.dimension})"
