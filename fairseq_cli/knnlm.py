@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairseq import __version__
 from fairseq.checkpoints.config import ConvertConfig
@@ -12,7 +12,6 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import Flags, flag_name
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
 from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
@@ -114,8 +113,7 @@ def recall(flags: Flags) -> None:
 
     from fairseq.knn.datastore.store import Datastore
     from fairseq.knn.inspect.queries import text_queries
-    from fairseq.knn.inspect.recall import Search, lines, measure, own_rows, write_table
-    from knnlm import KNN_Dstore
+    from fairseq.knn.inspect.recall import lines, measure, own_rows, write_table
 
     store = Datastore.open(
         config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
@@ -128,11 +126,7 @@ def recall(flags: Flags) -> None:
     else:
         queries = text_queries(text, config, store, device)
 
-    def opener(store: Datastore, index: Any, settings: KNNConfig) -> Search:
-        neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
-        return lambda queries_ND, k: neighbours.search(queries_ND, k)
-
-    rows = list(measure(store, queries, config, common.seed, opener))
+    rows = list(measure(store, queries, config, common.seed))
     print("\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)]))  # noqa: T201
     if config.json is not None:
         write_table(config.json, rows, queries, [config, text])

@@ -8,20 +8,18 @@ the targets of every block whose context window is full, in stream order, the sh
 so that the same data gives the same rows for any batching. The output layer does not run. With `--sample-break-mode
 eos` and no context window, rows are the tokens of every sentence, which has nothing but itself for a context.
 
-Blocks of like length are computed together, a few thousand rows at a time (fairseq/knn/datastore/dump.py).
-Source: Khandelwal et al., 2020, section 2.
-
-The order in which a datastore's rows are computed: blocks of like length together, rows back in their places.
-
-Sentences are of all lengths. In stream order, a batch of them would be mostly padding; sorted by length over the whole
-text, rows would come in another order than the text's. So the blocks are taken in groups of neighbours, a few thousand
-rows each; a group is computed shortest block first, and put in order before it is written:
+Blocks of like length are computed together, and rows put back in their places. Sentences are of all lengths: in stream
+order, a batch of them would be mostly padding; sorted by length over the whole text, rows would come in another order
+than the text's. So blocks are taken in groups of neighbours, a few thousand rows each; a group is computed shortest
+block first, and put in order before it is written:
 
     stream      7 3 9 3 | 8 2 7 4 | …          lengths of blocks, two groups
     computed    3 3 7 9 | 2 4 7 8 | …
 
 Groups depend on the text alone, never on where a run begins: one that goes on computes the same batches, and so the
 same bytes. Where all blocks are of one length, each batch is a group.
+
+Source: Khandelwal et al., 2020, section 2.
 """
 
 import logging

@@ -10,9 +10,9 @@ that is wanted says which coverage it needs, and that how long lists must be, si
 Codes are tried from the most faithful to the smallest; the first whose index takes no more than half of the free memory
 is chosen. A build that was begun keeps its choice, whatever memory is free when it goes on.
 
-How long the build will take is told by its products, at the rate that this machine reaches on one of them: choosing
-centroids, finding each row's list, and writing its code. Quick training works in fewer directions than a key has
-numbers (``index_training``), which are not known before the keys are read, so what is told is a bound.
+The time that is printed is an upper bound. It counts the products of the build (choosing centroids, finding each row's
+list, writing its code) at the rate that this machine reaches on one of them; quick training works in fewer directions
+than a key has numbers (fairseq/knn/index/training.py).
 """
 
 import itertools

@@ -57,7 +57,7 @@ class StorePart:
 
 
 class NeighbourSource(ABC):
-    """A source of neighbours; satisfies ``fairseq.evaluate.mixture.TargetScorer`` and ``NextTokenSource``.
+    """Base class of all that finds neighbours; satisfies the protocols of ``fairseq.evaluate.mixture``.
 
     Attributes:
         config: k, temperature, and how nearness is measured.
