@@ -128,6 +128,7 @@ class Datastore:
             layout = manifest
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
+            segments_of(manifest, manifest_path(prefix))
         else:
             layout = infer_layout(
                 prefix,
@@ -138,10 +139,7 @@ class Datastore:
             )
         keys_ND, values_N = map_files(prefix, layout)
         store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
-        forgotten = None
-        if manifest is not None:
-            segments_of(manifest, manifest_path(prefix))
-            forgotten = read_forgotten(prefix, manifest)
+        forgotten = read_forgotten(prefix, manifest) if manifest is not None else None
         store = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
         store._narrow(rows)
         if values_N.dtype == np.int16:
