@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairseq import __version__
 from fairseq.checkpoints.config import ConvertConfig
@@ -12,7 +12,6 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
 from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
@@ -20,10 +19,6 @@ from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq_cli.run import run
-
-if TYPE_CHECKING:
-    from fairseq.knn.datastore.store import Datastore
-    from fairseq.knn.inspect.recall import Search
 
 PROG = "fairseq-knnlm"
 
@@ -37,8 +32,7 @@ class Subcommand:
         function: ``"module:function"``, imported when the subcommand runs. It returns text to print, a section of a
             retrieval's results to keep, or nothing.
         configs: what it is called with: config dataclasses, whose fields are the flags, besides those of every command.
-        more: what it is called with after them: ``seed``; ``show``, which prints a line at once; ``opener``, which
-            makes an index searchable.
+        more: what it is called with after them: ``seed``; ``show``, which prints a line at once.
     """
 
     summary: str
@@ -69,7 +63,7 @@ SUBCOMMANDS = {
         "Measure indexes of a datastore: bytes, seconds, recall, queries per second, and the loss they lead to.",
         "fairseq.knn.inspect.recall:run_recall",
         (RecallConfig, QueriesConfig, DeviceConfig),
-        ("seed", "opener"),
+        ("seed",),
     ),
     "convert": Subcommand(
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
@@ -132,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     start, subcommand = time.monotonic(), SUBCOMMANDS[name]
     flags = parse(f"{PROG} {name}", subcommand.summary, (*subcommand.configs, CommonConfig), argv[1:])
     configs: list[Any] = [flags.build(config) for config in subcommand.configs]
-    more = {"seed": flags.build(CommonConfig).seed, "show": show, "opener": open_search}
+    more = {"seed": flags.build(CommonConfig).seed, "show": show}
     flags.warn_unused()
     found = load(subcommand.function)(*configs, *(more[argument] for argument in subcommand.more))
     if isinstance(found, str):
@@ -146,14 +140,6 @@ def main(argv: Sequence[str]) -> None:
 def show(text: object) -> None:
     """Prints text at once."""
     print(text, flush=True)  # noqa: T201
-
-
-def open_search(store: "Datastore", index: Any, settings: KNNConfig) -> "Search":
-    """Returns the search of an index as an evaluation would search it."""
-    from knnlm import KNN_Dstore
-
-    neighbours = KNN_Dstore(store, index, settings, distinct_ids=True)
-    return lambda queries_ND, k: neighbours.search(queries_ND, k)
 
 
 def help_text() -> str:

@@ -29,7 +29,7 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
     with _turn:
         count = torch.get_num_threads()
         if count not in _pools:
-            _pools[count] = _begun(count)
+            _pools[count] = _new_pool(count)
         yield _pools[count]
 
 
@@ -47,7 +47,8 @@ def run_all(workers: ThreadPoolExecutor, work: Callable[[Item], Result], items: 
         wait(futures)
 
 
-def _begun(count: int) -> ThreadPoolExecutor:
+def _new_pool(count: int) -> ThreadPoolExecutor:
+    """Returns as many threads, all started, in each of which torch and FAISS use one."""
     import faiss
 
     ready = threading.Barrier(count + 1)

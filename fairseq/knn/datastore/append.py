@@ -68,7 +68,7 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
             )
     segments = segments_of(manifest, manifest_path(prefix))
     if any(segment.is_of(new.settings) for segment in segments):
-        _say_there(prefix, store, segments, new)
+        _tell_there(prefix, store, segments, new)
         return store, None
     for segment in segments:
         if segment.settings.get("data_sha256") == new.settings.get("data_sha256"):
@@ -86,36 +86,37 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
     return store, with_segments(manifest, [*segments, added])
 
 
-def _say_there(prefix: Path, store: Datastore, segments: list[Segment], new: DatastoreManifest) -> None:
-    first, gone, left_out = 0, 0, 0
+def _tell_there(prefix: Path, store: Datastore, segments: list[Segment], new: DatastoreManifest) -> None:
+    """Says that the rows of a text are there already, and how many of them are forgotten."""
+    first, num_forgotten = 0, 0
     for segment in segments:
         if segment.is_of(new.settings):
-            gone += store.forgotten.within(first, first + segment.rows).num_rows
-            left_out += segment.source_rows - segment.rows
+            num_forgotten += store.forgotten.within(first, first + segment.rows).num_rows
+            num_forgotten += segment.source_rows - segment.rows  # taken out by a compaction
         first += segment.rows
     logger.info("%s has the rows of this text already; nothing to do", prefix)
-    if gone or left_out:
+    if num_forgotten:
         logger.warning(
             "%d of its rows are forgotten, and stay so; after forgetting all of them and --compact, it can be appended"
             " anew",
-            gone + left_out,
+            num_forgotten,
         )
 
 
-def begun(prefix: Path, store: Datastore, target: DatastoreManifest) -> DatastoreManifest:
+def appended_so_far(prefix: Path, store: Datastore, target: DatastoreManifest) -> DatastoreManifest:
     """Returns the target as far as an earlier run of the same append has come: at least to the datastore's rows."""
-    found = read_manifest(append_path(prefix), DatastoreManifest)
+    earlier = read_manifest(append_path(prefix), DatastoreManifest)
     if (
-        found is None
-        or found.rows_id != target.rows_id
-        or not store.rows <= found.rows_written <= target.rows
-        or any(path.stat().st_size < found.rows_written * size for path, size in row_files(prefix, target))
+        earlier is None
+        or earlier.rows_id != target.rows_id
+        or not store.rows <= earlier.rows_written <= target.rows
+        or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target))
     ):
         return replace(target, state="writing", rows_written=store.rows)
     return replace(
         target,
         state="writing",
-        rows_written=found.rows_written,
-        keys_sha256=found.keys_sha256,
-        values_sha256=found.values_sha256,
+        rows_written=earlier.rows_written,
+        keys_sha256=earlier.keys_sha256,
+        values_sha256=earlier.values_sha256,
     )

@@ -8,20 +8,18 @@ the targets of every block whose context window is full, in stream order, the sh
 so that the same data gives the same rows for any batching. The output layer does not run. With `--sample-break-mode
 eos` and no context window, rows are the tokens of every sentence, which has nothing but itself for a context.
 
-Blocks of like length are computed together, a few thousand rows at a time (fairseq/knn/datastore/dump.py).
-Source: Khandelwal et al., 2020, section 2.
-
-The order in which a datastore's rows are computed: blocks of like length together, rows back in their places.
-
-Sentences are of all lengths. In stream order, a batch of them would be mostly padding; sorted by length over the whole
-text, rows would come in another order than the text's. So the blocks are taken in groups of neighbours, a few thousand
-rows each; a group is computed shortest block first, and put in order before it is written:
+Blocks of like length are computed together, and rows put back in their places. Sentences are of all lengths: in stream
+order, a batch of them would be mostly padding; sorted by length over the whole text, rows would come in another order
+than the text's. So blocks are taken in groups of neighbours, a few thousand rows each; a group is computed shortest
+block first, and put in order before it is written:
 
     stream      7 3 9 3 | 8 2 7 4 | …          lengths of blocks, two groups
     computed    3 3 7 9 | 2 4 7 8 | …
 
 Groups depend on the text alone, never on where a run begins: one that goes on computes the same batches, and so the
 same bytes. Where all blocks are of one length, each batch is a group.
+
+Source: Khandelwal et al., 2020, section 2.
 """
 
 import logging
@@ -43,7 +41,7 @@ from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.sequence_scorer import SequenceScorer
-from fairseq.knn.datastore.append import begun, open_target
+from fairseq.knn.datastore.append import appended_so_far, open_target
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import DatastoreManifest
@@ -102,14 +100,15 @@ def dump_datastore(
                 assert store.manifest is not None
                 append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
                 return store.manifest
-            before, start = store.rows, begun(prefix, store, target)
+            before, start = store.rows, appended_so_far(prefix, store, target)
             del store  # its files are about to grow
-            writer = held.enter_context(DatastoreWriter.extend(prefix, start, ExitStack(), dump.save_interval_s))
+            writer = DatastoreWriter.extend(prefix, start, dump.save_interval_s)
         else:
             before = 0
-            writer = held.enter_context(
-                DatastoreWriter.create(prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s)
+            writer = DatastoreWriter.create(
+                prefix, manifest, overwrite=dump.overwrite, save_interval_s=dump.save_interval_s
             )
+        held.enter_context(writer)
         done = writer.rows_done - before
         if done:
             logger.info("%s has %d of %d rows; going on from there", prefix, done, rows)
@@ -128,8 +127,13 @@ def _write_rows(
     scorer = SequenceScorer(evaluation.models, evaluation.precision)
     done, total = progress.n, progress.total
     before = writer.rows_done - done  # rows of other texts
-    kept = "{} of {} rows are kept, and the same command goes on from there"
     written: Future[None] | None = None
+
+    def stop_if_asked() -> None:
+        if asked_to_stop() and written is not None:
+            written.result()
+        check(f"{writer.rows_done - before} of {total} rows are kept, and the same command goes on from there")
+
     with ThreadPoolExecutor(1) as thread:
         for group in groups:
             if done == total:
@@ -139,18 +143,14 @@ def _write_rows(
             for batch_idx, row_N in group.batches:
                 vectors, targets = scorer.context_vectors(evaluation.dataset.collate(batch_idx))
                 keys_ND[row_N], values_N[row_N] = vectors.float().cpu().numpy(), targets.cpu().numpy()
-                if asked_to_stop() and written is not None:
-                    written.result()
-                check(kept.format(writer.rows_done - before, total))
+                stop_if_asked()
             start, stop = done - group.first_row, min(group.num_rows, total - group.first_row)
             if written is not None:
                 written.result()
             written = thread.submit(writer.append, keys_ND[start:stop], values_N[start:stop])
             progress.advance(stop - start)
             done += stop - start
-            if asked_to_stop():
-                written.result()
-            check(kept.format(writer.rows_done - before, total))
+            stop_if_asked()
         if written is not None:
             written.result()
 

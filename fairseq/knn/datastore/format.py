@@ -130,7 +130,7 @@ def infer_layout(
     """Returns the one layout that the files can have.
 
     Args:
-        prefix: of the datastore's files.
+        prefix: of the datastore's files; there may be no keys.
         rows: what the user said, or None; there may be more.
         dimension: width of a key.
         key_fp16: whether the user said that keys are float16; without it, float32 is preferred.
@@ -140,6 +140,8 @@ def infer_layout(
         DatastoreError: none fits, or several do.
     """
     keys, values = keys_path(prefix), values_path(prefix)
+    if not keys.is_file():
+        return _layout_of_values(values, rows, dimension)
     sizes = f"{keys} has {keys.stat().st_size} bytes and {values} {values.stat().st_size}"
     fitting = [layout for layout in possible_layouts(prefix) if layout.dimension == dimension]
     if not fitting:
@@ -160,6 +162,15 @@ def infer_layout(
     if len(candidates) != 1:
         refuse_layouts(sizes, candidates)
     return candidates[0]
+
+
+def _layout_of_values(path: Path, rows: int | None, dimension: int) -> Layout:
+    """Returns a layout of values alone: int64 ones, unless ``rows`` says otherwise."""
+    size = path.stat().st_size
+    for value_bytes, value_dtype in VALUE_BYTES.items():
+        if size == (rows if rows is not None else size // 8) * value_bytes:
+            return Layout(size // value_bytes, dimension, "float32", value_dtype)
+    raise DatastoreError(f"{path} has {size} bytes, which is not --dstore-size {rows} values; give the right size")
 
 
 def refuse_layouts(sizes: str, layouts: list[Layout]) -> NoReturn:

@@ -74,9 +74,15 @@ class Source:
         self.segment, self.first_row, self.prefix, self.dictionary = segment, first_row, prefix, dictionary
         self._document_start = document_start
         self.text = MMapIndexedDataset(prefix)
-        settings = segment.settings
-        self._check_text(settings)
-        self.map = source_map(_dataset(self.text, settings)).within(segment.spans)
+        self.text.check_ids(len(dictionary), str(prefix.parent / "dict.txt"))
+        _check_sha256(self.text, segment.settings.get("data_sha256"))
+        whole = source_map(_dataset(self.text, segment.settings))
+        if whole.rows is None or whole.rows < segment.source_rows:
+            raise MismatchError(
+                f"{prefix} gives {whole.rows} rows, cut as the datastore's, but there are {segment.source_rows}; give"
+                " --data the directory that holds the text that it was written from"
+            )
+        self.map = whole.within(segment.spans)
 
     @cached_property
     def documents(self) -> Documents:
@@ -107,22 +113,17 @@ class Source:
         start, stop = int(self.documents.start_D[document]), int(self.documents.stop_D[document])
         return self.map.rows_of(start, stop).shifted(self.first_row)
 
-    def _check_text(self, settings: dict[str, Any]) -> None:
-        self.text.check_ids(len(self.dictionary), str(self.prefix.parent / "dict.txt"))
-        wanted = settings.get("data_sha256")
-        if isinstance(wanted, str):
-            found = hashlib.sha256(np.ascontiguousarray(self.text.tokens).data).hexdigest()
-            if found != wanted:
-                raise MismatchError(
-                    f"{self.text.tokens_path} has sha256 {found[:12]}, but the rows were written from {wanted[:12]};"
-                    " give --data the directory that holds that text now"
-                )
-        given = source_map(_dataset(self.text, settings)).rows
-        if given is None or given < self.segment.source_rows:
-            raise MismatchError(
-                f"{self.prefix} gives {given} rows, cut as the datastore's, but there are {self.segment.source_rows};"
-                " give --data the directory that holds the text that it was written from"
-            )
+
+def _check_sha256(text: MMapIndexedDataset, recorded: object) -> None:
+    """Raises MismatchError where the text is not the recorded one."""
+    if not isinstance(recorded, str):
+        return
+    sha256 = hashlib.sha256(np.ascontiguousarray(text.tokens).data).hexdigest()
+    if sha256 != recorded:
+        raise MismatchError(
+            f"{text.tokens_path} has sha256 {sha256[:12]}, but the rows were written from {recorded[:12]};"
+            " give --data the directory that holds that text now"
+        )
 
 
 def _dataset(text: MMapIndexedDataset, settings: dict[str, Any]) -> BlockDataset:

@@ -21,7 +21,6 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import (
-    VALUE_BYTES,
     Layout,
     append_path,
     compaction_begun,
@@ -38,7 +37,6 @@ from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # r
 from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
-
 
 INT16_LARGEST = 32767
 _FINGERPRINT_ROWS = 64
@@ -130,24 +128,26 @@ class Datastore:
             layout = manifest
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
-        else:
-            layout = _layout_of_files(prefix, rows, dimension or DEFAULT_KEY_DIMENSION, key_fp16, vocabulary_size)
-        keys_ND = map_rows(keys_path(prefix), layout.key_dtype, (layout.rows, layout.dimension))
-        values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
-        assert values_N is not None
-        store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
-        forgotten = None
-        if manifest is not None:
             segments_of(manifest, manifest_path(prefix))
-            forgotten = read_forgotten(prefix, manifest)
-        opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
-        opened._narrow(rows)
+        else:
+            layout = infer_layout(
+                prefix,
+                rows=rows,
+                dimension=dimension or DEFAULT_KEY_DIMENSION,
+                key_fp16=key_fp16,
+                vocabulary_size=vocabulary_size,
+            )
+        keys_ND, values_N = map_files(prefix, layout)
+        store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
+        forgotten = read_forgotten(prefix, manifest) if manifest is not None else None
+        store = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
+        store._narrow(rows)
         if values_N.dtype == np.int16:
-            opened.values_N = _widened(opened.values_N, prefix, vocabulary_size)
+            store.values_N = _widened(store.values_N, prefix, vocabulary_size)
         if in_memory:
-            opened.values_N = np.array(opened.values_N)
-            opened.keys_ND = None if opened.keys_ND is None else np.array(opened.keys_ND)
-        return opened
+            store.values_N = np.array(store.values_N)
+            store.keys_ND = None if store.keys_ND is None else np.array(store.keys_ND)
+        return store
 
     def _narrow(self, rows: int | None) -> None:
         """Cuts the datastore to ``rows``, with a warning; raises DatastoreError when there are not as many."""
@@ -177,12 +177,12 @@ def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
     Raises:
         DatastoreError: it is complete, but its files are not of the size that they had.
     """
-    found = read_manifest(manifest_path(prefix), DatastoreManifest)
-    if found is None or found.state != "complete":
+    current = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if current is None or current.state != "complete":
         return False
-    if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
+    if all(state.rows_id != manifest.store_id for state in earlier_states(current, manifest_path(prefix))):
         return False
-    _check_sizes(prefix, found, load_keys=True)
+    _check_sizes(prefix, current, load_keys=True)
     return True
 
 
@@ -236,37 +236,29 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
     for path, row_bytes in reversed(row_files(prefix, manifest)):
         if path == keys_path(prefix) and not load_keys:
             continue
-        size, found = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
-        if found > size and append_path(prefix).is_file():
+        size, actual = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
+        if actual > size and append_path(prefix).is_file():
             continue  # rows that are being appended lie behind the rows of the manifest
-        if found != size and compaction_begun(prefix):
+        if actual == size:
+            continue
+        if compaction_begun(prefix):
             raise DatastoreError(
                 f"{prefix} is being compacted, or its compaction was stopped; run fairseq-knnlm forget {prefix}"
                 " --compact again, which goes on from there"
             )
-        if found != size:
-            raise DatastoreError(
-                f"{path} must have {size} bytes by its manifest, but has {found}; it was truncated or replaced, write"
-                " the datastore again (--overwrite)"
-            )
+        raise DatastoreError(
+            f"{path} must have {size} bytes by its manifest, but has {actual}; it was truncated or replaced, write"
+            " the datastore again (--overwrite)"
+        )
 
 
-def _layout_of_files(
-    prefix: Path, rows: int | None, dimension: int, key_fp16: bool, vocabulary_size: int | None
-) -> Layout:
-    """Returns the layout of files without a manifest; without keys, int64 values unless ``rows`` says otherwise."""
-    if keys_path(prefix).is_file():
-        return infer_layout(prefix, rows=rows, dimension=dimension, key_fp16=key_fp16, vocabulary_size=vocabulary_size)
-    path, size = values_path(prefix), values_path(prefix).stat().st_size
-    for value_bytes, value_dtype in VALUE_BYTES.items():
-        if size == (rows if rows is not None else size // 8) * value_bytes:
-            return Layout(size // value_bytes, dimension, "float32", value_dtype)
-    raise DatastoreError(f"{path} has {size} bytes, which is not --dstore-size {rows} values; give the right size")
-
-
-def map_rows(path: Path, dtype: str, shape: tuple[int, ...]) -> Array | None:
-    """Returns a file of rows, mapped read only; None where there is no file."""
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape) if path.is_file() else None
+def map_files(prefix: Path, layout: Layout | DatastoreManifest) -> tuple[Array | None, Array]:
+    """Returns keys and values of a layout, mapped read only; no keys where their file is not there."""
+    keys, values = keys_path(prefix), values_path(prefix)
+    values_N = np.memmap(values, layout.value_dtype, "r", shape=(layout.rows,))
+    if not keys.is_file():
+        return None, values_N
+    return np.memmap(keys, layout.key_dtype, "r", shape=(layout.rows, layout.dimension)), values_N
 
 
 def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Array:
@@ -291,13 +283,7 @@ def _fingerprint(layout: Layout | DatastoreManifest, keys_ND: Array | None, valu
     return digest.hexdigest()
 
 
-def check_found(
-    prefix: Path,
-    keys_ND: Array,
-    queries_ND: Float32s,
-    distances_NK: Float32s,
-    ids_NK: Int64s,
-) -> None:
+def check_found(prefix: Path, keys_ND: Array, queries_ND: Float32s, distances_NK: Float32s, ids_NK: Int64s) -> None:
     """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
     bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
     for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():

@@ -80,45 +80,41 @@ class DatastoreWriter:
         prefix = Path(prefix)
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
-            found = _found(prefix, manifest, overwrite)
-            rows_left = manifest.rows - (found.rows_written if found else 0)
-            require_disk(
-                keys_path(prefix),
-                rows_left * (manifest.key_bytes + manifest.value_bytes),
-                "make room, or give --dstore-fp16, which halves the keys",
-            )
-            if found is None:
-                found = replace(manifest, state="writing", rows_written=0)
-                write_manifest(manifest_path(prefix), found)
-                for file in (keys_path(prefix), values_path(prefix)):
+            earlier = _unfinished(prefix, manifest, overwrite)
+            start = earlier or replace(manifest, state="writing", rows_written=0)
+            remedy = "make room, or give --dstore-fp16, which halves the keys"
+            require_disk(keys_path(prefix), _bytes_left(start), remedy)
+            if earlier is None:
+                write_manifest(manifest_path(prefix), start)
+                for file, _ in row_files(prefix, start):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
             clear_sidecars(prefix)
-            return cls(prefix, found, save_interval_s, stack.pop_all())
+            return cls(prefix, start, save_interval_s, stack.pop_all())
 
     @classmethod
     def extend(
-        cls, prefix: str | Path, begun: DatastoreManifest, held: ExitStack, save_interval_s: float = 60.0
+        cls, prefix: str | Path, manifest: DatastoreManifest, save_interval_s: float = 60.0
     ) -> "DatastoreWriter":
         """Returns a writer of rows behind those of a complete datastore, which stays in use until ``finish``.
 
         Args:
             prefix: of the datastore; the caller holds its lock.
-            begun: the manifest that it will have, as far as it has come (``fairseq/knn/datastore/append.py``).
-            held: closed with the writer.
+            manifest: that it will have, as far as it has come (``fairseq/knn/datastore/append.py``).
             save_interval_s: seconds between two states to resume from.
 
         Raises:
             ConfigError: the disk is too small.
         """
         prefix = Path(prefix)
-        shared = [path for path in (keys_path(prefix), values_path(prefix)) if _is_shared(path)]
-        rows_left = begun.rows - begun.rows_written
-        needed = rows_left * (begun.key_bytes + begun.value_bytes) + sum(path.stat().st_size for path in shared)
+        # A file with another name as well is another tool's under that one, and not ours to lengthen.
+        files = (path for path, _ in row_files(prefix, manifest))
+        shared = [path for path in files if path.is_symlink() or path.stat().st_nlink > 1]
+        needed = _bytes_left(manifest) + sum(path.stat().st_size for path in shared)
         require_disk(keys_path(prefix), needed, "make room; nothing was changed")
         for path in shared:
             copy_start(path, path, path.stat().st_size)
-        write_manifest(append_path(prefix), begun)
-        return cls(prefix, begun, save_interval_s, held, append_path(prefix))
+        write_manifest(append_path(prefix), manifest)
+        return cls(prefix, manifest, save_interval_s, ExitStack(), append_path(prefix))
 
     def append(self, keys_ND: Array, values_N: Array) -> None:
         """Appends rows.
@@ -246,9 +242,8 @@ def clear_sidecars(prefix: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_shared(path: Path) -> bool:
-    """Returns whether a file has another name as well, under which it is another tool's and not ours to lengthen."""
-    return path.is_symlink() or path.stat().st_nlink > 1
+def _bytes_left(manifest: DatastoreManifest) -> int:
+    return (manifest.rows - manifest.rows_written) * (manifest.key_bytes + manifest.value_bytes)
 
 
 def copy_start(old: Path, new: Path, num_bytes: int) -> None:
@@ -262,46 +257,38 @@ def copy_start(old: Path, new: Path, num_bytes: int) -> None:
             num_bytes -= len(data)
 
 
-def _found(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:
-    """Returns the manifest of the unfinished datastore to go on with, or None for a new one."""
+def _unfinished(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:
+    """Returns the manifest of the unfinished datastore to go on with, or None for a new one.
+
+    With ``overwrite`` as well, if it is of the same run: then the replacing had begun.
+
+    Raises:
+        DatastoreError: without ``overwrite``, something else is there, or it has fewer rows than it says.
+        MismatchError: without ``overwrite``, it is of another run.
+    """
     try:
-        found = read_manifest(manifest_path(prefix), DatastoreManifest)
-    except DatastoreError:
+        earlier = read_manifest(manifest_path(prefix), DatastoreManifest)
+        if earlier is not None:
+            _check_resumable(earlier, manifest, prefix)
+        elif file := next((file for file, _ in row_files(prefix, manifest) if file.exists()), None):
+            raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
+    except (DatastoreError, MismatchError):
         if overwrite:
             return None
         raise
-    if found is not None and (not overwrite or _is_same_and_unfinished(found, manifest, prefix)):
-        _check_resumable(found, manifest, prefix)
-        return found
-    for file in (keys_path(prefix), values_path(prefix)):
-        if file.exists() and not overwrite:
-            raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
-    return None
+    return earlier
 
 
-def _is_same_and_unfinished(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> bool:
-    """Returns whether a killed run with --overwrite can go on: the replacing had begun."""
-    return found.state == "writing" and found.store_id == manifest.store_id and not _short_file(found, prefix)
-
-
-def _short_file(found: DatastoreManifest, prefix: Path) -> Path | None:
-    """Returns the file that has fewer rows than its manifest says, if there is one."""
-    for path, row_bytes in row_files(prefix, found):
-        if found.rows_written and (not path.exists() or path.stat().st_size < found.rows_written * row_bytes):
-            return path
-    return None
-
-
-def _check_resumable(found: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
-    if found.state == "complete":
-        raise DatastoreError(f"{prefix} is a complete datastore of {found.rows} rows; --overwrite replaces it")
-    if found.store_id != manifest.store_id:
+def _check_resumable(earlier: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
+    if earlier.state == "complete":
+        raise DatastoreError(f"{prefix} is a complete datastore of {earlier.rows} rows; --overwrite replaces it")
+    if earlier.store_id != manifest.store_id:
         raise MismatchError(
             f"{prefix} is an unfinished datastore of another run (other data, model or flags); give the same flags"
             " to go on, or --overwrite to replace it"
         )
-    short = _short_file(found, prefix)
-    if short is not None:
-        raise DatastoreError(
-            f"{short} is shorter than the {found.rows_written} rows of its manifest; --overwrite starts again"
-        )
+    for path, row_bytes in row_files(prefix, earlier):
+        if earlier.rows_written and (not path.exists() or path.stat().st_size < earlier.rows_written * row_bytes):
+            raise DatastoreError(
+                f"{path} is shorter than the {earlier.rows_written} rows of its manifest; --overwrite starts again"
+            )

@@ -12,28 +12,25 @@ A killed run goes on from ``INDEX.partial``, or finds the renaming done and writ
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.segments import earlier_states
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import (
     Build,
     add_rows,
     build_index,
+    read_whole,
     remove_partial,
+    require_room,
     resumed,
-    rows_at_a_time,
-    same_build,
     save_index,
 )
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.drift import measure_drift
-from fairseq.knn.index.faiss_index import read_index
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import finish_step_first
-from fairseq.runtime.resources import require_disk, require_memory
 
 logger = logging.getLogger(__name__)
 
@@ -48,98 +45,87 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
     """
     path = Path(index_path)
     if config.retrain:
-        found = _manifest_of(path)
-        if found.store_id == store.rows_id and not found.trained_on:
-            logger.info("%s is trained on all rows of this datastore already; nothing to do", path)
-            return found
-        _check_origin(found, store, path)
-        again = replace(
-            config,
-            append=False,
-            retrain=False,
-            overwrite=True,
-            index_spec=found.spec,
-            effort=found.effort,
-            probe=found.nprobe or config.probe,
-        )
-        return build_index(store, again, path)
+        return _retrained(store, config, path)
     with locked(path), finish_step_first():
-        found = _manifest_of(path)
-        if found.store_id == store.rows_id:
+        old = _manifest_of(path)
+        if old.store_id == store.rows_id:
             logger.info("%s has all rows of %s already; nothing to do", path, store.prefix)
-            _remove_leftover(path)
-            return found
-        _check_origin(found, store, path)
-        wanted = replace(
-            found,
+            remove_partial(path)
+            return old
+        _check_origin(old, store, path)
+        target = replace(
+            old,
             rows=store.rows,
             store_id=store.rows_id or "",
-            trained_on=found.trained_on or found.store_id,
+            trained_on=old.trained_on or old.store_id,
             num_bytes=0,
             sha256="",
         )
-        build = Build(store, replace(config, effort=found.effort), path, wanted)
-        done = _renamed(build)
-        if done is None:
-            index = resumed(build, "partial")
-            index = index if index is not None else _opened(path, found)
-            _require_room(build, index)
-            measure_drift(index, store, found.rows, config.drift_warning)
+        build = Build(store, replace(config, effort=old.effort), path, target)
+        partial = build.stage("partial")
+        manifest = _manifest_to_rename(build)
+        if manifest is None:
+            index = resumed(build, "partial") or _opened(path, old)
+            require_room(build, index)
+            measure_drift(index, store, old.rows, config.drift_warning)
             add_rows(build, index)
-            if index.ntotal != store.rows:
-                raise DatastoreError(f"{path} must get {store.rows} keys, but has {index.ntotal}; build it again")
-            done = save_index(index, build.stage("partial"), wanted)
-            build.stage("partial").replace(path)
+            manifest = save_index(index, partial, target)
+            partial.replace(path)
             fsync_directory(path.parent)
-        write_manifest(manifest_path(path), done)
-        remove_partial(build)
-    return done
+        manifest_path(partial).replace(manifest_path(path))
+        fsync_directory(path.parent)
+    return manifest
+
+
+def _retrained(store: Datastore, config: BuildConfig, path: Path) -> IndexManifest:
+    """Builds an index of all rows, to the specification of the one that is there; returns its manifest."""
+    old = _manifest_of(path)
+    if old.store_id == store.rows_id and not old.trained_on:
+        logger.info("%s is trained on all rows of this datastore already; nothing to do", path)
+        return old
+    _check_origin(old, store, path)
+    config = replace(
+        config,
+        append=False,
+        retrain=False,
+        overwrite=True,
+        index_spec=old.spec,
+        effort=old.effort,
+        probe=old.nprobe or config.probe,
+    )
+    return build_index(store, config, path)
 
 
 def _manifest_of(path: Path) -> IndexManifest:
     """Returns the manifest of the index that rows are added to; with a killed ``--retrain``, of the one to come."""
-    found = read_manifest(manifest_path(path), IndexManifest)
-    found = found if found is not None else read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
-    if found is None or not path.is_file():
+    manifest = read_manifest(manifest_path(path), IndexManifest)
+    manifest = manifest or read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
+    if manifest is None or not path.is_file():
         why = "has no manifest" if path.is_file() else "does not exist"
         raise DatastoreError(f"{path} {why}, so nothing can be added to it; build it without --append")
-    return found
+    return manifest
 
 
-def _check_origin(found: IndexManifest, store: Datastore, path: Path) -> None:
+def _check_origin(old: IndexManifest, store: Datastore, path: Path) -> None:
     states = earlier_states(store.manifest, manifest_path(store.prefix)) if store.manifest is not None else ()
-    if all(found.store_id != state.rows_id for state in states):
+    if all(old.store_id != state.rows_id for state in states):
         raise MismatchError(
-            f"{path} was built from datastore {found.store_id[:12]}, which {store.prefix} (rows"
+            f"{path} was built from datastore {old.store_id[:12]}, which {store.prefix} (rows"
             f" {str(store.rows_id)[:12]}) is not and was not before rows were appended; build it with --overwrite"
         )
 
 
-def _remove_leftover(path: Path) -> None:
-    for leftover in (Path(f"{path}.partial"), manifest_path(f"{path}.partial")):
-        leftover.unlink(missing_ok=True)
-
-
-def _renamed(build: Build) -> IndexManifest | None:
-    """Returns the manifest that a run has not come to write which was killed after the index took its place."""
-    found = read_manifest(manifest_path(build.stage("partial")), IndexManifest)
-    if found is None or build.stage("partial").exists() or found.rows != build.store.rows:
+def _manifest_to_rename(build: Build) -> IndexManifest | None:
+    """Returns the manifest that a killed run has left to be renamed, its index being in its place; else None."""
+    partial = build.stage("partial")
+    manifest = read_manifest(manifest_path(partial), IndexManifest)
+    if manifest is None or partial.exists() or manifest.rows != build.store.rows or not build.is_of(manifest):
         return None
-    return found if same_build(found, build.manifest) and file_sha256(build.path) == found.sha256 else None
+    return manifest if file_sha256(build.path) == manifest.sha256 else None
 
 
-def _opened(path: Path, found: IndexManifest) -> Any:
-    if file_sha256(path) != found.sha256:
-        raise DatastoreError(f"{path} is damaged, its checksum is not its manifest's; build it again with --overwrite")
-    index = read_index(path)
-    if index.ntotal != found.rows:
-        raise DatastoreError(f"{path} must have {found.rows} keys, but has {index.ntotal}; build it with --overwrite")
-    return index
-
-
-def _require_room(build: Build, index: Any) -> None:
-    """Refuses what does not fit: old and new index are there together for a moment."""
-    size = build.path.stat().st_size / max(index.ntotal, 1) * build.store.rows
-    require_disk(build.path, int(2 * size), "make room; nothing was changed")
-    chunk = rows_at_a_time(build) * build.store.dimension * 4
-    require_memory(f"adding rows to {build.path}", int(size) + chunk, "lower --num-keys-to-add-at-a-time")
+def _opened(path: Path, manifest: IndexManifest) -> object:
+    try:
+        return read_whole(path, manifest)
+    except DatastoreError as err:
+        raise DatastoreError(f"{err}; build it again with --overwrite") from err

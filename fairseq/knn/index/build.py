@@ -23,10 +23,9 @@ from fairseq.arrays import Float32s
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.store import Datastore, check_finite, gather_rows
-from fairseq.knn.index.choose import resolved
+from fairseq.knn.index.choose import new_index, resolved
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import code_bytes, faiss_reason, num_lists, read_index, set_nprobe, write_index
-from fairseq.knn.index.new_index import new_index
 from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
@@ -59,12 +58,16 @@ class Build:
         """Returns the file of an unfinished build: ``trained`` or ``partial``."""
         return Path(f"{self.path}.{name}")
 
+    def is_of(self, manifest: IndexManifest | None) -> bool:
+        """Returns whether a manifest is of this build, at whatever stage; the nprobe is set in the end."""
+        own = self.manifest
+        return manifest is not None and own == replace(
+            manifest, rows=own.rows, nprobe=own.nprobe, num_bytes=own.num_bytes, sha256=own.sha256
+        )
+
 
 def build_index(
-    store: Datastore,
-    config: BuildConfig,
-    index_path: str | Path,
-    times: dict[str, float] | None = None,
+    store: Datastore, config: BuildConfig, index_path: str | Path, times: dict[str, float] | None = None
 ) -> IndexManifest:
     """Writes the index of a datastore, going on from an interrupted build of the same, and returns its manifest.
 
@@ -87,28 +90,22 @@ def build_index(
         raise DatastoreError(f"{path} is a directory, but the index is to be written there; give the name of a file")
     with locked(path):
         config = resolved(config, store, path)
-        empty = new_index(config, store.dimension)
-        times = {} if times is None else times
-        build = Build(store, config, path, _manifest(store, config, empty), times)
-        finished = None if config.overwrite else _finished(build)
-        if finished is not None:
-            remove_partial(build)
-            return finished
-        _require_resources(build, empty)
-        index = resumed(build, "partial")
-        if index is None:
-            index = resumed(build, "trained")
-        with finish_step_first():
-            if index is None:
-                index = _trained(build, empty)
-            add_rows(build, index)
-        if index.ntotal != store.rows:
-            raise DatastoreError(f"{path} must hold {store.rows} keys, but holds {index.ntotal}; build it again")
-        set_nprobe(index, config.probe)
-        if not _is_ours(build, "partial"):  # says whose the index is, should its own manifest not come to be written
-            write_manifest(manifest_path(build.stage("partial")), build.manifest)
-        manifest = save_index(index, path, build.manifest)
-        remove_partial(build)
+        index = new_index(config, store.dimension)
+        build = Build(store, config, path, _manifest(store, config, index), {} if times is None else times)
+        manifest = None if config.overwrite else _finished(build)
+        if manifest is None:
+            require_room(build, index)
+            index = resumed(build, "partial") or resumed(build, "trained") or index
+            with finish_step_first():
+                if not index.is_trained:
+                    _train(build, index)
+                add_rows(build, index)
+            set_nprobe(index, config.probe)
+            partial = manifest_path(build.stage("partial"))
+            if not build.is_of(read_manifest(partial, IndexManifest)):  # whose the index is, until its own is written
+                write_manifest(partial, build.manifest)
+            manifest = save_index(index, path, build.manifest)
+        remove_partial(path)
     return manifest
 
 
@@ -121,45 +118,38 @@ def _finished(build: Build) -> IndexManifest | None:
     path = build.path
     if not path.exists():
         return None
-    found = read_manifest(manifest_path(path), IndexManifest)
-    same = found is not None and found.nprobe == build.manifest.nprobe and same_build(found, build.manifest)
-    if found is not None and same and path.stat().st_size == found.num_bytes:
+    manifest = read_manifest(manifest_path(path), IndexManifest)
+    if manifest is None:
+        if build.is_of(read_manifest(manifest_path(build.stage("partial")), IndexManifest)):
+            return None  # killed before its manifest was written
+        raise DatastoreError(f"{path} exists; --overwrite replaces it, --append adds rows to it")
+    is_whole = manifest.nprobe == build.manifest.nprobe and manifest.num_bytes == path.stat().st_size
+    if is_whole and build.is_of(manifest):
         logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
-        return found
-    if found is None and _is_ours(build, "partial"):
-        return None  # killed before its manifest was written
-    whose = "" if found is None else f", of datastore {found.store_id[:12]} with {found.spec}"
-    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it, --append adds rows to it")
+        return manifest
+    whose = f"of datastore {manifest.store_id[:12]} with {manifest.spec}"
+    raise DatastoreError(f"{path} exists, {whose}; --overwrite replaces it, --append adds rows to it")
 
 
-def _is_ours(build: Build, name: str) -> bool:
-    found = read_manifest(manifest_path(build.stage(name)), IndexManifest)
-    return found is not None and same_build(found, build.manifest)
-
-
-def remove_partial(build: Build) -> None:
-    """Removes what an unfinished build has saved."""
-    for leftover in (build.stage("partial"), manifest_path(build.stage("partial"))):
+def remove_partial(path: Path) -> None:
+    """Removes what an unfinished build of an index has saved beside it."""
+    for leftover in (Path(f"{path}.partial"), manifest_path(f"{path}.partial")):
         leftover.unlink(missing_ok=True)
 
 
-def same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
-    """Returns whether two manifests are of one build, at whatever stage; the nprobe is set in the end."""
-    return replace(found, rows=wanted.rows, nprobe=wanted.nprobe, num_bytes=0, sha256="") == wanted
-
-
-def _require_resources(build: Build, index: Any) -> None:
-    """Refuses a build that does not fit; the final index and one to resume from are there together for a moment."""
-    store = build.store
-    chunk = rows_at_a_time(build) * store.dimension * 4
-    sample = build.manifest.sample * store.dimension * 4
-    key = code_bytes(index) or store.dimension * 4 + LINK_BYTES
-    size = store.rows * (key + ID_BYTES) + build.manifest.nlist * store.dimension * 4
-    require_disk(build.path, 2 * size, "make room, or choose an --index-spec with fewer bytes per key")
+def require_room(build: Build, index: Any) -> None:
+    """Refuses a build that does not fit; the final index and an earlier one are there together for a moment."""
+    store, width_bytes = build.store, build.store.dimension * 4
+    sample = 0 if index.is_trained else 2 * build.manifest.sample * width_bytes
+    key = code_bytes(index) or width_bytes + LINK_BYTES
+    size = store.rows * (key + ID_BYTES) + build.manifest.nlist * width_bytes
+    smaller = "" if build.config.append else ", or choose an --index-spec with fewer bytes per key"
+    sooner = "" if build.config.append else "--train-sample or "
+    require_disk(build.path, 2 * size, f"make room{smaller}")
     require_memory(
         f"building {build.path}",
-        max(sample * (1 if index.is_trained else 2), size + chunk),
-        "lower --train-sample or --num-keys-to-add-at-a-time, or choose an --index-spec with fewer bytes per key",
+        max(sample, size + rows_at_a_time(build) * width_bytes),
+        f"lower {sooner}--num-keys-to-add-at-a-time{smaller}",
     )
 
 
@@ -188,32 +178,40 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
 def resumed(build: Build, name: str) -> Any | None:
     """Returns what an earlier run of the same build left at a stage, or None."""
     path = build.stage(name)
-    found = read_manifest(manifest_path(path), IndexManifest)
-    if found is None or not path.is_file():
+    manifest = read_manifest(manifest_path(path), IndexManifest)
+    if manifest is None or not path.is_file():
         return None
-    if not same_build(found, build.manifest):
+    if not build.is_of(manifest):
         logger.info("%s is of another datastore or specification; it is made again", path)
         return None
-    if file_sha256(path) != found.sha256:
-        logger.warning("%s is damaged, its checksum is not its manifest's; it is made again", path)
-        return None
-    index = read_index(path)
-    if index.ntotal != found.rows or index.d != found.dimension:
-        logger.warning("%s has %d keys, but its manifest says %d; it is made again", path, index.ntotal, found.rows)
+    try:
+        index = read_whole(path, manifest)
+    except DatastoreError as err:
+        logger.warning("%s; it is made again", err)
         return None
     logger.info("going on from %s, with %d keys", path, index.ntotal)
     return index
 
 
-def _trained(build: Build, index: Any) -> Any:
-    if index.is_trained:
-        return index
+def read_whole(path: Path, manifest: IndexManifest) -> Any:
+    """Returns the index in a file; raises DatastoreError where it is not what its manifest says."""
+    if file_sha256(path) != manifest.sha256:
+        raise DatastoreError(f"{path} is damaged, its checksum is not its manifest's")
+    index = read_index(path)
+    if index.ntotal != manifest.rows or index.d != manifest.dimension:
+        raise DatastoreError(f"{path} has {index.ntotal} keys, but its manifest says {manifest.rows}")
+    return index
+
+
+def _train(build: Build, index: Any) -> None:
+    """Trains an index on a sample of rows, and saves it."""
     config, count = build.config, build.manifest.sample
-    _check_sample(build, index, count)
+    _check_sample(build, count)
     start = time.monotonic()
     logger.info("reading %d of %d rows to train on", count, build.store.rows)
     sample_ND = sample_keys(build.store, count, config.seed)
-    logger.info("training %s on %d rows (read in %s)", build.manifest.spec, count, _since(start))
+    read_s = time.monotonic() - start
+    logger.info("training %s on %d rows (read in %s)", build.manifest.spec, count, format_duration(read_s))
     check_finite(build.store.prefix, sample_ND)
     start = time.monotonic()
     try:
@@ -225,7 +223,6 @@ def _trained(build: Build, index: Any) -> Any:
     logger.info("trained in %s", format_duration(build.times["train"]))
     save_index(index, build.stage("trained"), replace(build.manifest, rows=0))
     check(GO_ON)
-    return index
 
 
 def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:
@@ -237,22 +234,20 @@ def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:
     return gather_rows(store.keys_ND, store.left.nth(places))
 
 
-def _check_sample(build: Build, index: Any, count: int) -> None:
+def _check_sample(build: Build, count: int) -> None:
     """Refuses, before anything is read, to train on fewer rows than there are centroids."""
-    nlist = num_lists(index)
-    needed = max(nlist, PQ_CENTROIDS) if build.config.index_spec is None else nlist
+    nlist, fitting = build.manifest.nlist, max(count // POINTS_PER_CENTROID, 1)
+    is_default = build.config.index_spec is None
+    needed = max(nlist, PQ_CENTROIDS) if is_default else nlist
     if count < needed:
-        name = "--ncentroids" if build.config.index_spec is None else f"--index-spec {build.manifest.spec}:"
+        name = "--ncentroids" if is_default else f"--index-spec {build.manifest.spec}:"
         raise ConfigError(
-            f"{name} {nlist} lists need {needed} rows to train on, but there are {count}; use"
-            f" {max(count // POINTS_PER_CENTROID, 1)} lists or fewer, or --index-spec Flat for so small a store"
+            f"{name} {nlist} lists need {needed} rows to train on, but there are {count}; use {fitting} lists or fewer,"
+            " or --index-spec Flat for so small a store"
         )
     if count < POINTS_PER_CENTROID * nlist:
         logger.warning(
-            "%d rows are few to train %d inverted lists on; %d lists or fewer would do",
-            count,
-            nlist,
-            max(count // POINTS_PER_CENTROID, 1),
+            "%d rows are few to train %d inverted lists on; %d lists or fewer would do", count, nlist, fitting
         )
 
 
@@ -263,26 +258,33 @@ def rows_at_a_time(build: Build) -> int:
 
 
 def add_rows(build: Build, index: Any) -> None:
-    """Adds the rows that the index does not hold yet, in order."""
+    """Adds the rows that the index does not hold yet, in order.
+
+    Raises:
+        ConfigError: it takes none.
+        DatastoreError: it does not hold all of them in the end.
+    """
     store, step = build.store, rows_at_a_time(build)
     assert store.keys_ND is not None
     add = adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
-    begun = saved = time.monotonic()
+    start_s = saved_s = time.monotonic()
     with Progress("add to the index", store.rows, "keys", done=index.ntotal) as progress:
         for start in range(index.ntotal, store.rows, step):
-            chunk_ND = np.ascontiguousarray(store.keys_ND[start : min(start + step, store.rows)], dtype=np.float32)
+            chunk_ND = np.ascontiguousarray(store.keys_ND[start : start + step], dtype=np.float32)
             check_finite(store.prefix, chunk_ND, start)
             try:
                 add(chunk_ND)
             except RuntimeError as err:
                 raise ConfigError(f"{build.manifest.spec} takes no rows in order: {faiss_reason(err)}") from err
             progress.advance(len(chunk_ND))
-            due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
+            due = asked_to_stop() or time.monotonic() - saved_s >= build.config.save_interval_s
             if due and index.ntotal < store.rows:
                 save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
-                saved = time.monotonic()
+                saved_s = time.monotonic()
                 check(GO_ON)
-    build.times["add"] = time.monotonic() - begun
+    build.times["add"] = time.monotonic() - start_s
+    if index.ntotal != store.rows:
+        raise DatastoreError(f"{build.path} must hold {store.rows} keys, but holds {index.ntotal}; build it again")
 
 
 def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest:
@@ -295,7 +297,3 @@ def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest
         manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(manifest_path(path), manifest)
     return manifest
-
-
-def _since(start: float) -> str:
-    return format_duration(time.monotonic() - start)

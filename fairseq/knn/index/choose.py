@@ -10,9 +10,9 @@ that is wanted says which coverage it needs, and that how long lists must be, si
 Codes are tried from the most faithful to the smallest; the first whose index takes no more than half of the free memory
 is chosen. A build that was begun keeps its choice, whatever memory is free when it goes on.
 
-How long the build will take is told by its products, at the rate that this machine reaches on one of them: choosing
-centroids, finding each row's list, and writing its code. Quick training works in fewer directions than a key has
-numbers (``index_training``), which are not known before the keys are read, so what is told is a bound.
+The time that is printed is an upper bound. It counts the products of the build (choosing centroids, finding each row's
+list, writing its code) at the rate that this machine reaches on one of them; quick training works in fewer directions
+than a key has numbers (fairseq/knn/index/training.py).
 """
 
 import itertools
@@ -23,10 +23,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fairseq.errors import ConfigError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.config import AUTO, BuildConfig
+from fairseq.knn.index.faiss_index import faiss_reason
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.runtime.resources import free_memory_bytes
 
@@ -72,8 +74,8 @@ def choices(rows: int, dimension: int, *, recall: float, probe: int) -> list[Cho
     flat = Choice("Flat", 4 * dimension, 4 * dimension * rows, 1.0)
     if rows <= FLAT_ROWS or recall >= 1:
         return [flat]
-    found = [_with_code(rows, dimension, recall, probe, *code) for code in CODES]
-    return [choice for choice in found if choice is not None] or [flat]
+    options = [_with_code(rows, dimension, recall, probe, *code) for code in CODES]
+    return [choice for choice in options if choice is not None] or [flat]
 
 
 def _with_code(
@@ -136,24 +138,24 @@ def _between(x: float, points: Sequence[tuple[float, float]]) -> float | None:
     return None
 
 
-def choose(found: Sequence[Choice], memory_bytes: int | None) -> Choice:
+def choose(options: Sequence[Choice], memory_bytes: int | None) -> Choice:
     """Returns the first that takes no more than half of the memory, else the smallest."""
     if memory_bytes is None:
-        return found[0]
-    fitting = (choice for choice in found if choice.index_bytes <= MEMORY_SHARE * memory_bytes)
-    return next(fitting, min(found, key=lambda choice: choice.index_bytes))
+        return options[0]
+    fitting = (choice for choice in options if choice.index_bytes <= MEMORY_SHARE * memory_bytes)
+    return next(fitting, min(options, key=lambda choice: choice.index_bytes))
 
 
 def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig:
     """Returns the settings with ``auto`` replaced by what it stands for, and says why."""
     if config.index_spec != AUTO:
         return config
-    found = choices(store.rows, store.dimension, recall=config.recall, probe=config.probe)
-    begun = next(_begun(config, store, path), None)
-    kept = next((choice for choice in found if choice.spec == begun), None)
+    options = choices(store.rows, store.dimension, recall=config.recall, probe=config.probe)
+    earlier = next(_earlier_specs(config, store, path), None)
+    same = next((choice for choice in options if choice.spec == earlier), None)
     free = free_memory_bytes()
-    choice = kept if kept is not None else choose(found, free)
-    why = "as the build that was begun" if kept is not None else "the most faithful that fits into half of what is free"
+    choice = same or choose(options, free)
+    why = "as the build that was begun" if same is not None else "the most faithful that fits into half of what is free"
     memory = "" if free is None else f", {free / 2**30:.1f} GiB free"
     logger.info(
         "--index-spec auto: %s for %d rows of width %d, --recall %g, --probe %d%s: %d bytes per key, %.3f GiB, about"
@@ -185,10 +187,34 @@ def _time_told(choice: Choice, config: BuildConfig) -> str:
     return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
 
 
-def _begun(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
+def _earlier_specs(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
     """Yields the specifications of what earlier runs of the same build left."""
     for stage in (f"{path}.partial", f"{path}.trained", path):
         manifest = read_manifest(manifest_path(stage), IndexManifest)
         same = manifest is not None and (manifest.store_id, manifest.seed) == (store.rows_id, config.seed)
         if manifest is not None and same and manifest.effort == config.effort:
             yield manifest.spec
+
+
+def new_index(config: BuildConfig, dimension: int) -> Any:
+    """Returns an untrained index.
+
+    Raises:
+        ConfigError: the specification cannot be built for keys of this width.
+    """
+    import faiss
+
+    if config.index_spec is None:
+        if dimension % config.code_size:
+            raise ConfigError(
+                f"--code-size {config.code_size} must divide the key width {dimension};"
+                f" try {max(size for size in range(1, config.code_size) if dimension % size == 0)}"
+            )
+        return faiss.IndexIVFPQ(faiss.IndexFlatL2(dimension), dimension, config.ncentroids, config.code_size, 8)
+    try:
+        return faiss.index_factory(dimension, config.index_spec)
+    except RuntimeError as err:
+        raise ConfigError(
+            f"--index-spec {config.index_spec} must be a FAISS factory string for keys of width {dimension}, but"
+            f" FAISS says: {faiss_reason(err)}"
+        ) from err

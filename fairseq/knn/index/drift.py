@@ -57,16 +57,16 @@ def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float)
     """Returns how far the rows from ``old_rows`` on are from those before, tells it, and warns beyond ``threshold``."""
     assert store.keys_ND is not None
     samples = (store.left.within(0, old_rows), store.left.within(old_rows, store.rows))
-    found = drift_of(index, *(gather_rows(store.keys_ND, rows.spaced(SAMPLE)) for rows in samples))
-    parts = [f"{found.centroids:.2f} times as far from their centroids"] if found.centroids is not None else []
-    if found.codes is not None and found.code_share is not None:
-        parts.append(f"{found.codes:.2f} times the codes' error, {found.code_share:.2%} of their variance")
-    if found.imbalance is not None and found.added is not None:
-        parts.append(f"lists' imbalance {found.added:.2f}, of the old ones {found.imbalance:.2f}")
+    drift = drift_of(index, *(gather_rows(store.keys_ND, rows.spaced(SAMPLE)) for rows in samples))
+    parts = [f"{drift.centroids:.2f} times as far from their centroids"] if drift.centroids is not None else []
+    if drift.codes is not None and drift.code_share is not None:
+        parts.append(f"{drift.codes:.2f} times the codes' error, {drift.code_share:.2%} of their variance")
+    if drift.imbalance is not None and drift.added is not None:
+        parts.append(f"lists' imbalance {drift.added:.2f}, of the old ones {drift.imbalance:.2f}")
     if parts:
         logger.info("the appended rows, against the old ones: %s", "; ".join(parts))
-    codes = found.codes if found.code_share is not None and found.code_share >= LEAST_SHARE else None
-    largest = max((value for value in (found.centroids, codes) if value is not None), default=0.0)
+    codes = drift.codes if drift.code_share is not None and drift.code_share >= LEAST_SHARE else None
+    largest = max((value for value in (drift.centroids, codes) if value is not None), default=0.0)
     if largest > threshold:
         logger.warning(
             "the appended rows are unlike those that the index was trained on (%.2f, --drift-warning %g): their"
@@ -74,7 +74,7 @@ def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float)
             largest,
             threshold,
         )
-    return found
+    return drift
 
 
 def drift_of(index: Any, old_ND: Float32s, new_ND: Float32s) -> Drift:

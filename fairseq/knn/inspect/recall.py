@@ -16,7 +16,7 @@ Legend: N queries · K neighbours · D key width.
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,6 +39,7 @@ from fairseq.knn.index.identity import require_index
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries, text_queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
+from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.search.exact import exact_neighbours, recall_of
 from fairseq.runtime.files import write_json
 from fairseq.runtime.log import logger
@@ -57,10 +58,6 @@ SETTINGS_OF_THE_LOSS = (
     "lmbda",
     "knn_temp",
 )
-
-# From a datastore, an index and settings to what finds distances and ids ``[N, K]``: ``knnlm.KNN_Dstore.search``.
-Search = Callable[[Float32s, int], tuple[Float32s, Int64s]]
-Opener = Callable[[Datastore, Any, KNNConfig], Search]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class _Index:
     add_s: float | None = None
 
 
-def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, seed: int, opener: Opener) -> str:
+def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, seed: int) -> str:
     """Measures indexes of a datastore, writes the table where that was asked for, and returns it as text."""
     store = Datastore.open(
         config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
@@ -120,13 +117,13 @@ def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, 
                     logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(field.name))
     else:
         queries = text_queries(text, config, store, device)
-    rows = list(measure(store, queries, config, seed, opener))
+    rows = list(measure(store, queries, config, seed))
     if config.json is not None:
         write_table(config.json, rows, queries, [config, text])
     return "\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)])
 
 
-def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int, opener: Opener) -> Iterator[Measured]:
+def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int) -> Iterator[Measured]:
     """Yields a row for the exact search, then one for each index, nprobe and kind of distances."""
     assert store.keys_ND is not None
     vectors_ND, more = queries.vectors_ND, int(queries.row_ids_N is not None)  # a row finds itself as well
@@ -145,7 +142,7 @@ def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int,
     with ExitStack() as stack:
         directory = Path(config.keep_in or stack.enter_context(tempfile.TemporaryDirectory()))
         for candidate in _candidates(store, config, directory, seed):
-            for distances, probe, rate, near_NK, ids_NK in _searched(store, queries, config, candidate.index, opener):
+            for distances, probe, rate, near_NK, ids_NK in _searched(store, queries, config, candidate.index):
                 loss = loss_of(store, queries, near_NK, ids_NK, config)
                 yield Measured(
                     candidate.name,
@@ -188,11 +185,12 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
 
 
 def _searched(
-    store: Datastore, queries: Queries, config: RecallConfig, index: Any, opener: Opener
+    store: Datastore, queries: Queries, config: RecallConfig, index: Any
 ) -> Iterator[tuple[str, int, float, Float32s, Int64s]]:
     """Yields distances' kind, lists visited, queries per second, and neighbours of each way to search an index."""
     for distances, sim_func in (("own", "do_not_recomp_l2"), ("keys", None)):
-        search = opener(store, index, KNNConfig(k=config.k, knn_sim_func=sim_func))
+        neighbours_config = KNNConfig(k=config.k, knn_sim_func=sim_func)
+        search = KNN_Dstore(store, index, neighbours_config, distinct_ids=True).search
         for probe in config.probe if num_lists(index) else (0,):
             if probe:
                 set_nprobe(index, probe)

@@ -25,7 +25,7 @@ from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore.format import Layout, keys_path, row_files, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, write_manifest
-from fairseq.knn.datastore.store import INT16_LARGEST, map_rows
+from fairseq.knn.datastore.store import INT16_LARGEST, map_files
 from fairseq.knn.datastore.writer import clear_sidecars, copy_start
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
@@ -114,9 +114,8 @@ def _require_free(old: Path, target: Path) -> None:
 
 def _plan(old: Path, layout: Layout, origin: Origin | None) -> _Plan:
     """Returns what becomes of the old files, after looking at them and, where it is known, at their text."""
-    keys_ND = map_rows(keys_path(old), layout.key_dtype, (layout.rows, layout.dimension))
-    values_N = map_rows(values_path(old), layout.value_dtype, (layout.rows,))
-    assert keys_ND is not None and values_N is not None
+    keys_ND, values_N = map_files(old, layout)
+    assert keys_ND is not None
     rows = filled_rows(keys_ND)
     if not rows:
         raise DatastoreError(f"{keys_path(old)} holds zeros only; nothing was ever written to it")

@@ -62,11 +62,17 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
             Datastore.open(prefix)  # says what is wrong
             raise DatastoreError(f"{prefix} has no manifest, so nothing is forgotten; fairseq-knnlm adopt writes one")
         if not manifest.forgotten:
-            done = [path for path in indexes if _commit_index(path, manifest)]
+            done = [str(path) for path in indexes if _place_index(path, manifest)]
             _clean_up(prefix, manifest)
             if done:
-                return f"{', '.join(map(str, done))}: compacted, as the datastore was"
-            _check_current(indexes, manifest)
+                return f"{', '.join(done)}: compacted, as the datastore was"
+            for path in indexes:
+                own = read_manifest(manifest_path(path), IndexManifest)
+                if own is None or own.store_id != manifest.rows_id:
+                    raise MismatchError(
+                        f"{path} is not of these rows, and no compaction of it was begun; build it again with"
+                        " build_dstore.py --overwrite"
+                    )
             return f"{prefix}: nothing is forgotten that is still in the files; nothing to compact"
         forgotten = read_forgotten(prefix, manifest)
         target = without_forgotten(manifest, forgotten, prefix)
@@ -77,7 +83,12 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
             for path in indexes:
                 _write_index(path, manifest, target, forgotten)
                 check(GO_ON)
-        _commit(prefix, indexes, target)
+        new = compact_prefix(prefix)
+        for path_of in (keys_path, values_path, manifest_path):
+            _take_place(path_of(new), path_of(prefix))
+        for path in indexes:
+            _place_index(path, target)
+        _clean_up(prefix, target)
         if not indexes:
             logger.warning("indexes of %s name its old rows, and are refused from now on; build them again", prefix)
     return f"{prefix}: {target.rows} rows, {forgotten.num_rows} fewer; store {target.store_id[:12]}"
@@ -87,10 +98,10 @@ def without_forgotten(manifest: DatastoreManifest, forgotten: RowRanges, where: 
     """Returns the manifest of the rows that are left, as before they are written."""
     left, first = [], 0
     for segment in segments_of(manifest, manifest_path(where)):
-        kept = segment.without(forgotten.within(first, first + segment.rows).shifted(-first))
+        rest = segment.without(forgotten.within(first, first + segment.rows).shifted(-first))
         first += segment.rows
-        if kept.rows:
-            left.append(kept)
+        if rest.rows:
+            left.append(rest)
     # Without any: nothing of this segment is there any more, and its source may be appended again.
     bare = replace(manifest, state="writing", rows_written=0, keys_sha256=(), values_sha256=(), forgotten={})
     return with_segments(bare, left)
@@ -105,20 +116,20 @@ def _write_store(
 ) -> None:
     """Writes the datastore of the rows that are left, unless it is there."""
     new = compact_prefix(prefix)
-    found = read_manifest(manifest_path(new), DatastoreManifest)
-    same = found is not None and found.rows_id == target.rows_id
-    if same and found is not None and found.state == "complete":
+    written = read_manifest(manifest_path(new), DatastoreManifest)
+    same = written is not None and written.rows_id == target.rows_id
+    if written is not None and same and written.state == "complete":
         return  # and perhaps half in its place
     if manifest.value_dtype == "int16":
         raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
     store = Datastore.open(prefix)
     assert store.keys_ND is not None
-    kept = forgotten.complement(store.rows)
+    left = forgotten.complement(store.rows)
     step = max(BLOCK_BYTES // target.key_bytes, 1)
     with DatastoreWriter.create(new, target, overwrite=not same, save_interval_s=save_interval_s) as writer:
         with Progress("compact", target.rows, "rows", done=writer.rows_done) as progress:
             while writer.rows_done < target.rows:
-                row_N = kept.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
+                row_N = left.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
                 writer.append(np.asarray(store.keys_ND[row_N]), np.asarray(store.values_N[row_N]))
                 progress.advance(len(row_N))
                 if asked_to_stop():
@@ -150,11 +161,12 @@ def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
 def _write_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest, forgotten: RowRanges) -> None:
     """Writes an index of the rows that are left, unless it is there."""
     new = compact_prefix(path)
-    found = read_manifest(manifest_path(new), IndexManifest)
-    if found is not None and found.store_id == target.rows_id and new.is_file() and file_sha256(new) == found.sha256:
+    written = read_manifest(manifest_path(new), IndexManifest)
+    same = written is not None and written.store_id == target.rows_id
+    if written is not None and same and new.is_file() and file_sha256(new) == written.sha256:
         return
     own = read_manifest(manifest_path(path), IndexManifest)
-    assert own is not None
+    assert own is not None  # _check_index has read it
     require_memory(f"compacting {path}", path.stat().st_size, "leave it out of --indexfile, and build it again")
     index = read_index(path)
     renumber_without(index, forgotten, manifest.rows)
@@ -188,24 +200,11 @@ def renumber_without(index: Any, forgotten: RowRanges, rows: int) -> None:
         ids[:] = left.place_of(ids)
 
 
-def _commit(prefix: Path, indexes: list[Path], target: DatastoreManifest) -> None:
-    new = compact_prefix(prefix)
-    for path, place in (
-        (keys_path(new), keys_path(prefix)),
-        (values_path(new), values_path(prefix)),
-        (manifest_path(new), manifest_path(prefix)),
-    ):
-        _take_place(path, place)
-    for path in indexes:
-        _commit_index(path, target)
-    _clean_up(prefix, target)
-
-
-def _commit_index(path: Path, manifest: DatastoreManifest) -> bool:
+def _place_index(path: Path, manifest: DatastoreManifest) -> bool:
     """Puts a compacted index into its place, if it is the datastore's; returns whether there was one."""
     new = compact_prefix(path)
-    found = read_manifest(manifest_path(new), IndexManifest)
-    if found is None or found.store_id != manifest.rows_id:
+    written = read_manifest(manifest_path(new), IndexManifest)
+    if written is None or written.store_id != manifest.rows_id:
         return False
     _take_place(new, path)
     _take_place(manifest_path(new), manifest_path(path))
@@ -222,13 +221,3 @@ def _clean_up(prefix: Path, manifest: DatastoreManifest) -> None:
     append_path(prefix).unlink(missing_ok=True)  # rows that were being appended were behind the old ones
     Path(f"{compact_prefix(prefix)}.lock").unlink(missing_ok=True)  # of a writer that was killed
     remove_others(prefix, manifest)
-
-
-def _check_current(indexes: list[Path], manifest: DatastoreManifest) -> None:
-    for path in indexes:
-        own = read_manifest(manifest_path(path), IndexManifest)
-        if own is None or own.store_id != manifest.rows_id:
-            raise MismatchError(
-                f"{path} is not of these rows, and no compaction of it was begun; build it again with build_dstore.py"
-                " --overwrite"
-            )

@@ -111,34 +111,34 @@ def _chosen(config: ForgetConfig, texts: TextsConfig, store: Datastore) -> tuple
 
 def _of_source(name: str, provenance: Provenance) -> tuple[str, RowRanges]:
     segments = provenance.segments
-    found = [number for number, segment in enumerate(segments) if segment.is_called(name)]
-    paths = {str(segments[number].settings.get("data")) for number in found}
+    matches = [number for number, segment in enumerate(segments) if segment.is_called(name)]
+    paths = {str(segments[number].settings.get("data")) for number in matches}
     known = sorted({str(segment.settings.get("data")) for segment in segments})
-    if not found:
+    if not matches:
         raise ConfigError(f"--source {name} is no source of {provenance.store.prefix}, which are {', '.join(known)}")
     if len(paths) > 1:
         raise ConfigError(f"--source {name} may be {' or '.join(sorted(paths))}; give more of the path")
-    return f"source {paths.pop()}", RowRanges.of(pair for n in found for pair in provenance.rows_of_segment(n).pairs)
+    return f"source {paths.pop()}", RowRanges.of(pair for n in matches for pair in provenance.rows_of_segment(n).pairs)
 
 
-def _document(wanted: str, provenance: Provenance) -> tuple[Source, int]:
+def _document(document: str, provenance: Provenance) -> tuple[Source, int]:
     """Returns the document that a title or ``SPLIT#NUMBER`` names."""
-    numbered = re.fullmatch(r"(.*)#(\d{1,18})", wanted)
+    numbered = re.fullmatch(r"(.*)#(\d{1,18})", document)
     everything = list(_documents(provenance))
-    found = [(s, n) for s, n in everything if wanted in (s.title(n), _first_line(s, n))]
-    if not found and numbered is not None:
+    matches = [(s, n) for s, n in everything if document in (s.title(n), _first_line(s, n))]
+    if not matches and numbered is not None:
         name, number = numbered[1], int(numbered[2])
-        found = [(s, n) for s, n in everything if n == number and s.segment.is_called(name)]
-    if not found:
+        matches = [(s, n) for s, n in everything if n == number and s.segment.is_called(name)]
+    if not matches:
         titles = [s.title(n) for s, n in everything]
         raise ConfigError(
-            f"--document {wanted} is none of the {len(titles)} documents of {provenance.store.prefix}"
-            f"{did_you_mean(wanted, titles)} (fairseq-knnlm rows PREFIX --documents lists them)"
+            f"--document {document} is none of the {len(titles)} documents of {provenance.store.prefix}"
+            f"{did_you_mean(document, titles)} (fairseq-knnlm rows PREFIX --documents lists them)"
         )
-    if len(found) > 1:
-        names = ", ".join(_name(*place) for place in found[:MOST_NAMED]) + (", …" if len(found) > MOST_NAMED else "")
-        raise ConfigError(f"--document {wanted} is the title of {len(found)} documents: {names}; give one of these")
-    return found[0]
+    if len(matches) > 1:
+        names = ", ".join(_name(*place) for place in matches[:MOST_NAMED]) + ", …" * (len(matches) > MOST_NAMED)
+        raise ConfigError(f"--document {document} is the title of {len(matches)} documents: {names}; give one of these")
+    return matches[0]
 
 
 def _documents(provenance: Provenance) -> Iterator[tuple[Source, int]]:

@@ -1,4 +1,4 @@
-"""What finds neighbours, in one datastore or in several: the part that is the same for all.
+"""Base class of everything that finds neighbours, in one datastore or in several.
 
 A source gives each of its rows a number, its id, and knows the value of every id. Where it has found neighbours, who
 votes and with what weight does not depend on where they lie (fairseq/knn/neighbours/distribution.py).
@@ -58,7 +58,7 @@ class StorePart:
 
 
 class NeighbourSource(Memory, ABC):
-    """A source of neighbours: a memory for the mixture, of targets and of whole distributions.
+    """Base class of everything that finds neighbours; a memory for the mixture.
 
     Attributes:
         config: k, temperature, and how nearness is measured.
@@ -217,17 +217,17 @@ class NeighbourSource(Memory, ABC):
         step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
 
         for start in range(0, len(queries), step):
-            found = self._neighbours(queries[start : start + step], k)
-            yield from self._computed(compute, *found, target[start : start + step])
-            del found  # before as many are found again
+            neighbours = self._neighbours(queries[start : start + step], k)
+            yield from self._computed(compute, *neighbours, target[start : start + step])
+            del neighbours  # before as many are found again
 
     def _computed(
         self, compute: Callable[[Votes], T], distances_NK: Float32s, ids_NK: Int64s, target_N: Integers
     ) -> list[T]:
         def of_some(first: int) -> T:
             part = slice(first, first + _PROBABILITY_BLOCK)
-            found = distances_NK[part], ids_NK[part], self.values_of(ids_NK[part]), target_N[part]
-            return compute(votes_for(*found, distinct=self.distinct_ids))
+            given = distances_NK[part], ids_NK[part], self.values_of(ids_NK[part]), target_N[part]
+            return compute(votes_for(*given, distinct=self.distinct_ids))
 
         with worker_threads() as workers:
             return run_all(workers, of_some, range(0, len(ids_NK), _PROBABILITY_BLOCK))

@@ -9,11 +9,6 @@ wherever its files lie) have one offset: a row that both find has one id, and is
 distances. Another datastore that was written from the same text is another one, and its rows are its own.
 
 Legend: N queries · K neighbours of each source.
-
-The values of rows that lie in several datastores, whose ids follow each other.
-
-ids       0 … a−1 | a … a+b−1        one datastore of a rows, one of b
-offset    0         a
 """
 
 import hashlib
@@ -121,7 +116,7 @@ def check_together(stores: Sequence[Datastore], *, allow_mismatch: bool = False)
 
 @dataclass(frozen=True)
 class Values:
-    """Values by id.
+    """Values by id, of datastores whose ids follow each other.
 
     Attributes:
         offsets: id of the first row of each datastore, ascending from 0.

@@ -10,8 +10,8 @@ lists, each list is visited by many, and its distances to all of them are one ma
 
 With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
 the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
-queries. Queries and rows are taken relative to their list's centroid: the sum loses digits where they are long beside
-their distance, and lists may lie far from each other. Where rows lie far from their own centroid, it is not for them.
+queries. Queries and rows are taken relative to their list's centroid, since the sum loses digits where they are long
+beside their distance. Rows far from their own centroid are left to FAISS (``keeps_digits``).
 
 It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread,
 whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
@@ -89,7 +89,7 @@ class ListSearch:
 
     @cached_property
     def keeps_digits(self) -> bool:
-        """Whether distances can be sums of squares: rows, by a sample, lie near their centroids."""
+        """Whether ‖q‖² + ‖r‖² − 2 q·r keeps enough digits, tested on a sample of rows."""
         numbers = [number for number, codes in enumerate(self.codes) if len(codes)]
         sample = numbers[:: max(len(numbers) * self.inverted.d // MOST_DECODED, 1)]
         if not sample:
@@ -143,10 +143,9 @@ class ListSearch:
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
                 probe_NP = self._nearest_lists(workers, query_ND)
                 for block in _parts(self.blocks_L[probe_NP].sum(1)):
-                    found = near_NK[part][block], ids_NK[part][block]
-                    self._search_block(
-                        workers, query_ND[block], Visits.of(probe_NP[block], self.blocks_L), keys_ND, *found
-                    )
+                    visits = Visits.of(probe_NP[block], self.blocks_L)
+                    results = near_NK[part][block], ids_NK[part][block]
+                    self._search_block(workers, query_ND[block], visits, keys_ND, *results)
         return near_NK, ids_NK
 
     def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Int64s:
@@ -170,7 +169,7 @@ class ListSearch:
         near_NK: Float32s,
         ids_NK: Int64s,
     ) -> None:
-        # One block more, of no distances: what a query's blocks are filled up with.
+        # One block more, of no distances, fills up a query's blocks.
         buffers = [self._buffer(0, visits.place_L[-1] + 1)]
         if keys_ND is not None:
             buffers.append(self._buffer(1, visits.place_L[-1] + 1))
@@ -218,13 +217,13 @@ class ListSearch:
         for number, part, place in group.pieces:
             codes = self.codes[number][part]
             code_SC[place.start : place.start + len(codes)] = codes
-        found = [self.decode(code_SC)]
+        rows = [self.decode(code_SC)]
         if keys_ND is not None:
-            found.append(torch.from_numpy(np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)).float())
-        for row_SD in found[1:] if self.inverted.by_residual else found:
+            rows.append(torch.from_numpy(np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)).float())
+        for row_SD in rows[1:] if self.inverted.by_residual else rows:
             for number, _, place in group.pieces:
                 row_SD[place] -= self.centroid_LD[number]
-        return found
+        return rows
 
     def _buffer(self, number: int, blocks: int) -> Tensor:
         """Returns memory for blocks of distances; fresh memory for every search would cost as much as filling it.

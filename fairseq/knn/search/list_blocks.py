@@ -74,12 +74,12 @@ def groups_of(blocks_L: Int64s, most: int) -> list[Group]:
                 filled = 0
             groups[-1].append((number, _whole(part), _whole(slice(filled, filled + count))))
             filled += count
-    found, start = [], 0
+    result, start = [], 0
     for pieces in groups:
         stop = start + pieces[-1][2].stop
-        found.append(Group(range(pieces[0][0], pieces[-1][0] + 1), slice(start, stop), pieces))
+        result.append(Group(range(pieces[0][0], pieces[-1][0] + 1), slice(start, stop), pieces))
         start = stop
-    return found
+    return result
 
 
 def _whole(blocks: slice) -> slice:

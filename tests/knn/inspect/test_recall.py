@@ -7,7 +7,6 @@ from fairseq.errors import ConfigError
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries
 from fairseq.knn.inspect.recall import Measured, lines, loss_of, measure, own_rows, pareto
-from knnlm import KNN_Dstore
 from tests.builders.small_store import clustered_keys
 from tests.oracles.knn import knn_probability, mixture, nearest
 
@@ -19,12 +18,8 @@ def config(**more) -> RecallConfig:
     return RecallConfig(dstore_filename="unused", **{"index_spec": "Flat", **more})
 
 
-def opener(store, index, settings):
-    return KNN_Dstore(store, index, settings).search
-
-
 def table(store, queries, **more):
-    return list(measure(store, queries, config(**more), 1, opener))
+    return list(measure(store, queries, config(**more), 1))
 
 
 def text_like(store, count=30):

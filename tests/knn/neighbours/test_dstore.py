@@ -224,7 +224,7 @@ def test_a_store_larger_than_memory_has_the_same_neighbours(make_store, tmp_path
     queries, target = clustered_keys(90, seed=4), values_of()[:90]
     expected, expected_log_p = found.search(queries), found.log_prob(queries, target)
     read = []
-    for place in ("knnlm", "fairseq.knn.search.distances"):
+    for place in ("fairseq.knn.neighbours.dstore", "fairseq.knn.search.distances"):
         monkeypatch.setattr(f"{place}.fits_memory", lambda size: read.append(size))
     distances, ids = found.search(queries)
     assert set(read) == {ROWS * WIDTH * 4}

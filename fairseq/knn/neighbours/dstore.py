@@ -1,0 +1,251 @@
+"""A datastore with its index as a source of neighbours, and what opens one or several.
+
+The index gives the rows, list by list where many queries visit each list (fairseq/knn/search/by_list.py); distances are
+its own, or exact ones from the stored keys.
+
+Legend: N queries · K neighbours · D key width.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.errors import ConfigError, DatastoreError
+from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
+from fairseq.knn.datastore.format import keys_path, values_path
+from fairseq.knn.datastore.identity import require_model
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path
+from fairseq.knn.datastore.store import Datastore, check_found, check_ids
+from fairseq.knn.index.faiss_index import on_gpus, open_index
+from fairseq.knn.index.identity import require_index
+from fairseq.knn.index.without_rows import take_out, without_rows
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+from fairseq.knn.neighbours.passages import RowText
+from fairseq.knn.neighbours.several_stores import SeveralStores
+from fairseq.knn.search.by_list import ListSearch
+from fairseq.knn.search.distances import recompute_distances, search
+from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.resources import fits_memory, require_memory
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+logger = logging.getLogger(__name__)
+
+
+class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
+    """A datastore with its index; what it answers, and how it is asked, is a ``NeighbourSource``'s.
+
+    Args:
+        datastore: values, and keys unless the index's own distances are used.
+        index: a FAISS index whose ids are the datastore's rows; it loses those that are forgotten.
+        config: k, temperature, and how nearness is measured.
+        index_manifest: of the index, if it has one.
+        distinct_ids: the index is known to hold each row once, as ``open`` checks.
+        vocabulary_size: targets are below it; the datastore's manifest may know it too.
+    """
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        index: Any,
+        config: KNNConfig | None = None,
+        index_manifest: IndexManifest | None = None,
+        *,
+        distinct_ids: bool = False,
+        vocabulary_size: int | None = None,
+    ) -> None:
+        self.datastore = datastore
+        self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
+        self.config = config if config is not None else KNNConfig()
+        self.index_manifest = index_manifest
+        self.distinct_ids = distinct_ids
+        self.vocabulary_size = vocabulary_size if vocabulary_size is not None else datastore.model.vocabulary_size
+        if self.config.needs_keys and datastore.keys_ND is None:
+            raise DatastoreError(f"{datastore.prefix} was opened without keys, but distances are computed from them")
+        self._by_list: ListSearch | None = None
+
+    @classmethod
+    def open(
+        cls,
+        prefix: str | Path,
+        indexfile: str | Path,
+        config: KNNConfig | None = None,
+        model: ModelIdentity | None = None,
+        *,
+        rows: int | None = None,
+        key_fp16: bool = False,
+        **settings: "Unpack[KNNSettings]",
+    ) -> "KNN_Dstore":
+        """Returns the datastore at ``prefix`` with its index, after checking that they belong together.
+
+        Args:
+            prefix: of the datastore's files.
+            indexfile: of its index.
+            config: settings; the defaults if left out.
+            model: that the datastore must have been written with, as far as both are known.
+            rows: ``--dstore-size``, only needed for datastores without a manifest.
+            key_fp16: ``--dstore-fp16``, likewise.
+            settings: ``k``, ``probe`` and others, which replace the config's.
+
+        Raises:
+            ConfigError: no such setting, or one out of range.
+            DatastoreError: a file cannot be read.
+            MismatchError: they do not belong together.
+        """
+        config = with_settings(config if config is not None else KNNConfig(), settings, "KNN_Dstore.open")
+        _require_memory(Path(prefix), Path(indexfile), config)
+        index = open_index(indexfile, nprobe=config.probe, metric=config.faiss_metric_type)
+        vocabulary_size = model.vocabulary_size if model is not None else None
+        datastore = Datastore.open(
+            prefix,
+            rows=rows,
+            dimension=_width(prefix, index, model),
+            key_fp16=key_fp16,
+            vocabulary_size=vocabulary_size,
+            load_keys=config.needs_keys,
+            in_memory=config.move_dstore_to_mem,
+        )
+        require_model(prefix, datastore.model, model, allow_mismatch=config.allow_mismatch)
+        vocabulary_size = vocabulary_size or datastore.model.vocabulary_size
+        if vocabulary_size:
+            check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
+        index_manifest = require_index(index, indexfile, datastore, allow_mismatch=config.allow_mismatch)
+        if config.gpu_index:
+            take_out(index, datastore.forgotten)  # there, rows cannot be removed
+            index = on_gpus(index)
+        return cls(datastore, index, config, index_manifest, distinct_ids=True, vocabulary_size=vocabulary_size)
+
+    def __repr__(self) -> str:
+        return f"KNN_Dstore({self.datastore.prefix}, {self.datastore.rows_left:,} rows of {self.datastore.dimension})"
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the ids of the datastore and of its index, as a result names them."""
+        index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None
+        return {"store_id": self.datastore.store_id, "index_sha256": index_sha256}
+
+    @property
+    def parts(self) -> tuple[StorePart, ...]:
+        """The datastore; its ids are its rows."""
+        return (StorePart(self.datastore, 0),)
+
+    def values_of(self, ids_NK: Integers) -> Integers:
+        """Returns the values of rows; anything for −1."""
+        values_NK: Integers = np.take(self.datastore.values_N, ids_NK, mode="clip")
+        return values_NK
+
+    def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
+        keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
+        dot = self.config.knn_sim_func == "dot"
+        by_list = None if dot else self._lists(len(queries_ND))
+        # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
+        is_exact = by_list is not None and keys_ND is not None and fits_memory(keys_ND.nbytes)
+        if by_list is not None:
+            distances_NK, ids_NK = by_list.search(queries_ND, k, keys_ND if is_exact else None)
+        else:
+            distances_NK, ids_NK = search(self.index, queries_ND, k)
+        if keys_ND is not None and not is_exact:
+            distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
+        if keys_ND is not None:
+            check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
+        return distances_NK, ids_NK
+
+    def _lists(self, num_queries: int) -> ListSearch | None:
+        """Returns the index as its lists, where so many queries are searched for better list by list."""
+        if not ListSearch.pays(self.index, num_queries):
+            return None
+        if self._by_list is None:
+            self._by_list = ListSearch(self.index)
+        return self._by_list if self._by_list.keeps_digits else None
+
+
+def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
+    """Refuses what does not fit: an index is read into memory, the datastore's files only when that is asked for."""
+    files = [indexfile]
+    if config.move_dstore_to_mem:
+        files += [values_path(prefix), *([keys_path(prefix)] if config.needs_keys else [])]
+    needed = sum(path.stat().st_size for path in files if path.is_file())
+    remedy = "leave --move-dstore-to-mem out" if config.move_dstore_to_mem else "build a smaller one (--index-spec)"
+    require_memory(f"reading {' and '.join(map(str, files))}", needed, remedy)
+
+
+def _width(prefix: str | Path, index: Any, model: ModelIdentity | None) -> int | None:
+    """Returns the width to open with: the model's, else, for a datastore without a manifest, the index's."""
+    if model is not None and model.key_dimension is not None:
+        return model.key_dimension
+    return None if manifest_path(prefix).is_file() else int(index.d)
+
+
+def open_neighbours(
+    config: KNNConfig, model: ModelIdentity | None = None, *, rows: int | None = None, key_fp16: bool = False
+) -> NeighbourSource:
+    """Returns what ``--dstore-filename`` and ``--indexfile`` name: a datastore, or several that are searched together.
+
+    A datastore that is named twice with the same index is searched once, with a warning.
+
+    Args:
+        config: names and settings.
+        model: that each must have been written with.
+        rows: ``--dstore-size``, of one datastore.
+        key_fp16: ``--dstore-fp16``, of each.
+
+    Raises:
+        ConfigError: ``rows`` with several.
+        DatastoreError: a file cannot be read.
+        MismatchError: they do not belong together.
+    """
+    pairs = config.stores
+    if rows is not None and len(pairs) > 1:
+        raise ConfigError(several_sizes(rows, len(pairs)))
+    opened: dict[tuple[Path, Path], KNN_Dstore] = {}
+    for prefix, indexfile in pairs:
+        place = Path(prefix).resolve(), Path(indexfile).resolve()
+        if place in opened:
+            logger.warning("%s is named twice with the index %s; it is searched once", prefix, indexfile)
+            continue
+        opened[place] = KNN_Dstore.open(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
+    members = list(opened.values())
+    return members[0] if len(members) == 1 else SeveralStores(members, config)
+
+
+class KNN:
+    """A datastore, its index and its weight, to be opened for a model: ``from_pretrained(…, knn=KNN(…))``.
+
+    Args:
+        prefix: of the datastore's files; several, separated by colons, are searched together.
+        indexfile: of its index; of several one each, in their order.
+        data: of the text that the datastore was written from, its directory or its split, where that was moved; what
+            the manifest says if left out.
+        rows: of a datastore without a manifest.
+        key_fp16: whether the keys of one are float16.
+        settings: ``lmbda`` (the weight λ of the neighbours, 0.25 if left out), ``k``, ``probe``, ``knn_temp``, and
+            others.
+
+    Raises:
+        ConfigError: no such setting, or one out of range.
+    """
+
+    def __init__(
+        self,
+        prefix: str | Path,
+        indexfile: str | Path,
+        *,
+        data: str | Path | None = None,
+        rows: int | None = None,
+        key_fp16: bool = False,
+        **settings: "Unpack[KNNSettings]",
+    ) -> None:
+        self.data, self.rows, self.key_fp16 = data, rows, key_fp16
+        named = KNNConfig(dstore_filename=str(prefix), indexfile=str(indexfile), lmbda=0.25)
+        self.config = with_settings(named, settings, "KNN")
+
+    def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:
+        """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""
+        opened = open_neighbours(self.config, model, rows=self.rows, key_fp16=self.key_fp16)
+        if self.data is not None:
+            opened.texts = [RowText.open(part.datastore, self.data) for part in opened.parts]
+        return opened, self.config.lmbda
