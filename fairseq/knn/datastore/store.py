@@ -33,7 +33,6 @@ from fairseq.knn.datastore.format import (
 from fairseq.knn.datastore.identity import model_of, require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
-from fairseq.knn.datastore.segments import earlier_states, segments_of
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 from fairseq.models.protocol import ModelIdentity
 
@@ -136,10 +135,7 @@ class Datastore:
         values_N = map_rows(values_path(prefix), layout.value_dtype, (layout.rows,))
         assert values_N is not None
         store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
-        forgotten = None
-        if manifest is not None:
-            segments_of(manifest, manifest_path(prefix))
-            forgotten = read_forgotten(prefix, manifest)
+        forgotten = read_forgotten(prefix, manifest) if manifest is not None else None
         opened = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
         opened._narrow(rows)
         if values_N.dtype == np.int16:
@@ -180,7 +176,7 @@ def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
     found = read_manifest(manifest_path(prefix), DatastoreManifest)
     if found is None or found.state != "complete":
         return False
-    if all(state.rows_id != manifest.store_id for state in earlier_states(found, manifest_path(prefix))):
+    if all(state.rows_id != manifest.store_id for state in found.earlier_states()):
         return False
     _check_sizes(prefix, found, load_keys=True)
     return True

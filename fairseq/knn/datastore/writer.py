@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -88,7 +87,7 @@ class DatastoreWriter:
                 "make room, or give --dstore-fp16, which halves the keys",
             )
             if found is None:
-                found = replace(manifest, state="writing", rows_written=0)
+                found = manifest.replace(state="writing", rows_written=0)
                 write_manifest(manifest_path(prefix), found)
                 for file in (keys_path(prefix), values_path(prefix)):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
@@ -166,8 +165,7 @@ class DatastoreWriter:
             raise DatastoreError(
                 f"{self.prefix} must get {self._manifest.rows} rows, but got {self.rows_done}; run the command again"
             )
-        self._manifest = replace(
-            self._manifest,
+        self._manifest = self._manifest.replace(
             state="complete",
             keys_sha256=tuple(self._keys.hasher.digests()),
             values_sha256=tuple(self._values.hasher.digests()),
@@ -196,8 +194,7 @@ class DatastoreWriter:
         os.fsync(self._keys.file.fileno())
         os.fsync(self._values.file.fileno())
         self._synced = time.monotonic()
-        manifest = replace(
-            self._manifest,
+        manifest = self._manifest.replace(
             rows_written=self.rows_done,
             keys_sha256=tuple(self._keys.hasher.full),
             values_sha256=tuple(self._values.hasher.full),

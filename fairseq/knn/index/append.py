@@ -16,7 +16,6 @@ from typing import Any
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
-from fairseq.knn.datastore.segments import earlier_states
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import (
     Build,
@@ -70,8 +69,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             _remove_leftover(path)
             return found
         _check_origin(found, store, path)
-        wanted = replace(
-            found,
+        wanted = found.replace(
             rows=store.rows,
             store_id=store.rows_id or "",
             trained_on=found.trained_on or found.store_id,
@@ -107,7 +105,7 @@ def _manifest_of(path: Path) -> IndexManifest:
 
 
 def _check_origin(found: IndexManifest, store: Datastore, path: Path) -> None:
-    states = earlier_states(store.manifest, manifest_path(store.prefix)) if store.manifest is not None else ()
+    states = store.manifest.earlier_states() if store.manifest is not None else ()
     if all(found.store_id != state.rows_id for state in states):
         raise MismatchError(
             f"{path} was built from datastore {found.store_id[:12]}, which {store.prefix} (rows"

@@ -13,7 +13,7 @@ Legend: N rows · D key width.
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def remove_partial(build: Build) -> None:
 
 def same_build(found: IndexManifest, wanted: IndexManifest) -> bool:
     """Returns whether two manifests are of one build, at whatever stage; the nprobe is set in the end."""
-    return replace(found, rows=wanted.rows, nprobe=wanted.nprobe, num_bytes=0, sha256="") == wanted
+    return found.replace(rows=wanted.rows, nprobe=wanted.nprobe, num_bytes=0, sha256="") == wanted
 
 
 def _require_resources(build: Build, index: Any) -> None:
@@ -181,7 +181,9 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         seed=config.seed,
         sample=min(most, store.rows_left),
         faiss_version=faiss.__version__,
-        effort=config.effort,
+        effort="quick" if config.effort == "quick" else "thorough",
+        num_bytes=0,
+        sha256="",
     )
 
 
@@ -223,7 +225,7 @@ def _trained(build: Build, index: Any) -> Any:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
-    save_index(index, build.stage("trained"), replace(build.manifest, rows=0))
+    save_index(index, build.stage("trained"), build.manifest.replace(rows=0))
     check(GO_ON)
     return index
 
@@ -279,7 +281,7 @@ def add_rows(build: Build, index: Any) -> None:
             progress.advance(len(chunk_ND))
             due = asked_to_stop() or time.monotonic() - saved >= build.config.save_interval_s
             if due and index.ntotal < store.rows:
-                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
+                save_index(index, build.stage("partial"), build.manifest.replace(rows=index.ntotal))
                 saved = time.monotonic()
                 check(GO_ON)
     build.times["add"] = time.monotonic() - begun
@@ -292,7 +294,7 @@ def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest
         fsync_directory(path.parent)
     with at_work("write the index and its checksum"):
         write_index(index, path)
-        manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
+        manifest = manifest.replace(num_bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(manifest_path(path), manifest)
     return manifest
 

@@ -8,9 +8,8 @@ import pytest
 from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig, KNNSettings
 from fairseq.knn.datastore.identity import differences, model_of, require_index, require_model
-from fairseq.knn.datastore.manifest import IndexManifest
 from fairseq.models.protocol import ModelIdentity
-from tests.builders.small_store import WIDTH
+from tests.builders.small_store import WIDTH, small_index_manifest
 
 
 @pytest.mark.parametrize("name", ["vocabulary_size", "dictionary_sha256", "weights_sha256", "key_type"])
@@ -29,7 +28,7 @@ def test_store_of_another_model_or_dictionary(manifest, caplog, name):
 
 @pytest.mark.pitfall(2)
 def test_index_of_another_store(caplog):
-    index = IndexManifest("Flat", "l2", 4, 10, 0, 0, "a" * 64, 1, 10, "1.9")
+    index = small_index_manifest()
     require_index(index, "i", "a" * 64, "d")
     with pytest.raises(MismatchError, match="built from datastore aaaaaaaaaaaa, but d is datastore bbbbbbbbbbbb"):
         require_index(index, "i", "b" * 64, "d")
