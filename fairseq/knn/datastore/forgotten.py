@@ -1,11 +1,11 @@
-"""Rows that are forgotten: still in the files, but no search finds them and nothing shows them.
+"""Forgotten rows: they are still in the files, but no search finds them.
 
     PREFIX.json                        "forgotten": {"rows": 512, "sha256": "5f3c…"}
     PREFIX.forgotten.5f3c….json        {"kind": "forgotten", "version": 1, "ranges": [[7000, 7512]]}
 
-The file is named by its checksum, written before the manifest that names it, and the older one is removed after it: at
-every moment the manifest names a whole file. What it says is part of the datastore's identity (``store_id``), not of
-that of its rows (``rows_id``), which is what an index belongs to.
+The file is named by its checksum. It is written before the manifest that names it, and the older one is removed after
+that: at every moment the manifest names a whole file. Forgetting changes the datastore's ``store_id``, but not its
+``rows_id``, which is what an index belongs to.
 """
 
 import glob

@@ -1,4 +1,7 @@
-"""Whether saved retrievals are of the same model, datastore and search: one can test what the other chose."""
+"""Checks that two saved retrievals are of the same model, datastore and search.
+
+Only then can one test what was chosen on the other.
+"""
 
 import logging
 from typing import Any
@@ -17,7 +20,7 @@ _MAY_DIFFER = ("computed_in",)
 
 
 def warn_if_outdated(retrieval: Retrieval) -> None:
-    """Warns where a datastore has changed since: what was saved is of its earlier state."""
+    """Warns where a datastore has changed since the retrieval was saved."""
     for part in retrieval.parts:
         try:
             found = read_manifest(manifest_path(part.prefix), DatastoreManifest)
@@ -36,7 +39,7 @@ def warn_if_outdated(retrieval: Retrieval) -> None:
 
 
 def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:
-    """Raises MismatchError, or warns where that is allowed, if what is chosen on one says nothing of the other."""
+    """Raises MismatchError, or warns where that is allowed, unless the two can be compared."""
     one, two = (_alike(saved) for saved in (retrieval, other))
     for name in one:
         if one[name] != two[name]:

@@ -1,4 +1,4 @@
-"""Which datastores the ids of a retrieval are rows of, as its manifest says.
+"""The datastores of a retrieval, whose rows its ids are, as its manifest has them.
 
     "datastore": {"prefix", "rows", "data", "context_window", "first_position"}        one: an id is its row
     "datastore": {"prefix": "A:B", "rows", "data": null, …, "parts": [{"prefix", "rows", "data", "context_window",
@@ -41,7 +41,7 @@ class TextRecord(Record, frozen=True, kw_only=True):
 
 
 class StoreRecord(Record, frozen=True, kw_only=True):
-    """A datastore, one of ``parts``, or all of them together (fairseq/knn/retrieval/datastores.py)."""
+    """A datastore, one of the ``parts``, or all of them together."""
 
     prefix: str
     rows: Count | None = None

@@ -1,12 +1,11 @@
-"""What is known of a saved retrieval, in one file beside it: every command keeps its section of it.
+"""The results of a saved retrieval: one file beside it, with a section for each command that has looked at it.
 
     DIR/results.json        {"kind": "results", "version": 1, "retrieval": SHA-256 of DIR/manifest.json,
                              "sections": {"evaluation": …, "sweep": …, "sweep_cache": …, "lmbda": …}}
     DIR/results.time.json   the same for what no repetition gives again: the command, seconds
 
-Sections are plain values; the same commands give the same bytes in whatever order they ran. A retrieval that was
-written anew has another manifest: sections that speak of the one before are left out when the file is read, and gone
-when it is written.
+Sections are plain values; the same commands give the same bytes in any order. A retrieval that was written anew has
+another manifest: sections about the old one are not read, and are gone when the file is next written.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""Writing a retrieval by rows, whatever their order: finished, or marked as unfinished, never half of something.
+"""Writes a retrieval row by row, in any order.
 
-The manifest says "writing" before a column is there and "done" after all of them are on the disk. A run that was
+The manifest says "writing" before any column is there, and "done" after all of them are on the disk. A run that was
 killed starts over: it has cost one evaluation, and its rows came in any order.
 """
 
