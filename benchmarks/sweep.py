@@ -18,7 +18,8 @@ import torch
 
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
-from fairseq.knn.retrieval.format import columns_of
+from fairseq.knn.retrieval.datastores import StoreRecord
+from fairseq.knn.retrieval.format import Identity, Loss, RetrievalManifest, Settings, columns_of
 from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
 from fairseq.knn.sweep.grid import Grid, Setting
 from fairseq.knn.sweep.sweep import Swept, sweep
@@ -30,20 +31,21 @@ ALONE = 4
 def write_random(directory: Path, num_tokens: int, k: int) -> None:
     """Writes a retrieval of random numbers."""
     rng = np.random.default_rng(1)
-    record = {
-        "num_tokens": num_tokens,
-        "k": k,
-        "vocabulary_size": 50_000,
-        "split": "random",
-        "data": "",
-        "dictionary": "",
-        "settings": {},
-        "lmbda": 0.25,
-        "knn_temp": 1.0,
-        "identity": {},
-        "datastore": {},
-    }
-    with RetrievalWriter.create(directory, num_tokens, columns_of(k, 1 << 20), record) as writer:
+    manifest = RetrievalManifest(
+        num_tokens=num_tokens,
+        k=k,
+        vocabulary_size=50_000,
+        split="random",
+        data="",
+        dictionary="",
+        settings=Settings(),
+        lmbda=0.25,
+        knn_temp=1.0,
+        identity=Identity(),
+        datastore=StoreRecord(prefix=""),
+        files={},
+    )
+    with RetrievalWriter.create(directory, columns_of(k, 1 << 20), manifest) as writer:
         for start in range(0, num_tokens, 4096):
             rows_N = np.arange(start, min(start + 4096, num_tokens))
             n = len(rows_N)
@@ -59,7 +61,7 @@ def write_random(directory: Path, num_tokens: int, k: int) -> None:
                 distances=np.sort(distances_NK, axis=1),
                 hits=np.packbits(hits_NK, axis=1, bitorder="little"),
             )
-        writer.finish({})
+        writer.finish(Loss(None, None), Loss(None, None))
 
 
 def loss_alone(retrieval: Retrieval, setting: Setting) -> float:

@@ -151,11 +151,12 @@ def report(
 
 def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str], speed: dict[str, float]) -> None:
     """Puts the result into those of the saved retrieval."""
-    from fairseq.knn.retrieval.format import read_record
+    from fairseq.knn.retrieval.format import RetrievalManifest
     from fairseq.knn.retrieval.results import Kept, keep, plain
+    from fairseq.runtime.records import as_json
 
-    manifest = read_record(directory)
-    found = {"split": manifest["split"], "lm": manifest["lm"], **record}
+    manifest = RetrievalManifest.read(directory)
+    found = {"split": manifest.split, "lm": as_json(manifest.lm), **record}
     keep(Kept(directory, "evaluation", plain(found)), command, speed)
 
 

@@ -148,7 +148,7 @@ def test_a_manifest_names_no_files(field: str, path: str, place: Place, call: Ca
     store = place.store()
     record = json.loads((place / "dstore.json").read_bytes())
     (place / "dstore.json").write_text(json.dumps({**record, field: path}), encoding="utf-8")
-    refused(place, call, BUILD, place.build(store=store), f"dstore.json has unknown fields ({field})")
+    refused(place, call, BUILD, place.build(store=store), f"dstore.json has the unknown field {field!r}")
 
 
 @pytest.mark.parametrize("name", ["key_type", "key_dtype", "value_dtype", "state", "kind"])

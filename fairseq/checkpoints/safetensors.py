@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,8 +29,10 @@ from fairseq.config.flags import coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.transformer_lm import CHECKPOINT_LAYOUT_VERSION
 from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.records import parse
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FORMAT, VERSION = "fairseq-knnlm", "1"
 SAFETENSORS = ".safetensors"
@@ -109,14 +111,14 @@ def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
 
 def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
     state, metadata = _read(safetensors, source)
-    fields = _json_object(metadata, "settings", source)
+    fields = _parsed(metadata, "settings", dict[str, Any], source)
     for name, kind in _LISTS.items():
         if fields.get(name) is not None:
             fields[name] = coerce(fields[name], kind, f"{source}: {name}")
         elif name in fields:
             fields[name] = ()
-    for name, stored in _json_object(metadata, "tied", source).items():
-        if not isinstance(stored, str) or stored not in state:
+    for name, stored in _parsed(metadata, "tied", dict[str, str], source).items():
+        if stored not in state:
             raise CheckpointError(f"{source} ties {name} to {stored!r}, which it does not hold; convert it again")
         state[name] = state[stored]
     num_updates = metadata.get("num_updates", "0")
@@ -155,11 +157,6 @@ def _read(safetensors: ModuleType, path: Path) -> tuple[dict[str, Tensor], dict[
     return state, metadata
 
 
-def _json_object(metadata: Mapping[str, str], name: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(metadata.get(name, ""))
-    except (ValueError, RecursionError) as err:
-        raise CheckpointError(f"{path}: its {name} must be JSON, but are not ({err}); convert it again") from err
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: its {name} must be a JSON object, but are {str(value)[:40]!r}")
-    return value
+def _parsed(metadata: Mapping[str, str], name: str, kind: type[T], path: Path) -> T:
+    """Returns the JSON in a text field of the metadata."""
+    return parse(metadata.get(name, ""), kind, f"{path}: its {name}", CheckpointError, "convert the checkpoint again")

@@ -5,7 +5,6 @@ dictionary is written. While a run lasts, the record holds its settings as ``unf
 """
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from fairseq.data.binarizer import binarize, count_words
 from fairseq.data.config import PreprocessConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError
-from fairseq.runtime.files import file_sha256, locked, write_json
+from fairseq.runtime.files import file_sha256, locked
+from fairseq.runtime.records import Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,22 @@ class Split:
         return Path(f"{self.prefix}.idx"), Path(f"{self.prefix}.bin")
 
 
+class PreprocessRecord(Record, frozen=True):
+    """What ``preprocess.json`` says.
+
+    Attributes:
+        dictionary: its size and checksum.
+        splits: by name, where a text came from, its counts and checksums.
+        settings: of the last run that came to its end.
+        unfinished: of a run that has not.
+    """
+
+    dictionary: dict[str, Any] | UnsetType = UNSET
+    splits: dict[str, dict[str, Any]] | UnsetType = UNSET
+    settings: dict[str, Any] | UnsetType = UNSET
+    unfinished: dict[str, Any] | UnsetType = UNSET
+
+
 def preprocess(config: PreprocessConfig) -> bool:
     """Makes the dictionary and binarises each text; returns False if that was done already.
 
@@ -53,18 +71,18 @@ def preprocess(config: PreprocessConfig) -> bool:
     given = Dictionary.load(config.srcdict) if config.srcdict is not None else None
     destdir, settings = Path(config.destdir), _deciding(dataclasses.asdict(config))
     with locked(destdir / "preprocess"):
-        earlier = read_record(destdir)
+        earlier = _earlier(destdir)
         if not config.overwrite and _is_done(destdir, splits, settings, earlier):
             logger.info("%s holds these texts already, binarised with these settings; nothing to do", destdir)
             return False
-        if earlier.get("unfinished") == settings:
+        if earlier.unfinished == settings:
             logger.info("an earlier run of this command was stopped; starting over")
         elif not config.overwrite:
             _refuse_to_replace(destdir, splits, given)
         dictionary = given if given is not None else _count(config)
         logger.info("Dictionary: %d types", len(dictionary))
         _check_other_texts(destdir, splits, dictionary)
-        write_json(_record_path(destdir), {**earlier, "unfinished": settings})
+        write_record(_record_path(destdir), earlier.replace(unfinished=settings))
         for output in (output for split in splits for output in split.outputs):
             output.unlink(missing_ok=True)
         if not _is_there(dictionary, destdir):
@@ -165,40 +183,29 @@ def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("workers", "overwrite")}
 
 
-def read_record(destdir: Path) -> dict[str, Any]:
+def _earlier(destdir: Path) -> PreprocessRecord:
     """Returns the record of earlier runs, empty if there is none that can be read."""
     try:
-        record = json.loads(_record_path(destdir).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return read_record(_record_path(destdir), PreprocessRecord, DataError, "")
+    except (FileNotFoundError, DataError):
+        return PreprocessRecord()
 
 
-def _is_done(destdir: Path, splits: Sequence[Split], settings: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+def _is_done(destdir: Path, splits: Sequence[Split], settings: Mapping[str, Any], earlier: PreprocessRecord) -> bool:
     """Returns whether an earlier run with the same settings and texts was finished."""
-    done, its_settings = earlier.get("splits"), earlier.get("settings")
-    if "unfinished" in earlier or not isinstance(done, dict) or not isinstance(its_settings, dict):
+    if earlier.unfinished is not UNSET or _deciding(earlier.settings or {}) != settings:
         return False
-    is_same = _deciding(its_settings) == settings and (destdir / "dict.txt").exists()
-    return is_same and all(_is_split_done(split, done.get(split.name)) for split in splits)
-
-
-def _is_split_done(split: Split, record: Any) -> bool:
-    if not isinstance(record, dict) or not all(path.exists() for path in split.outputs):
-        return False
-    return bool(record.get("text_sha256") == file_sha256(split.text))
+    outputs = [destdir / "dict.txt", *(output for split in splits for output in split.outputs)]
+    recorded = [(earlier.splits or {}).get(split.name, {}).get("text_sha256") for split in splits]
+    return all(output.exists() for output in outputs) and recorded == [file_sha256(split.text) for split in splits]
 
 
 def _write_record(
-    config: PreprocessConfig, dictionary: Dictionary, records: Mapping[str, Any], earlier: Mapping[str, Any]
+    config: PreprocessConfig, dictionary: Dictionary, records: Mapping[str, dict[str, Any]], earlier: PreprocessRecord
 ) -> None:
     """Writes ``preprocess.json``; texts of earlier runs stay in it if the dictionary is the same."""
     sha256 = dictionary.sha256()
-    before, known = earlier.get("splits"), earlier.get("dictionary")
-    kept = before if isinstance(before, dict) and isinstance(known, dict) and known.get("sha256") == sha256 else {}
-    record = {
-        "dictionary": {"types": len(dictionary), "sha256": sha256},
-        "splits": {**kept, **records},
-        "settings": dataclasses.asdict(config),
-    }
-    write_json(_record_path(Path(config.destdir)), record)
+    kept = (earlier.splits or {}) if (earlier.dictionary or {}).get("sha256") == sha256 else {}
+    own = {"types": len(dictionary), "sha256": sha256}
+    record = PreprocessRecord(own, {**kept, **records}, dataclasses.asdict(config))
+    write_record(_record_path(Path(config.destdir)), record)

@@ -6,24 +6,15 @@ import pytest
 from plain import log_prob
 
 from fairseq.knn.config import KNNConfig
-from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter
 from knnlm import KNN_Dstore
-from tests.builders.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
+from tests.builders.small_store import WIDTH, clustered_keys, small_manifest, values_of
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_plain_neighbours_are_ours(tmp_path, exact: bool) -> None:
     keys, values, queries, targets = clustered_keys(), values_of(), clustered_keys(40, seed=4), values_of(40, seed=5)
-    manifest = DatastoreManifest(
-        rows=ROWS,
-        dimension=WIDTH,
-        vocabulary_size=VOCABULARY,
-        dictionary_sha256="d" * 64,
-        weights_sha256="w" * 64,
-        settings={"data": "train", "context_window": 8},
-    )
-    with DatastoreWriter.create(tmp_path / "dstore", manifest) as writer:
+    with DatastoreWriter.create(tmp_path / "dstore", small_manifest()) as writer:
         writer.append(keys, values)
         writer.finish()
     index = faiss.index_factory(WIDTH, "IVF24,PQ8x4")

@@ -1,6 +1,10 @@
 """A small datastore with clusters, as contexts have, and values that do not fit int16."""
 
+from typing import Any
+
 import numpy as np
+
+from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest
 
 ROWS, WIDTH, VOCABULARY = 1500, 16, 50000
 
@@ -13,3 +17,38 @@ def clustered_keys(rows: int = ROWS, width: int = WIDTH, seed: int = 0) -> np.nd
 
 def values_of(rows: int = ROWS, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(39990, 40010, rows)  # above int16
+
+
+def small_manifest(**changes: Any) -> DatastoreManifest:
+    """Returns the manifest of such a datastore that is about to be written."""
+    fields = {
+        "rows": ROWS,
+        "dimension": WIDTH,
+        "key_dtype": "float32",
+        "value_dtype": "int64",
+        "key_type": "last_ffn_input",
+        "vocabulary_size": VOCABULARY,
+        "dictionary_sha256": "d" * 64,
+        "weights_sha256": "w" * 64,
+        "settings": {"data": "train", "context_window": 8},
+    }
+    return DatastoreManifest(**{**fields, **changes})
+
+
+def small_index_manifest(**changes: Any) -> IndexManifest:
+    """Returns the manifest of an index of ten keys."""
+    fields = {
+        "spec": "Flat",
+        "metric": "l2",
+        "dimension": 4,
+        "rows": 10,
+        "nlist": 0,
+        "nprobe": 0,
+        "store_id": "a" * 64,
+        "seed": 1,
+        "sample": 10,
+        "faiss_version": "1.9",
+        "num_bytes": 0,
+        "sha256": "",
+    }
+    return IndexManifest(**{**fields, **changes})

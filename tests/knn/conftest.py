@@ -1,7 +1,6 @@
 """Small datastores, written for a test."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -9,7 +8,7 @@ import pytest
 
 from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter
-from tests.builders.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of
+from tests.builders.small_store import clustered_keys, small_manifest, values_of
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +22,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def manifest() -> DatastoreManifest:
-    return DatastoreManifest(
-        rows=ROWS,
-        dimension=WIDTH,
-        vocabulary_size=VOCABULARY,
-        dictionary_sha256="d" * 64,
-        weights_sha256="w" * 64,
-        settings={"data": "train", "context_window": 8},
-    )
+    return small_manifest()
 
 
 @pytest.fixture
@@ -39,7 +31,7 @@ def make_store(tmp_path: Path, manifest: DatastoreManifest) -> Callable[..., Dat
         keys = clustered_keys() if keys is None else keys
         values = values_of(len(keys)) if values is None else values
         with DatastoreWriter.create(
-            tmp_path / name, replace(manifest, rows=len(keys), dimension=keys.shape[1], **changes)
+            tmp_path / name, manifest.replace(rows=len(keys), dimension=keys.shape[1], **changes)
         ) as writer:
             writer.append(keys, values)
             writer.finish()

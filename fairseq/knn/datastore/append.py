@@ -10,15 +10,15 @@ as a segment (fairseq/knn/datastore/segments.py).
 """
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.format import append_path, row_files
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import Segment, segments_of, with_segments
+from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore
 from fairseq.models.protocol import ModelIdentity
 
@@ -58,7 +58,7 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
         raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
     require_model(prefix, store.model, ModelIdentity(key_dimension=new.dimension))
     if new.key_dtype == "float32":  # which --dstore-fp16 need not say again
-        new = replace(new, key_dtype=manifest.key_dtype)
+        new = new.replace(key_dtype=manifest.key_dtype)
     for name, words in _IN_COMMON.items():
         have, want = getattr(manifest, name), getattr(new, name)
         if have != want:
@@ -66,7 +66,7 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
                 f"{prefix} was written with {words} {str(have)[:12]}, but the rows to append have {str(want)[:12]}; use"
                 " the datastore's own data directory, checkpoint and flags, or write another datastore"
             )
-    segments = segments_of(manifest, manifest_path(prefix))
+    segments = manifest.all_segments
     if any(segment.is_of(new.settings) for segment in segments):
         _tell_there(prefix, store, segments, new)
         return store, None
@@ -83,10 +83,10 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
                 new.settings.get(name),
             )
     added = Segment(new.settings, new.rows, RowRanges.of([[0, new.rows]]))
-    return store, with_segments(manifest, [*segments, added])
+    return store, manifest.with_segments([*segments, added])
 
 
-def _tell_there(prefix: Path, store: Datastore, segments: list[Segment], new: DatastoreManifest) -> None:
+def _tell_there(prefix: Path, store: Datastore, segments: Sequence[Segment], new: DatastoreManifest) -> None:
     """Says that the rows of a text are there already, and how many of them are forgotten."""
     first, num_forgotten = 0, 0
     for segment in segments:
@@ -112,9 +112,8 @@ def appended_so_far(prefix: Path, store: Datastore, target: DatastoreManifest) -
         or not store.rows <= earlier.rows_written <= target.rows
         or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target))
     ):
-        return replace(target, state="writing", rows_written=store.rows)
-    return replace(
-        target,
+        return target.replace(state="writing", rows_written=store.rows)
+    return target.replace(
         state="writing",
         rows_written=earlier.rows_written,
         keys_sha256=earlier.keys_sha256,

@@ -1,7 +1,7 @@
 """SHA-256 of a datastore's files, one for every ``CHUNK_ROWS`` rows; the last chunk may be shorter.
 
-A checksum a chunk, so that a check can name the rows that are damaged, and so that a writer that was stopped has to
-read no more than its last chunk again.
+Each chunk has its own, so that a check can name the damaged rows, and a writer that was stopped reads only its last
+chunk again.
 """
 
 import hashlib

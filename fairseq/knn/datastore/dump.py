@@ -26,7 +26,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +179,7 @@ def _rows_to_write(available: int, asked: int | None) -> int:
 
 def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfig, rows: int) -> DatastoreManifest:
     model = evaluation.models[0]
-    manifest = DatastoreManifest(
+    return DatastoreManifest(
         rows=rows,
         dimension=int(model.key_dimension),
         key_dtype="float16" if dstore.dstore_fp16 else "float32",
@@ -200,7 +200,6 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
             **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
         },
     )
-    return replace(manifest, state="writing")
 
 
 # Rows that are computed before they are put in order. Of WikiText-2's sentences, 2,048 positions a batch, 7 % is then

@@ -25,10 +25,9 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.documents import Documents, find_documents, title_of
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import source_map
-from fairseq.knn.datastore.segments import Segment, segments_of
+from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore
 
 
@@ -177,7 +176,7 @@ class Provenance:
                 " writes one"
             )
         self.store, self._data, self._document_start = store, data, document_start
-        self.segments = segments_of(store.manifest, manifest_path(store.prefix))
+        self.segments = store.manifest.all_segments
         self.first_row_S = np.cumsum([0, *(segment.rows for segment in self.segments)])
         self._sources: dict[int, Source] = {}
 

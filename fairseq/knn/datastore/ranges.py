@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Bools, Int64s, Integers
+from fairseq.config.flags import LARGEST_INT
+from fairseq.errors import shown
 
 
 class RowRanges:
@@ -46,6 +48,21 @@ class RowRanges:
     def pairs(self) -> list[list[int]]:
         """The ranges as JSON has them."""
         return [[start, stop] for start, stop in zip(self.start_R.tolist(), self.stop_R.tolist(), strict=True)]
+
+    def to_json(self) -> list[list[int]]:
+        """Returns ``pairs``, for records."""
+        return self.pairs
+
+    @classmethod
+    def from_json(cls, value: Any) -> "RowRanges":
+        """Returns the rows of pairs from a file; raises ValueError unless there are some, sorted and apart."""
+        last = -1
+        for pair in value if isinstance(value, list) and value else [value]:
+            is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(bound) is int for bound in pair)
+            if not (is_pair and last < pair[0] < pair[1] <= LARGEST_INT):
+                raise ValueError(f"must be ranges of rows, sorted and apart, but is {shown(value)}")
+            last = pair[1]
+        return cls.of(value)
 
     def __or__(self, other: "RowRanges") -> "RowRanges":
         return RowRanges.of([*self.pairs, *other.pairs])
@@ -111,20 +128,6 @@ class RowRanges:
 def evenly_spaced(total: int, count: int) -> Int64s:
     """Returns ``count`` numbers from 0 to ``total`` − 1, evenly spaced, both ends included; all if fewer."""
     return np.linspace(0, max(total - 1, 0), min(count, total)).astype(np.int64)
-
-
-def checked_ranges(value: Any, rows: int) -> RowRanges | None:
-    """Returns the ranges that JSON holds, None where they are not sound: sorted, apart, and within ``rows``."""
-    if not isinstance(value, list):
-        return None
-    last = -1
-    for pair in value:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(type(bound) is int for bound in pair)):
-            return None
-        if not last < pair[0] < pair[1] <= rows:
-            return None
-        last = pair[1]
-    return RowRanges.of(value)
 
 
 def shown_ranges(rows: RowRanges) -> str:

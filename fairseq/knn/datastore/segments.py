@@ -7,18 +7,16 @@
 
 A source is a text and the way it was cut into blocks (the manifest's ``settings``); its rows are numbered from 0, as a
 datastore of it alone would have them. A datastore that was written in one go and never compacted records no segments:
-it has one, of all its rows. Appending adds a segment, and leaves those before it as they were: so an index that was
-built before is known by the id that the datastore had then (``earlier_states``).
+it has one, of all its rows. Appending adds a segment and leaves the earlier ones as they were, so an index that was
+built before is known by the id that the datastore had then (``DatastoreManifest.earlier_states``).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.manifest import DatastoreManifest
-from fairseq.knn.datastore.ranges import RowRanges, checked_ranges
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.runtime.records import Positive, Record
 
 # What says which text it is and how it was cut; the same of two sources means the same rows.
 _SAME_SOURCE = (
@@ -29,12 +27,10 @@ _SAME_SOURCE = (
     "longest_block",
     "add_bos_token",
 )
-_MOST_ROWS = 2**53
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A run of a datastore's rows.
+class Segment(Record, frozen=True):
+    """A run of a datastore's rows, as its manifest has it.
 
     Attributes:
         settings: text, blocks and context window of the run that wrote them.
@@ -43,8 +39,13 @@ class Segment:
     """
 
     settings: dict[str, Any]
-    source_rows: int
+    source_rows: Positive
     spans: RowRanges
+
+    def __post_init__(self) -> None:
+        last = int(self.spans.stop_R.max(initial=0))
+        if last > self.source_rows:
+            raise ValueError(f"must have spans of its {self.source_rows} source_rows, but they end at {last}")
 
     @property
     def rows(self) -> int:
@@ -74,11 +75,7 @@ class Segment:
         for start, stop in left.pairs:  # a run of rows may go over several spans of the source
             inside = RowRanges.of([[start, stop]])
             pieces += _source_pairs(self.spans, inside)
-        return replace(self, spans=RowRanges.of(pieces))
-
-    def record(self) -> dict[str, Any]:
-        """Returns the segment as the manifest has it."""
-        return {"settings": self.settings, "source_rows": self.source_rows, "spans": self.spans.pairs}
+        return self.replace(spans=RowRanges.of(pieces))
 
 
 def _source_pairs(spans: RowRanges, rows: RowRanges) -> list[list[int]]:
@@ -91,39 +88,7 @@ def _source_pairs(spans: RowRanges, rows: RowRanges) -> list[list[int]]:
     return pairs
 
 
-def segments_of(manifest: DatastoreManifest, where: str | Path) -> list[Segment]:
-    """Returns the segments of a datastore, in the order of its rows.
-
-    Args:
-        manifest: of the datastore.
-        where: its file, for messages.
-
-    Raises:
-        DatastoreError: they are not sound, or are not of as many rows as there are.
-    """
-    if not manifest.segments:
-        return [Segment(manifest.settings, manifest.rows, RowRanges.of([[0, manifest.rows]]))]
-    segments = []
-    for number, record in enumerate(manifest.segments):
-        settings, source_rows = record.get("settings"), record.get("source_rows")
-        sound = isinstance(settings, dict) and type(source_rows) is int and 0 < source_rows < _MOST_ROWS
-        spans = checked_ranges(record.get("spans"), source_rows) if sound else None  # type: ignore[arg-type]
-        if not isinstance(settings, dict) or not isinstance(source_rows, int) or spans is None or not spans.num_rows:
-            raise DatastoreError(
-                f"{where}: segment {number} must have settings, source_rows and spans of rows, but is"
-                f" {str(record)[:80]!r}; restore the manifest"
-            )
-        segments.append(Segment(settings, source_rows, spans))
-    total = sum(segment.rows for segment in segments)
-    if total != manifest.rows:
-        raise DatastoreError(
-            f"{where}: the segments must have the {manifest.rows} rows of the datastore, but have {total}; restore the"
-            " manifest"
-        )
-    return segments
-
-
-def first_rows(segments: list[Segment], rows: int) -> list[Segment]:
+def first_rows(segments: Iterable[Segment], rows: int) -> list[Segment]:
     """Returns the segments of a datastore's first ``rows`` rows."""
     kept, before = [], 0
     for segment in segments:
@@ -131,18 +96,3 @@ def first_rows(segments: list[Segment], rows: int) -> list[Segment]:
             kept.append(segment.without(RowRanges.of([[rows - before, segment.rows]])))
         before += segment.rows
     return kept
-
-
-def with_segments(manifest: DatastoreManifest, segments: list[Segment]) -> DatastoreManifest:
-    """Returns a manifest of other rows: those of ``segments``."""
-    first, rows = segments[0], sum(segment.rows for segment in segments)
-    bare = len(segments) == 1 and first.rows == first.source_rows
-    records = () if bare else tuple(segment.record() for segment in segments)
-    return replace(manifest, rows=rows, settings=first.settings, segments=records)
-
-
-def earlier_states(manifest: DatastoreManifest, where: str | Path) -> Iterator[DatastoreManifest]:
-    """Yields the datastore as it is, then as it was before each of its appended segments, the latest first."""
-    segments = segments_of(manifest, where)
-    for count in range(len(segments), 0, -1):
-        yield with_segments(manifest, segments[:count])

@@ -32,7 +32,6 @@ from fairseq.knn.datastore.format import (
 from fairseq.knn.datastore.identity import model_of, require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
-from fairseq.knn.datastore.segments import earlier_states, segments_of
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 from fairseq.models.protocol import ModelIdentity
 
@@ -128,7 +127,6 @@ class Datastore:
             layout = manifest
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
-            segments_of(manifest, manifest_path(prefix))
         else:
             layout = infer_layout(
                 prefix,
@@ -180,7 +178,7 @@ def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
     current = read_manifest(manifest_path(prefix), DatastoreManifest)
     if current is None or current.state != "complete":
         return False
-    if all(state.rows_id != manifest.store_id for state in earlier_states(current, manifest_path(prefix))):
+    if all(state.rows_id != manifest.store_id for state in current.earlier_states()):
         return False
     _check_sizes(prefix, current, load_keys=True)
     return True

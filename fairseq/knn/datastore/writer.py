@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -81,7 +80,7 @@ class DatastoreWriter:
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
             earlier = _unfinished(prefix, manifest, overwrite)
-            start = earlier or replace(manifest, state="writing", rows_written=0)
+            start = earlier or manifest.replace(state="writing", rows_written=0)
             remedy = "make room, or give --dstore-fp16, which halves the keys"
             require_disk(keys_path(prefix), _bytes_left(start), remedy)
             if earlier is None:
@@ -162,8 +161,7 @@ class DatastoreWriter:
             raise DatastoreError(
                 f"{self.prefix} must get {self._manifest.rows} rows, but got {self.rows_done}; run the command again"
             )
-        self._manifest = replace(
-            self._manifest,
+        self._manifest = self._manifest.replace(
             state="complete",
             keys_sha256=tuple(self._keys.hasher.digests()),
             values_sha256=tuple(self._values.hasher.digests()),
@@ -192,8 +190,7 @@ class DatastoreWriter:
         os.fsync(self._keys.file.fileno())
         os.fsync(self._values.file.fileno())
         self._synced = time.monotonic()
-        manifest = replace(
-            self._manifest,
+        manifest = self._manifest.replace(
             rows_written=self.rows_done,
             keys_sha256=tuple(self._keys.hasher.full),
             values_sha256=tuple(self._values.hasher.full),

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
-from fairseq.knn.datastore.segments import earlier_states
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import (
     Build,
@@ -53,8 +52,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             remove_partial(path)
             return old
         _check_origin(old, store, path)
-        target = replace(
-            old,
+        target = old.replace(
             rows=store.rows,
             store_id=store.rows_id or "",
             trained_on=old.trained_on or old.store_id,
@@ -107,7 +105,7 @@ def _manifest_of(path: Path) -> IndexManifest:
 
 
 def _check_origin(old: IndexManifest, store: Datastore, path: Path) -> None:
-    states = earlier_states(store.manifest, manifest_path(store.prefix)) if store.manifest is not None else ()
+    states = store.manifest.earlier_states() if store.manifest is not None else ()
     if all(old.store_id != state.rows_id for state in states):
         raise MismatchError(
             f"{path} was built from datastore {old.store_id[:12]}, which {store.prefix} (rows"

@@ -13,7 +13,7 @@ Legend: N rows · D key width.
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,8 @@ class Build:
     def is_of(self, manifest: IndexManifest | None) -> bool:
         """Returns whether a manifest is of this build, at whatever stage; the nprobe is set in the end."""
         own = self.manifest
-        return manifest is not None and own == replace(
-            manifest, rows=own.rows, nprobe=own.nprobe, num_bytes=own.num_bytes, sha256=own.sha256
+        return manifest is not None and own == manifest.replace(
+            rows=own.rows, nprobe=own.nprobe, num_bytes=own.num_bytes, sha256=own.sha256
         )
 
 
@@ -171,7 +171,9 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         seed=config.seed,
         sample=min(most, store.rows_left),
         faiss_version=faiss.__version__,
-        effort=config.effort,
+        effort="quick" if config.effort == "quick" else "thorough",
+        num_bytes=0,
+        sha256="",
     )
 
 
@@ -221,7 +223,7 @@ def _train(build: Build, index: Any) -> None:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
-    save_index(index, build.stage("trained"), replace(build.manifest, rows=0))
+    save_index(index, build.stage("trained"), build.manifest.replace(rows=0))
     check(GO_ON)
 
 
@@ -279,7 +281,7 @@ def add_rows(build: Build, index: Any) -> None:
             progress.advance(len(chunk_ND))
             due = asked_to_stop() or time.monotonic() - saved_s >= build.config.save_interval_s
             if due and index.ntotal < store.rows:
-                save_index(index, build.stage("partial"), replace(build.manifest, rows=index.ntotal))
+                save_index(index, build.stage("partial"), build.manifest.replace(rows=index.ntotal))
                 saved_s = time.monotonic()
                 check(GO_ON)
     build.times["add"] = time.monotonic() - start_s
@@ -294,6 +296,6 @@ def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest
         fsync_directory(path.parent)
     with at_work("write the index and its checksum"):
         write_index(index, path)
-        manifest = replace(manifest, num_bytes=path.stat().st_size, sha256=file_sha256(path))
+        manifest = manifest.replace(num_bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(manifest_path(path), manifest)
     return manifest

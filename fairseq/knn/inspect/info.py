@@ -20,10 +20,11 @@ from fairseq.knn.index.faiss_index import code_bytes, metric_name, num_lists, re
 from fairseq.knn.inspect.config import InfoConfig
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
-from fairseq.knn.retrieval.format import MANIFEST, read_record
+from fairseq.knn.retrieval.format import MANIFEST, RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
+from fairseq.runtime.records import as_json, parse
 
 Lines = list[tuple[str, Any]]
 Description = tuple[str, Lines]
@@ -44,6 +45,7 @@ _OF_A_RETRIEVAL = ("split", "lmbda", "knn_temp", "lm", "mixture", "settings", "i
 _LARGEST_HEADER = 100_000_000
 _LARGEST_JSON = 1 << 28
 _UNKNOWN = "not recorded"
+_TORN = "it is torn or of another kind"
 
 
 def describe_all(config: InfoConfig, show: Callable[[str], None]) -> None:
@@ -136,7 +138,7 @@ def _safetensors(path: Path) -> Description:
         length = int.from_bytes(file.read(8), "little")
         if length > min(path.stat().st_size, _LARGEST_HEADER):
             raise DataError(f"{path} must have a header of {length} bytes, but is shorter; it is torn, make it again")
-        header = json_object(path, file.read(length))
+        header = parse(file.read(length), dict[str, Any], str(path), DataError, _TORN)
     metadata = header.pop("__metadata__", {})
     shapes = [entry.get("shape") if isinstance(entry, dict) else None for entry in header.values()]
     if not isinstance(metadata, dict) or not all(
@@ -181,8 +183,8 @@ def _store_manifest(manifest: DatastoreManifest) -> Description:
         ("dictionary sha256", manifest.dictionary_sha256 or _UNKNOWN),
     ]
     if manifest.forgotten:
-        lines.append(("rows forgotten", manifest.forgotten.get("rows")))
-    lines += [(f"segment {number}", _short(record)) for number, record in enumerate(manifest.segments)]
+        lines.append(("rows forgotten", manifest.forgotten.rows))
+    lines += [(f"segment {number}", _short(as_json(one))) for number, one in enumerate(manifest.segments or ())]
     lines += () if manifest.segments else manifest.settings.items()
     return "datastore" if manifest.state == "complete" else state, lines
 
@@ -222,17 +224,17 @@ def _build_of(manifest: IndexManifest) -> Lines:
 
 
 def _retrieval(directory: Path) -> Description:
-    if read_record(directory).get("state") != "done":
+    if RetrievalManifest.read(directory).state != "done":
         return "unfinished retrieval; its command starts over", []
     retrieval = Retrieval.open(directory)
     lines: Lines = [("tokens", len(retrieval)), ("neighbours", retrieval.k), ("columns", ", ".join(retrieval.columns))]
-    return "saved retrieval", [*lines, *_entries(retrieval.manifest, *_OF_A_RETRIEVAL)]
+    return "saved retrieval", [*lines, *_entries(as_json(retrieval.manifest), *_OF_A_RETRIEVAL)]
 
 
 def _json(path: Path) -> Description:
     if path.stat().st_size > _LARGEST_JSON:
         raise DataError(f"{path} has {path.stat().st_size} bytes, too many for a manifest or results; check the path")
-    record = json_object(path)
+    record = parse(path.read_bytes(), dict[str, Any], str(path), DataError, _TORN)
     description = JSON_KINDS.get(str(record.get("kind")))
     if description is not None:
         return description(path, record)
@@ -276,19 +278,6 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
     return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def json_object(
-    path: Path, data: bytes | None = None, *, remedy: str = "it is torn or of another kind"
-) -> dict[str, Any]:
-    """Returns the JSON object in a file, or in some bytes of it; raises DataError where there is none."""
-    try:
-        record = json.loads(path.read_bytes() if data is None else data)
-    except (ValueError, RecursionError) as err:
-        raise DataError(f"{path} must hold JSON, but does not ({err}); {remedy}") from err
-    if not isinstance(record, dict):
-        raise DataError(f"{path} must hold a JSON object, but holds a {type(record).__name__}; {remedy}")
-    return record
 
 
 def _is_text(path: Path, head: bytes) -> bool:

@@ -8,12 +8,13 @@ from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha2
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.preprocess import PreprocessRecord
 from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings
-from fairseq.knn.inspect.info import json_object
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.files import file_sha256
+from fairseq.runtime.records import read_record
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 
@@ -35,12 +36,12 @@ def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inp
     """Checks the dictionary and every split."""
     path, inputs = directory / "dict.txt", Inputs()
     dictionary = findings.opened("dictionary", lambda: _dictionary(path))
-    record = findings.opened("preprocess.json", lambda: _record(directory / "preprocess.json")) or {}
+    record = findings.opened("preprocess.json", lambda: _record(directory)) or PreprocessRecord()
     if dictionary is not None:
         sha256, size = dictionary.sha256(), len(dictionary)
         inputs = Inputs(directory, ModelIdentity(sha256, vocabulary_size=size))
         problem = f"{path} is not the one that preprocess.json records; restore it"
-        same = _entry(record, "dictionary").get("sha256") in (None, sha256)
+        same = (record.dictionary or {}).get("sha256") in (None, sha256)
         findings.judge("dictionary", None if same else problem, f"{size} ids, sha256 {sha256[:12]}")
     if config.gen_subset is not None:
         splits = [part for part in config.gen_subset.split(",") if part]
@@ -49,7 +50,7 @@ def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inp
         if not splits and dictionary is not None:
             findings.add(FAILED, "data", f"{directory} holds no split (NAME.idx and NAME.bin); make one")
     for split in splits:
-        recorded = _entry(_entry(record, "splits"), split).get("bin_sha256")
+        recorded = (record.splits or {}).get(split, {}).get("bin_sha256")
         _check_split(findings, directory / split, inputs.model.vocabulary_size, recorded)
     return inputs
 
@@ -60,14 +61,10 @@ def _dictionary(path: Path) -> Dictionary:
     return Dictionary.load(path)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """Returns what ``preprocess.json`` says, nothing where it is not there."""
-    return json_object(path, remedy="remove it, or binarise again") if path.is_file() else {}
-
-
-def _entry(record: dict[str, Any], name: str) -> dict[str, Any]:
-    value = record.get(name)
-    return value if isinstance(value, dict) else {}
+def _record(directory: Path) -> PreprocessRecord | None:
+    path = directory / "preprocess.json"
+    remedy = "remove it, or binarise again"
+    return read_record(path, PreprocessRecord, DataError, remedy) if path.is_file() else None
 
 
 def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, sha256: str | None) -> None:

@@ -13,13 +13,11 @@ import numpy as np
 
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import FairseqError, MismatchError
-from fairseq.knn.datastore.manifest import manifest_path
-from fairseq.knn.datastore.segments import earlier_states
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings
 from fairseq.knn.inspect.inputs import Inputs
 from fairseq.knn.neighbours.several_stores import Values
-from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
+from fairseq.knn.retrieval.datastores import RetrievalPart
 from fairseq.knn.retrieval.results import read_results
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.models.protocol import ModelIdentity
@@ -56,7 +54,7 @@ def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores:
     retrieval = findings.opened("retrieval", lambda: Retrieval.open(directory))
     if retrieval is None:
         return
-    findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest['split']}, k {retrieval.k}")
+    findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest.split}, k {retrieval.k}")
     _check_files(findings, retrieval)
     values = findings.opened(STORE, lambda: _values(findings, retrieval, stores))
     faults = Faults()
@@ -66,8 +64,8 @@ def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores:
             progress.advance(rows.stop - rows.start)
     faults.judge(findings)
     _check_text(findings, retrieval, inputs.directory)
-    identity = retrieval.manifest["identity"]
-    model = ModelIdentity(identity.get("dictionary_sha256"), identity.get("weights_sha256"))
+    identity = retrieval.manifest.identity
+    model = ModelIdentity(identity.dictionary_sha256, identity.weights_sha256)
     findings.belongs("retrieval", model, inputs.model, ("dictionary", "weights"))
     sections = findings.opened("retrieval results", lambda: read_results(directory))
     if sections is not None:
@@ -85,9 +83,9 @@ def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values |
     first = rows.start
     ids_NK, distances_NK = np.asarray(retrieval.ids_NK[rows]), np.asarray(retrieval.distances_NK[rows])
     hits_NK = retrieval.hits_NK(rows)
-    num_rows = retrieval.manifest["datastore"].get("rows")
+    num_rows = retrieval.manifest.datastore.rows
     outside_NK = ids_NK < -1
-    if isinstance(num_rows, int):
+    if num_rows is not None:
         outside_NK |= ids_NK >= num_rows
     faults.note(IDS, "have a row outside the datastore", outside_NK.any(1), first)
     sorted_NK = np.sort(ids_NK, 1)
@@ -115,9 +113,7 @@ def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values |
 
 def _check_files(findings: Findings, retrieval: Retrieval) -> None:
     """Checks the checksum of each file."""
-    files = retrieval.manifest["files"]
-    entries = {name: entry for name, entry in files.items() if isinstance(entry, dict)}
-    recorded = {name: entry["sha256"] for name, entry in entries.items() if entry.get("sha256")}
+    recorded = {name: file.sha256 for name, file in retrieval.manifest.files.items() if file.sha256}
 
     def damage() -> str | None:
         damaged = []
@@ -140,7 +136,7 @@ def _values(findings: Findings, retrieval: Retrieval, stores: Sequence[Datastore
     Raises:
         MismatchError: those that were given are not the retrieval's.
     """
-    parts = parts_of(retrieval.manifest, retrieval.directory)
+    parts = retrieval.parts
     if stores and len(stores) != len(parts):
         raise MismatchError(
             f"retrieved from {len(parts)} datastores, but compared with {len(stores)}; give --dstore-filename all of"
@@ -184,12 +180,12 @@ def _is_of_its_rows(part: RetrievalPart, store: Datastore) -> bool:
     """Returns whether a retrieval's rows are the datastore's first ones, whatever is forgotten of them."""
     if store.manifest is None:
         return False
-    return any(state.rows_id == part.rows_id for state in earlier_states(store.manifest, manifest_path(store.prefix)))
+    return any(state.rows_id == part.rows_id for state in store.manifest.earlier_states())
 
 
 def _check_text(findings: Findings, retrieval: Retrieval, directory: Path | None) -> None:
     """Checks the targets against the scored text: in the data that was given, else where the manifest says."""
-    what, named = "retrieval targets", Path(retrieval.manifest["data"])
+    what, named = "retrieval targets", Path(retrieval.manifest.data)
     prefix = directory / named.name if directory is not None else named
     if not Path(f"{prefix}.idx").is_file():
         findings.add(SKIPPED, what, f"the text is not at {prefix}; give the data directory")

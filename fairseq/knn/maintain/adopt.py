@@ -225,13 +225,18 @@ def _manifest(
         dimension=layout.dimension,
         key_dtype=layout.key_dtype,
         value_dtype=layout.value_dtype,
+        key_type="last_ffn_input",
+        vocabulary_size=None,
+        dictionary_sha256=None,
+        weights_sha256=None,
+        settings=settings,
         state="complete",
         rows_written=layout.rows,
         keys_sha256=sums[0],
         values_sha256=sums[1],
     )
     if origin is None:
-        return replace(manifest, settings=settings)
+        return manifest
     settings |= {
         "data": os.fspath(Path(str(config.data)) / config.gen_subset),
         "data_sha256": origin.data_sha256,
@@ -241,8 +246,7 @@ def _manifest(
     }
     if origin.evaluation is not None:
         settings["checkpoint"] = origin.evaluation.checkpoints[0].path
-    return replace(
-        manifest,
+    return manifest.replace(
         vocabulary_size=len(origin.dictionary),
         dictionary_sha256=origin.dictionary.sha256(),
         weights_sha256=origin.weights_sha256,

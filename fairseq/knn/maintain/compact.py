@@ -13,11 +13,11 @@ Legend: N rows.
 
 import logging
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.forgotten import read_forgotten, remove_others
@@ -30,7 +30,6 @@ from fairseq.knn.datastore.manifest import (
     write_manifest,
 )
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import segments_of, with_segments
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.datastore.writer import DatastoreWriter
 from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
@@ -75,7 +74,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
                     )
             return f"{prefix}: nothing is forgotten that is still in the files; nothing to compact"
         forgotten = read_forgotten(prefix, manifest)
-        target = without_forgotten(manifest, forgotten, prefix)
+        target = without_forgotten(manifest, forgotten)
         for path in indexes:
             _check_index(path, manifest, target)
         with finish_step_first():
@@ -94,17 +93,17 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
     return f"{prefix}: {target.rows} rows, {forgotten.num_rows} fewer; store {target.store_id[:12]}"
 
 
-def without_forgotten(manifest: DatastoreManifest, forgotten: RowRanges, where: str | Path) -> DatastoreManifest:
+def without_forgotten(manifest: DatastoreManifest, forgotten: RowRanges) -> DatastoreManifest:
     """Returns the manifest of the rows that are left, as before they are written."""
     left, first = [], 0
-    for segment in segments_of(manifest, manifest_path(where)):
+    for segment in manifest.all_segments:
         rest = segment.without(forgotten.within(first, first + segment.rows).shifted(-first))
         first += segment.rows
         if rest.rows:
             left.append(rest)
     # Without any: nothing of this segment is there any more, and its source may be appended again.
-    bare = replace(manifest, state="writing", rows_written=0, keys_sha256=(), values_sha256=(), forgotten={})
-    return with_segments(bare, left)
+    bare = manifest.replace(state="writing", rows_written=0, keys_sha256=(), values_sha256=(), forgotten=UNSET)
+    return bare.with_segments(left)
 
 
 def _write_store(
@@ -175,8 +174,7 @@ def _write_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
     write_index(index, new)
     write_manifest(
         manifest_path(new),
-        replace(
-            own,
+        own.replace(
             rows=target.rows,
             store_id=target.rows_id,
             trained_on=own.trained_on or own.store_id,

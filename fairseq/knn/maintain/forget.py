@@ -11,7 +11,6 @@ it; ``--following`` takes as many of them as one likes.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from fairseq.data.documents import line_text
@@ -63,7 +62,7 @@ def _forget(config: ForgetConfig, texts: TextsConfig, prefix: Path, show: Callab
         show(f"{what}, of which {added} are not forgotten yet; --dry-run: nothing was changed")
         return
     if added:
-        manifest = replace(store.manifest, forgotten=write_forgotten(prefix, forgotten))
+        manifest = store.manifest.replace(forgotten=write_forgotten(prefix, forgotten))
         write_manifest(manifest_path(prefix), manifest)
         show(f"{what}, are forgotten")
     else:

@@ -84,7 +84,7 @@ def _read(config: ReportConfig) -> _Report:
     warn_if_outdated(retrieval)
     settings = _settings(config, retrieval)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
-    texts = open_texts(retrieval.manifest, retrieval.directory, config.data, config.dstore_data)
+    texts = open_texts(retrieval, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)
     shown = min(config.neighbours, settings.k)
     target_N = retrieval.target_N[:n]
@@ -108,8 +108,8 @@ def _settings(config: ReportConfig, retrieval: Retrieval) -> KnnSettings:
     k = retrieval.k if config.k is None else config.k
     retrieval.check_k(k)
     manifest = retrieval.manifest
-    temperature = config.knn_temp if config.knn_temp is not None else float(manifest["knn_temp"])
-    return KnnSettings(k, temperature, config.lmbda if config.lmbda is not None else float(manifest["lmbda"]))
+    temperature = config.knn_temp if config.knn_temp is not None else manifest.knn_temp
+    return KnnSettings(k, temperature, config.lmbda if config.lmbda is not None else manifest.lmbda)
 
 
 def _columns(retrieval: Retrieval, texts: Texts, settings: KnnSettings, n: int) -> Columns:
@@ -152,7 +152,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         **_token_arrays(report),
         **{f"group{number}": grouping.code_N for number, grouping in enumerate(report.groupings)},
     }
-    split = retrieval.manifest["split"]
+    split = retrieval.manifest.split
     facts = {
         "title": f"kNN-LM on {split}",
         "split": split,

@@ -11,11 +11,10 @@ the order of ids, with a <pad> between them, which stands in none:
 All are compared with the retrieval before anything is shown of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,9 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.provenance import split_at
 from fairseq.knn.datastore.row_map import RowMap, joined
-from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
+from fairseq.knn.retrieval.datastores import RetrievalPart
+from fairseq.knn.retrieval.format import RetrievalManifest
+from fairseq.knn.retrieval.retrieval import Retrieval
 
 _COUNTED_AT_ONCE = 1 << 22
 
@@ -96,12 +97,11 @@ class Texts:
         return counts
 
 
-def open_texts(manifest: Mapping[str, Any], directory: Path, data: str | None, dstore_data: str | None) -> Texts:
+def open_texts(retrieval: Retrieval, data: str | None, dstore_data: str | None) -> Texts:
     """Returns the texts that a retrieval's manifest names, or that stand where the flags say.
 
     Args:
-        manifest: of the retrieval.
-        directory: of the retrieval, for messages.
+        retrieval: the retrieval.
         data: ``--data``: directory of the scored text, or its split without suffix.
         dstore_data: ``--dstore-data``, likewise; of several datastores, separated by colons.
 
@@ -110,15 +110,15 @@ def open_texts(manifest: Mapping[str, Any], directory: Path, data: str | None, d
         DatastoreError: the manifest does not say where the texts are, or which row is which token.
         MismatchError: the dictionary is another one.
     """
-    stores = parts_of(manifest, directory)
+    stores, directory = retrieval.parts, retrieval.directory
     if any(text.map is None for store in stores for text in store.texts):
         raise DatastoreError(
             f"{directory} does not say which token of its text each row of the datastore is; give the datastore a"
             " manifest (fairseq-knnlm adopt), cut with --sample-break-mode none, and retrieve again"
         )
-    prefix = _split_prefix(manifest.get("data"), data, "--data", directory)
+    prefix = _split_prefix(retrieval.manifest.data, data, "--data", directory)
     prefixes = _source_prefixes(stores, dstore_data, directory)
-    dictionary = _dictionary(manifest, prefix, moved=data is not None)
+    dictionary = _dictionary(retrieval.manifest, prefix, moved=data is not None)
     text, *sources = [MMapIndexedDataset(name) for name in (prefix, *prefixes)]
     for part, name in zip((text, *sources), (prefix, *prefixes), strict=True):
         part.check_ids(len(dictionary), f"the dictionary of {name.parent}")
@@ -170,11 +170,10 @@ def _split_prefix(recorded: str | None, given: str | None, flag: str, directory:
     return Path(recorded)
 
 
-def _dictionary(manifest: Mapping[str, Any], prefix: Path, *, moved: bool) -> Dictionary:
-    recorded = manifest.get("dictionary")
-    path = Path(recorded) if recorded and not moved else prefix.parent / "dict.txt"
+def _dictionary(manifest: RetrievalManifest, prefix: Path, *, moved: bool) -> Dictionary:
+    path = Path(manifest.dictionary) if manifest.dictionary and not moved else prefix.parent / "dict.txt"
     dictionary = Dictionary.load(path)
-    wanted = (manifest.get("identity") or {}).get("dictionary_sha256")
+    wanted = manifest.identity.dictionary_sha256
     if wanted is not None and wanted != dictionary.sha256():
         raise MismatchError(
             f"the retrieval was made with dictionary {wanted[:12]}, but {path} is {dictionary.sha256()[:12]}; give"

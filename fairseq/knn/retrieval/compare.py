@@ -1,4 +1,7 @@
-"""Whether saved retrievals are of the same model, datastore and search: one can test what the other chose."""
+"""Checks that two saved retrievals are of the same model, datastore and search.
+
+Only then can one test what was chosen on the other.
+"""
 
 import logging
 from typing import Any
@@ -6,8 +9,8 @@ from typing import Any
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.identity import mismatch, short
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
-from fairseq.knn.retrieval.datastores import parts_of
 from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.runtime.records import as_json
 
 logger = logging.getLogger(__name__)
 
@@ -17,12 +20,8 @@ _MAY_DIFFER = ("computed_in",)
 
 
 def warn_if_outdated(retrieval: Retrieval) -> None:
-    """Warns where a datastore has changed since: what was saved is of its earlier state."""
-    try:
-        parts = parts_of(retrieval.manifest, retrieval.directory)
-    except DatastoreError:
-        return  # whoever needs them complains
-    for part in parts:
+    """Warns where a datastore has changed since the retrieval was saved."""
+    for part in retrieval.parts:
         try:
             found = read_manifest(manifest_path(part.prefix), DatastoreManifest)
         except (DatastoreError, OSError, ValueError):
@@ -40,16 +39,16 @@ def warn_if_outdated(retrieval: Retrieval) -> None:
 
 
 def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:
-    """Raises MismatchError, or warns where that is allowed, if what is chosen on one says nothing of the other."""
+    """Raises MismatchError, or warns where that is allowed, unless the two can be compared."""
     one, two = (_alike(saved) for saved in (retrieval, other))
-    for name in {**one, **two}:
-        if one.get(name) != two.get(name):
+    for name in one:
+        if one[name] != two[name]:
             mismatch(
-                f"{other.directory} was saved with {name} {short(two.get(name))}, but {retrieval.directory} with"
-                f" {short(one.get(name))}; save both with the same flags, model, datastore and index",
+                f"{other.directory} was saved with {name} {short(two[name])}, but {retrieval.directory} with"
+                f" {short(one[name])}; save both with the same flags, model, datastore and index",
                 allow_mismatch,
             )
-    if retrieval.manifest["identity"].get("data_sha256") == other.manifest["identity"].get("data_sha256"):
+    if retrieval.manifest.identity.data_sha256 == other.manifest.identity.data_sha256:
         logger.warning(
             "%s is of the same text as %s: it is no test of the choice", other.directory, retrieval.directory
         )
@@ -57,6 +56,6 @@ def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool)
 
 def _alike(retrieval: Retrieval) -> dict[str, Any]:
     """Returns what must be the same: the ids of model, dictionary, datastore and index, and the settings."""
-    ids = {name: retrieval.manifest["identity"].get(name) for name in _IDS}
-    settings = {**retrieval.manifest["settings"], "k": retrieval.k}
+    ids = {name: getattr(retrieval.manifest.identity, name) for name in _IDS}
+    settings = {**as_json(retrieval.manifest.settings), "k": retrieval.k}
     return {**ids, **{name: settings[name] for name in sorted(settings) if name not in _MAY_DIFFER}}

@@ -1,4 +1,4 @@
-"""Which datastores the ids of a retrieval are rows of, as its manifest says: written and read here.
+"""The datastores of a retrieval, whose rows its ids are, as its manifest has them.
 
     "datastore": {"prefix", "rows", "data", "context_window", "first_position"}        one: an id is its row
     "datastore": {"prefix": "A:B", "rows", "data": null, …, "parts": [{"prefix", "rows", "data", "context_window",
@@ -13,32 +13,55 @@ A reader that knows only one datastore, of one text, finds no text and no file t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 
-from fairseq.errors import DatastoreError, shown
-from fairseq.knn.datastore.manifest import manifest_path
-from fairseq.knn.datastore.ranges import checked_ranges
+from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import RowMap, first_position
-from fairseq.knn.datastore.segments import first_rows, segments_of
+from fairseq.knn.datastore.segments import first_rows
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.neighbour_source import StorePart
-from fairseq.knn.retrieval.format import MANIFEST
+from fairseq.runtime.records import Count, Positive, Record
 
-_MOST_ROWS = 2**53
-_Kinds = Mapping[str, tuple[type, ...]]
-_TEXT: _Kinds = {"data": (str, type(None)), "first_position": (int, type(None))}
-_PART: _Kinds = {
-    **_TEXT,
-    "prefix": (str, type(None)),
-    "offset": (int,),
-    "rows": (int, type(None)),
-    "store_id": (str, type(None)),
-    "rows_id": (str, type(None)),
-}
-_NO_TEXT = {"data": None, "context_window": None, "first_position": None}
+
+class TextRecord(Record, frozen=True, kw_only=True):
+    """One of several texts of a datastore: the ``rows`` of it that ``spans`` names."""
+
+    data: str | None
+    context_window: int | None = None
+    first_position: Count | None
+    rows: Positive
+    spans: RowRanges
+
+    def __post_init__(self) -> None:
+        if self.rows != self.spans.num_rows:
+            raise ValueError(f"must have spans of its {self.rows} rows, but they have {self.spans.num_rows}")
+
+
+class StoreRecord(Record, frozen=True, kw_only=True):
+    """A datastore, one of the ``parts``, or all of them together."""
+
+    prefix: str
+    rows: Count | None = None
+    data: str | None = None
+    context_window: int | None = None
+    first_position: Count | None = None
+    rows_id: str | UnsetType | None = UNSET
+    segments: list[TextRecord] | UnsetType = UNSET
+    offset: Count | UnsetType = UNSET
+    store_id: str | UnsetType | None = UNSET
+    parts: Annotated[list["StoreRecord"], Meta(min_length=2)] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.segments is not UNSET and (total := sum(text.rows for text in self.segments)) != self.rows:
+            raise ValueError(f"must have segments of its {self.rows} rows, but they have {total}")
+        end = 0
+        for part in self.parts or ():
+            if part.offset != end or not part.rows:
+                raise ValueError(f"must have parts one behind the other, but {part.prefix} does not begin at {end}")
+            end += part.rows
 
 
 @dataclass(frozen=True)
@@ -75,121 +98,72 @@ class RetrievalPart:
     texts: tuple[RetrievalText, ...]
 
 
-def datastore_record(parts: Sequence[StorePart], *, whole_text: bool) -> dict[str, Any]:
+def datastore_record(parts: Sequence[StorePart], *, whole_text: bool) -> StoreRecord:
     """Returns what a manifest says of the datastores.
 
     Args:
         parts: of the source.
         whole_text: blocks were cut from the bare stream, so that rows follow the text.
     """
-    records = [_record(part.datastore, whole_text=whole_text) for part in parts]
-    if len(parts) == 1:
+    stores = [part.datastore for part in parts]
+    records = [_record(store, whole_text=whole_text) for store in stores]
+    if len(records) == 1:
         return records[0]
-    for part, record in zip(parts, records, strict=True):
-        record.update(offset=part.offset, store_id=part.datastore.store_id)
-    return {
-        "prefix": ":".join(record["prefix"] for record in records),
-        "rows": sum(record["rows"] for record in records),
-        **_NO_TEXT,
-        "parts": records,
-    }
+    return StoreRecord(
+        prefix=":".join(record.prefix for record in records),
+        rows=sum(store.rows for store in stores),
+        parts=[
+            record.replace(offset=part.offset, store_id=part.datastore.store_id)
+            for part, record in zip(parts, records, strict=True)
+        ],
+    )
 
 
-def _record(store: Datastore, *, whole_text: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"prefix": str(store.prefix), "rows": store.rows, **_NO_TEXT}
+def _record(store: Datastore, *, whole_text: bool) -> StoreRecord:
+    record = StoreRecord(prefix=str(store.prefix), rows=store.rows)
     if store.manifest is None:
         return record
     if store.rows_id != store.store_id:
-        record["rows_id"] = store.rows_id
+        record = record.replace(rows_id=store.rows_id)
 
     def text(settings: Mapping[str, Any]) -> dict[str, Any]:
         first = first_position(settings) if whole_text else None
         return {"data": settings.get("data"), "context_window": settings.get("context_window"), "first_position": first}
 
     if not store.manifest.segments:
-        return {**record, **text(store.manifest.settings)}
-    segments = first_rows(segments_of(store.manifest, manifest_path(store.prefix)), store.rows)
-    return {
-        **record,
-        "segments": [
-            {**text(segment.settings), "rows": segment.rows, "spans": segment.spans.pairs} for segment in segments
-        ],
-    }
+        return record.replace(**text(store.manifest.settings))
+    segments = first_rows(store.manifest.segments, store.rows)
+    return record.replace(
+        segments=[TextRecord(**text(one.settings), rows=one.rows, spans=one.spans) for one in segments]
+    )
 
 
-def parts_of(manifest: Mapping[str, Any], directory: Path) -> tuple[RetrievalPart, ...]:
+def parts_of(record: StoreRecord, store_id: str | None) -> tuple[RetrievalPart, ...]:
     """Returns the datastores of a retrieval, by offset, from 0 on without a gap.
 
     Args:
-        manifest: of the retrieval.
-        directory: of the retrieval, for messages.
-
-    Raises:
-        DatastoreError: what the manifest says of them is not sound.
+        record: of its manifest.
+        store_id: identity of a single one.
     """
-    record = manifest.get("datastore") or {}
-    records = record.get("parts")
-    if records is None:
-        store_id = (manifest.get("identity") or {}).get("store_id")
-        return (_part({**record, "offset": 0, "store_id": store_id}, directory),)
-    if not isinstance(records, list) or len(records) < 2:
-        raise DatastoreError(f"{directory / MANIFEST}: 'parts' must be two datastores or more; save it again")
-    parts = tuple(_part(part, directory) for part in records)
-    end = 0
-    for part in parts:
-        if part.offset != end or not part.rows:
-            raise DatastoreError(
-                f"{directory / MANIFEST}: {part.prefix} must have rows, and the offset {end}, but has"
-                f" {shown(part.rows)} and {part.offset}; save the retrieval again"
-            )
-        end += part.rows
-    return parts
+    if not record.parts:
+        return (_part(record, 0, store_id),)
+    return tuple(_part(part, part.offset or 0, part.store_id or None) for part in record.parts)
 
 
-def _part(record: Any, directory: Path) -> RetrievalPart:
-    found = _fields(record, _PART, directory)
-    rows, rows_id = found["rows"], found["rows_id"] if found["rows_id"] is not None else found["store_id"]
-    if "segments" in record:
-        texts = _segments(record["segments"], rows, directory)
+def _part(record: StoreRecord, offset: int, store_id: str | None) -> RetrievalPart:
+    if record.segments:
+        texts = [
+            RetrievalText(text.data, _map(text.first_position, int(text.spans.stop_R[-1]), text.spans))
+            for text in record.segments
+        ]
     else:
-        first = found["first_position"]
-        texts = (RetrievalText(found["data"], None if first is None else _from(first, rows)),)
-    return RetrievalPart(str(found["prefix"]), found["offset"], rows, found["store_id"], rows_id, texts)
+        texts = [RetrievalText(record.data, _map(record.first_position, record.rows))]
+    return RetrievalPart(record.prefix, offset, record.rows, store_id, record.rows_id or store_id, tuple(texts))
 
 
-def _segments(records: Any, rows: int | None, directory: Path) -> tuple[RetrievalText, ...]:
-    texts, total = [], 0
-    for record in records if isinstance(records, list) else ():
-        found = _fields(record, _TEXT, directory)
-        spans, first = checked_ranges(record.get("spans"), _MOST_ROWS), found["first_position"]
-        if spans is None or not spans.num_rows or record.get("rows") != spans.num_rows:
-            raise DatastoreError(
-                f"{directory / MANIFEST}: 'spans' of a segment must be ranges of its rows; save the retrieval again"
-            )
-        total += spans.num_rows
-        texts.append(
-            RetrievalText(found["data"], None if first is None else _from(first, int(spans.stop_R[-1])).within(spans))
-        )
-    if not texts or total != rows:
-        raise DatastoreError(
-            f"{directory / MANIFEST}: 'segments' must be of the {shown(rows)} rows of their datastore, but are of"
-            f" {total}; save the retrieval again"
-        )
-    return tuple(texts)
-
-
-def _from(position: int, rows: int | None) -> RowMap:
-    """Returns the map of rows that follow a text from a token on."""
-    return RowMap(np.zeros(1, np.int64), np.array([position], np.int64), rows)
-
-
-def _fields(record: Any, kinds: _Kinds, directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {name: record.get(name) for name in kinds} if isinstance(record, dict) else {}
-    for name, kind in kinds.items():
-        value = found.get(name, False)
-        sound = isinstance(value, kind) and not isinstance(value, bool)
-        if not sound or (isinstance(value, int) and not 0 <= value < _MOST_ROWS):
-            raise DatastoreError(
-                f"{directory / MANIFEST} lacks a sound {name!r} of a datastore; save the retrieval again"
-            )
-    return found
+def _map(first: int | None, rows: int | None, spans: RowRanges | None = None) -> RowMap | None:
+    """Returns the map of rows that follow a text from its token ``first`` on, or of some of them."""
+    if first is None:
+        return None
+    whole = RowMap(np.zeros(1, np.int64), np.array([first], np.int64), rows)
+    return whole if spans is None else whole.within(spans)

@@ -1,15 +1,19 @@
-"""The columns of a saved retrieval, and its manifest; the format is told in fairseq/knn/retrieval/retrieval.py."""
+"""What a directory of ``--save-retrieval`` holds: its columns and its manifest. docs/formats.md has the whole format.
 
-import json
+Legend: N scored tokens · K neighbours · S settings of the cache.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
+from fairseq.knn.retrieval.datastores import StoreRecord
+from fairseq.runtime.records import Count, Positive, Record, read_record
 
-KIND, VERSION = "retrieval", 1
 MANIFEST = "manifest.json"
 
 
@@ -48,25 +52,116 @@ def array_path(directory: Path, name: str) -> Path:
     return directory / f"{name}.npy"
 
 
-def read_record(directory: Path) -> dict[str, Any]:
-    """Returns the manifest of a retrieval, finished or not.
+class Settings(Record, frozen=True):
+    """How blocks were cut and neighbours found; None where it was not recorded."""
 
-    Raises:
-        DatastoreError: there is none, or it is of another kind or version.
+    probe: int | None = None
+    rerank: int | None = None
+    knn_sim_func: str | None = None
+    metric: str | None = None
+    drop_top1: bool | None = None
+    context_window: int | None = None
+    tokens_per_sample: int | None = None
+    sample_break_mode: str | None = None
+    computed_in: str | None = None
+
+
+class StoreIdentity(Record, frozen=True):
+    """The ids of a datastore and of its index, as far as they have any."""
+
+    store_id: str | None = None
+    index_sha256: str | None = None
+
+
+class Identity(Record, frozen=True):
+    """The hashes of everything that went in; ``datastores`` are the single ones where there are several."""
+
+    weights_sha256: str | None = None
+    dictionary_sha256: str | None = None
+    data_sha256: str | None = None
+    store_id: str | None = None
+    index_sha256: str | None = None
+    datastores: list[StoreIdentity] | UnsetType = UNSET
+
+
+class Loss(Record, frozen=True):
+    """Bits per token, and perplexity; either may be infinite."""
+
+    loss_base2: float | None
+    ppl: float | None
+
+
+class CacheSetting(Record, frozen=True):
+    """Size and θ of a cache."""
+
+    cache_size: Positive
+    cache_theta: float
+
+
+class CacheRecord(Record, frozen=True):
+    """The settings of the columns of ``cache_log_prob``, and the cache's weight in the run."""
+
+    settings: Annotated[list[CacheSetting], Meta(min_length=1)]
+    cache_lmbda: float | UnsetType = UNSET
+
+
+class FileRecord(Record, frozen=True):
+    """Size and checksum of a column's file, once it is written."""
+
+    bytes: Count | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
+
+
+class RetrievalManifest(Record, frozen=True, kw_only=True):
+    """What a retrieval belongs to.
+
+    Attributes:
+        vocabulary_size: targets are below it.
+        dictionary: its file.
+        split: name of the scored text.
+        data: its files, without suffix.
+        lmbda: weight of the neighbours in the run.
+        knn_temp: temperature of the run.
+        lm: what the language model alone gives.
+        mixture: what the run gives.
+        files: of the columns, by name.
     """
-    path = directory / MANIFEST
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as err:
-        raise DatastoreError(
-            f"{directory} must be a saved retrieval, but has no {MANIFEST}; fairseq-eval-lm --save-retrieval writes one"
-        ) from err
-    except (ValueError, RecursionError) as err:
-        raise DatastoreError(f"{path} must be JSON, but is not ({err}); save the retrieval again") from err
-    if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise DatastoreError(f"{path} must be a manifest of kind {KIND!r}, but is another; check the path")
-    if record.get("version") != VERSION:
-        raise DatastoreError(
-            f"{path} is of version {record.get('version')!r}, but this program reads version {VERSION}; update it"
-        )
-    return record
+
+    kind: Literal["retrieval"] = "retrieval"
+    version: Literal[1] = 1
+    state: Literal["writing", "done"] = "writing"
+    num_tokens: Positive
+    k: Positive
+    vocabulary_size: Count
+    dictionary: str
+    split: str
+    data: str
+    settings: Settings
+    lmbda: float
+    knn_temp: float
+    identity: Identity
+    datastore: StoreRecord
+    cache: CacheRecord | UnsetType = UNSET
+    lm: Loss | UnsetType = UNSET
+    mixture: Loss | UnsetType = UNSET
+    files: dict[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            if Path(file).name != file or not file.endswith(".npy"):
+                raise ValueError(f"names the file {file!r}, which is no column")
+
+    @classmethod
+    def read(cls, directory: Path) -> "RetrievalManifest":
+        """Returns the manifest of a retrieval, finished or not.
+
+        Raises:
+            DatastoreError: there is none, or it is of another kind or version, or not sound.
+        """
+        try:
+            return read_record(directory / MANIFEST, cls, DatastoreError, "save the retrieval again")
+        except (FileNotFoundError, NotADirectoryError) as err:
+            raise DatastoreError(
+                f"{directory} must be a saved retrieval, but has no {MANIFEST}; fairseq-eval-lm --save-retrieval writes"
+                " one"
+            ) from err

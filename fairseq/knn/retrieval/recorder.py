@@ -15,8 +15,8 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -35,7 +35,16 @@ from fairseq.knn.config import RetrievalConfig
 from fairseq.knn.neighbours.distribution import log_prob_of
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.retrieval.datastores import datastore_record
-from fairseq.knn.retrieval.format import Column, columns_of
+from fairseq.knn.retrieval.format import (
+    CacheRecord,
+    CacheSetting,
+    Column,
+    Identity,
+    Loss,
+    RetrievalManifest,
+    Settings,
+    columns_of,
+)
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, RetrievalWriter, known_arrays
 from fairseq.knn.retrieval.writer import is_saved
 from fairseq.runtime.files import locked
@@ -111,9 +120,9 @@ class RetrievalRecorder:
     def finish(self) -> None:
         """Marks the retrieval as done."""
         losses = (total / -len(self._order_N) / math.log(2) for total in (self._lm_sum, self._mixture_sum))
-        lm, mixture = ({"loss_base2": loss, "ppl": perplexity_of(loss)} for loss in losses)
+        lm, mixture = (Loss(loss, perplexity_of(loss)) for loss in losses)
         with at_work("checksums of the retrieval"):
-            self.writer.finish({"lm": lm, "mixture": mixture})
+            self.writer.finish(lm, mixture)
 
 
 def open_recorder(
@@ -143,18 +152,18 @@ def open_recorder(
     if not len(order_N):
         raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
     k = neighbours.config.k
-    record = {"num_tokens": len(order_N), "k": k, **_record(neighbours, evaluation, config)}
+    manifest = _manifest(neighbours, evaluation, config, len(order_N))
     columns = (*columns_of(k, neighbours.rows), *KNOWN_COLUMNS)
     if cache is not None:
         columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
-        settings = [{"cache_size": size, "cache_theta": theta} for size, theta in cache.pairs]
-        record["cache"] = {"settings": settings, "cache_lmbda": cache.weight}
+        settings = [CacheSetting(size, theta) for size, theta in cache.pairs]
+        manifest = manifest.replace(cache=CacheRecord(settings, cache.weight))
     directory = Path(where.save_retrieval)
     with locked(directory):  # also takes away the lock's file that a run has left which was killed at its very end
-        if not where.overwrite and is_saved(directory, columns, record):
+        if not where.overwrite and is_saved(directory, columns, manifest):
             logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
             return None
-    writer = RetrievalWriter.create(directory, len(order_N), columns, record, overwrite=where.overwrite)
+    writer = RetrievalWriter.create(directory, columns, manifest, overwrite=where.overwrite)
     return RetrievalRecorder(writer, order_N, position_N)
 
 
@@ -172,28 +181,33 @@ def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int
     return row_N[order_N[scored_N[order_N]]], position_N[scored_N]
 
 
-def _record(neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig) -> dict[str, Any]:
+def _manifest(
+    neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig, num_tokens: int
+) -> RetrievalManifest:
     """Returns what the manifest says besides the arrays and the result."""
     knn, task = neighbours.config, evaluation.task
     inputs = {**evaluation.inputs(), "weights_sha256": evaluation.identity.weights_sha256}
-    return {
-        "vocabulary_size": len(task.dictionary),
-        "dictionary": str(task.data_dirs[0] / "dict.txt"),
-        "split": config.gen_subset,
-        "data": str(task.split_prefix(config.gen_subset)),
-        "settings": {
-            "probe": knn.probe,
-            "rerank": knn.rerank,
-            "knn_sim_func": knn.knn_sim_func,
-            "metric": knn.faiss_metric_type,
-            "drop_top1": knn.drop_top1,
-            "context_window": config.context_window,
-            "tokens_per_sample": evaluation.block_size,
-            "sample_break_mode": evaluation.task_config.sample_break_mode,
-            "computed_in": evaluation.precision.name,
-        },
-        "lmbda": knn.lmbda,
-        "knn_temp": knn.knn_temp,
-        "identity": {**inputs, **neighbours.identity()},
-        "datastore": datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
-    }
+    return RetrievalManifest(
+        num_tokens=num_tokens,
+        k=knn.k,
+        vocabulary_size=len(task.dictionary),
+        dictionary=str(task.data_dirs[0] / "dict.txt"),
+        split=config.gen_subset,
+        data=str(task.split_prefix(config.gen_subset)),
+        settings=Settings(
+            probe=knn.probe,
+            rerank=knn.rerank,
+            knn_sim_func=knn.knn_sim_func,
+            metric=knn.faiss_metric_type,
+            drop_top1=knn.drop_top1,
+            context_window=config.context_window,
+            tokens_per_sample=evaluation.block_size,
+            sample_break_mode=evaluation.task_config.sample_break_mode,
+            computed_in=evaluation.precision.name,
+        ),
+        lmbda=knn.lmbda,
+        knn_temp=knn.knn_temp,
+        identity=msgspec.convert({**inputs, **neighbours.identity()}, Identity),
+        datastore=datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
+        files={},
+    )

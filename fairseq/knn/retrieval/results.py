@@ -1,33 +1,40 @@
-"""What is known of a saved retrieval, in one file beside it: every command keeps its section of it.
+"""The results of a saved retrieval: one file beside it, with a section for each command that has looked at it.
 
     DIR/results.json        {"kind": "results", "version": 1, "retrieval": SHA-256 of DIR/manifest.json,
                              "sections": {"evaluation": …, "sweep": …, "sweep_cache": …, "lmbda": …}}
     DIR/results.time.json   the same for what no repetition gives again: the command, seconds
 
-Sections are plain values; the same commands give the same bytes in whatever order they ran. A retrieval that was
-written anew has another manifest: sections that speak of the one before are left out when the file is read, and gone
-when it is written.
+Sections are plain values; the same commands give the same bytes in any order. A retrieval that was written anew has
+another manifest: sections about the old one are not read, and are gone when the file is next written.
 """
 
-import json
 import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fairseq.errors import DatastoreError
 from fairseq.knn.retrieval.format import MANIFEST
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.runtime.files import file_sha256, locked, write_json
+from fairseq.runtime.files import file_sha256, locked
+from fairseq.runtime.records import Record, as_json, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
-KIND, VERSION = "results", 1
 RESULTS, TIMES = "results.json", "results.time.json"
 # Another command that ends at the same moment has the lock for as long as two small files take.
 _PATIENCE_S = 10.0
+
+
+class Results(Record, frozen=True, kw_only=True):
+    """The sections of a retrieval's results, and the checksum of its manifest."""
+
+    kind: Literal["results"] = "results"
+    version: Literal[1] = 1
+    retrieval: str
+    sections: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Kept:
 
 def text_record(retrieval: Retrieval) -> dict[str, Any]:
     """Returns what a result says of the text that it is about."""
-    kept = {name: retrieval.manifest[name] for name in ("split", "data", "num_tokens", "k", "identity", "settings")}
+    said = as_json(retrieval.manifest)
+    kept = {name: said[name] for name in ("split", "data", "num_tokens", "k", "identity", "settings")}
     return {"directory": str(retrieval.directory), **kept}
 
 
@@ -54,7 +62,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_results(directory: Path) -> dict[str, Any]:
+def read_results(directory: Path) -> dict[str, dict[str, Any]]:
     """Returns the sections of a retrieval's results; none where nothing was kept of this retrieval.
 
     Raises:
@@ -86,32 +94,16 @@ def keep(found: Kept, command: list[str], speed: Mapping[str, float]) -> None:
     try:
         with locked(path, timeout_s=_PATIENCE_S):
             retrieval = file_sha256(found.directory / MANIFEST)
-            for file, section in ((path, found.record), (path.with_name(TIMES), {"command": command, **speed})):
+            for file, section in ((path, dict(found.record)), (path.with_name(TIMES), {"command": command, **speed})):
                 sections = {**_sections(file, retrieval), found.section: section}
-                ordered = {name: sections[name] for name in sorted(sections)}
-                record = {"kind": KIND, "version": VERSION, "retrieval": retrieval, "sections": ordered}
-                write_json(file, record)
+                write_record(file, Results(retrieval=retrieval, sections=dict(sorted(sections.items()))))
     except PermissionError as err:
         logger.warning("%s cannot be written (%s): fairseq-knnlm report will not show this result", path, err.strerror)
 
 
-def _sections(path: Path, retrieval: str) -> dict[str, Any]:
+def _sections(path: Path, retrieval: str) -> dict[str, dict[str, Any]]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        results = read_record(path, Results, DatastoreError, "remove it, and run its commands again")
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as err:
-        reason = " ".join(str(err).split())[:120]
-        raise DatastoreError(
-            f"{path} must be JSON, but is not ({reason}); remove it, and run its commands again"
-        ) from err
-    if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise DatastoreError(f"{path} must be of kind {KIND!r}, but is of another; move it out of the way")
-    if record.get("version") != VERSION:
-        raise DatastoreError(
-            f"{path} is of version {record.get('version')!r}, but this program reads version {VERSION}; update it"
-        )
-    sections = record.get("sections")
-    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
-        raise DatastoreError(f"{path} must have sections, but has none that can be read; remove it")
-    return sections if record.get("retrieval") == retrieval else {}
+    return results.sections if results.retrieval == retrieval else {}

@@ -11,48 +11,30 @@ each column, a row for each scored token in stream order (blocks in order, then 
     distances      float32 [N, K]  those that p_kNN uses, nearest first, +inf for none
     hits           uint8 [N, ⌈K/8⌉]  bit k (the lowest first) is set where neighbour k's value is the target
 
-Further columns may have any name. ``manifest.json`` says what it all belongs to; it is marked as done last. Rows are
-written by their number, so that tokens may be scored in any order. docs/formats.md has the whole format.
-
-Legend: N tokens · K neighbours.
-
-The columns of a saved retrieval that hold what was known of each token before it was seen.
+Three more say what was known of each token before it was seen:
 
     lm_max_log_prob   float32 [N]   ln of the language model's largest next-token probability
     lm_entropy        float32 [N]   of its next-token distribution, nats
     last_tokens       int32 [N]     the last token of the context
 
-Legend: N tokens.
+Further columns may have any name. ``manifest.json`` says what it all belongs to; it is marked as done last.
+
+Legend: N tokens · K neighbours.
 """
 
 import tokenize
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Bools
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.evaluate.mixture import Known
-from fairseq.knn.retrieval.format import MANIFEST, Column, array_path, columns_of, read_record
+from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
+from fairseq.knn.retrieval.format import Column, RetrievalManifest, array_path, columns_of
 from fairseq.knn.retrieval.writer import RetrievalWriter as RetrievalWriter  # reader and writer, one import
 
-# What every finished manifest says, and as what.
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "num_tokens": int,
-    "k": int,
-    "vocabulary_size": int,
-    "split": str,
-    "data": str,
-    "dictionary": str,
-    "settings": dict,
-    "lmbda": (int, float),
-    "knn_temp": (int, float),
-    "identity": dict,
-    "datastore": dict,
-    "files": dict,
-}
+KNOWN_COLUMNS = (Column("lm_max_log_prob", "<f4"), Column("lm_entropy", "<f4"), Column("last_tokens", "<i4"))
 
 
 class Retrieval:
@@ -66,7 +48,7 @@ class Retrieval:
         ids_NK, distances_NK: int32 or int64, float32; nearest first.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], columns: dict[str, Array]) -> None:
+    def __init__(self, directory: Path, manifest: RetrievalManifest, columns: dict[str, Array]) -> None:
         self.directory, self.manifest, self.columns = directory, manifest, columns
         self.target_N, self.position_N, self.block_N = columns["targets"], columns["positions"], columns["blocks"]
         self.lm_log_p_N = columns["lm_log_prob"]
@@ -80,24 +62,13 @@ class Retrieval:
             DatastoreError: there is none, it is unfinished, or its files are not what its manifest says.
         """
         directory = Path(directory)
-        manifest = read_record(directory)
-        if manifest.get("state") != "done":
+        manifest = RetrievalManifest.read(directory)
+        if manifest.state != "done":
             raise DatastoreError(f"{directory} is unfinished; run its fairseq-eval-lm --save-retrieval again")
-        for name, kind in _FIELDS.items():
-            if not isinstance(manifest.get(name), kind) or isinstance(manifest.get(name), bool):
-                raise DatastoreError(f"{directory / MANIFEST} lacks a sound {name!r}; save the retrieval again")
-        num_tokens, k = manifest["num_tokens"], manifest["k"]
-        if num_tokens < 1 or k < 1:
-            raise DatastoreError(f"{directory / MANIFEST}: 'num_tokens' and 'k' must be at least 1; save it again")
-        columns = {name: _mapped(directory, name) for name in _names(manifest["files"], directory)}
-        for column in columns_of(k, 0):
-            _check_column(directory, column, columns.get(column.name), num_tokens)
-        smallest, largest = int(columns["targets"].min()), int(columns["targets"].max())
-        if smallest < 0 or largest >= manifest["vocabulary_size"]:
-            raise DatastoreError(
-                f"{array_path(directory, 'targets')}: ids must be from 0 to {manifest['vocabulary_size'] - 1}, but are"
-                f" from {smallest} to {largest}; save the retrieval again"
-            )
+        columns = {name: _mapped(directory, name) for name in (file.removesuffix(".npy") for file in manifest.files)}
+        for column in columns_of(manifest.k, 0):
+            _check_column(directory, column, columns, manifest.num_tokens)
+        _check_ids(directory, "targets", columns, manifest.vocabulary_size)
         return cls(directory, manifest, columns)
 
     def __len__(self) -> int:
@@ -106,7 +77,12 @@ class Retrieval:
     @property
     def k(self) -> int:
         """Neighbours of a token."""
-        return int(self.ids_NK.shape[1])
+        return self.manifest.k
+
+    @property
+    def parts(self) -> tuple[RetrievalPart, ...]:
+        """The datastores that ids are rows of, by offset."""
+        return parts_of(self.manifest.datastore, self.manifest.identity.store_id)
 
     def check_k(self, k: int) -> None:
         """Raises ConfigError when fewer than ``k`` neighbours were saved."""
@@ -122,11 +98,29 @@ class Retrieval:
         return bits.view(np.bool_)
 
 
-def _names(files: Mapping[str, Any], directory: Path) -> Iterator[str]:
-    for file in files:
-        if Path(file).name != file or not file.endswith(".npy"):
-            raise DatastoreError(f"{directory / MANIFEST} names the file {file!r}, which is no column; save it again")
-        yield file[: -len(".npy")]
+def known_arrays(known: Known) -> dict[str, Array]:
+    """Returns the arrays of ``KNOWN_COLUMNS`` by name."""
+    return {"lm_max_log_prob": known.max_log_p_N, "lm_entropy": known.entropy_N, "last_tokens": known.last_token_N}
+
+
+def read_known(retrieval: Retrieval) -> Known:
+    """Returns what was known of a retrieval's tokens before they were seen.
+
+    Raises:
+        DatastoreError: it was saved without these columns, or they are not what they should be.
+    """
+    directory, columns = retrieval.directory, retrieval.columns
+    for column in KNOWN_COLUMNS:
+        _check_column(directory, column, columns, len(retrieval))
+    _check_ids(directory, "last_tokens", columns, retrieval.manifest.vocabulary_size)
+    for name in ("lm_max_log_prob", "lm_entropy"):
+        if not np.isfinite(columns[name]).all():
+            raise DatastoreError(
+                f"{array_path(directory, name)} must be finite, but is not everywhere; save the retrieval again, with a"
+                " sound checkpoint"
+            )
+    max_log_p_N, entropy_N, last_N = (np.asarray(columns[column.name]) for column in KNOWN_COLUMNS)
+    return Known(last_N.astype(np.int64), max_log_p_N, entropy_N)
 
 
 def _mapped(directory: Path, name: str) -> Array:
@@ -145,10 +139,13 @@ def _mapped(directory: Path, name: str) -> Array:
     return mapped
 
 
-def _check_column(directory: Path, column: Column, array: Array | None, num_tokens: int) -> None:
-    path, shape = array_path(directory, column.name), column.shape(num_tokens)
+def _check_column(directory: Path, column: Column, columns: dict[str, Array], num_tokens: int) -> None:
+    path, shape, array = array_path(directory, column.name), column.shape(num_tokens), columns.get(column.name)
     if array is None:
-        raise DatastoreError(f"{directory / MANIFEST} does not name {path.name}; save the retrieval again")
+        raise DatastoreError(
+            f"{directory} must have {path.name}, but was saved without; save it again with fairseq-eval-lm"
+            " --save-retrieval"
+        )
     dtypes = (column.dtype, "<i8") if column.name == "ids" else (column.dtype,)
     if array.shape != shape or array.dtype.str not in dtypes:
         raise DatastoreError(
@@ -157,45 +154,10 @@ def _check_column(directory: Path, column: Column, array: Array | None, num_toke
         )
 
 
-KNOWN_COLUMNS = (Column("lm_max_log_prob", "<f4"), Column("lm_entropy", "<f4"), Column("last_tokens", "<i4"))
-
-
-def known_arrays(known: Known) -> dict[str, Array]:
-    """Returns the columns' arrays by name."""
-    return {"lm_max_log_prob": known.max_log_p_N, "lm_entropy": known.entropy_N, "last_tokens": known.last_token_N}
-
-
-def read_known(retrieval: Retrieval) -> Known:
-    """Returns what was known of a retrieval's tokens.
-
-    Raises:
-        DatastoreError: it was saved without these columns, or they are not what they should be.
-    """
-    arrays = {}
-    for column in KNOWN_COLUMNS:
-        array, path = retrieval.columns.get(column.name), array_path(retrieval.directory, column.name)
-        shape = column.shape(len(retrieval))
-        if array is None:
-            raise DatastoreError(
-                f"{retrieval.directory} must have {path.name}, but was saved without; save it again with"
-                " fairseq-eval-lm --save-retrieval"
-            )
-        if array.shape != shape or array.dtype.str != column.dtype:
-            raise DatastoreError(
-                f"{path} must be {np.dtype(column.dtype)} of shape {shape}, but is {array.dtype} of shape"
-                f" {array.shape}; save the retrieval again"
-            )
-        arrays[column.name] = np.asarray(array)
-    last_N, vocabulary_size = arrays["last_tokens"].astype(np.int64), retrieval.manifest["vocabulary_size"]
-    if int(last_N.min()) < 0 or int(last_N.max()) >= vocabulary_size:
+def _check_ids(directory: Path, name: str, columns: dict[str, Array], vocabulary_size: int) -> None:
+    smallest, largest = int(columns[name].min()), int(columns[name].max())
+    if smallest < 0 or largest >= vocabulary_size:
         raise DatastoreError(
-            f"{array_path(retrieval.directory, 'last_tokens')}: ids must be from 0 to {vocabulary_size - 1}, but are"
-            f" from {last_N.min()} to {last_N.max()}; save the retrieval again"
+            f"{array_path(directory, name)}: ids must be from 0 to {vocabulary_size - 1}, but are from {smallest} to"
+            f" {largest}; save the retrieval again"
         )
-    for name in ("lm_max_log_prob", "lm_entropy"):
-        if not np.isfinite(arrays[name]).all():
-            raise DatastoreError(
-                f"{array_path(retrieval.directory, name)} must be finite, but is not everywhere; save the retrieval"
-                " again, with a sound checkpoint"
-            )
-    return Known(last_N, arrays["lm_max_log_prob"], arrays["lm_entropy"])

@@ -1,24 +1,32 @@
-"""Writing a retrieval by rows, whatever their order: finished, or marked as unfinished, never half of something.
+"""Writes a retrieval row by row, in any order.
 
-The manifest says "writing" before a column is there and "done" after all of them are on the disk. A run that was
+The manifest says "writing" before any column is there, and "done" after all of them are on the disk. A run that was
 killed starts over: it has cost one evaluation, and its rows came in any order.
 """
 
-import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
+from msgspec import UNSET
 
 from fairseq.arrays import Array, Int64s
 from fairseq.errors import DatastoreError
-from fairseq.knn.retrieval.format import KIND, MANIFEST, VERSION, Column, array_path, read_record
-from fairseq.runtime.files import file_sha256, fsync_directory, locked, write_json
+from fairseq.knn.retrieval.format import (
+    MANIFEST,
+    Column,
+    FileRecord,
+    Loss,
+    RetrievalManifest,
+    array_path,
+)
+from fairseq.runtime.files import file_sha256, fsync_directory, locked
+from fairseq.runtime.records import write_record
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -29,14 +37,14 @@ class RetrievalWriter:
 
     Attributes:
         directory: of the files.
-        num_tokens: N.
+        manifest: what it will say, as far as that is known.
         columns: by name.
     """
 
     def __init__(
-        self, directory: Path, num_tokens: int, columns: Iterable[Column], record: Mapping[str, Any], held: ExitStack
+        self, directory: Path, columns: Iterable[Column], manifest: RetrievalManifest, held: ExitStack
     ) -> None:
-        self.directory, self.num_tokens, self._record, self._held = directory, num_tokens, dict(record), held
+        self.directory, self.manifest, self._held = directory, manifest, held
         self.columns = {column.name: column for column in columns}
         self._rows_written = dict.fromkeys(self.columns, 0)
         self._files = {name: held.enter_context(self._new_file(column)) for name, column in self.columns.items()}
@@ -44,21 +52,14 @@ class RetrievalWriter:
 
     @classmethod
     def create(
-        cls,
-        directory: str | Path,
-        num_tokens: int,
-        columns: Iterable[Column],
-        record: Mapping[str, Any],
-        *,
-        overwrite: bool = False,
+        cls, directory: str | Path, columns: Iterable[Column], manifest: RetrievalManifest, *, overwrite: bool = False
     ) -> "RetrievalWriter":
         """Returns a writer of a new retrieval; what a killed run left there is begun again.
 
         Args:
             directory: made if it is not there.
-            num_tokens: N.
             columns: ``columns_of``, and further ones.
-            record: the manifest's fields, as far as they are known.
+            manifest: without files and results.
             overwrite: replace a finished one.
 
         Raises:
@@ -71,17 +72,17 @@ class RetrievalWriter:
             stack.enter_context(locked(directory))
             _require_free(directory, columns, overwrite)
             old = _arrays(directory, columns)
-            needed = sum(column.num_bytes(num_tokens) for column in columns)
+            needed = sum(column.num_bytes(manifest.num_tokens) for column in columns)
             free_soon = sum(file.stat().st_size for file in old)
             require_disk(directory, needed - free_soon, "make room, or give a smaller --k")
             directory.mkdir(parents=True, exist_ok=True)
             # All names, so that a run after this one knows what it may remove.
             names = {file.name for file in old} | {array_path(directory, column.name).name for column in columns}
-            begun = {"state": "writing", **record, "files": {name: {} for name in sorted(names)}}
-            write_json(directory / MANIFEST, {"kind": KIND, "version": VERSION, **begun})
+            begun = manifest.replace(state="writing", files={name: FileRecord() for name in sorted(names)})
+            write_record(directory / MANIFEST, begun)
             for file in old:
                 file.unlink()  # not emptied: a reader may have it mapped
-            writer = cls(directory, num_tokens, columns, record, stack)
+            writer = cls(directory, columns, manifest, stack)
             writer._held = stack.pop_all()  # after the files are open: an error before closes all
             return writer
 
@@ -103,18 +104,18 @@ class RetrievalWriter:
                 self._write_at(name, data[first:last].data.cast("B"), offset)
             self._rows_written[name] += len(rows_N)
 
-    def finish(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Marks the retrieval as done, with what was found on the way, and returns its manifest."""
+    def finish(self, lm: Loss, mixture: Loss) -> RetrievalManifest:
+        """Marks the retrieval as done, with what the run gave, and returns its manifest."""
         for name, count in self._rows_written.items():
-            assert count == self.num_tokens, (name, count, self.num_tokens)
+            assert count == self.manifest.num_tokens, (name, count, self.manifest.num_tokens)
         for file in self._files.values():
             os.fsync(file.fileno())
         fsync_directory(self.directory)
         paths = [array_path(self.directory, name) for name in self.columns]
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
-        manifest = {"kind": KIND, "version": VERSION, "state": "done", **self._record, **found, "files": files}
-        write_json(self.directory / MANIFEST, manifest)
-        return manifest
+        files = {path.name: FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
+        done = self.manifest.replace(state="done", lm=lm, mixture=mixture, files=files)
+        write_record(self.directory / MANIFEST, done)
+        return done
 
     def __enter__(self) -> "RetrievalWriter":
         return self
@@ -127,9 +128,9 @@ class RetrievalWriter:
         path = array_path(self.directory, column.name)
         file = path.open("w+b", buffering=0)
         try:
-            header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(self.num_tokens)}
+            header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(self.manifest.num_tokens)}
             np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + column.num_bytes(self.num_tokens))
+            file.truncate(file.tell() + column.num_bytes(self.manifest.num_tokens))
         except OSError as err:
             file.close()
             raise OSError(err.errno, err.strerror, str(path)) from err
@@ -144,25 +145,22 @@ class RetrievalWriter:
             raise OSError(err.errno, err.strerror, str(array_path(self.directory, name))) from err
 
 
-def is_saved(directory: Path, columns: Iterable[Column], record: Mapping[str, Any]) -> bool:
-    """Returns whether a finished retrieval is there that says of itself what ``record`` says, with these columns."""
+def is_saved(directory: Path, columns: Iterable[Column], manifest: RetrievalManifest) -> bool:
+    """Returns whether a finished retrieval is there that says of itself what ``manifest`` says, with these columns."""
     try:
-        found = read_record(directory)
+        found = RetrievalManifest.read(directory)
     except DatastoreError:
         return False
-    same = all(found.get(name) == value for name, value in json.loads(json.dumps(record)).items())
+    same = found.replace(state=manifest.state, lm=UNSET, mixture=UNSET, files={}) == manifest
     files = {array_path(directory, column.name).name for column in columns}
-    return found.get("state") == "done" and same and set(found.get("files", ())) == files
+    return found.state == "done" and same and set(found.files) == files
 
 
 def _arrays(directory: Path, columns: Iterable[Column] = ()) -> list[Path]:
     """Returns the files of a retrieval that are there: those its manifest names, and those of ``columns``."""
     names = {array_path(directory, column.name).name for column in columns}
-    try:
-        record = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        names |= {name for name in record["files"] if Path(name).name == name and name.endswith(".npy")}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        pass
+    with suppress(DatastoreError, OSError):
+        names |= set(RetrievalManifest.read(directory).files)
     return [directory / name for name in sorted(names) if (directory / name).is_file()]
 
 
@@ -177,7 +175,7 @@ def _require_free(directory: Path, columns: Iterable[Column], overwrite: bool) -
         if there:
             raise DatastoreError(f"{there[0]} exists and has no {MANIFEST}; --overwrite replaces it")
         return
-    if read_record(directory).get("state") != "writing":
+    if RetrievalManifest.read(directory).state != "writing":
         raise DatastoreError(
             f"{directory} is a finished retrieval of another command; give another directory, or --overwrite"
         )

@@ -57,7 +57,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
             with atomic_write(out / name) as file:
                 file.write(content.encode())
         if not config.no_figures:
-            draw_figures(swept, first.manifest["split"], out)
+            draw_figures(swept, first.manifest.split, out)
         found = plain(report.record())
         head = {"kind": kind.kind, "version": VERSION}
         write_json(out / "sweep.json", {**head, **found, **plain(report.losses())})
@@ -74,4 +74,4 @@ def _grid_of(config: SweepConfig | CacheSweepConfig, texts: list[Retrieval]) -> 
             f"{texts[1].directory} was saved with other caches than {texts[0].directory}; save both with the same"
             " --cache-size and --cache-theta"
         )
-    return config.grid(texts[0].k, float(texts[0].manifest["knn_temp"]), caches[0])
+    return config.grid(texts[0].k, texts[0].manifest.knn_temp, caches[0])

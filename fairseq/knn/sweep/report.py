@@ -41,7 +41,7 @@ class Report(ABC):
 
     def __init__(self, texts: list[Retrieval], swept: Swept, resamples: int, seed: int) -> None:
         self.texts, self.swept, self.seed = texts, swept, seed
-        self.splits = [text.manifest["split"] for text in texts]
+        self.splits = [text.manifest.split for text in texts]
         self.settings: dict[str, Setting] = {}
         log_ps = {LM: [np.asarray(text.lm_log_p_N) for text in texts]}
         for name in self.names[1:]:
@@ -230,11 +230,9 @@ def _flags_of(values: Mapping[str, float]) -> str:
 def _flags_to_evaluate(retrieval: Retrieval, setting: Setting) -> str:
     """Returns the flags of ``fairseq-eval-lm`` that compute the setting."""
     words = _flags_of(setting.values())
-    saved = retrieval.manifest["settings"]
-    own_distances = saved.get("knn_sim_func") == "do_not_recomp_l2" or (
-        saved.get("knn_sim_func") is None and saved.get("metric") == "ip"
-    )
-    asked = saved.get("rerank") or retrieval.k
+    saved = retrieval.manifest.settings
+    own_distances = saved.knn_sim_func == "do_not_recomp_l2" or (saved.knn_sim_func is None and saved.metric == "ip")
+    asked = saved.rerank or retrieval.k
     return words if own_distances or asked == setting.k else f"{words} --rerank {asked}"
 
 

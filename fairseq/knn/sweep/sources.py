@@ -38,20 +38,15 @@ def read_caches(retrieval: Retrieval) -> tuple[tuple[tuple[int, float], ...], Fl
     Raises:
         DatastoreError: the retrieval was saved without a cache, or the column is not what its manifest says.
     """
-    saved, column_NS = retrieval.manifest.get("cache"), retrieval.columns.get(CACHE_COLUMN)
-    if saved is None or column_NS is None:
+    saved, column_NS = retrieval.manifest.cache, retrieval.columns.get(CACHE_COLUMN)
+    if not saved or column_NS is None:
         raise DatastoreError(f"{retrieval.directory} was saved without a cache; save it again, with --cache-size")
-    settings = saved.get("settings") if isinstance(saved, dict) else None
-    sound = isinstance(settings, list) and all(
-        isinstance(one, dict) and isinstance(one.get("cache_size"), int) and isinstance(one.get("cache_theta"), float)
-        for one in settings
-    )
-    if not sound or not settings or column_NS.shape != (len(retrieval), len(settings)) or column_NS.dtype != np.float32:
+    if column_NS.shape != (len(retrieval), len(saved.settings)) or column_NS.dtype != np.float32:
         raise DatastoreError(
             f"{array_path(retrieval.directory, CACHE_COLUMN)} must be float32 with a column for each setting in the"
             " manifest, but is not; save the retrieval again"
         )
-    return tuple((one["cache_size"], one["cache_theta"]) for one in settings), column_NS
+    return tuple((one.cache_size, one.cache_theta) for one in saved.settings), column_NS
 
 
 def _log_p_knn(retrieval: Retrieval, grid: Grid, rows: slice) -> Tensor:

@@ -110,14 +110,14 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     skip = fit_skip(tokens, held_out.log_p_N[kind], seed)
     finite = {name: value for name, value in held_out.perplexities().items() if np.isfinite(value)}
     model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), finite)
-    show(f"{len(tokens)} tokens of {retrieval.manifest['split']}, {k} neighbours, temperature {temperature:g}")
+    show(f"{len(tokens)} tokens of {retrieval.manifest.split}, {k} neighbours, temperature {temperature:g}")
     show(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     show("\n".join(held_out.lines(kind, weights["fixed"])))
     applied_to = None
     if other is not None:
         check_fits(model, out, identity_of(other), k, temperature, allow_mismatch=allow)
         tokens = read_tokens(other, values, counts_V, k, temperature)
-        show(f"\nPerplexity on {len(tokens)} tokens of {other.manifest['split']}")
+        show(f"\nPerplexity on {len(tokens)} tokens of {other.manifest.split}")
         applied = scores_of(tokens, weights, skip)
         show("\n".join(applied.lines(kind, weights["fixed"])))
         applied_to = {**text_record(other), "ppl": _labelled(applied)}
@@ -145,7 +145,7 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """Yields every k and temperature with its held-out scores."""
     ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
-    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (float(retrieval.manifest["knn_temp"]),)
+    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (retrieval.manifest.knn_temp,)
     retrieval.check_k(max(ks))
     for k, temperature in itertools.product(ks, temperatures):
         tokens = read_tokens(retrieval, values, counts_V, k, temperature)

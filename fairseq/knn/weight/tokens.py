@@ -17,7 +17,6 @@ from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
 from fairseq.knn.neighbours.several_stores import Values
-from fairseq.knn.retrieval.datastores import parts_of
 from fairseq.knn.retrieval.format import array_path
 from fairseq.knn.retrieval.retrieval import Retrieval, read_known
 from fairseq.knn.weight.features import context_features, has_neighbours, neighbour_features
@@ -30,9 +29,9 @@ _ROWS = 1024
 
 def identity_of(retrieval: Retrieval) -> dict[str, str | None]:
     """Returns what a weight that is fitted on a retrieval is fitted for: hashes, and how distances were measured."""
-    identity, settings = retrieval.manifest["identity"], retrieval.manifest["settings"]
-    hashes = {name: identity.get(name) for name in ("weights_sha256", "dictionary_sha256", "store_id")}
-    return {**hashes, **measure_of(settings.get("knn_sim_func"), settings.get("metric"), settings.get("drop_top1"))}
+    identity, settings = retrieval.manifest.identity, retrieval.manifest.settings
+    hashes = {name: getattr(identity, name) for name in ("weights_sha256", "dictionary_sha256", "store_id")}
+    return {**hashes, **measure_of(settings.knn_sim_func, settings.metric, settings.drop_top1)}
 
 
 def measure_of(knn_sim_func: object, metric: object, drop_top1: object) -> dict[str, str | None]:
@@ -53,7 +52,7 @@ def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: boo
         DatastoreError: one is not there, or has fewer rows than the ids name.
         MismatchError: one is another one.
     """
-    parts = parts_of(retrieval.manifest, retrieval.directory)
+    parts = retrieval.parts
     places = prefix.split(":") if prefix is not None else [part.prefix for part in parts]
     if len(places) != len(parts):
         raise ConfigError(
@@ -62,7 +61,7 @@ def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: boo
         )
     arrays = []
     for part, place in zip(parts, places, strict=True):
-        store = Datastore.open(place, rows=None, vocabulary_size=retrieval.manifest["vocabulary_size"], load_keys=False)
+        store = Datastore.open(place, rows=None, vocabulary_size=retrieval.manifest.vocabulary_size, load_keys=False)
         if store.store_id is not None and part.store_id is not None and store.store_id != part.store_id:
             mismatch(
                 f"{retrieval.directory} was saved with datastore {part.store_id[:12]}, but {place} is datastore"
@@ -92,9 +91,9 @@ def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool)
         DataError: it cannot be read.
         MismatchError: it is another one.
     """
-    place = Path(path if path is not None else retrieval.manifest["dictionary"])
+    place = Path(path if path is not None else retrieval.manifest.dictionary)
     dictionary = Dictionary.load(place)
-    wanted, size = retrieval.manifest["identity"].get("dictionary_sha256"), retrieval.manifest["vocabulary_size"]
+    wanted, size = retrieval.manifest.identity.dictionary_sha256, retrieval.manifest.vocabulary_size
     found = dictionary.sha256()
     if wanted is not None and found != wanted:
         mismatch(

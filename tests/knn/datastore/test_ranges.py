@@ -3,10 +3,11 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq.knn.datastore.ranges import RowRanges, checked_ranges, evenly_spaced
+from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 
 ROWS = 40
 pairs = st.lists(st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)), max_size=8)
@@ -34,7 +35,7 @@ def test_ranges_are_sets(one, other, low, high):
     ids = sorted(wanted)
     assert ranges.ids().tolist() == ids
     assert ranges.place_of(np.array(ids, np.int64)).tolist() == list(range(len(ids)))
-    assert checked_ranges(ranges.pairs, ROWS) == ranges
+    assert not ids or RowRanges.from_json(ranges.to_json()) == ranges
 
 
 def test_numbers_that_are_evenly_spaced():
@@ -50,9 +51,11 @@ def test_numbers_that_are_evenly_spaced():
 
 
 @given(st.one_of(pairs.map(lambda found: [list(pair) for pair in found]), st.lists(st.lists(st.integers())), st.text()))
-def test_json_that_is_no_ranges_is_none(value):
-    found = checked_ranges(value, ROWS)
-    assert found is None or found.pairs == value
+def test_json_is_ranges_or_refused(value):
+    try:
+        assert RowRanges.from_json(value).pairs == value
+    except ValueError as err:
+        assert str(err).startswith("must be ranges of rows")
 
 
 def test_broken_ranges():
@@ -61,10 +64,13 @@ def test_broken_ranges():
         [[5, 3]],
         [[0, 4], [4, 6]],
         [[4, 6], [0, 2]],
-        [[0, 41]],
+        [[0, 2**54]],
+        [],
+        [3],
         [[-1, 2]],
         [[0, True]],
         [[0, 1.0]],
         {},
     ):
-        assert checked_ranges(value, ROWS) is None, value
+        with pytest.raises(ValueError, match="must be ranges of rows, sorted and apart, but is"):
+            RowRanges.from_json(value)

@@ -1,7 +1,6 @@
 """Building, resuming, opening and searching indexes."""
 
 import logging
-from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -282,7 +281,7 @@ def test_store_of_the_older_tools_has_an_identity(make_store, tmp_path):
     a, b = Datastore.open(tmp_path / "a", **known), Datastore.open(tmp_path / "b", **known)
     assert a.store_id == Datastore.open(tmp_path / "a", **known).store_id != b.store_id
     assert np.array_equal(a.values_N, values_of())
-    assert replace(build(a, tmp_path / "i", index_spec="Flat"), store_id=b.store_id).rows == ROWS
+    assert build(a, tmp_path / "i", index_spec="Flat").replace(store_id=b.store_id).rows == ROWS
 
 
 @pytest.mark.parametrize("spec", [dict(index_spec="Flat"), SMALL_PQ])

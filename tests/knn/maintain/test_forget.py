@@ -1,7 +1,6 @@
 """A datastore with forgotten rows is one that was written without them: for every search, and after compaction too."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -13,7 +12,6 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import segments_of
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import build_index, sample_keys
 from fairseq.knn.index.config import BuildConfig
@@ -163,13 +161,13 @@ def test_compaction_leaves_the_rows_that_are_left(make_store, tmp_path, queries,
         found = KNN_Dstore.open(store.prefix, path, config)
         again = found.search(queries)
         assert np.array_equal(again[0], near) and np.array_equal(rows_at(again[1], LEFT), ids), path
-    [segment] = segments_of(after.manifest, "")
+    [segment] = after.manifest.all_segments
     assert segment.source_rows == ROWS and np.array_equal(segment.spans.ids(), LEFT)
     assert not list(tmp_path.glob("*forgotten*")) and not list(tmp_path.glob("*compact*"))
     assert "nothing to compact" in compact(store.prefix, paths, 60)
     said(store.prefix, rows="95:105")  # once more: what is left of what was left
     compact(store.prefix, paths, 60)
-    [segment] = segments_of(read_manifest(manifest_path(store.prefix), DatastoreManifest), "")
+    [segment] = read_manifest(manifest_path(store.prefix), DatastoreManifest).all_segments
     assert np.array_equal(segment.spans.ids(), np.delete(LEFT, np.arange(95, 105)))
 
 
@@ -264,10 +262,10 @@ def test_damaged_tombstones_are_refused(make_store, tmp_path, damage):
     elif damage == "changed":
         path.write_text(path.read_text().replace("10", "11"))
     elif damage == "count":
-        write_manifest(manifest_path(store.prefix), replace(manifest, forgotten={**manifest.forgotten, "rows": 4}))
+        write_manifest(manifest_path(store.prefix), manifest.replace(forgotten=manifest.forgotten.replace(rows=4)))
     elif damage == "kind":
-        write_manifest(manifest_path(store.prefix), replace(manifest, forgotten={"rows": "5"}))
+        write_manifest(manifest_path(store.prefix), manifest.replace(forgotten={"rows": "5"}))
     else:
-        write_manifest(manifest_path(store.prefix), replace(manifest, rows=8))
+        write_manifest(manifest_path(store.prefix), manifest.replace(rows=8))
     with pytest.raises(DatastoreError, match=r"restore|must have"):
         Datastore.open(store.prefix)

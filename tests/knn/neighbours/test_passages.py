@@ -1,13 +1,14 @@
 """The hits of a token: their shares of p_kNN, and the text of the rows."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fairseq.data.dictionary import Dictionary
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.neighbours.distribution import votes_for
 from fairseq.knn.neighbours.passages import RowText, top_hits
 from tests.builders.tiny_lm import write_split
@@ -70,11 +71,11 @@ def test_the_text_of_a_row_is_found_or_not_shown(make_store, tmp_path: Path, cap
             ({"tokens_per_sample": 20}, "gives 40 rows"),
         ):
             caplog.clear()
-            store.manifest = replace(store.manifest, settings={**settings, **changed})
+            store.manifest = store.manifest.replace(settings={**settings, **changed})
             assert RowText.open(store) is None
             assert reason in caplog.text
         caplog.clear()
-        store.manifest = replace(store.manifest, settings=settings, dictionary_sha256="0" * 64)
+        store.manifest = store.manifest.replace(settings=settings, dictionary_sha256="0" * 64)
         assert RowText.open(store) is None
         assert "was written with dictionary 0000" in caplog.text
 
@@ -96,8 +97,8 @@ def test_of_several_texts_those_that_are_there_are_shown(
         "tokens_per_sample": 10,
     }
     segments = (
-        {"settings": eos, "source_rows": 20, "spans": [[0, 20]]},
-        {"settings": none, "source_rows": 40, "spans": [[0, 5], [15, 40]]},
+        Segment(eos, 20, RowRanges.of([[0, 20]])),
+        Segment(none, 40, RowRanges.of([[0, 5], [15, 40]])),
     )
     (valid,) = texts["valid"]
     values = np.array([*range(4, 14), *range(20, 30), *valid[10:15], *valid[25:]])

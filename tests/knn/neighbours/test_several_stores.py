@@ -1,5 +1,6 @@
 """Several datastores searched together are one: a row is found wherever it lies, and counted once."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -11,16 +12,18 @@ from hypothesis import strategies as st
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
-from fairseq.knn.datastore.manifest import DatastoreManifest
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
 from fairseq.knn.neighbours.several_stores import SeveralStores, Values, joint_id
-from fairseq.knn.retrieval.datastores import datastore_record, parts_of
+from fairseq.knn.retrieval.datastores import StoreRecord, datastore_record, parts_of
+from fairseq.runtime.records import as_json, parse
 from knnlm import KNN_Dstore, open_neighbours
-from tests.builders.small_store import ROWS, VOCABULARY, clustered_keys, values_of
+from tests.builders.small_store import ROWS, clustered_keys, small_manifest, values_of
 from tests.oracles.knn import knn_probability, nearest
 
 # The same float32 distances of the same rows; only the order in which votes are added differs.
@@ -32,8 +35,7 @@ CUT = 600
 
 def write_store(root, name, keys, values=None, **changes):
     values = values_of(len(keys)) if values is None else values
-    known = {"vocabulary_size": VOCABULARY, "dictionary_sha256": "d" * 64, "weights_sha256": "w" * 64, **changes}
-    manifest = DatastoreManifest(rows=len(keys), dimension=keys.shape[1], **known)
+    manifest = small_manifest(rows=len(keys), dimension=keys.shape[1], **changes)
     with DatastoreWriter.create(root / name, manifest) as writer:
         writer.append(keys, values)
         writer.finish()
@@ -202,25 +204,35 @@ def test_names_in_pairs(stores_named, indexes, message):
 
 def test_what_a_retrieval_says_of_its_datastores(stores):
     record = datastore_record(opened(stores, "a:b").parts, whole_text=True)
-    assert record["prefix"] == f"{stores}/a:{stores}/b" and record["rows"] == ROWS and record["first_position"] is None
-    a, b = parts_of({"datastore": record}, stores)
+    written = as_json(record)
+    assert list(written) == ["prefix", "rows", "data", "context_window", "first_position", "parts"]
+    assert list(written["parts"][0]) == [*list(written)[:5], "offset", "store_id"]
+    assert written["prefix"] == f"{stores}/a:{stores}/b" and (written["rows"], written["first_position"]) == (
+        ROWS,
+        None,
+    )
+    a, b = parts_of(read_back(written), None)
     assert (a.offset, a.rows, b.offset, b.rows, b.texts[0].data) == (0, CUT, CUT, ROWS - CUT, "b")
     single = datastore_record(opened(stores, "a").parts, whole_text=True)
-    assert set(single) == {"prefix", "rows", "data", "context_window", "first_position"}
-    (alone,) = parts_of({"datastore": single, "identity": {"store_id": "x"}}, stores)
+    assert list(as_json(single)) == ["prefix", "rows", "data", "context_window", "first_position"]
+    (alone,) = parts_of(read_back(as_json(single)), "x")
     assert (alone.offset, alone.rows, alone.store_id) == (0, CUT, "x")
-    bad = [
-        {"parts": []},
-        {"parts": [record["parts"][0]]},
-        {"parts": "ab"},
-        {"parts": record["parts"][::-1]},
-        {"parts": [record["parts"][0], {**record["parts"][1], "offset": CUT + 1}]},
-        {"parts": [record["parts"][0], {**record["parts"][1], "rows": "9"}]},
-        {"parts": [1, 2]},
-    ]
-    for wrong in bad:
-        with pytest.raises(DatastoreError, match=r"manifest\.json.*save "):
-            parts_of({"datastore": {**record, **wrong}}, stores)
+    parts = written["parts"]
+    for wrong in (
+        [],
+        [parts[0]],
+        "ab",
+        parts[::-1],
+        [parts[0], {**parts[1], "offset": CUT + 1}],
+        [parts[0], {**parts[1], "rows": "9"}],
+        [1, 2],
+    ):
+        with pytest.raises(DatastoreError, match=r"^it.* must .*; save again$"):
+            read_back({**written, "parts": wrong})
+
+
+def read_back(written):
+    return parse(json.dumps(written), StoreRecord, "it", DatastoreError, "save again")
 
 
 def segment_record(spans, **changes):
@@ -232,39 +244,40 @@ def test_what_a_retrieval_says_of_segments(stores, tmp_path):
     """Row 3 of the datastore is the source's row 5; the second text's rows begin at row 7."""
     cut = {"sample_break_mode": "none", "tokens_per_sample": 10, "context_window": 5}
     segments = tuple(
-        {"settings": {**cut, "data": name}, "source_rows": 20, "spans": spans}
+        Segment({**cut, "data": name}, 20, RowRanges.of(spans))
         for name, spans in (("t", [[0, 3], [5, 9]]), ("u", [[4, 20]]))
     )
     write_store(tmp_path, "s", clustered_keys(23), settings={**cut, "data": "t"}, segments=segments)
     source = KNN_Dstore.open(tmp_path / "s", tmp_path / "s.flat")
     record = datastore_record(source.parts, whole_text=True)
-    assert (record["data"], record["first_position"]) == (None, None) and "rows_id" not in record
-    (part,) = parts_of({"datastore": record}, tmp_path)
+    written = as_json(record)
+    assert (written["data"], written["first_position"]) == (None, None) and "rows_id" not in written
+    (part,) = parts_of(read_back(written), None)
     assert [text.data for text in part.texts] == ["t", "u"]
     first, second = (text.map for text in part.texts)
     assert first.positions(np.arange(7)).tolist() == [10, 11, 12, 15, 16, 17, 18] and first.rows == 7
     assert second.positions(np.arange(2)).tolist() == [14, 15] and second.rows == 16
-    assert record["segments"] == [
+    assert written["segments"] == [
         segment_record([[0, 3], [5, 9]], context_window=5),
         segment_record([[4, 20]], data="u", context_window=5),
     ]
     source.datastore.rows = 5  # --dstore-size
     fewer = datastore_record(source.parts, whole_text=False)
-    assert [part["spans"] for part in fewer["segments"]] == [[[0, 3], [5, 7]]]
-    assert parts_of({"datastore": fewer}, tmp_path)[0].texts[0].map is None
+    assert [part.spans.pairs for part in fewer.segments] == [[[0, 3], [5, 7]]]
+    assert parts_of(fewer, None)[0].texts[0].map is None
     sound = segment_record([[0, 7]])
     for wrong, message in (
-        ([], "'segments' must be of the 23 rows"),
-        ([sound], "'segments' must be of the 23 rows"),
-        ("x", "'segments'"),
-        ([segment_record([[3, 2]])], "'spans' of a segment"),
-        ([{**sound, "rows": 8}], "'spans' of a segment"),
-        ([{**sound, "first_position": "1"}], "lacks a sound 'first_position'"),
-        ([7], "lacks a sound 'data'"),
-        ([{**sound, "first_position": -1}], "lacks a sound 'first_position'"),
+        ([], "must have segments of its 23 rows"),
+        ([sound], "must have segments of its 23 rows, but they have 7"),
+        ("x", "'segments' must be a list"),
+        ([{**sound, "spans": [[3, 2]]}], r"'segments\[0\].spans' must be ranges of rows"),
+        ([{**sound, "rows": 8}], r"'segments\[0\]' must have spans of its 8 rows, but they have 7"),
+        ([{**sound, "first_position": "1"}], r"'segments\[0\].first_position' must be a whole number or null"),
+        ([7], r"'segments\[0\]' must be an object"),
+        ([{**sound, "first_position": -1}], r"'segments\[0\].first_position' must be at least 0"),
     ):
         with pytest.raises(DatastoreError, match=message):
-            parts_of({"datastore": {**record, "segments": wrong}}, tmp_path)
+            read_back({**written, "segments": wrong})
 
 
 @pytest.mark.parametrize("kind", ["Flat", "IVF8,Flat"])
@@ -287,7 +300,7 @@ def test_what_is_forgotten_in_one_is_found_in_neither(tmp_path, kind):
             p = knn_probability(wanted_distances, left[wanted], values[left[wanted]], TARGET[n], 1.0)
             assert np.exp(source.log_prob(QUERIES[n : n + 1], TARGET[n : n + 1])[0]) == pytest.approx(p, abs=1e-5)
     record = datastore_record(source.parts, whole_text=True)
-    a, b = parts_of({"datastore": record}, tmp_path)
+    a, b = parts_of(record, None)
     assert a.rows_id != a.store_id and a.rows == 40 and b.rows_id == b.store_id
 
 

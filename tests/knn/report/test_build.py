@@ -7,11 +7,15 @@ import pytest
 
 from fairseq.errors import ConfigError, DataError, DatastoreError, MismatchError
 from fairseq.knn.report.texts import check_hits, check_targets, open_texts, source_positions
+from fairseq.knn.retrieval.retrieval import Retrieval
 from tests.builders.shown_retrieval import FIRST, shown_retrieval
 
 
-def opened(directory, data=None, dstore_data=None):
-    return open_texts(json.loads((directory / "manifest.json").read_text()), directory, data, dstore_data)
+def opened(directory, data=None, dstore_data=None, **changes):
+    """Returns the texts of a retrieval, of which the manifest is changed first."""
+    record = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps({**record, **changes}))
+    return open_texts(Retrieval.open(directory), data, dstore_data)
 
 
 def test_texts_are_found_where_they_were_or_where_the_flags_say(tmp_path):
@@ -53,12 +57,11 @@ def test_other_texts_are_refused(tmp_path):
 def test_several_texts_lie_one_after_the_other(tmp_path):
     """Rows 0 to 99 are of a datastore of train, the others of one of valid, whose text has 127 tokens."""
     directory = shown_retrieval(tmp_path)
+    alone = opened(directory)
     record = json.loads((directory / "manifest.json").read_text())
     train = {**record["datastore"], "rows": 100, "offset": 0, "store_id": None}
     valid = {**train, "prefix": "x/other", "offset": 100, "data": str(tmp_path / "data-bin/valid"), "first_position": 7}
-    record["datastore"] = {"prefix": "dstore:x/other", "parts": [train, valid]}
-    texts = open_texts(record, directory, None, None)
-    alone = opened(directory)
+    texts = opened(directory, datastore={"prefix": "dstore:x/other", "parts": [train, valid]})
     assert texts.source_tokens == len(texts.source) - 1 == 400 + 127
     assert texts.stores == ("dstore", "other")
     ids = np.array([[0, 99, 100], [-1, 150, 219]])
@@ -72,13 +75,13 @@ def test_several_texts_lie_one_after_the_other(tmp_path):
     with pytest.raises(MismatchError, match="has 127 tokens, but row 120 is token 127"):
         source_positions(texts, ids + 1)
     with pytest.raises(ConfigError, match="--dstore-data names 1, but"):
-        open_texts(record, directory, None, "one")
+        opened(directory, dstore_data="one")
 
 
 def test_a_retrieval_that_does_not_know_its_rows_is_refused(tmp_path):
     directory = shown_retrieval(tmp_path)
-    record = json.loads((directory / "manifest.json").read_text())
-    with pytest.raises(DatastoreError, match="does not say which token"):
-        open_texts({**record, "datastore": {**record["datastore"], "first_position": None}}, directory, None, None)
     with pytest.raises(MismatchError, match="was made with dictionary 0000"):
-        open_texts({**record, "identity": {"dictionary_sha256": "0" * 64}}, directory, None, None)
+        opened(directory, identity={"dictionary_sha256": "0" * 64})
+    datastore = json.loads((directory / "manifest.json").read_text())["datastore"]
+    with pytest.raises(DatastoreError, match="does not say which token"):
+        opened(directory, datastore={**datastore, "first_position": None})

@@ -65,7 +65,7 @@ def test_a_directory_that_cannot_be_written_is_a_warning(
     def refuse(path: Path, record: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("fairseq.knn.retrieval.results.write_json", refuse)
+    monkeypatch.setattr("fairseq.knn.retrieval.results.write_record", refuse)
     kept(directory, "sweep", value=1)
     assert "results.json cannot be written (Permission denied)" in caplog.text
 

@@ -2,14 +2,16 @@
 
 import errno
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from fairseq.errors import ConfigError, DatastoreError, FairseqError
 from fairseq.knn.retrieval import writer as retrieval_writer
-from fairseq.knn.retrieval.format import Column, columns_of
+from fairseq.knn.retrieval.format import Column, Loss, RetrievalManifest, columns_of
 from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
 from fairseq.runtime.files import locked
 from tests.builders.small_retrieval import STORE_ROWS, small_retrieval
@@ -28,10 +30,10 @@ def record_of(directory: Path) -> dict:
 
 def written(source: Path, directory: Path, parts, *, overwrite=False, extra=(), stop=False):
     """Writes what ``source`` holds, some rows at a time, through our writer."""
-    record = {k: v for k, v in record_of(source).items() if k not in ("kind", "version", "state", "files")}
+    manifest = RetrievalManifest.read(source).replace(state="writing", lm=UNSET, mixture=UNSET, files={})
     arrays = {file.stem: np.load(file) for file in source.glob("*.npy")}
     columns = (*columns_of(K, STORE_ROWS), *extra)
-    with RetrievalWriter.create(directory, TOKENS, columns, record, overwrite=overwrite) as writer:
+    with RetrievalWriter.create(directory, columns, manifest, overwrite=overwrite) as writer:
         for rows in parts:
             writer.write(rows, **{name: array[rows] for name, array in arrays.items()})
         if stop:
@@ -39,7 +41,7 @@ def written(source: Path, directory: Path, parts, *, overwrite=False, extra=(), 
         for column in extra:
             shape = column.shape(TOKENS)
             writer.write(np.arange(TOKENS), **{column.name: np.arange(np.prod(shape)).reshape(shape)})
-        return writer.finish({"lmbda": 0.5})
+        return writer.finish(Loss(4.0, 16.0), Loss(math.inf, math.inf))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -51,8 +53,14 @@ def test_rows_lie_where_they_belong_whatever_the_order(saved, tmp_path, seed):
     manifest = written(tmp_path / "hand", tmp_path / "ours", [*np.array_split(order, 7), order[:0]])
     for file in (tmp_path / "hand").glob("*.npy"):
         assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
-        assert manifest["files"][file.name]["bytes"] == file.stat().st_size
-    assert record_of(tmp_path / "ours") == manifest and (manifest["state"], manifest["lmbda"]) == ("done", 0.5)
+        assert manifest.files[file.name].bytes == file.stat().st_size
+    assert RetrievalManifest.read(tmp_path / "ours") == manifest  # an infinite loss is written, and read
+    record = record_of(tmp_path / "ours")
+    assert (record["state"], record["lm"], record["mixture"]["ppl"]) == (
+        "done",
+        {"loss_base2": 4.0, "ppl": 16.0},
+        math.inf,
+    )
     assert not [p.name for p in tmp_path.rglob(".*")] and not (tmp_path / "ours.lock").exists()
 
 
@@ -162,17 +170,17 @@ def cut(path: Path, left: int) -> None:
     [
         (lambda d: (d / "manifest.json").unlink(), "must be a saved retrieval, but has no manifest.json"),
         (lambda d: (d / "manifest.json").write_text("[" * 9999), "must be JSON"),
-        (lambda d: (d / "manifest.json").write_text("3"), "must be a manifest of kind 'retrieval'"),
-        (lambda d: edited(d, kind="index"), "must be a manifest of kind 'retrieval'"),
+        (lambda d: (d / "manifest.json").write_text("3"), "must be of kind 'retrieval', but is of none"),
+        (lambda d: edited(d, kind="index"), "must be of kind 'retrieval', but is of kind 'index'"),
         (lambda d: edited(d, version=2), "is of version 2, but this program reads version 1"),
-        (lambda d: edited(d, k=...), "lacks a sound 'k'"),
-        (lambda d: edited(d, k=True), "lacks a sound 'k'"),
-        (lambda d: edited(d, lmbda="much"), "lacks a sound 'lmbda'"),
-        (lambda d: edited(d, num_tokens=0), "must be at least 1"),
+        (lambda d: edited(d, k=...), "lacks the field 'k'"),
+        (lambda d: edited(d, k=True), "'k' must be a whole number, but is True"),
+        (lambda d: edited(d, lmbda="much"), "'lmbda' must be a number, but is 'much'"),
+        (lambda d: edited(d, num_tokens=0), "'num_tokens' must be at least 1, but is 0"),
         (lambda d: edited(d, num_tokens=59), r"blocks.npy must be int32 of shape \(59,\)|must be .* of shape \(59"),
         (lambda d: edited(d, k=17), r"ids.npy must be int32 of shape \(60, 17\), but is int32 of shape \(60, 16\)"),
         (lambda d: edited(d, files={"../x.npy": {}}), "names the file '../x.npy', which is no column"),
-        (lambda d: edited(d, files={}), "does not name targets.npy"),
+        (lambda d: edited(d, files={}), "must have targets.npy, but was saved without"),
         (lambda d: edited(d, vocabulary_size=10), "ids must be from 0 to 9"),
         (lambda d: (d / "hits.npy").unlink(), "hits.npy does not exist, but its manifest names it"),
         (lambda d: cut(d / "ids.npy", 999), "must be a whole .npy file"),

@@ -200,7 +200,7 @@ def change(record: dict, path: str, value: object) -> None:
 UNSOUND = [
     ("kind", "retrieval", "of kind"),
     ("version", 2, "version 2"),
-    ("more", 1, "fields"),
+    ("more", 1, "unknown field 'more'"),
     ("k", 0, "'k'"),
     ("k", True, "'k'"),
     ("knn_temp", 0, "'knn_temp'"),
@@ -219,8 +219,12 @@ UNSOUND = [
     ("weights/network/members/0/0/weight/0/0", "x", "weight"),
     ("weights/network/members/0/0/weight/0/0", math.inf, "weight"),
     ("weights/network/members/0/0/weight/0", [1.0], "weight"),
-    ("weights/network/members/0/0/bias", [1.0], "layer"),
-    ("weights/network/members/0/2", {"weight": [[0.0] * 32] * 2, "bias": [0.0, 0.0]}, "last layer"),
+    ("weights/network/members/0/0/bias", [1.0], "must have a row of weights for each bias"),
+    (
+        "weights/network/members/0/2",
+        {"weight": [[0.0] * 32] * 2, "bias": [0.0, 0.0]},
+        "must have layers from 10 features to one output",
+    ),
     ("skip/thresholds", [1.0], "thresholds"),
     ("skip/thresholds/0", 1e9, "thresholds"),
     ("skip/network/features/0", "nearest", "features"),
