@@ -73,7 +73,7 @@ def open_scorer(
         from fairseq_cli.neighbours import open_memory  # FAISS, which takes a while to import
 
         mixture = Mixture([open_memory(opened, neighbours)])
-    scorer = SequenceScorer(opened.models, precision, mixture, config.softmax_batch)
+    scorer = SequenceScorer(opened.models, precision, mixture, softmax_batch=config.softmax_batch)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token
     return TextScorer(scorer, opened.max_positions - add_bos, config.max_tokens, add_bos=add_bos), dictionary

@@ -72,6 +72,7 @@ class SequenceScorer:
         models: Sequence[LanguageModel],
         precision: Precision,
         mixture: Mixture | None = None,
+        *,
         softmax_batch: int | None = None,
     ) -> None:
         self.models, self.precision, self.softmax_batch = models, precision, softmax_batch

@@ -107,7 +107,7 @@ def evaluate(golden_dir: Path, checkpoint: str, flags: str) -> tuple[float, int,
     config = typed.build(EvalConfig)
     evaluation = prepare(config, typed.given(LanguageModelingConfig), CPU)
     perplexity = Perplexity()
-    scorer = SequenceScorer(evaluation.models, CPU, config.softmax_batch)
+    scorer = SequenceScorer(evaluation.models, CPU, softmax_batch=config.softmax_batch)
     for scored in score_all(evaluation, scorer, perplexity):
         perplexity.add(scored.log_p_N, scored.target_N)
     return perplexity.loss, perplexity.count, evaluation.num_left_out
