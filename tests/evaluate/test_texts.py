@@ -55,7 +55,7 @@ def test_every_token_comes_once_and_in_order(texts: list[list[int]], window: int
     assert sum(counts) == sum(map(len, ids))
     for text in found:
         assert (text.model_log_p_N == 2 * text.log_p_N).all()
-        assert text.memory_log_p_NM.shape == (len(text.target_N), 0)
+        assert (text.memory_log_p_NM == np.outer(text.log_p_N, [3, 4])).all()
         if not add_bos or len(text.target_N) <= 6:  # else the <s> of the window counts as well
             expected = tokens_before(len(text.target_N), 6, window)
             assert (-text.log_p_N).tolist() == [before + add_bos for before in expected]
