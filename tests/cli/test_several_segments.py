@@ -72,11 +72,8 @@ def tokens_of(data_dir: Path) -> dict[str, list[int]]:
 
 def test_ids_lead_to_the_words_around_them(root: Path, data_dir: Path) -> None:
     retrieval, texts, of_id = Retrieval.open(root / "saved"), tokens_of(data_dir), places(data_dir)
-    record = retrieval.manifest["datastore"]
-    assert record["rows"] == len(of_id) and [part["offset"] for part in record["parts"]] == [
-        0,
-        sum(store == 0 for store, *_ in of_id),
-    ]
+    assert retrieval.manifest.datastore.rows == len(of_id)
+    assert [part.offset for part in retrieval.parts] == [0, sum(store == 0 for store, *_ in of_id)]
     hits_NK, ids_NK = retrieval.hits_NK(slice(None)), np.asarray(retrieval.ids_NK)
     for ids, hits, target in zip(ids_NK.tolist(), hits_NK.tolist(), retrieval.target_N.tolist(), strict=True):
         assert hits == [texts[split][at] == target for _, _, split, at in (of_id[idx] for idx in ids)]

@@ -151,9 +151,8 @@ def open_recorder(
     order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
     if not len(order_N):
         raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
-    k = neighbours.config.k
     manifest = _manifest(neighbours, evaluation, config, len(order_N))
-    columns = (*columns_of(k, neighbours.rows), *KNOWN_COLUMNS)
+    columns = (*columns_of(manifest.k, neighbours.rows), *KNOWN_COLUMNS)
     if cache is not None:
         columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
         settings = [CacheSetting(size, theta) for size, theta in cache.pairs]
