@@ -189,7 +189,7 @@ def test_evaluation_parses() -> None:
     assert (settings.eval.max_tokens, settings.eval.context_window, settings.eval.softmax_batch) == (3072, 2560, 1024)
     assert settings.eval.gen_subset == "valid"
     assert settings.eval.required_batch_size_multiple == 1
-    assert not settings.knn.knnlm
+    assert not settings.neighbours.knn.knnlm
     assert not settings.dump.save_knnlm_dstore
     assert not settings.device.fp16
 
@@ -203,8 +203,8 @@ def test_writing_the_datastore_parses() -> None:
     assert settings.eval.model_overrides == "{'knn_keytype': 'last_ffn_input'}"
     assert settings.dump.save_knnlm_dstore
     assert settings.dump.dstore_mmap == "checkpoints/dstore"
-    assert settings.dstore.dstore_size == 103225485
-    assert settings.dstore.knn_keytype == "last_ffn_input"
+    assert settings.neighbours.dstore.dstore_size == 103225485
+    assert settings.neighbours.dstore.knn_keytype == "last_ffn_input"
     assert settings.device.fp16
 
 
@@ -212,14 +212,14 @@ def test_evaluation_with_neighbours_parses() -> None:
     from fairseq_cli.eval_settings import EvalSettings
 
     settings = EvalSettings(eval_flags(KNN))
-    assert settings.knn.knnlm
-    assert (settings.knn.k, settings.knn.lmbda, settings.knn.probe) == (1024, 0.25, 32)
-    assert settings.knn.dstore_filename == "checkpoints/dstore"
-    assert settings.knn.indexfile == "checkpoints/knn.index"
-    assert settings.knn.knn_temp == 1.0
-    assert settings.knn.knn_sim_func is None
-    assert settings.knn.faiss_metric_type == "l2"
-    assert settings.dstore.dstore_size == 103225485
+    assert settings.neighbours.knn.knnlm
+    assert (settings.neighbours.knn.k, settings.neighbours.knn.lmbda, settings.neighbours.knn.probe) == (1024, 0.25, 32)
+    assert settings.neighbours.knn.dstore_filename == "checkpoints/dstore"
+    assert settings.neighbours.knn.indexfile == "checkpoints/knn.index"
+    assert settings.neighbours.knn.knn_temp == 1.0
+    assert settings.neighbours.knn.knn_sim_func is None
+    assert settings.neighbours.knn.faiss_metric_type == "l2"
+    assert settings.neighbours.dstore.dstore_size == 103225485
 
 
 def test_building_the_index_parses() -> None:

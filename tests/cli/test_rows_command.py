@@ -253,4 +253,4 @@ def test_a_document_is_forgotten_and_the_report_still_knows_the_rows(
     report = command("fairseq-knnlm", "report", tmp_path / "saved", "--log-format", "none")
     assert report.code == 0, report.err  # every neighbour's value is the token that its row is mapped to
     Path(f"{store}.json").write_text(Path(f"{store}.json").read_text().replace('"spans"', '"span"'))
-    assert "segment 0 must have" in command("fairseq-knnlm", "rows", store, 0).error
+    assert "'segments[0]' has the unknown field 'span'" in command("fairseq-knnlm", "rows", store, 0).error

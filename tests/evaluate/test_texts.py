@@ -29,7 +29,7 @@ class Counter:
                 target_N=batch.target_BT[row_N, before_N],
                 log_p_N=log_p_N,
                 model_log_p_N=2 * log_p_N,
-                memory_log_p_NM=np.empty((len(log_p_N), 0)),
+                memory_log_p_NM=np.outer(log_p_N, [3, 4]),
             )
 
 
