@@ -1,8 +1,9 @@
 """What a check finds, one line each: ``ok|FAILED|warning|skipped  what: finding``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.identity import differences, short
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.files import file_sha256
+from fairseq.runtime.progress import Progress
 
 OK, FAILED, WARNING, SKIPPED = "ok", "FAILED", "warning", "skipped"
 
@@ -71,10 +74,9 @@ class Findings:
         """Returns findings of their own that are added here too, under names that begin with a label."""
         return Findings(lambda found: self.add(found.status, label + found.what, found.text), fast=self.fast)
 
-    def judge(self, what: str, problem: str | None, fine: str) -> bool:
-        """Adds a failure where there is a problem, else that all is well; returns whether it is."""
+    def judge(self, what: str, problem: str | None, fine: str) -> None:
+        """Adds a failure where there is a problem, else that all is well."""
         self.add(OK if problem is None else FAILED, what, fine if problem is None else problem)
-        return problem is None
 
     @contextmanager
     def failing(self, what: str) -> Iterator[None]:
@@ -90,12 +92,27 @@ class Findings:
             return part()
         return None
 
-    def checksum(self, what: str, problem: Callable[[], str | None], fine: str, *, unrecorded: str | None) -> None:
+    def checksum(self, what: str, problem: Callable[[], str | None], fine: str, *, recorded: bool) -> None:
         """Judges a checksum, which reads every byte; skips it with ``--fast``, and where none is recorded."""
-        if self.fast or unrecorded is not None:
-            self.add(SKIPPED, f"{what} sha256", "--fast" if self.fast else str(unrecorded))
+        if self.fast or not recorded:
+            self.add(SKIPPED, f"{what} sha256", "--fast" if self.fast else "none is recorded")
         else:
             self.judge(f"{what} sha256", problem(), fine)
+
+    def checksum_of_files(self, what: str, recorded: Mapping[Path, str], remedy: str) -> None:
+        """Judges the checksums of whole files, and names those that are damaged."""
+
+        def damage() -> str | None:
+            damaged, sizes = [], [path.stat().st_size for path in recorded]
+            with Progress(f"checksums of {what}", sum(sizes), "bytes") as progress:
+                for (path, sha256), size in zip(recorded.items(), sizes, strict=True):
+                    if file_sha256(path) != sha256:
+                        damaged.append(str(path))
+                    progress.advance(size)
+            text = f"damaged or replaced, as the recorded checksum says: {', '.join(damaged)}; {remedy}"
+            return text if damaged else None
+
+        self.checksum(what, damage, ", ".join(map(short, recorded.values())), recorded=bool(recorded))
 
     def belongs(self, part: str, have: ModelIdentity, want: ModelIdentity, names: Sequence[str]) -> None:
         """Judges whether a part was written with the model and dictionary that are there; names are of ``FIELDS``."""

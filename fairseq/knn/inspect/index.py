@@ -21,7 +21,6 @@ from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
 from fairseq.knn.inspect.store import KEYS_FINITE
 from fairseq.knn.search.distances import recompute_distances, search
 from fairseq.knn.search.exact import exact_neighbours, recall_of
-from fairseq.runtime.files import file_sha256
 from fairseq.runtime.progress import Progress
 
 # Of the index of these very keys, the list of a key's own code is always visited; only codes that cannot be told apart
@@ -68,7 +67,11 @@ def check_index(findings: Findings, path: Path) -> IndexPart | None:
     if manifest is not None:
         findings.add(OK, what, f"{manifest.spec} of store {manifest.store_id[:12]}")
         if path.is_file():
-            _check_file(findings, path, manifest)
+            size = path.stat().st_size
+            problem = f"{path} must have {manifest.num_bytes} bytes by its manifest, but has {size}; build it again"
+            findings.judge("index size", problem if size != manifest.num_bytes else None, f"{size} bytes")
+            if size == manifest.num_bytes:
+                findings.checksum_of_files("index", {path: manifest.sha256}, "restore it or build it again")
     elif not findings.failed(what):
         findings.add(WARNING, what, "there is none: what it was built from is not known")
     index = findings.opened("index", lambda: _read(path, manifest))
@@ -77,20 +80,6 @@ def check_index(findings: Findings, path: Path) -> IndexPart | None:
     text = f"{index.ntotal} keys of width {index.d}, metric {metric_name(index)}, {num_lists(index)} lists"
     findings.add(OK, "index", f"{type(index).__name__}, {text}")
     return IndexPart(path, index, manifest)
-
-
-def _check_file(findings: Findings, path: Path, manifest: IndexManifest) -> None:
-    size = path.stat().st_size
-    problem = f"{path} must have {manifest.num_bytes} bytes by its manifest, but has {size}; build it again"
-    if not findings.judge("index size", problem if size != manifest.num_bytes else None, f"{size} bytes"):
-        return
-
-    def damage() -> str | None:
-        own, found = manifest.sha256, file_sha256(path)
-        problem = f"{path} has {found[:12]}, but its manifest records {own[:12]}; restore it or build it again"
-        return problem if found != own else None
-
-    findings.checksum("index", damage, manifest.sha256[:12], unrecorded=None)
 
 
 def _read(path: Path, manifest: IndexManifest | None) -> Any:
@@ -129,14 +118,15 @@ def _fits(findings: Findings, part: IndexPart, store: Datastore) -> bool:
     """Checks rows, width, metric and identity, and returns whether all of them fit."""
     index = part.index
     differing = index_differences(index, part.manifest, part.path, store)
-    fits = findings.judge("index rows", differing.get("rows"), f"{store.rows}")
-    fits &= findings.judge("index width", differing.get("width"), f"{store.dimension}")
+    findings.judge("index rows", differing.get("rows"), f"{store.rows}")
+    findings.judge("index width", differing.get("width"), f"{store.dimension}")
     name = metric_name(index)
     findings.add(OK, "index metric", name if name == "l2" else f"{name}: evaluate with --faiss-metric-type {name}")
     if part.manifest is None or store.rows_id is None:
         findings.add(SKIPPED, "index store", "no manifest says which datastore it was built from")
-        return fits
-    return fits & findings.judge("index store", differing.get("store"), part.manifest.store_id[:12])
+    else:
+        findings.judge("index store", differing.get("store"), part.manifest.store_id[:12])
+    return not differing
 
 
 def measure_recall(index: Any, store: Datastore, sample: int, k: int) -> Recall:

@@ -13,7 +13,6 @@ from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.files import file_sha256
 from fairseq.runtime.records import read_record
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -35,7 +34,7 @@ def check_inputs(config: CheckConfig, findings: Findings) -> Inputs:
 def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inputs:
     """Checks the dictionary and every split."""
     path, inputs = directory / "dict.txt", Inputs()
-    dictionary = findings.opened("dictionary", lambda: _dictionary(path))
+    dictionary = findings.opened("dictionary", lambda: Dictionary.load(path))
     record = findings.opened("preprocess.json", lambda: _record(directory)) or PreprocessRecord()
     if dictionary is not None:
         sha256, size = dictionary.sha256(), len(dictionary)
@@ -53,12 +52,6 @@ def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inp
         recorded = (record.splits or {}).get(split, {}).get("bin_sha256")
         _check_split(findings, directory / split, inputs.model.vocabulary_size, recorded)
     return inputs
-
-
-def _dictionary(path: Path) -> Dictionary:
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent} is no directory; give one that fairseq-preprocess made")
-    return Dictionary.load(path)
 
 
 def _record(directory: Path) -> PreprocessRecord | None:
@@ -79,18 +72,7 @@ def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, 
         with findings.failing(f"{what} ids"):
             text.check_ids(vocabulary_size, str(prefix.parent / "dict.txt"))
             findings.add(OK, f"{what} ids", f"all below {vocabulary_size}")
-
-    def damage() -> str | None:
-        found = file_sha256(text.tokens_path)
-        if found == sha256:
-            return None
-        return (
-            f"{text.tokens_path} has {found[:12]}, but preprocess.json records {str(sha256)[:12]}; the file was damaged"
-            " or replaced, binarise the text again"
-        )
-
-    unrecorded = "no preprocess.json records it" if sha256 is None else None
-    findings.checksum(what, damage, str(sha256)[:12], unrecorded=unrecorded)
+    findings.checksum_of_files(what, {text.tokens_path: sha256} if sha256 else {}, "binarise the text again")
 
 
 def _check_checkpoint(findings: Findings, path: str, inputs: Inputs) -> Inputs:
@@ -107,21 +89,14 @@ def _check_checkpoint(findings: Findings, path: str, inputs: Inputs) -> Inputs:
 
 def _key_dimension(findings: Findings, checkpoint: Checkpoint, inputs: Inputs) -> int | None:
     """Returns the width of a key, for which the checkpoint is loaded into its model, if its dictionary is there."""
-    what, own, directory = "checkpoint dictionary", checkpoint.extra_state.get("dictionary_sha256"), inputs.directory
-    if own is None or directory is None:
-        reason = "no data directory was given" if directory is None else "the program that wrote it did not record it"
-        findings.add(SKIPPED, what, reason)
-    if directory is not None:
-        task = LanguageModelingTask(LanguageModelingConfig(data=str(directory)))
-        with findings.failing(what):
-            task.check_dictionary(checkpoint)
-            if own is not None:
-                findings.add(OK, what, own[:12])
-    if directory is None or findings.failed(what):
+    own = ModelIdentity(checkpoint.extra_state.get("dictionary_sha256"))
+    findings.belongs("checkpoint", own, inputs.model, ("dictionary",))
+    if inputs.directory is None or findings.failed("checkpoint dictionary"):
         findings.add(SKIPPED, "checkpoint model", "needs a data directory with the model's dictionary")
         return None
-    with findings.failing("checkpoint model"):
-        model: Any = task.load_model(checkpoint, {})
-        findings.add(OK, "checkpoint model", f"its weights fit its settings, key width {model.key_dimension}")
-        return int(model.key_dimension)
-    return None
+    task = LanguageModelingTask(LanguageModelingConfig(data=str(inputs.directory)))
+    model: Any = findings.opened("checkpoint model", lambda: task.load_model(checkpoint, {}))
+    if model is None:
+        return None
+    findings.add(OK, "checkpoint model", f"its weights fit its settings, key width {model.key_dimension}")
+    return int(model.key_dimension)

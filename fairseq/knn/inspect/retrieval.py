@@ -14,14 +14,13 @@ import numpy as np
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import FairseqError, MismatchError
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings
+from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings, reason_of
 from fairseq.knn.inspect.inputs import Inputs
 from fairseq.knn.neighbours.several_stores import Values
 from fairseq.knn.retrieval.datastores import RetrievalPart
 from fairseq.knn.retrieval.results import read_results
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.files import file_sha256
 from fairseq.runtime.progress import Progress
 
 BLOCK_NEIGHBOURS = 1 << 21
@@ -30,39 +29,16 @@ IDS, DISTANCES, ORDER = "retrieval ids", "retrieval distances", "retrieval order
 LOG_PROBS, HITS, STORE = "retrieval log-probabilities", "retrieval hits", "retrieval datastore"
 
 
-class Faults:
-    """Tokens that are not what they must be, counted by what is wrong with them."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, dict[str, Counted]] = {}
-
-    def note(self, what: str, problem: str, bad_N: Any, first: int) -> None:
-        """Counts the tokens of a block that begins with token ``first``."""
-        self._found.setdefault(what, {}).setdefault(problem, Counted()).note(bad_N, first)
-
-    def judge(self, findings: Findings) -> None:
-        """Makes a finding of everything that was looked at."""
-        for what, problems in self._found.items():
-            said = [
-                f"{bad.count} tokens {text} (the first is {bad.first})" for text, bad in problems.items() if bad.count
-            ]
-            findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, "as they must be")
-
-
 def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores: Sequence[Datastore]) -> None:
     """Checks a retrieval, alone and against whatever else is given or named in it."""
     retrieval = findings.opened("retrieval", lambda: Retrieval.open(directory))
     if retrieval is None:
         return
     findings.add(OK, "retrieval", f"{len(retrieval)} tokens of {retrieval.manifest.split}, k {retrieval.k}")
-    _check_files(findings, retrieval)
+    recorded = {directory / name: file.sha256 for name, file in retrieval.manifest.files.items() if file.sha256}
+    findings.checksum_of_files("retrieval", recorded, f"restore it, or {AGAIN}")
     values = findings.opened(STORE, lambda: _values(findings, retrieval, stores))
-    faults = Faults()
-    with Progress("read retrieval", len(retrieval), "tokens") as progress:
-        for rows in _blocks(retrieval):
-            _look_at(faults, retrieval, rows, values)
-            progress.advance(rows.stop - rows.start)
-    faults.judge(findings)
+    _check_tokens(findings, retrieval, values)
     _check_text(findings, retrieval, inputs.directory)
     identity = retrieval.manifest.identity
     model = ModelIdentity(identity.dictionary_sha256, identity.weights_sha256)
@@ -72,62 +48,44 @@ def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores:
         findings.add(OK, "retrieval results", ", ".join(sections) if sections else "none was kept")
 
 
-def _blocks(retrieval: Retrieval) -> Iterator[slice]:
+def _check_tokens(findings: Findings, retrieval: Retrieval, values: Values | None) -> None:
+    """Checks every token, and makes a finding of everything that was looked at."""
+    found: dict[str, dict[str, Counted]] = {}
     step = max(BLOCK_NEIGHBOURS // retrieval.k, 1)
-    for start in range(0, len(retrieval), step):
-        yield slice(start, min(start + step, len(retrieval)))
+    with Progress("read retrieval", len(retrieval), "tokens") as progress:
+        for start in range(0, len(retrieval), step):
+            rows = slice(start, min(start + step, len(retrieval)))
+            for what, problem, bad_N in _faults(retrieval, rows, values):
+                found.setdefault(what, {}).setdefault(problem, Counted()).note(bad_N, start)
+            progress.advance(rows.stop - start)
+    for what, problems in found.items():
+        said = [f"{bad.count} tokens {text} (the first is {bad.first})" for text, bad in problems.items() if bad.count]
+        findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, "as they must be")
 
 
-def _look_at(faults: Faults, retrieval: Retrieval, rows: slice, values: Values | None) -> None:
-    """Notes what is wrong with a block of tokens, by its arrays alone and by the datastore's values."""
-    first = rows.start
+def _faults(retrieval: Retrieval, rows: slice, values: Values | None) -> Iterator[tuple[str, str, Any]]:
+    """Yields what is looked at, what may be wrong with it, and bool ``[N]``: the tokens of a block where it is."""
     ids_NK, distances_NK = np.asarray(retrieval.ids_NK[rows]), np.asarray(retrieval.distances_NK[rows])
-    hits_NK = retrieval.hits_NK(rows)
+    hits_NK, none_NK = retrieval.hits_NK(rows), ids_NK < 0
     num_rows = retrieval.manifest.datastore.rows
-    outside_NK = ids_NK < -1
-    if num_rows is not None:
-        outside_NK |= ids_NK >= num_rows
-    faults.note(IDS, "have a row outside the datastore", outside_NK.any(1), first)
+    outside_NK = (ids_NK < -1) | (ids_NK >= (np.inf if num_rows is None else num_rows))
+    yield IDS, "have a row outside the datastore", outside_NK.any(1)
     sorted_NK = np.sort(ids_NK, 1)
-    twice_N = ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(1)
-    faults.note(IDS, "have a neighbour twice", twice_N, first)
+    yield IDS, "have a neighbour twice", ((sorted_NK[:, 1:] == sorted_NK[:, :-1]) & (sorted_NK[:, 1:] >= 0)).any(1)
     # Not "smaller than the one before": that would let NaN pass.
     in_order_N = (distances_NK[:, 1:] >= distances_NK[:, :-1]).all(1) & ~np.isnan(distances_NK[:, 0])
-    faults.note(DISTANCES, "do not have their neighbours nearest first", ~in_order_N, first)
-    faults.note(
-        DISTANCES, "have a distance without a neighbour", ((ids_NK < 0) & ~np.isinf(distances_NK)).any(1), first
-    )
-    faults.note(HITS, "have a hit without a neighbour", (hits_NK & (ids_NK < 0)).any(1), first)
+    yield DISTANCES, "do not have their neighbours nearest first", ~in_order_N
+    yield DISTANCES, "have a distance without a neighbour", (none_NK & ~np.isinf(distances_NK)).any(1)
+    yield HITS, "have a hit without a neighbour", (hits_NK & none_NK).any(1)
     if values is not None:
-        there_NK = (ids_NK >= 0) & (ids_NK < len(values))
-        same_NK = values.of(ids_NK) == retrieval.target_N[rows, None]
-        faults.note(HITS, "differ from the datastore's values", ((same_NK != hits_NK) & there_NK).any(1), first)
-    lm_N = np.asarray(retrieval.lm_log_p_N[rows])
-    faults.note(LOG_PROBS, "have one above 0, or none", ~(lm_N <= 0), first)
-    before = slice(max(first - 1, 0), rows.stop)
-    blocks_N, positions_N = np.asarray(retrieval.block_N[before]), np.asarray(retrieval.position_N[before])
-    back_N = np.diff(blocks_N) < 0
-    back_N |= (np.diff(blocks_N) == 0) & (np.diff(positions_N) <= 0)
-    faults.note(ORDER, "are before the one that precedes them", back_N, before.start + 1)
-
-
-def _check_files(findings: Findings, retrieval: Retrieval) -> None:
-    """Checks the checksum of each file."""
-    recorded = {name: file.sha256 for name, file in retrieval.manifest.files.items() if file.sha256}
-
-    def damage() -> str | None:
-        damaged = []
-        sizes = {name: (retrieval.directory / name).stat().st_size for name in recorded}
-        with Progress("checksums of the retrieval", sum(sizes.values()), "bytes") as progress:
-            for name, sha256 in recorded.items():
-                if file_sha256(retrieval.directory / name) != sha256:
-                    damaged.append(name)
-                progress.advance(sizes[name])
-        problem = f"{retrieval.directory} is damaged in {', '.join(damaged)}; restore it, or {AGAIN}"
-        return problem if damaged else None
-
-    unrecorded = None if recorded else "the manifest records none"
-    findings.checksum("retrieval", damage, f"{len(recorded)} files", unrecorded=unrecorded)
+        differs_NK = (values.of(ids_NK) == retrieval.target_N[rows, None]) != hits_NK
+        yield HITS, "differ from the datastore's values", (differs_NK & ~none_NK & (ids_NK < len(values))).any(1)
+    yield LOG_PROBS, "have one above 0, or none", ~(np.asarray(retrieval.lm_log_p_N[rows]) <= 0)
+    before = slice(max(rows.start - 1, 0), rows.stop)
+    block_step_N, position_step_N = np.diff(retrieval.block_N[before]), np.diff(retrieval.position_N[before])
+    back_N = (block_step_N < 0) | ((block_step_N == 0) & (position_step_N <= 0))
+    # The first token of all has none before it.
+    yield ORDER, "are before the one that precedes them", np.pad(back_N, (rows.stop - rows.start - len(back_N), 0))
 
 
 def _values(findings: Findings, retrieval: Retrieval, stores: Sequence[Datastore]) -> Values | None:
@@ -137,27 +95,20 @@ def _values(findings: Findings, retrieval: Retrieval, stores: Sequence[Datastore
         MismatchError: those that were given are not the retrieval's.
     """
     parts = retrieval.parts
-    if stores and len(stores) != len(parts):
+    if not stores:
+        try:
+            stores = [Datastore.open(part.prefix, load_keys=False) for part in parts]
+        except (FairseqError, OSError) as err:  # nobody asked about them: they are not compared
+            findings.add(SKIPPED, STORE, f"cannot be opened ({reason_of(err)})")
+            return None
+    if len(stores) != len(parts):
         raise MismatchError(
             f"retrieved from {len(parts)} datastores, but compared with {len(stores)}; give --dstore-filename all of"
             " its own"
         )
-    arrays = []
-    for number, part in enumerate(parts):
-        store = stores[number] if stores else _named(findings, part)
-        if store is None:
-            return None
+    for part, store in zip(parts, stores, strict=True):
         _check_store(findings, part, store)
-        arrays.append(store.values_N)
-    return Values([part.offset for part in parts], arrays)
-
-
-def _named(findings: Findings, part: RetrievalPart) -> Datastore | None:
-    try:
-        return Datastore.open(part.prefix, load_keys=False)
-    except (FairseqError, OSError) as err:  # nobody asked about it: it is not compared
-        findings.add(SKIPPED, STORE, f"{part.prefix} cannot be opened ({err})")
-        return None
+    return Values([part.offset for part in parts], [store.values_N for store in stores])
 
 
 def _check_store(findings: Findings, part: RetrievalPart, store: Datastore) -> None:
@@ -166,7 +117,7 @@ def _check_store(findings: Findings, part: RetrievalPart, store: Datastore) -> N
         findings.add(SKIPPED, STORE, "not recorded with the retrieval, or has no identity")
     elif part.store_id == store.store_id:
         findings.add(OK, STORE, f"{store.store_id[:12]}, {store.rows} rows")
-    elif _is_of_its_rows(part, store):
+    elif store.manifest and any(state.rows_id == part.rows_id for state in store.manifest.earlier_states()):
         text = f"retrieved from {part.store_id[:12]}, an earlier state of {store.prefix}, now {store.store_id[:12]}:"
         findings.add(WARNING, STORE, f"{text} rows were appended or forgotten since; {AGAIN} for the present one")
     else:
@@ -174,13 +125,6 @@ def _check_store(findings: Findings, part: RetrievalPart, store: Datastore) -> N
             f"retrieved from {part.store_id[:12]}, but {store.prefix} is {store.store_id[:12]}; give --dstore-filename"
             " its own"
         )
-
-
-def _is_of_its_rows(part: RetrievalPart, store: Datastore) -> bool:
-    """Returns whether a retrieval's rows are the datastore's first ones, whatever is forgotten of them."""
-    if store.manifest is None:
-        return False
-    return any(state.rows_id == part.rows_id for state in store.manifest.earlier_states())
 
 
 def _check_text(findings: Findings, retrieval: Retrieval, directory: Path | None) -> None:

@@ -29,11 +29,11 @@ ROWS_AT_ONCE = 1 << 20
 KEYS_FINITE = "datastore keys finite"
 
 
-def row_blocks(keys_ND: Array) -> Iterator[tuple[int, Array]]:
-    """Yields the first row and the float32 or float16 keys of each block of rows, ``BLOCK_BYTES`` at most."""
-    step = max(BLOCK_BYTES // max(keys_ND.shape[1] * keys_ND.dtype.itemsize, 1), 1)
-    for start in range(0, len(keys_ND), step):
-        yield start, np.asarray(keys_ND[start : start + step])
+def blocks(rows: Array) -> Iterator[tuple[int, Array]]:
+    """Yields the first row, and the keys or values, of each block of rows, ``BLOCK_BYTES`` at most."""
+    step = max(BLOCK_BYTES * len(rows) // max(rows.nbytes, 1), 1)
+    for start in range(0, len(rows), step):
+        yield start, np.asarray(rows[start : start + step])
 
 
 def check_datastore(
@@ -110,33 +110,25 @@ def _check_chunks(
                 if digest != recorded[number]:
                     damaged.append(number)
                 progress.advance(min(CHUNK_ROWS, rows - number * CHUNK_ROWS))
-        if not damaged:
-            return None
-        return f"{path} is damaged in {_spans(damaged, rows)}; restore it, or write the datastore again"
+        shown = [f"{c * CHUNK_ROWS} to {min((c + 1) * CHUNK_ROWS, rows) - 1}" for c in damaged[:5]]
+        more = f" and {len(damaged) - 5} more chunks" if len(damaged) > 5 else ""
+        text = f"{path} is damaged in rows {', '.join(shown)}{more}; restore it, or write the datastore again"
+        return text if damaged else None
 
-    unrecorded = None if recorded else "the manifest records none"
-    findings.checksum(f"datastore {name}", damage, f"{chunks} chunks", unrecorded=unrecorded)
-
-
-def _spans(chunks: Sequence[int], rows: int) -> str:
-    shown = [f"{c * CHUNK_ROWS} to {min((c + 1) * CHUNK_ROWS, rows) - 1}" for c in chunks[:5]]
-    more = f" and {len(chunks) - 5} more chunks" if len(chunks) > 5 else ""
-    return f"rows {', '.join(shown)}{more}"
+    findings.checksum(f"datastore {name}", damage, f"{chunks} chunks", recorded=bool(recorded))
 
 
 def _check_values(findings: Findings, store: Datastore, vocabulary_size: int | None) -> None:
     limit = store.model.vocabulary_size if store.model.vocabulary_size is not None else vocabulary_size
     bad = Counted()
-    for start in range(0, store.rows, BLOCK_BYTES // 8):
-        block = np.asarray(store.values_N[start : start + BLOCK_BYTES // 8])
-        bad.note((block < 0) | (block >= limit) if limit is not None else block < 0, start)
-    bound = f"0 to {limit - 1}" if limit is not None else "0 or above"
+    for start, block_N in blocks(store.values_N):
+        bad.note((block_N < 0) | (block_N >= (np.inf if limit is None else limit)), start)
+    fine = f"ids below {limit}" if limit is not None else "ids, none is negative (the vocabulary is not known)"
     problem = (
-        f"{bad.count} values must be ids from {bound}, but row {bad.first} holds {int(store.values_N[bad.first])};"
-        " write the datastore again, or try fairseq-knnlm adopt"
+        f"{bad.count} values must be {fine}, but row {bad.first} holds {int(store.values_N[bad.first])}; write the"
+        " datastore again, or try fairseq-knnlm adopt"
     )
-    fine = f"all ids below {limit}" if limit is not None else "none is negative (the vocabulary is not known)"
-    findings.judge("datastore values", problem if bad.count else None, fine)
+    findings.judge("datastore values", problem if bad.count else None, f"all are {fine}")
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,7 @@ class BadKeys:
 def find_bad_keys(keys_ND: Array, progress: Progress) -> BadKeys:
     """Returns which keys are not finite, or all zero."""
     not_finite, zero, filled = Counted(), Counted(), 0
-    for start, block_ND in row_blocks(keys_ND):
+    for start, block_ND in blocks(keys_ND):
         zero_N = ~block_ND.any(axis=1)
         not_finite.note(~np.isfinite(block_ND).all(axis=1), start)
         zero.note(zero_N, start)

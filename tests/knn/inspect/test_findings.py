@@ -1,5 +1,8 @@
 """Findings: what fails, what is skipped, and how it is said."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 
 from fairseq.errors import DatastoreError
@@ -55,14 +58,30 @@ def test_checksums_are_read_only_where_they_are_wanted() -> None:
         return "torn" if len(read) > 1 else None
 
     fast, whole = (Findings(shown.append, fast=fast).labelled("a: ") for fast in (True, False))
-    fast.checksum("index", problem, "0" * 12, unrecorded=None)
-    whole.checksum("index", problem, "0" * 12, unrecorded="none is recorded")
+    fast.checksum("index", problem, "0" * 12, recorded=True)
+    whole.checksum("index", problem, "0" * 12, recorded=False)
     assert not read
-    whole.checksum("index", problem, "0" * 12, unrecorded=None)
-    whole.checksum("index", problem, "0" * 12, unrecorded=None)
+    whole.checksum("index", problem, "0" * 12, recorded=True)
+    whole.checksum("index", problem, "0" * 12, recorded=True)
     assert [(one.status, one.what, one.text) for one in shown] == [
         ("skipped", "a: index sha256", "--fast"),
         ("skipped", "a: index sha256", "none is recorded"),
         ("ok", "a: index sha256", "0" * 12),
         ("FAILED", "a: index sha256", "torn"),
     ]
+
+
+def test_damaged_files_are_named(findings: Findings, tmp_path: Path) -> None:
+    recorded = {}
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+        recorded[tmp_path / name] = hashlib.sha256(name.encode()).hexdigest()
+    findings.checksum_of_files("data", recorded, "make it again")
+    for name in "ac":
+        (tmp_path / name).write_text("d")
+    findings.checksum_of_files("data", recorded, "make it again")
+    findings.checksum_of_files("data", {}, "make it again")
+    fine, damaged, unrecorded = findings.all
+    assert fine.status == "ok" and fine.text == ", ".join(sha256[:12] for sha256 in recorded.values())
+    assert damaged.status == "FAILED" and damaged.text.endswith(f": {tmp_path / 'a'}, {tmp_path / 'c'}; make it again")
+    assert unrecorded.status == "skipped"
