@@ -20,11 +20,11 @@ from fairseq.knn.index.faiss_index import code_bytes, metric_name, num_lists, re
 from fairseq.knn.inspect.config import InfoConfig
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
-from fairseq.knn.retrieval.format import MANIFEST, RetrievalManifest
+from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
-from fairseq.runtime.records import as_json, parse
+from fairseq.runtime.records import as_json, parse, read_record
 
 Lines = list[tuple[str, Any]]
 Description = tuple[str, Lines]
@@ -76,8 +76,6 @@ def describe(name: str) -> Description:
     """
     path = Path(name)
     if path.is_dir():
-        if not (path / MANIFEST).is_file():
-            raise DataError(f"{name} is a directory; give a file, such as {path / 'dict.txt'}")
         return _retrieval(path)
     for suffix in ("_keys.npy", "_vals.npy"):
         if name.endswith(suffix):
@@ -111,8 +109,7 @@ def _dictionary(path: Path) -> Description:
 
 def _text(path: Path) -> Description:
     data = MMapIndexedDataset(path.with_suffix(""))
-    lines = [("dtype", data.tokens.dtype.name), ("sentences", len(data)), ("tokens", len(data.tokens))]
-    return "binarised text", lines
+    return "binarised text", [("dtype", data.tokens.dtype), ("sentences", len(data)), ("tokens", len(data.tokens))]
 
 
 def _checkpoint(path: Path) -> Description:
@@ -128,8 +125,8 @@ def _checkpoint(path: Path) -> Description:
         ("weights sha256", weights_sha256(checkpoint.state)),
         ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or _UNKNOWN),
     ]
-    shown = [(name, checkpoint.fields.get(name)) for name in _SETTINGS]
-    return "checkpoint", [*lines, *((name, value) for name, value in shown if value not in (None, ()))]
+    lines += [(name, checkpoint.fields.get(name)) for name in _SETTINGS]
+    return "checkpoint", [line for line in lines if line[1] not in (None, ())]
 
 
 def _safetensors(path: Path) -> Description:
@@ -160,18 +157,18 @@ def _datastore(prefix: Path) -> Description:
     manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
     if manifest is not None:
         return _store_manifest(manifest)
-    sizes = [path.stat().st_size if path.is_file() else 0 for path in (keys_path(prefix), values_path(prefix))]
-    lines: Lines = [("bytes of keys", sizes[0] or "missing"), ("bytes of values", sizes[1] or "missing")]
-    layouts = likely_layouts(find_foreign(str(prefix))) if all(sizes) else []
-    lines += [("may be", str(layout)) for layout in layouts]
-    if not layouts:
-        raise DatastoreError(f"{prefix} has {sizes[0]} bytes of keys and {sizes[1]} of values: no datastore's sizes")
-    return "datastore without a manifest (fairseq-knnlm adopt writes one)", lines
+    foreign = find_foreign(str(prefix))
+    keys, values = (path(foreign.prefix).stat().st_size for path in (keys_path, values_path))
+    lines: Lines = [("may be", str(layout)) for layout in likely_layouts(foreign)]
+    if not lines:
+        raise DatastoreError(f"{prefix} has {keys} bytes of keys and {values} of values: no datastore's sizes")
+    what = "datastore without a manifest (fairseq-knnlm adopt writes one)"
+    return what, [("bytes of keys", keys), ("bytes of values", values), *lines]
 
 
 def _store_manifest(manifest: DatastoreManifest) -> Description:
     done, total = manifest.rows_written, manifest.rows
-    state = f"unfinished datastore, {done} of {total} rows ({100 * done / max(total, 1):.0f} %)"
+    state = f"unfinished datastore, {done} of {total} rows ({100 * done / total:.0f} %)"
     lines: Lines = [
         ("rows", manifest.rows),
         ("width", manifest.dimension),
@@ -195,7 +192,7 @@ def _index(path: Path) -> Description:
     index = read_index(path, mapped=True)
     manifest = read_manifest(manifest_path(path), IndexManifest)
     kind = "FAISS index"
-    if not index.is_trained or index.ntotal == 0:
+    if index.ntotal == 0:
         kind = "FAISS index without keys (trained, to be filled)"
     elif path.suffix == ".partial":
         kind = "unfinished FAISS index"
@@ -213,14 +210,11 @@ def _index(path: Path) -> Description:
 
 
 def _build_of(manifest: IndexManifest) -> Lines:
-    appended: Lines = [("rows appended since training on store", manifest.trained_on)] if manifest.trained_on else []
-    return [
-        ("specification", manifest.spec),
-        ("built from store", manifest.store_id),
-        *appended,
-        ("trained on", f"{manifest.sample} rows, seed {manifest.seed}"),
-        ("FAISS", manifest.faiss_version),
-    ]
+    lines: Lines = [("specification", manifest.spec), ("built from store", manifest.store_id)]
+    if manifest.trained_on:
+        lines.append(("rows appended since training on store", manifest.trained_on))
+    trained = ("trained on", f"{manifest.sample} rows, seed {manifest.seed}")
+    return [*lines, trained, ("FAISS", manifest.faiss_version)]
 
 
 def _retrieval(directory: Path) -> Description:
@@ -235,9 +229,9 @@ def _json(path: Path) -> Description:
     if path.stat().st_size > _LARGEST_JSON:
         raise DataError(f"{path} has {path.stat().st_size} bytes, too many for a manifest or results; check the path")
     record = parse(path.read_bytes(), dict[str, Any], str(path), DataError, _TORN)
-    description = JSON_KINDS.get(str(record.get("kind")))
-    if description is not None:
-        return description(path, record)
+    kind = str(record.get("kind"))
+    if kind in JSON_KINDS:
+        return JSON_KINDS[kind](path, record)
     for names, what in JSON_FIELDS:
         if all(name in record for name in names):
             return what, _entries(record, *(name for name in record if name != "settings"))
@@ -247,15 +241,12 @@ def _json(path: Path) -> Description:
 
 
 def _store_file(path: Path) -> Description:
-    manifest = read_manifest(path, DatastoreManifest)
-    assert manifest is not None
-    what, lines = _store_manifest(manifest)
+    what, lines = _store_manifest(read_record(path, DatastoreManifest, DatastoreError, _TORN))
     return f"manifest of a{'n' if what.startswith('un') else ''} {what}", lines
 
 
 def _index_file(path: Path) -> Description:
-    manifest = read_manifest(path, IndexManifest)
-    assert manifest is not None
+    manifest = read_record(path, IndexManifest, DatastoreError, _TORN)
     lines: Lines = [("keys", manifest.rows), ("width", manifest.dimension), ("metric", manifest.metric)]
     return "manifest of an index", [*lines, ("nprobe", manifest.nprobe), *_build_of(manifest)]
 
@@ -280,13 +271,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _is_text(path: Path, head: bytes) -> bool:
-    return head.startswith((MAGIC, OLD_MAGIC)) or (path.suffix == ".bin" and path.with_suffix(".idx").is_file())
-
-
 # How a kind of file is known, from its path and first bytes, and what describes it; the first that fits counts.
 FILES: tuple[tuple[Callable[[Path, bytes], bool], Callable[[Path], Description]], ...] = (
-    (_is_text, _text),
+    (lambda path, head: head.startswith((MAGIC, OLD_MAGIC)), _text),
+    (lambda path, head: path.suffix == ".bin" and path.with_suffix(".idx").is_file(), _text),
     (lambda path, head: path.suffix == ".json", _json),
     (lambda path, head: head.startswith((_ZIP, _PICKLE)), _checkpoint),
     (lambda path, head: path.suffix == ".safetensors" and head[8:9] == b"{", _safetensors),

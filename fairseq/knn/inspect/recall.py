@@ -50,14 +50,9 @@ from fairseq.runtime.resources import require_memory
 BYTES_A_NEIGHBOUR = 100
 
 # What nothing but the loss depends on, and only the queries of a text have one.
-SETTINGS_OF_THE_LOSS = (
-    "gen_subset",
-    "context_window",
-    "sample_break_mode",
-    "model_overrides",
-    "lmbda",
-    "knn_temp",
-)
+SETTINGS_OF_THE_LOSS = ("lmbda", "knn_temp", *(field.name for field in fields(QueriesConfig)))
+# An index to measure: its name, the index, bytes of a key, seconds of training and adding where it was not there yet.
+Candidate = tuple[str, Any, float, float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -93,17 +88,6 @@ class Measured:
         return self.bytes_per_key, -self.queries_per_s, -self.recall if self.loss is None else self.loss
 
 
-@dataclass(frozen=True)
-class _Index:
-    """An index to measure."""
-
-    name: str
-    index: Any
-    bytes_per_key: float
-    train_s: float | None = None
-    add_s: float | None = None
-
-
 def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, seed: int) -> str:
     """Measures indexes of a datastore, writes the table where that was asked for, and returns it as text."""
     store = Datastore.open(
@@ -119,7 +103,15 @@ def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, 
         queries = text_queries(text, config, store, device)
     rows = list(measure(store, queries, config, seed))
     if config.json is not None:
-        write_table(config.json, rows, queries, [config, text])
+        record = {
+            "queries": len(queries.vectors_ND),
+            "queries_from": queries.source,
+            "lm_loss_base2": None if queries.log_p_N is None else float(-queries.log_p_N.mean() / np.log(2)),
+            "rows": [{**asdict(row), "pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
+            "threads": torch.get_num_threads(),
+            "settings": as_dict(config, text),
+        }
+        write_json(config.json, record)
     return "\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)])
 
 
@@ -137,34 +129,25 @@ def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int)
     rate = count / max(time.monotonic() - start, 1e-9)
     near_NK, exact_NK = queries.without_themselves(*found)
     least = loss_of(store, queries, near_NK, exact_NK, config)
-    size = store.dimension * store.keys_ND.dtype.itemsize
-    yield Measured("exact", "keys", 0, size, None, None, 1.0, rate, least, None if least is None else 0.0)
+    key_bytes, gap = store.dimension * store.keys_ND.dtype.itemsize, None if least is None else 0.0
+    yield Measured("exact", "keys", 0, key_bytes, None, None, 1.0, rate, least, gap)
     with ExitStack() as stack:
         directory = Path(config.keep_in or stack.enter_context(tempfile.TemporaryDirectory()))
-        for candidate in _candidates(store, config, directory, seed):
-            for distances, probe, rate, near_NK, ids_NK in _searched(store, queries, config, candidate.index):
+        for name, index, size, train_s, add_s in _candidates(store, config, directory, seed):
+            for distances, probe, rate, near_NK, ids_NK in _searched(store, queries, config, index):
+                recall = recall_of(store.keys_ND, vectors_ND, ids_NK, exact_NK)
                 loss = loss_of(store, queries, near_NK, ids_NK, config)
-                yield Measured(
-                    candidate.name,
-                    distances,
-                    probe,
-                    candidate.bytes_per_key,
-                    candidate.train_s,
-                    candidate.add_s,
-                    recall_of(store.keys_ND, vectors_ND, ids_NK, exact_NK),
-                    rate,
-                    loss,
-                    None if loss is None or least is None else loss - least,
-                )
+                gap = None if loss is None or least is None else loss - least
+                yield Measured(name, distances, probe, size, train_s, add_s, recall, rate, loss, gap)
 
 
-def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: int) -> Iterator[_Index]:
+def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: int) -> Iterator[Candidate]:
     for path in config.indexfile:
         if metric_name(read_index(path, mapped=True)) != "l2":
             raise MismatchError(f"--indexfile {path} must be of metric l2, but is of inner products; give another")
         index = open_index(path)
         require_index(index, path, store, allow_mismatch=config.allow_mismatch)
-        yield _Index(path, index, Path(path).stat().st_size / store.rows)
+        yield path, index, Path(path).stat().st_size / store.rows, None, None
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:
         path = str(directory / f"{spec.replace('/', '_')}.index")
@@ -178,7 +161,7 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
         )
         times: dict[str, float] = {}
         made = build_index(store, build, path, times)
-        yield _Index(made.spec, open_index(path), made.num_bytes / made.rows, times.get("train"), times.get("add"))
+        yield made.spec, open_index(path), made.num_bytes / made.rows, times.get("train"), times.get("add")
         if config.keep_in is None:
             for leftover in directory.glob("*"):
                 leftover.unlink()
@@ -189,11 +172,9 @@ def _searched(
 ) -> Iterator[tuple[str, int, float, Float32s, Int64s]]:
     """Yields distances' kind, lists visited, queries per second, and neighbours of each way to search an index."""
     for distances, sim_func in (("own", "do_not_recomp_l2"), ("keys", None)):
-        neighbours_config = KNNConfig(k=config.k, knn_sim_func=sim_func)
-        search = KNN_Dstore(store, index, neighbours_config, distinct_ids=True).search
+        search = KNN_Dstore(store, index, KNNConfig(knn_sim_func=sim_func), distinct_ids=True).search
         for probe in config.probe if num_lists(index) else (0,):
-            if probe:
-                set_nprobe(index, probe)
+            set_nprobe(index, probe)
             search(queries.vectors_ND[:1], config.k)  # what is prepared once is no part of a query
             start = time.monotonic()
             found = search(queries.vectors_ND, config.k + (queries.row_ids_N is not None))
@@ -211,19 +192,6 @@ def loss_of(
     log_p_N = log_prob_of(votes_for(near_NK, ids_NK, values_NK, queries.target_N), config.knn_temp)
     mixed_N = interpolate(torch.from_numpy(queries.log_p_N), torch.from_numpy(log_p_N), config.lmbda)
     return float(-mixed_N.mean()) / math.log(2)
-
-
-def write_table(path: str, rows: list[Measured], queries: Queries, settings: list[Any]) -> None:
-    """Writes what was measured as JSON."""
-    record = {
-        "queries": len(queries.vectors_ND),
-        "queries_from": queries.source,
-        "lm_loss_base2": None if queries.log_p_N is None else float(-queries.log_p_N.mean() / np.log(2)),
-        "rows": [{**asdict(row), "pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
-        "threads": torch.get_num_threads(),
-        "settings": as_dict(*settings),
-    }
-    write_json(path, record)
 
 
 def own_rows(store: Datastore, sample: int) -> Queries:

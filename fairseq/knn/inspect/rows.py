@@ -29,17 +29,6 @@ def show_rows(config: RowsConfig, texts: TextsConfig, show: Callable[[str], None
     """
     store = Datastore.open(config.prefix, load_keys=False)
     wanted = [parse_rows(word) for word in config.rows]
-    _check_rows(wanted, store)
-    provenance = Provenance(store, texts.data, texts.document_start)
-    records = []
-    for line, record in _documents(provenance) if config.documents else _rows(provenance, wanted, config.context):
-        show(line)
-        records += [record] if record is not None else []
-    if config.json is not None:
-        write_json(config.json, {"prefix": config.prefix, "store_id": store.store_id, "found": records})
-
-
-def _check_rows(wanted: list[tuple[int, int]], store: Datastore) -> None:
     for _, stop in wanted:
         if stop > store.rows:
             raise ConfigError(
@@ -47,6 +36,13 @@ def _check_rows(wanted: list[tuple[int, int]], store: Datastore) -> None:
             )
     if sum(stop - start for start, stop in wanted) > MOST_ROWS:
         raise ConfigError(f"at most {MOST_ROWS} rows are shown at once; give fewer")
+    provenance = Provenance(store, texts.data, texts.document_start)
+    records = []
+    for line, record in _documents(provenance) if config.documents else _rows(provenance, wanted, config.context):
+        show(line)
+        records += [record] if record is not None else []
+    if config.json is not None:
+        write_json(config.json, {"prefix": config.prefix, "store_id": store.store_id, "found": records})
 
 
 def _rows(provenance: Provenance, wanted: list[tuple[int, int]], context: int) -> Shown:
