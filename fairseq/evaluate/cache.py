@@ -20,12 +20,12 @@ Legend: N targets · C width · Q queries of a block · M what they see, themsel
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fairseq.evaluate.mixture import Memory, MemoryScores, ScoredTokens
+from fairseq.runtime.records import Positive, Record
 
 # The column of ``ScoredBatch`` that holds ln p_cache(target) under each setting, ``[N, S]``.
 CACHE_COLUMN = "cache_log_prob"
@@ -34,11 +34,10 @@ _QUERIES = 256
 _ENTRIES = 1 << 22
 
 
-@dataclass(frozen=True)
-class CacheSetting:
+class CacheSetting(Record, frozen=True, rename={"size": "cache_size", "theta": "cache_theta"}):
     """How many targets a cache holds, and its flatness θ: 0 counts them, more trusts the likest contexts."""
 
-    size: int
+    size: Positive
     theta: float
 
 

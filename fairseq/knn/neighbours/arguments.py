@@ -55,26 +55,25 @@ def checked_targets(target_N: AnyArray, count: int, vocabulary_size: int | None)
     Raises:
         ConfigError: not one id for each query, or an id that is no word.
     """
-    array = target_N.cpu().numpy() if isinstance(target_N, Tensor) else np.asarray(target_N)
-    if not np.issubdtype(array.dtype, np.integer) and array.size:
-        raise ConfigError(f"targets must be whole numbers, the ids of words, but are {array.dtype}")
+    array = _whole_numbers(target_N, 0, vocabulary_size, "targets", "ids of the datastore's dictionary")
     if array.shape != (count,):
         raise ConfigError(f"targets must be of shape ({count},), one for each query, but are {array.shape}")
-    if array.size and (array.min() < 0 or (vocabulary_size is not None and array.max() >= vocabulary_size)):
-        bad = array[(array < 0) | (array >= (vocabulary_size or np.inf))][0]
-        allowed = f"from 0 to {vocabulary_size - 1}" if vocabulary_size is not None else "at least 0"
-        raise ConfigError(f"targets must be ids {allowed}, but one is {bad}; give ids of the datastore's dictionary")
     return array
 
 
 def checked_rows(ids: AnyArray, num_rows: int) -> Integers:
     """Returns row numbers, of any shape; raises ConfigError for what is neither a row nor −1, which is none."""
-    array = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
-    if not np.issubdtype(array.dtype, np.integer) and array.size:
-        raise ConfigError(f"rows must be whole numbers, but are {array.dtype}; give the ids that search returns")
-    if array.size and (array.min() < -1 or array.max() >= num_rows):
-        bad = array[(array < -1) | (array >= num_rows)][0]
-        raise ConfigError(f"rows must be from 0 to {num_rows - 1}, or -1 for none, but one is {bad}")
+    return _whole_numbers(ids, -1, num_rows, "rows", "the ids that search returns, where -1 is none")
+
+
+def _whole_numbers(numbers: AnyArray, first: int, stop: int | None, what: str, which: str) -> Integers:
+    array = numbers.cpu().numpy() if isinstance(numbers, Tensor) else np.asarray(numbers)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ConfigError(f"{what} must be whole numbers, but are {array.dtype}; give {which}")
+    bad = array[(array < first) | (array >= (np.inf if stop is None else stop))]
+    if bad.size:
+        last = "on" if stop is None else f"to {stop - 1}"
+        raise ConfigError(f"{what} must be from {first} {last}, but one is {bad[0]}; give {which}")
     return array
 
 

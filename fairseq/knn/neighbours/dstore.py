@@ -58,7 +58,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         distinct_ids: bool = False,
         vocabulary_size: int | None = None,
     ) -> None:
-        self.datastore = datastore
+        self.datastore, self.parts = datastore, (StorePart(datastore, 0),)
         self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
         self.index_manifest = index_manifest
@@ -127,11 +127,6 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None
         return {"store_id": self.datastore.store_id, "index_sha256": index_sha256}
 
-    @property
-    def parts(self) -> tuple[StorePart, ...]:
-        """The datastore; its ids are its rows."""
-        return (StorePart(self.datastore, 0),)
-
     def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
         values_NK: Integers = np.take(self.datastore.values_N, ids_NK, mode="clip")
@@ -141,7 +136,10 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
         dot = self.config.knn_sim_func == "dot"
-        by_list = None if dot else self._lists(len(queries_ND))
+        by_list = None
+        if not dot and ListSearch.pays(self.index, len(queries_ND)):
+            self._by_list = self._by_list or ListSearch(self.index)
+            by_list = self._by_list if self._by_list.keeps_digits else None
         # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
         is_exact = by_list is not None and keys_ND is not None and fits_memory(keys_ND.nbytes)
         if by_list is not None:
@@ -153,14 +151,6 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         if keys_ND is not None:
             check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         return distances_NK, ids_NK
-
-    def _lists(self, num_queries: int) -> ListSearch | None:
-        """Returns the index as its lists, where so many queries are searched for better list by list."""
-        if not ListSearch.pays(self.index, num_queries):
-            return None
-        if self._by_list is None:
-            self._by_list = ListSearch(self.index)
-        return self._by_list if self._by_list.keeps_digits else None
 
 
 def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:

@@ -62,18 +62,15 @@ class NeighbourSource(Memory, ABC):
 
     Attributes:
         config: k, temperature, and how nearness is measured.
+        parts: the datastores, each once, by offset.
         distinct_ids: no search finds a row twice.
         vocabulary_size: targets are below it; None where that is not known.
     """
 
     config: KNNConfig
+    parts: tuple[StorePart, ...]
     distinct_ids: bool
     vocabulary_size: int | None
-
-    @property
-    @abstractmethod
-    def parts(self) -> tuple[StorePart, ...]:
-        """The datastores, each once, by offset."""
 
     @property
     def rows(self) -> int:

@@ -44,15 +44,10 @@ class SeveralStores(NeighbourSource):
         check_together(stores, allow_mismatch=config.allow_mismatch)
         self.offsets = _offsets(stores)
         unique = {offset: StorePart(store, offset) for offset, store in zip(self.offsets, stores, strict=True)}
-        self._parts = tuple(unique.values())
-        self._values = Values(list(unique), [part.datastore.values_N for part in self._parts])
+        self.parts = tuple(unique.values())
+        self._values = Values(list(unique), [part.datastore.values_N for part in self.parts])
         self.distinct_ids = all(member.distinct_ids for member in self.members)
         self.vocabulary_size = self.members[0].vocabulary_size
-
-    @property
-    def parts(self) -> tuple[StorePart, ...]:
-        """The datastores, each once, by offset."""
-        return self._parts
 
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids of the k nearest in each member, side by side, in no order; −1 for none."""
@@ -62,7 +57,7 @@ class SeveralStores(NeighbourSource):
             near.append(distances_NK)
             ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
         distances_NK, ids_NK = np.concatenate(near, axis=1), np.concatenate(ids, axis=1)
-        return (distances_NK, ids_NK) if len(self._parts) == len(self.members) else each_once(distances_NK, ids_NK)
+        return (distances_NK, ids_NK) if len(self.parts) == len(self.members) else each_once(distances_NK, ids_NK)
 
     def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
@@ -72,7 +67,7 @@ class SeveralStores(NeighbourSource):
         """Returns an id of all datastores, in their order, one of all indexes, and those of each member."""
         each = [member.identity() for member in self.members]
         return {
-            "store_id": joint_id(part.datastore.store_id for part in self._parts),
+            "store_id": joint_id(part.datastore.store_id for part in self.parts),
             "index_sha256": joint_id(one["index_sha256"] for one in each),
             "datastores": each,
         }

@@ -17,7 +17,7 @@ from fairseq.errors import ConfigError
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
-from fairseq.knn.report.pack import AFTER, BEFORE, Vocabulary, by_change, choose, packed
+from fairseq.knn.report.pack import AFTER, BEFORE, by_change, choose, packed
 from fairseq.knn.report.page import render
 from fairseq.knn.report.scores import Columns, KnnSettings, gain, longest_overlap, score
 from fairseq.knn.report.summary import summary_of
@@ -140,10 +140,11 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
     pieces = [(part.start, part.stop) for part in texts.parts]
     chosen_C, windows = choose(order_N, report.source_at_NH, pieces, max_megabytes * 1e6)
     source, target_N = windows.cut(texts.source), retrieval.target_N[:n]
-    words = Vocabulary.of(target_N, source)
-    arrays = {
-        "word": words.encode(target_N),
-        "source": words.encode(source),
+    ids_V, word = np.unique(np.concatenate([target_N, source]), return_inverse=True)
+    word = word.astype(np.uint16 if len(ids_V) <= 1 << 16 else np.uint32)
+    arrays: dict[str, Array] = {
+        "word": word[:n],
+        "source": word[n:],
         "chosen": chosen_C.astype(np.uint32),
         "place": windows.place(report.source_at_NH[chosen_C]),
         "distance": report.distances_NH[chosen_C],
@@ -161,8 +162,8 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "all_tokens": len(retrieval),
         "shown": report.distances_NH.shape[1],
         "with_neighbours": len(chosen_C),
-        "words": [texts.dictionary[idx] for idx in words.ids_V],
-        "counts": texts.count_V[words.ids_V].tolist(),
+        "words": [texts.dictionary[idx] for idx in ids_V],
+        "counts": texts.count_V[ids_V].tolist(),
         "runs": _runs(retrieval.position_N[:n]),
         "groups": [{"title": one.title, "note": one.note, "labels": one.labels} for one in report.groupings],
         "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],

@@ -110,23 +110,6 @@ def choose(order_N: Int64s, source_at_NH: Int64s, pieces: Pieces, budget_bytes: 
     return chosen_C, windows_around(source_at_NH[chosen_C], pieces)
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The words of the page: their ids in the dictionary, ascending."""
-
-    ids_V: Int64s
-
-    @classmethod
-    def of(cls, *texts: Array) -> "Vocabulary":
-        """Returns the words that stand in these texts."""
-        return cls(np.unique(np.concatenate([np.unique(text) for text in texts])).astype(np.int64))
-
-    def encode(self, text: Array) -> Array:
-        """Returns the words' numbers on the page, uint16 or uint32."""
-        dtype = np.uint16 if len(self.ids_V) <= 1 << 16 else np.uint32
-        return np.searchsorted(self.ids_V, text).astype(dtype)
-
-
 def packed(arrays: Mapping[str, Array]) -> Iterable[tuple[str, str, int, str]]:
     """Yields (name, dtype, length, text) of each array: little-endian, compressed (zlib), base64."""
     for name, array in arrays.items():

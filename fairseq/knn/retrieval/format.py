@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
+from fairseq.evaluate.cache import CacheSetting
 from fairseq.knn.retrieval.datastores import StoreRecord
 from fairseq.runtime.records import Count, Positive, Record, read_record
 
@@ -89,13 +90,6 @@ class Loss(Record, frozen=True):
 
     loss_base2: float | None
     ppl: float | None
-
-
-class CacheSetting(Record, frozen=True):
-    """Size and θ of a cache."""
-
-    cache_size: Positive
-    cache_theta: float
 
 
 class CacheRecord(Record, frozen=True):

@@ -26,7 +26,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
 from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
-from fairseq.evaluate.cache import CACHE_COLUMN
+from fairseq.evaluate.cache import CACHE_COLUMN, CacheSetting
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
@@ -37,7 +37,6 @@ from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.retrieval.datastores import datastore_record
 from fairseq.knn.retrieval.format import (
     CacheRecord,
-    CacheSetting,
     Column,
     Identity,
     Loss,

@@ -46,7 +46,7 @@ def read_caches(retrieval: Retrieval) -> tuple[tuple[tuple[int, float], ...], Fl
             f"{array_path(retrieval.directory, CACHE_COLUMN)} must be float32 with a column for each setting in the"
             " manifest, but is not; save the retrieval again"
         )
-    return tuple((one.cache_size, one.cache_theta) for one in saved.settings), column_NS
+    return tuple((one.size, one.theta) for one in saved.settings), column_NS
 
 
 def _log_p_knn(retrieval: Retrieval, grid: Grid, rows: slice) -> Tensor:
