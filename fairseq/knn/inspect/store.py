@@ -6,7 +6,6 @@ Legend: N rows · D key width.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -131,17 +130,8 @@ def _check_values(findings: Findings, store: Datastore, vocabulary_size: int | N
     findings.judge("datastore values", problem if bad.count else None, f"all are {fine}")
 
 
-@dataclass(frozen=True)
-class BadKeys:
-    """Rows whose keys cannot be; ``filled`` is the number of rows without those of zeros at the end."""
-
-    not_finite: Counted
-    zero: Counted
-    filled: int
-
-
-def find_bad_keys(keys_ND: Array, progress: Progress) -> BadKeys:
-    """Returns which keys are not finite, or all zero."""
+def find_bad_keys(keys_ND: Array, progress: Progress) -> tuple[Counted, Counted, int]:
+    """Returns which keys are not finite, which are all zero, and how many rows there are without zeros at the end."""
     not_finite, zero, filled = Counted(), Counted(), 0
     for start, block_ND in blocks(keys_ND):
         zero_N = ~block_ND.any(axis=1)
@@ -150,26 +140,26 @@ def find_bad_keys(keys_ND: Array, progress: Progress) -> BadKeys:
         if not zero_N.all():
             filled = start + int(np.flatnonzero(~zero_N)[-1]) + 1
         progress.advance(len(block_ND))
-    return BadKeys(not_finite, zero, filled)
+    return not_finite, zero, filled
 
 
 def _check_keys(findings: Findings, store: Datastore) -> None:
     assert store.keys_ND is not None
     with Progress("read keys", store.rows, "rows") as progress:
-        bad = find_bad_keys(store.keys_ND, progress)
+        not_finite, zero, filled = find_bad_keys(store.keys_ND, progress)
     overflowed = (
-        f"{bad.not_finite.count} rows hold NaN or infinity, the first is row {bad.not_finite.first}: the model or"
+        f"{not_finite.count} rows hold NaN or infinity, the first is row {not_finite.first}: the model or"
         " float16 overflowed; write the datastore again"
     )
-    findings.judge(KEYS_FINITE, overflowed if bad.not_finite.count else None, "all finite")
+    findings.judge(KEYS_FINITE, overflowed if not_finite.count else None, "all finite")
     problem = None
-    if bad.zero.count and bad.zero.count == store.rows - bad.filled:
+    if zero.count and zero.count == store.rows - filled:
         problem = (
-            f"rows {bad.filled} to {store.rows - 1}, {bad.zero.count} at the end, were never filled; fairseq-knnlm"
+            f"rows {filled} to {store.rows - 1}, {zero.count} at the end, were never filled; fairseq-knnlm"
             " adopt cuts them, or write the datastore again without --dstore-size"
         )
-    elif bad.zero.count:
-        problem = f"{bad.zero.count} rows are all zero, the first is row {bad.zero.first}; write the datastore again"
+    elif zero.count:
+        problem = f"{zero.count} rows are all zero, the first is row {zero.first}; write the datastore again"
     findings.judge("datastore keys filled", problem, "no row is all zero")
 
 

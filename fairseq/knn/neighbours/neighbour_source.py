@@ -169,7 +169,7 @@ class NeighbourSource(Memory, ABC):
         k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
         log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
         log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k))
-        return like(np.concatenate([np.empty(0, np.float32), *log_ps]), queries_ND)
+        return like(np.concatenate(log_ps), queries_ND)
 
     def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
         """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
@@ -197,9 +197,7 @@ class NeighbourSource(Memory, ABC):
             queries_ND: floating point, torch or NumPy.
             target_N: token ids.
         """
-        empty = np.empty((0, self.config.k))
-        parts = [Votes(empty.astype(np.float32), empty.astype(np.int64), empty.astype(bool))]
-        parts += self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k)
+        parts = list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k))
         return Votes(
             np.concatenate([part.distances_NK for part in parts]),
             np.concatenate([part.ids_NK for part in parts]),
@@ -213,7 +211,7 @@ class NeighbourSource(Memory, ABC):
         most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
         step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
 
-        for start in range(0, len(queries), step):
+        for start in range(0, max(len(queries), 1), step):  # once where there are none
             neighbours = self._neighbours(queries[start : start + step], k)
             yield from self._computed(compute, *neighbours, target[start : start + step])
             del neighbours  # before as many are found again
@@ -227,7 +225,7 @@ class NeighbourSource(Memory, ABC):
             return compute(votes_for(*given, distinct=self.distinct_ids))
 
         with worker_threads() as workers:
-            return run_all(workers, of_some, range(0, len(ids_NK), _PROBABILITY_BLOCK))
+            return run_all(workers, of_some, range(0, max(len(ids_NK), 1), _PROBABILITY_BLOCK))
 
     def _neighbours(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""

@@ -88,7 +88,7 @@ def _read(config: ReportConfig) -> _Report:
     n = min(len(retrieval), config.max_tokens)
     shown = min(config.neighbours, settings.k)
     target_N = retrieval.target_N[:n]
-    check_targets(texts, retrieval.position_N[:n], target_N)
+    check_targets(texts.text, retrieval.position_N[:n], target_N)
     columns = _columns(retrieval, texts, settings, n)
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     return _Report(

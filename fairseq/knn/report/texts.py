@@ -182,12 +182,12 @@ def _dictionary(manifest: RetrievalManifest, prefix: Path, *, moved: bool) -> Di
     return dictionary
 
 
-def check_targets(texts: Texts, position_N: Array, target_N: Array) -> None:
-    """Raises MismatchError where the scored text is not the one that was scored."""
-    inside = len(position_N) == 0 or (position_N.min() >= 0 and position_N.max() < len(texts.text))
-    if not inside or not np.array_equal(texts.text[position_N], target_N):
+def check_targets(text: Array, position_N: Array, target_N: Array) -> None:
+    """Raises MismatchError where a text is not the one that was scored."""
+    inside = position_N.min() >= 0 and position_N.max() < len(text)
+    if not inside or not np.array_equal(text[position_N], target_N):
         raise MismatchError(
-            "the scored text must be the one that the retrieval was made with, but its tokens differ; give --data the"
+            "the scored text must be the one that the retrieval was made with, but its tokens differ; give the data"
             " directory of the run"
         )
 

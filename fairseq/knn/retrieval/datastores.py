@@ -145,20 +145,13 @@ def parts_of(record: StoreRecord, store_id: str | None) -> tuple[RetrievalPart, 
         record: of its manifest.
         store_id: identity of a single one.
     """
-    if not record.parts:
-        return (_part(record, 0, store_id),)
-    return tuple(_part(part, part.offset or 0, part.store_id or None) for part in record.parts)
-
-
-def _part(record: StoreRecord, offset: int, store_id: str | None) -> RetrievalPart:
-    if record.segments:
-        texts = [
-            RetrievalText(text.data, _map(text.first_position, int(text.spans.stop_R[-1]), text.spans))
-            for text in record.segments
-        ]
-    else:
-        texts = [RetrievalText(record.data, _map(record.first_position, record.rows))]
-    return RetrievalPart(record.prefix, offset, record.rows, store_id, record.rows_id or store_id, tuple(texts))
+    found = []
+    for part in record.parts or [record.replace(store_id=store_id)]:
+        own = part.store_id or None
+        texts = [RetrievalText(text.data, _map(text.first_position, None, text.spans)) for text in part.segments or ()]
+        texts = texts or [RetrievalText(part.data, _map(part.first_position, part.rows))]
+        found.append(RetrievalPart(part.prefix, part.offset or 0, part.rows, own, part.rows_id or own, tuple(texts)))
+    return tuple(found)
 
 
 def _map(first: int | None, rows: int | None, spans: RowRanges | None = None) -> RowMap | None:

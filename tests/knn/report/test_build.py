@@ -40,12 +40,12 @@ def test_other_texts_are_refused(tmp_path):
     texts = opened(directory)
     ids, target, position = (np.load(directory / f"{name}.npy") for name in ("ids", "targets", "positions"))
     hits = np.unpackbits(np.load(directory / "hits.npy"), axis=1, count=12, bitorder="little")
-    check_targets(texts, position, target)
+    check_targets(texts.text, position, target)
     at = source_positions(texts, ids)
     check_hits(texts, at, target, hits)
     swapped = opened(directory, data=str(tmp_path / "data-bin/train"))
     with pytest.raises(MismatchError, match="its tokens differ"):
-        check_targets(swapped, position, target)
+        check_targets(swapped.text, position, target)
     other = opened(directory, dstore_data=str(tmp_path / "data-bin/valid"))
     with pytest.raises(MismatchError, match="the datastore's text has 127 tokens, but row"):
         source_positions(other, ids)

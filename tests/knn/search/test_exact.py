@@ -94,5 +94,5 @@ def test_bad_keys_are_counted_over_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     keys = clustered_keys(50)
     keys[7, 3], keys[31, 0], keys[20], keys[44:] = np.nan, np.inf, 0, 0
     monkeypatch.setattr("fairseq.knn.inspect.store.BLOCK_BYTES", 4 * keys.shape[1] * 9)
-    bad = find_bad_keys(keys, silent(50))
-    assert (bad.not_finite.count, bad.not_finite.first, bad.zero.count, bad.zero.first, bad.filled) == (2, 7, 7, 20, 44)
+    not_finite, zero, filled = find_bad_keys(keys, silent(50))
+    assert (not_finite.count, not_finite.first, zero.count, zero.first, filled) == (2, 7, 7, 20, 44)
