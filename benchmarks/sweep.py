@@ -45,7 +45,7 @@ def write_random(directory: Path, num_tokens: int, k: int) -> None:
         datastore=StoreRecord(prefix=""),
         files={},
     )
-    with RetrievalWriter.create(directory, columns_of(k, 1 << 20), manifest) as writer:
+    with RetrievalWriter(directory, columns_of(k, 1 << 20), manifest) as writer:
         for start in range(0, num_tokens, 4096):
             rows_N = np.arange(start, min(start + 4096, num_tokens))
             n = len(rows_N)

@@ -161,7 +161,7 @@ def open_recorder(
         if not where.overwrite and is_saved(directory, columns, manifest):
             logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
             return None
-    writer = RetrievalWriter.create(directory, columns, manifest, overwrite=where.overwrite)
+    writer = RetrievalWriter(directory, columns, manifest, overwrite=where.overwrite)
     return RetrievalRecorder(writer, order_N, position_N)
 
 

@@ -33,58 +33,48 @@ logger = logging.getLogger(__name__)
 
 
 class RetrievalWriter:
-    """Writes a retrieval row by row; made by ``create``, used as a context manager.
+    """Writes a new retrieval row by row, as a context manager; what a killed run left there is begun again.
 
-    Attributes:
-        directory: of the files.
-        manifest: what it will say, as far as that is known.
-        columns: by name.
+    Args:
+        directory: made if it is not there.
+        columns: ``columns_of``, and further ones.
+        manifest: what it will say, without files and results.
+        overwrite: replace a finished one.
+
+    Raises:
+        ConfigError: the disk is too small.
+        DatastoreError: something is there, and ``overwrite`` is not set.
+        FairseqError: another process is writing it.
     """
 
     def __init__(
-        self, directory: Path, columns: Iterable[Column], manifest: RetrievalManifest, held: ExitStack
+        self, directory: Path, columns: Iterable[Column], manifest: RetrievalManifest, *, overwrite: bool = False
     ) -> None:
-        self.directory, self.manifest, self._held = directory, manifest, held
+        self.directory, self.manifest = directory, manifest
         self.columns = {column.name: column for column in columns}
         self._rows_written = dict.fromkeys(self.columns, 0)
-        self._files = {name: held.enter_context(self._new_file(column)) for name, column in self.columns.items()}
-        self._starts = {name: file.tell() for name, file in self._files.items()}
-
-    @classmethod
-    def create(
-        cls, directory: str | Path, columns: Iterable[Column], manifest: RetrievalManifest, *, overwrite: bool = False
-    ) -> "RetrievalWriter":
-        """Returns a writer of a new retrieval; what a killed run left there is begun again.
-
-        Args:
-            directory: made if it is not there.
-            columns: ``columns_of``, and further ones.
-            manifest: without files and results.
-            overwrite: replace a finished one.
-
-        Raises:
-            ConfigError: the disk is too small.
-            DatastoreError: something is there, and ``overwrite`` is not set.
-            FairseqError: another process is writing it.
-        """
-        directory, columns = Path(directory), tuple(columns)
         with ExitStack() as stack:
             stack.enter_context(locked(directory))
-            _require_free(directory, columns, overwrite)
-            old = _arrays(directory, columns)
-            needed = sum(column.num_bytes(manifest.num_tokens) for column in columns)
-            free_soon = sum(file.stat().st_size for file in old)
-            require_disk(directory, needed - free_soon, "make room, or give a smaller --k")
-            directory.mkdir(parents=True, exist_ok=True)
-            # All names, so that a run after this one knows what it may remove.
-            names = {file.name for file in old} | {array_path(directory, column.name).name for column in columns}
-            begun = manifest.replace(state="writing", files={name: FileRecord() for name in sorted(names)})
-            write_record(directory / MANIFEST, begun)
-            for file in old:
-                file.unlink()  # not emptied: a reader may have it mapped
-            writer = cls(directory, columns, manifest, stack)
-            writer._held = stack.pop_all()  # after the files are open: an error before closes all
-            return writer
+            self._begin(overwrite)
+            self._files = {name: stack.enter_context(self._new_file(column)) for name, column in self.columns.items()}
+            self._held = stack.pop_all()  # an error before closes all
+        self._starts = {name: file.tell() for name, file in self._files.items()}
+
+    def _begin(self, overwrite: bool) -> None:
+        """Writes the manifest, and takes away what was there."""
+        columns = self.columns.values()
+        _require_free(self.directory, columns, overwrite)
+        old = _arrays(self.directory, columns)
+        needed = sum(column.num_bytes(self.manifest.num_tokens) for column in columns)
+        free_soon = sum(file.stat().st_size for file in old)
+        require_disk(self.directory, needed - free_soon, "make room, or give a smaller --k")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # All names, so that a run after this one knows what it may remove.
+        names = {file.name for file in old} | {array_path(self.directory, name).name for name in self.columns}
+        begun = self.manifest.replace(state="writing", files={name: FileRecord() for name in sorted(names)})
+        write_record(self.directory / MANIFEST, begun)
+        for file in old:
+            file.unlink()  # not emptied: a reader may have it mapped
 
     def write(self, rows_N: Int64s, **arrays: Array) -> None:
         """Writes rows of some columns, each row of a column once.
@@ -156,7 +146,7 @@ def is_saved(directory: Path, columns: Iterable[Column], manifest: RetrievalMani
     return found.state == "done" and same and set(found.files) == files
 
 
-def _arrays(directory: Path, columns: Iterable[Column] = ()) -> list[Path]:
+def _arrays(directory: Path, columns: Iterable[Column]) -> list[Path]:
     """Returns the files of a retrieval that are there: those its manifest names, and those of ``columns``."""
     names = {array_path(directory, column.name).name for column in columns}
     with suppress(DatastoreError, OSError):

@@ -33,7 +33,7 @@ def written(source: Path, directory: Path, parts, *, overwrite=False, extra=(), 
     manifest = RetrievalManifest.read(source).replace(state="writing", lm=UNSET, mixture=UNSET, files={})
     arrays = {file.stem: np.load(file) for file in source.glob("*.npy")}
     columns = (*columns_of(K, STORE_ROWS), *extra)
-    with RetrievalWriter.create(directory, columns, manifest, overwrite=overwrite) as writer:
+    with RetrievalWriter(directory, columns, manifest, overwrite=overwrite) as writer:
         for rows in parts:
             writer.write(rows, **{name: array[rows] for name, array in arrays.items()})
         if stop:
