@@ -14,7 +14,7 @@ from fairseq.arrays import Array
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore.forgotten import read_forgotten
-from fairseq.knn.datastore.format import append_path, compaction_begun, keys_path, values_path
+from fairseq.knn.datastore.format import append_path, compaction_begun, row_files
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.provenance import Provenance
 from fairseq.knn.datastore.store import Datastore
@@ -65,12 +65,9 @@ def check_datastore(
     kinds = f"{store.keys_ND.dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
     findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
     if manifest is not None:
-        parts = (
-            ("keys", keys_path(prefix), manifest.key_bytes, manifest.keys_sha256),
-            ("values", values_path(prefix), manifest.value_bytes, manifest.values_sha256),
-        )
-        for name, path, row_bytes, recorded in parts:
-            _check_chunks(findings, name, path, row_bytes, manifest.rows, recorded)
+        (keys, key_bytes), (values, value_bytes) = row_files(prefix, manifest)
+        _check_chunks(findings, "keys", keys, key_bytes, manifest.rows, manifest.keys_sha256)
+        _check_chunks(findings, "values", values, value_bytes, manifest.rows, manifest.values_sha256)
     _check_values(findings, store, inputs.model.vocabulary_size)
     _check_keys(findings, store)
     findings.belongs("datastore", store.model, inputs.model, ("width", "weights", "dictionary"))

@@ -10,9 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.arrays import Float32s, Int64s
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
@@ -126,11 +124,6 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """Returns the ids of the datastore and of its index, as a result names them."""
         index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None
         return {"store_id": self.datastore.store_id, "index_sha256": index_sha256}
-
-    def values_of(self, ids_NK: Integers) -> Integers:
-        """Returns the values of rows; anything for −1."""
-        values_NK: Integers = np.take(self.datastore.values_N, ids_NK, mode="clip")
-        return values_NK
 
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""

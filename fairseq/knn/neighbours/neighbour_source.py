@@ -57,6 +57,30 @@ class StorePart:
     offset: int
 
 
+@dataclass(frozen=True)
+class Values:
+    """Values by id, of datastores whose ids follow each other.
+
+    Attributes:
+        offsets: id of the first row of each datastore, ascending from 0.
+        values: of each.
+    """
+
+    offsets: Sequence[int]
+    values: Sequence[Integers]
+
+    def of(self, ids_NK: Integers) -> Integers:
+        """Returns the rows' values, of the shape of ``ids_NK``; anything for −1."""
+        found_NK: Integers = np.take(self.values[0], ids_NK, mode="clip")
+        for offset, values_N in zip(self.offsets[1:], self.values[1:], strict=True):
+            there_NK = ids_NK >= offset
+            found_NK[there_NK] = np.take(values_N, ids_NK[there_NK] - offset, mode="clip")  # a later one has the rest
+        return found_NK
+
+    def __len__(self) -> int:
+        return self.offsets[-1] + len(self.values[-1])
+
+
 class NeighbourSource(Memory, ABC):
     """Base class of everything that finds neighbours; a memory for the mixture.
 
@@ -97,12 +121,13 @@ class NeighbourSource(Memory, ABC):
         """Returns distances and ids, ``[N, K]`` or wider, in no order, with the k nearest of what is found; −1 none."""
 
     @abstractmethod
-    def values_of(self, ids_NK: Integers) -> Integers:
-        """Returns the values of rows; anything for −1."""
-
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Returns the ids of what is searched, as a result names them: ``store_id``, ``index_sha256``."""
+
+    def values_of(self, ids_NK: Integers) -> Integers:
+        """Returns the values of rows; anything for −1."""
+        values = Values([part.offset for part in self.parts], [part.datastore.values_N for part in self.parts])
+        return values.of(ids_NK)
 
     def open_for(self, model: ModelIdentity) -> tuple["NeighbourSource", float]:
         """Returns this source and its weight λ; raises MismatchError where a datastore is another model's."""

@@ -13,12 +13,11 @@ Legend: N queries · K neighbours of each source.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.arrays import Float32s, Int64s
 from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
@@ -45,7 +44,6 @@ class SeveralStores(NeighbourSource):
         self.offsets = _offsets(stores)
         unique = {offset: StorePart(store, offset) for offset, store in zip(self.offsets, stores, strict=True)}
         self.parts = tuple(unique.values())
-        self._values = Values(list(unique), [part.datastore.values_N for part in self.parts])
         self.distinct_ids = all(member.distinct_ids for member in self.members)
         self.vocabulary_size = self.members[0].vocabulary_size
 
@@ -58,10 +56,6 @@ class SeveralStores(NeighbourSource):
             ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
         distances_NK, ids_NK = np.concatenate(near, axis=1), np.concatenate(ids, axis=1)
         return (distances_NK, ids_NK) if len(self.parts) == len(self.members) else each_once(distances_NK, ids_NK)
-
-    def values_of(self, ids_NK: Integers) -> Integers:
-        """Returns the values of rows; anything for −1."""
-        return self._values.of(ids_NK)
 
     def identity(self) -> dict[str, Any]:
         """Returns an id of all datastores, in their order, one of all indexes, and those of each member."""
@@ -107,27 +101,3 @@ def check_together(stores: Sequence[Datastore], *, allow_mismatch: bool = False)
     """
     for store in stores[1:]:
         require_model(store.prefix, store.model, stores[0].model, allow_mismatch=allow_mismatch)
-
-
-@dataclass(frozen=True)
-class Values:
-    """Values by id, of datastores whose ids follow each other.
-
-    Attributes:
-        offsets: id of the first row of each datastore, ascending from 0.
-        values: of each.
-    """
-
-    offsets: Sequence[int]
-    values: Sequence[Integers]
-
-    def of(self, ids_NK: Integers) -> Integers:
-        """Returns the rows' values, of the shape of ``ids_NK``; anything for −1."""
-        found_NK: Integers = np.take(self.values[0], ids_NK, mode="clip")
-        for offset, values_N in zip(self.offsets[1:], self.values[1:], strict=True):
-            there_NK = ids_NK >= offset
-            found_NK[there_NK] = np.take(values_N, ids_NK[there_NK] - offset, mode="clip")  # a later one has the rest
-        return found_NK
-
-    def __len__(self) -> int:
-        return self.offsets[-1] + len(self.values[-1])

@@ -82,7 +82,10 @@ def write_report(config: ReportConfig) -> str:
 def _read(config: ReportConfig) -> _Report:
     retrieval = Retrieval.open(config.retrieval)
     warn_if_outdated(retrieval)
-    settings = _settings(config, retrieval)
+    k = retrieval.k if config.k is None else config.k
+    retrieval.check_k(k)
+    temperature = retrieval.manifest.knn_temp if config.knn_temp is None else config.knn_temp
+    settings = KnnSettings(k, temperature, retrieval.manifest.lmbda if config.lmbda is None else config.lmbda)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)
@@ -102,14 +105,6 @@ def _read(config: ReportConfig) -> _Report:
         source_positions(texts, ids_NH),
         distances_NH,
     )
-
-
-def _settings(config: ReportConfig, retrieval: Retrieval) -> KnnSettings:
-    k = retrieval.k if config.k is None else config.k
-    retrieval.check_k(k)
-    manifest = retrieval.manifest
-    temperature = config.knn_temp if config.knn_temp is not None else manifest.knn_temp
-    return KnnSettings(k, temperature, config.lmbda if config.lmbda is not None else manifest.lmbda)
 
 
 def _columns(retrieval: Retrieval, texts: Texts, settings: KnnSettings, n: int) -> Columns:

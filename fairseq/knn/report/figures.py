@@ -3,7 +3,7 @@
 import base64
 from pathlib import Path
 
-SUFFIXES = {".svg": "image/svg+xml", ".png": "image/png"}  # the better first
+SUFFIXES = {".png": "image/png", ".svg": "image/svg+xml"}  # the better last
 LARGEST_BYTES = 2 << 20
 
 
@@ -12,11 +12,8 @@ def sweep_figures(directory: Path) -> list[tuple[str, str]]:
 
     A figure that is there as SVG and as PNG is taken once, as SVG. An image element runs no script of an SVG.
     """
-    found: dict[str, Path] = {}
-    for suffix in SUFFIXES:
-        for path in sorted(directory.glob(f"*{suffix}")):
-            if path.stat().st_size <= LARGEST_BYTES:
-                found.setdefault(path.stem, path)
+    paths = [path for suffix in SUFFIXES for path in directory.glob(f"*{suffix}")]
+    found = {path.stem: path for path in paths if path.stat().st_size <= LARGEST_BYTES}
     return [
         (stem, f"data:{SUFFIXES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}")
         for stem, path in sorted(found.items())
