@@ -191,7 +191,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, set[str]]] = {
     "a value": (lambda f: edit(f / "dstore_vals.npy", 8 * 77, struct.pack("<q", 40)), "--fast", {"datastore values"}),
     "a short store": (lambda f: edit(f / "dstore_keys.npy", 10**6, b"0"), "", {"datastore sizes"}),
     "the manifest": (lambda f: (f / "dstore.json").write_text("{"), "", {"datastore manifest"}),
-    "an unfinished store": (lambda f: change_json(f / "dstore.json", state="writing"), "", {"datastore manifest"}),
+    "an unfinished store": (lambda f: change_json(f / "dstore.json", state="writing"), "", {"datastore sizes"}),
     "too few checksums": (
         lambda f: change_json(f / "dstore.json", keys_sha256=["", ""]),
         "",

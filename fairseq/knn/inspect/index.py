@@ -85,7 +85,7 @@ def check_index(findings: Findings, path: Path) -> IndexPart | None:
 def _read(path: Path, manifest: IndexManifest | None) -> Any:
     """Returns an index; raises DatastoreError where it has no keys, or is not what its manifest says."""
     index = read_index(path)
-    if not index.is_trained or index.ntotal == 0:
+    if index.ntotal == 0:
         raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that was finished")
     found = (index.ntotal, index.d, metric_name(index), num_lists(index))
     own = (manifest.rows, manifest.dimension, manifest.metric, manifest.nlist) if manifest is not None else found

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Array
-from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import append_path, compaction_begun, row_files
@@ -39,10 +38,13 @@ def check_datastore(
     config: CheckConfig, findings: Findings, prefix: Path, inputs: Inputs, index_width: int | None
 ) -> Datastore | None:
     """Checks a datastore, and returns it where it can be opened."""
-    before = findings.num_failed
-    manifest = findings.opened("datastore manifest", lambda: _manifest(findings, prefix))
+    before, what = findings.num_failed, "datastore manifest"
+    manifest = findings.opened(what, lambda: read_manifest(manifest_path(prefix), DatastoreManifest))
     if manifest is not None:
+        findings.add(OK, what, f"{manifest.state}, store {manifest.store_id[:12]}")
         _check_sidecars(findings, prefix, manifest)
+    elif not findings.failed(what):
+        findings.add(WARNING, what, "there is none: the sizes of the files decide; fairseq-knnlm adopt writes one")
     if findings.num_failed > before:
         return None
     # Without a manifest, the flag, the model or the index must know how wide a key is.
@@ -73,22 +75,6 @@ def check_datastore(
     findings.belongs("datastore", store.model, inputs.model, ("width", "weights", "dictionary"))
     _check_segments(findings, store)
     return store
-
-
-def _manifest(findings: Findings, prefix: Path) -> DatastoreManifest | None:
-    """Returns the manifest of a datastore, None where there is none; raises DatastoreError for an unfinished one."""
-    manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
-    if manifest is None:
-        text = "there is none: the sizes of the files decide; fairseq-knnlm adopt writes one"
-        findings.add(WARNING, "datastore manifest", text)
-        return None
-    if manifest.state != "complete":
-        raise DatastoreError(
-            f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; run the command that writes it"
-            " again, which goes on from there"
-        )
-    findings.add(OK, "datastore manifest", f"complete, store {manifest.store_id[:12]}")
-    return manifest
 
 
 def _check_chunks(

@@ -84,14 +84,13 @@ class RetrievalWriter:
             arrays: by the column's name, ``[N]`` or ``[N, width]``.
         """
         cuts = np.flatnonzero(np.diff(rows_N) != 1) + 1
-        runs = list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows_N)], strict=True)) if len(rows_N) else []
         for name, array in arrays.items():
             column, start = self.columns[name], self._starts[name]
             assert array.shape == column.shape(len(rows_N)), (name, array.shape, column.shape(len(rows_N)))
             data = np.ascontiguousarray(array, dtype=column.dtype)
-            for first, last in runs:
-                offset = start + column.num_bytes(int(rows_N[first]))
-                self._write_at(name, data[first:last].data.cast("B"), offset)
+            for run_N, run in zip(np.split(rows_N, cuts), np.split(data, cuts), strict=True):
+                if len(run):  # else no rows were given
+                    self._write_at(name, run.data.cast("B"), start + column.num_bytes(int(run_N[0])))
             self._rows_written[name] += len(rows_N)
 
     def finish(self, lm: Loss, mixture: Loss) -> RetrievalManifest:
