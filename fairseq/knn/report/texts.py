@@ -1,9 +1,8 @@
 """The texts of a retrieval: the one that was scored, and those that the datastores were written from.
 
 Which row is which token, the retrieval says (fairseq/knn/retrieval/datastores.py), if the texts were cut into blocks
-without
-regard to their sentences. A datastore has one text, or several where rows were appended to it. All lie in one array, in
-the order of ids, with a <pad> between them, which stands in none:
+without regard to their sentences. A datastore has one text, or several where rows were appended to it. All lie in one
+array, in the order of ids, with a <pad> between them, which stands in none:
 
     source      [~~~ A's first ~~~] <pad> [~~~ A's second ~~~] <pad> [~~~~~ B's ~~~~~]
     ids         0 …                       r …                        a … (offset of B)
