@@ -6,7 +6,6 @@ B batch, T time, S scored time (the last S of T columns), C width, N scored toke
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError
+from fairseq.models.protocol import DecoderOutput
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_input import AdaptiveInput
 from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, log_sum_and_entropy, row_slices
@@ -28,14 +28,6 @@ from fairseq.modules.positions import LearnedPositions, Positions, SinusoidalPos
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
 HUB = "fairseq.hub:from_pretrained"
-
-
-@dataclass(frozen=True)
-class DecoderOutput:
-    """Output of the layers: ``features_BSC`` for the output layer, and the last layer's ``ffn_input_BSC``."""
-
-    features_BSC: Tensor
-    ffn_input_BSC: Tensor
 
 
 class Decoder(nn.Module):
