@@ -37,10 +37,10 @@ VARIANTS = {
 }
 
 
-def small_model(config: TransformerConfig, seed: int = 3) -> TransformerLanguageModel:
+def small_model(config: TransformerConfig, seed: int = 3, num_ids: int = NUM_IDS) -> TransformerLanguageModel:
     """Returns a model as training makes it, in training mode."""
     torch.manual_seed(seed)
-    return build_transformer_lm(config, NUM_IDS)
+    return build_transformer_lm(config, num_ids)
 
 
 def perturbed_model(config: TransformerConfig) -> TransformerLanguageModel:

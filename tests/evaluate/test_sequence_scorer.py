@@ -1,6 +1,7 @@
 """The scorer: each target once, whatever the batching; several models; a memory."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from fairseq.data.dictionary import PAD
 from fairseq.evaluate import sequence_scorer
 from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
-from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.runtime.precision import Precision
+from tests.builders.small_model import BANDS, SMALL, small_model
 
 FLOAT32_ATOL = 1e-5  # one layer in float32 under another padding
 PRECISION = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
@@ -23,18 +24,7 @@ TOKENS = np.random.default_rng(0).integers(4, 40, 37)
 
 
 def make(seed: int) -> TransformerLanguageModel:
-    torch.manual_seed(seed)
-    config = TransformerConfig(
-        decoder_layers=2,
-        decoder_embed_dim=16,
-        decoder_ffn_embed_dim=24,
-        decoder_attention_heads=2,
-        max_target_positions=16,
-        adaptive_input=True,
-        adaptive_input_cutoff=(8, 16),
-        adaptive_softmax_cutoff=(8, 16),
-    )
-    return build_transformer_lm(config, 40).eval()
+    return small_model(BANDS, seed).eval()
 
 
 def blocks(context_window: int = 6) -> BlockDataset:
@@ -110,16 +100,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.pitfall(15)
 def test_nothing_as_wide_as_the_vocabulary_is_made_for_every_target() -> None:
     """The targets are rare words of the second band: their own 992 columns are needed, and 10 of the head."""
-    torch.manual_seed(1)
-    config = TransformerConfig(
-        decoder_layers=1,
-        decoder_embed_dim=16,
-        decoder_ffn_embed_dim=8,
-        decoder_attention_heads=1,
-        adaptive_softmax_cutoff=(8, 1000),
-        max_target_positions=16,
-    )
-    model = build_transformer_lm(config, 4000).eval()
+    model = small_model(replace(SMALL, adaptive_softmax_cutoff=(8, 1000)), num_ids=4000).eval()
     with LargestTensor() as largest:
         SequenceScorer([model], PRECISION).score(blocks().collate(np.arange(8)))
     assert 0 < largest.numel < 4000 * len(TOKENS)

@@ -17,24 +17,17 @@ from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis, Specials
 from fairseq.generate.search import repeating_tokens
 from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.runtime.precision import Precision
+from tests.builders.small_model import BANDS, SMALL, small_model
 from tests.oracles.generation import beam_search, best_text, holds_twice
 
 # Two layers in float32; a text's sums are of tens of tokens.
 FLOAT32_ATOL = 2e-5
 PRECISION = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 EOS = 2
-CONFIG = TransformerConfig(
-    decoder_layers=2,
-    decoder_embed_dim=16,
-    decoder_ffn_embed_dim=24,
-    decoder_attention_heads=2,
-    max_target_positions=24,
-    adaptive_input=True,
-    adaptive_input_cutoff=(8, 16),
-    adaptive_softmax_cutoff=(8, 16),
-)
+CONFIG = replace(BANDS, max_target_positions=24)
+PLAIN = replace(SMALL, max_target_positions=24)
 PROMPTS = [np.array(ids, np.int64) for ids in ([5, 9, 30], [], [11, 4, 4, 7, 21, 8], [39], [17, 6])]
 GREEDY = GenerationConfig(beam=1, max_len_b=12, min_len=0)
 OPTIONS = {
@@ -50,10 +43,9 @@ OPTIONS = {
 }
 
 
-def make(config: TransformerConfig = CONFIG, words: int = 40, seed: int = 4) -> TransformerLanguageModel:
+def make(config: TransformerConfig = CONFIG, words: int = 40) -> TransformerLanguageModel:
     """Returns a model that is far from sure and far from indifferent."""
-    torch.manual_seed(seed)
-    model = build_transformer_lm(config, words).eval()
+    model = small_model(config, 4, words).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed" in name or "softmax" in name:
@@ -155,8 +147,7 @@ def test_beam_search_equals_the_naive_one(beam: int, lenpen: float, min_len: int
 
 
 def test_a_beam_wide_enough_for_everything_finds_the_best_text_of_all() -> None:
-    plain = replace(CONFIG, adaptive_input=False, adaptive_input_cutoff=(), adaptive_softmax_cutoff=())
-    model = make(plain, words=7)
+    model = make(PLAIN, words=7)
     [[text]] = generator(GenerationConfig(beam=220, max_len_b=3), model).generate([np.array([5, 4])])
     score, tokens = best_text(next_log_p(model), [5, 4], 3)
     assert text.tokens_T.tolist() == tokens
@@ -196,10 +187,9 @@ def test_the_tokens_that_repeat_are_those_that_brute_force_finds() -> None:
 
 
 def test_a_text_ends_where_everything_is_forbidden() -> None:
-    plain = replace(CONFIG, adaptive_input=False, adaptive_input_cutoff=(), adaptive_softmax_cutoff=())
     for sampling in (False, True):
         config = GenerationConfig(beam=2, max_len_b=20, min_len=20, no_repeat_ngram_size=1, sampling=sampling)
-        [[text]] = generator(config, make(plain, words=8)).generate([np.array([4])])
+        [[text]] = generator(config, make(PLAIN, words=8)).generate([np.array([4])])
         assert sorted([4, *text.tokens_T]) == [0, 3, 4, 5, 6, 7]
 
 
