@@ -168,7 +168,7 @@ class IndexedDatasetWriter:
     def __init__(self, prefix: str | Path, vocabulary_size: int) -> None:
         self.index_path, self.tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
         self.dtype: np.dtype[np.integer] = np.dtype("<u2" if vocabulary_size < UINT16_IDS else "<i4")
-        self.num_sentences = self.num_tokens = self._num_closed = 0
+        self.num_sentences = self.num_tokens = 0
         self._sizes: list[Int32s] = []
         self._sha256 = hashlib.sha256()
         self._replacement: AbstractContextManager[IO[bytes]] = atomic_write(self.tokens_path)
@@ -195,17 +195,15 @@ class IndexedDatasetWriter:
         self._sizes.append(sizes.astype("<i4"))
         self.num_sentences += len(sizes)
         self.num_tokens += len(ids)
-        self._num_closed += int(sizes.sum())
-        assert self._num_closed <= self.num_tokens, f"{self._num_closed} ids in sentences, {self.num_tokens} in all"
 
     def sha256(self) -> str:
         """Returns the SHA-256 of the ``.bin`` so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     def _index(self) -> bytes:
-        assert self._num_closed == self.num_tokens, f"sizes add up to {self._num_closed}, not {self.num_tokens} ids"
         code = next(code for code, name in DTYPES.items() if np.dtype(name) == self.dtype)
         sizes = np.concatenate([np.empty(0, "<i4"), *self._sizes]).astype("<i4")
+        assert sizes.sum() == self.num_tokens, f"sizes add up to {sizes.sum()}, not {self.num_tokens} ids"
         starts_bytes = (np.cumsum(sizes, dtype="<i8") - sizes) * self.dtype.itemsize
         header = HEADER.pack(MAGIC, VERSION, code, len(sizes))
         return b"".join([header, sizes.tobytes(), starts_bytes.astype("<i8").tobytes()])

@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 from fairseq.arrays import Array, Float32s, Int64s
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What is known of N contexts before their targets are seen.
 
     Attributes:
@@ -65,13 +64,7 @@ class ScoredTokens:
             query_ND=torch.cat([part.query_ND for part in parts]),
             target_N=torch.cat([part.target_N for part in parts]),
             log_p_N=torch.cat([part.log_p_N for part in parts]),
-            known=Known(
-                np.concatenate([part.last_token_N for part in known]),
-                np.concatenate([part.max_log_p_N for part in known]),
-                np.concatenate([part.entropy_N for part in known]),
-            )
-            if known
-            else None,
+            known=Known(*map(np.concatenate, zip(*known, strict=True))) if known else None,
         )
 
 
