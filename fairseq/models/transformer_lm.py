@@ -27,7 +27,6 @@ from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.positions import LearnedPositions, Positions, SinusoidalPositions
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
-HUB = "fairseq.hub:from_pretrained"
 
 
 class Decoder(nn.Module):
@@ -148,7 +147,7 @@ class TransformerLanguageModel(nn.Module):
 
         The hub is above this module, which therefore loads it by name.
         """
-        return load(HUB)(name_or_path, checkpoint_file, data_name_or_path, **more)
+        return load("fairseq.hub:from_pretrained")(name_or_path, checkpoint_file, data_name_or_path, **more)
 
     @property
     def max_positions(self) -> int:

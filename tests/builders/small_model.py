@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.runtime.precision import Precision
 
+CPU = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 NUM_IDS = 40
 EDGES = [0, 8, 16, 40]  # of the bands
 SMALL = TransformerConfig(

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import PAD
 from fairseq.evaluate import cache as cache_module
@@ -18,14 +17,12 @@ from fairseq.evaluate.cache import CacheSetting, ContinuousCache
 from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.models.transformer_lm import TransformerLanguageModel
-from fairseq.runtime.precision import Precision
-from tests.builders.small_model import SMALL, small_model
+from tests.builders.small_model import CPU, SMALL, small_model
 from tests.oracles.cache import cache_distribution, mixture
 
 VOCABULARY = 7
 FLOAT32_ATOL = 2e-5  # products in float32, of vectors whose norms are about 2, at θ up to 3
 MODEL_ATOL = 1e-5  # one model in float32 under another padding
-CPU = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 SETTINGS = [CacheSetting(size, theta) for size in (1, 4, 1000) for theta in (0.0, 0.5, 3.0)]
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import Batch
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
@@ -18,13 +17,11 @@ from fairseq.generate.hypotheses import Hypothesis, Specials
 from fairseq.generate.search import repeating_tokens
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel
-from fairseq.runtime.precision import Precision
-from tests.builders.small_model import BANDS, SMALL, small_model
+from tests.builders.small_model import BANDS, CPU, SMALL, small_model
 from tests.oracles.generation import beam_search, best_text, holds_twice
 
 # Two layers in float32; a text's sums are of tens of tokens.
 FLOAT32_ATOL = 2e-5
-PRECISION = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 EOS = 2
 CONFIG = replace(BANDS, max_target_positions=24)
 PLAIN = replace(SMALL, max_target_positions=24)
@@ -65,7 +62,7 @@ class Anew:
 
 def generator(config: GenerationConfig, model: TransformerLanguageModel | Anew | None = None, **more) -> Generator:
     model = make() if model is None else model
-    return Generator(model, PRECISION, config, Specials(), **more)
+    return Generator(model, CPU, config, Specials(), **more)
 
 
 def next_log_p(model: TransformerLanguageModel):
@@ -120,7 +117,7 @@ def test_the_batch_that_a_prompt_is_in_changes_nothing(option: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_log_probabilities_are_those_of_the_scorer(option: str) -> None:
     model, config = make(), OPTIONS[option]
-    scorer = SequenceScorer([model], PRECISION)
+    scorer = SequenceScorer([model], CPU)
     for texts in generator(config, model).generate(PROMPTS):
         for text in texts:
             row, size = np.concatenate([text.prompt_T, text.tokens_T]), len(text.prompt_T)
@@ -252,8 +249,8 @@ def test_no_prompts_no_texts_and_no_room_is_refused() -> None:
 
 def test_what_opens_a_text_is_read_and_not_given_back() -> None:
     model = make()
-    two = Generator(model, PRECISION, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
-    one = Generator(model, PRECISION, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
+    two = Generator(model, CPU, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
+    one = Generator(model, CPU, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
     assert two[0][0].prompt_T.tolist() == [5]
     assert two[0][0].tokens_T.tolist() == one[0][0].tokens_T.tolist()
 
@@ -267,4 +264,4 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
     bare = torch.nn.Module()
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):
-        Generator(bare, PRECISION, GREEDY, Specials()).generate(PROMPTS)
+        Generator(bare, CPU, GREEDY, Specials()).generate(PROMPTS)
