@@ -151,11 +151,6 @@ class Mixture:
         self._shares = [*[None] * (len(memories) - len(fixed)), *shares_of_rest(fixed)]
         assert [share is None for share in self._shares] == [weight is None for _, weight in memories], memories
 
-    @property
-    def needs_known(self) -> bool:
-        """Whether a memory needs to know what is known before a token is seen."""
-        return any(memory.needs_known for memory in self.memories)
-
     def mixed(self, log_p_lm_N: Tensor, scores: Sequence[MemoryScores]) -> Tensor:
         """Returns ln p of N tokens, float64 ``[N]``, from the model's and from each memory's scores."""
         log_p_N = log_p_lm_N

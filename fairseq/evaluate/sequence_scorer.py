@@ -126,21 +126,19 @@ class SequenceScorer:
     @torch.inference_mode()
     def _part_by_models(self, part: Batch) -> ScoredTokens:
         source_BT, first, scored_BS, target_N = self._inputs(part)
-        query_ND, known, log_p_MN = None, None, []
+        known, log_p_MN = None, []
+        needs_known = any(memory.needs_known for memory in self.mixture.memories)
         for model in self.models:
             with self.precision.autocast():
                 out = model(source_BT, first)
                 features_NC = out.features_BSC[scored_BS]
                 log_p_MN.append(self._target_log_prob(model, features_NC, target_N))
-                if query_ND is None and self.mixture.needs_known:
+                if needs_known:
                     certainty = (found_N.cpu().numpy() for found_N in model.certainty(features_NC))
                     known = Known(source_BT[:, first:][scored_BS].cpu().numpy(), *certainty)
-            if query_ND is None:
-                query_ND = out.ffn_input_BSC[scored_BS].float()
-        assert query_ND is not None
         return ScoredTokens(
             block_idx_N=np.repeat(part.block_idx_B, scored_BS.sum(1).cpu().numpy()),
-            query_ND=query_ND,
+            query_ND=out.ffn_input_BSC[scored_BS].float(),  # memories come with one model only
             target_N=target_N,
             log_p_N=average_probabilities(log_p_MN),
             known=known,
