@@ -17,12 +17,12 @@ from fairseq.tasks import TASKS
 T = TypeVar("T")
 
 
-def task_fields(flags: Flags, task: str, path: str | None, split: str | None = None) -> dict[str, Any]:
+def task_fields(flags: Flags, task: str, path: str, split: str | None = None) -> dict[str, Any]:
     """Returns what was typed of the task's settings, after a look whether checkpoints, data and split are there."""
     config = TASKS.config(task)
     assert config is not None
     if config is LanguageModelingConfig:
-        require_inputs(path or "", flags.typed.get("data", LanguageModelingConfig.data), split)
+        require_inputs(path, flags.typed.get("data", LanguageModelingConfig.data), split)
     return flags.given(config)
 
 
@@ -35,7 +35,7 @@ class NeighbourSettings:
         saved: all neighbours are kept, whatever their weight.
     """
 
-    def __init__(self, flags: Flags, path: str | None, *, saved: bool = False) -> None:
+    def __init__(self, flags: Flags, path: str, *, saved: bool = False) -> None:
         self.knn = _built_if(flags, KNNConfig, "knnlm")
         self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
@@ -49,7 +49,7 @@ class NeighbourSettings:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
-        if self.knn.knnlm and ":" in (path or ""):
+        if self.knn.knnlm and ":" in path:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
 
 
@@ -75,7 +75,7 @@ class EvalSettings:
         if self.neighbours.weight.lmbda_model is not None and self.cache.is_sweep:
             raise ConfigError("--lmbda-model takes one cache setting, but lists were given; give one value of each")
         self.cache.check(
-            num_models=len((self.eval.path or "").split(":")),
+            num_models=len(self.eval.path.split(":")),
             num_shards=self.eval.num_shards,
             lmbda=self.neighbours.knn.lmbda if self.neighbours.knn.knnlm else None,
             prints_words=self.eval.output_word_probs or self.eval.output_word_stats,
@@ -97,7 +97,7 @@ class EvalSettings:
         for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
             if name in flags.typed:
                 logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
-        if ":" in (self.eval.path or ""):
+        if ":" in self.eval.path:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
         if self.neighbours.knn.knnlm:
             raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")

@@ -105,7 +105,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
     torch.manual_seed(common.seed)
     precision = Precision(device, select_device(device))
-    opened = open_models(run, fields, precision)
+    opened = open_models(run.path, run.task, run.model_overrides, fields, precision)
     flags.warn_unused()
     dictionary = opened.task.dictionary
     specials = Specials.of(dictionary, add_bos=opened.task_config.add_bos_token)

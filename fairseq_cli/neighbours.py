@@ -4,7 +4,7 @@ import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
-from fairseq.evaluate.cache_sweep import make_cache
+from fairseq.evaluate.cache import make_cache
 from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig

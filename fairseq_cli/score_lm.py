@@ -67,7 +67,7 @@ def open_scorer(
 
     torch.manual_seed(seed)
     precision = Precision(device, select_device(device))
-    opened = open_models(config, fields, precision)
+    opened = open_models(config.path, config.task, config.model_overrides, fields, precision)
     mixture = Mixture()
     if neighbours.needed:
         from fairseq_cli.neighbours import open_memory  # FAISS, which takes a while to import

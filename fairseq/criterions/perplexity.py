@@ -12,6 +12,7 @@ the sum stays and N counts whole words. The sum is kept in float64.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,8 +35,8 @@ class Perplexity:
     log_p_sum: float = 0.0
     count: int = 0
     num_joined: int = 0
-    zero_ids: dict[int, int] = field(default_factory=dict)
-    nan_ids: dict[int, int] = field(default_factory=dict)
+    zero_ids: Counter[int] = field(default_factory=Counter)
+    nan_ids: Counter[int] = field(default_factory=Counter)
 
     def add(self, log_p_N: Floats, target_N: Integers, num_joined: int = 0) -> None:
         """Adds the natural-log probabilities of N targets, of which ``num_joined`` are parts of the next."""
@@ -43,11 +44,8 @@ class Perplexity:
         self.log_p_sum += float(log_p_N.sum(dtype=np.float64))
         self.count += len(log_p_N)
         self.num_joined += num_joined
-        finite = np.isfinite(log_p_N)
-        if not finite.all():
-            for log_p, token in zip(log_p_N[~finite].tolist(), target_N[~finite].tolist(), strict=True):
-                ids = self.nan_ids if math.isnan(log_p) else self.zero_ids
-                ids[token] = ids.get(token, 0) + 1
+        self.zero_ids.update(target_N[np.isneginf(log_p_N)].tolist())
+        self.nan_ids.update(target_N[np.isnan(log_p_N)].tolist())
 
     @property
     def loss(self) -> float:

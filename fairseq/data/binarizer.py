@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -27,7 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fairseq.arrays import Int32s, Integers
+from fairseq.arrays import Int64s, Integers
 from fairseq.data.dictionary import EOS, UNK, Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import DataError, FairseqError
@@ -58,14 +59,12 @@ class EncodedChunk:
 
     Attributes:
         ids: of its words and line ends.
-        sizes: tokens of each line that ends in it, as far as they stand in it.
-        num_open: tokens after the last line end.
+        ends: where each line ends, in tokens of the range.
         num_replaced: words that ``<unk>`` replaced.
     """
 
     ids: Integers
-    sizes: Int32s
-    num_open: int
+    ends: Int64s
     num_replaced: int
 
 
@@ -82,12 +81,12 @@ class TextSummary:
         return f"{self.num_sentences} sents, {self.num_tokens} tokens, {percent:.3}% replaced by <unk>"
 
 
-def split_chunks(path: str | Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
+def split_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
     r"""Returns the ranges of a file: each ends after the first ``\n`` at or beyond ``chunk_bytes``.
 
     Where none follows within as many bytes again, it ends after the last space of these, if there is one.
     """
-    path, chunks, start = Path(path), [], 0
+    chunks, start = [], 0
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         while start < size:
@@ -153,32 +152,18 @@ def count_chunk(chunk: Chunk) -> Counter[str]:
     return counts
 
 
-class Encoder:
-    """Turns ranges into ids.
-
-    Args:
-        indices: id of each word.
-        dtype: of the ids returned.
-    """
-
-    def __init__(self, indices: Mapping[str, int], dtype: npt.DTypeLike) -> None:
-        self._ids = {**indices, LINE_END: LINE_END_ID}
-        self._dtype = dtype
-
-    def __call__(self, chunk: Chunk) -> EncodedChunk:
-        """Returns the ids of a range."""
-        words = split_words(chunk)
-        ids = np.fromiter(map(self._ids.get, words, repeat(UNKNOWN_ID)), dtype=np.int32, count=len(words))
-        ends = np.flatnonzero(ids == LINE_END_ID)
-        replaced = ids == UNKNOWN_ID
-        ids[ends] = EOS
-        ids[replaced] = UNK
-        sizes = np.diff(ends, prepend=-1).astype(np.int32)
-        num_open = len(ids) - int(sizes.sum())
-        return EncodedChunk(ids.astype(self._dtype), sizes, num_open, int(np.count_nonzero(replaced)))
+def encode_chunk(indices: Mapping[str, int], dtype: npt.DTypeLike, chunk: Chunk) -> EncodedChunk:
+    """Returns the ids of a range, given those of the words and of ``LINE_END``, in a dtype."""
+    words = split_words(chunk)
+    ids = np.fromiter(map(indices.get, words, repeat(UNKNOWN_ID)), dtype=np.int32, count=len(words))
+    ends = np.flatnonzero(ids == LINE_END_ID)
+    replaced = ids == UNKNOWN_ID
+    ids[ends] = EOS
+    ids[replaced] = UNK
+    return EncodedChunk(ids.astype(dtype), ends + 1, int(np.count_nonzero(replaced)))
 
 
-def count_words(path: str | Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES) -> Counter[str]:
+def count_words(path: Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES) -> Counter[str]:
     """Returns how often each word stands in a text file.
 
     Raises:
@@ -186,7 +171,7 @@ def count_words(path: str | Path, workers: int = 1, *, chunk_bytes: int = CHUNK_
     """
     chunks = split_chunks(path, chunk_bytes)
     counts: Counter[str] = Counter()
-    with Progress(f"count {Path(path).name}", _num_bytes(chunks), "bytes") as progress:
+    with Progress(f"count {path.name}", path.stat().st_size, "bytes") as progress:
         for chunk, found in zip(chunks, ordered_map(count_chunk, chunks, workers), strict=True):
             counts.update(found)
             progress.advance(chunk.end - chunk.start, types=len(counts))
@@ -194,7 +179,7 @@ def count_words(path: str | Path, workers: int = 1, *, chunk_bytes: int = CHUNK_
 
 
 def binarize(
-    path: str | Path,
+    path: Path,
     dictionary: Dictionary,
     writer: IndexedDatasetWriter,
     workers: int = 1,
@@ -207,23 +192,17 @@ def binarize(
         DataError: the text is not UTF-8.
     """
     chunks = split_chunks(path, chunk_bytes)
-    encode = Encoder(dictionary.indices, writer.dtype)
-    num_open = num_replaced = 0
-    with Progress(f"binarise {Path(path).name}", _num_bytes(chunks), "bytes") as progress:
+    encode = partial(encode_chunk, {**dictionary.indices, LINE_END: LINE_END_ID}, writer.dtype)
+    last_end = num_replaced = 0
+    with Progress(f"binarise {path.name}", path.stat().st_size, "bytes") as progress:
         for chunk, encoded in zip(chunks, ordered_map(encode, chunks, workers), strict=True):
-            if len(encoded.sizes):
-                encoded.sizes[0] += num_open
-                num_open = 0
-            num_open += encoded.num_open
-            writer.write(encoded.ids, encoded.sizes)
+            ends = writer.num_tokens + encoded.ends
+            writer.write(encoded.ids, np.diff(ends, prepend=last_end))
+            last_end = int(ends[-1]) if len(ends) else last_end
             num_replaced += encoded.num_replaced
             lines_per_s = writer.num_sentences / max(progress.elapsed_s, 1e-9)
             progress.advance(chunk.end - chunk.start, **{"lines/s": lines_per_s})
     return TextSummary(writer.num_sentences, writer.num_tokens, num_replaced)
-
-
-def _num_bytes(chunks: Sequence[Chunk]) -> int:
-    return chunks[-1].end if chunks else 0
 
 
 def ordered_map(function: Callable[[Chunk], T], chunks: Sequence[Chunk], workers: int) -> Iterator[T]:

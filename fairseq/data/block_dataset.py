@@ -41,11 +41,6 @@ class Batch:
     target_BT: Int64s
     context_B: Int64s
 
-    @property
-    def num_targets(self) -> int:
-        """Source tokens without context and padding: one for each scored target."""
-        return int((self.target_BT != PAD).sum())
-
     def split(self, num_positions: int) -> "list[Batch]":
         """Returns the same rows in smaller batches, each as wide as its longest row.
 
@@ -141,10 +136,10 @@ class BlockDataset:
             length -= len(piece)
         return np.concatenate(pieces[::-1]) if pieces else np.empty(0, np.int64)
 
-    def collate(self, block_idx: Integers, pad_to: int = 0) -> Batch:
-        """Returns the given blocks, with their contexts, as one padded batch at least ``pad_to`` wide."""
+    def collate(self, block_idx: Integers) -> Batch:
+        """Returns the given blocks, with their contexts, as one padded batch."""
         contexts = self.context_lengths(block_idx)
-        width = max(pad_to, int((contexts + self.lengths[block_idx]).max()))
+        width = int((contexts + self.lengths[block_idx]).max())
         source = np.full((len(block_idx), width), PAD, np.int64)
         target = np.full((len(block_idx), width), PAD, np.int64)
         for row, (idx, before) in enumerate(zip(block_idx.tolist(), contexts.tolist(), strict=True)):

@@ -57,7 +57,7 @@ class PreprocessConfig:
     thresholdsrc: int = flag(0, "least count of a word that has an id of its own", minimum=0)
     nwordssrc: int = flag(-1, "most ids in the dictionary, the four specials included; -1: no limit", minimum=-1)
     padding_factor: int = flag(8, "fill the dictionary up to a multiple of N ids", minimum=1)
-    dataset_impl: str = flag("mmap", "storage of the data set; mmap only")
+    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
     tokenizer: str | None = flag(None, "how words are found; space (between whitespace) only")
     bpe: str | None = flag(None, "subwords; not here yet: split the text beforehand")
     tensorboard_logdir: str | None = flag(
@@ -68,11 +68,6 @@ class PreprocessConfig:
         if not self.only_source:
             raise ConfigError(
                 "--only-source is required: this toolkit is for language models and knows no pairs of languages; add it"
-            )
-        if self.dataset_impl != "mmap":
-            raise ConfigError(
-                f"--dataset-impl must be mmap, but is {self.dataset_impl!r}: the other formats are slower, and no"
-                " current tool needs them; leave the flag out"
             )
         if self.tokenizer not in (None, "space"):
             raise ConfigError(

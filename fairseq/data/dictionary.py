@@ -9,7 +9,6 @@ third field ``#fairseq:overwrite`` gives a symbol that is already there a second
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -188,7 +187,11 @@ def _read_checked(text: str, path: str | Path) -> tuple[list[str], list[int]]:
         if overwrite:
             symbol, space, field = symbol.rpartition(" ")
         if not (space and field.isascii() and field.isdigit() and len(field) <= MAX_COUNT_DIGITS):
-            _refuse_line(path, number, line, space, field)
+            raise DataError(
+                f"{path}:{number}: a line must be '<symbol> <count>', the count a whole number of at most"
+                f" {MAX_COUNT_DIGITS} digits, but is {shown(line)}; mend the line, or make the dictionary again with"
+                " fairseq-preprocess"
+            )
         if symbol in seen and not overwrite:
             where = f"on line {seen[symbol]}" if seen[symbol] else "one of the four specials"
             raise DataError(
@@ -199,16 +202,3 @@ def _read_checked(text: str, path: str | Path) -> tuple[list[str], list[int]]:
         symbols.append(symbol)
         counts.append(int(field))
     return symbols, counts
-
-
-def _refuse_line(path: str | Path, number: int, line: str, space: str, field: str) -> NoReturn:
-    if not space:
-        problem = "has no count"
-    elif field[:1] == "-" and field[1:].isdigit():
-        problem = f"has the negative count {field[:40]}"
-    else:
-        problem = f"has the count {shown(field)}, which is not a whole number"
-    raise DataError(
-        f"{path}:{number}: a line must be '<symbol> <count>', but {shown(line)} {problem}; mend the line, or make the"
-        " dictionary again with fairseq-preprocess"
-    )

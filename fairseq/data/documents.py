@@ -67,10 +67,10 @@ def find_documents(text: MMapIndexedDataset, dictionary: Dictionary, pattern: st
                 f" example, {line_text(text, dictionary, 0)!r}"
             )
         return _from_lines(text, f"lines that match {pattern}", lines)
-    headings = _headings(text, dictionary)
+    empty_S = text.sizes <= 1  # no words: nothing at all, or an end of line alone
+    headings = _headings(text, dictionary, empty_S)
     if len(headings):
         return _from_lines(text, "headings = … =", headings)
-    empty_S = _empty(text)
     after_empty_S = np.concatenate([[True], empty_S[:-1]])
     if empty_S.any():
         return _from_lines(text, "empty lines between them", np.flatnonzero(after_empty_S & ~empty_S))
@@ -98,13 +98,7 @@ def _from_lines(text: MMapIndexedDataset, rule: str, line_D: Int64s) -> Document
     return Documents(rule, line_D, start_D, np.append(start_D, text.offsets[-1])[1:])
 
 
-def _empty(text: MMapIndexedDataset) -> Bools:
-    """Returns which lines hold no words: nothing at all, or an end of line alone."""
-    empty_S: Bools = text.sizes <= 1
-    return empty_S
-
-
-def _headings(text: MMapIndexedDataset, dictionary: Dictionary) -> Int64s:
+def _headings(text: MMapIndexedDataset, dictionary: Dictionary, empty_S: Bools) -> Int64s:
     """Returns the lines ``= … =`` with one mark on either side that stand between empty lines."""
     mark = dictionary.index(HEADING_MARK)
     candidates = np.flatnonzero(text.sizes >= 4)  # mark, a word, mark, end of line
@@ -114,8 +108,8 @@ def _headings(text: MMapIndexedDataset, dictionary: Dictionary) -> Int64s:
     tokens = text.tokens
     inner = (tokens[first + 1] != mark) & (tokens[last - 2] != mark)
     lines = candidates[(tokens[first] == mark) & (tokens[last - 1] == mark) & inner]
-    empty_S = np.concatenate([[True], _empty(text), [True]])
-    found: Int64s = lines[empty_S[lines] & empty_S[lines + 2]]
+    around_S = np.concatenate([[True], empty_S, [True]])
+    found: Int64s = lines[around_S[lines] & around_S[lines + 2]]
     return found
 
 

@@ -33,7 +33,7 @@ VERSION = 1
 HEADER = struct.Struct("<9sQBQ")
 DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
 FLOAT_CODES = (6, 7)
-UINT16_IDS = 65_500  # below this many ids, two bytes hold one: the rule of the older tools
+UINT16_IDS = 65_500  # below this many ids, two bytes hold one, else four: the rule of the older tools
 CHECK_BLOCK_TOKENS = 1 << 22
 REMAKE = "make it again with fairseq-preprocess --overwrite"
 
@@ -55,7 +55,10 @@ class MMapIndexedDataset:
 
     def __init__(self, prefix: str | Path) -> None:
         self.index_path, self.tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-        data = _read(self.index_path)
+        for path in (self.index_path, self.tokens_path):
+            if not path.exists():
+                raise missing_split(path)
+        data = self.index_path.read_bytes()
         dtype, num_sentences = _parse_header(data, self.index_path)
         self.sizes: Int32s = np.frombuffer(data, "<i4", num_sentences, HEADER.size)
         starts_bytes = np.frombuffer(data, "<i8", num_sentences, HEADER.size + 4 * num_sentences)
@@ -88,13 +91,6 @@ class MMapIndexedDataset:
                 f" but {name} has {vocabulary_size} ids; give the dictionary that the text was binarised with, or"
                 " binarise it again with fairseq-preprocess"
             )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as err:
-        raise missing_split(path) from err
 
 
 def _parse_header(data: bytes, path: Path) -> tuple[np.dtype[np.integer], int]:
@@ -141,10 +137,7 @@ def _token_offsets(sizes: Int32s, starts_bytes: Int64s, itemsize: int, path: Pat
 
 
 def _map_tokens(path: Path, dtype: np.dtype[np.integer], num_tokens: int) -> Integers:
-    try:
-        num_bytes = path.stat().st_size
-    except FileNotFoundError as err:
-        raise missing_split(path) from err
+    num_bytes = path.stat().st_size
     if num_bytes != num_tokens * dtype.itemsize:
         raise DataError(
             f"{path} must have {num_tokens * dtype.itemsize} bytes for the {num_tokens} tokens of {path.stem}.idx,"
@@ -155,11 +148,6 @@ def _map_tokens(path: Path, dtype: np.dtype[np.integer], num_tokens: int) -> Int
         empty.flags.writeable = False
         return empty
     return np.memmap(path, dtype, mode="r")
-
-
-def dtype_for(vocabulary_size: int) -> np.dtype[np.integer]:
-    """Returns the dtype in which ids are written: uint16 below 65,500 ids, else int32, which every tool reads."""
-    return np.dtype("<u2" if vocabulary_size < UINT16_IDS else "<i4")
 
 
 class IndexedDatasetWriter:
@@ -179,8 +167,8 @@ class IndexedDatasetWriter:
 
     def __init__(self, prefix: str | Path, vocabulary_size: int) -> None:
         self.index_path, self.tokens_path = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
-        self.dtype = dtype_for(vocabulary_size)
-        self.num_sentences = self.num_tokens = self._num_closed = 0
+        self.dtype: np.dtype[np.integer] = np.dtype("<u2" if vocabulary_size < UINT16_IDS else "<i4")
+        self.num_sentences = self.num_tokens = 0
         self._sizes: list[Int32s] = []
         self._sha256 = hashlib.sha256()
         self._replacement: AbstractContextManager[IO[bytes]] = atomic_write(self.tokens_path)
@@ -207,17 +195,15 @@ class IndexedDatasetWriter:
         self._sizes.append(sizes.astype("<i4"))
         self.num_sentences += len(sizes)
         self.num_tokens += len(ids)
-        self._num_closed += int(sizes.sum())
-        assert self._num_closed <= self.num_tokens, f"{self._num_closed} ids in sentences, {self.num_tokens} in all"
 
     def sha256(self) -> str:
         """Returns the SHA-256 of the ``.bin`` so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     def _index(self) -> bytes:
-        assert self._num_closed == self.num_tokens, f"sizes add up to {self._num_closed}, not {self.num_tokens} ids"
         code = next(code for code, name in DTYPES.items() if np.dtype(name) == self.dtype)
         sizes = np.concatenate([np.empty(0, "<i4"), *self._sizes]).astype("<i4")
+        assert sizes.sum() == self.num_tokens, f"sizes add up to {sizes.sum()}, not {self.num_tokens} ids"
         starts_bytes = (np.cumsum(sizes, dtype="<i8") - sizes) * self.dtype.itemsize
         header = HEADER.pack(MAGIC, VERSION, code, len(sizes))
         return b"".join([header, sizes.tobytes(), starts_bytes.astype("<i8").tobytes()])

@@ -137,7 +137,7 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary
 def _count(config: PreprocessConfig) -> Dictionary:
     """Returns the dictionary of the training text."""
     assert config.trainpref is not None
-    counts = count_words(config.trainpref, config.workers)
+    counts = count_words(Path(config.trainpref), config.workers)
     if not counts:
         raise DataError(f"--trainpref must name a text with words to count, but {config.trainpref} has none")
     return Dictionary.from_counts(counts, config.thresholdsrc, config.nwordssrc, config.padding_factor)

@@ -24,14 +24,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fairseq.evaluate.config import CacheConfig
 from fairseq.evaluate.mixture import Memory, MemoryScores, ScoredTokens
 from fairseq.runtime.records import Positive, Record
+from fairseq.runtime.resources import require_memory
 
 # The column of ``ScoredBatch`` that holds ln p_cache(target) under each setting, ``[N, S]``.
 CACHE_COLUMN = "cache_log_prob"
 # Scores that are held at once: most queries of a block, and most entries of its band.
 _QUERIES = 256
 _ENTRIES = 1 << 22
+# The window of the batch before, that with the new batch behind it, and the next window.
+_COPIES = 3
 
 
 class CacheSetting(Record, frozen=True, rename={"size": "cache_size", "theta": "cache_theta"}):
@@ -89,6 +93,17 @@ class ContinuousCache(Memory):
         # A copy: a view would keep the whole batch alive.
         self._past = vectors_MC[-size:].clone(), target_M[-size:].clone()
         return log_p_NS
+
+
+def make_cache(config: CacheConfig, num_tokens: int, width: int) -> ContinuousCache:
+    """Returns the cache of every size with every θ, which gives a column for each.
+
+    Raises:
+        ConfigError: the vectors of so many tokens of so many floats do not fit into memory.
+    """
+    size = min(max(config.cache_size), num_tokens)
+    require_memory(f"a cache of {size} vectors", _COPIES * size * width * 4, "lower --cache-size")
+    return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs])
 
 
 def _block_log_prob(vectors_MC: Tensor, target_M: Tensor, num_queries: int, settings: Sequence[CacheSetting]) -> Tensor:

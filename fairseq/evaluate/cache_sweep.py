@@ -5,25 +5,10 @@ from typing import Any
 from torch import from_numpy
 
 from fairseq.criterions.perplexity import Perplexity
-from fairseq.evaluate.cache import CACHE_COLUMN, CacheSetting, ContinuousCache
+from fairseq.evaluate.cache import CACHE_COLUMN
 from fairseq.evaluate.config import CacheConfig
 from fairseq.evaluate.mixture import interpolate
 from fairseq.evaluate.sequence_scorer import ScoredBatch
-from fairseq.runtime.resources import require_memory
-
-# The window of the batch before, that with the new batch behind it, and the next window.
-_COPIES = 3
-
-
-def make_cache(config: CacheConfig, num_tokens: int, width: int) -> ContinuousCache:
-    """Returns the cache of every size with every θ, which gives a column for each.
-
-    Raises:
-        ConfigError: the vectors of so many tokens of so many floats do not fit into memory.
-    """
-    size = min(max(config.cache_size), num_tokens)
-    require_memory(f"a cache of {size} vectors", _COPIES * size * width * 4, "lower --cache-size")
-    return ContinuousCache([CacheSetting(size, theta) for size, theta in config.pairs])
 
 
 class CacheSweep:

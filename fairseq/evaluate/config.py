@@ -86,7 +86,7 @@ class ScoreConfig:
     data: str = flag(
         dataclasses.MISSING, "directory of binarised data, for its dict.txt; or the dictionary itself", positional=True
     )
-    path: str | None = flag(None, "checkpoint; A:B averages the probabilities of several")
+    path: str = flag(dataclasses.MISSING, "the checkpoint to score with; A:B averages the probabilities of several")
     input: tuple[str, ...] = flag(("-",), "files of text, comma-separated; - is the standard input")
     json: bool = flag(False, "print a JSON object for each line instead")
     buffer_size: int = flag(1000, "lines that are read before they are scored; 1 answers each at once", minimum=1)
@@ -95,16 +95,12 @@ class ScoreConfig:
     model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
     task: str = flag("language_modeling", "task")
 
-    def __post_init__(self) -> None:
-        if not (self.path or "").strip(":"):
-            raise ConfigError("--path is required: the checkpoint to score with")
-
 
 @dataclass(frozen=True)
 class EvalConfig:
     """Evaluation."""
 
-    path: str | None = flag(None, "checkpoint; A:B averages the probabilities of several")
+    path: str = flag(dataclasses.MISSING, "the checkpoint to evaluate; A:B averages the probabilities of several")
     task: str = flag("language_modeling", "task")
     gen_subset: str = flag("test", "name of the data to evaluate on")
     max_tokens: int = flag(36000, "padded tokens in a batch, context not counted", minimum=1)
@@ -138,8 +134,6 @@ class EvalConfig:
         return path if path.suffix == ".json" else path / f"eval_{self.gen_subset}.json"
 
     def __post_init__(self) -> None:
-        if not (self.path or "").strip(":"):
-            raise ConfigError("--path is required: the checkpoint to evaluate")
         if self.results_file is not None and self.results_file.is_dir():
             raise ConfigError(f"--results-path: {self.results_file} must be a file, but is a directory; give another")
         check_subword_mark(self.remove_bpe)

@@ -21,7 +21,7 @@ import fairseq
 from fairseq.arrays import Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
-from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
@@ -53,11 +53,6 @@ class Evaluation(OpenedModels):
         """Tokens in a block, without context."""
         return int(self.task_config.tokens_per_sample)
 
-    def collated(self) -> Iterator[Batch]:
-        """Yields the batches."""
-        for block_idx in self.batches:
-            yield self.dataset.collate(block_idx)
-
     def inputs(self) -> dict[str, Any]:
         """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
         return {
@@ -78,8 +73,11 @@ def prepare(
         precision: device and number format.
         stream_order: blocks stay in order; else they go by length, where no context window makes them all alike.
     """
-    opened = open_models(config, task_fields, precision, context_window=config.context_window)
-    split = opened.task.load_split(config.gen_subset, context_window=config.context_window)
+    window = config.context_window
+    opened = open_models(
+        config.path, config.task, config.model_overrides, task_fields, precision, context_window=window
+    )
+    split = opened.task.load_split(config.gen_subset, context_window=window)
     dataset, num_left_out = split.without_longer_than(opened.max_positions)
     if num_left_out:
         logger.warning(
@@ -89,8 +87,7 @@ def prepare(
             opened.max_positions,
         )
     lengths = dataset.lengths
-    in_order = stream_order or config.context_window > 0
-    order = np.arange(len(dataset)) if in_order else by_length(lengths)
+    order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(lengths)
     batches = batch_by_size(
         order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
     )
@@ -186,6 +183,6 @@ def score_all(
     """
     total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
     with Progress("evaluate", total, "tokens", every=every) as progress:
-        for scored in scorer.scored(evaluation.collated()):
+        for scored in scorer.scored(map(evaluation.dataset.collate, evaluation.batches)):
             yield scored
             progress.advance(len(scored.target_N), loss=perplexity.loss)

@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 from fairseq.arrays import Array, Float32s, Int64s
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What is known of N contexts before their targets are seen.
 
     Attributes:
@@ -65,13 +64,7 @@ class ScoredTokens:
             query_ND=torch.cat([part.query_ND for part in parts]),
             target_N=torch.cat([part.target_N for part in parts]),
             log_p_N=torch.cat([part.log_p_N for part in parts]),
-            known=Known(
-                np.concatenate([part.last_token_N for part in known]),
-                np.concatenate([part.max_log_p_N for part in known]),
-                np.concatenate([part.entropy_N for part in known]),
-            )
-            if known
-            else None,
+            known=Known(*map(np.concatenate, zip(*known, strict=True))) if known else None,
         )
 
 
@@ -157,11 +150,6 @@ class Mixture:
         fixed = [weight for _, weight in memories if weight is not None]
         self._shares = [*[None] * (len(memories) - len(fixed)), *shares_of_rest(fixed)]
         assert [share is None for share in self._shares] == [weight is None for _, weight in memories], memories
-
-    @property
-    def needs_known(self) -> bool:
-        """Whether a memory needs to know what is known before a token is seen."""
-        return any(memory.needs_known for memory in self.memories)
 
     def mixed(self, log_p_lm_N: Tensor, scores: Sequence[MemoryScores]) -> Tensor:
         """Returns ln p of N tokens, float64 ``[N]``, from the model's and from each memory's scores."""

@@ -110,9 +110,9 @@ class SequenceScorer:
         """Returns the feed-forward inputs ``[N, C]`` of a batch's targets, and the targets; no output layer runs."""
         vectors, targets = [], []
         for part in self._parts(batch):
-            scored_BS, target_N = self._targets(part)
+            source_BT, first, scored_BS, target_N = self._inputs(part)
             with self.precision.autocast():
-                out = self.models[0](*self._inputs(part))
+                out = self.models[0](source_BT, first)
             vectors.append(out.ffn_input_BSC[scored_BS])
             targets.append(target_N)
         return torch.cat(vectors), torch.cat(targets)
@@ -125,22 +125,20 @@ class SequenceScorer:
 
     @torch.inference_mode()
     def _part_by_models(self, part: Batch) -> ScoredTokens:
-        scored_BS, target_N = self._targets(part)
-        query_ND, known, log_p_MN = None, None, []
+        source_BT, first, scored_BS, target_N = self._inputs(part)
+        known, log_p_MN = None, []
+        needs_known = any(memory.needs_known for memory in self.mixture.memories)
         for model in self.models:
             with self.precision.autocast():
-                out = model(*self._inputs(part))
+                out = model(source_BT, first)
                 features_NC = out.features_BSC[scored_BS]
                 log_p_MN.append(self._target_log_prob(model, features_NC, target_N))
-                if query_ND is None and self.mixture.needs_known:
+                if needs_known:
                     certainty = (found_N.cpu().numpy() for found_N in model.certainty(features_NC))
-                    known = Known(self._last_tokens(part, scored_BS), *certainty)
-            if query_ND is None:
-                query_ND = out.ffn_input_BSC[scored_BS].float()
-        assert query_ND is not None
+                    known = Known(source_BT[:, first:][scored_BS].cpu().numpy(), *certainty)
         return ScoredTokens(
             block_idx_N=np.repeat(part.block_idx_B, scored_BS.sum(1).cpu().numpy()),
-            query_ND=query_ND,
+            query_ND=out.ffn_input_BSC[scored_BS].float(),  # memories come with one model only
             target_N=target_N,
             log_p_N=average_probabilities(log_p_MN),
             known=known,
@@ -160,15 +158,11 @@ class SequenceScorer:
 
     def _with_memories(self, group: list[ScoredTokens]) -> list[ScoredBatch]:
         """Returns batches with what the memories say, and mixed with it."""
-        memories = self.mixture.memories
-        together = None if all(memory.in_order for memory in memories) else ScoredTokens.joined(group)
-        sizes = [len(tokens.target_N) for tokens in group]
-        scores_MB: list[list[MemoryScores]] = []
-        for memory in memories:
-            if memory.in_order or together is None:
-                scores_MB.append([memory.scores(tokens) for tokens in group])
-            else:
-                scores_MB.append(memory.scores(together).split(sizes))
+        together, sizes = ScoredTokens.joined(group), [len(tokens.target_N) for tokens in group]
+        scores_MB = [
+            [memory.scores(tokens) for tokens in group] if memory.in_order else memory.scores(together).split(sizes)
+            for memory in self.mixture.memories
+        ]
         return [self._scored(tokens, [scores[i] for scores in scores_MB]) for i, tokens in enumerate(group)]
 
     def _scored(self, tokens: ScoredTokens, scores: Sequence[MemoryScores]) -> ScoredBatch:
@@ -198,19 +192,14 @@ class SequenceScorer:
             return [batch]
         return batch.split(CPU_POSITIONS)
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, int]:
-        return torch.from_numpy(batch.source_BT).to(self.precision.device), int(batch.context_B.min())
-
-    def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns which columns are scored, bool ``[B, S]``, and their targets ``[N]``."""
-        target_BS = torch.from_numpy(batch.target_BT[:, int(batch.context_B.min()) :]).to(self.precision.device)
-        scored_BS = target_BS != PAD
-        return scored_BS, target_BS[scored_BS]
-
-    def _last_tokens(self, batch: Batch, scored_BS: Tensor) -> Int64s:
-        """Returns the last token of each scored target's context, ``[N]``: the input of its column."""
-        last_tokens_N: Int64s = batch.source_BT[:, int(batch.context_B.min()) :][scored_BS.cpu().numpy()]
-        return last_tokens_N
+    def _inputs(self, part: Batch) -> tuple[Tensor, int, Tensor, Tensor]:
+        """Returns the source; S as its first column; which columns are scored, bool ``[B, S]``; and their targets."""
+        first = int(part.context_B.min())
+        source_BT, target_BT = (
+            torch.from_numpy(ids).to(self.precision.device) for ids in (part.source_BT, part.target_BT)
+        )
+        scored_BS = target_BT[:, first:] != PAD
+        return source_BT, first, scored_BS, target_BT[:, first:][scored_BS]
 
     def _target_log_prob(self, model: LanguageModel, features_NC: Tensor, target_N: Tensor) -> Tensor:
         rows = min(self.softmax_batch or SOFTMAX_ROWS, SOFTMAX_ROWS)

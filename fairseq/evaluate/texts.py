@@ -17,7 +17,7 @@ from torch import Tensor
 from fairseq.arrays import Float64s, Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
-from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import EOS, PAD, SPECIALS, UNK, Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
@@ -48,9 +48,6 @@ class _Blocks:
     dataset: BlockDataset
     batches: list[Int64s]
 
-    def collated(self) -> Iterator[Batch]:
-        return map(self.dataset.collate, self.batches)
-
 
 class TextScorer:
     """Scores texts, many at a time.
@@ -79,7 +76,7 @@ class TextScorer:
             return []
         parts = []
         for blocks in self._cut(texts, context_window):
-            for scored in self._scorer.scored(blocks.collated()):
+            for scored in self._scorer.scored(map(blocks.dataset.collate, blocks.batches)):
                 text_N = blocks.text_B[scored.block_idx_N]
                 parts.append((text_N, scored.target_N, scored.log_p_N, scored.model_log_p_N, scored.memory_log_p_NM))
                 if advance is not None:
@@ -103,7 +100,7 @@ class TextScorer:
     def context_vectors(self, text: Int64s, context_window: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the context vectors of a text's tokens, float32 ``[N, D]``, and the tokens, part by part."""
         for blocks in self._cut([text], context_window):
-            for batch in blocks.collated():
+            for batch in map(blocks.dataset.collate, blocks.batches):
                 vectors_ND, target_N = self._scorer.context_vectors(batch)
                 yield vectors_ND.float(), target_N
 

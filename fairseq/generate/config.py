@@ -1,5 +1,6 @@
 """The flags of generating text, in a module that does not import torch."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.common import check_subword_mark
@@ -69,7 +70,7 @@ MAX_TOKENS = 12_000  # in a batch, where nothing is said; the default of fairseq
 class GenerationRunConfig:
     """Model and output."""
 
-    path: str | None = flag(None, "checkpoint")
+    path: str = flag(dataclasses.MISSING, "the checkpoint to generate with")
     task: str = flag("language_modeling", "task")
     model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
     max_tokens: int | None = flag(
@@ -83,9 +84,7 @@ class GenerationRunConfig:
     )
 
     def __post_init__(self) -> None:
-        if not (self.path or "").strip(":"):
-            raise ConfigError("--path is required: the checkpoint to generate with")
-        if ":" in str(self.path):
+        if ":" in self.path:
             raise ConfigError("--path names several checkpoints, but text is generated with one; give one")
         check_subword_mark(self.remove_bpe)
 

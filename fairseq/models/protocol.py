@@ -28,24 +28,23 @@ class ModelIdentity:
     key_type: str | None = None
 
 
-class ModelOutput(Protocol):
-    """What the layers of a model give."""
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What the layers of a model give.
 
-    @property
-    def features_BSC(self) -> Tensor:  # noqa: N802 - a tensor by its shape
-        """What the output layer takes."""
-        ...
+    Attributes:
+        features_BSC: what the output layer takes.
+        ffn_input_BSC: input of the last layer's feed-forward network: the context vectors.
+    """
 
-    @property
-    def ffn_input_BSC(self) -> Tensor:  # noqa: N802
-        """Input of the last layer's feed-forward network: the context vectors."""
-        ...
+    features_BSC: Tensor
+    ffn_input_BSC: Tensor
 
 
 class LanguageModel(Protocol):
     """A model that scores; see ``TransformerLanguageModel`` for what else one may have."""
 
-    def __call__(self, source_BT: Tensor, first: int) -> ModelOutput:
+    def __call__(self, source_BT: Tensor, first: int) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on."""
         ...
 

@@ -6,7 +6,6 @@ B batch, T time, S scored time (the last S of T columns), C width, N scored toke
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError
+from fairseq.models.protocol import DecoderOutput
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_input import AdaptiveInput
 from fairseq.modules.adaptive_softmax import AdaptiveSoftmax, log_sum_and_entropy, row_slices
@@ -27,15 +27,6 @@ from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.positions import LearnedPositions, Positions, SinusoidalPositions
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
-HUB = "fairseq.hub:from_pretrained"
-
-
-@dataclass(frozen=True)
-class DecoderOutput:
-    """Output of the layers: ``features_BSC`` for the output layer, and the last layer's ``ffn_input_BSC``."""
-
-    features_BSC: Tensor
-    ffn_input_BSC: Tensor
 
 
 class Decoder(nn.Module):
@@ -156,7 +147,7 @@ class TransformerLanguageModel(nn.Module):
 
         The hub is above this module, which therefore loads it by name.
         """
-        return load(HUB)(name_or_path, checkpoint_file, data_name_or_path, **more)
+        return load("fairseq.hub:from_pretrained")(name_or_path, checkpoint_file, data_name_or_path, **more)
 
     @property
     def max_positions(self) -> int:

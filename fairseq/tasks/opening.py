@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
@@ -25,25 +25,6 @@ logger = logging.getLogger(__name__)
 _KNOWN_OVERRIDES = ("knn_keytype",)
 # Settings of the task that belong to the model: the checkpoint's, or an override's, but never a flag's.
 _OWNED_BY_CHECKPOINT = ("tokens_per_sample", "add_bos_token")
-
-
-class ModelSettings(Protocol):
-    """The flags that name the models; several configs have them."""
-
-    @property
-    def path(self) -> str | None:
-        """Checkpoints, joined by colons."""
-        ...
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        ...
-
-    @property
-    def model_overrides(self) -> str:
-        """A Python literal dict."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,12 +61,20 @@ class OpenedModels:
 
 
 def open_models(
-    config: ModelSettings, task_fields: Mapping[str, Any], precision: Precision, *, context_window: int = 0
+    path: str,
+    task_name: str,
+    model_overrides: str,
+    task_fields: Mapping[str, Any],
+    precision: Precision,
+    *,
+    context_window: int = 0,
 ) -> OpenedModels:
     """Returns the models that ``--path`` names, for rows of a block and its context window.
 
     Args:
-        config: names the models.
+        path: checkpoints, joined by colons.
+        task_name: of the task.
+        model_overrides: a Python literal dict.
         task_fields: settings of the task. The checkpoint's tokens_per_sample and add_bos_token win over them.
         precision: device and number format.
         context_window: earlier tokens that each block sees.
@@ -96,14 +85,15 @@ def open_models(
         DataError: there is no dictionary.
         MismatchError: the checkpoint was trained with another dictionary.
     """
-    assert config.path is not None
-    overrides = parse_literal_dict(config.model_overrides, "--model-overrides")
-    checkpoints = [load_checkpoint(path) for path in config.path.split(":") if path]
+    overrides = parse_literal_dict(model_overrides, "--model-overrides")
+    checkpoints = [load_checkpoint(part) for part in path.split(":") if part]
+    if not checkpoints:
+        raise ConfigError("--path is required: the file of a checkpoint")
     _check_overrides(overrides, checkpoints)
-    task_class = TASKS.config(config.task)
+    task_class = TASKS.config(task_name)
     assert task_class is not None
     task_config = _task_config(task_class, task_fields, {**checkpoints[0].fields, **overrides}, context_window)
-    task = TASKS.get(config.task)(task_config)
+    task = TASKS.get(task_name)(task_config)
     models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)
     return OpenedModels(task, task_config, checkpoints, models)

@@ -85,7 +85,7 @@ def delete_old(config: CheckpointConfig) -> None:
         (best, config.keep_best_checkpoints or -1, config.maximize_best_checkpoint_metric),
     )
     for pattern, count, largest_first in policies:
-        matches = ((re.fullmatch(pattern, path.name), path) for path in _files(config))
+        matches = ((re.fullmatch(pattern, path.name), path) for path in Path(config.save_dir).glob("*.pt"))
         found = [(_number(match[1], largest_first), path) for match, path in matches if match]
         for _, path in sorted(found, reverse=largest_first)[count:] if count >= 0 else []:
             path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint
@@ -95,8 +95,3 @@ def delete_old(config: CheckpointConfig) -> None:
 def _number(text: str, largest_first: bool) -> float:
     """Returns the number in a file name; NaN sorts last."""
     return (-math.inf if largest_first else math.inf) if text == "nan" else float(text)
-
-
-def _files(config: CheckpointConfig) -> list[Path]:
-    save_dir = Path(config.save_dir)
-    return list(save_dir.iterdir()) if save_dir.is_dir() else []

@@ -2,13 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fairseq.arrays import Int64s
 from fairseq.data.batching import batch_by_size, by_length, epoch_batches
-from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
 from fairseq.train.config import CheckpointConfig
@@ -47,10 +46,6 @@ class ValidationSplit:
     split: str
     dataset: BlockDataset
     batches: list[Int64s]
-
-    def collated(self) -> Iterator[Batch]:
-        """Yields the batches."""
-        return map(self.dataset.collate, self.batches)
 
 
 def load_validation(

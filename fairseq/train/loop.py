@@ -162,8 +162,8 @@ class Training:
         """Validates on all splits, logs the results and returns the metric of the first."""
         first: float | None = None
         alone = self.trainer.group.world_size == 1  # one process among several validates to the end
-        batches = [checked(valid.collated()) if alone else valid.collated() for valid in self._valid]
-        sums = [self.trainer.validate(part) for part in batches]
+        batches = [map(valid.dataset.collate, valid.batches) for valid in self._valid]
+        sums = [self.trainer.validate(checked(part) if alone else part) for part in batches]
         for valid, (nats, num_targets) in zip(self._valid, sums, strict=True):
             values = {**loss_and_ppl(nats, num_targets), "num_updates": self.trainer.num_updates}
             if first is None:

@@ -95,7 +95,12 @@ class Trainer:
         torch.manual_seed(self.seed + self.num_updates + self.group.rank * 1_000_003)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        nats, num_targets = self._accumulate(batches)
+        nats, num_targets = 0.0, 0
+        for batch in batches:
+            loss = self._loss(batch)
+            self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
+            nats += float(loss.nats.detach())
+            num_targets += loss.num_targets
         num_rows = sum(len(batch.block_idx_B) for batch in batches)
         sums = torch.tensor([nats, num_targets, num_rows, stop], dtype=torch.float64, device=self.precision.device)
         self.group.sum_([sums])
@@ -109,15 +114,6 @@ class Trainer:
             self.num_updates += 1
         clipped = 0 < self.clip_norm < norm
         return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped, stops > 0)
-
-    def _accumulate(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        nats, num_targets = 0.0, 0
-        for batch in batches:
-            loss = self._loss(batch)
-            self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
-            nats += float(loss.nats.detach())
-            num_targets += loss.num_targets
-        return nats, num_targets
 
     def _loss(self, batch: Batch) -> Loss:
         source_BT = torch.from_numpy(batch.source_BT).to(self.precision.device)

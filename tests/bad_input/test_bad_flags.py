@@ -146,7 +146,7 @@ CASES = [
     typed(PREPROCESS, "--nwordssrc -2", "--nwordssrc must be at least -1"),
     typed(PREPROCESS, "--padding-factor 0", "--padding-factor must be at least 1"),
     typed(PREPROCESS, "--thresholdsrc -1", "--thresholdsrc must be at least 0"),
-    typed(PREPROCESS, "--dataset-impl lazy", "--dataset-impl must be mmap"),
+    typed(PREPROCESS, "--dataset-impl lazy", "--dataset-impl must be one of mmap"),
     typed(PREPROCESS, "--bpe gpt2", "--bpe must not be given"),
     typed(PREPROCESS, "--tokenizer moses", "--tokenizer must be space"),
     typed(BUILD, "--dimension 0", "--dimension must be at least 1"),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fairseq_cli.run import run
-from tests.builders.tiny_lm import ADAPTIVE, BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, main_of, write_data
+from tests.builders.tiny_lm import BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, TRAINED, main_of, write_data
 
 LONGEST_ERROR = 1000
 EVAL, TRAIN, PREPROCESS, BUILD = "fairseq-eval-lm", "fairseq-train", "fairseq-preprocess", "build_dstore.py"
@@ -191,7 +191,7 @@ def make_artefacts(root: Path) -> Artefacts:
     good = Artefacts(
         root, data, root / "run" / "checkpoint_last.pt", root / "dstore", root / "knn.index", root / "retrieval"
     )
-    train = [data, "--save-dir", root / "run", *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, "--max-update", 2]
+    train = [data, "--save-dir", root / "run", *TRAINED, "--max-update", 2]
     dump = [data, "--path", good.checkpoint, "--cpu", "--gen-subset", "train", "--context-window", 8]
     dump += ["--save-knnlm-dstore", "--dstore-mmap", good.store]
     build = ["--dstore-mmap", good.store, "--faiss-index", good.index, "--index-spec", "IVF4,Flat"]

@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.runtime.precision import Precision
 
+CPU = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 NUM_IDS = 40
 EDGES = [0, 8, 16, 40]  # of the bands
 SMALL = TransformerConfig(
@@ -37,10 +40,10 @@ VARIANTS = {
 }
 
 
-def small_model(config: TransformerConfig, seed: int = 3) -> TransformerLanguageModel:
+def small_model(config: TransformerConfig, seed: int = 3, num_ids: int = NUM_IDS) -> TransformerLanguageModel:
     """Returns a model as training makes it, in training mode."""
     torch.manual_seed(seed)
-    return build_transformer_lm(config, NUM_IDS)
+    return build_transformer_lm(config, num_ids)
 
 
 def perturbed_model(config: TransformerConfig) -> TransformerLanguageModel:

@@ -1,10 +1,12 @@
 """A small datastore with clusters, as contexts have, and values that do not fit int16."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest
+from fairseq.knn.datastore.store import Datastore, DatastoreWriter
 
 ROWS, WIDTH, VOCABULARY = 1500, 16, 50000
 
@@ -33,6 +35,19 @@ def small_manifest(**changes: Any) -> DatastoreManifest:
         "settings": {"data": "train", "context_window": 8},
     }
     return DatastoreManifest(**{**fields, **changes})
+
+
+def write_store(
+    directory: Path, name: str = "dstore", keys: Any = None, values: Any = None, **changes: Any
+) -> Datastore:
+    """Returns a datastore of keys and values, those above by default."""
+    keys = clustered_keys() if keys is None else keys
+    values = values_of(len(keys)) if values is None else values
+    manifest = small_manifest(**{"rows": len(keys), "dimension": keys.shape[1], **changes})
+    with DatastoreWriter.create(directory / name, manifest) as writer:
+        writer.append(keys, values)
+        writer.finish()
+    return Datastore.open(directory / name)
 
 
 def small_index_manifest(**changes: Any) -> IndexManifest:

@@ -27,6 +27,7 @@ ADAPTIVE = shlex.split(
 )
 BATCHING = f"--tokens-per-sample {TOKENS_PER_SAMPLE} --max-tokens 128 --required-batch-size-multiple 1".split()
 OPTIMIZATION = shlex.split("--optimizer adam --lr 0.01 --log-format simple --log-interval 5 --cpu")
+TRAINED = [*MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION]
 
 
 def write_split(prefix: Path, sentences: Sequence[Sequence[int]]) -> None:

@@ -13,12 +13,12 @@ import torch
 
 from fairseq.checkpoints.format import load_checkpoint
 from tests.builders.tiny_lm import (
-    ADAPTIVE,
     BATCHING,
     MODEL,
     NUM_WORDS,
     OPTIMIZATION,
     TOKENS_PER_SAMPLE,
+    TRAINED,
     Command,
     Outcome,
     num_tokens,
@@ -359,8 +359,6 @@ def test_fp16_on_a_cpu_warns_and_changes_nothing(eval_lm: Command) -> None:
 
 
 def test_a_plain_checkpoint_without_adaptive_softmax(command: Command, data_dir: Path, tmp_path: Path) -> None:
-    from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION
-
     words = [data_dir, "--save-dir", tmp_path, *MODEL, *BATCHING, *OPTIMIZATION, "--max-update", 3]
     assert command("fairseq-train", *words).code == 0
     outcome = command("fairseq-eval-lm", data_dir, "--path", tmp_path / "checkpoint_last.pt")
@@ -424,7 +422,7 @@ def test_an_error_is_one_line(eval_lm: Command, words: str, message: str) -> Non
 
 
 def test_without_a_path(command: Command, data_dir: Path) -> None:
-    assert command("fairseq-eval-lm", data_dir).error == "--path is required: the checkpoint to evaluate"
+    assert command("fairseq-eval-lm", data_dir).error.startswith("--path is required: the checkpoint to evaluate;")
 
 
 def test_a_missing_split_is_named(eval_lm: Command) -> None:
@@ -468,7 +466,7 @@ def test_rows_of_a_datastore_follow_the_rule(
     command: Command, data_dir: Path, tmp_path: Path, bos: tuple[str, ...]
 ) -> None:
     """total − ⌈W/B⌉·B rows; an added <s> is context too, so that fewer blocks fill the window."""
-    words = [*MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, "--max-update", "1", *bos]
+    words = [*TRAINED, "--max-update", "1", *bos]
     words += ["--max-target-positions", "40"]
     assert command("fairseq-train", data_dir, "--save-dir", tmp_path / "ck", *words).code == 0
     dump = ["--save-knnlm-dstore", "--dstore-mmap", tmp_path / "dstore", "--context-window", 11, "--max-tokens", 64]

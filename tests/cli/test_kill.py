@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.builders.kill_child import Stage, contents, finish_and_compare, kill_and_compare, measure
-from tests.builders.tiny_lm import ADAPTIVE, BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, make_sentences
+from tests.builders.tiny_lm import NUM_WORDS, TRAINED, make_sentences
 
 KILLS, KILLS_SOAK = 20, 200
 STOPS = 3
 
 EVALUATE = "data-bin --path checkpoints/checkpoint_last.pt --cpu --max-tokens 128 --log-format none"
 DUMP = "--save-knnlm-dstore --gen-subset train --context-window 4"
-TRAIN = ["data-bin", "--save-dir", "out", *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION]
+TRAIN = ["data-bin", "--save-dir", "out", *TRAINED]
 TRAIN += shlex.split("--max-epoch 2 --save-interval-updates 4 --keep-interval-updates 2 --keep-best-checkpoints 2")
 INDEX = "--dstore_mmap dstore --faiss_index knn.index --log-format none"
 STAGES: dict[str, tuple[str, list[str]]] = {

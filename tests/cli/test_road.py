@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.builders.tiny_lm import ADAPTIVE, BATCHING, MODEL, OPTIMIZATION, Command, main_of
+from tests.builders.tiny_lm import TRAINED, Command, main_of
 from tests.oracles.knn import knn_probability, nearest
 
 WIDTH, BLOCK, WINDOW, K = 16, 10, 6, 8
@@ -51,7 +51,7 @@ def road(command: Command, tmp_path: Path) -> Road:
     found = Road(tmp_path / "data-bin", tmp_path / "ck" / "checkpoint_best.pt", tmp_path / "dstore", tmp_path / "index")
     prefs = [f"--{split}pref={tmp_path / split}.txt" for split in ("train", "valid", "test")]
     cutoffs = ["--adaptive-input-cutoff", "10,20", "--adaptive-softmax-cutoff", "10,20"]
-    train = [*MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, *cutoffs, "--max-update", 8]
+    train = [*TRAINED, *cutoffs, "--max-update", 8]
     dump = ["--gen-subset", "train", *WINDOW_FLAGS, "--save-knnlm-dstore", "--dstore-mmap", found.store]
     steps: list[tuple[str, list[object]]] = [
         ("fairseq-preprocess", ["--only-source", *prefs, "--destdir", found.data]),
@@ -137,7 +137,7 @@ def test_the_neighbours_are_the_naive_ones(command: Command, road: Road, tmp_pat
 
 
 def test_a_store_of_another_model_is_refused_in_one_line(command: Command, road: Road, tmp_path: Path) -> None:
-    words = [road.data, "--save-dir", tmp_path / "other", *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION]
+    words = [road.data, "--save-dir", tmp_path / "other", *TRAINED]
     cutoffs = ["--adaptive-input-cutoff", "10,20", "--adaptive-softmax-cutoff", "10,20"]
     assert command("fairseq-train", *words, *cutoffs, "--max-update", 1, "--seed", 2).code == 0
     later = ["--path", tmp_path / "other" / "checkpoint_last.pt"]

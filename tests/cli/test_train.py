@@ -13,11 +13,11 @@ import torch
 
 from fairseq.checkpoints.format import load_checkpoint
 from tests.builders.tiny_lm import (
-    ADAPTIVE,
     BATCHING,
     MODEL,
     OPTIMIZATION,
     TOKENS_PER_SAMPLE,
+    TRAINED,
     Command,
     num_tokens,
     write_split,
@@ -133,7 +133,7 @@ def test_data_directories_take_turns(train: Command, command: Command, data_dir:
     other.mkdir()
     write_split(other / "train", [[4, 5, 6, 2]] * 8)  # 32 tokens: one batch; the dictionary is the first one's
     words = [f"{data_dir}:{other}", "--save-dir", tmp_path / "run", "--max-epoch", "2"]
-    assert command("fairseq-train", *words, *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION).code == 0
+    assert command("fairseq-train", *words, *TRAINED).code == 0
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint_last.pt")
     assert checkpoint.num_updates == batches_in_an_epoch(data_dir) + 1
 
@@ -410,7 +410,7 @@ def test_two_processes_train_what_one_does_with_twice_the_batches(
     )
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(one, *no_dropout, "--update-freq", 2).code == 0
-    words = [data_dir, "--save-dir", two, *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, *no_dropout]
+    words = [data_dir, "--save-dir", two, *TRAINED, *no_dropout]
     done = run_torchrun(2, *words)
     assert done.returncode == 0, done.stderr
     a, b = load_checkpoint(one / "checkpoint_last.pt"), load_checkpoint(two / "checkpoint_last.pt")
@@ -428,7 +428,7 @@ def test_more_processes_than_batches(data_dir: Path, tmp_path: Path) -> None:
     (small / "dict.txt").write_bytes((data_dir / "dict.txt").read_bytes())
     for split in ("train", "valid"):
         write_split(small / split, [[4, 5, 6, 2]] * 4)
-    words = [small, "--save-dir", tmp_path / "run", *MODEL, *ADAPTIVE, *BATCHING, *OPTIMIZATION, "--max-epoch", "2"]
+    words = [small, "--save-dir", tmp_path / "run", *TRAINED, "--max-epoch", "2"]
     done = run_torchrun(2, *words)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_checkpoint(tmp_path / "run" / "checkpoint_last.pt").num_updates == 2

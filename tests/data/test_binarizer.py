@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq.data import binarizer
@@ -84,7 +84,6 @@ def test_the_oracle_makes_the_golden_files() -> None:
     assert oracle.binarised(GOLDEN_TEXT, oracle.dictionary(GOLDEN_TEXT)) == (GOLDEN_BIN, GOLDEN_IDX, 0)
 
 
-@settings(deadline=None)
 @given(texts, st.integers(1, 40))
 def test_any_text_and_chunk_size_gives_the_bytes_of_the_oracle(
     tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int
@@ -120,7 +119,6 @@ def test_the_text_of_the_original_gives_its_bytes_again(golden_dir: Path, tmp_pa
         assert (tmp_path / name).read_bytes() == (data_bin / name).read_bytes()
 
 
-@settings(deadline=None)
 @given(texts, st.integers(1, 40))
 def test_chunks_are_whole_lines_or_words_of_long_ones_and_cover_the_file(
     tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int

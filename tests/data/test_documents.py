@@ -27,7 +27,7 @@ line = st.one_of(st.just(""), st.just("= Title ="), st.lists(st.sampled_from(WOR
 
 
 @given(st.lists(line, min_size=1, max_size=20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_headings_are_those_of_a_loop(tmp_path_factory, lines):
     text, dictionary = binarised(tmp_path_factory.mktemp("text"), lines)
     wanted = documents_of_lines(lines)

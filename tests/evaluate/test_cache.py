@@ -1,6 +1,7 @@
 """The continuous cache: the oracle's numbers whatever the batching, the past only, and a distribution."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,22 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import PAD
 from fairseq.evaluate import cache as cache_module
 from fairseq.evaluate.cache import CacheSetting, ContinuousCache
 from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
-from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
-from fairseq.runtime.precision import Precision
+from fairseq.models.transformer_lm import TransformerLanguageModel
+from tests.builders.small_model import CPU, SMALL, small_model
 from tests.oracles.cache import cache_distribution, mixture
 
 VOCABULARY = 7
 FLOAT32_ATOL = 2e-5  # products in float32, of vectors whose norms are about 2, at θ up to 3
 MODEL_ATOL = 1e-5  # one model in float32 under another padding
-CPU = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 SETTINGS = [CacheSetting(size, theta) for size in (1, 4, 1000) for theta in (0.0, 0.5, 3.0)]
 
 
@@ -61,7 +59,7 @@ def test_equals_the_oracle(setting: CacheSetting) -> None:
     np.testing.assert_allclose(found[:, 0].exp(), expected(setting.size, setting.theta, 40), atol=FLOAT32_ATOL)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 40),
     cuts=st.lists(st.integers(0, 40), max_size=8),
@@ -132,17 +130,8 @@ def test_no_more_than_the_window_is_kept() -> None:
 # In the scorer
 
 
-def make_model(vocabulary_size: int = 12) -> TransformerLanguageModel:
-    torch.manual_seed(3)
-    config = TransformerConfig(
-        decoder_layers=2,
-        decoder_embed_dim=16,
-        decoder_ffn_embed_dim=24,
-        decoder_attention_heads=2,
-        max_target_positions=64,
-        adaptive_softmax_cutoff=(6,),
-    )
-    return build_transformer_lm(config, vocabulary_size).eval()
+def make_model() -> TransformerLanguageModel:
+    return small_model(replace(SMALL, adaptive_softmax_cutoff=(6,)), num_ids=12).eval()
 
 
 TOKENS = np.random.default_rng(0).integers(4, 12, 37)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.command_line import parse
@@ -22,8 +21,8 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
 from fairseq.models.upgrade import load_state
-from fairseq.runtime.precision import Precision
 from fairseq.tasks import TASKS
+from tests.builders.small_model import CPU
 from tests.oracles.adaptive_softmax import all_log_probs
 from tests.oracles.transformer import decode, under
 
@@ -32,7 +31,6 @@ KEY_ATOL = 1e-4  # the same for keys, whose norms are about 3
 FLOAT32_ATOL = 1e-4  # our float32 against the oracle's float64, four layers deep
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_2019_layout.pt")
 NUM_IDS, EDGES = 16304, [0, 4000, 10000, 16304]
-CPU = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 
 
 def golden_model(golden_dir: Path, name: str) -> TransformerLanguageModel:

@@ -1,6 +1,7 @@
 """The scorer: each target once, whatever the batching; several models; a memory."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,28 +14,16 @@ from fairseq.data.dictionary import PAD
 from fairseq.evaluate import sequence_scorer
 from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
-from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
+from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.runtime.precision import Precision
+from tests.builders.small_model import BANDS, CPU, SMALL, small_model
 
 FLOAT32_ATOL = 1e-5  # one layer in float32 under another padding
-PRECISION = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 TOKENS = np.random.default_rng(0).integers(4, 40, 37)
 
 
 def make(seed: int) -> TransformerLanguageModel:
-    torch.manual_seed(seed)
-    config = TransformerConfig(
-        decoder_layers=2,
-        decoder_embed_dim=16,
-        decoder_ffn_embed_dim=24,
-        decoder_attention_heads=2,
-        max_target_positions=16,
-        adaptive_input=True,
-        adaptive_input_cutoff=(8, 16),
-        adaptive_softmax_cutoff=(8, 16),
-    )
-    return build_transformer_lm(config, 40).eval()
+    return small_model(BANDS, seed).eval()
 
 
 def blocks(context_window: int = 6) -> BlockDataset:
@@ -53,7 +42,7 @@ def score(scorer: SequenceScorer, batches: list[list[int]]) -> ScoredBatch:
 
 def test_equals_the_model_asked_column_by_column() -> None:
     model = make(1)
-    found = SequenceScorer([model], PRECISION).score(blocks().collate(np.arange(8)))
+    found = SequenceScorer([model], CPU).score(blocks().collate(np.arange(8)))
     expected = []
     for idx in range(8):
         batch = blocks().collate(np.array([idx]))
@@ -74,7 +63,7 @@ def test_equals_the_model_asked_column_by_column() -> None:
     "batches", [[[0, 1], [2, 3, 4], [5, 6, 7]], [[7, 0], [3, 1, 2], [6, 5, 4]], [[i] for i in range(8)]]
 )
 def test_any_batching_and_order_gives_the_same(batches: list[list[int]]) -> None:
-    scorer = SequenceScorer([make(1)], PRECISION)
+    scorer = SequenceScorer([make(1)], CPU)
     whole, cut = score(scorer, [[*range(8)]]), score(scorer, batches)
     assert cut.target_N.tolist() == whole.target_N.tolist() == TOKENS.tolist()
     np.testing.assert_allclose(cut.log_p_N, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
@@ -85,11 +74,11 @@ def test_softmax_batch_bounds_the_rows_of_the_output_layer_and_changes_nothing(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(1)
-    whole = score(SequenceScorer([model], PRECISION), [[*range(8)]])
+    whole = score(SequenceScorer([model], CPU), [[*range(8)]])
     seen: list[int] = []
     original = model.target_log_prob
     monkeypatch.setattr(model, "target_log_prob", lambda f, t: seen.append(len(f)) or original(f, t))
-    cut = score(SequenceScorer([model], PRECISION, softmax_batch=rows), [[*range(8)]])
+    cut = score(SequenceScorer([model], CPU, softmax_batch=rows), [[*range(8)]])
     np.testing.assert_allclose(cut.log_p_N, whole.log_p_N, atol=FLOAT32_ATOL, rtol=0)
     assert max(seen) == min(rows, 37) and sum(seen) == 37
 
@@ -110,25 +99,16 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.pitfall(15)
 def test_nothing_as_wide_as_the_vocabulary_is_made_for_every_target() -> None:
     """The targets are rare words of the second band: their own 992 columns are needed, and 10 of the head."""
-    torch.manual_seed(1)
-    config = TransformerConfig(
-        decoder_layers=1,
-        decoder_embed_dim=16,
-        decoder_ffn_embed_dim=8,
-        decoder_attention_heads=1,
-        adaptive_softmax_cutoff=(8, 1000),
-        max_target_positions=16,
-    )
-    model = build_transformer_lm(config, 4000).eval()
+    model = small_model(replace(SMALL, adaptive_softmax_cutoff=(8, 1000)), num_ids=4000).eval()
     with LargestTensor() as largest:
-        SequenceScorer([model], PRECISION).score(blocks().collate(np.arange(8)))
+        SequenceScorer([model], CPU).score(blocks().collate(np.arange(8)))
     assert 0 < largest.numel < 4000 * len(TOKENS)
 
 
 def test_several_models_average_their_probabilities() -> None:
     one, two = make(1), make(2)
-    alone = [score(SequenceScorer([m], PRECISION), [[*range(8)]]).log_p_N for m in (one, two)]
-    both = score(SequenceScorer([one, two], PRECISION), [[*range(8)]]).log_p_N
+    alone = [score(SequenceScorer([m], CPU), [[*range(8)]]).log_p_N for m in (one, two)]
+    both = score(SequenceScorer([one, two], CPU), [[*range(8)]]).log_p_N
     np.testing.assert_allclose(np.exp(both), (np.exp(alone[0]) + np.exp(alone[1])) / 2, rtol=1e-12)
 
 
@@ -146,8 +126,8 @@ class Constant(Memory):
 
 def test_a_memory_is_mixed_in_at_its_weight() -> None:
     model, source = make(1), Constant(math.log(0.5))
-    alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
-    mixed = score(SequenceScorer([model], PRECISION, Mixture([(source, 0.25)])), [[*range(8)]]).log_p_N
+    alone = score(SequenceScorer([model], CPU), [[*range(8)]]).log_p_N
+    mixed = score(SequenceScorer([model], CPU, Mixture([(source, 0.25)])), [[*range(8)]]).log_p_N
     np.testing.assert_allclose(np.exp(mixed), 0.75 * np.exp(alone) + 0.25 * 0.5, rtol=1e-6)
 
 
@@ -159,11 +139,11 @@ def test_batches_and_memory_may_be_taken_in_any_parts(
 ) -> None:
     """``overlap`` is what a GPU does: the memory answers in a thread."""
     model, rows = make(1), [[0, 1], [2], [3, 4, 5], [6, 7]]
-    whole = score(SequenceScorer([model], PRECISION, Mixture([(FirstFeature(), 0.25)])), rows)
+    whole = score(SequenceScorer([model], CPU, Mixture([(FirstFeature(), 0.25)])), rows)
     monkeypatch.setattr(sequence_scorer, "TARGETS_AT_ONCE", targets)
     monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", positions)
     monkeypatch.setattr(SequenceScorer, "_overlaps", overlap)
-    scorer = SequenceScorer([model], PRECISION, Mixture([(FirstFeature(), 0.25)]))
+    scorer = SequenceScorer([model], CPU, Mixture([(FirstFeature(), 0.25)]))
     parts = list(scorer.scored([blocks().collate(np.array(row)) for row in rows]))
     assert [part.block_idx_N[0] for part in parts] == [0, 2, 3, 6]
     found = np.concatenate([part.log_p_N for part in parts])
@@ -204,7 +184,7 @@ def test_one_memory_is_asked_batch_by_batch_and_another_for_all_at_once(
     """Each has a column of its own, whose rows come back with the batches."""
     monkeypatch.setattr(SequenceScorer, "_overlaps", overlap)
     patient, ordered = Notes(in_order=False), Notes(in_order=True)
-    scorer = SequenceScorer([make(1)], PRECISION, Mixture([(patient, 0.5), (ordered, 0.25)]))
+    scorer = SequenceScorer([make(1)], CPU, Mixture([(patient, 0.5), (ordered, 0.25)]))
     parts = list(scorer.scored([blocks().collate(np.array(row)) for row in ([0, 1], [2], [3, 4, 5], [6, 7])]))
     assert [tokens.block_idx_N.tolist() for tokens in patient.asked] == [[i // 5 for i in range(37)]]
     assert [sorted({*tokens.block_idx_N}) for tokens in ordered.asked] == [[0, 1], [2], [3, 4, 5], [6, 7]]
@@ -218,14 +198,14 @@ def test_one_memory_is_asked_batch_by_batch_and_another_for_all_at_once(
 def test_two_columns_of_one_name_are_a_bug() -> None:
     mixture = Mixture([(FirstFeature(), 0.5), (FirstFeature(), 0.25)])
     with pytest.raises(AssertionError):
-        SequenceScorer([make(1)], PRECISION, mixture).score(blocks().collate(np.arange(8)))
+        SequenceScorer([make(1)], CPU, mixture).score(blocks().collate(np.arange(8)))
 
 
 def test_what_is_known_before_a_token_is_computed_where_a_memory_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", 20)
     model, memory = make(1), Notes(in_order=False, needs_known=True)
     batch = blocks().collate(np.arange(8))
-    SequenceScorer([model], PRECISION, Mixture([(memory, 0.5)])).score(batch)
+    SequenceScorer([model], CPU, Mixture([(memory, 0.5)])).score(batch)
     with torch.no_grad():
         features_BTC = model(torch.from_numpy(batch.source_BT)).features_BSC
         log_p_NV = model.log_prob(features_BTC[torch.from_numpy(batch.target_BT) != PAD]).double()
@@ -238,20 +218,20 @@ def test_what_is_known_before_a_token_is_computed_where_a_memory_needs_it(monkey
 
 def test_several_models_have_no_memories() -> None:
     with pytest.raises(AssertionError):
-        SequenceScorer([make(1), make(2)], PRECISION, Mixture([(Constant(-1.0), 0.5)]))
+        SequenceScorer([make(1), make(2)], CPU, Mixture([(Constant(-1.0), 0.5)]))
 
 
 def test_weight_0_is_the_model_to_the_bit() -> None:
     model = make(1)
-    alone = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
-    mixed = score(SequenceScorer([model], PRECISION, Mixture([(Constant(-math.inf), 0.0)])), [[*range(8)]])
+    alone = score(SequenceScorer([model], CPU), [[*range(8)]]).log_p_N
+    mixed = score(SequenceScorer([model], CPU, Mixture([(Constant(-math.inf), 0.0)])), [[*range(8)]])
     assert mixed.log_p_N.tolist() == alone.tolist()
 
 
 def test_the_memory_is_asked_with_the_feed_forward_inputs_in_float32() -> None:
     model, source = make(1), Constant(-1.0)
     batch = blocks().collate(np.array([3]))
-    SequenceScorer([model], PRECISION, Mixture([(source, 0.5)])).score(batch)
+    SequenceScorer([model], CPU, Mixture([(source, 0.5)])).score(batch)
     expected = model(torch.from_numpy(batch.source_BT)).ffn_input_BSC[0, 6:].detach()
     assert source.queries_ND is not None and source.queries_ND.dtype == torch.float32
     torch.testing.assert_close(source.queries_ND, expected, atol=FLOAT32_ATOL, rtol=0)
@@ -260,7 +240,7 @@ def test_the_memory_is_asked_with_the_feed_forward_inputs_in_float32() -> None:
 def test_context_vectors_ask_nothing_of_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = make(1), blocks().collate(np.array([0, 3, 7]))
     monkeypatch.setattr(model, "target_log_prob", None)
-    keys_NC, target_N = SequenceScorer([model], PRECISION).context_vectors(batch)
+    keys_NC, target_N = SequenceScorer([model], CPU).context_vectors(batch)
     assert keys_NC.shape == (12, 16)
     assert target_N.tolist() == [*TOKENS[:5], *TOKENS[15:20], *TOKENS[35:]]
 
@@ -269,6 +249,6 @@ def test_context_vectors_ask_nothing_of_the_output_layer(monkeypatch: pytest.Mon
 def test_bfloat16_is_near_float32() -> None:
     half = Precision(DeviceConfig(cpu=True, bf16=True), torch.device("cpu"))
     model = make(1)
-    exact = score(SequenceScorer([model], PRECISION), [[*range(8)]]).log_p_N
+    exact = score(SequenceScorer([model], CPU), [[*range(8)]]).log_p_N
     rough = score(SequenceScorer([model], half), [[*range(8)]]).log_p_N
     assert 0 < abs(rough - exact).max() < 0.1  # eight bits of mantissa

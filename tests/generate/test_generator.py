@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import Batch
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
@@ -17,24 +16,15 @@ from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis, Specials
 from fairseq.generate.search import repeating_tokens
 from fairseq.models.transformer_config import TransformerConfig
-from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
-from fairseq.runtime.precision import Precision
+from fairseq.models.transformer_lm import TransformerLanguageModel
+from tests.builders.small_model import BANDS, CPU, SMALL, small_model
 from tests.oracles.generation import beam_search, best_text, holds_twice
 
 # Two layers in float32; a text's sums are of tens of tokens.
 FLOAT32_ATOL = 2e-5
-PRECISION = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
 EOS = 2
-CONFIG = TransformerConfig(
-    decoder_layers=2,
-    decoder_embed_dim=16,
-    decoder_ffn_embed_dim=24,
-    decoder_attention_heads=2,
-    max_target_positions=24,
-    adaptive_input=True,
-    adaptive_input_cutoff=(8, 16),
-    adaptive_softmax_cutoff=(8, 16),
-)
+CONFIG = replace(BANDS, max_target_positions=24)
+PLAIN = replace(SMALL, max_target_positions=24)
 PROMPTS = [np.array(ids, np.int64) for ids in ([5, 9, 30], [], [11, 4, 4, 7, 21, 8], [39], [17, 6])]
 GREEDY = GenerationConfig(beam=1, max_len_b=12, min_len=0)
 OPTIONS = {
@@ -50,10 +40,9 @@ OPTIONS = {
 }
 
 
-def make(config: TransformerConfig = CONFIG, words: int = 40, seed: int = 4) -> TransformerLanguageModel:
+def make(config: TransformerConfig = CONFIG, words: int = 40) -> TransformerLanguageModel:
     """Returns a model that is far from sure and far from indifferent."""
-    torch.manual_seed(seed)
-    model = build_transformer_lm(config, words).eval()
+    model = small_model(config, 4, words).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed" in name or "softmax" in name:
@@ -73,7 +62,7 @@ class Anew:
 
 def generator(config: GenerationConfig, model: TransformerLanguageModel | Anew | None = None, **more) -> Generator:
     model = make() if model is None else model
-    return Generator(model, PRECISION, config, Specials(), **more)
+    return Generator(model, CPU, config, Specials(), **more)
 
 
 def next_log_p(model: TransformerLanguageModel):
@@ -128,7 +117,7 @@ def test_the_batch_that_a_prompt_is_in_changes_nothing(option: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_log_probabilities_are_those_of_the_scorer(option: str) -> None:
     model, config = make(), OPTIONS[option]
-    scorer = SequenceScorer([model], PRECISION)
+    scorer = SequenceScorer([model], CPU)
     for texts in generator(config, model).generate(PROMPTS):
         for text in texts:
             row, size = np.concatenate([text.prompt_T, text.tokens_T]), len(text.prompt_T)
@@ -155,8 +144,7 @@ def test_beam_search_equals_the_naive_one(beam: int, lenpen: float, min_len: int
 
 
 def test_a_beam_wide_enough_for_everything_finds_the_best_text_of_all() -> None:
-    plain = replace(CONFIG, adaptive_input=False, adaptive_input_cutoff=(), adaptive_softmax_cutoff=())
-    model = make(plain, words=7)
+    model = make(PLAIN, words=7)
     [[text]] = generator(GenerationConfig(beam=220, max_len_b=3), model).generate([np.array([5, 4])])
     score, tokens = best_text(next_log_p(model), [5, 4], 3)
     assert text.tokens_T.tolist() == tokens
@@ -196,10 +184,9 @@ def test_the_tokens_that_repeat_are_those_that_brute_force_finds() -> None:
 
 
 def test_a_text_ends_where_everything_is_forbidden() -> None:
-    plain = replace(CONFIG, adaptive_input=False, adaptive_input_cutoff=(), adaptive_softmax_cutoff=())
     for sampling in (False, True):
         config = GenerationConfig(beam=2, max_len_b=20, min_len=20, no_repeat_ngram_size=1, sampling=sampling)
-        [[text]] = generator(config, make(plain, words=8)).generate([np.array([4])])
+        [[text]] = generator(config, make(PLAIN, words=8)).generate([np.array([4])])
         assert sorted([4, *text.tokens_T]) == [0, 3, 4, 5, 6, 7]
 
 
@@ -262,8 +249,8 @@ def test_no_prompts_no_texts_and_no_room_is_refused() -> None:
 
 def test_what_opens_a_text_is_read_and_not_given_back() -> None:
     model = make()
-    two = Generator(model, PRECISION, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
-    one = Generator(model, PRECISION, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
+    two = Generator(model, CPU, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
+    one = Generator(model, CPU, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
     assert two[0][0].prompt_T.tolist() == [5]
     assert two[0][0].tokens_T.tolist() == one[0][0].tokens_T.tolist()
 
@@ -277,4 +264,4 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
     bare = torch.nn.Module()
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):
-        Generator(bare, PRECISION, GREEDY, Specials()).generate(PROMPTS)
+        Generator(bare, CPU, GREEDY, Specials()).generate(PROMPTS)

@@ -26,6 +26,8 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 from knnlm import KNN
 from tests.builders.cases import Artefacts, snapshot
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TEXT = "w1 w2 w3"
 
 

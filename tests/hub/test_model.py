@@ -18,8 +18,10 @@ from fairseq.hub import LanguageModelHub
 from fairseq.hub.texts import decode, encode
 from knnlm import KNN, KNN_Dstore
 from tests.builders.cases import Artefacts, Call
-from tests.hub.conftest import LMBDA, K, load
+from tests.builders.hub_model import LMBDA, K, load
 from tests.oracles.knn import knn_probability, nearest
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 # The same float32 sums in rows of another number or length.
 OTHER_ROWS = 1e-5

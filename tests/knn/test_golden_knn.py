@@ -1,4 +1,4 @@
-"""The numbers of the original programs, from our commands: datastore, index and mixture (../shared/golden/knnlm)."""
+"""The whole of kNN-LM: the original programs' numbers, from our commands: datastore, index, mixture (../shared)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Key names, shapes, parameter counts and initial values, typed from formats.md section 5."""
+"""The whole model's state dict: names, shapes, counts and initial values, typed from formats.md section 5."""
 
 from dataclasses import replace
 from typing import Any

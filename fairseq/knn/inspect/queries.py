@@ -70,6 +70,7 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     Raises:
         MismatchError: it does not.
     """
+    assert config.path is not None
     settings = EvalConfig(
         path=config.path,
         gen_subset=config.gen_subset,

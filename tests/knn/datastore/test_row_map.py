@@ -33,7 +33,7 @@ def mapped(cut):
 
 
 @given(cuts, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_are_the_tokens_of_a_loop(cut, data):
     try:
         found, wanted = mapped(cut)

@@ -39,7 +39,7 @@ def knn_log_prob(distances, ids, values, target, temperature=1.0, **more):
 
 
 @given(neighbours())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @pytest.mark.pitfall(24)
 def test_equal_to_the_sum(case):
     distances, ids, values, target, temperature = case
@@ -54,7 +54,7 @@ def test_equal_to_the_sum(case):
 
 
 @given(neighbours(), st.sets(st.integers(1, 12), min_size=1, max_size=4), st.lists(st.floats(0.3, 50), min_size=1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_k_and_temperature_at_once_are_equal_to_the_sums(case, ks, temperatures):
     distances, ids, values, target, _ = case
     votes = votes_for(distances, ids, values, target).nearest_first()
@@ -76,7 +76,7 @@ def test_every_k_and_temperature_at_once_are_equal_to_the_sums(case, ks, tempera
 
 
 @given(neighbours())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shares_of_values_are_their_probabilities(case):
     distances, ids, values, target, temperature = case
     votes = votes_for(distances, ids, values, target)
@@ -86,7 +86,7 @@ def test_shares_of_values_are_their_probabilities(case):
 
 
 @given(neighbours())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_sums_to_one_and_ignores_order(case):
     distances, ids, values, target, temperature = case
     total = sum(np.exp(knn_log_prob(distances, ids, values, np.full_like(target, y), temperature)) for y in range(4))
@@ -145,7 +145,7 @@ def test_drop_nearest():
 
 
 @given(neighbours())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_whole_distribution_has_each_target_s_probability(case):
     distances, ids, values, _, temperature = case
     log_p = next_log_prob(distances, ids, values, 6, temperature)
@@ -164,7 +164,7 @@ def test_the_whole_distribution_of_nobody():
 
 
 @given(st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 9)), min_size=1, max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_each_once_keeps_the_nearest_of_a_row(pairs):
     ids, near = np.array([[row for row, _ in pairs]]), np.array([[d for _, d in pairs]], np.float32)
     near[ids < 0] = np.inf

@@ -158,7 +158,7 @@ def test_two_indexes_of_one_datastore_find_the_rows_of_both(stores):
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_values_by_id_are_those_of_one_array(sizes, data):
     arrays = [np.arange(size, dtype=np.int64) + 100 * number for number, size in enumerate(sizes)]
     joined = np.concatenate(arrays)

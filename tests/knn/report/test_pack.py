@@ -12,7 +12,7 @@ from fairseq.knn.report import pack
 
 
 @given(st.lists(st.integers(-1, 120), max_size=25))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_windows_hold_what_stands_around_every_neighbour_and_nothing_else(positions):
     text = np.arange(1000, 1121)
     positions = np.array(positions, np.int64)
@@ -30,7 +30,7 @@ def test_windows_hold_what_stands_around_every_neighbour_and_nothing_else(positi
 
 
 @given(st.lists(st.integers(-1, 90), max_size=25))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_windows_do_not_reach_into_another_text(positions):
     pieces = [(0, 40), (41, 60), (61, 91)]
     text_of = np.repeat([0, -1, 1, -1, 2], [40, 1, 19, 1, 30])

@@ -56,7 +56,7 @@ def naive_suffix(text, at, source, source_at, longest):
     st.lists(st.integers(0, 1), min_size=1, max_size=30),
     st.data(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shared_suffixes_are_those_of_a_loop(text, source, data):
     pairs = data.draw(st.lists(st.tuples(st.integers(0, len(text) - 1), st.integers(0, len(source) - 1)), max_size=8))
     at, source_at = (np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1))
