@@ -6,7 +6,7 @@
 
 A killed run goes on where its own ``PREFIX.append.json`` says; any other append cuts the files back to the manifest's
 rows first. The model, the dictionary and the keys' type must be the datastore's; the text may be any, and is recorded
-as a segment (fairseq/knn/datastore/segments.py).
+as a segment (fairseq/knn/datastore/manifest.py).
 """
 
 import logging
@@ -16,9 +16,8 @@ from pathlib import Path
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.format import append_path, row_files
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, Segment, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore
 from fairseq.models.protocol import ModelIdentity
 
@@ -110,7 +109,7 @@ def appended_so_far(prefix: Path, store: Datastore, target: DatastoreManifest) -
         earlier is None
         or earlier.rows_id != target.rows_id
         or not store.rows <= earlier.rows_written <= target.rows
-        or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target))
+        or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target.layout))
     ):
         return target.replace(state="writing", rows_written=store.rows)
     return target.replace(

@@ -25,9 +25,9 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.documents import Documents, find_documents, title_of
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import source_map
-from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore
 
 

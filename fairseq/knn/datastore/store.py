@@ -29,7 +29,7 @@ from fairseq.knn.datastore.format import (
     row_files,
     values_path,
 )
-from fairseq.knn.datastore.identity import model_of, require_model
+from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
@@ -59,7 +59,7 @@ class Datastore:
     def __init__(
         self,
         prefix: Path,
-        layout: Layout | DatastoreManifest,
+        layout: Layout,
         keys_ND: Array | None,
         values_N: Array,
         manifest: DatastoreManifest | None = None,
@@ -85,7 +85,7 @@ class Datastore:
     @property
     def model(self) -> ModelIdentity:
         """The model that it was written with, as far as it says."""
-        return model_of(self.manifest) if self.manifest else ModelIdentity(key_dimension=self.dimension)
+        return self.manifest.model if self.manifest else ModelIdentity(key_dimension=self.dimension)
 
     @classmethod
     def open(
@@ -122,9 +122,8 @@ class Datastore:
         for path in (values_path(prefix), *([keys_path(prefix)] if load_keys else [])):
             if not path.is_file():
                 raise DatastoreError(f"{path} does not exist; check the prefix, or write the datastore first")
-        layout: Layout | DatastoreManifest
         if manifest is not None:
-            layout = manifest
+            layout = manifest.layout
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
         else:
@@ -225,13 +224,13 @@ def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | Non
             f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; write it again with the same"
             " command, which goes on from there"
         )
-    require_model(prefix, model_of(manifest), ModelIdentity(key_dimension=dimension))
+    require_model(prefix, manifest.model, ModelIdentity(key_dimension=dimension))
     if key_fp16 and manifest.key_dtype != "float16":
         raise MismatchError(f"--dstore-fp16: {prefix} has {manifest.key_dtype} keys; leave the flag out")
 
 
 def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> None:
-    for path, row_bytes in reversed(row_files(prefix, manifest)):
+    for path, row_bytes in reversed(row_files(prefix, manifest.layout)):
         if path == keys_path(prefix) and not load_keys:
             continue
         size, actual = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
@@ -250,7 +249,7 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
         )
 
 
-def map_files(prefix: Path, layout: Layout | DatastoreManifest) -> tuple[Array | None, Array]:
+def map_files(prefix: Path, layout: Layout) -> tuple[Array | None, Array]:
     """Returns keys and values of a layout, mapped read only; no keys where their file is not there."""
     keys, values = keys_path(prefix), values_path(prefix)
     values_N = np.memmap(values, layout.value_dtype, "r", shape=(layout.rows,))
@@ -271,7 +270,7 @@ def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Arra
     return values_N.astype(np.int32)
 
 
-def _fingerprint(layout: Layout | DatastoreManifest, keys_ND: Array | None, values_N: Array) -> str | None:
+def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str | None:
     if keys_ND is None:
         return None
     rows = evenly_spaced(layout.rows, _FINGERPRINT_ROWS)

@@ -1,6 +1,6 @@
 """Adding to an index the rows that were appended to its datastore: ``build_dstore.py --append``.
 
-The index is known by the id that the datastore had when it was built (fairseq/knn/datastore/segments.py). Its
+The index is known by the id that the datastore had when it was built (fairseq/knn/datastore/manifest.py). Its
 centroids and codes stay as they were trained; drift.py measures how far the new rows are from them.
 
     INDEX, INDEX.json       the index as it was, in use until the new one takes its place

@@ -13,9 +13,15 @@ import numpy as np
 
 from fairseq.arrays import Array
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore.forgotten import read_forgotten
-from fairseq.knn.datastore.format import append_path, compaction_begun, keys_path, values_path
+from fairseq.knn.datastore.format import (
+    CHUNK_ROWS,
+    append_path,
+    chunk_digests,
+    compaction_begun,
+    keys_path,
+    values_path,
+)
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.provenance import Provenance
 from fairseq.knn.datastore.store import Datastore
@@ -67,8 +73,8 @@ def check_datastore(
     findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
     if manifest is not None:
         parts = (
-            ("keys", keys_path(prefix), manifest.key_bytes, manifest.keys_sha256),
-            ("values", values_path(prefix), manifest.value_bytes, manifest.values_sha256),
+            ("keys", keys_path(prefix), manifest.layout.key_bytes, manifest.keys_sha256),
+            ("values", values_path(prefix), manifest.layout.value_bytes, manifest.values_sha256),
         )
         for name, path, row_bytes, recorded in parts:
             _check_chunks(findings, name, path, row_bytes, manifest.rows, recorded)

@@ -22,8 +22,7 @@ import numpy as np
 from fairseq.arrays import Array, Int64s
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
-from fairseq.knn.datastore.format import Layout, keys_path, row_files, values_path
+from fairseq.knn.datastore.format import CHUNK_ROWS, Layout, chunk_digests, keys_path, row_files, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, write_manifest
 from fairseq.knn.datastore.store import INT16_LARGEST, map_files
 from fairseq.knn.datastore.writer import clear_sidecars, copy_start

@@ -35,7 +35,7 @@ from fairseq.knn.datastore.writer import DatastoreWriter
 from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
 from fairseq.knn.index.without_rows import selector, take_out
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
-from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.runtime.interrupts import check, finish_step_first
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
@@ -124,15 +124,14 @@ def _write_store(
     store = Datastore.open(prefix)
     assert store.keys_ND is not None
     left = forgotten.complement(store.rows)
-    step = max(BLOCK_BYTES // target.key_bytes, 1)
+    step = max(BLOCK_BYTES // target.layout.key_bytes, 1)
     with DatastoreWriter.create(new, target, overwrite=not same, save_interval_s=save_interval_s) as writer:
         with Progress("compact", target.rows, "rows", done=writer.rows_done) as progress:
             while writer.rows_done < target.rows:
                 row_N = left.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
                 writer.append(np.asarray(store.keys_ND[row_N]), np.asarray(store.values_N[row_N]))
                 progress.advance(len(row_N))
-                if asked_to_stop():
-                    check(GO_ON)
+                check(GO_ON)
         writer.finish()
 
 
