@@ -97,9 +97,8 @@ def dump_datastore(
             held.enter_context(locked(prefix))
             store, target = open_target(prefix, manifest)
             if target is None:
-                assert store.manifest is not None
                 append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
-                return store.manifest
+                return store.require_manifest()
             before, start = store.rows, appended_so_far(prefix, store, target)
             del store  # its files are about to grow
             writer = DatastoreWriter.extend(prefix, start, dump.save_interval_s)
@@ -229,6 +228,8 @@ def row_groups(
     for begin, end in zip(cuts[first:], [*cuts[first + 1 :], len(block_idx)], strict=True):
         order = begin + by_length(lengths[begin:end])
         first_row, batches = int(starts[begin]), batch_by_size(order, lengths, config.max_tokens, config.max_sentences)
-        rows = [joined_ranges(starts[batch] - first_row, starts[batch + 1] - starts[batch]) for batch in batches]
-        pairs = [(block_idx[batch], row_N) for batch, row_N in zip(batches, rows, strict=True)]
+        pairs = [
+            (block_idx[batch], joined_ranges(starts[batch] - first_row, starts[batch + 1] - starts[batch]))
+            for batch in batches
+        ]
         yield RowGroup(first_row, int(starts[end]) - first_row, pairs)

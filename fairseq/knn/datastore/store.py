@@ -12,6 +12,7 @@ Legend: N rows · D key width.
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ INT16_LARGEST = 32767
 _FINGERPRINT_ROWS = 64
 
 
+@dataclass(eq=False)
 class Datastore:
     """An open datastore, read only.
 
@@ -56,21 +58,15 @@ class Datastore:
         forgotten: rows that are not to be found.
     """
 
-    def __init__(
-        self,
-        prefix: Path,
-        layout: Layout,
-        keys_ND: Array | None,
-        values_N: Array,
-        manifest: DatastoreManifest | None = None,
-        store_id: str | None = None,
-        forgotten: RowRanges | None = None,
-    ) -> None:
-        self.prefix, self.rows, self.dimension = prefix, layout.rows, layout.dimension
-        self.keys_ND, self.values_N = keys_ND, values_N
-        self.manifest, self.store_id = manifest, store_id
-        self.rows_id = manifest.rows_id if manifest is not None else store_id
-        self.forgotten = forgotten if forgotten is not None else RowRanges.of()
+    prefix: Path
+    rows: int
+    dimension: int
+    keys_ND: Array | None
+    values_N: Array
+    manifest: DatastoreManifest | None
+    store_id: str | None
+    rows_id: str | None
+    forgotten: RowRanges
 
     @property
     def left(self) -> RowRanges:
@@ -86,6 +82,14 @@ class Datastore:
     def model(self) -> ModelIdentity:
         """The model that it was written with, as far as it says."""
         return self.manifest.model if self.manifest else ModelIdentity(key_dimension=self.dimension)
+
+    def require_manifest(self) -> DatastoreManifest:
+        """Returns its manifest; raises DatastoreError where there is none."""
+        if self.manifest is None:
+            raise DatastoreError(
+                f"{self.prefix} has no manifest, which says what its rows are; fairseq-knnlm adopt --data writes one"
+            )
+        return self.manifest
 
     @classmethod
     def open(
@@ -135,35 +139,36 @@ class Datastore:
                 vocabulary_size=vocabulary_size,
             )
         keys_ND, values_N = map_files(prefix, layout)
-        store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
-        forgotten = read_forgotten(prefix, manifest) if manifest is not None else None
-        store = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
-        store._narrow(rows)
+        if manifest is not None:
+            store_id, rows_id = manifest.store_id, manifest.rows_id
+            forgotten = read_forgotten(prefix, manifest)
+        else:
+            store_id = rows_id = _fingerprint(layout, keys_ND, values_N)
+            forgotten = RowRanges.of()
+        rows = _rows_to_open(prefix, layout.rows, rows)
+        values_N, keys_ND = values_N[:rows], keys_ND[:rows] if load_keys and keys_ND is not None else None
         if values_N.dtype == np.int16:
-            store.values_N = _widened(store.values_N, prefix, vocabulary_size)
+            values_N = _widened(values_N, prefix, vocabulary_size)
         if in_memory:
-            store.values_N = np.array(store.values_N)
-            store.keys_ND = None if store.keys_ND is None else np.array(store.keys_ND)
-        return store
+            values_N, keys_ND = np.array(values_N), None if keys_ND is None else np.array(keys_ND)
+        forgotten = forgotten.within(0, rows)
+        return cls(prefix, rows, layout.dimension, keys_ND, values_N, manifest, store_id, rows_id, forgotten)
 
-    def _narrow(self, rows: int | None) -> None:
-        """Cuts the datastore to ``rows``, with a warning; raises DatastoreError when there are not as many."""
-        if rows is None or rows == self.rows:
-            return
-        if rows > self.rows:
-            raise DatastoreError(
-                f"--dstore-size {rows} is larger than the {self.rows} rows of {self.prefix}; leave the flag out"
-            )
-        logger.warning(
-            "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use"
-            " them",
-            rows,
-            self.rows,
-            self.prefix,
+
+def _rows_to_open(prefix: Path, available: int, asked: int | None) -> int:
+    if asked is None or asked == available:
+        return available
+    if asked > available:
+        raise DatastoreError(
+            f"--dstore-size {asked} is larger than the {available} rows of {prefix}; leave the flag out"
         )
-        self.rows, self.forgotten = rows, self.forgotten.within(0, rows)
-        self.values_N = self.values_N[:rows]
-        self.keys_ND = None if self.keys_ND is None else self.keys_ND[:rows]
+    logger.warning(
+        "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use them",
+        asked,
+        available,
+        prefix,
+    )
+    return asked
 
 
 def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
