@@ -139,12 +139,12 @@ class Datastore:
                 vocabulary_size=vocabulary_size,
             )
         keys_ND, values_N = map_files(prefix, layout)
-        if manifest is not None:
-            store_id, rows_id = manifest.store_id, manifest.rows_id
-            forgotten = read_forgotten(prefix, manifest)
-        else:
+        if manifest is None:
             store_id = rows_id = _fingerprint(layout, keys_ND, values_N)
             forgotten = RowRanges.of()
+        else:
+            store_id, rows_id = manifest.store_id, manifest.rows_id
+            forgotten = read_forgotten(prefix, manifest)
         rows = _rows_to_open(prefix, layout.rows, rows)
         values_N, keys_ND = values_N[:rows], keys_ND[:rows] if load_keys and keys_ND is not None else None
         if values_N.dtype == np.int16:

@@ -188,8 +188,8 @@ def resumed(build: Build, name: str) -> Any | None:
         return None
     try:
         index = read_whole(path, manifest)
-    except DatastoreError as err:
-        logger.warning("%s; it is made again", err)
+    except DatastoreError:
+        logger.warning("%s is damaged; it is made again", path)
         return None
     logger.info("going on from %s, with %d keys", path, index.ntotal)
     return index
@@ -198,10 +198,12 @@ def resumed(build: Build, name: str) -> Any | None:
 def read_whole(path: Path, manifest: IndexManifest) -> Any:
     """Returns the index in a file; raises DatastoreError where it is not what its manifest says."""
     if file_sha256(path) != manifest.sha256:
-        raise DatastoreError(f"{path} is damaged, its checksum is not its manifest's")
+        raise DatastoreError(f"{path} is damaged, its checksum is not its manifest's; build it again with --overwrite")
     index = read_index(path)
     if index.ntotal != manifest.rows or index.d != manifest.dimension:
-        raise DatastoreError(f"{path} has {index.ntotal} keys, but its manifest says {manifest.rows}")
+        raise DatastoreError(
+            f"{path} has {index.ntotal} keys, but its manifest says {manifest.rows}; build it again with --overwrite"
+        )
     return index
 
 

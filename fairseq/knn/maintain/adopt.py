@@ -13,13 +13,14 @@ Legend: N rows · D key width.
 import hashlib
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Int64s
+from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.format import CHUNK_ROWS, Layout, chunk_digests, keys_path, row_files, values_path
@@ -144,7 +145,7 @@ def filled_rows(keys_ND: Array) -> int:
 
 def _tokens_of(path: Path, values_N: Array, origin: Origin) -> Int64s:
     """Returns the tokens that the values are: exactly, or as int16 modulo 2^16."""
-    tokens_N = origin.values()[: len(values_N)]
+    tokens_N = origin.values(len(values_N))
     remedy = "give --data, --gen-subset, --context-window and --tokens-per-sample (or --path) of the run that wrote it"
     if len(tokens_N) < len(values_N):
         raise MismatchError(
@@ -220,10 +221,7 @@ def _manifest(
     # Without a model and a text to go by, the bytes themselves say which datastore this is.
     settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
     manifest = DatastoreManifest(
-        rows=layout.rows,
-        dimension=layout.dimension,
-        key_dtype=layout.key_dtype,
-        value_dtype=layout.value_dtype,
+        **asdict(layout),
         key_type="last_ffn_input",
         vocabulary_size=None,
         dictionary_sha256=None,
@@ -238,16 +236,16 @@ def _manifest(
         return manifest
     settings |= {
         "data": os.fspath(Path(str(config.data)) / config.gen_subset),
-        "data_sha256": origin.data_sha256,
+        "data_sha256": origin.dataset.sha256(),
         "sample_break_mode": config.sample_break_mode,
         "tokens_per_sample": origin.dataset.block_size,
         "context_window": config.context_window,
     }
-    if origin.evaluation is not None:
-        settings["checkpoint"] = origin.evaluation.checkpoints[0].path
-    return manifest.replace(
-        vocabulary_size=len(origin.dictionary),
-        dictionary_sha256=origin.dictionary.sha256(),
-        weights_sha256=origin.weights_sha256,
-        settings=settings,
+    manifest = manifest.replace(
+        vocabulary_size=len(origin.dictionary), dictionary_sha256=origin.dictionary.sha256(), settings=settings
     )
+    if origin.evaluation is None:
+        return manifest
+    checkpoint = origin.evaluation.checkpoints[0]
+    settings["checkpoint"] = checkpoint.path
+    return manifest.replace(weights_sha256=weights_sha256(checkpoint.state))

@@ -58,8 +58,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
             stack.enter_context(locked(path))
         manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
         if manifest is None or manifest.state != "complete":
-            Datastore.open(prefix)  # says what is wrong
-            raise DatastoreError(f"{prefix} has no manifest, so nothing is forgotten; fairseq-knnlm adopt writes one")
+            manifest = Datastore.open(prefix).require_manifest()  # says what is wrong
         if not manifest.forgotten:
             done = [str(path) for path in indexes if _place_index(path, manifest)]
             _clean_up(prefix, manifest)
@@ -116,8 +115,7 @@ def _write_store(
     """Writes the datastore of the rows that are left, unless it is there."""
     new = compact_prefix(prefix)
     written = read_manifest(manifest_path(new), DatastoreManifest)
-    same = written is not None and written.rows_id == target.rows_id
-    if written is not None and same and written.state == "complete":
+    if written is not None and written.rows_id == target.rows_id and written.state == "complete":
         return  # and perhaps half in its place
     if manifest.value_dtype == "int16":
         raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
@@ -125,7 +123,7 @@ def _write_store(
     assert store.keys_ND is not None
     left = forgotten.complement(store.rows)
     step = max(BLOCK_BYTES // target.layout.key_bytes, 1)
-    with DatastoreWriter.create(new, target, overwrite=not same, save_interval_s=save_interval_s) as writer:
+    with DatastoreWriter.create(new, target, overwrite=True, save_interval_s=save_interval_s) as writer:
         with Progress("compact", target.rows, "rows", done=writer.rows_done) as progress:
             while writer.rows_done < target.rows:
                 row_N = left.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
