@@ -26,6 +26,7 @@ from typing import Literal, NoReturn
 import numpy as np
 
 from fairseq.errors import DatastoreError
+from fairseq.runtime.progress import Progress
 
 KeyDtype = Literal["float32", "float16"]
 ValueDtype = Literal["int64", "int32", "int16"]
@@ -133,12 +134,14 @@ class ChunkHasher:
 
 
 def chunk_digests(path: Path, row_bytes: int, rows: int) -> Iterator[str]:
-    """Yields the checksum of each chunk of a file."""
-    for start in range(0, rows, CHUNK_ROWS):
-        digest = hashlib.sha256()
-        for data in read_pieces(path, start * row_bytes, min(CHUNK_ROWS, rows - start) * row_bytes):
-            digest.update(data)
-        yield digest.hexdigest()
+    """Yields the checksum of each chunk of a file, and tells the progress."""
+    with Progress(f"checksums of {path.name}", rows, "rows") as progress:
+        for start in range(0, rows, CHUNK_ROWS):
+            digest, count = hashlib.sha256(), min(CHUNK_ROWS, rows - start)
+            for data in read_pieces(path, start * row_bytes, count * row_bytes):
+                digest.update(data)
+            progress.advance(count)
+            yield digest.hexdigest()
 
 
 def possible_layouts(prefix: Path) -> list[Layout]:

@@ -139,13 +139,10 @@ class Datastore:
                 vocabulary_size=vocabulary_size,
             )
         keys_ND, values_N = map_files(prefix, layout)
-        if manifest is None:
-            store_id = rows_id = _fingerprint(layout, keys_ND, values_N)
-            forgotten = RowRanges.of()
-        else:
-            store_id, rows_id = manifest.store_id, manifest.rows_id
-            forgotten = read_forgotten(prefix, manifest)
-        rows = _rows_to_open(prefix, layout.rows, rows)
+        store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
+        rows_id = manifest.rows_id if manifest is not None else store_id
+        forgotten = read_forgotten(prefix, manifest) if manifest is not None else RowRanges.of()
+        rows = rows_to_use(rows, layout.rows, str(prefix))
         values_N, keys_ND = values_N[:rows], keys_ND[:rows] if load_keys and keys_ND is not None else None
         if values_N.dtype == np.int16:
             values_N = _widened(values_N, prefix, vocabulary_size)
@@ -155,18 +152,19 @@ class Datastore:
         return cls(prefix, rows, layout.dimension, keys_ND, values_N, manifest, store_id, rows_id, forgotten)
 
 
-def _rows_to_open(prefix: Path, available: int, asked: int | None) -> int:
+def rows_to_use(asked: int | None, available: int, whose: str) -> int:
+    """Returns ``--dstore-size``, or all rows without it; raises DatastoreError where there are not as many."""
     if asked is None or asked == available:
         return available
     if asked > available:
         raise DatastoreError(
-            f"--dstore-size {asked} is larger than the {available} rows of {prefix}; leave the flag out"
+            f"--dstore-size {asked} is larger than the {available} rows of {whose}; leave the flag out"
         )
     logger.warning(
         "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use them",
         asked,
         available,
-        prefix,
+        whose,
     )
     return asked
 

@@ -56,16 +56,14 @@ class DatastoreWriter:
         manifest: DatastoreManifest,
         save_interval_s: float,
         held: ExitStack,
-        progress: Path | None = None,
+        progress: Path,
     ) -> None:
         self.prefix, self._manifest, self._held = prefix, manifest, held
         # Where it is noted how far the writing has come: in the manifest, or beside that of a datastore in use.
-        self._progress = progress if progress is not None else manifest_path(prefix)
+        self._progress = progress
         self._save_interval_s = save_interval_s
         self.rows_done = manifest.rows_written
         self._synced = time.monotonic()
-        self._key_dtype = np.dtype(manifest.key_dtype)
-        self._value_dtype = np.dtype(manifest.value_dtype)
         sums = manifest.keys_sha256, manifest.values_sha256
         self._keys, self._values = (
             _File(held, path, row_bytes, self.rows_done, known)
@@ -74,7 +72,7 @@ class DatastoreWriter:
 
     @classmethod
     def create(
-        cls, prefix: str | Path, manifest: DatastoreManifest, *, overwrite: bool = False, save_interval_s: float = 60.0
+        cls, prefix: Path, manifest: DatastoreManifest, *, overwrite: bool = False, save_interval_s: float = 60.0
     ) -> "DatastoreWriter":
         """Returns a writer: of a new datastore, or of an unfinished one with the same ``store_id``, which goes on.
 
@@ -84,7 +82,6 @@ class DatastoreWriter:
             FairseqError: another process is writing it.
         """
         assert manifest.value_dtype != "int16", "ids may not fit"
-        prefix = Path(prefix)
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
             try:
@@ -101,12 +98,10 @@ class DatastoreWriter:
                 for file, _ in row_files(prefix, start.layout):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
             clear_sidecars(prefix)
-            return cls(prefix, start, save_interval_s, stack.pop_all())
+            return cls(prefix, start, save_interval_s, stack.pop_all(), manifest_path(prefix))
 
     @classmethod
-    def extend(
-        cls, prefix: str | Path, manifest: DatastoreManifest, save_interval_s: float = 60.0
-    ) -> "DatastoreWriter":
+    def extend(cls, prefix: Path, manifest: DatastoreManifest, save_interval_s: float) -> "DatastoreWriter":
         """Returns a writer of rows behind those of a complete datastore, which stays in use until ``finish``.
 
         Args:
@@ -117,7 +112,6 @@ class DatastoreWriter:
         Raises:
             ConfigError: the disk is too small.
         """
-        prefix = Path(prefix)
         # A file with another name as well is another tool's under that one, and not ours to lengthen.
         files = keys_path(prefix), values_path(prefix)
         shared = [path for path in files if path.is_symlink() or path.stat().st_nlink > 1]
@@ -146,7 +140,7 @@ class DatastoreWriter:
         )
         assert self.rows_done + count <= self._manifest.rows, (self.rows_done, count, self._manifest.rows)
         with np.errstate(over="ignore"):
-            stored_ND = np.ascontiguousarray(keys_ND, dtype=self._key_dtype)
+            stored_ND = np.ascontiguousarray(keys_ND, dtype=self._manifest.key_dtype)
         finite_N = np.isfinite(stored_ND).all(axis=1)
         if not finite_N.all():
             self._refuse(keys_ND, int(np.argmin(finite_N)))
@@ -155,7 +149,7 @@ class DatastoreWriter:
         if count:
             try:
                 self._keys.write(stored_ND.data)
-                self._values.write(np.ascontiguousarray(values_N, dtype=self._value_dtype).data)
+                self._values.write(np.ascontiguousarray(values_N, dtype=self._manifest.value_dtype).data)
             except OSError as err:
                 raise self._full(err) from err
         self.rows_done += count

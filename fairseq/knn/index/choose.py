@@ -22,19 +22,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import faiss
 import numpy as np
+import torch
 
 from fairseq.errors import ConfigError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.config import AUTO, BuildConfig
 from fairseq.knn.index.faiss_index import faiss_reason
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.runtime.resources import free_memory_bytes
-
-if TYPE_CHECKING:
-    from fairseq.knn.datastore.store import Datastore
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,6 @@ def _flops(rows: int, dimension: int, centroids: int, points: int, rounds: int) 
 
 def products_per_s() -> float:
     """Returns the operations a second of float32 products on this machine, the best of a few."""
-    import torch
-
     side, best_s = 512, math.inf
     a, b = torch.ones(side, side), torch.ones(side, side)
     for _ in range(8):
@@ -125,7 +123,7 @@ def choose(options: Sequence[Choice], memory_bytes: int | None) -> Choice:
     return next(fitting, min(options, key=lambda choice: choice.index_bytes))
 
 
-def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig:
+def resolved(config: BuildConfig, store: Datastore, path: Path) -> BuildConfig:
     """Returns the settings with ``auto`` replaced by what it stands for, and says why."""
     if config.index_spec != AUTO:
         return config
@@ -166,7 +164,7 @@ def _time_told(choice: Choice, config: BuildConfig) -> str:
     return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
 
 
-def _earlier_specs(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
+def _earlier_specs(config: BuildConfig, store: Datastore, path: Path) -> Iterator[str]:
     """Yields the specifications of what earlier runs of the same build left."""
     for stage in (f"{path}.partial", f"{path}.trained", path):
         manifest = read_manifest(manifest_path(stage), IndexManifest)
@@ -181,8 +179,6 @@ def new_index(config: BuildConfig, dimension: int) -> Any:
     Raises:
         ConfigError: the specification cannot be built for keys of this width.
     """
-    import faiss
-
     if config.index_spec is None:
         if dimension % config.code_size:
             raise ConfigError(

@@ -110,12 +110,8 @@ def _check_chunks(
     def damage() -> str | None:
         if len(recorded) != chunks:
             return f"the manifest has {len(recorded)} checksums for {chunks} chunks; it was edited"
-        damaged = []
-        with Progress(f"checksums of {name}", rows, "rows") as progress:
-            for number, digest in enumerate(chunk_digests(path, row_bytes, rows)):
-                if digest != recorded[number]:
-                    damaged.append(number)
-                progress.advance(min(CHUNK_ROWS, rows - number * CHUNK_ROWS))
+        digests = zip(chunk_digests(path, row_bytes, rows), recorded, strict=True)
+        damaged = [number for number, (digest, wanted) in enumerate(digests) if digest != wanted]
         if not damaged:
             return None
         return f"{path} is damaged in {_spans(damaged, rows)}; restore it, or write the datastore again"

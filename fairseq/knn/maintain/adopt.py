@@ -23,7 +23,7 @@ from fairseq.arrays import Array, Int64s
 from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.datastore.format import CHUNK_ROWS, Layout, chunk_digests, keys_path, row_files, values_path
+from fairseq.knn.datastore.format import Layout, chunk_digests, keys_path, row_files, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, write_manifest
 from fairseq.knn.datastore.store import INT16_LARGEST, map_files
 from fairseq.knn.datastore.writer import clear_sidecars, copy_start
@@ -31,7 +31,6 @@ from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
 from fairseq.runtime.files import atomic_write, locked
-from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -210,14 +209,7 @@ def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
 def _manifest(
     layout: Layout, settings: dict[str, Any], target: Path, origin: Origin | None, config: OriginConfig
 ) -> DatastoreManifest:
-    sums = []
-    for path, row_bytes in row_files(target, layout):
-        with Progress(f"checksums of {path.name}", layout.rows, "rows") as progress:
-            digests = []
-            for digest in chunk_digests(path, row_bytes, layout.rows):
-                digests.append(digest)
-                progress.advance(min(CHUNK_ROWS, layout.rows - progress.n))
-        sums.append(tuple(digests))
+    sums = [tuple(chunk_digests(path, row_bytes, layout.rows)) for path, row_bytes in row_files(target, layout)]
     # Without a model and a text to go by, the bytes themselves say which datastore this is.
     settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
     manifest = DatastoreManifest(
