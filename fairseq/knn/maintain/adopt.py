@@ -47,7 +47,6 @@ class _Plan:
         layout: of the new ones.
         keys_ND: the old keys that are kept.
         values_N: to write as int64; None where the old file stays as it is.
-        has_tail: the old files go on with rows that were never filled.
         mended: what is mended, in words.
     """
 
@@ -55,7 +54,6 @@ class _Plan:
     layout: Layout
     keys_ND: Array
     values_N: Array | None
-    has_tail: bool
     mended: str
 
 
@@ -129,7 +127,7 @@ def _plan(old: Path, layout: Layout, origin: Origin | None) -> _Plan:
             mended.append(f"{num_wrong} int16 values restored from the text")
             new_N = tokens_N
     new_layout = replace(layout, rows=rows, value_dtype=layout.value_dtype if new_N is None else "int64")
-    return _Plan(old, new_layout, keys_ND[:rows], new_N, rows < layout.rows, ", ".join(mended) or "nothing to mend")
+    return _Plan(old, new_layout, keys_ND[:rows], new_N, ", ".join(mended) or "nothing to mend")
 
 
 def filled_rows(keys_ND: Array) -> int:
@@ -177,10 +175,11 @@ def _check_values(path: Path, values_N: Array) -> None:
 
 
 def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
-    copy_keys, num_bytes = copy or plan.has_tail, len(plan.keys_ND) * plan.layout.key_bytes
+    old_keys, num_bytes = keys_path(plan.prefix), len(plan.keys_ND) * plan.layout.key_bytes
+    copy_keys = copy or num_bytes < old_keys.stat().st_size  # what goes on behind them was never filled
     needed = num_bytes * copy_keys + 8 * len(plan.keys_ND)
     require_disk(keys_path(target), needed, "make room, or leave --copy out")
-    _place(keys_path(plan.prefix), keys_path(target), num_bytes, copy=copy_keys)
+    _place(old_keys, keys_path(target), num_bytes, copy=copy_keys)
     old_values = values_path(plan.prefix)
     if plan.values_N is None:
         _place(old_values, values_path(target), old_values.stat().st_size, copy=copy)
