@@ -226,7 +226,7 @@ CASES = [
     Case("dump-over-bare-values", EVAL, dump_over_one("_vals.npy", b"mine"), "new_vals.npy exists and has no manifest"),
     Case("dump-over-a-torn-manifest", EVAL, dump_over_one(".json", b"{"), "new.json must be JSON"),
     Case("dump-over-another-store", EVAL, dump_over_another, "new"),
-    Case("dump-size-too-large", EVAL, lambda p: dump(p, "--dstore-size", 10**7), "--dstore-size 10000000 is more"),
+    Case("dump-size-too-large", EVAL, lambda p: dump(p, "--dstore-size", 10**7), "--dstore-size 10000000 is larger"),
     Case("dump-without-a-place", EVAL, lambda p: [*p.evaluate(), "--save-knnlm-dstore"], "--save-knnlm-dstore needs"),
     Case("dump-into-a-file", EVAL, lambda p: dump(p, "--dstore-mmap", p.good.index / "x"), "knn.index"),
     of_manifest("segments-are-text", {"segments": "train"}, "'segments' must be a list, but is 'train'"),

@@ -6,7 +6,7 @@
 
 A killed run goes on where its own ``PREFIX.append.json`` says; any other append cuts the files back to the manifest's
 rows first. The model, the dictionary and the keys' type must be the datastore's; the text may be any, and is recorded
-as a segment (fairseq/knn/datastore/segments.py).
+as a segment (fairseq/knn/datastore/manifest.py).
 """
 
 import logging
@@ -15,17 +15,15 @@ from pathlib import Path
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.format import append_path, row_files
-from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, Segment, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore
-from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
 
 # What the rows of one datastore have in common.
 _IN_COMMON = {
+    "dimension": "keys of width",
     "key_type": "keys of type",
     "key_dtype": "keys of",
     "vocabulary_size": "a vocabulary of",
@@ -49,14 +47,9 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
         MismatchError: the new rows are of another model or dictionary, or of another type.
     """
     store = Datastore.open(prefix)
-    manifest = store.manifest
-    if manifest is None:
-        raise DatastoreError(
-            f"{prefix} has no manifest, so what its rows are is not known; fairseq-knnlm adopt writes one"
-        )
+    manifest = store.require_manifest()
     if manifest.value_dtype == "int16":
         raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
-    require_model(prefix, store.model, ModelIdentity(key_dimension=new.dimension))
     if new.key_dtype == "float32":  # which --dstore-fp16 need not say again
         new = new.replace(key_dtype=manifest.key_dtype)
     for name, words in _IN_COMMON.items():
@@ -110,7 +103,7 @@ def appended_so_far(prefix: Path, store: Datastore, target: DatastoreManifest) -
         earlier is None
         or earlier.rows_id != target.rows_id
         or not store.rows <= earlier.rows_written <= target.rows
-        or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target))
+        or any(path.stat().st_size < earlier.rows_written * size for path, size in row_files(prefix, target.layout))
     ):
         return target.replace(state="writing", rows_written=store.rows)
     return target.replace(

@@ -46,7 +46,7 @@ from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.row_map import full_context_rows
-from fairseq.knn.datastore.store import DatastoreWriter, is_written
+from fairseq.knn.datastore.store import DatastoreWriter, is_written, rows_to_use
 from fairseq.runtime.files import locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.runtime.progress import Progress
@@ -69,13 +69,12 @@ class RowGroup:
     batches: list[tuple[Int64s, Int64s]]
 
 
-def dump_datastore(
-    evaluation: Evaluation, config: EvalConfig, dump: DumpConfig, dstore: DatastoreConfig
-) -> DatastoreManifest:
-    """Writes (or goes on writing) the datastore of a split and returns its manifest.
+def dump_datastore(evaluation: Evaluation, config: EvalConfig, dump: DumpConfig, dstore: DatastoreConfig) -> None:
+    """Writes (or goes on writing) the datastore of a split.
 
     Raises:
-        ConfigError: ``--dstore-size`` is larger than the number of rows that there are.
+        ConfigError: the split has no rows, or words that cannot have one.
+        DatastoreError: ``--dstore-size`` is larger than the number of rows that there are.
     """
     assert dump.dstore_mmap is not None
     if (evaluation.dataset.tokens == PAD).any():
@@ -83,23 +82,22 @@ def dump_datastore(
             f"the split '{config.gen_subset}' holds the word <pad>, which has no row; take it out of the text"
         )
     block_idx, starts = _rows_of(evaluation.dataset)
-    rows = _rows_to_write(int(starts[-1]), dstore.dstore_size)
+    rows = rows_to_use(dstore.dstore_size, int(starts[-1]), "this split")
     manifest = _manifest(evaluation, config, dstore, rows)
     prefix = Path(dump.dstore_mmap)
     if not dump.append:
         with locked(prefix):
             if not dump.overwrite and is_written(prefix, manifest):
                 logger.info("%s is there already, of this data and model; nothing to do", prefix)
-                return manifest
+                return
     with ExitStack() as held:
         held.enter_context(finish_step_first())
         if dump.append:
             held.enter_context(locked(prefix))
             store, target = open_target(prefix, manifest)
             if target is None:
-                assert store.manifest is not None
                 append_path(prefix).unlink(missing_ok=True)  # left by a run that was killed at its very end
-                return store.manifest
+                return
             before, start = store.rows, appended_so_far(prefix, store, target)
             del store  # its files are about to grow
             writer = DatastoreWriter.extend(prefix, start, dump.save_interval_s)
@@ -115,9 +113,8 @@ def dump_datastore(
         groups = row_groups(evaluation.dataset, block_idx, starts, config, done)
         with Progress("write datastore", rows, "rows", done=done) as progress:
             _write_rows(evaluation, groups, writer, progress)
-        manifest = writer.finish()
+        writer.finish()
     logger.info("wrote %d rows of width %d to %s", rows, manifest.dimension, prefix)
-    return manifest
 
 
 def _write_rows(
@@ -166,15 +163,6 @@ def _rows_of(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
     if without:
         logger.info("%d tokens have no row: their context of %d tokens is not full", without, dataset.context_window)
     return blocks, starts
-
-
-def _rows_to_write(available: int, asked: int | None) -> int:
-    if asked is None or asked == available:
-        return available
-    if asked > available:
-        raise ConfigError(f"--dstore-size {asked} is more than the {available} rows of this split; leave it out")
-    logger.warning("--dstore-size %d is smaller than the %d rows of this split: the rest is left out", asked, available)
-    return asked
 
 
 def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfig, rows: int) -> DatastoreManifest:
@@ -229,6 +217,8 @@ def row_groups(
     for begin, end in zip(cuts[first:], [*cuts[first + 1 :], len(block_idx)], strict=True):
         order = begin + by_length(lengths[begin:end])
         first_row, batches = int(starts[begin]), batch_by_size(order, lengths, config.max_tokens, config.max_sentences)
-        rows = [joined_ranges(starts[batch] - first_row, starts[batch + 1] - starts[batch]) for batch in batches]
-        pairs = [(block_idx[batch], row_N) for batch, row_N in zip(batches, rows, strict=True)]
+        pairs = [
+            (block_idx[batch], joined_ranges(starts[batch] - first_row, starts[batch + 1] - starts[batch]))
+            for batch in batches
+        ]
         yield RowGroup(first_row, int(starts[end]) - first_row, pairs)

@@ -45,10 +45,9 @@ def write_forgotten(prefix: str | Path, rows: RowRanges) -> Forgotten:
     return Forgotten(rows=rows.num_rows, sha256=sha256)
 
 
-def remove_others(prefix: str | Path, manifest: DatastoreManifest | None) -> None:
+def remove_others(prefix: Path, manifest: DatastoreManifest | None) -> None:
     """Removes what an earlier state of the datastore had forgotten, or a killed run has left."""
     own = forgotten_path(prefix, manifest.forgotten.sha256).name if manifest and manifest.forgotten else None
-    prefix = Path(prefix)
     for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.forgotten.*.json"):
         if path.name != own:
             path.unlink(missing_ok=True)

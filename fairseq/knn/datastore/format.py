@@ -1,11 +1,14 @@
-"""The layout of a datastore that nobody wrote down: rows, width and dtypes from the sizes of two files.
+"""The files of a datastore: their names, their checksums, and their layout where nobody wrote it down.
 
     keys_bytes   = rows · dimension · (4 float32 | 2 float16)
     values_bytes = rows · (8 int64 | 4 int32 | 2 int16)
 
-The older tools record neither, and opening with a wrong guess raises nothing. So every layout that fits both sizes and
-what the user said is tried against the values themselves: ids that are negative or beyond the vocabulary are of
-another layout. One must remain.
+The older tools record rows, width and dtypes nowhere, and opening with a wrong guess raises nothing. So every layout
+that fits both sizes and what the user said is tried against the values themselves: ids that are negative or beyond the
+vocabulary are of another layout. One must remain.
+
+There is a SHA-256 for every ``CHUNK_ROWS`` rows of a file, so that a check can name the damaged rows, and a writer that
+was stopped reads only its last chunk again.
 
 Beside a datastore lies what an unfinished append or compaction has written:
 
@@ -14,18 +17,23 @@ PREFIX.compact_keys.npy, …     the compacted datastore, a datastore itself unt
 INDEX.compact, INDEX.compact.json    its index, likewise
 """
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, NoReturn
 
 import numpy as np
 
 from fairseq.errors import DatastoreError
+from fairseq.runtime.progress import Progress
 
 KeyDtype = Literal["float32", "float16"]
 ValueDtype = Literal["int64", "int32", "int16"]
 KEY_BYTES: dict[int, KeyDtype] = {4: "float32", 2: "float16"}
 VALUE_BYTES: dict[int, ValueDtype] = {8: "int64", 4: "int32", 2: "int16"}
+CHUNK_ROWS = 1 << 16
+READ_BYTES = 1 << 24
 _SAMPLE = 4096
 _LARGEST_ID = 2**31 - 1
 
@@ -55,25 +63,6 @@ def compaction_begun(prefix: str | Path) -> bool:
     return Path(f"{compact_prefix(prefix)}.json").is_file()
 
 
-class RowBytes(Protocol):
-    """What says how many bytes a row takes in each file: a layout, or a manifest."""
-
-    @property
-    def key_bytes(self) -> int:
-        """Bytes of a row's key."""
-        ...
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of a row's value."""
-        ...
-
-
-def row_files(prefix: str | Path, layout: RowBytes) -> tuple[tuple[Path, int], tuple[Path, int]]:
-    """Returns the file of the keys and the file of the values, each with the bytes of a row in it."""
-    return (keys_path(prefix), layout.key_bytes), (values_path(prefix), layout.value_bytes)
-
-
 @dataclass(frozen=True)
 class Layout:
     """Rows, width and dtypes of a datastore's files."""
@@ -95,6 +84,64 @@ class Layout:
 
     def __str__(self) -> str:
         return f"{self.rows} rows of {self.dimension}-wide {self.key_dtype} keys and {self.value_dtype} values"
+
+
+def row_files(prefix: str | Path, layout: Layout) -> tuple[tuple[Path, int], tuple[Path, int]]:
+    """Returns the file of the keys and the file of the values, each with the bytes of a row in it."""
+    return (keys_path(prefix), layout.key_bytes), (values_path(prefix), layout.value_bytes)
+
+
+def read_pieces(path: Path, start: int, num_bytes: int) -> Iterator[bytes]:
+    """Yields bytes of a file, a few MiB at a time; fewer than ``num_bytes`` where it ends before."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while num_bytes and (data := file.read(min(READ_BYTES, num_bytes))):
+            yield data
+            num_bytes -= len(data)
+
+
+class ChunkHasher:
+    """Hashes the chunks of a file as it is written.
+
+    Args:
+        row_bytes: bytes of a row.
+        full: checksums of the first chunks, if they are known already.
+
+    Attributes:
+        full: checksums of the chunks that are full, in order.
+    """
+
+    def __init__(self, row_bytes: int, full: Sequence[str] = ()) -> None:
+        self.full = list(full)
+        self._chunk_bytes = CHUNK_ROWS * row_bytes
+        self._running, self._hashed = hashlib.sha256(), 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Adds the bytes that come next."""
+        left = memoryview(data).cast("B")
+        while left:
+            piece = left[: self._chunk_bytes - self._hashed]
+            left = left[len(piece) :]
+            self._running.update(piece)
+            self._hashed += len(piece)
+            if self._hashed == self._chunk_bytes:
+                self.full.append(self._running.hexdigest())
+                self._running, self._hashed = hashlib.sha256(), 0
+
+    def digests(self) -> list[str]:
+        """Returns the checksums of everything so far, a last chunk that is not full included."""
+        return [*self.full, self._running.hexdigest()] if self._hashed else list(self.full)
+
+
+def chunk_digests(path: Path, row_bytes: int, rows: int) -> Iterator[str]:
+    """Yields the checksum of each chunk of a file, and tells the progress."""
+    with Progress(f"checksums of {path.name}", rows, "rows") as progress:
+        for start in range(0, rows, CHUNK_ROWS):
+            digest, count = hashlib.sha256(), min(CHUNK_ROWS, rows - start)
+            for data in read_pieces(path, start * row_bytes, count * row_bytes):
+                digest.update(data)
+            progress.advance(count)
+            yield digest.hexdigest()
 
 
 def possible_layouts(prefix: Path) -> list[Layout]:

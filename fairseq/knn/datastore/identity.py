@@ -5,11 +5,9 @@ Opening files raises what differs, or warns with ``--allow-mismatch``; ``fairseq
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq.errors import MismatchError
-from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
@@ -24,37 +22,16 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A field that two identities know and do not agree on.
+def differences(have: ModelIdentity, want: ModelIdentity) -> dict[str, str]:
+    """Returns what differs between what a file was made with and what this run has; None on either side never does.
 
-    Attributes:
-        name: the field of ``ModelIdentity``.
-        text: its words, both values, and what to do: ``dictionary a1…, but this run has b2…; use …``.
+    For each such field of ``ModelIdentity`` a text: ``dictionary a1…, but this run has b2…; use …``.
     """
-
-    name: str
-    text: str
-
-
-def model_of(manifest: DatastoreManifest) -> ModelIdentity:
-    """Returns the model that a datastore was written with, as far as its manifest says."""
-    return ModelIdentity(
-        manifest.dictionary_sha256,
-        manifest.weights_sha256,
-        manifest.vocabulary_size,
-        manifest.dimension,
-        manifest.key_type,
-    )
-
-
-def differences(have: ModelIdentity, want: ModelIdentity) -> list[Difference]:
-    """Returns what differs between what a file was made with and what this run has; None on either side never does."""
-    found = []
+    found = {}
     for name, words, remedy in _FIELDS:
         own, other = getattr(have, name), getattr(want, name)
         if own is not None and other is not None and own != other:
-            found.append(Difference(name, f"{words} {short(own)}, but this run has {short(other)}; {remedy}"))
+            found[name] = f"{words} {short(own)}, but this run has {short(other)}; {remedy}"
     return found
 
 
@@ -66,9 +43,9 @@ def require_model(
     Raises:
         MismatchError: it was not; with ``allow_mismatch`` a warning, but never for keys of another width.
     """
-    for difference in differences(have, want or ModelIdentity()):
-        message = f"{prefix} was written with {difference.text}"
-        if difference.name == "key_dimension":
+    for name, difference in differences(have, want or ModelIdentity()).items():
+        message = f"{prefix} was written with {difference}"
+        if name == "key_dimension":
             raise MismatchError(message)
         mismatch(message, allow_mismatch)
 

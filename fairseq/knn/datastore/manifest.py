@@ -5,25 +5,105 @@ to, and a wrong combination yields numbers that only look right. So each carries
 identity is its ``store_id``, the SHA-256 of every field that says what is in it (not of how far the writing has come).
 Forgetting rows changes it, but not the rows in the files: an index records the ``rows_id`` that it was built from,
 which leaves that out.
+
+Where the rows come from, its segments say, one for each source that was written into it:
+
+    rows     0 ──────────── 5000 ─────── 7400
+    segment  train           valid             what a source gave, in order
+    spans    [0, 1200)       [0, 2400)         which of the source's own rows are left after a compaction
+             [1700, 5500)
+
+A source is a text and the way it was cut into blocks (``settings``); its rows are numbered from 0, as a datastore of it
+alone would have them. A datastore that was written in one go and never compacted records no segments: it has one, of
+all its rows. Appending adds a segment and leaves the earlier ones as they were, so an index that was built before is
+known by the id that the datastore had then (``DatastoreManifest.earlier_states``).
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.format import KeyDtype, ValueDtype
+from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import Segment
+from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.records import Count, Positive, Record, as_json, read_record, write_record
 
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
 _NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256")
 _NOT_IDENTITY_SETTINGS = ("checkpoint", "data")
+# What says which text it is and how it was cut; the same of two sources means the same rows.
+_SAME_SOURCE = (
+    "data_sha256",
+    "sample_break_mode",
+    "tokens_per_sample",
+    "context_window",
+    "longest_block",
+    "add_bos_token",
+)
+
+
+class Segment(Record, frozen=True):
+    """A run of a datastore's rows, as its manifest has it.
+
+    Attributes:
+        settings: text, blocks and context window of the run that wrote them.
+        source_rows: how many rows the source has in all.
+        spans: which of the source's rows these are.
+    """
+
+    settings: dict[str, Any]
+    source_rows: Positive
+    spans: RowRanges
+
+    def __post_init__(self) -> None:
+        last = int(self.spans.stop_R.max(initial=0))
+        if last > self.source_rows:
+            raise ValueError(f"must have spans of its {self.source_rows} source_rows, but they end at {last}")
+
+    @property
+    def rows(self) -> int:
+        """Rows in the datastore."""
+        return self.spans.num_rows
+
+    @property
+    def name(self) -> str:
+        """The name of the text's split."""
+        data = self.settings.get("data")
+        return Path(data).name if isinstance(data, str) and data else "a text that is not recorded"
+
+    def is_called(self, name: str) -> bool:
+        """Returns whether the text's path ends in ``name``: ``train``, ``data-bin/train``, …."""
+        data, wanted = Path(str(self.settings.get("data") or "")).parts, Path(name).parts
+        return len(wanted) > 0 and data[-len(wanted) :] == wanted
+
+    def is_of(self, settings: dict[str, Any]) -> bool:
+        """Returns whether the rows are of a source of these settings."""
+        known = self.settings.get("data_sha256") is not None
+        return known and all(self.settings.get(name) == settings.get(name) for name in _SAME_SOURCE)
+
+    def without(self, forgotten: RowRanges) -> "Segment":
+        """Returns what is left when some of its rows are taken out; they are numbered from the segment's first."""
+        left = forgotten.complement(self.rows)
+        pairs, before = [], 0
+        for start, stop in self.spans.pairs:
+            pairs += left.within(before, before + stop - start).shifted(start - before).pairs
+            before += stop - start
+        return self.replace(spans=RowRanges.of(pairs))
+
+
+def first_rows(segments: Iterable[Segment], rows: int) -> list[Segment]:
+    """Returns the segments of a datastore's first ``rows`` rows."""
+    kept, before = [], 0
+    for segment in segments:
+        if before < rows:
+            kept.append(segment.without(RowRanges.of([[rows - before, segment.rows]])))
+        before += segment.rows
+    return kept
 
 
 class Forgotten(Record, frozen=True):
@@ -45,7 +125,7 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         weights_sha256: of the model that the keys come from.
         settings: data, blocks and context window of the run that wrote it.
         rows_written: rows that are safely on the disk.
-        keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/datastore/checksums.py).
+        keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/datastore/format.py).
         values_sha256: of the values' file, likewise.
         segments: where rows come from, if not all from one source.
         forgotten: the rows that no search finds any more, if there are any.
@@ -75,14 +155,16 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
             raise ValueError(f"must have segments of its {self.rows} rows, but they have {rows}")
 
     @property
-    def key_bytes(self) -> int:
-        """Bytes of a row's key."""
-        return self.dimension * (2 if self.key_dtype == "float16" else 4)
+    def layout(self) -> Layout:
+        """The layout of its files."""
+        return Layout(self.rows, self.dimension, self.key_dtype, self.value_dtype)
 
     @property
-    def value_bytes(self) -> int:
-        """Bytes of a row's value."""
-        return {"int64": 8, "int32": 4, "int16": 2}[self.value_dtype]
+    def model(self) -> ModelIdentity:
+        """The model that it was written with, as far as it says."""
+        return ModelIdentity(
+            self.dictionary_sha256, self.weights_sha256, self.vocabulary_size, self.dimension, self.key_type
+        )
 
     @property
     def store_id(self) -> str:

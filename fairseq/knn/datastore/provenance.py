@@ -9,7 +9,6 @@ That a text is the one that the rows were written from, its checksum says, and t
 Legend: N rows.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +21,12 @@ from fairseq.config.flags import coerce
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BREAK_MODES
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.documents import Documents, find_documents, title_of
+from fairseq.data.documents import Documents, find_documents, line_text, title_of
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import source_map
-from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore
 
 
@@ -74,8 +73,14 @@ class Source:
         self._document_start = document_start
         self.text = MMapIndexedDataset(prefix)
         self.text.check_ids(len(dictionary), str(prefix.parent / "dict.txt"))
-        _check_sha256(self.text, segment.settings.get("data_sha256"))
-        whole = source_map(_dataset(self.text, segment.settings))
+        dataset = _dataset(self.text, segment.settings)
+        recorded = segment.settings.get("data_sha256")
+        if isinstance(recorded, str) and (sha256 := dataset.sha256()) != recorded:
+            raise MismatchError(
+                f"{self.text.tokens_path} has sha256 {sha256[:12]}, but the rows were written from {recorded[:12]};"
+                " give --data the directory that holds that text now"
+            )
+        whole = source_map(dataset)
         if whole.rows is None or whole.rows < segment.source_rows:
             raise MismatchError(
                 f"{prefix} gives {whole.rows} rows, cut as the datastore's, but there are {segment.source_rows}; give"
@@ -88,41 +93,22 @@ class Source:
         """The documents of the text."""
         return find_documents(self.text, self.dictionary, self._document_start)
 
-    @property
-    def rows(self) -> RowRanges:
-        """The segment's rows in the datastore."""
-        return RowRanges.of([[self.first_row, self.first_row + self.segment.rows]])
-
     def position(self, row: int) -> int:
         """Returns which token of the text a row of the datastore is."""
         return int(self.map.positions(np.array([row - self.first_row]))[0])
-
-    def place(self, row: int) -> Place:
-        """Returns where a row of the datastore comes from."""
-        position = self.position(row)
-        line = int(np.searchsorted(self.text.offsets, position, side="right")) - 1
-        return Place(row, self, position, line, self.documents.of(position))
 
     def title(self, document: int) -> str:
         """Returns the title of a document."""
         return title_of(self.text, self.dictionary, int(self.documents.line_D[document]))
 
+    def first_line(self, document: int) -> str:
+        """Returns the first line of a document."""
+        return line_text(self.text, self.dictionary, int(self.documents.line_D[document]))
+
     def rows_of(self, document: int) -> RowRanges:
         """Returns the rows of the datastore whose tokens stand in a document."""
         start, stop = int(self.documents.start_D[document]), int(self.documents.stop_D[document])
         return self.map.rows_of(start, stop).shifted(self.first_row)
-
-
-def _check_sha256(text: MMapIndexedDataset, recorded: object) -> None:
-    """Raises MismatchError where the text is not the recorded one."""
-    if not isinstance(recorded, str):
-        return
-    sha256 = hashlib.sha256(np.ascontiguousarray(text.tokens).data).hexdigest()
-    if sha256 != recorded:
-        raise MismatchError(
-            f"{text.tokens_path} has sha256 {sha256[:12]}, but the rows were written from {recorded[:12]};"
-            " give --data the directory that holds that text now"
-        )
 
 
 def _dataset(text: MMapIndexedDataset, settings: dict[str, Any]) -> BlockDataset:
@@ -170,13 +156,8 @@ class Provenance:
     """
 
     def __init__(self, store: Datastore, data: str | Path | None = None, document_start: str | None = None) -> None:
-        if store.manifest is None:
-            raise DatastoreError(
-                f"{store.prefix} has no manifest, which says what text its rows are of; fairseq-knnlm adopt --data"
-                " writes one"
-            )
         self.store, self._data, self._document_start = store, data, document_start
-        self.segments = store.manifest.all_segments
+        self.segments = store.require_manifest().all_segments
         self.first_row_S = np.cumsum([0, *(segment.rows for segment in self.segments)])
         self._sources: dict[int, Source] = {}
 
@@ -195,37 +176,9 @@ class Provenance:
             DatastoreError: the manifest does not name it, or it is not there.
             MismatchError: it is another text, or has another dictionary.
         """
-        if number not in self._sources:
-            self._sources[number] = self._opened(number)
-        return self._sources[number]
-
-    def sources(self) -> list[Source]:
-        """Returns every segment with its text."""
-        return [self.source(number) for number in range(len(self.segments))]
-
-    def place(self, row: int) -> Place:
-        """Returns where a row comes from, after comparing its value with the text."""
-        source = self.source(self.segment_of(row))
-        place = source.place(row)
-        self.check_values(source, np.array([row]))
-        return place
-
-    def check_values(self, source: Source, row_N: Int64s) -> None:
-        """Raises MismatchError where the values of rows are not the text's tokens."""
-        at_N = source.map.positions(row_N - source.first_row)
-        token_N: Array = source.text.tokens[at_N]
-        wrong_N = np.flatnonzero(token_N != self.store.values_N[row_N])
-        if len(wrong_N):
-            row = int(row_N[wrong_N[0]])
-            raise MismatchError(
-                f"{self.store.prefix}: row {row} holds the value {int(self.store.values_N[row])}, but token"
-                f" {int(at_N[wrong_N[0]])} of {source.prefix} is {int(token_N[wrong_N[0]])}; give --data the directory"
-                " that holds the text that the datastore was written from"
-            )
-
-    def _opened(self, number: int) -> Source:
-        segment, manifest = self.segments[number], self.store.manifest
-        assert manifest is not None
+        if number in self._sources:
+            return self._sources[number]
+        segment, wanted = self.segments[number], self.store.model.dictionary_sha256
         recorded = segment.settings.get("data")
         if not isinstance(recorded, str) or not recorded:
             raise DatastoreError(
@@ -239,9 +192,36 @@ class Provenance:
                 " directory that holds the text now"
             )
         dictionary = Dictionary.load(prefix.parent / "dict.txt")
-        if manifest.dictionary_sha256 not in (None, dictionary.sha256()):
+        if wanted not in (None, dictionary.sha256()):
             raise MismatchError(
-                f"{self.store.prefix} was written with dictionary {str(manifest.dictionary_sha256)[:12]}, but"
+                f"{self.store.prefix} was written with dictionary {str(wanted)[:12]}, but"
                 f" {prefix.parent / 'dict.txt'} is {dictionary.sha256()[:12]}; give --data the directory of its text"
             )
-        return Source(segment, int(self.first_row_S[number]), prefix, dictionary, self._document_start)
+        source = Source(segment, int(self.first_row_S[number]), prefix, dictionary, self._document_start)
+        self._sources[number] = source
+        return source
+
+    def sources(self) -> list[Source]:
+        """Returns every segment with its text."""
+        return [self.source(number) for number in range(len(self.segments))]
+
+    def place(self, row: int) -> Place:
+        """Returns where a row comes from, after comparing its value with the text."""
+        source = self.source(self.segment_of(row))
+        self.check_values(source, np.array([row]))
+        position = source.position(row)
+        line = int(np.searchsorted(source.text.offsets, position, side="right")) - 1
+        return Place(row, source, position, line, source.documents.of(position))
+
+    def check_values(self, source: Source, row_N: Int64s) -> None:
+        """Raises MismatchError where the values of rows are not the text's tokens."""
+        at_N = source.map.positions(row_N - source.first_row)
+        token_N: Array = source.text.tokens[at_N]
+        wrong_N = np.flatnonzero(token_N != self.store.values_N[row_N])
+        if len(wrong_N):
+            row = int(row_N[wrong_N[0]])
+            raise MismatchError(
+                f"{self.store.prefix}: row {row} holds the value {int(self.store.values_N[row])}, but token"
+                f" {int(at_N[wrong_N[0]])} of {source.prefix} is {int(token_N[wrong_N[0]])}; give --data the directory"
+                " that holds the text that the datastore was written from"
+            )

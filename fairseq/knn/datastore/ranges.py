@@ -70,8 +70,6 @@ class RowRanges:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RowRanges) and self.pairs == other.pairs
 
-    __hash__ = None  # type: ignore[assignment]
-
     def within(self, start: int, stop: int) -> "RowRanges":
         """Returns the rows of ``[start, stop)``."""
         return RowRanges.of(

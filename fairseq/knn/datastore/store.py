@@ -12,6 +12,7 @@ Legend: N rows · D key width.
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from fairseq.knn.datastore.format import (
     row_files,
     values_path,
 )
-from fairseq.knn.datastore.identity import model_of, require_model
+from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
@@ -41,6 +42,7 @@ INT16_LARGEST = 32767
 _FINGERPRINT_ROWS = 64
 
 
+@dataclass(eq=False)
 class Datastore:
     """An open datastore, read only.
 
@@ -56,21 +58,15 @@ class Datastore:
         forgotten: rows that are not to be found.
     """
 
-    def __init__(
-        self,
-        prefix: Path,
-        layout: Layout | DatastoreManifest,
-        keys_ND: Array | None,
-        values_N: Array,
-        manifest: DatastoreManifest | None = None,
-        store_id: str | None = None,
-        forgotten: RowRanges | None = None,
-    ) -> None:
-        self.prefix, self.rows, self.dimension = prefix, layout.rows, layout.dimension
-        self.keys_ND, self.values_N = keys_ND, values_N
-        self.manifest, self.store_id = manifest, store_id
-        self.rows_id = manifest.rows_id if manifest is not None else store_id
-        self.forgotten = forgotten if forgotten is not None else RowRanges.of()
+    prefix: Path
+    rows: int
+    dimension: int
+    keys_ND: Array | None
+    values_N: Array
+    manifest: DatastoreManifest | None
+    store_id: str | None
+    rows_id: str | None
+    forgotten: RowRanges
 
     @property
     def left(self) -> RowRanges:
@@ -85,7 +81,15 @@ class Datastore:
     @property
     def model(self) -> ModelIdentity:
         """The model that it was written with, as far as it says."""
-        return model_of(self.manifest) if self.manifest else ModelIdentity(key_dimension=self.dimension)
+        return self.manifest.model if self.manifest else ModelIdentity(key_dimension=self.dimension)
+
+    def require_manifest(self) -> DatastoreManifest:
+        """Returns its manifest; raises DatastoreError where there is none."""
+        if self.manifest is None:
+            raise DatastoreError(
+                f"{self.prefix} has no manifest, which says what its rows are; fairseq-knnlm adopt --data writes one"
+            )
+        return self.manifest
 
     @classmethod
     def open(
@@ -122,9 +126,8 @@ class Datastore:
         for path in (values_path(prefix), *([keys_path(prefix)] if load_keys else [])):
             if not path.is_file():
                 raise DatastoreError(f"{path} does not exist; check the prefix, or write the datastore first")
-        layout: Layout | DatastoreManifest
         if manifest is not None:
-            layout = manifest
+            layout = manifest.layout
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
         else:
@@ -137,34 +140,33 @@ class Datastore:
             )
         keys_ND, values_N = map_files(prefix, layout)
         store_id = manifest.store_id if manifest is not None else _fingerprint(layout, keys_ND, values_N)
-        forgotten = read_forgotten(prefix, manifest) if manifest is not None else None
-        store = cls(prefix, layout, keys_ND if load_keys else None, values_N, manifest, store_id, forgotten)
-        store._narrow(rows)
+        rows_id = manifest.rows_id if manifest is not None else store_id
+        forgotten = read_forgotten(prefix, manifest) if manifest is not None else RowRanges.of()
+        rows = rows_to_use(rows, layout.rows, str(prefix))
+        values_N, keys_ND = values_N[:rows], keys_ND[:rows] if load_keys and keys_ND is not None else None
         if values_N.dtype == np.int16:
-            store.values_N = _widened(store.values_N, prefix, vocabulary_size)
+            values_N = _widened(values_N, prefix, vocabulary_size)
         if in_memory:
-            store.values_N = np.array(store.values_N)
-            store.keys_ND = None if store.keys_ND is None else np.array(store.keys_ND)
-        return store
+            values_N, keys_ND = np.array(values_N), None if keys_ND is None else np.array(keys_ND)
+        forgotten = forgotten.within(0, rows)
+        return cls(prefix, rows, layout.dimension, keys_ND, values_N, manifest, store_id, rows_id, forgotten)
 
-    def _narrow(self, rows: int | None) -> None:
-        """Cuts the datastore to ``rows``, with a warning; raises DatastoreError when there are not as many."""
-        if rows is None or rows == self.rows:
-            return
-        if rows > self.rows:
-            raise DatastoreError(
-                f"--dstore-size {rows} is larger than the {self.rows} rows of {self.prefix}; leave the flag out"
-            )
-        logger.warning(
-            "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use"
-            " them",
-            rows,
-            self.rows,
-            self.prefix,
+
+def rows_to_use(asked: int | None, available: int, whose: str) -> int:
+    """Returns ``--dstore-size``, or all rows without it; raises DatastoreError where there are not as many."""
+    if asked is None or asked == available:
+        return available
+    if asked > available:
+        raise DatastoreError(
+            f"--dstore-size {asked} is larger than the {available} rows of {whose}; leave the flag out"
         )
-        self.rows, self.forgotten = rows, self.forgotten.within(0, rows)
-        self.values_N = self.values_N[:rows]
-        self.keys_ND = None if self.keys_ND is None else self.keys_ND[:rows]
+    logger.warning(
+        "--dstore-size %d is smaller than the %d rows of %s: the others are left out; leave the flag out to use them",
+        asked,
+        available,
+        whose,
+    )
+    return asked
 
 
 def is_written(prefix: Path, manifest: DatastoreManifest) -> bool:
@@ -225,13 +227,13 @@ def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | Non
             f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; write it again with the same"
             " command, which goes on from there"
         )
-    require_model(prefix, model_of(manifest), ModelIdentity(key_dimension=dimension))
+    require_model(prefix, manifest.model, ModelIdentity(key_dimension=dimension))
     if key_fp16 and manifest.key_dtype != "float16":
         raise MismatchError(f"--dstore-fp16: {prefix} has {manifest.key_dtype} keys; leave the flag out")
 
 
 def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> None:
-    for path, row_bytes in reversed(row_files(prefix, manifest)):
+    for path, row_bytes in reversed(row_files(prefix, manifest.layout)):
         if path == keys_path(prefix) and not load_keys:
             continue
         size, actual = manifest.rows * row_bytes, path.stat().st_size if path.is_file() else 0
@@ -250,7 +252,7 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
         )
 
 
-def map_files(prefix: Path, layout: Layout | DatastoreManifest) -> tuple[Array | None, Array]:
+def map_files(prefix: Path, layout: Layout) -> tuple[Array | None, Array]:
     """Returns keys and values of a layout, mapped read only; no keys where their file is not there."""
     keys, values = keys_path(prefix), values_path(prefix)
     values_N = np.memmap(values, layout.value_dtype, "r", shape=(layout.rows,))
@@ -271,7 +273,7 @@ def _widened(values_N: Array, prefix: Path, vocabulary_size: int | None) -> Arra
     return values_N.astype(np.int32)
 
 
-def _fingerprint(layout: Layout | DatastoreManifest, keys_ND: Array | None, values_N: Array) -> str | None:
+def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str | None:
     if keys_ND is None:
         return None
     rows = evenly_spaced(layout.rows, _FINGERPRINT_ROWS)

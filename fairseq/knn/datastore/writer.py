@@ -3,7 +3,7 @@
 While writing, the manifest's ``rows_written`` is raised only after the rows are on the disk. A run that goes on cuts
 both files back to that many rows and appends, to the same bytes as a run that was never stopped. Nothing that is
 complete, or belongs to another run, is replaced without being asked for; and one process writes a datastore at a time.
-Rows are hashed as they are written (fairseq/knn/datastore/checksums.py).
+Rows are hashed as they are written (fairseq/knn/datastore/format.py).
 
 Legend: N rows · D key width.
 """
@@ -19,9 +19,17 @@ import numpy as np
 
 from fairseq.arrays import Array
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.datastore.checksums import READ_BYTES, ChunkHasher
 from fairseq.knn.datastore.forgotten import remove_others
-from fairseq.knn.datastore.format import append_path, compact_prefix, keys_path, row_files, values_path
+from fairseq.knn.datastore.format import (
+    CHUNK_ROWS,
+    ChunkHasher,
+    append_path,
+    compact_prefix,
+    keys_path,
+    read_pieces,
+    row_files,
+    values_path,
+)
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.runtime.files import atomic_write, locked
 from fairseq.runtime.resources import require_disk
@@ -48,25 +56,23 @@ class DatastoreWriter:
         manifest: DatastoreManifest,
         save_interval_s: float,
         held: ExitStack,
-        progress: Path | None = None,
+        progress: Path,
     ) -> None:
         self.prefix, self._manifest, self._held = prefix, manifest, held
         # Where it is noted how far the writing has come: in the manifest, or beside that of a datastore in use.
-        self._progress = progress if progress is not None else manifest_path(prefix)
+        self._progress = progress
         self._save_interval_s = save_interval_s
         self.rows_done = manifest.rows_written
         self._synced = time.monotonic()
-        self._key_dtype = np.dtype(manifest.key_dtype)
-        self._value_dtype = np.dtype(manifest.value_dtype)
         sums = manifest.keys_sha256, manifest.values_sha256
         self._keys, self._values = (
-            _File(path, row_bytes, self.rows_done, known)
-            for (path, row_bytes), known in zip(row_files(prefix, manifest), sums, strict=True)
+            _File(held, path, row_bytes, self.rows_done, known)
+            for (path, row_bytes), known in zip(row_files(prefix, manifest.layout), sums, strict=True)
         )
 
     @classmethod
     def create(
-        cls, prefix: str | Path, manifest: DatastoreManifest, *, overwrite: bool = False, save_interval_s: float = 60.0
+        cls, prefix: Path, manifest: DatastoreManifest, *, overwrite: bool = False, save_interval_s: float = 60.0
     ) -> "DatastoreWriter":
         """Returns a writer: of a new datastore, or of an unfinished one with the same ``store_id``, which goes on.
 
@@ -76,24 +82,26 @@ class DatastoreWriter:
             FairseqError: another process is writing it.
         """
         assert manifest.value_dtype != "int16", "ids may not fit"
-        prefix = Path(prefix)
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
-            earlier = _unfinished(prefix, manifest, overwrite)
+            try:
+                earlier = _unfinished(prefix, manifest)  # with --overwrite as well: then the replacing had begun
+            except DatastoreError:
+                if not overwrite:
+                    raise
+                earlier = None
             start = earlier or manifest.replace(state="writing", rows_written=0)
             remedy = "make room, or give --dstore-fp16, which halves the keys"
             require_disk(keys_path(prefix), _bytes_left(start), remedy)
             if earlier is None:
                 write_manifest(manifest_path(prefix), start)
-                for file, _ in row_files(prefix, start):
+                for file, _ in row_files(prefix, start.layout):
                     file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
             clear_sidecars(prefix)
-            return cls(prefix, start, save_interval_s, stack.pop_all())
+            return cls(prefix, start, save_interval_s, stack.pop_all(), manifest_path(prefix))
 
     @classmethod
-    def extend(
-        cls, prefix: str | Path, manifest: DatastoreManifest, save_interval_s: float = 60.0
-    ) -> "DatastoreWriter":
+    def extend(cls, prefix: Path, manifest: DatastoreManifest, save_interval_s: float) -> "DatastoreWriter":
         """Returns a writer of rows behind those of a complete datastore, which stays in use until ``finish``.
 
         Args:
@@ -104,9 +112,8 @@ class DatastoreWriter:
         Raises:
             ConfigError: the disk is too small.
         """
-        prefix = Path(prefix)
         # A file with another name as well is another tool's under that one, and not ours to lengthen.
-        files = (path for path, _ in row_files(prefix, manifest))
+        files = keys_path(prefix), values_path(prefix)
         shared = [path for path in files if path.is_symlink() or path.stat().st_nlink > 1]
         needed = _bytes_left(manifest) + sum(path.stat().st_size for path in shared)
         require_disk(keys_path(prefix), needed, "make room; nothing was changed")
@@ -133,7 +140,7 @@ class DatastoreWriter:
         )
         assert self.rows_done + count <= self._manifest.rows, (self.rows_done, count, self._manifest.rows)
         with np.errstate(over="ignore"):
-            stored_ND = np.ascontiguousarray(keys_ND, dtype=self._key_dtype)
+            stored_ND = np.ascontiguousarray(keys_ND, dtype=self._manifest.key_dtype)
         finite_N = np.isfinite(stored_ND).all(axis=1)
         if not finite_N.all():
             self._refuse(keys_ND, int(np.argmin(finite_N)))
@@ -142,7 +149,7 @@ class DatastoreWriter:
         if count:
             try:
                 self._keys.write(stored_ND.data)
-                self._values.write(np.ascontiguousarray(values_N, dtype=self._value_dtype).data)
+                self._values.write(np.ascontiguousarray(values_N, dtype=self._manifest.value_dtype).data)
             except OSError as err:
                 raise self._full(err) from err
         self.rows_done += count
@@ -182,9 +189,6 @@ class DatastoreWriter:
             except OSError as failure:
                 if err is None:
                     raise self._full(failure) from failure  # else: the disk is full, and the first error says so
-            finally:
-                self._keys.file.close()
-                self._values.file.close()
 
     def _sync(self) -> None:
         os.fsync(self._keys.file.fileno())
@@ -215,14 +219,18 @@ class DatastoreWriter:
 
 
 class _File:
-    """A file of rows, cut to ``rows`` rows and open for writing at its end, with its checksums."""
+    """A file of rows, cut to ``rows`` rows and open for writing at its end while ``held``, with its checksums."""
 
-    def __init__(self, path: Path, row_bytes: int, rows: int, known: tuple[str, ...]) -> None:
+    def __init__(self, held: ExitStack, path: Path, row_bytes: int, rows: int, known: tuple[str, ...]) -> None:
         # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
-        self.file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        self.file.truncate(rows * row_bytes)
-        self.file.seek(rows * row_bytes)
-        self.hasher = ChunkHasher.resume(path, row_bytes, rows, list(known))
+        self.file = held.enter_context(path.open("r+b" if path.exists() else "w+b", buffering=0))
+        num_bytes = rows * row_bytes
+        self.file.truncate(num_bytes)
+        self.file.seek(num_bytes)
+        self.hasher = ChunkHasher(row_bytes, known[: rows // CHUNK_ROWS])
+        hashed = len(self.hasher.full) * CHUNK_ROWS * row_bytes
+        for data in read_pieces(path, hashed, num_bytes - hashed):
+            self.hasher.update(data)
 
     def write(self, data: memoryview) -> None:
         left = data.cast("B")
@@ -240,43 +248,31 @@ def clear_sidecars(prefix: Path) -> None:
 
 
 def _bytes_left(manifest: DatastoreManifest) -> int:
-    return (manifest.rows - manifest.rows_written) * (manifest.key_bytes + manifest.value_bytes)
+    return (manifest.rows - manifest.rows_written) * (manifest.layout.key_bytes + manifest.layout.value_bytes)
 
 
 def copy_start(old: Path, new: Path, num_bytes: int) -> None:
     """Copies the first bytes of a file; the new one may have the old one's name, which is then a file of its own."""
-    with old.open("rb") as source, atomic_write(new) as file:
-        while num_bytes:
-            data = source.read(min(READ_BYTES, num_bytes))
-            if not data:
-                raise DatastoreError(f"{old} became shorter while it was read; try again when nothing writes it")
+    with atomic_write(new) as file:
+        for data in read_pieces(old, 0, num_bytes):
             file.write(data)
-            num_bytes -= len(data)
+        if file.tell() < num_bytes:
+            raise DatastoreError(f"{old} became shorter while it was read; try again when nothing writes it")
 
 
-def _unfinished(prefix: Path, manifest: DatastoreManifest, overwrite: bool) -> DatastoreManifest | None:
+def _unfinished(prefix: Path, manifest: DatastoreManifest) -> DatastoreManifest | None:
     """Returns the manifest of the unfinished datastore to go on with, or None for a new one.
 
-    With ``overwrite`` as well, if it is of the same run: then the replacing had begun.
-
     Raises:
-        DatastoreError: without ``overwrite``, something else is there, or it has fewer rows than it says.
-        MismatchError: without ``overwrite``, it is of another run.
+        DatastoreError: something else is there, or it has fewer rows than it says.
+        MismatchError: it is of another run.
     """
-    try:
-        earlier = read_manifest(manifest_path(prefix), DatastoreManifest)
-        if earlier is not None:
-            _check_resumable(earlier, manifest, prefix)
-        elif file := next((file for file, _ in row_files(prefix, manifest) if file.exists()), None):
-            raise DatastoreError(f"{file} exists and has no manifest; --overwrite replaces it")
-    except (DatastoreError, MismatchError):
-        if overwrite:
-            return None
-        raise
-    return earlier
-
-
-def _check_resumable(earlier: DatastoreManifest, manifest: DatastoreManifest, prefix: Path) -> None:
+    earlier = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if earlier is None:
+        for path, _ in row_files(prefix, manifest.layout):
+            if path.exists():
+                raise DatastoreError(f"{path} exists and has no manifest; --overwrite replaces it")
+        return None
     if earlier.state == "complete":
         raise DatastoreError(f"{prefix} is a complete datastore of {earlier.rows} rows; --overwrite replaces it")
     if earlier.store_id != manifest.store_id:
@@ -284,8 +280,9 @@ def _check_resumable(earlier: DatastoreManifest, manifest: DatastoreManifest, pr
             f"{prefix} is an unfinished datastore of another run (other data, model or flags); give the same flags"
             " to go on, or --overwrite to replace it"
         )
-    for path, row_bytes in row_files(prefix, earlier):
+    for path, row_bytes in row_files(prefix, earlier.layout):
         if earlier.rows_written and (not path.exists() or path.stat().st_size < earlier.rows_written * row_bytes):
             raise DatastoreError(
                 f"{path} is shorter than the {earlier.rows_written} rows of its manifest; --overwrite starts again"
             )
+    return earlier

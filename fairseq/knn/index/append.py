@@ -1,6 +1,6 @@
 """Adding to an index the rows that were appended to its datastore: ``build_dstore.py --append``.
 
-The index is known by the id that the datastore had when it was built (fairseq/knn/datastore/segments.py). Its
+The index is known by the id that the datastore had when it was built (fairseq/knn/datastore/manifest.py). Its
 centroids and codes stay as they were trained; drift.py measures how far the new rows are from them.
 
     INDEX, INDEX.json       the index as it was, in use until the new one takes its place
@@ -63,7 +63,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
         partial = build.stage("partial")
         manifest = _manifest_to_rename(build)
         if manifest is None:
-            index = resumed(build, "partial") or _opened(path, old)
+            index = resumed(build, "partial") or read_whole(path, old)
             require_room(build, index)
             measure_drift(index, store, old.rows, config.drift_warning)
             add_rows(build, index)
@@ -120,10 +120,3 @@ def _manifest_to_rename(build: Build) -> IndexManifest | None:
     if manifest is None or partial.exists() or manifest.rows != build.store.rows or not build.is_of(manifest):
         return None
     return manifest if file_sha256(build.path) == manifest.sha256 else None
-
-
-def _opened(path: Path, manifest: IndexManifest) -> object:
-    try:
-        return read_whole(path, manifest)
-    except DatastoreError as err:
-        raise DatastoreError(f"{err}; build it again with --overwrite") from err

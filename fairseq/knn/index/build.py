@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 
 from fairseq.arrays import Float32s
@@ -119,16 +120,16 @@ def _finished(build: Build) -> IndexManifest | None:
     if not path.exists():
         return None
     manifest = read_manifest(manifest_path(path), IndexManifest)
-    if manifest is None:
-        if build.is_of(read_manifest(manifest_path(build.stage("partial")), IndexManifest)):
-            return None  # killed before its manifest was written
-        raise DatastoreError(f"{path} exists; --overwrite replaces it, --append adds rows to it")
-    is_whole = manifest.nprobe == build.manifest.nprobe and manifest.num_bytes == path.stat().st_size
-    if is_whole and build.is_of(manifest):
-        logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
-        return manifest
-    whose = f"of datastore {manifest.store_id[:12]} with {manifest.spec}"
-    raise DatastoreError(f"{path} exists, {whose}; --overwrite replaces it, --append adds rows to it")
+    whose = ""
+    if manifest is not None:
+        is_whole = manifest.nprobe == build.manifest.nprobe and manifest.num_bytes == path.stat().st_size
+        if is_whole and build.is_of(manifest):
+            logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
+            return manifest
+        whose = f", of datastore {manifest.store_id[:12]} with {manifest.spec}"
+    elif build.is_of(read_manifest(manifest_path(build.stage("partial")), IndexManifest)):
+        return None  # killed before its manifest was written
+    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it, --append adds rows to it")
 
 
 def remove_partial(path: Path) -> None:
@@ -154,8 +155,6 @@ def require_room(build: Build, index: Any) -> None:
 
 
 def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
-    import faiss
-
     assert store.rows_id is not None
     most = config.train_sample
     if config.effort == "quick":
@@ -188,8 +187,8 @@ def resumed(build: Build, name: str) -> Any | None:
         return None
     try:
         index = read_whole(path, manifest)
-    except DatastoreError as err:
-        logger.warning("%s; it is made again", err)
+    except DatastoreError:
+        logger.warning("%s is damaged; it is made again", path)
         return None
     logger.info("going on from %s, with %d keys", path, index.ntotal)
     return index
@@ -197,12 +196,11 @@ def resumed(build: Build, name: str) -> Any | None:
 
 def read_whole(path: Path, manifest: IndexManifest) -> Any:
     """Returns the index in a file; raises DatastoreError where it is not what its manifest says."""
-    if file_sha256(path) != manifest.sha256:
-        raise DatastoreError(f"{path} is damaged, its checksum is not its manifest's")
-    index = read_index(path)
-    if index.ntotal != manifest.rows or index.d != manifest.dimension:
-        raise DatastoreError(f"{path} has {index.ntotal} keys, but its manifest says {manifest.rows}")
-    return index
+    if file_sha256(path) == manifest.sha256:
+        index = read_index(path)
+        if index.ntotal == manifest.rows and index.d == manifest.dimension:
+            return index
+    raise DatastoreError(f"{path} is damaged: it is not what its manifest says; build it again with --overwrite")
 
 
 def _train(build: Build, index: Any) -> None:

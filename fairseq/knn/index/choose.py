@@ -15,7 +15,6 @@ list, writing its code) at the rate that this machine reaches on one of them; qu
 than a key has numbers (fairseq/knn/index/training.py).
 """
 
-import itertools
 import logging
 import math
 import time
@@ -23,17 +22,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
 
 from fairseq.errors import ConfigError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.config import AUTO, BuildConfig
 from fairseq.knn.index.faiss_index import faiss_reason
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.runtime.resources import free_memory_bytes
-
-if TYPE_CHECKING:
-    from fairseq.knn.datastore.store import Datastore
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ ID_BYTES = 8
 MEMORY_SHARE = 0.5
 # More lists than 4 √rows, or than this, cost more to choose among than their shortness saves.
 LISTS_PER_ROOT, MOST_LISTS, LEAST_LISTS = 4, 1 << 14, 16
-# (rows visited / k, share of the k nearest among them)
-COVERAGE = ((0.29, 0.26), (0.57, 0.41), (1.1, 0.59), (2.3, 0.75), (4.6, 0.85), (9.1, 0.91), (18, 0.955), (36, 0.99))
+# Rows visited / k, and the share of the k nearest among them.
+VISITED = (0.29, 0.57, 1.1, 2.3, 4.6, 9.1, 18, 36)
+COVERAGE = (0.26, 0.41, 0.59, 0.75, 0.85, 0.91, 0.955, 0.99)
 # (code, numbers of a key for a byte of it, share of the covered that it ranks among the nearest)
 CODES = (("SQ8", 1, 0.99), ("PQ", 4, 0.94), ("PQ", 8, 0.88))
 
@@ -82,34 +84,28 @@ def _with_code(
     rows: int, dimension: int, recall: float, probe: int, code: str, numbers_a_byte: int, fidelity: float
 ) -> Choice | None:
     code_bytes = max(n for n in range(1, max(dimension // numbers_a_byte, 1) + 1) if dimension % n == 0)
-    visited = _visited(recall / fidelity)
-    if visited is None:
+    if recall / fidelity > COVERAGE[-1]:  # more than was measured
         return None
+    visited = np.interp(recall / fidelity, COVERAGE, VISITED)
     most = min(LISTS_PER_ROOT * math.isqrt(rows), MOST_LISTS)
     lists = max(min(int(probe * rows / (visited * K)), most), LEAST_LISTS)
-    expected = fidelity * _coverage(min(probe / lists, 1) * rows / K)
+    expected = fidelity * float(np.interp(min(probe / lists, 1) * rows / K, VISITED, COVERAGE))
     spec = f"IVF{lists},{code}" + ("" if code == "SQ8" else str(code_bytes))
     size = rows * (code_bytes + ID_BYTES) + lists * dimension * 4
-    flops = _list_flops(rows, dimension, lists) + (_word_flops(rows, dimension) if code == "PQ" else 0.0)
+    flops = _flops(rows, dimension, lists, LIST_POINTS, LIST_ROUNDS)
+    if code == "PQ":
+        flops += _flops(rows, dimension, CODE_WORDS, WORD_POINTS, WORD_ROUNDS)
     return Choice(spec, code_bytes + ID_BYTES, size, expected, flops)
 
 
-def _list_flops(rows: int, dimension: int, lists: int) -> float:
+def _flops(rows: int, dimension: int, centroids: int, points: int, rounds: int) -> float:
     """Returns the operations of comparing sampled rows with all centroids in each round, and then every row once."""
-    compared = min(LIST_POINTS * lists, rows) * LIST_ROUNDS + rows
-    return 2.0 * compared * lists * dimension
-
-
-def _word_flops(rows: int, dimension: int) -> float:
-    """Returns the operations of comparing sampled rows with a product code's words in each round, then every row."""
-    compared = min(WORD_POINTS * CODE_WORDS, rows) * WORD_ROUNDS + rows
-    return 2.0 * compared * CODE_WORDS * dimension
+    compared = min(points * centroids, rows) * rounds + rows
+    return 2.0 * compared * centroids * dimension
 
 
 def products_per_s() -> float:
     """Returns the operations a second of float32 products on this machine, the best of a few."""
-    import torch
-
     side, best_s = 512, math.inf
     a, b = torch.ones(side, side), torch.ones(side, side)
     for _ in range(8):
@@ -117,25 +113,6 @@ def products_per_s() -> float:
         torch.mm(a, b)
         best_s = min(best_s, time.perf_counter() - start)
     return 2.0 * side**3 / best_s
-
-
-def _visited(coverage: float) -> float | None:
-    """Returns how many times k rows must be visited for so much coverage; None for more than was measured."""
-    return _between(coverage, [(share, visited) for visited, share in COVERAGE])
-
-
-def _coverage(visited: float) -> float:
-    return _between(visited, COVERAGE) or COVERAGE[-1][1]
-
-
-def _between(x: float, points: Sequence[tuple[float, float]]) -> float | None:
-    """Returns a line's value at ``x``: the first point's before it, None beyond the last."""
-    if x <= points[0][0]:
-        return points[0][1]
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if x <= x1:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return None
 
 
 def choose(options: Sequence[Choice], memory_bytes: int | None) -> Choice:
@@ -146,7 +123,7 @@ def choose(options: Sequence[Choice], memory_bytes: int | None) -> Choice:
     return next(fitting, min(options, key=lambda choice: choice.index_bytes))
 
 
-def resolved(config: BuildConfig, store: "Datastore", path: Path) -> BuildConfig:
+def resolved(config: BuildConfig, store: Datastore, path: Path) -> BuildConfig:
     """Returns the settings with ``auto`` replaced by what it stands for, and says why."""
     if config.index_spec != AUTO:
         return config
@@ -187,7 +164,7 @@ def _time_told(choice: Choice, config: BuildConfig) -> str:
     return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
 
 
-def _earlier_specs(config: BuildConfig, store: "Datastore", path: Path) -> Iterator[str]:
+def _earlier_specs(config: BuildConfig, store: Datastore, path: Path) -> Iterator[str]:
     """Yields the specifications of what earlier runs of the same build left."""
     for stage in (f"{path}.partial", f"{path}.trained", path):
         manifest = read_manifest(manifest_path(stage), IndexManifest)
@@ -202,8 +179,6 @@ def new_index(config: BuildConfig, dimension: int) -> Any:
     Raises:
         ConfigError: the specification cannot be built for keys of this width.
     """
-    import faiss
-
     if config.index_spec is None:
         if dimension % config.code_size:
             raise ConfigError(

@@ -18,6 +18,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import faiss
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
@@ -53,8 +54,8 @@ class Drift:
     added: float | None
 
 
-def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float) -> Drift:
-    """Returns how far the rows from ``old_rows`` on are from those before, tells it, and warns beyond ``threshold``."""
+def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float) -> None:
+    """Tells how far the rows from ``old_rows`` on are from those before, and warns beyond ``threshold``."""
     assert store.keys_ND is not None
     samples = (store.left.within(0, old_rows), store.left.within(old_rows, store.rows))
     drift = drift_of(index, *(gather_rows(store.keys_ND, rows.spaced(SAMPLE)) for rows in samples))
@@ -74,13 +75,10 @@ def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float)
             largest,
             threshold,
         )
-    return drift
 
 
 def drift_of(index: Any, old_ND: Float32s, new_ND: Float32s) -> Drift:
     """Returns how far new rows are from an index, against old ones."""
-    import faiss
-
     if not len(old_ND) or not len(new_ND):
         return Drift(None, None, None, None, None)
     inverted: Any = faiss.try_extract_index_ivf(index)
@@ -101,8 +99,6 @@ def drift_of(index: Any, old_ND: Float32s, new_ND: Float32s) -> Drift:
 
 def _nearest(index: Any, inverted: Any, rows_ND: Float32s) -> tuple[Float32s, Int64s]:
     """Returns each row's squared distance to the nearest centroid, in the space of the lists, and its list."""
-    import faiss
-
     outer: Any = faiss.downcast_index(index)
     while isinstance(outer, faiss.IndexPreTransform):
         chain: Any = outer.chain  # a C++ vector, which its stubs call a list

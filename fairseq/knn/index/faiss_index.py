@@ -2,7 +2,7 @@
 
 ``nprobe`` lives on the inverted file, which may sit behind a transform (OPQ, PCA), an id map or a refinement; setting
 it on the outer object has no effect and raises nothing. An index knows its metric, width and number of keys; they must
-be the datastore's. FAISS is imported when it is first needed.
+be the datastore's.
 """
 
 import logging
@@ -10,17 +10,17 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import faiss
 import numpy as np
+import torch
+from torch import Tensor
 
 from fairseq.arrays import Array, Int64s, UInt8s
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.runtime.files import atomic_write
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,6 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     Raises:
         DatastoreError: there is none, or it cannot be read.
     """
-    import faiss
-
     if not Path(path).is_file():
         raise DatastoreError(f"{path} {_why_missing(path)}")
     with Path(path).open("rb"):
@@ -67,8 +65,6 @@ def _why_missing(path: str | Path) -> str:
 @contextmanager
 def _memory_limit(num_bytes: int) -> Iterator[None]:
     """Keeps FAISS from taking more memory than this for one array, whatever the file says of its length."""
-    import faiss
-
     get = getattr(faiss, "get_deserialization_vector_byte_limit", None)
     if get is None:  # older FAISS
         yield
@@ -86,8 +82,6 @@ def write_index(index: Any, path: Path) -> None:
 
     Through our own file: FAISS does not look at what closing its file says, and on a full disk leaves a shorter one.
     """
-    import faiss
-
     with atomic_write(path) as file:
         failures: list[OSError] = []
 
@@ -113,8 +107,6 @@ def faiss_reason(err: BaseException) -> str:
 
 def metric_name(index: Any) -> str:
     """Returns ``l2`` or ``ip``; raises DatastoreError for another metric."""
-    import faiss
-
     names = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
     if index.metric_type not in names:
         raise DatastoreError(f"the index must be of metric l2 or ip, but FAISS calls it {index.metric_type}")
@@ -123,8 +115,6 @@ def metric_name(index: Any) -> str:
 
 def inner_index(index: Any) -> Any:
     """Returns the index behind its transforms (OPQ, PCA), in its own class; itself without any."""
-    import faiss
-
     inner = faiss.downcast_index(index)
     while isinstance(inner, faiss.IndexPreTransform):
         inner = faiss.downcast_index(inner.index)
@@ -133,8 +123,6 @@ def inner_index(index: Any) -> Any:
 
 def stored_ids(index: Any) -> Iterator[Int64s]:
     """Yields the ids that an index stores, as arrays over its own memory; nothing where ids are positions."""
-    import faiss
-
     inner = inner_index(index)
     if isinstance(inner, faiss.IndexIDMap):
         yield view(inner.id_map.data(), inner.id_map.size())
@@ -150,8 +138,6 @@ def stored_ids(index: Any) -> Iterator[Int64s]:
 
 def num_lists(index: Any) -> int:
     """Returns the number of inverted lists, 0 for an index without any."""
-    import faiss
-
     inverted = faiss.try_extract_index_ivf(index)
     return int(inverted.nlist) if inverted is not None else 0
 
@@ -166,8 +152,6 @@ def code_bytes(index: Any) -> int | None:
 
 def set_nprobe(index: Any, nprobe: int) -> bool:
     """Sets the lists that a search visits, wherever the inverted file sits; returns whether there is one."""
-    import faiss
-
     inverted = faiss.try_extract_index_ivf(index)
     if inverted is None:
         return False
@@ -222,19 +206,14 @@ def _check_ids(index: Any, path: str | Path) -> None:
 
 def on_gpus(index: Any) -> Any:
     """Returns an index on the GPUs, if FAISS has any; else warns and returns it as it is."""
-    import faiss
-
     if getattr(faiss, "get_num_gpus", lambda: 0)() == 0 or not hasattr(faiss, "index_cpu_to_all_gpus"):
         logger.warning("--gpu-index has no effect: FAISS sees no GPU (its GPU build is a package of its own)")
         return index
     return faiss.index_cpu_to_all_gpus(index)
 
 
-def decoder(inverted: Any) -> "Callable[[UInt8s], Tensor]":
+def decoder(inverted: Any) -> Callable[[UInt8s], Tensor]:
     """Returns what makes vectors ``[S, D]`` of the codes ``[S, bytes]`` of an inverted file's rows."""
-    import faiss
-    import torch
-
     if isinstance(inverted, faiss.IndexIVFFlat):
         return lambda codes: torch.tensor(codes.view(np.float32))
     coder: Any = inverted.pq if isinstance(inverted, faiss.IndexIVFPQ) else inverted.sq
@@ -243,6 +222,4 @@ def decoder(inverted: Any) -> "Callable[[UInt8s], Tensor]":
 
 def view(pointer: Any, count: int) -> Array:
     """Returns the numbers that a pointer of FAISS's points to, where they lie."""
-    import faiss
-
     return faiss.rev_swig_ptr(pointer, count) if count else np.empty(0, np.uint8)

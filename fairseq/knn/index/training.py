@@ -22,6 +22,7 @@ Legend: N rows · L lists · D key width · P directions.
 from collections.abc import Callable
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
 
@@ -47,8 +48,6 @@ def points_wanted(num_lists: int) -> int:
 
 def train(index: Any, sample_ND: Float32s, seed: int, *, quick: bool, gpu: bool = False) -> None:
     """Trains an index on a sample of keys; with ``gpu``, centroids are found on the GPUs, if FAISS has any."""
-    import faiss
-
     inverted: Any = faiss.try_extract_index_ivf(index)
     if quick:
         _limit(index, inverted)
@@ -69,8 +68,6 @@ def train(index: Any, sample_ND: Float32s, seed: int, *, quick: bool, gpu: bool 
 
 def adder(index: Any, *, quick: bool, gpu: bool = False) -> Callable[[Float32s], None]:
     """Returns what adds rows to a trained index; with ``gpu``, their lists are found on the GPUs, if FAISS has any."""
-    import faiss
-
     kinds = (
         faiss.IndexIVFFlat,
         faiss.IndexIVFScalarQuantizer,
@@ -92,8 +89,6 @@ def adder(index: Any, *, quick: bool, gpu: bool = False) -> Callable[[Float32s],
 
 def _list_finder(centroid_LD: Float32s, gpu: bool) -> Callable[[Float32s], Int64s]:
     """Returns what finds the list of each row, in the directions of the centroids' variance."""
-    import faiss
-
     mean_D, direction_DP = _directions(centroid_LD, CENTROID_VARIANCE)
     centred_LD = centroid_LD - mean_D
     near_LP, norm_L = centred_LD @ direction_DP, (centred_LD**2).sum(1)
@@ -129,8 +124,6 @@ def _list_finder(centroid_LD: Float32s, gpu: bool) -> Callable[[Float32s], Int64
 
 def _limit(index: Any, inverted: Any) -> None:
     """Limits the points and rounds of whatever is trained in an index."""
-    import faiss
-
     if inverted is not None:
         inverted.cp.niter, inverted.cp.max_points_per_centroid = LIST_ROUNDS, LIST_POINTS
     coded: Any = faiss.downcast_index(inverted if inverted is not None else index)
@@ -141,8 +134,6 @@ def _limit(index: Any, inverted: Any) -> None:
 
 
 def _has_lists_in_full_width(index: Any) -> bool:
-    import faiss
-
     inverted: Any = faiss.downcast_index(index)
     return (
         isinstance(inverted, faiss.IndexIVF)
@@ -153,8 +144,6 @@ def _has_lists_in_full_width(index: Any) -> bool:
 
 def _centroids(sample_ND: Float32s, count: int, seed: int, gpu: bool) -> Float32s:
     """Returns the centroids ``[L, D]`` of as many clusters of the sample."""
-    import faiss
-
     step = max(len(sample_ND) // COVARIANCE_ROWS, 1)
     mean_D, direction_DP = _directions(sample_ND[::step], KEY_VARIANCE)
     points_NP: Float32s = np.matmul(sample_ND - mean_D, direction_DP, dtype=np.float32)
@@ -176,8 +165,6 @@ def _centroids(sample_ND: Float32s, count: int, seed: int, gpu: bool) -> Float32
 
 
 def _has_words_of_a_byte(index: Any) -> bool:
-    import faiss
-
     return (
         type(index) is faiss.IndexIVFPQ
         and _has_lists_in_full_width(index)
@@ -192,8 +179,6 @@ def _train_words(index: Any, sample_ND: Float32s, seed: int) -> None:
     Each part of the code is a k-means of its own, so small that threads within it would mostly wait for each other; one
     thread takes one part.
     """
-    import faiss
-
     step = max(len(sample_ND) // (WORD_POINTS * CODE_WORDS), 1)
     rows_ND = np.ascontiguousarray(sample_ND[::step])
     rest_ND = rows_ND - index.quantizer.reconstruct_n(0, index.nlist)[index.quantizer.search(rows_ND, 1)[1][:, 0]]

@@ -17,6 +17,7 @@ Legend: N queries · K neighbours · A asked for.
 
 from typing import Any
 
+import faiss
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
@@ -39,8 +40,6 @@ def without_rows(index: Any, forgotten: RowRanges, rows_left: int) -> Any:
 
 def take_out(index: Any, forgotten: RowRanges) -> bool:
     """Removes rows from an index in memory whose entries carry their ids; returns whether it is such an index."""
-    import faiss
-
     if not forgotten.num_rows:
         return True
     if not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
@@ -54,8 +53,6 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
 
 def selector(rows: RowRanges) -> Any:
     """Returns the rows as FAISS has a choice of ids."""
-    import faiss
-
     bits = np.packbits(rows.mask(0, int(rows.stop_R[-1])), bitorder="little")
     return faiss.IDSelectorBitmap(bits)  # type: ignore[arg-type, call-arg] # FAISS's own Python takes the array
 

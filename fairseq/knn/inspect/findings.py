@@ -116,7 +116,7 @@ class Findings:
 
     def belongs(self, part: str, have: ModelIdentity, want: ModelIdentity, names: Sequence[str]) -> None:
         """Judges whether a part was written with the model and dictionary that are there; names are of ``FIELDS``."""
-        differing = {difference.name: difference.text for difference in differences(have, want)}
+        differing = differences(have, want)
         for name in names:
             what, own, other = f"{part} {name}", getattr(have, FIELDS[name]), getattr(want, FIELDS[name])
             if other is not None and own is None:

@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Array
-from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
 from fairseq.knn.datastore.forgotten import read_forgotten
-from fairseq.knn.datastore.format import append_path, compaction_begun, row_files
+from fairseq.knn.datastore.format import (
+    CHUNK_ROWS,
+    append_path,
+    chunk_digests,
+    compaction_begun,
+    row_files,
+)
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.provenance import Provenance
 from fairseq.knn.datastore.store import Datastore
@@ -67,7 +72,7 @@ def check_datastore(
     kinds = f"{store.keys_ND.dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
     findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
     if manifest is not None:
-        (keys, key_bytes), (values, value_bytes) = row_files(prefix, manifest)
+        (keys, key_bytes), (values, value_bytes) = row_files(prefix, manifest.layout)
         _check_chunks(findings, "keys", keys, key_bytes, manifest.rows, manifest.keys_sha256)
         _check_chunks(findings, "values", values, value_bytes, manifest.rows, manifest.values_sha256)
     _check_values(findings, store, inputs.model.vocabulary_size)
@@ -86,12 +91,8 @@ def _check_chunks(
     def damage() -> str | None:
         if len(recorded) != chunks:
             return f"the manifest has {len(recorded)} checksums for {chunks} chunks; it was edited"
-        damaged = []
-        with Progress(f"checksums of {name}", rows, "rows") as progress:
-            for number, digest in enumerate(chunk_digests(path, row_bytes, rows)):
-                if digest != recorded[number]:
-                    damaged.append(number)
-                progress.advance(min(CHUNK_ROWS, rows - number * CHUNK_ROWS))
+        digests = zip(chunk_digests(path, row_bytes, rows), recorded, strict=True)
+        damaged = [number for number, (digest, wanted) in enumerate(digests) if digest != wanted]
         shown = [f"{c * CHUNK_ROWS} to {min((c + 1) * CHUNK_ROWS, rows) - 1}" for c in damaged[:5]]
         more = f" and {len(damaged) - 5} more chunks" if len(damaged) > 5 else ""
         text = f"{path} is damaged in rows {', '.join(shown)}{more}; restore it, or write the datastore again"

@@ -13,17 +13,17 @@ Legend: N rows · D key width.
 import hashlib
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Int64s
+from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.datastore.checksums import CHUNK_ROWS, chunk_digests
-from fairseq.knn.datastore.format import Layout, keys_path, row_files, values_path
+from fairseq.knn.datastore.format import Layout, chunk_digests, keys_path, row_files, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, write_manifest
 from fairseq.knn.datastore.store import INT16_LARGEST, map_files
 from fairseq.knn.datastore.writer import clear_sidecars, copy_start
@@ -31,7 +31,6 @@ from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
 from fairseq.runtime.files import atomic_write, locked
-from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ class _Plan:
         layout: of the new ones.
         keys_ND: the old keys that are kept.
         values_N: to write as int64; None where the old file stays as it is.
-        has_tail: the old files go on with rows that were never filled.
         mended: what is mended, in words.
     """
 
@@ -56,7 +54,6 @@ class _Plan:
     layout: Layout
     keys_ND: Array
     values_N: Array | None
-    has_tail: bool
     mended: str
 
 
@@ -130,7 +127,7 @@ def _plan(old: Path, layout: Layout, origin: Origin | None) -> _Plan:
             mended.append(f"{num_wrong} int16 values restored from the text")
             new_N = tokens_N
     new_layout = replace(layout, rows=rows, value_dtype=layout.value_dtype if new_N is None else "int64")
-    return _Plan(old, new_layout, keys_ND[:rows], new_N, rows < layout.rows, ", ".join(mended) or "nothing to mend")
+    return _Plan(old, new_layout, keys_ND[:rows], new_N, ", ".join(mended) or "nothing to mend")
 
 
 def filled_rows(keys_ND: Array) -> int:
@@ -145,7 +142,7 @@ def filled_rows(keys_ND: Array) -> int:
 
 def _tokens_of(path: Path, values_N: Array, origin: Origin) -> Int64s:
     """Returns the tokens that the values are: exactly, or as int16 modulo 2^16."""
-    tokens_N = origin.values()[: len(values_N)]
+    tokens_N = origin.values(len(values_N))
     remedy = "give --data, --gen-subset, --context-window and --tokens-per-sample (or --path) of the run that wrote it"
     if len(tokens_N) < len(values_N):
         raise MismatchError(
@@ -178,10 +175,11 @@ def _check_values(path: Path, values_N: Array) -> None:
 
 
 def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
-    copy_keys, num_bytes = copy or plan.has_tail, len(plan.keys_ND) * plan.layout.key_bytes
+    old_keys, num_bytes = keys_path(plan.prefix), len(plan.keys_ND) * plan.layout.key_bytes
+    copy_keys = copy or num_bytes < old_keys.stat().st_size  # what goes on behind them was never filled
     needed = num_bytes * copy_keys + 8 * len(plan.keys_ND)
     require_disk(keys_path(target), needed, "make room, or leave --copy out")
-    _place(keys_path(plan.prefix), keys_path(target), num_bytes, copy=copy_keys)
+    _place(old_keys, keys_path(target), num_bytes, copy=copy_keys)
     old_values = values_path(plan.prefix)
     if plan.values_N is None:
         _place(old_values, values_path(target), old_values.stat().st_size, copy=copy)
@@ -210,21 +208,11 @@ def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
 def _manifest(
     layout: Layout, settings: dict[str, Any], target: Path, origin: Origin | None, config: OriginConfig
 ) -> DatastoreManifest:
-    sums = []
-    for path, row_bytes in row_files(target, layout):
-        with Progress(f"checksums of {path.name}", layout.rows, "rows") as progress:
-            digests = []
-            for digest in chunk_digests(path, row_bytes, layout.rows):
-                digests.append(digest)
-                progress.advance(min(CHUNK_ROWS, layout.rows - progress.n))
-        sums.append(tuple(digests))
+    sums = [tuple(chunk_digests(path, row_bytes, layout.rows)) for path, row_bytes in row_files(target, layout)]
     # Without a model and a text to go by, the bytes themselves say which datastore this is.
     settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
     manifest = DatastoreManifest(
-        rows=layout.rows,
-        dimension=layout.dimension,
-        key_dtype=layout.key_dtype,
-        value_dtype=layout.value_dtype,
+        **asdict(layout),
         key_type="last_ffn_input",
         vocabulary_size=None,
         dictionary_sha256=None,
@@ -239,16 +227,16 @@ def _manifest(
         return manifest
     settings |= {
         "data": os.fspath(Path(str(config.data)) / config.gen_subset),
-        "data_sha256": origin.data_sha256,
+        "data_sha256": origin.dataset.sha256(),
         "sample_break_mode": config.sample_break_mode,
         "tokens_per_sample": origin.dataset.block_size,
         "context_window": config.context_window,
     }
-    if origin.evaluation is not None:
-        settings["checkpoint"] = origin.evaluation.checkpoints[0].path
-    return manifest.replace(
-        vocabulary_size=len(origin.dictionary),
-        dictionary_sha256=origin.dictionary.sha256(),
-        weights_sha256=origin.weights_sha256,
-        settings=settings,
+    manifest = manifest.replace(
+        vocabulary_size=len(origin.dictionary), dictionary_sha256=origin.dictionary.sha256(), settings=settings
     )
+    if origin.evaluation is None:
+        return manifest
+    checkpoint = origin.evaluation.checkpoints[0]
+    settings["checkpoint"] = checkpoint.path
+    return manifest.replace(weights_sha256=weights_sha256(checkpoint.state))

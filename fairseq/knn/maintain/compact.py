@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from msgspec import UNSET
 
@@ -35,7 +36,7 @@ from fairseq.knn.datastore.writer import DatastoreWriter
 from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
 from fairseq.knn.index.without_rows import selector, take_out
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
-from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.runtime.interrupts import check, finish_step_first
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
@@ -58,8 +59,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
             stack.enter_context(locked(path))
         manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
         if manifest is None or manifest.state != "complete":
-            Datastore.open(prefix)  # says what is wrong
-            raise DatastoreError(f"{prefix} has no manifest, so nothing is forgotten; fairseq-knnlm adopt writes one")
+            manifest = Datastore.open(prefix).require_manifest()  # says what is wrong
         if not manifest.forgotten:
             done = [str(path) for path in indexes if _place_index(path, manifest)]
             _clean_up(prefix, manifest)
@@ -75,12 +75,11 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
             return f"{prefix}: nothing is forgotten that is still in the files; nothing to compact"
         forgotten = read_forgotten(prefix, manifest)
         target = without_forgotten(manifest, forgotten)
-        for path in indexes:
-            _check_index(path, manifest, target)
+        manifests = [_check_index(path, manifest, target) for path in indexes]
         with finish_step_first():
             _write_store(prefix, manifest, target, forgotten, save_interval_s)
-            for path in indexes:
-                _write_index(path, manifest, target, forgotten)
+            for path, own in zip(indexes, manifests, strict=True):
+                _write_index(path, own, manifest, target, forgotten)
                 check(GO_ON)
         new = compact_prefix(prefix)
         for path_of in (keys_path, values_path, manifest_path):
@@ -116,30 +115,26 @@ def _write_store(
     """Writes the datastore of the rows that are left, unless it is there."""
     new = compact_prefix(prefix)
     written = read_manifest(manifest_path(new), DatastoreManifest)
-    same = written is not None and written.rows_id == target.rows_id
-    if written is not None and same and written.state == "complete":
+    if written is not None and written.rows_id == target.rows_id and written.state == "complete":
         return  # and perhaps half in its place
     if manifest.value_dtype == "int16":
         raise DatastoreError(f"{prefix} has int16 values, which are no longer written; fairseq-knnlm adopt widens them")
     store = Datastore.open(prefix)
     assert store.keys_ND is not None
     left = forgotten.complement(store.rows)
-    step = max(BLOCK_BYTES // target.key_bytes, 1)
-    with DatastoreWriter.create(new, target, overwrite=not same, save_interval_s=save_interval_s) as writer:
+    step = max(BLOCK_BYTES // target.layout.key_bytes, 1)
+    with DatastoreWriter.create(new, target, overwrite=True, save_interval_s=save_interval_s) as writer:
         with Progress("compact", target.rows, "rows", done=writer.rows_done) as progress:
             while writer.rows_done < target.rows:
                 row_N = left.nth(np.arange(writer.rows_done, min(writer.rows_done + step, target.rows)))
                 writer.append(np.asarray(store.keys_ND[row_N]), np.asarray(store.values_N[row_N]))
                 progress.advance(len(row_N))
-                if asked_to_stop():
-                    check(GO_ON)
+                check(GO_ON)
         writer.finish()
 
 
-def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest) -> None:
-    """Refuses, before anything is written, an index that is another datastore's or cannot give up rows."""
-    import faiss
-
+def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest) -> IndexManifest:
+    """Returns an index's manifest, before anything is written; refuses one of another datastore, or that keeps rows."""
     index = read_index(path, mapped=True)
     inner = inner_index(index)
     if not isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes)):
@@ -155,17 +150,18 @@ def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
             f"{path} was built from datastore {own.store_id[:12]}, but this one's rows are {manifest.rows_id[:12]};"
             " give --indexfile the datastore's own (build_dstore.py --append brings it up to date)"
         )
+    return own
 
 
-def _write_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest, forgotten: RowRanges) -> None:
+def _write_index(
+    path: Path, own: IndexManifest, manifest: DatastoreManifest, target: DatastoreManifest, forgotten: RowRanges
+) -> None:
     """Writes an index of the rows that are left, unless it is there."""
     new = compact_prefix(path)
     written = read_manifest(manifest_path(new), IndexManifest)
     same = written is not None and written.store_id == target.rows_id
     if written is not None and same and new.is_file() and file_sha256(new) == written.sha256:
         return
-    own = read_manifest(manifest_path(path), IndexManifest)
-    assert own is not None  # _check_index has read it
     require_memory(f"compacting {path}", path.stat().st_size, "leave it out of --indexfile, and build it again")
     index = read_index(path)
     renumber_without(index, forgotten, manifest.rows)
@@ -186,8 +182,6 @@ def _write_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
 
 def renumber_without(index: Any, forgotten: RowRanges, rows: int) -> None:
     """Takes rows out of an index in memory, and gives the others the ids 0, 1, … in their order."""
-    import faiss
-
     if isinstance(inner_index(index), faiss.IndexFlatCodes):  # its ids are positions, which close up
         index.remove_ids(selector(forgotten))
         return

@@ -10,11 +10,10 @@ it; ``--following`` takes as many of them as one likes.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from fairseq.data.documents import line_text
-from fairseq.errors import ConfigError, DatastoreError, did_you_mean
+from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.datastore.config import TextsConfig, parse_rows
 from fairseq.knn.datastore.forgotten import remove_others, write_forgotten
 from fairseq.knn.datastore.manifest import manifest_path, write_manifest
@@ -40,7 +39,8 @@ def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]
     if config.compact:
         show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s))
     elif config.document is None and config.rows is None and config.source is None:
-        store = _opened(prefix)
+        store = Datastore.open(prefix)
+        store.require_manifest()
         show(_state(store.forgotten, store))
     else:
         with locked(prefix):
@@ -48,8 +48,9 @@ def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]
 
 
 def _forget(config: ForgetConfig, texts: TextsConfig, prefix: Path, show: Callable[[str], None]) -> None:
-    store = _opened(prefix)
-    assert store.manifest is not None
+    # With its keys: half of a compaction that has taken its place is not to be changed.
+    store = Datastore.open(prefix)
+    manifest = store.require_manifest()
     name, chosen = _chosen(config, texts, store)
     if not chosen.num_rows:
         raise ConfigError(f"{name} has no rows in {prefix}: nothing to forget")
@@ -62,30 +63,19 @@ def _forget(config: ForgetConfig, texts: TextsConfig, prefix: Path, show: Callab
         show(f"{what}, of which {added} are not forgotten yet; --dry-run: nothing was changed")
         return
     if added:
-        manifest = store.manifest.replace(forgotten=write_forgotten(prefix, forgotten))
+        manifest = manifest.replace(forgotten=write_forgotten(prefix, forgotten))
         write_manifest(manifest_path(prefix), manifest)
         show(f"{what}, are forgotten")
     else:
-        manifest = store.manifest
         show(f"{what}, were forgotten before; nothing to do")
     remove_others(prefix, manifest)
     show(_state(forgotten, store))
 
 
-def _opened(prefix: Path) -> Datastore:
-    store = Datastore.open(prefix)  # with its keys: half of a compaction that has taken its place is not to be changed
-    if store.manifest is None:
-        raise DatastoreError(f"{prefix} has no manifest, where it could be written; fairseq-knnlm adopt writes one")
-    return store
-
-
 def _state(forgotten: RowRanges, store: Datastore) -> str:
     count = forgotten.num_rows
-    return f"{store.prefix}: {count} of {store.rows} rows are forgotten ({count / store.rows:.1%}); {_advice(count)}"
-
-
-def _advice(count: int) -> str:
-    return "they are in the files until --compact" if count else "nothing to compact"
+    advice = "they are in the files until --compact" if count else "nothing to compact"
+    return f"{store.prefix}: {count} of {store.rows} rows are forgotten ({count / store.rows:.1%}); {advice}"
 
 
 def _chosen(config: ForgetConfig, texts: TextsConfig, store: Datastore) -> tuple[str, RowRanges]:
@@ -123,8 +113,8 @@ def _of_source(name: str, provenance: Provenance) -> tuple[str, RowRanges]:
 def _document(document: str, provenance: Provenance) -> tuple[Source, int]:
     """Returns the document that a title or ``SPLIT#NUMBER`` names."""
     numbered = re.fullmatch(r"(.*)#(\d{1,18})", document)
-    everything = list(_documents(provenance))
-    matches = [(s, n) for s, n in everything if document in (s.title(n), _first_line(s, n))]
+    everything = [(source, number) for source in provenance.sources() for number in range(len(source.documents))]
+    matches = [(s, n) for s, n in everything if document in (s.title(n), s.first_line(n))]
     if not matches and numbered is not None:
         name, number = numbered[1], int(numbered[2])
         matches = [(s, n) for s, n in everything if n == number and s.segment.is_called(name)]
@@ -138,15 +128,6 @@ def _document(document: str, provenance: Provenance) -> tuple[Source, int]:
         names = ", ".join(_name(*place) for place in matches[:MOST_NAMED]) + ", …" * (len(matches) > MOST_NAMED)
         raise ConfigError(f"--document {document} is the title of {len(matches)} documents: {names}; give one of these")
     return matches[0]
-
-
-def _documents(provenance: Provenance) -> Iterator[tuple[Source, int]]:
-    for source in provenance.sources():
-        yield from ((source, number) for number in range(len(source.documents)))
-
-
-def _first_line(source: Source, number: int) -> str:
-    return line_text(source.text, source.dictionary, int(source.documents.line_D[number]))
 
 
 def _name(source: Source, number: int) -> str:

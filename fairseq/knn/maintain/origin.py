@@ -6,14 +6,12 @@ again for a few blocks, evenly spaced, and compared with the stored ones.
 Legend: N rows · D key width.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Int64s
-from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
@@ -23,7 +21,7 @@ from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import Evaluation, prepare
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.ranges import evenly_spaced
-from fairseq.knn.datastore.row_map import full_context_rows
+from fairseq.knn.datastore.row_map import full_context_rows, source_map
 from fairseq.knn.maintain.config import OriginConfig
 from fairseq.runtime.precision import Precision, select_device
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -44,27 +42,11 @@ class Origin:
     dictionary: Dictionary
     evaluation: Evaluation | None
 
-    @property
-    def data_sha256(self) -> str:
-        """SHA-256 of the ids of the text."""
-        return hashlib.sha256(self.dataset.tokens.data).hexdigest()
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """SHA-256 of the model's weights."""
-        return weights_sha256(self.evaluation.checkpoints[0].state) if self.evaluation else None
-
-    def values(self) -> Int64s:
-        """Returns the value of every row that the text gives."""
-        dataset = self.dataset
-        blocks, _ = full_context_rows(dataset)
-        starts, ends = dataset.starts[blocks], dataset.ends[blocks]
-        if len(blocks) and (starts[1:] == ends[:-1]).all():
-            return np.asarray(dataset.tokens[starts[0] : ends[-1]]).astype(np.int64)
-        pieces = [
-            np.asarray(dataset.tokens[start:end]).astype(np.int64) for start, end in zip(starts, ends, strict=True)
-        ]
-        return np.concatenate([np.empty(0, np.int64), *pieces])
+    def values(self, most: int) -> Int64s:
+        """Returns the value of every row that the text gives, or of the first ``most``."""
+        rows = source_map(self.dataset)
+        assert rows.rows is not None
+        return self.dataset.tokens[rows.positions(np.arange(min(rows.rows, most)))].astype(np.int64)
 
 
 def open_origin(config: OriginConfig, device: DeviceConfig) -> Origin | None:

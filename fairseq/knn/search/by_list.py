@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
 from torch import Tensor
@@ -112,8 +113,6 @@ class ListSearch:
     @staticmethod
     def supports(index: Any) -> bool:
         """Returns whether an index can be searched so: an inverted file in memory, of codes that decode to vectors."""
-        import faiss
-
         kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
         return (
             type(index) in kinds

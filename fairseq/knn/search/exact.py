@@ -6,6 +6,7 @@ is one block and 2·k candidates a query, whatever the size of the datastore.
 Legend: N queries · K neighbours · D key width.
 """
 
+import faiss
 import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
@@ -35,8 +36,6 @@ def exact_neighbours(
         inner_product: the distance is minus the inner product, instead of the squared L2 distance.
         forgotten: rows that are nobody's neighbours.
     """
-    import faiss
-
     assert 0 < k <= len(keys_ND), (k, len(keys_ND))
     metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
     step = max(BLOCK_BYTES // (4 * keys_ND.shape[1]), 1)

@@ -7,7 +7,7 @@ import pytest
 
 from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig, KNNSettings
-from fairseq.knn.datastore.identity import differences, model_of, require_model
+from fairseq.knn.datastore.identity import differences, require_model
 from fairseq.models.protocol import ModelIdentity
 from tests.builders.small_store import WIDTH
 
@@ -15,7 +15,7 @@ from tests.builders.small_store import WIDTH
 @pytest.mark.parametrize("name", ["vocabulary_size", "dictionary_sha256", "weights_sha256", "key_type"])
 @pytest.mark.pitfall(2)
 def test_store_of_another_model_or_dictionary(manifest, caplog, name):
-    own, other = model_of(manifest), ModelIdentity(**{name: 7 if name == "vocabulary_size" else "other"})
+    own, other = manifest.model, ModelIdentity(**{name: 7 if name == "vocabulary_size" else "other"})
     require_model("d", own, ModelIdentity("d" * 64, "w" * 64, 50000, WIDTH, "last_ffn_input"))
     require_model("d", own, None)
     with pytest.raises(MismatchError, match=r"d was written with .* but this run has (7|other)"):
@@ -28,10 +28,11 @@ def test_store_of_another_model_or_dictionary(manifest, caplog, name):
 
 def test_what_either_side_does_not_know_does_not_differ():
     known = ModelIdentity("d" * 64, "w" * 64, 40, 16, "last_ffn_input")
-    assert differences(known, ModelIdentity()) == differences(ModelIdentity(), known) == differences(known, known) == []
+    assert differences(known, ModelIdentity()) == differences(ModelIdentity(), known) == differences(known, known) == {}
     other = ModelIdentity("e" * 64, None, 41, 16)
-    assert [found.name for found in differences(known, other)] == ["vocabulary_size", "dictionary_sha256"]
-    assert differences(known, other)[1].text.startswith("dictionary dddddddddddd, but this run has eeeeeeeeeeee; ")
+    found = differences(known, other)
+    assert list(found) == ["vocabulary_size", "dictionary_sha256"]
+    assert found["dictionary_sha256"].startswith("dictionary dddddddddddd, but this run has eeeeeeeeeeee; ")
 
 
 def test_every_setting_of_neighbours_is_a_keyword_that_a_type_checker_knows():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fairseq.data.dictionary import Dictionary
+from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.neighbours.distribution import votes_for
 from fairseq.knn.neighbours.passages import RowText, top_hits
 from tests.builders.tiny_lm import write_split

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
+from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.segments import Segment
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
