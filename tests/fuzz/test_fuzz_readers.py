@@ -32,7 +32,7 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import gain_of
 from fairseq.knn.sweep.grid import Grid
-from fairseq.knn.sweep.sweep import log_prob, sweep
+from fairseq.knn.sweep.sweep import log_probs_of, sweep
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.builders.cases import Artefacts
 from tests.builders.small_retrieval import small_retrieval

@@ -16,7 +16,7 @@ from fairseq.knn.retrieval.results import text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import Gain, gain_of
 from fairseq.knn.sweep.grid import Grid, Setting
-from fairseq.knn.sweep.sweep import Swept, log_prob
+from fairseq.knn.sweep.sweep import Swept, log_probs_of
 
 MOST_PRINTED = 40
 LM, KNN_LM, CACHE, NEIGHBOURS, BOTH = "language model", "kNN-LM", "+ cache", "+ neighbours", "+ both"
@@ -42,12 +42,12 @@ class Report(ABC):
     def __init__(self, texts: list[Retrieval], swept: Swept, resamples: int, seed: int) -> None:
         self.texts, self.swept, self.seed = texts, swept, seed
         self.splits = [text.manifest.split for text in texts]
-        self.settings: dict[str, Setting] = {}
-        log_ps = {LM: [np.asarray(text.lm_log_p_N) for text in texts]}
-        for name in self.names[1:]:
-            neighbours, cache = PARTS[name]
-            self.settings[name] = swept.best(neighbours=neighbours, cache=cache)
-            log_ps[name] = [log_prob(text, self.settings[name]) for text in texts]
+        parts = {name: PARTS[name] for name in self.names[1:]}
+        self.settings = {
+            name: swept.best(neighbours=neighbours, cache=cache) for name, (neighbours, cache) in parts.items()
+        }
+        mixed = zip(*(log_probs_of(text, list(self.settings.values())) for text in texts), strict=True)
+        log_ps = {LM: [text.lm_log_p_N for text in texts], **dict(zip(self.settings, mixed, strict=True))}
         self.losses_of = {name: [float(-log_p_N.mean() / np.log(2)) for log_p_N in log_ps[name]] for name in self.names}
         self.gains = {
             (name, over): [
