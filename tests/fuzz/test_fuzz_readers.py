@@ -209,7 +209,7 @@ def read_retrieval(directory: Path, manifest: bytes, broken_column: tuple[str, b
     with np.errstate(all="ignore"):
         swept = sweep(retrieval, Grid((0.0, 0.5), (1, retrieval.k), (1.0,)))
         assert swept.loss_TJSLM.shape == (1, 2, 1, 2, 1)
-        gain_of(retrieval.lm_log_p_N, log_prob(retrieval, swept.best()), retrieval.block_N, 100, 1)
+        gain_of(retrieval.lm_log_p_N, log_probs_of(retrieval, [swept.best()])[0], retrieval.block_N, 100, 1)
 
 
 def columns() -> st.SearchStrategy[tuple[str, bytes]]:

@@ -121,7 +121,7 @@ def log_probs_of(retrieval: Retrieval, settings: Sequence[Setting]) -> Float64s:
             next(mixtures([*sources, *log_prob_of_caches(retrieval, grid, rows)], grid.weights.values()))
             for grid in grids
         ]
-        return torch.stack(mixed).flatten(1).numpy()  # type: ignore[no-any-return]
+        return torch.stack(mixed).flatten(1).numpy()
 
     return np.concatenate([mixed_XN for _, mixed_XN in _in_order(retrieval, grids[0], mixed)], axis=1)
 

@@ -11,10 +11,11 @@ import pytest
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.weight.features import FEATURES
-from fairseq.knn.weight.file import check_fits, read_model, write_model
+from fairseq.knn.weight.file import check_fits, read_model
 from fairseq.knn.weight.fit import Tokens, best_weight, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, LmbdaModel
 from fairseq.knn.weight.report import best_kind, cross_validate, fit_all
+from fairseq.runtime.records import write_record
 from tests.oracles import lmbda as naive
 from tests.oracles.knn import mixture
 
@@ -168,16 +169,16 @@ def models() -> dict[str, LmbdaModel]:
     skip = fit_skip(tokens, tokens.log_p_lm_N + tokens.features_NF[:, 0], 1)
     fitted_for = {"weights_sha256": "w" * 64, "store_id": None}
     return {
-        kind: LmbdaModel(weights, skip, 32, 0.5, fitted_for, {"lm": 9.0})
+        kind: LmbdaModel(weights=weights, skip=skip, k=32, knn_temp=0.5, fitted_for=fitted_for, held_out={"lm": 9.0})
         for kind, weights in fit_all(tokens, 1).items()
     }
 
 
 @pytest.mark.parametrize("kind", ["fixed", "buckets", "network"])
 def test_a_file_says_what_was_fitted(kind: str, models: dict[str, LmbdaModel], tmp_path: Path) -> None:
-    write_model(tmp_path / "m.json", models[kind])
+    write_record(tmp_path / "m.json", models[kind])
     found, record = read_model(tmp_path / "m.json"), json.loads((tmp_path / "m.json").read_text())
-    assert (found.k, found.temperature, found.held_out) == (32, 0.5, {"lm": 9.0})
+    assert (found.k, found.knn_temp, found.held_out) == (32, 0.5, {"lm": 9.0})
     tokens = make_tokens(seed=3, n=50)
     tokens.features_NF[:5] *= 100  # far from all that was fitted on
     expected = [naive.weight(record["weights"], features_F) for features_F in tokens.features_NF]
@@ -236,7 +237,7 @@ def test_an_unsound_file_is_refused(
     path: str, value: object, words: str, models: dict[str, LmbdaModel], tmp_path: Path
 ) -> None:
     file = tmp_path / "m.json"
-    write_model(file, models["network"])
+    write_record(file, models["network"])
     record = json.loads(file.read_text())
     change(record, path, value)
     file.write_text(json.dumps(record))
@@ -266,7 +267,7 @@ def test_what_is_no_such_file_is_refused(text: str, words: str, tmp_path: Path) 
 )
 def test_unsound_simple_weights_are_refused(record: dict, models: dict[str, LmbdaModel], tmp_path: Path) -> None:
     file = tmp_path / "m.json"
-    write_model(file, models["fixed"])
+    write_record(file, models["fixed"])
     file.write_text(json.dumps({**json.loads(file.read_text()), "weights": record}))
     with pytest.raises(DatastoreError):
         read_model(file)
@@ -293,4 +294,4 @@ def test_a_weight_is_refused_for_what_it_was_not_fitted_for(
 def test_a_bucket_ends_before_its_edge() -> None:
     features_NF = np.zeros((3, len(FEATURES)))
     features_NF[:, NEAREST] = [0.9, 1.0, 1.1]
-    assert BucketWeights(np.array([1.0]), np.array([0.2, 0.4]))(features_NF).tolist() == [0.2, 0.4, 0.4]
+    assert BucketWeights([1.0], [0.2, 0.4])(features_NF).tolist() == [0.2, 0.4, 0.4]
