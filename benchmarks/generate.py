@@ -24,7 +24,6 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
-from fairseq.generate.hypotheses import Specials
 from fairseq.runtime.precision import Precision
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -87,7 +86,7 @@ def main() -> None:
     for row in rows():
         prompts = [tokens[i * BLOCK : i * BLOCK + PROMPT].astype(np.int64) for i in range(row.num_prompts)]
         ways: dict[str, Generator] = {
-            name: Generator(reader, precision, row.config, Specials(), mixed)
+            name: Generator(reader, precision, row.config, mixed)
             for name, reader, mixed in (("kept", model, None), ("anew", Anew(model), None), ("mixed", model, source))
             if name != "mixed" or source is not None
         }

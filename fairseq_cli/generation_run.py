@@ -99,7 +99,6 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
     from fairseq.evaluate.mixture import NextTokenMixture
     from fairseq.generate.generator import Generator
-    from fairseq.generate.hypotheses import Specials
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
 
@@ -107,8 +106,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     precision = Precision(device, select_device(device))
     opened = open_models(run, fields, precision)
     flags.warn_unused()
-    dictionary = opened.task.dictionary
-    specials = Specials.of(dictionary, add_bos=opened.task_config.add_bos_token)
+    dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
     has_neighbours = knn.knnlm and (knn.lmbda > 0 or most_shown is not None)
     neighbours = None
     if has_neighbours:
@@ -116,7 +114,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
         neighbours = open_neighbours(opened.identity, knn, dstore)
     source = NextTokenMixture([(neighbours, knn.lmbda)]) if neighbours is not None else None
-    generator = Generator(opened.models[0], precision, generation, specials, source, seed=common.seed)
+    generator = Generator(opened.models[0], precision, generation, source, seed=common.seed, add_bos=add_bos)
     lines = None
     if neighbours is not None and most_shown is not None:
         from fairseq_cli.neighbour_lines import NeighbourLines

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Int64s
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.runtime.precision import Precision
@@ -28,7 +29,6 @@ class NextTokens:
         most_rows: that there will ever be.
         num_slots: most tokens that a row will ever have.
         next_source: memories to mix in.
-        pad: id that fills up rows.
     """
 
     def __init__(
@@ -39,14 +39,13 @@ class NextTokens:
         most_rows: int,
         num_slots: int,
         next_source: NextTokenMixture | None,
-        pad: int,
     ) -> None:
         if not hasattr(model, "log_prob"):
             raise ConfigError(
                 f"{type(model).__name__} cannot generate: a model needs log_prob(features_NC), which gives the"
                 " log-probability of every word (docs/plugins.md)"
             )
-        self.model, self.precision, self.next_source, self.pad = model, precision, next_source, pad
+        self.model, self.precision, self.next_source = model, precision, next_source
         self._rows = [row.tolist() for row in rows]
         self._cache = None
         if hasattr(model, "extend"):
@@ -72,7 +71,7 @@ class NextTokens:
     def _vectors(self, new: Sequence[Sequence[int]]) -> None:
         """Computes the features and the context vector of each row's last token."""
         size_R = torch.tensor([len(row) for row in new])
-        new_RS = torch.full((len(new), int(size_R.max())), self.pad)
+        new_RS = torch.full((len(new), int(size_R.max())), PAD)
         for row, ids in enumerate(new):
             new_RS[row, : len(ids)] = torch.tensor(ids)
         new_RS, size_R = new_RS.to(self.precision.device), size_R.to(self.precision.device)

@@ -20,7 +20,7 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.evaluate.texts import TextScorer
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
-from fairseq.generate.hypotheses import Hypothesis, Specials
+from fairseq.generate.hypotheses import Hypothesis
 from fairseq.hub.protocol import RowSource
 from fairseq.hub.records import Neighbour, Neighbourhood, Score, checked_weight
 from fairseq.hub.texts import decode, encode
@@ -218,10 +218,10 @@ class LanguageModelHub:
                 hint = did_you_mean(name, [*known, "seed"])
                 raise ConfigError(f"{name} is not a setting of generating text{hint} (known: {', '.join(known)}, seed)")
         config = resolve(GenerationConfig, {"beam": 1, **settings})  # 1 as in fairseq's hub
-        specials = Specials.of(self.dictionary, add_bos=self._add_bos)
         source = self._source if self.lmbda > 0 else None
         mixed = NextTokenMixture([(source, self.lmbda)]) if source is not None else None
-        return Generator(self.models[0], self._precision, config, specials, mixed, seed=coerce(seed, int, "seed"))
+        seed = coerce(seed, int, "seed")
+        return Generator(self.models[0], self._precision, config, mixed, seed=seed, add_bos=self._add_bos)
 
     def _contexts(self, text: str, context_window: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         return self._scorer().context_vectors(encode(self.dictionary, text), self._window(context_window))

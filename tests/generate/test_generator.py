@@ -14,7 +14,7 @@ from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
-from fairseq.generate.hypotheses import Hypothesis, Specials
+from fairseq.generate.hypotheses import Hypothesis
 from fairseq.generate.search import repeating_tokens
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel, build_transformer_lm
@@ -73,7 +73,7 @@ class Anew:
 
 def generator(config: GenerationConfig, model: TransformerLanguageModel | Anew | None = None, **more) -> Generator:
     model = make() if model is None else model
-    return Generator(model, PRECISION, config, Specials(), **more)
+    return Generator(model, PRECISION, config, **more)
 
 
 def next_log_p(model: TransformerLanguageModel):
@@ -262,8 +262,10 @@ def test_no_prompts_no_texts_and_no_room_is_refused() -> None:
 
 def test_what_opens_a_text_is_read_and_not_given_back() -> None:
     model = make()
-    two = Generator(model, PRECISION, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
-    one = Generator(model, PRECISION, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
+    two = Generator(model, PRECISION, GREEDY, add_bos=True).generate([np.array([5])])
+    without = Generator(model, PRECISION, GREEDY)
+    without.opening = (0,)
+    one = without.generate([np.array([EOS, 5])])
     assert two[0][0].prompt_T.tolist() == [5]
     assert two[0][0].tokens_T.tolist() == one[0][0].tokens_T.tolist()
 
@@ -277,4 +279,4 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
     bare = torch.nn.Module()
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):
-        Generator(bare, PRECISION, GREEDY, Specials()).generate(PROMPTS)
+        Generator(bare, PRECISION, GREEDY).generate(PROMPTS)
