@@ -14,7 +14,7 @@ from fairseq.arrays import Int64s
 from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import coerce, flag_fields, resolve
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.evaluate.mixture import Mixture, NextTokenMixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.evaluate.texts import TextScorer
@@ -212,11 +212,7 @@ class LanguageModelHub:
         return TextScorer(scorer, self.longest_row, BATCH_TOKENS, add_bos=self._add_bos)
 
     def _generator(self, seed: int, settings: dict[str, Any]) -> Generator:
-        known = flag_fields(GenerationConfig)
-        for name in settings:
-            if name not in known:
-                hint = did_you_mean(name, [*known, "seed"])
-                raise ConfigError(f"{name} is not a setting of generating text{hint} (known: {', '.join(known)}, seed)")
+        refuse_unknown(settings, [*flag_fields(GenerationConfig), "seed"], "generating text")
         config = resolve(GenerationConfig, {"beam": 1, **settings})  # 1 as in fairseq's hub
         source = self._source if self.lmbda > 0 else None
         mixed = NextTokenMixture([(source, self.lmbda)]) if source is not None else None
