@@ -76,11 +76,6 @@ class _Candidate:
     held_out: Scores
     kind: str
 
-    @property
-    def log_p_sum(self) -> float:
-        """Σ ln p on held-out folds."""
-        return float(self.held_out.log_p_N[self.kind].sum())
-
 
 def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
     """Fits a weight on a retrieval, writes it, shows what it gains, and returns what the results are to keep.
@@ -90,7 +85,6 @@ def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
         DatastoreError: a retrieval, datastore or file is not what it should be.
         MismatchError: they do not belong together.
     """
-    assert config.out is not None
     out = Path(config.out)
     with locked(out):  # an impossible place fails at once
         if out.exists() and not config.overwrite:
@@ -105,7 +99,8 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     other = Retrieval.open(config.apply) if config.apply is not None else None
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    best = max(_candidates(config, retrieval, values, counts_V, seed, show), key=lambda candidate: candidate.log_p_sum)
+    candidates = _candidates(config, retrieval, values, counts_V, seed, show)
+    best = max(candidates, key=lambda one: float(one.held_out.log_p_N[one.kind].sum()))
     k, temperature, tokens, held_out, kind = best.k, best.temperature, best.tokens, best.held_out, best.kind
     weights = fit_all(tokens, seed)
     skip = fit_skip(tokens, held_out.log_p_N[kind], seed)
