@@ -102,7 +102,6 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
     import torch
 
-    from fairseq.evaluate.mixture import NextTokenMixture
     from fairseq.generate.generator import Generator
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
@@ -112,13 +111,13 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     opened = open_models(run, fields, precision)
     flags.warn_unused()
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
-    neighbours = source = lines = None
+    neighbours = lines = None
     if settings.needed:
         from fairseq_cli.neighbours import open_neighbours
 
         neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
-        source = NextTokenMixture([(neighbours, settings.knn.lmbda)])
-    generator = Generator(opened.models[0], precision, generation, source, seed=common.seed, add_bos=add_bos)
+    memories = [(neighbours, settings.knn.lmbda)] if neighbours is not None else []
+    generator = Generator(opened.models[0], precision, generation, memories, seed=common.seed, add_bos=add_bos)
     if neighbours is not None and most_shown is not None:
         from fairseq_cli.neighbour_lines import NeighbourLines
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from fairseq.arrays import Int64s
 from fairseq.data.dictionary import BOS, EOS, PAD, UNK
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.evaluate.mixture import NextTokenMixture
+from fairseq.evaluate.mixture import NextTokenMemory, NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Hypothesis, Partial
 from fairseq.generate.next_token import NextTokens
@@ -36,7 +36,7 @@ class Generator:
         model: in evaluation mode, on the device of ``precision``.
         precision: device and number format.
         config: how texts are chosen.
-        next_source: memories to mix in.
+        memories: what is mixed in, with its weight.
         seed: of random draws.
         add_bos: ``<s>`` stands before ``</s>`` where a text begins, as in training.
     """
@@ -46,13 +46,13 @@ class Generator:
         model: Any,
         precision: Precision,
         config: GenerationConfig,
-        next_source: NextTokenMixture | None = None,
+        memories: Sequence[tuple[NextTokenMemory, float]] = (),
         *,
         seed: int = 1,
         add_bos: bool = False,
     ) -> None:
         self.model, self.precision, self.config = model, precision, config
-        self.next_source, self.seed = next_source, seed
+        self.mixture, self.seed = NextTokenMixture(memories), seed
         self.opening = (BOS, EOS) if add_bos else (EOS,)
 
     @property
@@ -124,7 +124,7 @@ class Generator:
         rows = [np.concatenate([self.opening, prompt_T]).astype(np.int64) for prompt_T in prompts]
         longest = max(len(row) + most - 1 for row, most in zip(rows, most_tokens, strict=True))
         most_rows = self.config.beam * len(rows)
-        next_tokens = NextTokens(self.model, self.precision, rows, most_rows, longest, self.next_source)
+        next_tokens = NextTokens(self.model, self.precision, rows, most_rows, longest, self.mixture)
         search: BeamSearch | Sampler = BeamSearch(self.config.beam, len(prompts))
         if self.config.sampling:
             search = Sampler(self.config, self.seed, range(len(prompts)) if ids is None else ids)
@@ -161,7 +161,6 @@ class Generator:
         for row, text in enumerate(live):
             if len(text.tokens) < self.config.min_len:
                 worth_RV[row, EOS] = -torch.inf
-            if n := self.config.no_repeat_ngram_size:
-                so_far = [*prompts[text.prompt].tolist(), *text.tokens]
-                worth_RV[row, list(repeating_tokens(so_far, n))] = -torch.inf
+            so_far = [*prompts[text.prompt].tolist(), *text.tokens]
+            worth_RV[row, list(repeating_tokens(so_far, self.config.no_repeat_ngram_size))] = -torch.inf
         return worth_RV

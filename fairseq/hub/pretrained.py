@@ -51,13 +51,13 @@ def from_pretrained(
     _check_overrides(overrides)
     _check_knn(knn)
     precision = precision_on(device)
-    files = find_model(name_or_path, checkpoint_file, data_name_or_path)
-    if knn is not None and len(files.checkpoints) > 1:
+    paths, data_dir = find_model(name_or_path, checkpoint_file, data_name_or_path)
+    if knn is not None and len(paths) > 1:
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
-    checkpoints = [load_checkpoint(path) for path in files.checkpoints]
+    checkpoints = [load_checkpoint(path) for path in paths]
     fields = {**checkpoints[0].fields, **overrides}
     own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
-    config = resolve(LanguageModelingConfig, {"data": str(files.data_dir), **own})
+    config = resolve(LanguageModelingConfig, {"data": str(data_dir), **own})
     task = LanguageModelingTask(config)
     models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
     source, lmbda = None, 0.0

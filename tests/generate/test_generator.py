@@ -216,7 +216,7 @@ class Lopsided:
 
 def test_a_second_source_is_mixed_into_every_word() -> None:
     model, source = make(), Lopsided()
-    mixed = generator(OPTIONS["beam"], model, next_source=NextTokenMixture([(source, 0.3)]))
+    mixed = generator(OPTIONS["beam"], model, memories=[(source, 0.3)])
     for texts in mixed.generate(PROMPTS):
         for text in texts:
             vectors_TC = mixed.context_vectors(text)
@@ -236,7 +236,7 @@ def test_a_mixture_sums_to_one_and_no_weight_is_the_model_to_the_bit() -> None:
     total = NextTokenMixture([(source, 0.6)]).mixed(log_p_NV, queries_NC).exp().sum(1)
     np.testing.assert_allclose(total.numpy(), 1, atol=FLOAT32_ATOL, rtol=0)
     source.asked = 0
-    none = generator(OPTIONS["beam"], model, next_source=NextTokenMixture([(source, 0.0)])).generate(PROMPTS)
+    none = generator(OPTIONS["beam"], model, memories=[(source, 0.0)]).generate(PROMPTS)
     for texts, others in zip(none, generator(OPTIONS["beam"], model).generate(PROMPTS), strict=True):
         for text, other in zip(texts, others, strict=True):
             assert np.array_equal(text.log_p_T, other.log_p_T) and np.array_equal(text.tokens_T, other.tokens_T)
