@@ -21,10 +21,8 @@ import torch
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.common import DeviceConfig
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
-from fairseq.generate.hypotheses import Specials
 from fairseq.runtime.precision import Precision
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -77,19 +75,19 @@ def main() -> None:
     model = task.load_model(load_checkpoint(str(args.golden / "checkpoint_best.pt")), {}).eval()
     tokens = task.load_split("valid").tokens
     precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
-    source = None
+    memories = []
     if args.dstore is not None:
         from knnlm import KNN_Dstore
 
-        source = NextTokenMixture([(KNN_Dstore.open(args.dstore, args.index, k=1024, probe=32), 0.25)])
+        memories = [(KNN_Dstore.open(args.dstore, args.index, k=1024, probe=32), 0.25)]
     print("| | kept, tokens/s | read anew, tokens/s | ratio | kept, with neighbours, tokens/s |")
     print("|---|---:|---:|---:|---:|")
     for row in rows():
         prompts = [tokens[i * BLOCK : i * BLOCK + PROMPT].astype(np.int64) for i in range(row.num_prompts)]
         ways: dict[str, Generator] = {
-            name: Generator(reader, precision, row.config, Specials(), mixed)
-            for name, reader, mixed in (("kept", model, None), ("anew", Anew(model), None), ("mixed", model, source))
-            if name != "mixed" or source is not None
+            name: Generator(reader, precision, row.config, mixed)
+            for name, reader, mixed in (("kept", model, []), ("anew", Anew(model), []), ("mixed", model, memories))
+            if name != "mixed" or memories
         }
         best = dict.fromkeys(ways, np.inf)
         found = {}

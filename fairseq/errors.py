@@ -12,7 +12,7 @@ A message says what (flag or path), what was expected against what was found, an
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class FairseqError(Exception):
@@ -49,3 +49,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ``'; did you mean X?'`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
+    """Raises ConfigError for a name that is not among the known settings of ``owner``."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{name} is not a setting of {owner}{did_you_mean(name, known)}")

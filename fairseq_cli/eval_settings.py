@@ -49,7 +49,7 @@ class NeighbourSettings:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
-        if self.knn.knnlm and ":" in path:
+        if (self.knn.knnlm or flags.typed.get("save_knnlm_dstore")) and ":" in path:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
 
 
@@ -97,8 +97,6 @@ class EvalSettings:
         for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
             if name in flags.typed:
                 logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
-        if ":" in self.eval.path:
-            raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
         if self.neighbours.knn.knnlm:
             raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
         if self.eval.num_shards > 1:

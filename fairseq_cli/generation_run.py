@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.config.flags import Flags, resolve
+from fairseq.config.flags import Flags
 from fairseq.errors import ConfigError
 from fairseq.generate.config import GenerationConfig, GenerationRunConfig
 from fairseq.knn.config import KNNConfig, ShowNeighboursConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import task_fields
+from fairseq_cli.eval_settings import NeighbourSettings, task_fields
 
 if TYPE_CHECKING:
     from fairseq.arrays import Int64s
@@ -92,14 +92,17 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     """Returns the generator that the flags describe; a split that is asked for must be there."""
     common, run = flags.build(CommonConfig), flags.build(GenerationRunConfig)
     device, generation = flags.build(DeviceConfig), flags.build(GenerationConfig)
-    knn, dstore, most_shown = _neighbour_configs(flags)
+    most_shown = flags.build(ShowNeighboursConfig).show_neighbours
+    settings = NeighbourSettings(flags, run.path, saved=most_shown is not None)
+    if most_shown is not None and not settings.knn.knnlm:
+        raise ConfigError("--show-neighbours needs neighbours; give --knnlm and its datastore")
+    if most_shown is not None and settings.knn.lmbda == 0:
+        logger.warning("--lmbda 0 leaves neighbours no weight; give --lmbda, such as 0.25")
     fields = task_fields(flags, run.task, run.path, split)
 
     import torch
 
-    from fairseq.evaluate.mixture import NextTokenMixture
     from fairseq.generate.generator import Generator
-    from fairseq.generate.hypotheses import Specials
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.tasks.opening import open_models
 
@@ -107,32 +110,16 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     precision = Precision(device, select_device(device))
     opened = open_models(run.path, run.task, run.model_overrides, fields, precision)
     flags.warn_unused()
-    dictionary = opened.task.dictionary
-    specials = Specials.of(dictionary, add_bos=opened.task_config.add_bos_token)
-    has_neighbours = knn.knnlm and (knn.lmbda > 0 or most_shown is not None)
-    neighbours = None
-    if has_neighbours:
+    dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
+    neighbours = lines = None
+    if settings.needed:
         from fairseq_cli.neighbours import open_neighbours
 
-        neighbours = open_neighbours(opened.identity, knn, dstore)
-    source = NextTokenMixture([(neighbours, knn.lmbda)]) if neighbours is not None else None
-    generator = Generator(opened.models[0], precision, generation, specials, source, seed=common.seed)
-    lines = None
+        neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
+    memories = [(neighbours, settings.knn.lmbda)] if neighbours is not None else []
+    generator = Generator(opened.models[0], precision, generation, memories, seed=common.seed, add_bos=add_bos)
     if neighbours is not None and most_shown is not None:
         from fairseq_cli.neighbour_lines import NeighbourLines
 
         lines = NeighbourLines(neighbours, generator, dictionary, most_shown)
     return GenerationRun(generator, opened.task, run, lines)
-
-
-def _neighbour_configs(flags: Flags) -> tuple[KNNConfig, DatastoreConfig, int | None]:
-    """Returns the flags of neighbours, and how many are shown of each token; without --knnlm they count as unused."""
-    shown = flags.build(ShowNeighboursConfig).show_neighbours
-    if not flags.typed.get("knnlm"):
-        if shown is not None:
-            raise ConfigError("--show-neighbours needs neighbours; give --knnlm and its datastore")
-        return resolve(KNNConfig, flags.typed), resolve(DatastoreConfig, flags.typed), None
-    knn, dstore = flags.build(KNNConfig), flags.build(DatastoreConfig)
-    if knn.lmbda == 0:
-        logger.warning("--lmbda 0 leaves neighbours no weight; give --lmbda, such as 0.25")
-    return knn, dstore, shown

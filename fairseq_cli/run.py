@@ -49,7 +49,7 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
         stop = err if isinstance(err, Interrupted) else Interrupted(signal.SIGINT)
         name = signal.Signals(stop.signum).name
         print(f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}", file=sys.stderr)  # noqa: T201
-        return stop.exit_code
+        return 128 + stop.signum
     return 0
 
 

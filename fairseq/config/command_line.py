@@ -6,7 +6,6 @@ One argument group per dataclass, titled by the first line of its docstring. arg
 
 import argparse
 import dataclasses
-import sys
 import typing
 from collections.abc import Sequence
 from functools import partial
@@ -25,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
-def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[str] | None = None) -> Flags:
+def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[str]) -> Flags:
     """Returns the flags that ``argv`` spells for the config dataclasses ``groups``.
 
     ``--help`` and ``--version`` print and exit.
@@ -33,9 +32,8 @@ def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[st
     Raises:
         ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
     """
-    words = [hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     parser = make_parser(prog, description, groups)
-    namespace, unknown = parser.parse_known_args(words)
+    namespace, unknown = parser.parse_known_args([hyphens(word) for word in argv])
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         name = unknown[0].split("=")[0]
@@ -43,20 +41,17 @@ def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[st
     return Flags(vars(namespace), tuple(groups))
 
 
-def load_plugins(argv: Sequence[str] | None = None) -> None:
+def load_plugins(argv: Sequence[str]) -> None:
     """Imports the ``--user-dir`` that ``argv`` names, so that its names are known before the parser is built."""
-    user_dir = early_value("--user-dir", argv)
-    if user_dir:
+    if user_dir := early_value("--user-dir", argv):
         import_user_dir(user_dir)
 
 
-def early_value(name: str, argv: Sequence[str] | None = None) -> str | None:
+def early_value(name: str, argv: Sequence[str]) -> str | None:
     """Returns the value of a flag that is needed before the parser is built."""
-    words = [hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     early = _Parser(add_help=False, allow_abbrev=False)
     early.add_argument(name, dest="value")
-    value: str | None = early.parse_known_args(words)[0].value
-    return value
+    return early.parse_known_args([hyphens(word) for word in argv])[0].value  # type: ignore[no-any-return]
 
 
 def make_parser(prog: str, description: str, groups: Sequence[type]) -> argparse.ArgumentParser:

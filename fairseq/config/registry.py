@@ -72,9 +72,7 @@ class Registry:
     def get(self, name: str) -> Callable[..., Any]:
         """Returns the factory of ``name``, importing it if need be; raises ConfigError for an unknown name."""
         factory = self._entry(name).factory
-        if not isinstance(factory, str):
-            return factory
-        return load(factory)
+        return load(factory) if isinstance(factory, str) else factory
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:

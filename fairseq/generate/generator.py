@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Int64s
+from fairseq.data.dictionary import BOS, EOS, PAD, UNK
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.evaluate.mixture import NextTokenMixture
+from fairseq.evaluate.mixture import NextTokenMemory, NextTokenMixture
 from fairseq.generate.config import GenerationConfig
-from fairseq.generate.hypotheses import Hypothesis, Partial, Specials
+from fairseq.generate.hypotheses import Hypothesis, Partial
 from fairseq.generate.next_token import NextTokens
 from fairseq.generate.search import BeamSearch, Sampler, repeating_tokens
 from fairseq.runtime.precision import Precision
@@ -35,9 +36,9 @@ class Generator:
         model: in evaluation mode, on the device of ``precision``.
         precision: device and number format.
         config: how texts are chosen.
-        specials: ids of the dictionary.
-        next_source: memories to mix in.
+        memories: what is mixed in, with its weight.
         seed: of random draws.
+        add_bos: ``<s>`` stands before ``</s>`` where a text begins, as in training.
     """
 
     def __init__(
@@ -45,18 +46,19 @@ class Generator:
         model: Any,
         precision: Precision,
         config: GenerationConfig,
-        specials: Specials,
-        next_source: NextTokenMixture | None = None,
+        memories: Sequence[tuple[NextTokenMemory, float]] = (),
         *,
         seed: int = 1,
+        add_bos: bool = False,
     ) -> None:
-        self.model, self.precision, self.config, self.specials = model, precision, config, specials
-        self.next_source, self.seed = next_source, seed
+        self.model, self.precision, self.config = model, precision, config
+        self.mixture, self.seed = NextTokenMixture(memories), seed
+        self.opening = (BOS, EOS) if add_bos else (EOS,)
 
     @property
     def longest_prompt(self) -> int:
         """Most tokens of a prompt: the model's positions must leave room for one more."""
-        return int(self.model.max_positions) - len(self.specials.opening)
+        return int(self.model.max_positions) - len(self.opening)
 
     def most_tokens(self, prompt_size: int) -> int:
         """Returns how many tokens may follow a prompt, by the flags and by the model's positions.
@@ -119,8 +121,13 @@ class Generator:
         most_tokens = [self.most_tokens(len(prompt_T)) for prompt_T in prompts]
         if not prompts:
             return []
-        next_tokens = self._begin(prompts, max(len(p) + most for p, most in zip(prompts, most_tokens, strict=True)))
-        search = self._search(range(len(prompts)) if ids is None else ids)
+        rows = [np.concatenate([self.opening, prompt_T]).astype(np.int64) for prompt_T in prompts]
+        longest = max(len(row) + most - 1 for row, most in zip(rows, most_tokens, strict=True))
+        most_rows = self.config.beam * len(rows)
+        next_tokens = NextTokens(self.model, self.precision, rows, most_rows, longest, self.mixture)
+        search: BeamSearch | Sampler = BeamSearch(self.config.beam, len(prompts))
+        if self.config.sampling:
+            search = Sampler(self.config, self.seed, range(len(prompts)) if ids is None else ids)
         live = [Partial(prompt) for prompt in range(len(prompts))]
         done: list[list[Hypothesis]] = [[] for _ in prompts]
         while live:
@@ -139,41 +146,21 @@ class Generator:
     @torch.no_grad()
     def context_vectors(self, text: Hypothesis) -> Tensor:
         """Returns the context vector before each generated token, float32 ``[T, C]``."""
-        row_S = np.concatenate([self.specials.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
+        row_S = np.concatenate([self.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
         first = len(row_S) - len(text.tokens_T)
         with self.precision.autocast():
             out = self.model(torch.from_numpy(row_S)[None].to(self.precision.device), first)
         vectors_TC: Tensor = out.ffn_input_BSC[0].float()
         return vectors_TC
 
-    def _begin(self, prompts: Sequence[Int64s], most_tokens: int) -> NextTokens:
-        opening = np.array(self.specials.opening, np.int64)
-        rows = [np.concatenate([opening, prompt_T]) for prompt_T in prompts]
-        num_slots = len(opening) + most_tokens - 1
-        return NextTokens(
-            self.model,
-            self.precision,
-            rows,
-            self.config.beam * len(rows),
-            num_slots,
-            self.next_source,
-            self.specials.pad,
-        )
-
-    def _search(self, ids: Sequence[int]) -> BeamSearch | Sampler:
-        if self.config.sampling:
-            return Sampler(self.config, self.specials.eos, self.seed, ids)
-        return BeamSearch(self.config.beam, self.specials.eos, len(ids))
-
     def _worth(self, prompts: Sequence[Int64s], live: Sequence[Partial], log_p_RV: Tensor) -> Tensor:
         """Returns what each next token adds to its text's total: ln p less penalties, −inf for what is forbidden."""
         worth_RV = log_p_RV.clone()
-        worth_RV[:, self.specials.pad] = -torch.inf
-        worth_RV[:, self.specials.unk] -= self.config.unkpen
+        worth_RV[:, PAD] = -torch.inf
+        worth_RV[:, UNK] -= self.config.unkpen
         for row, text in enumerate(live):
             if len(text.tokens) < self.config.min_len:
-                worth_RV[row, self.specials.eos] = -torch.inf
-            if n := self.config.no_repeat_ngram_size:
-                forbidden = repeating_tokens([*prompts[text.prompt].tolist(), *text.tokens], n)
-                worth_RV[row, list(forbidden)] = -torch.inf
+                worth_RV[row, EOS] = -torch.inf
+            so_far = [*prompts[text.prompt].tolist(), *text.tokens]
+            worth_RV[row, list(repeating_tokens(so_far, self.config.no_repeat_ngram_size))] = -torch.inf
         return worth_RV

@@ -5,32 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairseq.arrays import Float64s, Int64s
-from fairseq.data.dictionary import EOS, PAD, UNK, Dictionary
 from fairseq.generate.config import GenerationConfig
-
-
-@dataclass(frozen=True)
-class Specials:
-    """The ids of the dictionary that have a meaning for generating.
-
-    Attributes:
-        pad: never generated.
-        eos: ends a text.
-        unk: stands for words that have no id.
-        opening: what the model reads before every prompt, as in training.
-    """
-
-    pad: int = PAD
-    eos: int = EOS
-    unk: int = UNK
-    opening: tuple[int, ...] = (EOS,)
-
-    @classmethod
-    def of(cls, dictionary: Dictionary, *, add_bos: bool) -> "Specials":
-        """Returns the special ids of a dictionary; with ``add_bos`` a text opens with ``<s>``."""
-        eos = dictionary.eos()
-        opening = (dictionary.bos(), eos) if add_bos else (eos,)
-        return cls(dictionary.pad(), eos, dictionary.unk(), opening)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Int64s
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.runtime.precision import Precision
@@ -27,8 +28,7 @@ class NextTokens:
         rows: int64 ids, at least one each.
         most_rows: that there will ever be.
         num_slots: most tokens that a row will ever have.
-        next_source: memories to mix in.
-        pad: id that fills up rows.
+        mixture: memories to mix in.
     """
 
     def __init__(
@@ -38,15 +38,14 @@ class NextTokens:
         rows: Sequence[Int64s],
         most_rows: int,
         num_slots: int,
-        next_source: NextTokenMixture | None,
-        pad: int,
+        mixture: NextTokenMixture,
     ) -> None:
         if not hasattr(model, "log_prob"):
             raise ConfigError(
                 f"{type(model).__name__} cannot generate: a model needs log_prob(features_NC), which gives the"
                 " log-probability of every word (docs/plugins.md)"
             )
-        self.model, self.precision, self.next_source, self.pad = model, precision, next_source, pad
+        self.model, self.precision, self.mixture = model, precision, mixture
         self._rows = [row.tolist() for row in rows]
         self._cache = None
         if hasattr(model, "extend"):
@@ -55,12 +54,10 @@ class NextTokens:
         self._vectors(self._rows)
 
     def log_prob(self) -> Tensor:
-        """Returns ln p of every word behind each row, ``[R, V]``: float32, or float64 where two sources are mixed."""
+        """Returns ln p of every word behind each row, ``[R, V]``: float32, or float64 where memories are mixed in."""
         with self.precision.autocast():
             log_p_RV: Tensor = self.model.log_prob(self._features_RC)
-        if self.next_source is None:
-            return log_p_RV
-        return self.next_source.mixed(log_p_RV, self._queries_RC)
+        return self.mixture.mixed(log_p_RV, self._queries_RC)
 
     def read(self, parents: Sequence[int], tokens: Sequence[int]) -> None:
         """Makes row i what row ``parents[i]`` was, with ``tokens[i]`` behind it."""
@@ -72,7 +69,7 @@ class NextTokens:
     def _vectors(self, new: Sequence[Sequence[int]]) -> None:
         """Computes the features and the context vector of each row's last token."""
         size_R = torch.tensor([len(row) for row in new])
-        new_RS = torch.full((len(new), int(size_R.max())), self.pad)
+        new_RS = torch.full((len(new), int(size_R.max())), PAD)
         for row, ids in enumerate(new):
             new_RS[row, : len(ids)] = torch.tensor(ids)
         new_RS, size_R = new_RS.to(self.precision.device), size_R.to(self.precision.device)

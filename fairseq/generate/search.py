@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq.data.dictionary import EOS
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Partial
 
@@ -31,12 +32,11 @@ class BeamSearch:
 
     Args:
         beam: texts that are followed at once for each prompt.
-        eos: id of ``</s>``.
         num_prompts: in the batch.
     """
 
-    def __init__(self, beam: int, eos: int, num_prompts: int) -> None:
-        self.beam, self.eos = beam, eos
+    def __init__(self, beam: int, num_prompts: int) -> None:
+        self.beam = beam
         self._num_done = [0] * num_prompts
 
     def step(self, live: Sequence[Partial], log_p_RV: Tensor, worth_RV: Tensor) -> tuple[list[Partial], list[Partial]]:
@@ -61,14 +61,14 @@ class BeamSearch:
                 live[row].followed_by(tokens[row][i], log_p[row][i], worth[row][i], row)
                 for row, i in places[: 2 * self.beam]
             ]
-            ended = [text for text in found[: self.beam] if text.tokens[-1] == self.eos]
+            ended = [text for text in found[: self.beam] if text.tokens[-1] == EOS]
             if not found:  # everything is forbidden: what there is, is all
                 ended = [live[row] for row in rows]
             ended = ended[: self.beam - self._num_done[prompt]]
             done += ended
             self._num_done[prompt] += len(ended)
             if self._num_done[prompt] < self.beam:
-                going_on += [text for text in found if text.tokens[-1] != self.eos][: self.beam]
+                going_on += [text for text in found if text.tokens[-1] != EOS][: self.beam]
         return going_on, done
 
 
@@ -77,13 +77,12 @@ class Sampler:
 
     Args:
         config: how many texts, and among which words.
-        eos: id of ``</s>``.
         seed: of the run.
         ids: number of each prompt in the run.
     """
 
-    def __init__(self, config: GenerationConfig, eos: int, seed: int, ids: Sequence[int]) -> None:
-        self.config, self.eos = config, eos
+    def __init__(self, config: GenerationConfig, seed: int, ids: Sequence[int]) -> None:
+        self.config = config
         self._random = [[np.random.default_rng([seed, idx, text]) for text in range(config.beam)] for idx in ids]
 
     def step(self, live: Sequence[Partial], log_p_RV: Tensor, worth_RV: Tensor) -> tuple[list[Partial], list[Partial]]:
@@ -111,7 +110,7 @@ class Sampler:
                 token = min(int(torch.searchsorted(below_RV[row], number, right=True)), last)
                 log_p, worth = float(log_p_RV[row, token]), float(worth_RV[row, token])
                 following = text.followed_by(token, log_p, worth, row, stream)
-                (done if token == self.eos else going_on).append(following)
+                (done if token == EOS else going_on).append(following)
         return going_on, done
 
 

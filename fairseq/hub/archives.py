@@ -74,7 +74,9 @@ def _extract(archive: Path, target: Path) -> None:
                         f" disk at {target.parent}, or move the cache (TORCH_HOME)"
                     )
                 tar.extract(member, target, filter="data")
-                _flush(target / member.name)
+                if member.isreg():
+                    with (target / member.name).open("rb") as unpacked_file:
+                        os.fsync(unpacked_file.fileno())
                 progress.advance(file.tell() - progress.n)
             _read_to_end(tar, archive)
     except FairseqError:
@@ -101,12 +103,6 @@ def _check(archive: Path, member: tarfile.TarInfo, number: int) -> None:
     else:
         return
     raise CheckpointError(f"{archive} was not unpacked: its member {shown(member.name)} {reason}")
-
-
-def _flush(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _read_to_end(tar: tarfile.TarFile, archive: Path) -> None:

@@ -6,7 +6,6 @@ Names are fairseq's. Their archives are downloaded once, into the cache of ``tor
 """
 
 import errno
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,16 +24,10 @@ DEFAULT_FILE = "model.pt"
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """The checkpoints of a model (several are an ensemble), and the directory of its ``dict.txt``."""
+def find_model(name_or_path: str | Path, checkpoint_file: str, data: str | Path) -> tuple[list[Path], Path]:
+    """Returns the checkpoints of a model (several are an ensemble), and the directory of its ``dict.txt``.
 
-    checkpoints: tuple[Path, ...]
-    data_dir: Path
-
-
-def find_model(name_or_path: str | Path, checkpoint_file: str, data: str | Path) -> ModelFiles:
-    """Returns where the files of a model are; an archive is unpacked, a name is downloaded.
+    An archive is unpacked, a name is downloaded.
 
     Args:
         name_or_path: a directory, an archive, or a name of ``PUBLISHED``.
@@ -49,10 +42,10 @@ def find_model(name_or_path: str | Path, checkpoint_file: str, data: str | Path)
     """
     root = _root(name_or_path)
     names = [name for name in checkpoint_file.split(":") if name]
-    checkpoints = tuple(_checkpoint(root, name, is_default=checkpoint_file == DEFAULT_FILE) for name in names)
+    checkpoints = [_checkpoint(root, name, is_default=checkpoint_file == DEFAULT_FILE) for name in names]
     if not checkpoints:
         raise ConfigError(f"checkpoint_file must name a file in {root}, but is empty; it has {_listed(root)}")
-    return ModelFiles(checkpoints, _data_dir(root, str(data)))
+    return checkpoints, _data_dir(root, str(data))
 
 
 def cache_dir() -> Path:

@@ -9,7 +9,7 @@ import torch
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.flags import flag_fields, resolve
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.hub.files import DEFAULT_FILE, find_model
 from fairseq.hub.model import LanguageModelHub, precision_on
 from fairseq.hub.protocol import SourceConfig
@@ -51,13 +51,13 @@ def from_pretrained(
     _check_overrides(overrides)
     _check_knn(knn)
     precision = precision_on(device)
-    files = find_model(name_or_path, checkpoint_file, data_name_or_path)
-    if knn is not None and len(files.checkpoints) > 1:
+    paths, data_dir = find_model(name_or_path, checkpoint_file, data_name_or_path)
+    if knn is not None and len(paths) > 1:
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
-    checkpoints = [load_checkpoint(path) for path in files.checkpoints]
+    checkpoints = [load_checkpoint(path) for path in paths]
     fields = {**checkpoints[0].fields, **overrides}
     own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
-    config = resolve(LanguageModelingConfig, {"data": str(files.data_dir), **own})
+    config = resolve(LanguageModelingConfig, {"data": str(data_dir), **own})
     task = LanguageModelingTask(config)
     models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
     source, lmbda = None, 0.0
@@ -71,16 +71,15 @@ def from_pretrained(
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    known = {*_OF_THE_TASK, *(name for config in MODELS.configs() for name in flag_fields(config))}
     for name in overrides:
         if name in _TEXT_TOOLS:
             raise ConfigError(
                 f"from_pretrained: {name} is not supported, texts are words between white space; tokenise (and split"
                 " into subwords) as the model's training text was, then score"
             )
-        if name not in known:
-            arguments = {"knn", "device", "checkpoint_file", "data_name_or_path", *known}
-            raise ConfigError(f"from_pretrained: {name} is not a setting of a model{did_you_mean(name, arguments)}")
+    arguments = ("knn", "device", "checkpoint_file", "data_name_or_path")
+    settings = [name for config in MODELS.configs() for name in flag_fields(config)]
+    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *settings], "a model (from_pretrained)")
 
 
 def _check_knn(knn: object) -> None:

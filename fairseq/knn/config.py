@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypedDict, cast
 
 from fairseq.config.flags import as_dict, flag, resolve
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, refuse_unknown
 
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
@@ -109,9 +109,7 @@ def with_settings(config: KNNConfig, settings: KNNSettings, caller: str) -> KNNC
     Raises:
         ConfigError: ``caller`` has no such setting, or a value is out of range.
     """
-    for name in settings:
-        if name not in KNNSettings.__annotations__:
-            raise ConfigError(f"{name} is not a setting of {caller}{did_you_mean(name, KNNSettings.__annotations__)}")
+    refuse_unknown(settings, KNNSettings.__annotations__, caller)
     return resolve(KNNConfig, as_dict(config), cast("dict[str, object]", settings))
 
 

@@ -32,11 +32,6 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signum)
         self.signum, self.advice, self.between_steps = signum, advice, between_steps
 
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.signum
-
 
 _depth = 0
 _asked: int | None = None

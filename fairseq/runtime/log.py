@@ -17,13 +17,10 @@ _file: logging.FileHandler | None = None
 _format: str | None = None
 
 
-def setup_logging(level: int = logging.INFO) -> None:
+def setup_logging() -> None:
     """Sends log records of INFO and above to stderr, one dated line each; a second call changes nothing."""
-    root = logging.getLogger()
-    if root.handlers:
-        root.setLevel(level)
-        return
-    logging.basicConfig(level=level, stream=sys.stderr, format=_FORMAT, datefmt=_DATE)
+    logging.basicConfig(stream=sys.stderr, format=_FORMAT, datefmt=_DATE)
+    logging.getLogger().setLevel(logging.INFO)
 
 
 @contextmanager

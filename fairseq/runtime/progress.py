@@ -28,7 +28,6 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
         total: units in all.
         unit: what is counted: ``"tokens"``.
         done: units that an earlier run had finished; they do not count towards the rate.
-        interval_s: seconds between two lines.
         every: advances between two lines, instead of seconds.
         shown: False counts in silence.
     """
@@ -44,7 +43,6 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
         unit: str,
         *,
         done: int = 0,
-        interval_s: float = LINE_INTERVAL_S,
         every: int | None = None,
         shown: bool = True,
     ) -> None:
@@ -61,7 +59,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
             gui=self.form != "tqdm",  # as tqdm's other front ends have it: nothing is drawn on the terminal
             **_shape(),
         )
-        self.interval_s, self.every = interval_s, every
+        self.every = every
         self._num_advances, self._last_line_s = 0, 0.0
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
@@ -95,22 +93,14 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
     def _line_is_due(self) -> bool:
         if self.every is not None:
             return self._num_advances % self.every == 0
-        return self.elapsed_s - self._last_line_s >= self.interval_s
+        return self.elapsed_s - self._last_line_s >= LINE_INTERVAL_S
 
     def _line(self, stats: dict[str, float]) -> str:
         stage, done, total, unit, rate = self.desc, self.n, self.total, self.unit.strip(), self.rate
         left_s = (total - done) / rate if rate > 0 else 0.0
         if self.form == "json":
-            record = {
-                "stage": stage,
-                "done": done,
-                "total": total,
-                "unit": unit,
-                "per_second": round(rate, 2),
-                "seconds_left": round(left_s, 1),
-                **stats,
-            }
-            return json.dumps(record)
+            record = {"stage": stage, "done": done, "total": total, "unit": unit, "per_second": round(rate, 2)}
+            return json.dumps({**record, "seconds_left": round(left_s, 1), **stats})
         shown_rate = f"{rate:,.0f}" if rate >= 10 or rate == 0 else f"{rate:.2g}"  # a slow one is not 0
         shown = "".join(f" | {name} {value:.4g}" for name, value in stats.items())
         return (
@@ -128,7 +118,7 @@ def _shape() -> dict[str, Any]:
 
 
 @contextmanager
-def at_work(stage: str, *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None]:
+def at_work(stage: str) -> Iterator[None]:
     """Says every few seconds that a stage goes on, such as one call of another library, which nobody can count."""
     form = log_format()
     if form == "none":
@@ -137,7 +127,7 @@ def at_work(stage: str, *, interval_s: float = LINE_INTERVAL_S) -> Iterator[None
     start, done = time.monotonic(), threading.Event()
 
     def tell() -> None:
-        while not done.wait(interval_s):
+        while not done.wait(LINE_INTERVAL_S):
             seconds = time.monotonic() - start
             record = json.dumps({"stage": stage, "seconds": round(seconds, 1)})
             logger.info("%s", record if form == "json" else f"{stage}: {format_duration(seconds)} so far")

@@ -13,7 +13,7 @@ from typing import Any
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.models import MODELS
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
@@ -140,10 +140,7 @@ def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpo
     models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
     used = {*_KNOWN_OVERRIDES, *_OWNED_BY_CHECKPOINT, *models}
     known = {*used, *checkpoints[0].fields}
+    refuse_unknown(overrides, known, f"{checkpoints[0].path} (--model-overrides)")
     for name in overrides:
-        if name in known and name not in used:
+        if name not in used:
             logger.warning("--model-overrides: %r has no effect: it is no setting of the model", name)
-        elif name not in known:
-            raise ConfigError(
-                f"--model-overrides: {name!r} is not a setting of {checkpoints[0].path}{did_you_mean(name, known)}"
-            )

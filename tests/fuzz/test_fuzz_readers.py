@@ -32,7 +32,7 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import gain_of
 from fairseq.knn.sweep.grid import Grid
-from fairseq.knn.sweep.sweep import log_prob, sweep
+from fairseq.knn.sweep.sweep import log_probs_of, sweep
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.builders.cases import Artefacts
 from tests.builders.small_retrieval import small_retrieval
@@ -209,7 +209,7 @@ def read_retrieval(directory: Path, manifest: bytes, broken_column: tuple[str, b
     with np.errstate(all="ignore"):
         swept = sweep(retrieval, Grid((0.0, 0.5), (1, retrieval.k), (1.0,)))
         assert swept.loss_TJSLM.shape == (1, 2, 1, 2, 1)
-        gain_of(retrieval.lm_log_p_N, log_prob(retrieval, swept.best()), retrieval.block_N, 100, 1)
+        gain_of(retrieval.lm_log_p_N, log_probs_of(retrieval, [swept.best()])[0], retrieval.block_N, 100, 1)
 
 
 def columns() -> st.SearchStrategy[tuple[str, bytes]]:

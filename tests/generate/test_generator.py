@@ -13,7 +13,7 @@ from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
-from fairseq.generate.hypotheses import Hypothesis, Specials
+from fairseq.generate.hypotheses import Hypothesis
 from fairseq.generate.search import repeating_tokens
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.models.transformer_lm import TransformerLanguageModel
@@ -62,7 +62,7 @@ class Anew:
 
 def generator(config: GenerationConfig, model: TransformerLanguageModel | Anew | None = None, **more) -> Generator:
     model = make() if model is None else model
-    return Generator(model, CPU, config, Specials(), **more)
+    return Generator(model, CPU, config, **more)
 
 
 def next_log_p(model: TransformerLanguageModel):
@@ -203,7 +203,7 @@ class Lopsided:
 
 def test_a_second_source_is_mixed_into_every_word() -> None:
     model, source = make(), Lopsided()
-    mixed = generator(OPTIONS["beam"], model, next_source=NextTokenMixture([(source, 0.3)]))
+    mixed = generator(OPTIONS["beam"], model, memories=[(source, 0.3)])
     for texts in mixed.generate(PROMPTS):
         for text in texts:
             vectors_TC = mixed.context_vectors(text)
@@ -223,7 +223,7 @@ def test_a_mixture_sums_to_one_and_no_weight_is_the_model_to_the_bit() -> None:
     total = NextTokenMixture([(source, 0.6)]).mixed(log_p_NV, queries_NC).exp().sum(1)
     np.testing.assert_allclose(total.numpy(), 1, atol=FLOAT32_ATOL, rtol=0)
     source.asked = 0
-    none = generator(OPTIONS["beam"], model, next_source=NextTokenMixture([(source, 0.0)])).generate(PROMPTS)
+    none = generator(OPTIONS["beam"], model, memories=[(source, 0.0)]).generate(PROMPTS)
     for texts, others in zip(none, generator(OPTIONS["beam"], model).generate(PROMPTS), strict=True):
         for text, other in zip(texts, others, strict=True):
             assert np.array_equal(text.log_p_T, other.log_p_T) and np.array_equal(text.tokens_T, other.tokens_T)
@@ -249,8 +249,10 @@ def test_no_prompts_no_texts_and_no_room_is_refused() -> None:
 
 def test_what_opens_a_text_is_read_and_not_given_back() -> None:
     model = make()
-    two = Generator(model, CPU, GREEDY, Specials(opening=(0, EOS))).generate([np.array([5])])
-    one = Generator(model, CPU, GREEDY, Specials(opening=(0,))).generate([np.array([EOS, 5])])
+    two = Generator(model, CPU, GREEDY, add_bos=True).generate([np.array([5])])
+    without = Generator(model, CPU, GREEDY)
+    without.opening = (0,)
+    one = without.generate([np.array([EOS, 5])])
     assert two[0][0].prompt_T.tolist() == [5]
     assert two[0][0].tokens_T.tolist() == one[0][0].tokens_T.tolist()
 
@@ -264,4 +266,4 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
     bare = torch.nn.Module()
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):
-        Generator(bare, CPU, GREEDY, Specials()).generate(PROMPTS)
+        Generator(bare, CPU, GREEDY).generate(PROMPTS)

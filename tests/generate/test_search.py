@@ -33,7 +33,7 @@ def test_words_are_drawn_as_often_as_they_should(temperature: float, topk: int) 
     draws = 4000
     config = GenerationConfig(beam=draws, sampling=True, temperature=temperature, sampling_topk=topk)
     log_p = torch.tensor([[0.4, 0.0, 0.1, 0.3, 0.2]]).log()
-    going_on, done = Sampler(config, eos=2, seed=3, ids=[7]).step([Partial(0)], log_p, log_p)
+    going_on, done = Sampler(config, seed=3, ids=[7]).step([Partial(0)], log_p, log_p)
     assert len(going_on) + len(done) == draws
     assert all(text.tokens == (2,) for text in done) and all(text.tokens != (2,) for text in going_on)
     counts = np.bincount([text.tokens[0] for text in (*going_on, *done)], minlength=5)

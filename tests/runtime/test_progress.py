@@ -136,7 +136,7 @@ def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
     clock: Clock, tmp_path: Path, log_format: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     set_log_format(log_format)
-    with log_to(str(tmp_path / "log")), Progress("evaluate", 400, "tokens", interval_s=10) as progress:
+    with log_to(str(tmp_path / "log")), Progress("evaluate", 400, "tokens") as progress:
         for _ in range(4):
             clock.now += 6
             progress.advance(100, loss=2.5)
@@ -148,7 +148,8 @@ def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
 
 
 @pytest.mark.parametrize("log_format", ["simple", "json", "tqdm", "none"])
-def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str) -> None:
+def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq.runtime.progress.LINE_INTERVAL_S", 0.001)
     told, lines = threading.Event(), []
 
     class Listener(logging.Handler):
@@ -160,7 +161,7 @@ def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str) -> None:
     log.logger.addHandler(listener)
     set_log_format(log_format)
     try:
-        with at_work("train index", interval_s=0.001):
+        with at_work("train index"):
             assert log_format == "none" or told.wait(60)
         count = len(lines)
         assert not any(thread.name == "train index" for thread in threading.enumerate()), "the teller is gone"

@@ -254,7 +254,7 @@ def _index_file(path: Path) -> Description:
 def _weight(path: Path) -> Description:
     model = read_model(path)
     what = {FixedWeight: "one for all", BucketWeights: "by the nearest distance", NetworkWeights: "by token"}
-    lines: Lines = [("λ", what[type(model.weights)]), ("k", model.k), ("knn_temp", model.temperature)]
+    lines: Lines = [("λ", what[type(model.weights)]), ("k", model.k), ("knn_temp", model.knn_temp)]
     held_out = [(f"held-out perplexity, {kind}", f"{value:.2f}") for kind, value in model.held_out.items()]
     return "fitted weight λ", [*lines, *held_out, *((name, value) for name, value in model.fitted_for.items())]
 

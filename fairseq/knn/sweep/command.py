@@ -59,8 +59,8 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         if not config.no_figures:
             draw_figures(swept, first.manifest.split, out)
         found = plain(report.record())
-        head = {"kind": kind.kind, "version": VERSION}
-        write_json(out / "sweep.json", {**head, **found, **plain(report.losses())})
+        losses = plain(report.losses())
+        write_json(out / "sweep.json", {"kind": kind.kind, "version": VERSION, **found, **losses})
     show(table)
     return Kept(first.directory, kind.command.replace("-", "_"), found)
 

@@ -8,22 +8,30 @@ from fairseq.knn.sweep.grid import MOST_VALUES, Grid, powers, values_of, whole_v
 
 
 @dataclass(frozen=True)
-class SweepConfig:
-    """Which settings, and of which retrieval."""
+class OfRetrievalConfig:
+    """Of which retrieval, and what is written."""
 
     directory: str = flag(
-        dataclasses.MISSING, "what fairseq-eval-lm --save-retrieval has written: the text to choose on", positional=True
+        dataclasses.MISSING,
+        "what fairseq-eval-lm --save-retrieval (with --cache-size for sweep-cache) has written: the text to choose on",
+        positional=True,
     )
-    apply: str | None = flag(None, "another retrieval, on which the chosen setting is reported: the test text")
-    lmbda: str = flag("0:1:0.05", "weights λ: values and ranges FROM:TO:STEP, comma-separated")
-    k: str | None = flag(None, "numbers of neighbours, likewise; 1, 4, 16, … and all that were saved, if left out")
-    knn_temp: str = flag("0.1,1,10,100", "temperatures T, likewise")
-    out: str | None = flag(None, "directory of table and figures; DIRECTORY/sweep if left out")
+    apply: str | None = flag(None, "another retrieval, on which the choice is reported: the test text")
+    out: str | None = flag(None, "directory of table and figures; if left out, one in DIRECTORY named as the command")
     resamples: int = flag(
-        10_000, "resamples of the bootstrap that gives the interval of the gain", minimum=100, maximum=1_000_000
+        10_000, "resamples of the bootstrap that gives the intervals of gains", minimum=100, maximum=1_000_000
     )
     no_figures: bool = flag(False, "draw nothing (figures need matplotlib, the extra [plots])")
     allow_mismatch: bool = flag(False, "only warn when the two retrievals are of different models or datastores")
+
+
+@dataclass(frozen=True)
+class SweepConfig(OfRetrievalConfig):
+    """Which settings, and of which retrieval."""
+
+    lmbda: str = flag("0:1:0.05", "weights λ: values and ranges FROM:TO:STEP, comma-separated")
+    k: str | None = flag(None, "numbers of neighbours, likewise; 1, 4, 16, … and all that were saved, if left out")
+    knn_temp: str = flag("0.1,1,10,100", "temperatures T, likewise")
 
     def __post_init__(self) -> None:
         self.grid(MOST_VALUES)  # whatever can be said without the retrieval is said at once
@@ -38,25 +46,13 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
-class CacheSweepConfig:
+class CacheSweepConfig(OfRetrievalConfig):
     """Which weights, and of which retrieval."""
 
-    directory: str = flag(
-        dataclasses.MISSING,
-        "what fairseq-eval-lm --save-retrieval --cache-size has written: the text to choose on",
-        positional=True,
-    )
-    apply: str | None = flag(None, "another retrieval, on which the choices are reported: the test text")
     lmbda: str = flag("0:0.9:0.05", "weights λ of the neighbours: values and ranges FROM:TO:STEP, comma-separated")
     cache_lmbda: str = flag("0:0.9:0.05", "weights μ of the cache, likewise")
     k: int | None = flag(None, "neighbours; all that were saved, if left out", minimum=1)
     knn_temp: float | None = flag(None, "temperature T; that of the saved run, if left out", minimum=1e-9)
-    out: str | None = flag(None, "directory of table and figures; DIRECTORY/sweep-cache if left out")
-    resamples: int = flag(
-        10_000, "resamples of the bootstrap that gives the intervals of the gains", minimum=100, maximum=1_000_000
-    )
-    no_figures: bool = flag(False, "draw nothing (figures need matplotlib, the extra [plots])")
-    allow_mismatch: bool = flag(False, "only warn when the two retrievals are of different models or datastores")
 
     def __post_init__(self) -> None:
         self.grid(1, 1.0, ())

@@ -46,8 +46,8 @@ def require_matplotlib() -> None:
         ) from err
 
 
-def draw_figures(swept: Swept, split: str, directory: Path) -> list[Path]:
-    """Writes each figure as SVG and PNG, and returns the files; what has a single value has no figure of its own."""
+def draw_figures(swept: Swept, split: str, directory: Path) -> None:
+    """Writes each figure as SVG and PNG; what has a single value has no figure of its own."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -62,18 +62,14 @@ def draw_figures(swept: Swept, split: str, directory: Path) -> list[Path]:
             "perplexity_by_cache_weight": (_by_cache_weight, num_cache_lmbdas > 1),
             "perplexity_by_both_weights": (_by_both_weights, num_lmbdas > 1 and num_cache_lmbdas > 1),
         }
-    files = []
     for name, draw in ((name, draw) for name, (draw, is_wanted) in wanted.items() if is_wanted):
         # The salt makes the ids within an SVG the same every time, and unlike those of the others beside it.
         with matplotlib.rc_context({"svg.hashsalt": name}, STYLE):
             figure = Figure()
             draw(figure.add_subplot(), swept, split)
             for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-                path = directory / f"{name}.{kind}"
-                with atomic_write(path) as file:
+                with atomic_write(directory / f"{name}.{kind}") as file:
                     figure.savefig(file, format=kind, metadata=metadata)
-                files.append(path)
-    return files
 
 
 def _by_lambda(axes: "Axes", swept: Swept, split: str) -> None:

@@ -97,11 +97,10 @@ class Grid:
 
 def powers(most: int) -> tuple[int, ...]:
     """Returns 1, 4, 16, … below ``most``, and ``most``."""
-    below = (4**i for i in range(16))
-    return (*(k for k in below if k < most), most)
+    return (*itertools.takewhile(lambda k: k < most, (4**i for i in range(16))), most)
 
 
-def values_of(text: str, what: str, smallest: float | None = None, largest: float | None = None) -> tuple[float, ...]:
+def values_of(text: str, what: str, smallest: float = -math.inf, largest: float = math.inf) -> tuple[float, ...]:
     """Returns the values that a list of numbers and ranges spells, ascending, each once.
 
     Steps are decimal, as they are written: 0:1:0.1 holds 0.3, not 0.30000000000000004.
@@ -111,9 +110,14 @@ def values_of(text: str, what: str, smallest: float | None = None, largest: floa
     """
     found: set[float] = set()
     for part in text.split(","):
-        numbers = [_number(word, text, what) for word in part.split(":")]
-        if len(numbers) not in (1, 3):
-            raise _bad(text, what)
+        try:
+            numbers = [Decimal(word) for word in part.split(":")]
+        except InvalidOperation:
+            numbers = []
+        if len(numbers) not in (1, 3) or not all(n.is_finite() and abs(n) <= _LARGEST for n in numbers):
+            raise ConfigError(
+                f"{what} must be numbers and ranges FROM:TO:STEP, such as 0:1:0.05 or 1,8,64, but is {shown(text)}"
+            )
         start, stop, step = numbers if len(numbers) == 3 else (numbers[0], numbers[0], Decimal(1))
         if step < _SMALLEST or stop < start:
             raise ConfigError(
@@ -123,27 +127,11 @@ def values_of(text: str, what: str, smallest: float | None = None, largest: floa
         if count > MOST_VALUES:
             raise ConfigError(f"{what} must have at most {MOST_VALUES} values, but {shown(part)} has {count}")
         found |= {float(start + i * step) for i in range(count)}
-    values = tuple(sorted(found))
-    for value, limit, word in ((values[0], smallest, "at least"), (values[-1], largest, "at most")):
-        if limit is not None and (value < limit if word == "at least" else value > limit):
-            raise ConfigError(f"{what} must be {word} {limit:g}, but has {value:g}")
-    return values
-
-
-def _number(word: str, text: str, what: str) -> Decimal:
-    try:
-        number = Decimal(word.strip())
-    except InvalidOperation as err:
-        raise _bad(text, what) from err
-    if not number.is_finite() or abs(number) > _LARGEST:
-        raise _bad(text, what)
-    return number
-
-
-def _bad(text: str, what: str) -> ConfigError:
-    return ConfigError(
-        f"{what} must be numbers and ranges FROM:TO:STEP, such as 0:1:0.05 or 1,8,64, but is {shown(text)}"
-    )
+    if min(found) < smallest:
+        raise ConfigError(f"{what} must be at least {smallest:g}, but has {min(found):g}")
+    if max(found) > largest:
+        raise ConfigError(f"{what} must be at most {largest:g}, but has {max(found):g}")
+    return tuple(sorted(found))
 
 
 def whole_values_of(text: str, what: str) -> tuple[int, ...]:

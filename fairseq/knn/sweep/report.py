@@ -3,8 +3,6 @@
 ``sweep`` chooses the best neighbours; ``sweep-cache`` the best cache, the best neighbours, and the best of both.
 """
 
-import csv
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -16,7 +14,7 @@ from fairseq.knn.retrieval.results import text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import Gain, gain_of
 from fairseq.knn.sweep.grid import Grid, Setting
-from fairseq.knn.sweep.sweep import Swept, log_prob
+from fairseq.knn.sweep.sweep import Swept, log_probs_of
 
 MOST_PRINTED = 40
 LM, KNN_LM, CACHE, NEIGHBOURS, BOTH = "language model", "kNN-LM", "+ cache", "+ neighbours", "+ both"
@@ -42,12 +40,12 @@ class Report(ABC):
     def __init__(self, texts: list[Retrieval], swept: Swept, resamples: int, seed: int) -> None:
         self.texts, self.swept, self.seed = texts, swept, seed
         self.splits = [text.manifest.split for text in texts]
-        self.settings: dict[str, Setting] = {}
-        log_ps = {LM: [np.asarray(text.lm_log_p_N) for text in texts]}
-        for name in self.names[1:]:
-            neighbours, cache = PARTS[name]
-            self.settings[name] = swept.best(neighbours=neighbours, cache=cache)
-            log_ps[name] = [log_prob(text, self.settings[name]) for text in texts]
+        parts = {name: PARTS[name] for name in self.names[1:]}
+        self.settings = {
+            name: swept.best(neighbours=neighbours, cache=cache) for name, (neighbours, cache) in parts.items()
+        }
+        mixed = zip(*(log_probs_of(text, list(self.settings.values())) for text in texts), strict=True)
+        log_ps = {LM: [text.lm_log_p_N for text in texts], **dict(zip(self.settings, mixed, strict=True))}
         self.losses_of = {name: [float(-log_p_N.mean() / np.log(2)) for log_p_N in log_ps[name]] for name in self.names}
         self.gains = {
             (name, over): [
@@ -80,16 +78,14 @@ class Report(ABC):
 
     def csv(self) -> str:
         """Returns a line for each setting, and one of names first."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*self.columns, "loss_base2", "ppl", "gain_ppl"])
+        rows: list[list[object]] = [[*self.columns, "loss_base2", "ppl", "gain_ppl"]]
         grid, lm_ppl = self.swept.grid, perplexity_of(self.swept.lm_loss)
         allowed = grid.weights
         for place, loss in np.ndenumerate(self.swept.loss_TJSLM):
             if place[-2:] in allowed:
                 values, ppl = grid.setting(place).values(), perplexity_of(float(loss))
-                writer.writerow([*(values[name] for name in self.columns), float(loss), ppl, lm_ppl - ppl])
-        return text.getvalue()
+                rows.append([*(values[name] for name in self.columns), float(loss), ppl, lm_ppl - ppl])
+        return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
     def interval_lines(self) -> Iterator[str]:
         """Yields how intervals were made."""

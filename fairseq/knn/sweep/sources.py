@@ -19,17 +19,27 @@ from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.grid import Grid
 
 
-def log_prob_of_sources(retrieval: Retrieval, grid: Grid, rows: slice) -> list[Tensor]:
-    """Returns ln p(target) of some tokens, float64: the model's ``[N]``, the neighbours' ``[T, J, 1, N]``.
+def log_prob_of_lm_and_neighbours(retrieval: Retrieval, grid: Grid, rows: slice) -> list[Tensor]:
+    """Returns ln p(target) of some tokens, float64: the model's ``[N]``, the neighbours' ``[T, J, 1, N]``."""
+    most = grid.ks[-1]
+    distances_NK = np.array(retrieval.distances_NK[rows, :most])
+    if not (distances_NK[:, 1:] >= distances_NK[:, :-1]).all():
+        raise DatastoreError(
+            f"{array_path(retrieval.directory, 'distances')}: tokens {rows.start} to {rows.stop - 1} must have their"
+            " neighbours nearest first, but have not; save the retrieval again"
+        )
+    hits_NK = retrieval.hits_NK(rows)[:, :most] & np.isfinite(distances_NK)
+    log_p_knn_TJN = torch.from_numpy(log_probs(distances_NK, hits_NK, grid.temperatures, grid.ks))
+    return [torch.from_numpy(np.array(retrieval.lm_log_p_N[rows])), log_p_knn_TJN[:, :, None]]
 
-    Behind them, where the grid has caches, theirs: ``[S, N]``.
-    """
-    sources = [torch.from_numpy(np.array(retrieval.lm_log_p_N[rows])), _log_p_knn(retrieval, grid, rows)[:, :, None]]
-    if grid.caches:
-        saved, column_NS = read_caches(retrieval)
-        log_p_NS = column_NS[rows, [saved.index(cache) for cache in grid.caches]].astype(np.float64)
-        sources.append(torch.from_numpy(np.ascontiguousarray(log_p_NS.T)))
-    return sources
+
+def log_prob_of_caches(retrieval: Retrieval, grid: Grid, rows: slice) -> list[Tensor]:
+    """Returns ln p(target) of some tokens by the grid's caches, float64 ``[S, N]``; an empty list if it has none."""
+    if not grid.caches:
+        return []
+    saved, column_NS = read_caches(retrieval)
+    log_p_NS = column_NS[rows, [saved.index(cache) for cache in grid.caches]].astype(np.float64)
+    return [torch.from_numpy(np.ascontiguousarray(log_p_NS.T))]
 
 
 def read_caches(retrieval: Retrieval) -> tuple[tuple[tuple[int, float], ...], Float32s]:
@@ -47,16 +57,3 @@ def read_caches(retrieval: Retrieval) -> tuple[tuple[tuple[int, float], ...], Fl
             " manifest, but is not; save the retrieval again"
         )
     return tuple((one.size, one.theta) for one in saved.settings), column_NS
-
-
-def _log_p_knn(retrieval: Retrieval, grid: Grid, rows: slice) -> Tensor:
-    """Returns ln p_kNN(target), float64 ``[T, J, N]``, of some tokens; −inf without a hit."""
-    most = grid.ks[-1]
-    distances_NK = np.array(retrieval.distances_NK[rows, :most])
-    if not (distances_NK[:, 1:] >= distances_NK[:, :-1]).all():
-        raise DatastoreError(
-            f"{array_path(retrieval.directory, 'distances')}: tokens {rows.start} to {rows.stop - 1} must have their"
-            " neighbours nearest first, but have not; save the retrieval again"
-        )
-    hits_NK = retrieval.hits_NK(rows)[:, :most] & np.isfinite(distances_NK)
-    return torch.from_numpy(log_probs(distances_NK, hits_NK, grid.temperatures, grid.ks))

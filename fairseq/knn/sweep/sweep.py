@@ -2,7 +2,7 @@
 
     p = (1 − λ − μ) p_LM + λ p_kNN + μ p_cache        λ + μ ≤ 1
 
-For a few hundred tokens at a time, each source's probabilities are computed once (``sources.py``), and every setting
+For a thousand tokens at a time, each source's probabilities are computed once (``sources.py``), and every setting
 takes one logarithm more. All in float64; sums of tokens are added in the order of the rows, whatever the number of
 threads. K of several runs would be found by their own searches: with an index whose own distances p_kNN uses, or that
 finds the true neighbours, the same ones; else those of ``--k k --rerank K``.
@@ -11,7 +11,7 @@ Legend: N tokens · T temperatures · J values of k · S caches, 1 without any �
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,13 @@ from fairseq.errors import DatastoreError
 from fairseq.evaluate.mixture import mixtures
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.grid import Grid, Setting
-from fairseq.knn.sweep.sources import log_prob_of_sources
+from fairseq.knn.sweep.sources import log_prob_of_caches, log_prob_of_lm_and_neighbours
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.runtime.progress import Progress
 
-# Tokens that a thread takes at a time: their float64 distances, 1,024 each, are 2 MiB.
-TOKENS_AT_ONCE = 256
+# Tokens that a thread takes at a time: their float64 distances, 1,024 each, are 8 MiB. With fewer, calls of torch take
+# longer than what they compute.
+TOKENS_AT_ONCE = 1024
 # Slices of so many tokens that threads share before their results are added up.
 _SLICES_AT_ONCE = 64
 
@@ -89,7 +90,8 @@ def sweep(retrieval: Retrieval, grid: Grid) -> Swept:
     total_TJSW = np.zeros((*grid.shape[:3], len(weights)))
 
     def sums(rows: slice) -> Float64s:
-        mixed = mixtures(log_prob_of_sources(retrieval, grid, rows), weights.values())
+        sources = log_prob_of_lm_and_neighbours(retrieval, grid, rows) + log_prob_of_caches(retrieval, grid, rows)
+        mixed = mixtures(sources, weights.values())
         sums_TJSW: Float64s = torch.stack([log_p_TJSN.sum(-1) for log_p_TJSN in mixed], -1).numpy()
         return sums_TJSW
 
@@ -103,17 +105,25 @@ def sweep(retrieval: Retrieval, grid: Grid) -> Swept:
     return Swept(grid, len(retrieval), log_p_sum_TJSLM, float(np.sum(retrieval.lm_log_p_N)))
 
 
-def log_prob(retrieval: Retrieval, setting: Setting) -> Float64s:
-    """Returns ln p of every token's mixture, float64 ``[N]``, for one setting; raises what ``sweep`` does."""
-    caches = () if setting.cache is None else (setting.cache,)
-    grid = Grid((setting.lmbda,), (setting.k,), (setting.knn_temp,), caches, (setting.cache_lmbda,))
+def log_probs_of(retrieval: Retrieval, settings: Sequence[Setting]) -> Float64s:
+    """Returns ln p of every token's mixture, float64 ``[settings, N]``, for settings of the same k and temperature.
+
+    It raises what ``sweep`` does.
+    """
+    grids = [
+        Grid((one.lmbda,), (one.k,), (one.knn_temp,), () if one.cache is None else (one.cache,), (one.cache_lmbda,))
+        for one in settings
+    ]
 
     def mixed(rows: slice) -> Float64s:
-        mixed = next(mixtures(log_prob_of_sources(retrieval, grid, rows), grid.weights.values()))
-        mixed_N: Float64s = mixed.reshape(-1).numpy()
-        return mixed_N
+        sources = log_prob_of_lm_and_neighbours(retrieval, grids[0], rows)
+        mixed = [
+            next(mixtures([*sources, *log_prob_of_caches(retrieval, grid, rows)], grid.weights.values()))
+            for grid in grids
+        ]
+        return torch.stack(mixed).flatten(1).numpy()
 
-    return np.concatenate([mixed_N for _, mixed_N in _in_order(retrieval, grid, mixed)])
+    return np.concatenate([mixed_XN for _, mixed_XN in _in_order(retrieval, grids[0], mixed)], axis=1)
 
 
 def _in_order(retrieval: Retrieval, grid: Grid, work: Callable[[slice], Float64s]) -> Iterator[tuple[slice, Float64s]]:

@@ -35,12 +35,14 @@ class FitLmbdaConfig:
     directory: str = flag(
         dataclasses.MISSING, "what fairseq-eval-lm --save-retrieval has written: the text to fit on", positional=True
     )
-    out: str | None = flag(None, "JSON file to write the fitted weight to")
+    out: str = flag(dataclasses.MISSING, "JSON file to write the fitted weight to")
     apply: str | None = flag(None, "another retrieval, on which the fitted weight is reported: the test text")
     k: tuple[int, ...] = flag(
         (), "neighbours; of several, the best on held-out folds; all that were saved if left out", minimum=1
     )
-    knn_temp: tuple[float, ...] = flag((), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out")
+    knn_temp: tuple[float, ...] = flag(
+        (), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out", minimum=1e-9
+    )
     folds: int = flag(
         5, "runs of consecutive blocks, each judged by what was fitted on the others", minimum=2, maximum=100
     )
@@ -50,10 +52,3 @@ class FitLmbdaConfig:
     dictionary: str | None = flag(None, "dict.txt, if it is not where the retrieval found it")
     overwrite: bool = flag(False, "replace a file that stands in the way")
     allow_mismatch: bool = flag(False, "only warn when retrievals, datastore and dictionary do not belong together")
-
-    def __post_init__(self) -> None:
-        if not self.out:
-            raise ConfigError("--out is required: the file that the fitted weight is written to")
-        for temperature in self.knn_temp:
-            if not temperature > 0:
-                raise ConfigError(f"--knn-temp must be greater than 0, but is {temperature}")

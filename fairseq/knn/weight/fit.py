@@ -24,6 +24,7 @@ from fairseq.knn.weight.model import (
     LARGEST_LOGIT,
     BucketWeights,
     FixedWeight,
+    Layer,
     Network,
     NetworkWeights,
     Skip,
@@ -108,7 +109,7 @@ def fit_buckets(tokens: Tokens, num_buckets: int = NUM_BUCKETS) -> BucketWeights
     bucket_N = np.searchsorted(edges, nearest_N, side="right")
     rows = [bucket_N == bucket for bucket in range(len(edges) + 1)]
     weights = [best_weight(usable.log_p_lm_N[row], usable.log_p_knn_N[row]) for row in rows]
-    return BucketWeights(edges, np.array(weights))
+    return BucketWeights(edges.tolist(), weights)
 
 
 def fit_network(tokens: Tokens, seed: int) -> NetworkWeights:
@@ -137,7 +138,7 @@ def fit_skip(tokens: Tokens, log_p_N: Float64s, seed: int) -> Skip:
         return (expected_N - gain[rows]).square().mean()
 
     network = _descend(BEFORE_SEARCH, before_NF[there_N], loss, mean, seed)
-    return Skip(network, np.quantile(network(before_NF), np.linspace(0, 1, NUM_THRESHOLDS)))
+    return Skip(network, np.quantile(network(before_NF), np.linspace(0, 1, NUM_THRESHOLDS)).tolist())
 
 
 def folds_of(block_N: Integers, num_folds: int) -> Int64s:
@@ -154,7 +155,8 @@ def _descend(
     """Returns a network fitted by gradient descent on ``loss(outputs, rows)``; its first outputs are near ``start``."""
     mean_F, scale_F = features_NF.mean(0), features_NF.std(0)
     scale_F = np.where(scale_F > 0, scale_F, 1.0)
-    inputs_NF = torch.from_numpy(Network(features, mean_F, scale_F, ()).standardised(features_NF)).float()
+    network = Network(list(features), mean_F.tolist(), scale_F.tolist(), [])
+    inputs_NF = torch.from_numpy(network.standardised(features_NF)).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         widths = (len(features), *_HIDDEN, 1)
@@ -174,5 +176,4 @@ def _descend(
             for group in optimizer.param_groups:
                 group["lr"] = _LEARNING_RATE * math.sin(math.pi * (step + 1) / (_STEPS + 1))  # up, and down to 0
             optimizer.step()
-    fitted = [(layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()) for layer in layers]
-    return Network(features, mean_F, scale_F, (tuple(fitted),))
+    return network.replace(members=[[Layer(layer.weight.tolist(), layer.bias.tolist()) for layer in layers]])

@@ -20,12 +20,13 @@ from fairseq.knn.retrieval.results import Kept, check_results, plain, text_recor
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq.knn.weight.features import BEFORE_SEARCH
-from fairseq.knn.weight.file import check_fits, write_model
+from fairseq.knn.weight.file import check_fits
 from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.weight.model import FixedWeight, LmbdaModel, Skip, Weights
 from fairseq.knn.weight.tokens import identity_of, open_counts, open_values, read_tokens
 from fairseq.runtime.files import locked
 from fairseq.runtime.progress import Progress
+from fairseq.runtime.records import write_record
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KINDS = {"fixed": "best fixed λ", "buckets": "λ by nearest distance", "network": "λ by token"}  # the simplest first
@@ -75,11 +76,6 @@ class _Candidate:
     held_out: Scores
     kind: str
 
-    @property
-    def log_p_sum(self) -> float:
-        """Σ ln p on held-out folds."""
-        return float(self.held_out.log_p_N[self.kind].sum())
-
 
 def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
     """Fits a weight on a retrieval, writes it, shows what it gains, and returns what the results are to keep.
@@ -89,7 +85,6 @@ def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
         DatastoreError: a retrieval, datastore or file is not what it should be.
         MismatchError: they do not belong together.
     """
-    assert config.out is not None
     out = Path(config.out)
     with locked(out):  # an impossible place fails at once
         if out.exists() and not config.overwrite:
@@ -104,12 +99,20 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     other = Retrieval.open(config.apply) if config.apply is not None else None
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    best = max(_candidates(config, retrieval, values, counts_V, seed, show), key=lambda candidate: candidate.log_p_sum)
+    candidates = _candidates(config, retrieval, values, counts_V, seed, show)
+    best = max(candidates, key=lambda one: float(one.held_out.log_p_N[one.kind].sum()))
     k, temperature, tokens, held_out, kind = best.k, best.temperature, best.tokens, best.held_out, best.kind
     weights = fit_all(tokens, seed)
     skip = fit_skip(tokens, held_out.log_p_N[kind], seed)
     finite = {name: value for name, value in held_out.perplexities().items() if np.isfinite(value)}
-    model = LmbdaModel(weights[kind], skip, k, temperature, identity_of(retrieval), finite)
+    model = LmbdaModel(
+        weights=weights[kind],
+        skip=skip,
+        k=k,
+        knn_temp=temperature,
+        fitted_for=identity_of(retrieval),
+        held_out=finite,
+    )
     show(f"{len(tokens)} tokens of {retrieval.manifest.split}, {k} neighbours, temperature {temperature:g}")
     show(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     show("\n".join(held_out.lines(kind, weights["fixed"])))
@@ -121,7 +124,7 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
         applied = scores_of(tokens, weights, skip)
         show("\n".join(applied.lines(kind, weights["fixed"])))
         applied_to = {**text_record(other), "ppl": _labelled(applied)}
-    write_model(out, model)
+    write_record(out, model)
     reason = "" if kind != "fixed" else ": no other gains on held-out folds"
     show(f"\nWrote {out}: {LABELS[kind]}{reason}")
     found = {

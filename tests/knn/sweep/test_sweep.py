@@ -14,7 +14,7 @@ import torch
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.grid import Grid, Setting
-from fairseq.knn.sweep.sweep import Swept, log_prob, sweep
+from fairseq.knn.sweep.sweep import Swept, log_probs_of, sweep
 from tests.builders.cached_retrieval import CACHES, cached_retrieval
 from tests.builders.small_retrieval import small_retrieval
 from tests.oracles.sweep import loss_of_mixture
@@ -65,7 +65,7 @@ def test_every_setting_is_what_a_separate_run_computes(tmp_path, monkeypatch, at
     for setting, loss in zip(settings_of(GRID), swept.loss_TJSLM.ravel(), strict=True):
         expected = [naive_log_p(columns, n, setting) for n in range(len(retrieval))]
         assert loss == pytest.approx(-np.mean(expected) / np.log(2), rel=1e-12), setting
-        assert log_prob(retrieval, setting) == pytest.approx(expected, rel=1e-12, abs=1e-12), setting
+        assert log_probs_of(retrieval, [setting])[0] == pytest.approx(expected, rel=1e-12, abs=1e-12), setting
     assert swept.lm_loss == pytest.approx(-columns["lm_log_prob"].mean() / np.log(2), rel=1e-14)
     assert (swept.loss_TJSLM[:, :, 0, 0] == pytest.approx(swept.lm_loss, rel=1e-14)) and np.isinf(
         swept.loss_TJSLM[:, :, 0, -1]
@@ -108,11 +108,11 @@ def test_more_neighbours_than_were_saved(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, 5000.0])
 def test_neighbours_out_of_order_are_refused(tmp_path, value):
-    small_retrieval(tmp_path / "r", 300)
+    small_retrieval(tmp_path / "r", 1100)
     distances = np.load(tmp_path / "r" / "distances.npy")
-    distances[270, 5] = value
+    distances[1030, 5] = value
     np.save(tmp_path / "r" / "distances.npy", distances)
-    with pytest.raises(DatastoreError, match="tokens 256 to 299 must have their neighbours nearest first"):
+    with pytest.raises(DatastoreError, match="tokens 1024 to 1099 must have their neighbours nearest first"):
         sweep(Retrieval.open(tmp_path / "r"), GRID)
     assert json.loads((tmp_path / "r" / "manifest.json").read_text())["state"] == "done"
 
@@ -126,6 +126,19 @@ def test_every_mixture_is_the_naive_one(tmp_path: Path) -> None:
             for j, weight in enumerate(weights):
                 loss = loss_of_mixture(columns, s, lmbda, weight, 2.0) if lmbda + weight <= 1.001 else math.inf
                 assert found.loss_TJSLM[0, 0, s, i, j] == pytest.approx(loss, rel=FLOAT32_RTOL), (s, lmbda, weight)
+
+
+def test_log_probs_of_several_settings_are_those_of_each(tmp_path: Path) -> None:
+    columns = cached_retrieval(tmp_path / "r")
+    settings = [
+        Setting(0.3, 16, 2.0, PAIRS[0], 0.1),
+        Setting(0.0, 16, 2.0, PAIRS[1], 0.3),
+        Setting(0.7, 16, 2.0, PAIRS[0], 0.0),
+    ]
+    found = log_probs_of(Retrieval.open(tmp_path / "r"), settings)
+    for one, log_p_N in zip(settings, found, strict=True):
+        loss = loss_of_mixture(columns, PAIRS.index(one.cache), one.lmbda, one.cache_lmbda, 2.0)
+        assert -log_p_N.mean() / math.log(2) == pytest.approx(loss, rel=FLOAT32_RTOL)
 
 
 def test_weights_that_add_up_to_one_leave_the_model_nothing(tmp_path: Path) -> None:

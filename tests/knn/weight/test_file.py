@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.weight.file import check_fits, read_model, write_model
+from fairseq.knn.weight.file import check_fits, read_model
 from fairseq.knn.weight.fit import fit_skip
 from fairseq.knn.weight.model import LmbdaModel
 from fairseq.knn.weight.report import fit_all
+from fairseq.runtime.records import write_record
 from tests.builders.lmbda_tokens import make_tokens
 from tests.oracles import lmbda as naive
 
@@ -24,14 +25,17 @@ def models() -> dict[str, LmbdaModel]:
         skip = fit_skip(tokens, tokens.log_p_lm_N + tokens.features_NF[:, 0], 1)
         fitted = fit_all(tokens, 1)
     fitted_for = {"weights_sha256": "w" * 64, "store_id": None}
-    return {kind: LmbdaModel(weights, skip, 32, 0.5, fitted_for, {"lm": 9.0}) for kind, weights in fitted.items()}
+    return {
+        kind: LmbdaModel(weights=weights, skip=skip, k=32, knn_temp=0.5, fitted_for=fitted_for, held_out={"lm": 9.0})
+        for kind, weights in fitted.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["fixed", "buckets", "network"])
 def test_a_file_says_what_was_fitted(kind: str, models: dict[str, LmbdaModel], tmp_path: Path) -> None:
-    write_model(tmp_path / "m.json", models[kind])
+    write_record(tmp_path / "m.json", models[kind])
     found, record = read_model(tmp_path / "m.json"), json.loads((tmp_path / "m.json").read_text())
-    assert (found.k, found.temperature, found.held_out) == (32, 0.5, {"lm": 9.0})
+    assert (found.k, found.knn_temp, found.held_out) == (32, 0.5, {"lm": 9.0})
     tokens = make_tokens(seed=3, n=50)
     tokens.features_NF[:5] *= 100  # far from all that was fitted on
     expected = [naive.weight(record["weights"], features_F) for features_F in tokens.features_NF]
@@ -90,7 +94,7 @@ def test_an_unsound_file_is_refused(
     path: str, value: object, words: str, models: dict[str, LmbdaModel], tmp_path: Path
 ) -> None:
     file = tmp_path / "m.json"
-    write_model(file, models["network"])
+    write_record(file, models["network"])
     record = json.loads(file.read_text())
     change(record, path, value)
     file.write_text(json.dumps(record))
@@ -120,7 +124,7 @@ def test_what_is_no_such_file_is_refused(text: str, words: str, tmp_path: Path) 
 )
 def test_unsound_simple_weights_are_refused(record: dict, models: dict[str, LmbdaModel], tmp_path: Path) -> None:
     file = tmp_path / "m.json"
-    write_model(file, models["fixed"])
+    write_record(file, models["fixed"])
     file.write_text(json.dumps({**json.loads(file.read_text()), "weights": record}))
     with pytest.raises(DatastoreError):
         read_model(file)

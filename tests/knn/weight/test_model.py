@@ -9,4 +9,4 @@ from fairseq.knn.weight.model import BucketWeights
 def test_a_bucket_ends_before_its_edge() -> None:
     features_NF = np.zeros((3, len(FEATURES)))
     features_NF[:, FEATURES.index("nearest")] = [0.9, 1.0, 1.1]
-    assert BucketWeights(np.array([1.0]), np.array([0.2, 0.4]))(features_NF).tolist() == [0.2, 0.4, 0.4]
+    assert BucketWeights([1.0], [0.2, 0.4])(features_NF).tolist() == [0.2, 0.4, 0.4]
