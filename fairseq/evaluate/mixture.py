@@ -41,7 +41,7 @@ class ScoredTokens:
 
     Attributes:
         block_idx_N: int64, the block that each belongs to.
-        query_ND: float32, the context vector before each.
+        query_ND: float32, the context vector before each; of width 0 where there is no memory.
         target_N: int64 ids.
         log_p_N: float64, ln p_LM(target).
         known: what is known before each is seen; None where no memory needs it.

@@ -136,9 +136,11 @@ class SequenceScorer:
                 if needs_known:
                     certainty = (found_N.cpu().numpy() for found_N in model.certainty(features_NC))
                     known = Known(source_BT[:, first:][scored_BS].cpu().numpy(), *certainty)
+        # Memories come with one model only; without any, nobody needs the vectors.
+        query_ND = out.ffn_input_BSC[scored_BS].float() if self.mixture.memories else torch.empty(len(target_N), 0)
         return ScoredTokens(
             block_idx_N=np.repeat(part.block_idx_B, scored_BS.sum(1).cpu().numpy()),
-            query_ND=out.ffn_input_BSC[scored_BS].float(),  # memories come with one model only
+            query_ND=query_ND,
             target_N=target_N,
             log_p_N=average_probabilities(log_p_MN),
             known=known,

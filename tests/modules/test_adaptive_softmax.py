@@ -141,3 +141,23 @@ def test_a_band_that_narrows_to_its_second_word_is_a_real_word() -> None:
     words = AdaptiveInput(VOCABULARY, 16, 4, 16, CUTOFF)
     words(torch.tensor([8])).sum().backward()  # id 8 is row 1 of band 1: zero at first, but it learns
     assert words.band_weights(1)[0].grad[1].any()
+
+
+def test_a_tied_projection_sums_its_two_gradients_in_float32() -> None:
+    """In bfloat16 each use has a gradient of its own; their sum is not rounded to bfloat16 on the way."""
+    torch.manual_seed(0)
+    words = AdaptiveInput(40, 16, 2, 16, (10, 20))
+    softmax = AdaptiveSoftmax(40, 16, (10, 20), 0.0, 2, words, tie_projections=True)
+    shared = softmax.tail[0]["0"].weight
+    ids, features = torch.randint(10, 20, (64,)), torch.randn(64, 16)
+
+    def gradient(*, of_input: bool, of_output: bool) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = (words(ids) * features).sum() if of_input else torch.zeros(())
+            if of_output:
+                loss = loss - softmax.target_log_prob(features, ids).sum()
+        return torch.autograd.grad(loss, shared)[0]
+
+    both = gradient(of_input=True, of_output=True)
+    apart = gradient(of_input=True, of_output=False), gradient(of_input=False, of_output=True)
+    assert torch.equal(both, apart[0] + apart[1])
