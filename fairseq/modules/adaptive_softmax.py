@@ -125,8 +125,8 @@ class AdaptiveSoftmax(nn.Module):
     def _tail_logits(self, tail: int, x_NC: Tensor) -> Tensor:
         """Returns the scores of a tail's words, ``[N, V]``."""
         mapping, words = self.tail[tail].parameters()
-        # A tied projection is the input's, which maps the other way. A view of it has a gradient of its own in bfloat16:
-        # that of both uses is summed in float32.
+        # A tied projection is the input's, which maps the other way. A view of it has a gradient of its own, so that in
+        # bfloat16 those of both uses are summed in float32.
         mapped_NW = F.linear(x_NC, mapping.T if self.projections_are_tied else mapping)
         return F.linear(dropout(mapped_NW, self.dropout, self.training), words)
 
