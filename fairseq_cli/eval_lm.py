@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
     from fairseq.evaluate.evaluation import prepare
     from fairseq.runtime.precision import Precision, select_device
-    from fairseq_cli.neighbours import open_mixture
+    from fairseq_cli.memories import open_mixture
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))

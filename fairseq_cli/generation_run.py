@@ -113,7 +113,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
     neighbours = lines = None
     if settings.needed:
-        from fairseq_cli.neighbours import open_neighbours
+        from fairseq_cli.memories import open_neighbours
 
         neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
     memories = [(neighbours, settings.knn.lmbda)] if neighbours is not None else []

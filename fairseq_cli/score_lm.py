@@ -70,7 +70,7 @@ def open_scorer(
     opened = open_models(config.path, config.task, config.model_overrides, fields, precision)
     mixture = Mixture()
     if neighbours.needed:
-        from fairseq_cli.neighbours import open_memory  # FAISS, which takes a while to import
+        from fairseq_cli.memories import open_memory  # FAISS, which takes a while to import
 
         mixture = Mixture([open_memory(opened, neighbours)])
     scorer = SequenceScorer(opened.models, precision, mixture, softmax_batch=config.softmax_batch)

@@ -154,7 +154,7 @@ def test_imports_form_no_cycle() -> None:
 
 
 def test_no_command_imports_another() -> None:
-    parts = ("run", "eval_settings", "neighbours", "neighbour_lines", "generation_run")
+    parts = ("run", "eval_settings", "memories", "neighbour_lines", "generation_run")
     shared = {f"fairseq_cli.{part}" for part in parts}
     for module in sources():
         if module.startswith("fairseq_cli.") or module == "build_dstore":
@@ -268,8 +268,8 @@ def test_files_and_functions_stay_short() -> None:
     too_long = []
     for module, tree in sources().items():
         last = max((node.end_lineno or 0 for node in ast.walk(tree) if isinstance(node, ast.stmt)), default=0)
-        if last > 320:
-            too_long.append(f"{module}: {last} lines of 320")
+        if last > 300:
+            too_long.append(f"{module}: {last} lines of 300")
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = (node.end_lineno or 0) - node.lineno + 1

@@ -12,7 +12,7 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.hub.files import DEFAULT_FILE, find_model
 from fairseq.hub.model import LanguageModelHub, precision_on
-from fairseq.hub.protocol import SourceConfig
+from fairseq.hub.protocol import MemoryConfig
 from fairseq.models import MODELS
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.opening import identity_of
@@ -28,7 +28,7 @@ def from_pretrained(
     checkpoint_file: str = DEFAULT_FILE,
     data_name_or_path: str | Path = ".",
     *,
-    knn: SourceConfig | None = None,
+    knn: MemoryConfig | None = None,
     device: str | torch.device | None = None,
     **overrides: Any,
 ) -> LanguageModelHub:
@@ -60,13 +60,13 @@ def from_pretrained(
     config = resolve(LanguageModelingConfig, {"data": str(data_dir), **own})
     task = LanguageModelingTask(config)
     models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
-    source, lmbda = None, 0.0
+    memory, lmbda = None, 0.0
     if knn is not None:
-        source, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
+        memory, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
     positions = min(model.max_positions for model in models) - config.add_bos_token  # <s> takes one of them
     longest_row = min(config.tokens_per_sample, positions)
     return LanguageModelHub(
-        models, task.dictionary, precision, longest_row, add_bos=config.add_bos_token, source=source, lmbda=lmbda
+        models, task.dictionary, precision, longest_row, add_bos=config.add_bos_token, memory=memory, lmbda=lmbda
     )
 
 

@@ -15,7 +15,7 @@ from fairseq.evaluate.mixture import Memory
 from fairseq.models.protocol import ModelIdentity
 
 
-class RowSource(Memory, Protocol):
+class RowMemory(Memory, Protocol):
     """A memory that votes by rows which can be shown; ``KNN_Dstore`` is one."""
 
     def next_log_prob(self, queries_ND: Tensor, vocabulary_size: int) -> Tensor:
@@ -35,9 +35,9 @@ class RowSource(Memory, Protocol):
         ...
 
 
-class SourceConfig(Protocol):
+class MemoryConfig(Protocol):
     """Something that can be opened for a model."""
 
-    def open_for(self, model: ModelIdentity) -> tuple[RowSource, float]:
+    def open_for(self, model: ModelIdentity) -> tuple[RowMemory, float]:
         """Returns the source and its weight λ, after checking that it belongs to the model."""
         ...

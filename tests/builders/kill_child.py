@@ -41,7 +41,7 @@ LOADED = [
     "fairseq.optim.optimizers",
     "torch._dynamo",
     "fairseq.knn.retrieval.recorder",
-    "fairseq_cli.neighbours",
+    "fairseq_cli.memories",
     "fairseq_cli.knnlm",
     "fairseq.knn.maintain.forget",
     "fairseq.knn.index.append",

@@ -58,7 +58,7 @@ def compact_prefix(prefix: str | Path) -> Path:
     return Path(f"{prefix}.compact")
 
 
-def compaction_begun(prefix: str | Path) -> bool:
+def has_unfinished_compaction(prefix: str | Path) -> bool:
     """Returns whether a compaction has written something that has not taken its place yet."""
     return Path(f"{compact_prefix(prefix)}.json").is_file()
 

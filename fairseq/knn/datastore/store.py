@@ -24,7 +24,7 @@ from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import (
     Layout,
     append_path,
-    compaction_begun,
+    has_unfinished_compaction,
     infer_layout,
     keys_path,
     row_files,
@@ -241,7 +241,7 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
             continue  # rows that are being appended lie behind the rows of the manifest
         if actual == size:
             continue
-        if compaction_begun(prefix):
+        if has_unfinished_compaction(prefix):
             raise DatastoreError(
                 f"{prefix} is being compacted, or its compaction was stopped; run fairseq-knnlm forget {prefix}"
                 " --compact again, which goes on from there"

@@ -148,14 +148,14 @@ def resolved(config: BuildConfig, store: Datastore, path: Path) -> BuildConfig:
         100 * choice.recall,
         K,
         why,
-        _time_told(choice, config),
+        _time_words(choice, config),
     )
     if choice.recall < config.recall - 0.005:
         logger.warning("--recall %g is more than is expected of %s; raise --probe", config.recall, choice.spec)
     return replace(config, index_spec=choice.spec)
 
 
-def _time_told(choice: Choice, config: BuildConfig) -> str:
+def _time_words(choice: Choice, config: BuildConfig) -> str:
     """Returns what the products of the build will take; nothing of FAISS's own training, which does more."""
     if not choice.build_flops or config.effort != "quick":
         return ""

@@ -19,8 +19,10 @@ from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
 from fairseq.knn.inspect.store import KEYS_FINITE
-from fairseq.knn.search.distances import recompute_distances, search
-from fairseq.knn.search.exact import exact_neighbours, recall_of
+from fairseq.knn.search.by_index import search
+from fairseq.knn.search.distances import recompute_distances
+from fairseq.knn.search.exact import exact_neighbours
+from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.progress import Progress
 
 # Of the index of these very keys, the list of a key's own code is always visited; only codes that cannot be told apart

@@ -40,7 +40,8 @@ from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries, text_queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
 from fairseq.knn.neighbours.dstore import KNN_Dstore
-from fairseq.knn.search.exact import exact_neighbours, recall_of
+from fairseq.knn.search.exact import exact_neighbours
+from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.files import write_json
 from fairseq.runtime.log import logger
 from fairseq.runtime.progress import Progress

@@ -16,7 +16,7 @@ from fairseq.knn.datastore.format import (
     CHUNK_ROWS,
     append_path,
     chunk_digests,
-    compaction_begun,
+    has_unfinished_compaction,
     row_files,
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
@@ -157,7 +157,7 @@ def _check_sidecars(findings: Findings, prefix: Path, manifest: DatastoreManifes
             rows = read_forgotten(prefix, manifest)
             text = f"{rows.num_rows} of {manifest.rows} rows, in {len(rows.pairs)} ranges; in the files until --compact"
             findings.add(OK, "datastore forgotten", text)
-    if compaction_begun(prefix):
+    if has_unfinished_compaction(prefix):
         text = f"was stopped; fairseq-knnlm forget {prefix} --compact goes on"
         findings.add(WARNING, "datastore compaction", text)
     with findings.failing("datastore append"):

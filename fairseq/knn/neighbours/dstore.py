@@ -23,8 +23,9 @@ from fairseq.knn.index.without_rows import take_out, without_rows
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.several_stores import SeveralStores
+from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
-from fairseq.knn.search.distances import recompute_distances, search
+from fairseq.knn.search.distances import recompute_distances
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import fits_memory, require_memory
 

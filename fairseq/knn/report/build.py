@@ -15,12 +15,12 @@ from fairseq.arrays import Array, Float32s, Float64s, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError
 from fairseq.knn.report.config import ReportConfig
-from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
 from fairseq.knn.report.pack import AFTER, BEFORE, by_change, choose, packed
 from fairseq.knn.report.page import render
-from fairseq.knn.report.scores import Columns, KnnSettings, gain, longest_overlap, score
+from fairseq.knn.report.scores import Columns, MixtureSettings, gain, longest_overlap, score
 from fairseq.knn.report.summary import summary_of
+from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.retrieval import Retrieval
@@ -53,7 +53,7 @@ class _Report:
     retrieval: Retrieval
     summary: dict[str, Any] | None
     texts: Texts
-    settings: KnnSettings
+    settings: MixtureSettings
     columns: Columns
     mixture_log_p_N: Float64s
     groupings: tuple[Grouping, ...]
@@ -85,7 +85,7 @@ def _read(config: ReportConfig) -> _Report:
     k = retrieval.k if config.k is None else config.k
     retrieval.check_k(k)
     temperature = retrieval.manifest.knn_temp if config.knn_temp is None else config.knn_temp
-    settings = KnnSettings(k, temperature, retrieval.manifest.lmbda if config.lmbda is None else config.lmbda)
+    settings = MixtureSettings(k, temperature, retrieval.manifest.lmbda if config.lmbda is None else config.lmbda)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)
@@ -107,7 +107,7 @@ def _read(config: ReportConfig) -> _Report:
     )
 
 
-def _columns(retrieval: Retrieval, texts: Texts, settings: KnnSettings, n: int) -> Columns:
+def _columns(retrieval: Retrieval, texts: Texts, settings: MixtureSettings, n: int) -> Columns:
     """Returns the columns of the first n tokens, computed block by block; the hits are compared with the text."""
     step = max(1, BLOCK_BYTES // (8 * settings.k))
     parts = []

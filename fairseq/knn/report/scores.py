@@ -21,7 +21,7 @@ from fairseq.knn.neighbours.distribution import gaps, log_probs, vote_weights
 
 
 @dataclass(frozen=True)
-class KnnSettings:
+class MixtureSettings:
     """How neighbours become probabilities: the k nearest of them, temperature T and weight λ."""
 
     k: int
@@ -71,7 +71,9 @@ def gain(lm_log_p_N: Float64s, mixture_log_p_N: Float64s) -> Float64s:
     return gain_N
 
 
-def score(lm_log_p_N: Array, distances_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: KnnSettings) -> Columns:
+def score(
+    lm_log_p_N: Array, distances_NK: Array, hits_NK: Array, overlap_N: Int64s, settings: MixtureSettings
+) -> Columns:
     """Returns the columns of some tokens, from neighbours that come nearest first and are distinct."""
     distances_NK = distances_NK[:, : settings.k]
     hits_NK = hits_NK[:, : settings.k] & np.isfinite(distances_NK)

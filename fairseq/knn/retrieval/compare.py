@@ -38,9 +38,9 @@ def warn_if_outdated(retrieval: Retrieval) -> None:
         )
 
 
-def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:
+def require_comparable(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool) -> None:
     """Raises MismatchError, or warns where that is allowed, unless the two can be compared."""
-    one, two = (_alike(saved) for saved in (retrieval, other))
+    one, two = (_compared(saved) for saved in (retrieval, other))
     for name in one:
         if one[name] != two[name]:
             mismatch(
@@ -54,7 +54,7 @@ def check_alike(retrieval: Retrieval, other: Retrieval, *, allow_mismatch: bool)
         )
 
 
-def _alike(retrieval: Retrieval) -> dict[str, Any]:
+def _compared(retrieval: Retrieval) -> dict[str, Any]:
     """Returns what must be the same: the ids of model, dictionary, datastore and index, and the settings."""
     ids = {name: getattr(retrieval.manifest.identity, name) for name in _IDS}
     settings = {**as_json(retrieval.manifest.settings), "k": retrieval.k}

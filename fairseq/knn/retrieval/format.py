@@ -53,7 +53,7 @@ def array_path(directory: Path, name: str) -> Path:
     return directory / f"{name}.npy"
 
 
-class Settings(Record, frozen=True):
+class RetrievalSettings(Record, frozen=True):
     """How blocks were cut and neighbours found; None where it was not recorded."""
 
     probe: int | None = None
@@ -130,7 +130,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     dictionary: str
     split: str
     data: str
-    settings: Settings
+    settings: RetrievalSettings
     lmbda: float
     knn_temp: float
     identity: Identity

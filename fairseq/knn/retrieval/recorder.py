@@ -41,7 +41,7 @@ from fairseq.knn.retrieval.format import (
     Identity,
     Loss,
     RetrievalManifest,
-    Settings,
+    RetrievalSettings,
     columns_of,
 )
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, RetrievalWriter, known_arrays
@@ -192,7 +192,7 @@ def _manifest(
         dictionary=str(task.data_dirs[0] / "dict.txt"),
         split=config.gen_subset,
         data=str(task.split_prefix(config.gen_subset)),
-        settings=Settings(
+        settings=RetrievalSettings(
             probe=knn.probe,
             rerank=knn.rerank,
             knn_sim_func=knn.knn_sim_func,

@@ -13,10 +13,9 @@ the exact ones of what it chose, as a search and ``recompute_distances`` would, 
 queries. Queries and rows are taken relative to their list's centroid, since the sum loses digits where they are long
 beside their distance. Rows far from their own centroid are left to FAISS (``keeps_digits``).
 
-It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread,
-whatever the lengths of the lists, and pays where a list is visited by many queries of a block; a large store with
-long lists is FAISS's. Worker threads share lists and queries, one product a thread. What a thread does between two
-products is a few calls for several lists or queries, since Python runs one thread at a time.
+It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread, and
+pays where a list is visited by many queries of a block. Worker threads share lists and queries, one product a thread;
+between two products a thread makes few calls, each for several lists or queries, since Python runs one at a time.
 
 Legend: N queries · P lists visited by each · K neighbours · D key width · M queries of a list, or chosen together ·
 S rows of a few lists, each list's padded to whole blocks · B blocks of distances.
@@ -34,7 +33,8 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.knn.index.faiss_index import decoder, view
-from fairseq.knn.search.distances import check_width, smallest
+from fairseq.knn.search.by_index import check_width
+from fairseq.knn.search.distances import smallest
 from fairseq.knn.search.list_blocks import BLOCK, Group, Visits, groups_of, ranges, slices
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.runtime.resources import share_of_memory

@@ -1,4 +1,4 @@
-"""Nearest neighbours of queries: ids from the index, and distances from it or from the stored keys.
+"""Distances of neighbours from the stored keys, and which of many are smallest.
 
 Results are always ``distances_NK`` (smaller is nearer) and ``ids_NK`` (int64 row numbers, −1 for none, whose distance
 is +inf). The distance is the squared L2 distance; for inner products it is minus the inner product, so that smaller is
@@ -17,44 +17,16 @@ Legend: N queries · K neighbours · D key width · P pairs of a query and a row
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
-from fairseq.errors import MismatchError
 from fairseq.runtime.resources import fits_memory
 
 # Numbers of a stretch of the file: 16 MiB of float32.
 READ_AT_ONCE = 1 << 22
 # Numbers of one query's rows that are widened at once.
 WIDEN_AT_ONCE = 1 << 14
-
-
-def search(index: Any, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
-    """Returns the index's own distances and ids, ``[N, K]``, nearest first.
-
-    Raises:
-        MismatchError: the queries have another width than the index.
-    """
-    import faiss
-
-    check_width(index, queries_ND)
-    if len(queries_ND) == 0:
-        return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-    near_NK, ids_NK = index.search(np.ascontiguousarray(queries_ND, dtype=np.float32), k)
-    distances_NK = -near_NK if index.metric_type == faiss.METRIC_INNER_PRODUCT else near_NK
-    distances_NK[ids_NK < 0] = np.inf
-    return distances_NK, ids_NK
-
-
-def check_width(index: Any, queries_ND: Float32s) -> None:
-    """Raises MismatchError for queries of another width than the index's."""
-    if queries_ND.ndim != 2 or queries_ND.shape[1] != index.d:
-        raise MismatchError(
-            f"queries must be of shape (queries, {index.d}) for this index, but are {queries_ND.shape}; the model and"
-            " the index do not belong together"
-        )
 
 
 def smallest(numbers_NC: Float32s, k: int) -> Int64s:

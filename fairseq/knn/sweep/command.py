@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fairseq.errors import ConfigError
-from fairseq.knn.retrieval.compare import check_alike, warn_if_outdated
+from fairseq.knn.retrieval.compare import require_comparable, warn_if_outdated
 from fairseq.knn.retrieval.results import Kept, check_results, plain
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
@@ -38,7 +38,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     for text in texts:
         text.check_k(grid.ks[-1])
     if len(texts) == 2:
-        check_alike(first, texts[1], allow_mismatch=config.allow_mismatch)
+        require_comparable(first, texts[1], allow_mismatch=config.allow_mismatch)
     kind = NeighbourReport if isinstance(config, SweepConfig) else CacheReport
     out = Path(config.out) if config.out is not None else first.directory / kind.command
     if out.exists() and not out.is_dir():

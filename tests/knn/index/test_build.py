@@ -14,7 +14,8 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import open_index, set_nprobe
 from fairseq.knn.inspect.info import describe
 from fairseq.knn.search import distances as search_module
-from fairseq.knn.search.distances import recompute_distances, search
+from fairseq.knn.search.by_index import search
+from fairseq.knn.search.distances import recompute_distances
 from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of
 from tests.oracles.knn import distance, nearest
 

@@ -16,7 +16,7 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import open_index
-from fairseq.knn.search.distances import search
+from fairseq.knn.search.by_index import search
 from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN_Dstore
 from tests.builders.small_store import ROWS, VOCABULARY, WIDTH, clustered_keys, values_of

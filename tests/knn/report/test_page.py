@@ -6,8 +6,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.knn.report.figures import sweep_figures
 from fairseq.knn.report.page import script_json
+from fairseq.knn.report.sweep_images import sweep_figures
 
 
 @given(st.text())

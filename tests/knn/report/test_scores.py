@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.knn.report.scores import Columns, KnnSettings, longest_overlap, nearest_hits, score, shared_suffix
+from fairseq.knn.report.scores import Columns, MixtureSettings, longest_overlap, nearest_hits, score, shared_suffix
 from tests.oracles.knn import knn_probability, mixture
 
 EXACT = 1e-6  # of a log-probability that went through float32
@@ -27,7 +27,7 @@ def some_neighbours(n=40, k=9, seed=0):
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 40.0])
 def test_columns_are_those_of_a_loop(k, temperature):
     lm, distances, ids, hits = some_neighbours()
-    columns = score(lm, distances, hits, np.zeros(40, np.int64), KnnSettings(k, temperature, 0.3))
+    columns = score(lm, distances, hits, np.zeros(40, np.int64), MixtureSettings(k, temperature, 0.3))
     mixed = columns.mixture(0.3)
     for n in range(40):
         p = knn_probability(distances[n, :k], ids[n, :k], hits[n, :k].astype(int), 1, temperature)
@@ -84,10 +84,10 @@ def test_the_longest_overlap_is_over_the_nearest_hits_only():
 def test_columns_join_in_order():
     lm, distances, _, hits = some_neighbours()
     parts = [
-        score(lm[rows], distances[rows], hits[rows], np.zeros(len(lm[rows]), np.int64), KnnSettings(9, 1.0, 0.5))
+        score(lm[rows], distances[rows], hits[rows], np.zeros(len(lm[rows]), np.int64), MixtureSettings(9, 1.0, 0.5))
         for rows in (slice(0, 13), slice(13, 40))
     ]
-    whole = score(lm, distances, hits, np.zeros(40, np.int64), KnnSettings(9, 1.0, 0.5))
+    whole = score(lm, distances, hits, np.zeros(40, np.int64), MixtureSettings(9, 1.0, 0.5))
     joined = Columns.joined(parts)
     for name in Columns.__dataclass_fields__:
         assert np.array_equal(getattr(joined, name), getattr(whole, name))

@@ -9,7 +9,8 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.inspect.index import measure_recall
 from fairseq.knn.inspect.store import find_bad_keys
 from fairseq.knn.search import exact
-from fairseq.knn.search.exact import exact_neighbours, recall_of
+from fairseq.knn.search.exact import exact_neighbours
+from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.progress import Progress
 from tests.builders.small_store import ROWS, clustered_keys
 from tests.oracles.knn import distance, nearest, recall
