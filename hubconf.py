@@ -8,7 +8,7 @@ from functools import partial as _partial
 from fairseq.hub import from_pretrained
 from fairseq.hub.files import PUBLISHED as _PUBLISHED
 
-dependencies = ["faiss", "filelock", "numpy", "torch", "tqdm"]
+dependencies = ["faiss", "filelock", "msgspec", "numpy", "torch", "tqdm"]
 
 for _name in _PUBLISHED:
     globals()[_name] = _partial(from_pretrained, _name)
