@@ -1,7 +1,7 @@
 """Where a row comes from: its source, document, line, and place in the text; and the rows of a document.
 
     row ── segment ── row of the source ── token of the text ── line ── document
-           (segments.py)              (row_map.py)    (.idx)    (data/documents.py)
+           (manifest.py)              (row_map.py)    (.idx)    (data/documents.py)
 
 Nothing of this is stored for each row: how the text was cut says it, and the segments what was appended or taken out.
 That a text is the one that the rows were written from, its checksum says, and the rows' values, which are its tokens.
