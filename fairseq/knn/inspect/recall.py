@@ -4,8 +4,8 @@
               └── each index, nprobe and kind of distances ── ids: recall · seconds · loss: gap
 
 Queries are the contexts of a text with the tokens that came next, as an evaluation sees them, or rows of the datastore
-itself, each left out of its own neighbours. An index is searched through the object that an evaluation would use, which
-the caller gives. Recall is what ``recall_of`` says (fairseq/knn/search/recall.py).
+itself, each left out of its own neighbours. An index is searched through ``KNN_Dstore``, as an evaluation searches it.
+Recall is what ``recall_of`` says (fairseq/knn/search/recall.py).
 
 In the table a row is worth having (Pareto-optimal) if no other is at least as good in bytes per key, queries per second
 and quality, and better in one of them. Quality is the loss where it was measured, else the recall.
