@@ -19,7 +19,7 @@ import torch
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
 from fairseq.knn.retrieval.datastores import StoreRecord
-from fairseq.knn.retrieval.format import Identity, Loss, RetrievalManifest, Settings, columns_of
+from fairseq.knn.retrieval.format import Identity, Loss, RetrievalManifest, RetrievalSettings, columns_of
 from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
 from fairseq.knn.sweep.grid import Grid, Setting
 from fairseq.knn.sweep.sweep import Swept, sweep
@@ -38,7 +38,7 @@ def write_random(directory: Path, num_tokens: int, k: int) -> None:
         split="random",
         data="",
         dictionary="",
-        settings=Settings(),
+        settings=RetrievalSettings(),
         lmbda=0.25,
         knn_temp=1.0,
         identity=Identity(),
