@@ -133,18 +133,14 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
         need_store(bench)
         need_queries(bench)
         model = peer_evaluation(bench, slug(name))
-        done = bench.run_ours(
-            f"plain-{kind}",
-            ROOT / "benchmarks" / "plain.py",
+        words = [
             bench.store,
             index,
             bench.queries,
-            "--k",
-            str(K),
-            "--probe",
-            str(PROBE),
+            *f"--k {K} --probe {PROBE}".split(),
             *(["--exact"] if exact else []),
-        )
+        ]
+        done = bench.run_ours(f"plain-{kind}", ROOT / "benchmarks" / "plain.py", *words)
         search = json.loads(done.last_line)["seconds"]
         return Measured(
             model.seconds + search,
@@ -156,29 +152,10 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
 
     def ours() -> Measured:
         need_store(bench)
-        done = bench.run_ours(
-            slug(name),
-            "-m",
-            "fairseq_cli.eval_lm",
-            bench.data,
-            "--path",
-            bench.checkpoint,
-            *EVALUATE,
-            "--knnlm",
-            "--dstore-filename",
-            bench.store,
-            "--indexfile",
-            index,
-            "--k",
-            str(K),
-            "--lmbda",
-            "0.25",
-            "--probe",
-            str(PROBE),
-            *own,
-            "--results-path",
-            results,
-        )
+        neighbours = ["--knnlm", "--dstore-filename", bench.store, "--indexfile", index, *own]
+        neighbours += f"--k {K} --lmbda 0.25 --probe {PROBE}".split()
+        words = [bench.data, "--path", bench.checkpoint, *EVALUATE, *neighbours, "--results-path", results]
+        done = bench.run_ours(slug(name), "-m", "fairseq_cli.eval_lm", *words)
         return with_exact_loss(evaluated(done), results)
 
     language_model = evaluate_floor(GOLDEN_MODEL, ROW, ROW - EVAL_WINDOW, bench.band_counts("valid"))

@@ -168,6 +168,7 @@ def write_record(
         "calibration_ratios": ratios,
         "rows": {outcome.row.name: as_record(outcome, ratios, rates) for outcome in outcomes},
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
