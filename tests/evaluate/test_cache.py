@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import PAD
+from fairseq.errors import ConfigError
 from fairseq.evaluate import cache as cache_module
-from fairseq.evaluate.cache import CacheSetting, ContinuousCache
+from fairseq.evaluate.cache import CacheSetting, ContinuousCache, make_cache
+from fairseq.evaluate.config import CacheConfig
 from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.models.transformer_lm import TransformerLanguageModel
@@ -125,6 +127,20 @@ def test_no_more_than_the_window_is_kept() -> None:
     vectors_MC, target_M = cache._past
     assert (len(vectors_MC), len(target_M)) == (5, 5)
     assert vectors_MC.untyped_storage().nbytes() == 5 * 5 * 4
+
+
+@pytest.mark.parametrize("num_tokens", [50, 1000])
+def test_a_cache_that_does_not_fit_into_memory_is_refused_before_the_work(
+    num_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no more vectors than the text has tokens, in float32; a batch needs them three times over."""
+    needed = 3 * min(num_tokens, 200) * 16 * 4
+    config = CacheConfig((100, 200), (0.1,), (1.0, 0.5))
+    monkeypatch.setattr("fairseq.runtime.resources.free_memory_bytes", lambda: needed)
+    assert [(one.size, one.theta) for one in make_cache(config, num_tokens, 16).settings] == config.pairs
+    monkeypatch.setattr("fairseq.runtime.resources.free_memory_bytes", lambda: needed - 1)
+    with pytest.raises(ConfigError, match="lower --cache-size"):
+        make_cache(config, num_tokens, 16)
 
 
 # In the scorer

@@ -108,7 +108,7 @@ class Says:
 
     def next_log_prob(self, queries_ND: torch.Tensor, vocabulary_size: int) -> torch.Tensor:
         assert vocabulary_size == len(self.p_V)
-        return torch.tensor([self.p_V] * len(queries_ND)).log()
+        return torch.tensor([self.p_V] * len(queries_ND), dtype=torch.float64).log()
 
 
 def mixed(weights: list[float | None], p_lm_N: np.ndarray, p_MN: np.ndarray, own_N: np.ndarray) -> np.ndarray:
@@ -182,6 +182,6 @@ def test_scores_are_split_into_those_of_each_batch() -> None:
 def test_whole_distributions_of_several_memories_have_their_weights() -> None:
     p_lm_V, one_V, two_V = [0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.25, 0.0, 0.75]
     mixture = NextTokenMixture([(Says(one_V), 0.2), (Says(two_V), 0.3)])
-    found_V = mixture.mixed(torch.tensor([p_lm_V] * 2).log(), torch.zeros(2, 4)).exp()
+    found_V = mixture.mixed(torch.tensor([p_lm_V] * 2, dtype=torch.float64).log(), torch.zeros(2, 4)).exp()
     expected_V = [0.5 * a + 0.2 * b + 0.3 * c for a, b, c in zip(p_lm_V, one_V, two_V, strict=True)]
-    np.testing.assert_allclose(found_V.numpy(), [expected_V] * 2, rtol=1e-6)
+    np.testing.assert_allclose(found_V.numpy(), [expected_V] * 2, rtol=1e-12)

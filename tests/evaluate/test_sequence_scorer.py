@@ -117,10 +117,10 @@ class Constant(Memory):
 
     def __init__(self, log_p: float) -> None:
         self.log_p = log_p
-        self.queries_ND: torch.Tensor | None = None
+        self.asked: list[ScoredTokens] = []
 
     def scores(self, tokens: ScoredTokens) -> MemoryScores:
-        self.queries_ND = tokens.query_ND
+        self.asked.append(tokens)
         return MemoryScores(torch.full((len(tokens.target_N),), self.log_p))
 
 
@@ -233,8 +233,16 @@ def test_the_memory_is_asked_with_the_feed_forward_inputs_in_float32() -> None:
     batch = blocks().collate(np.array([3]))
     SequenceScorer([model], CPU, Mixture([(source, 0.5)])).score(batch)
     expected = model(torch.from_numpy(batch.source_BT)).ffn_input_BSC[0, 6:].detach()
-    assert source.queries_ND is not None and source.queries_ND.dtype == torch.float32
-    torch.testing.assert_close(source.queries_ND, expected, atol=FLOAT32_ATOL, rtol=0)
+    [tokens] = source.asked
+    assert tokens.query_ND.dtype == torch.float32
+    torch.testing.assert_close(tokens.query_ND, expected, atol=FLOAT32_ATOL, rtol=0)
+
+
+def test_a_memory_that_says_nothing_of_itself_is_asked_for_all_at_once_and_nothing_is_computed_for_it() -> None:
+    source = Constant(-1.0)
+    scorer = SequenceScorer([make(1)], CPU, Mixture([(source, 0.5)]))
+    assert len(list(scorer.scored([blocks().collate(np.array([row])) for row in range(8)]))) == 8
+    assert [(len(tokens.target_N), tokens.known) for tokens in source.asked] == [(37, None)]
 
 
 def test_context_vectors_ask_nothing_of_the_output_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,16 @@ def test_the_fewest_that_have_the_share_are_left(share: float, at_first: int, mo
         assert set(torch.isfinite(row).nonzero()[:, 0].tolist()) == nucleus(log_p.tolist(), share)
 
 
-@pytest.mark.parametrize(("temperature", "topk"), [(1.0, -1), (0.5, -1), (2.0, 3)])
-def test_words_are_drawn_as_often_as_they_should(temperature: float, topk: int) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "topk", "topp"),
+    [(1.0, -1, -1.0), (0.5, -1, -1.0), (2.0, 3, -1.0), (2.0, -1, 0.65), (0.5, -1, 0.65)],
+)
+def test_words_are_drawn_as_often_as_they_should(temperature: float, topk: int, topp: float) -> None:
+    """The temperature comes first: 0.65 of the probability is 2 words as they are, 3 of T = 2, and 2 of T = 0.5."""
     draws = 4000
-    config = GenerationConfig(beam=draws, sampling=True, temperature=temperature, sampling_topk=topk)
+    config = GenerationConfig(
+        beam=draws, sampling=True, temperature=temperature, sampling_topk=topk, sampling_topp=topp
+    )
     log_p = torch.tensor([[0.4, 0.0, 0.1, 0.3, 0.2]]).log()
     going_on, done = Sampler(config, seed=3, ids=[7]).step([Partial(0)], log_p, log_p)
     assert len(going_on) + len(done) == draws
@@ -39,6 +45,8 @@ def test_words_are_drawn_as_often_as_they_should(temperature: float, topk: int) 
     counts = np.bincount([text.tokens[0] for text in (*going_on, *done)], minlength=5)
     weight = np.array([0.4, 0.0, 0.1, 0.3, 0.2]) ** (1 / temperature)
     weight *= [w in most_probable(log_p[0].tolist(), topk if topk != -1 else 5) for w in range(5)]
+    if topp != -1:
+        weight *= [w in nucleus(np.log(np.maximum(weight, 1e-99) / weight.sum()).tolist(), topp) for w in range(5)]
     p = weight / weight.sum()
     assert (np.abs(counts - draws * p) <= 5 * np.sqrt(draws * p * (1 - p))).all(), "five sigma"
     assert (counts[p == 0] == 0).all()

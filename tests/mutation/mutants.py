@@ -35,6 +35,7 @@ BESIDE = {
     "fairseq/models": "tests/modules",
     "fairseq/optim": "tests/train tests/cli/test_train.py",
     "fairseq/train": "tests/checkpoints tests/cli/test_train.py tests/cli/test_resume.py",
+    "fairseq/evaluate": "tests/cli/test_cache_flags.py tests/cli/test_score_lm.py",
     "fairseq/generate": "tests/cli/test_generate.py",
     "fairseq/knn/datastore": "tests/bad_input/test_bad_datastore.py tests/cli/test_rows_command.py",
     "fairseq/knn/index": "tests/bad_input/test_bad_index.py",
@@ -134,10 +135,12 @@ def main() -> None:
         tally: dict[str, int] = defaultdict(int)
         for mutant in mutants:
             target = copy / mutant.path
+            was = target.stat()
             target.write_text(mutant.after, encoding="utf-8")
             outcome = run_tests(copy, tests, limit, log)
             tally[outcome] += 1
-            shutil.copy2(mutant.path, target)  # with its time, by which Python finds what it has compiled
+            target.write_text(mutant.before, encoding="utf-8")
+            os.utime(target, ns=(was.st_atime_ns, was.st_mtime_ns))  # by which Python finds what it has compiled
             if outcome != "killed":
                 print(f"{outcome}: {mutant.path}:{changed(mutant.before, mutant.after)}", flush=True)
         seconds = (time.monotonic() - start) / max(len(mutants), 1)

@@ -31,7 +31,7 @@ from fairseq.knn.datastore.format import (
     values_path,
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
-from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.files import atomic_write, fsync_directory, locked
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class DatastoreWriter:
             _File(held, path, row_bytes, self.rows_done, known)
             for (path, row_bytes), known in zip(row_files(prefix, manifest.layout), sums, strict=True)
         )
+        fsync_directory(prefix.parent)  # else a manifest may count rows of files that have lost their names
 
     @classmethod
     def create(

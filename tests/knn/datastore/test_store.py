@@ -9,7 +9,8 @@ import pytest
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.manifest import write_manifest
-from fairseq.knn.datastore.store import Datastore, DatastoreWriter
+from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_ids
+from tests.builders.power_cut import PowerCuts
 from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of
 
 
@@ -178,3 +179,37 @@ def test_missing_rows_and_keys_that_do_not_fit(tmp_path, manifest):
             writer.append(np.array([[0, 0], [70000, 0]], np.float32), np.array([1, 1]))
         with pytest.raises(DatastoreError, match="row 1 is not finite"):
             writer.append(np.array([[np.nan, 0]], np.float32), np.array([1]))
+
+
+def test_a_power_cut_leaves_every_row_that_the_manifest_counts(tmp_path, manifest, monkeypatch):
+    keys, values = clustered_keys(60), values_of(60)
+    monkeypatch.setattr(datastore_writer, "SYNC_ROWS", 20)
+    (tmp_path / "d").mkdir()
+    cuts = PowerCuts(monkeypatch, tmp_path / "d")
+    with DatastoreWriter.create(tmp_path / "d" / "s", manifest.replace(rows=60)) as writer:
+        for start in range(0, 60, 10):
+            writer.append(keys[start : start + 10], values[start : start + 10])
+        writer.finish()
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "d").iterdir()}
+    counted = []
+    for state in cuts.states:
+        record = json.loads(state.get("s.json", b"{}"))
+        rows = record.get("rows_written", 0)
+        assert state.get("s_keys.npy", b"")[: rows * 4 * WIDTH] == keys[:rows].tobytes()
+        assert state.get("s_vals.npy", b"")[: rows * 8] == values[:rows].tobytes()
+        assert record.get("state") != "complete" or state.items() >= whole.items()
+        counted.append(rows)
+    assert {0, 20, 40, 60} <= set(counted)
+
+
+def test_an_id_is_below_the_size_of_the_vocabulary(tmp_path, manifest):
+    small = manifest.replace(rows=4, dimension=2, vocabulary_size=40)
+    with DatastoreWriter.create(tmp_path / "d", small) as writer:
+        for wrong in ([1, 40], [-1, 39]):
+            with pytest.raises(AssertionError, match="ids out of range"):
+                writer.append(np.zeros((2, 2), np.float32), np.array(wrong))
+        writer.append(np.zeros((2, 2), np.float32), np.array([0, 39]))
+    check_ids(tmp_path / "d", np.array([0, 39]), 40)
+    for wrong in ([0, 40], [-1, 39]):
+        with pytest.raises(DatastoreError, match="must be from 0 to 39, but are from"):
+            check_ids(tmp_path / "d", np.array(wrong), 40)

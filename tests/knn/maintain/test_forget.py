@@ -25,6 +25,7 @@ from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.runtime.progress import Progress
 from knnlm import KNN_Dstore
+from tests.builders.power_cut import PowerCuts, put
 from tests.builders.small_store import ROWS, VOCABULARY, clustered_keys, values_of
 from tests.oracles.knn import nearest
 
@@ -209,6 +210,29 @@ def test_a_compaction_that_was_stopped_between_two_renames_is_told(make_store, t
     for work in (lambda: Datastore.open(store.prefix), lambda: said(store.prefix, rows="1:2")):
         with pytest.raises(DatastoreError, match="compaction was stopped; run fairseq-knnlm forget"):
             work()
+
+
+@pytest.mark.parametrize("whole_index", [True, False])
+def test_a_power_cut_in_a_compaction_loses_nothing(make_store, tmp_path, monkeypatch, whole_index):
+    """After each rename and each removal: the same command ends with the files of a run that was not stopped."""
+    keys, values = clustered_keys(60), values_of(60)
+    make_store("d", keys, values)
+    (tmp_path / "before").mkdir()
+    for path in tmp_path.glob("d*"):
+        path.rename(tmp_path / "before" / path.name)
+    indexes = [index_of(Datastore.open(tmp_path / "before" / "d"), "Flat", tmp_path / "before")] if whole_index else []
+    said(tmp_path / "before" / "d", rows="10:30")
+    with monkeypatch.context() as patch:
+        cuts = PowerCuts(patch, tmp_path / "before")
+        compact(tmp_path / "before" / "d", indexes, 60)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
+    assert np.frombuffer(expected["d_vals.npy"], np.int64).tolist() == [*values[:10], *values[30:]]
+    assert len(cuts.states) > 8
+    for number, state in enumerate(cuts.states):
+        put(state, tmp_path / str(number))
+        compact(tmp_path / str(number) / "d", [tmp_path / str(number) / path.name for path in indexes], 60)
+        found = {path.name: path.read_bytes() for path in (tmp_path / str(number)).iterdir()}
+        assert found == expected, number
 
 
 def test_forgetting_changes_the_identity_and_says_so(make_store, tmp_path):

@@ -12,9 +12,10 @@ from msgspec import UNSET
 from fairseq.errors import ConfigError, DatastoreError, FairseqError
 from fairseq.knn.retrieval import writer as retrieval_writer
 from fairseq.knn.retrieval.format import Column, Loss, RetrievalManifest, columns_of
-from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter
+from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter, read_known
 from fairseq.runtime.files import locked
-from tests.builders.small_retrieval import STORE_ROWS, small_retrieval
+from tests.builders.power_cut import PowerCuts
+from tests.builders.small_retrieval import STORE_ROWS, VOCABULARY, small_retrieval
 
 TOKENS, K = 60, 16
 
@@ -153,6 +154,34 @@ def test_a_small_disk(saved, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: .*ours"):
         written(tmp_path / "hand", tmp_path / "ours", [np.arange(TOKENS)])
     assert record_of(tmp_path / "ours")["state"] == "writing"
+
+
+def test_a_power_cut_leaves_every_column_of_what_is_done(saved, tmp_path, monkeypatch):
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    cuts = PowerCuts(monkeypatch, ours)
+    written(tmp_path / "hand", ours, [np.arange(TOKENS)])
+    states = [json.loads(state.get("manifest.json", b"{}")).get("state") for state in cuts.states]
+    whole = {path.name: path.read_bytes() for path in ours.iterdir()}
+    assert [state for state in states if state] == ["writing", "done"]
+    assert cuts.states[-1] == whole and len(whole) == 8
+
+
+@pytest.mark.parametrize(("column", "wrong"), [("targets", VOCABULARY), ("targets", -1), ("last_tokens", VOCABULARY)])
+def test_an_id_is_below_the_size_of_the_vocabulary(tmp_path, column, wrong):
+    small_retrieval(tmp_path / "r", TOKENS, K)
+    for name, dtype in (("lm_max_log_prob", "<f4"), ("lm_entropy", "<f4"), ("last_tokens", "<i4")):
+        np.save(tmp_path / "r" / f"{name}.npy", np.zeros(TOKENS, dtype))
+    files = {path.name: {} for path in (tmp_path / "r").glob("*.npy")}
+    edited(tmp_path / "r", files=files)
+    array = np.load(tmp_path / "r" / f"{column}.npy")
+    for last in (VOCABULARY - 1, wrong):
+        array[-1] = last
+        np.save(tmp_path / "r" / f"{column}.npy", array)
+        if last != wrong:
+            assert read_known(Retrieval.open(tmp_path / "r")).last_token_N.shape == (TOKENS,)
+    with pytest.raises(DatastoreError, match=rf"{column}.npy: ids must be from 0 to {VOCABULARY - 1}, but are from"):
+        read_known(Retrieval.open(tmp_path / "r"))
 
 
 def edited(directory: Path, **changes) -> None:
