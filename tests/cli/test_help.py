@@ -3,75 +3,70 @@
 import subprocess
 import sys
 
-import pytest
-
 import fairseq
 from fairseq_cli.knnlm import SUBCOMMANDS
 
-PROGRAM = """
-import sys
-try:
-    import {module} as command
-    command.main({words})
-except SystemExit as end:
-    assert not end.code, end.code
-heavy = sorted({{"torch", "faiss", "matplotlib", "numpy", "tqdm"}} & set(sys.modules))
-assert not heavy, heavy
+COMMANDS = ("train", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm")
+HEAVY = {"torch", "faiss", "matplotlib", "numpy", "tqdm"}
+HELP = """
+import importlib, sys
+for module, *words in {lines}:
+    try:
+        importlib.import_module(module).main(words)
+    except SystemExit as end:
+        assert not end.code, (module, words, end.code)
+    heavy = sorted({heavy} & set(sys.modules))
+    assert not heavy, (module, words, heavy)
+"""
+AS_MODULES = """
+import runpy, sys
+for name in {names}:
+    sys.argv = [name, "--version"]
+    try:
+        runpy.run_module(name, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, (name, end.code)
 """
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "fairseq_cli.train",
-        "fairseq_cli.eval_lm",
-        "fairseq_cli.generate",
-        "fairseq_cli.interactive",
-        "fairseq_cli.score_lm",
-        "fairseq_cli.preprocess",
-        "build_dstore",
-    ],
-)
-def test_help_imports_neither_torch_nor_faiss(module: str) -> None:
-    pytest.importorskip(module)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(module=module, words=["--help"])],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_python(program: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a process of its own, where nothing is imported yet."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_neither_torch_nor_faiss() -> None:
+    lines = [[f"fairseq_cli.{name}", "--help"] for name in COMMANDS] + [["build_dstore", "--help"]]
+    lines += [["fairseq_cli.knnlm", name, "--help"] for name in SUBCOMMANDS]
+    done = run_python(HELP.format(lines=lines, heavy=HEAVY))
     assert done.returncode == 0, done.stderr
-    assert "usage: " in done.stdout
-    assert "[default: " in done.stdout
+    assert done.stdout.count("usage: ") == len(lines)
+    assert done.stdout.count("[default: ") > len(lines)
+    assert all(f"usage: fairseq-knnlm {name} " in done.stdout for name in SUBCOMMANDS)
 
 
-@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in SUBCOMMANDS)])
-def test_help_of_a_subcommand_imports_neither_torch_nor_faiss(words: list[str]) -> None:
-    program = PROGRAM.format(module="fairseq_cli.knnlm", words=words)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"usage: {' '.join(['fairseq-knnlm', *words[:-1]])} " in done.stdout
-
-
-@pytest.mark.parametrize("prog", ["train", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm"])
-def test_a_command_can_be_run_as_a_module(prog: str) -> None:
-    pytest.importorskip(f"fairseq_cli.{prog}")
-    done = subprocess.run(
-        [sys.executable, "-m", f"fairseq_cli.{prog}", "--version"], capture_output=True, text=True, check=False
-    )
+def test_a_command_can_be_run_as_a_module() -> None:
+    done = run_python(AS_MODULES.format(names=[f"fairseq_cli.{name}" for name in COMMANDS]))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"fairseq-{prog.replace('_', '-')} {fairseq.__version__}\n"
+    assert done.stdout.splitlines() == [f"fairseq-{n.replace('_', '-')} {fairseq.__version__}" for n in COMMANDS]
 
 
-@pytest.mark.parametrize("words", ["data --path gone.pt", ". --path {here}:gone.pt", "gone --path {here}", "--pathh x"])
-@pytest.mark.parametrize("prog", ["eval_lm", "score_lm"])
-def test_a_slip_of_the_pen_is_answered_before_torch_is_imported(prog: str, words: str) -> None:
+SLIPS = """
+import sys
+from fairseq_cli.run import run
+from fairseq_cli import eval_lm, score_lm
+for prog, command in (("fairseq-eval-lm", eval_lm), ("fairseq-score-lm", score_lm)):
+    for words in {slips}:
+        assert run(prog, command.main, words.split()) == 2, words
+        assert not {{"torch", "faiss"}} & set(sys.modules), (prog, words)
+"""
+
+
+def test_a_slip_of_the_pen_is_answered_before_torch_is_imported() -> None:
     """The error goes through ``run``, which imports nothing heavy either."""
-    program = (
-        f"import sys; from fairseq_cli.run import run; from fairseq_cli.{prog} import main;"
-        f"code = run('fairseq-{prog}', main, {words.format(here=__file__).split()!r});"
-        "assert not {'torch', 'faiss'} & set(sys.modules), 'imported'; sys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "gone" in done.stderr or "did you mean --path?" in done.stderr
+    here = __file__
+    slips = ["data --path gone.pt", f". --path {here}:gone.pt", f"gone --path {here}", "--pathh x"]
+    done = run_python(SLIPS.format(slips=slips))
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if ": error: " in line]
+    assert ["gone" in line for line in lines] == [True, True, True, False] * 2, lines
+    assert ["did you mean --path?" in line for line in lines] == [False, False, False, True] * 2, lines

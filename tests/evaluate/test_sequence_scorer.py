@@ -1,6 +1,8 @@
 """The scorer: each target once, whatever the batching; several models; a memory."""
 
 import math
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +155,38 @@ def test_batches_and_memory_may_be_taken_in_any_parts(
     np.testing.assert_allclose(np.log(0.75 * np.exp(whole.model_log_p_N) + 0.25 * np.exp(answers)), found, atol=1e-5)
 
 
+def test_a_processor_takes_no_more_positions_at_once_than_its_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", 30)
+    model, shapes = make(1), list[torch.Size]()
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    batch, scorer = blocks().collate(np.arange(8)), SequenceScorer([model], CPU)
+    for ask in (scorer.score, scorer.context_vectors):
+        shapes.clear()
+        ask(batch)
+        assert sum(rows for rows, _ in shapes) == 8 and all(shape.numel() <= 30 for shape in shapes)
+
+
+class OneAtATime(Memory):
+    """A memory that cannot be asked by two threads at once."""
+
+    in_order = True
+
+    def __init__(self) -> None:
+        self._asked = threading.Lock()
+
+    def scores(self, tokens: ScoredTokens) -> MemoryScores:
+        assert self._asked.acquire(blocking=False)
+        time.sleep(0.02)
+        self._asked.release()
+        return MemoryScores(tokens.log_p_N)
+
+
+def test_a_memory_is_asked_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SequenceScorer, "_overlaps", True)
+    scorer = SequenceScorer([make(1)], CPU, Mixture([(OneAtATime(), 0.25)]))
+    assert len(list(scorer.scored([blocks().collate(np.array([row])) for row in range(8)]))) == 8
+
+
 class FirstFeature(Memory):
     """A memory whose answer is the query's, so that answers given to other queries are seen."""
 
@@ -202,10 +236,11 @@ def test_two_columns_of_one_name_are_a_bug() -> None:
 
 
 def test_what_is_known_before_a_token_is_computed_where_a_memory_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One memory of two needs it."""
     monkeypatch.setattr(sequence_scorer, "CPU_POSITIONS", 20)
     model, memory = make(1), Notes(in_order=False, needs_known=True)
     batch = blocks().collate(np.arange(8))
-    SequenceScorer([model], CPU, Mixture([(memory, 0.5)])).score(batch)
+    SequenceScorer([model], CPU, Mixture([(memory, 0.5), (Constant(-1.0), 0.25)])).score(batch)
     with torch.no_grad():
         features_BTC = model(torch.from_numpy(batch.source_BT)).features_BSC
         log_p_NV = model.log_prob(features_BTC[torch.from_numpy(batch.target_BT) != PAD]).double()

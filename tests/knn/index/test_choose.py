@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import faiss
 import numpy as np
-import pytest
 
 from fairseq.knn.index import choose as auto_spec
 from fairseq.knn.index.build import build_index
@@ -34,19 +33,19 @@ def test_codes_come_from_the_most_faithful_to_the_smallest():
         assert lists(one.spec) >= lists(two.spec)  # a worse code needs longer lists for the same recall
 
 
-@pytest.mark.parametrize("rows", [40_000, 340_968, 2_088_500, 103_225_485])
-@pytest.mark.parametrize("dimension", [16, 192, 256, 1024])
-@pytest.mark.parametrize("probe", [1, 8, 32, 512])
-@pytest.mark.parametrize("recall", [0.3, 0.8, 0.95, 0.99])
-def test_every_choice_can_be_built(rows, dimension, probe, recall):
-    for choice in choices(rows, dimension, recall=recall, probe=probe):
-        index = faiss.index_factory(dimension, choice.spec)
-        assert index.d == dimension
-        if choice.spec != "Flat":
-            assert index.sa_code_size() <= choice.bytes_per_key
-            assert 16 <= index.nlist <= min(4 * rows**0.5, 1 << 14)
-            # Whoever asked for more than probe lists can give was told so; else it is expected.
-            assert choice.recall >= recall - 0.01 or lists(choice.spec) == 16
+def test_every_choice_can_be_built():
+    sizes, probes, recalls = (40_000, 340_968, 103_225_485), (1, 8, 512), (0.3, 0.8, 0.99)
+    for rows, probe, recall in itertools.product(sizes, probes, recalls):
+        for dimension in (16, 192, 1024):
+            for choice in choices(rows, dimension, recall=recall, probe=probe):
+                case = choice.spec, rows, dimension, probe, recall
+                index = faiss.index_factory(dimension, choice.spec)
+                assert index.d == dimension, case
+                if choice.spec != "Flat":
+                    assert index.sa_code_size() <= choice.bytes_per_key, case
+                    assert 16 <= index.nlist <= min(4 * rows**0.5, 1 << 14), case
+                    # Whoever asked for more than probe lists can give was told so; else it is expected.
+                    assert choice.recall >= recall - 0.01 or lists(choice.spec) == 16, case
 
 
 def test_more_recall_means_longer_lists_and_so_does_a_smaller_probe():
