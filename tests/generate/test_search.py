@@ -50,3 +50,23 @@ def test_words_are_drawn_as_often_as_they_should(temperature: float, topk: int, 
     p = weight / weight.sum()
     assert (np.abs(counts - draws * p) <= 5 * np.sqrt(draws * p * (1 - p))).all(), "five sigma"
     assert (counts[p == 0] == 0).all()
+
+
+class Draws:
+    """Random numbers that are all the same one."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+@pytest.mark.parametrize(("number", "token"), [(0.0, 1), (0.25, 3), (0.25 - 2**-40, 1), (1 - 2**-53, 4)])
+def test_no_number_draws_a_word_of_probability_0(number: float, token: int) -> None:
+    """Words 0, 2 and 5 have none: of the others each takes the numbers from its lower end on."""
+    log_p = torch.tensor([[0.0, 0.25, 0.0, 0.25, 0.5, 0.0]], dtype=torch.float64).log()
+    sampler = Sampler(GenerationConfig(beam=1, sampling=True), seed=1, ids=[0])
+    sampler._random = [[Draws(number)]]  # type: ignore[list-item]
+    [text], [] = sampler.step([Partial(0)], log_p, log_p)
+    assert text.tokens == (token,)

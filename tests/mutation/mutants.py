@@ -36,7 +36,7 @@ BESIDE = {
     "fairseq/optim": "tests/train tests/cli/test_train.py",
     "fairseq/train": "tests/checkpoints tests/cli/test_train.py tests/cli/test_resume.py",
     "fairseq/evaluate": "tests/cli/test_cache_flags.py tests/cli/test_score_lm.py",
-    "fairseq/generate": "tests/cli/test_generate.py",
+    "fairseq/generate": "tests/cli/test_flags.py tests/cli/test_flag_bounds.py tests/cli/test_generate.py",
     "fairseq/knn/datastore": "tests/bad_input/test_bad_datastore.py tests/cli/test_rows_command.py",
     "fairseq/knn/index": "tests/bad_input/test_bad_index.py",
     "fairseq/knn/maintain": "tests/cli/test_knnlm_adopt.py tests/cli/test_knnlm_command.py",
