@@ -14,11 +14,11 @@ from tests.cli.test_flags import FLAGS, groups_of
 AT_LEAST = {
     1: "--max-tokens --max-sentences --softmax-batch --required-batch-size-multiple --num-shards --tokens-per-sample"
     " --beam --nbest --k --probe --dstore-size --dimension --sample --neighbours --ncentroids --code-size"
-    " --train-sample --num-keys-to-add-at-a-time --cache-size --workers --padding-factor --log-interval --fp16-scale-window"
-    " --update-freq --save-interval --validate-interval --max-tokens-valid --t-mult --force-anneal --total-num-update"
-    " --decoder-layers --decoder-embed-dim --decoder-input-dim --decoder-output-dim --decoder-ffn-embed-dim"
-    " --decoder-attention-heads --adaptive-input-cutoff --adaptive-input-factor --adaptive-softmax-cutoff"
-    " --adaptive-softmax-factor --max-target-positions",
+    " --train-sample --num-keys-to-add-at-a-time --cache-size --workers --padding-factor --log-interval"
+    " --fp16-scale-window --update-freq --save-interval --validate-interval --max-tokens-valid --t-mult --force-anneal"
+    " --total-num-update --decoder-layers --decoder-embed-dim --decoder-input-dim --decoder-output-dim"
+    " --decoder-ffn-embed-dim --decoder-attention-heads --adaptive-input-cutoff --adaptive-input-factor"
+    " --adaptive-softmax-cutoff --adaptive-softmax-factor --max-target-positions",
     0: "--shard-id --context-window --prefix-size --max-len-a --max-len-b --min-len --no-repeat-ngram-size --seed"
     " --min-loss-scale --save-interval-s --starting-point --following --context --thresholdsrc --max-update --max-epoch"
     " --clip-norm --lr --weight-decay --momentum --adam-betas --adam-eps --warmup-updates --lr-shrink --power"
