@@ -11,7 +11,7 @@ from fairseq.data.block_dataset import Batch
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.evaluate.sequence_scorer import SequenceScorer
-from fairseq.generate.config import GenerationConfig
+from fairseq.generate.config import GenerationConfig, GenerationRunConfig
 from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis
 from fairseq.generate.search import repeating_tokens
@@ -267,3 +267,37 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):
         Generator(bare, CPU, GREEDY).generate(PROMPTS)
+
+
+def test_a_batch_is_bound_by_tokens_where_nothing_else_is_said() -> None:
+    found = {
+        (tokens, prompts): GenerationRunConfig(path="x", max_tokens=tokens, max_sentences=prompts).most_batch_tokens
+        for tokens in (None, 50)
+        for prompts in (None, 3)
+    }
+    assert found == {(None, None): 12_000, (None, 3): None, (50, None): 50, (50, 3): 50}
+
+
+@pytest.mark.parametrize(("max_tokens", "max_prompts"), [(None, 2), (90, None), (90, 2), (60, 3), (None, None)])
+def test_batches_hold_every_prompt_once_and_as_many_as_there_is_room_for(
+    max_tokens: int | None, max_prompts: int | None
+) -> None:
+    """A prompt takes itself and its longest text, 5 tokens here, twice over; a batch is as wide as its longest."""
+    batches = generator(replace(GREEDY, beam=2, max_len_b=5)).batches(PROMPTS, max_tokens, max_prompts)
+    assert [number for batch in batches for number in batch] == [*range(len(PROMPTS))]
+    sizes = [2 * (len(prompt_T) + 5) for prompt_T in PROMPTS]
+
+    def fits(numbers: range) -> bool:
+        wide = max(sizes[number] for number in numbers) * len(numbers)
+        return (max_tokens is None or wide <= max_tokens) and (max_prompts is None or len(numbers) <= max_prompts)
+
+    assert all(fits(batch) for batch in batches)
+    assert not any(fits(range(batch.start, batch.stop + 1)) for batch in batches[:-1]), "one more would have fitted"
+
+
+def test_one_prompt_that_is_too_much_for_a_batch_is_refused() -> None:
+    room = generator(replace(GREEDY, beam=2, max_len_b=5))
+    assert room.batches(PROMPTS, 22, None)
+    with pytest.raises(ConfigError, match=r"--max-tokens 21 must hold a prompt .* one of 6 tokens needs 22"):
+        room.batches(PROMPTS, 21, None)
+    assert room.batches([], 21, None) == []

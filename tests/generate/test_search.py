@@ -70,3 +70,19 @@ def test_no_number_draws_a_word_of_probability_0(number: float, token: int) -> N
     sampler._random = [[Draws(number)]]  # type: ignore[list-item]
     [text], [] = sampler.step([Partial(0)], log_p, log_p)
     assert text.tokens == (token,)
+
+
+def test_every_text_has_random_numbers_of_its_own() -> None:
+    """Three texts of two prompts, for three steps: each goes where its own numbers send it, whatever row it is in."""
+    p = torch.tensor([0.25, 0.0, 0.0, 0.25, 0.25, 0.25], dtype=torch.float64)
+    numbers = [[0.1, 0.3, 0.6], [0.9, 0.6, 0.1]]
+    words = {0.1: 0, 0.3: 3, 0.6: 4, 0.9: 5}
+    sampler = Sampler(GenerationConfig(beam=3, sampling=True), seed=1, ids=[0, 1])
+    sampler._random = [[Draws(number) for number in some] for some in numbers]  # type: ignore[misc]
+    live = [Partial(0), Partial(1)]
+    for _ in range(3):
+        log_p = p.log().expand(len(live), -1)
+        live, done = sampler.step(live[::-1], log_p, log_p)
+        assert not done
+    expected = {(prompt, (words[number],) * 3) for prompt, some in enumerate(numbers) for number in some}
+    assert {(text.prompt, text.tokens) for text in live} == expected and len(live) == 6
