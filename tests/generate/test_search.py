@@ -1,13 +1,15 @@
 """Random continuations: which words are left, and how often each is drawn."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Partial
-from fairseq.generate.search import Sampler, kept
-from tests.oracles.generation import most_probable, nucleus
+from fairseq.generate.search import BeamSearch, Sampler, kept
+from tests.oracles.generation import allowed, beam_search, most_probable, nucleus
 
 LOG_P = torch.randn(6, 30, generator=torch.Generator().manual_seed(1)).double().log_softmax(1)
 
@@ -86,3 +88,31 @@ def test_every_text_has_random_numbers_of_its_own() -> None:
         assert not done
     expected = {(prompt, (words[number],) * 3) for prompt, some in enumerate(numbers) for number in some}
     assert {(text.prompt, text.tokens) for text in live} == expected and len(live) == 6
+
+
+@pytest.mark.parametrize("beam", [1, 2, 4])
+def test_beam_search_equals_the_naive_one_over_tables_of_any_probabilities(beam: int) -> None:
+    """Texts end early and late: what is done counts against the beam, and two prompts do not."""
+    most, ended_early = 5, 0
+    for seed in range(20):
+
+        def log_p(row: Sequence[int], seed: int = seed) -> np.ndarray:
+            rng = np.random.default_rng([seed, *row])
+            return np.log(rng.dirichlet([0.5, 0.5, rng.choice([0.1, 3.0]), 1, 1, 1]))
+
+        search, live, texts = BeamSearch(beam, 2), [Partial(0), Partial(1)], list[Partial]()
+        for size in range(most):
+            worth = [allowed(log_p, [text.prompt, *text.tokens], size, 1, 1, 2) for text in live]
+            log_p_RV = torch.from_numpy(np.array(worth))
+            live, done = search.step(live, log_p_RV, log_p_RV)
+            texts += done
+            if not live:
+                break
+        for prompt in (0, 1):
+            expected = beam_search(log_p, [prompt], beam, most)
+            own = [text for text in (*texts, *live) if text.prompt == prompt]
+            found = sorted(((text.total / len(text.tokens), [*text.tokens]) for text in own), key=lambda one: -one[0])
+            assert [tokens for _, tokens in found] == [tokens for _, tokens in expected]
+            assert [score for score, _ in found] == pytest.approx([score for score, _ in expected])
+            ended_early += max(len(text.tokens) for text in own) < most
+    assert ended_early

@@ -23,6 +23,7 @@ sys.path.insert(0, str(HERE))
 os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 from operators import changed, mutants_of  # noqa: E402
+from reached import Reached, run_measured  # noqa: E402
 
 LIBRARIES = ("numpy", "torch", "torch.nn.functional", "faiss", "msgspec", "filelock", "tqdm")
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "demo", "adapt", "build")
@@ -49,9 +50,10 @@ BESIDE = {
 
 
 class Mutant(NamedTuple):
-    """A file, its text before and after."""
+    """A file, the line that differs, and the text before and after."""
 
     path: Path
+    line: int
     before: str
     after: str
 
@@ -73,16 +75,16 @@ def draw(rooms: list[Path], lines: set[str], sample: int, seed: int) -> list[Mut
         source = path.read_text(encoding="utf-8")
         for (start, end), mutate in mutants_of(source):
             if not lines or f"{path}:{start[0]}" in lines:
-                places[path, start, end].append((path, source, mutate))
+                places[path, start, end].append((path, start[0], source, mutate))
     rng = random.Random(seed)
     order = sorted(places)
     rng.shuffle(order)
     print(f"{len(order)} places, {sum(map(len, places.values()))} mutants", flush=True)
     chosen = [places[place] if lines else [rng.choice(places[place])] for place in order[:sample]]
-    return [Mutant(path, source, mutate()) for some in chosen for path, source, mutate in some]
+    return [Mutant(path, line, source, mutate()) for some in chosen for path, line, source, mutate in some]
 
 
-def run_tests(copy: Path, tests: list[str], limit: float, log: Path) -> str:
+def run_tests(copy: Path, tests: list[str], limit: float, log: Path, measured: list[Path] | None = None) -> str:
     """Returns ``survived``, ``killed`` or ``timed out``: what the tests say in a process of their own."""
     child = os.fork()
     if child == 0:
@@ -95,7 +97,8 @@ def run_tests(copy: Path, tests: list[str], limit: float, log: Path) -> str:
         import pytest
 
         options = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        os._exit(pytest.main([*options, f"--basetemp={copy.parent / 'tmp'}", *tests]))
+        options += [f"--basetemp={copy.parent / 'tmp'}", *tests]
+        os._exit(run_measured(options, measured, copy.parent / "reached") if measured else pytest.main(options))
     end = time.monotonic() + limit
     outcome = "timed out"
     while outcome == "timed out" and time.monotonic() < end:
@@ -127,17 +130,18 @@ def main() -> None:
             (copy.parent / "shared").symlink_to(shared)
         start = time.monotonic()
         sys.dont_write_bytecode = False  # the files that stay as they are need not be compiled for every mutant
-        if run_tests(copy, tests, 3600, log) != "survived":
+        files = sorted({copy / mutant.path for mutant in mutants})
+        if run_tests(copy, tests, 3600, log, files) != "survived":
             sys.exit(f"the tests fail without a mutant:\n{log.read_text(encoding='utf-8')}")
         sys.dont_write_bytecode = True
         limit = 30 + 5 * (time.monotonic() - start)
         print(f"tests: {' '.join(tests)}, {(limit - 30) / 5:.0f} s", flush=True)
-        tally: dict[str, int] = defaultdict(int)
+        reached, tally = Reached(copy.parent / "reached", tests), defaultdict[str, int](int)
         for mutant in mutants:
             target = copy / mutant.path
             was = target.stat()
             target.write_text(mutant.after, encoding="utf-8")
-            outcome = run_tests(copy, tests, limit, log)
+            outcome = run_tests(copy, reached.tests(target, mutant.line), limit, log)
             tally[outcome] += 1
             target.write_text(mutant.before, encoding="utf-8")
             os.utime(target, ns=(was.st_atime_ns, was.st_mtime_ns))  # by which Python finds what it has compiled
