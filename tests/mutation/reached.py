@@ -1,6 +1,9 @@
 """Which tests come to which line of a room: of a mutant, only these can notice it."""
 
+import importlib
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import coverage
@@ -39,7 +42,16 @@ def run_measured(options: list[str], files: list[Path], found: Path) -> int:
     code = pytest.main(options, plugins=[Contexts(measured)])
     measured.stop()
     measured.save()
+    libraries = [n for n, module in sys.modules.items() if "site-packages" in str(getattr(module, "__file__", ""))]
+    found.with_suffix(".modules").write_text("\n".join(libraries), encoding="utf-8")
     return int(code)
+
+
+def import_what_was_imported(found: Path) -> None:
+    """Imports the libraries that the tests did, once for all processes that are forked from now on."""
+    for name in found.with_suffix(".modules").read_text(encoding="utf-8").split():
+        with suppress(Exception):
+            importlib.import_module(name)
 
 
 class Reached:
