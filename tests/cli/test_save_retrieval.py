@@ -73,7 +73,10 @@ def test_every_token_has_its_row(save, data_dir, neighbours):
     assert Path(store["data"]) == data_dir / "train" and store["rows"] == len(values)
     assert np.array_equal(text[store["first_position"] :], values)
     assert (manifest["k"], manifest["lmbda"], manifest["num_tokens"]) == (K, 0.3, len(tokens))
-    assert manifest["settings"]["context_window"] == CONTEXT and manifest["data"] == str(data_dir / "test")
+    assert manifest["data"] == str(data_dir / "test") and manifest["dictionary"] == str(data_dir / "dict.txt")
+    searched = {"probe": 8, "rerank": None, "knn_sim_func": None, "metric": "l2", "computed_in": "float32"}
+    cut = {"context_window": CONTEXT, "tokens_per_sample": 16 - CONTEXT, "sample_break_mode": "none"}
+    assert manifest["settings"].items() >= {**searched, **cut}.items()
 
 
 def test_separate_runs_say_the_same(save, eval_lm, neighbours, tmp_path):

@@ -263,6 +263,11 @@ def test_a_model_that_has_diverged_or_cannot_generate_is_named() -> None:
         model.decoder.layers[0].fc1.weight.fill_(torch.nan)
     with pytest.raises(CheckpointError, match="not numbers"):
         generator(GREEDY, model).generate(PROMPTS)
+    one_bad = make(PLAIN)
+    with torch.no_grad():
+        one_bad.decoder.embed_tokens.weight[39] = torch.nan
+    with pytest.raises(CheckpointError, match="not numbers"):
+        generator(replace(GREEDY, max_len_b=1), one_bad).generate([np.array([5]), np.array([39]), np.array([6])])
     bare = torch.nn.Module()
     bare.max_positions = 10
     with pytest.raises(ConfigError, match="Module cannot generate: a model needs log_prob"):

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,22 @@ def test_an_id_is_below_the_size_of_the_vocabulary(tmp_path, column, wrong):
             assert read_known(Retrieval.open(tmp_path / "r")).last_token_N.shape == (TOKENS,)
     with pytest.raises(DatastoreError, match=rf"{column}.npy: ids must be from 0 to {VOCABULARY - 1}, but are from"):
         read_known(Retrieval.open(tmp_path / "r"))
+
+
+def test_what_the_system_writes_in_parts_is_written_whole(saved, tmp_path, monkeypatch):
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: whole(file, data[:7], offset))
+    written(tmp_path / "hand", tmp_path / "ours", np.array_split(np.arange(TOKENS), 3))
+    for file in (tmp_path / "hand").glob("*.npy"):
+        assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_error_of_the_search_closes_what_was_opened(saved, tmp_path):
+    """A finished retrieval is not replaced by half of one, and the directory can be written again."""
+    with pytest.raises(AssertionError):
+        written(tmp_path / "hand", tmp_path / "ours", [np.arange(TOKENS - 1)])  # a row is missing
+    assert record_of(tmp_path / "ours")["state"] == "writing"
+    assert written(tmp_path / "hand", tmp_path / "ours", [np.arange(TOKENS)]).state == "done"
 
 
 def edited(directory: Path, **changes) -> None:
