@@ -72,12 +72,11 @@ def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("update_freq", [1, 3])
 def test_a_run_killed_after_a_save_in_mid_epoch(train: Command, tmp_path: Path, update_freq: int) -> None:
-    """Takes the file of update 10 as all that is left of a run."""
+    """Takes a file of the middle of an epoch as all that is left of a run."""
     words = (*ADAM, *SCHEDULE, *DROPOUT, "--save-interval-updates", 5, "--update-freq", update_freq)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(whole, *words).code == 0
-    survivors = sorted(whole.glob("checkpoint_*_10.pt"))
-    assert len(survivors) == 1
+    survivors = sorted(whole.glob("checkpoint_*_*.pt"))
     parts.mkdir()
     (parts / "checkpoint_last.pt").write_bytes(survivors[0].read_bytes())
     assert train(parts, *words).code == 0

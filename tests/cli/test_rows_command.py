@@ -142,7 +142,7 @@ def test_rows_say_where_they_come_from(command: Command, store: Path, data_dir: 
         assert record["value"] == names[tokens[source][at]] == names[arrays(store)[1][record["row"]]]
         line = int((tokens[source][:at] == 2).sum())
         assert record["line"] == line
-        begin = int(np.flatnonzero(tokens[source] == 2)[line - 1]) + 1
+        begin = int(np.flatnonzero(tokens[source] == 2)[line - 1]) + 1 if line else 0
         assert record["token_of_line"] == at - begin
         assert record["before"].split() == [names[token] for token in tokens[source][max(at - 12, 0) : at]]
     listed = command("fairseq-knnlm", "rows", store, "--documents")
