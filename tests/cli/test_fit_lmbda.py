@@ -190,14 +190,16 @@ def test_queries_with_other_targets_get_the_same_weights(fitted) -> None:
     (first, _), (second, _) = Counter(values).most_common(2)
     queries = torch.from_numpy(np.fromfile(fitted / "dstore_keys.npy", np.float32).reshape(-1, 16)[:30] + 0.1)
     known = Known(np.arange(30) % 5 + 4, np.linspace(-3, -0.1, 30), np.linspace(3, 0.1, 30))
-    weighed = WeighedNeighbours(store, read_model(fitted / "lmbda.json"), np.arange(40), 0.5)
     rest = {"block_idx_N": np.zeros(30, np.int64), "log_p_N": torch.zeros(30), "known": known}
-    one, other = (
-        weighed.scores(ScoredTokens(query_ND=queries, target_N=torch.full((30,), target), **rest))
-        for target in (first, second)
-    )
-    assert torch.equal(one.weight_N, other.weight_N) and not torch.equal(one.log_p_N, other.log_p_N)
-    assert one.weight_N.count_nonzero() == 30 - weighed.num_skipped / 2
+    for share in (0.0, 0.5):
+        weighed = WeighedNeighbours(store, read_model(fitted / "lmbda.json"), np.arange(40), share)
+        one, other = (
+            weighed.scores(ScoredTokens(query_ND=queries, target_N=torch.full((30,), target), **rest))
+            for target in (first, second)
+        )
+        assert torch.equal(one.weight_N, other.weight_N)
+        assert one.weight_N.count_nonzero() == 30 - weighed.num_skipped / 2
+        assert share or not torch.equal(one.log_p_N, other.log_p_N)
 
 
 def test_the_report_names_every_weight_and_what_skipping_costs(fit, fitted, tmp_path) -> None:
