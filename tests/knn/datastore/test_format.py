@@ -53,6 +53,19 @@ def test_values_that_can_be_ids(tmp_path, written, read, values, expected):
     assert holds_ids(tmp_path / "d", Layout(rows, 1, "float32", read), 50) == expected
 
 
+@pytest.mark.parametrize(
+    ("value_dtype", "bad", "expected"),
+    [("int64", None, True), ("int64", 0, False), ("int64", -1, False), ("int32", -1, False)],
+)
+def test_the_first_and_the_last_values_are_looked_at(tmp_path, value_dtype, bad, expected):
+    """Those of a large file are not all read: one of either end that is no id tells."""
+    values = np.arange(9000) % 40 + 4
+    if bad is not None:
+        values[bad] = 50
+    write(tmp_path / "d", 9000, 1, value_dtype=value_dtype, values=values)
+    assert holds_ids(tmp_path / "d", Layout(9000, 1, "float32", value_dtype), 50) == expected
+
+
 def test_a_layout_among_several_must_be_named(tmp_path):
     write(tmp_path / "d", 8, 4, "float16", "int32", values=np.full(8, 1 << 20))
     known = dict(dimension=4, vocabulary_size=None)

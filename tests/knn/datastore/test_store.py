@@ -9,6 +9,7 @@ import pytest
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.manifest import write_manifest
+from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_ids
 from tests.builders.power_cut import PowerCuts
 from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of
@@ -213,3 +214,31 @@ def test_an_id_is_below_the_size_of_the_vocabulary(tmp_path, manifest):
     for wrong in ([0, 40], [-1, 39]):
         with pytest.raises(DatastoreError, match="must be from 0 to 39, but are from"):
             check_ids(tmp_path / "d", np.array(wrong), 40)
+
+
+def test_a_writer_begins_at_the_first_row_whatever_the_manifest_says_of_progress(tmp_path, manifest):
+    with DatastoreWriter.create(tmp_path / "d", manifest.replace(state="complete", rows_written=9)) as writer:
+        assert writer.rows_done == 0
+        record = json.loads((tmp_path / "d.json").read_text())
+        assert (record["state"], record["rows_written"]) == ("writing", 0)
+    with pytest.raises(DatastoreError, match="is unfinished: 0 of 1500 rows"):
+        Datastore.open(tmp_path / "d")
+
+
+@pytest.mark.pitfall(1)
+@pytest.mark.parametrize(("vocabulary_size", "fits"), [(32768, True), (32769, False)])
+def test_every_id_of_a_vocabulary_of_two_to_the_fifteenth_fits_int16(tmp_path, vocabulary_size, fits):
+    write_raw(tmp_path / "d", clustered_keys(4), np.array([4, 5, 32767, 9], np.int16))
+    opened = dict(rows=4, dimension=WIDTH, vocabulary_size=vocabulary_size)
+    if fits:
+        assert Datastore.open(tmp_path / "d", **opened).values_N.tolist() == [4, 5, 32767, 9]
+        return
+    with pytest.raises(DatastoreError, match="above 32767 do not fit"):
+        Datastore.open(tmp_path / "d", **opened)
+
+
+def test_what_is_left_are_the_rows_that_are_not_forgotten(make_store):
+    store = make_store()
+    store.forgotten = RowRanges.of([[3, 10], [20, 21]])
+    assert store.rows_left == ROWS - 8 == store.left.num_rows
+    assert store.left.pairs == [[0, 3], [10, 20], [21, ROWS]]
