@@ -30,7 +30,7 @@ from fairseq.knn.datastore.writer import clear_sidecars, copy_start
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
-from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.files import atomic_write, fsync_directory, locked
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -203,6 +203,7 @@ def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
         temporary.symlink_to(old.resolve())
     temporary.replace(new)
     temporary.unlink(missing_ok=True)  # rename leaves two names of one file alone
+    fsync_directory(new.parent)  # else the manifest may be there without it
 
 
 def _manifest(

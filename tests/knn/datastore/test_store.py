@@ -10,7 +10,7 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.manifest import write_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_ids
+from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_found, check_ids
 from tests.builders.power_cut import PowerCuts
 from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of
 
@@ -66,7 +66,9 @@ def test_int16_values(tmp_path, caplog):
     assert np.array_equal(store.values_N, values_of() - 39000) and "int16" in caplog.text
     with pytest.raises(DatastoreError, match="above 32767 do not fit"):
         Datastore.open(tmp_path / "small", rows=ROWS, dimension=WIDTH, key_fp16=True, vocabulary_size=267744)
-    write_raw(tmp_path / "overflowed", keys, values_of().astype(np.int16))
+    one = values_of() - 39000
+    one[700] = -5
+    write_raw(tmp_path / "overflowed", keys, one.astype(np.int16))
     with pytest.raises(DatastoreError, match="words are lost"):
         Datastore.open(tmp_path / "overflowed", rows=ROWS, dimension=WIDTH, key_fp16=True)
 
@@ -105,6 +107,7 @@ def test_values_above_int16_survive_beside_float16_keys(make_store):
 
 def test_without_keys_their_file_need_not_exist(make_store, tmp_path):
     make_store()
+    assert Datastore.open(tmp_path / "dstore", load_keys=False).keys_ND is None
     (tmp_path / "dstore_keys.npy").unlink()
     store = Datastore.open(tmp_path / "dstore", load_keys=False)
     assert store.keys_ND is None and np.array_equal(store.values_N, values_of())
@@ -242,3 +245,19 @@ def test_what_is_left_are_the_rows_that_are_not_forgotten(make_store):
     store.forgotten = RowRanges.of([[3, 10], [20, 21]])
     assert store.rows_left == ROWS - 8 == store.left.num_rows
     assert store.left.pairs == [[0, 3], [10, 20], [21, ROWS]]
+
+
+def test_a_key_that_was_found_and_is_not_finite_is_an_error_and_a_distance_beyond_float32_is_none(tmp_path):
+    keys = np.array([[0, 0], [3e38, 3e38], [np.nan, 0], [np.inf, 0]], np.float32)
+    queries = np.array([[1, 1], [np.nan, 1]], np.float32)
+
+    def found(n, row):
+        distance, ids = np.array([[np.inf]], np.float32), np.array([[row]])
+        check_found(tmp_path / "d", keys, queries[n : n + 1], distance, ids)
+
+    for n, row in ((0, 1), (1, 0), (1, 2), (0, -1)):
+        found(n, row)
+    for row in (2, 3):
+        with pytest.raises(DatastoreError, match=f"d_keys.npy: row {row} is not finite"):
+            found(0, row)
+    check_found(tmp_path / "d", keys, queries[:1], np.array([[1.0]], np.float32), np.array([[2]]))  # not looked at
