@@ -79,6 +79,19 @@ def test_every_token_has_its_row(save, data_dir, neighbours):
     assert manifest["settings"].items() >= {**searched, **cut}.items()
 
 
+@pytest.mark.parametrize(
+    ("flags", "recorded"),
+    [
+        (f"--probe 3 {' '.join(OWN)}", {"probe": 3, "rerank": None, "knn_sim_func": "do_not_recomp_l2"}),
+        ("--probe 5 --rerank 60 --k 20", {"probe": 5, "rerank": 60, "knn_sim_func": None}),
+    ],
+)
+def test_the_search_is_recorded_as_it_was_typed(save, flags, recorded):
+    manifest = json.loads((save("r", "--knn-temp", 2.5, *flags.split()) / "manifest.json").read_text())
+    assert manifest["settings"].items() >= recorded.items()
+    assert (manifest["knn_temp"], manifest["k"], manifest["lmbda"]) == (2.5, 20 if "--k" in flags else K, 0.0)
+
+
 def test_separate_runs_say_the_same(save, eval_lm, neighbours, tmp_path):
     directory = save("r", "--lmbda", 0.3)
     found, manifest = columns(directory), json.loads((directory / "manifest.json").read_text())

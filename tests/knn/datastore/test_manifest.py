@@ -11,10 +11,13 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.manifest import (
     DatastoreManifest,
     IndexManifest,
+    Segment,
+    first_rows,
     manifest_path,
     read_manifest,
     write_manifest,
 )
+from fairseq.knn.datastore.ranges import RowRanges
 from tests.builders.small_store import small_index_manifest
 
 
@@ -194,3 +197,47 @@ def test_segments_and_forgotten_rows_that_are_refused(change: dict, message: str
     with pytest.raises(DatastoreError) as caught:
         read_manifest(tmp_path / "a.json", DatastoreManifest)
     assert message in str(caught.value) and str(caught.value).endswith("; restore it, or write it again")
+
+
+def rows_of(segments: list[Segment]) -> list[tuple[str, int]]:
+    """Returns which row of which source each row is."""
+    return [(one.settings["data"], row) for one in segments for row in one.spans.ids().tolist()]
+
+
+SEGMENTS = [
+    Segment(settings={"data": "a"}, source_rows=9, spans=RowRanges.of([[2, 5], [7, 9]])),
+    Segment(settings={"data": "b"}, source_rows=4, spans=RowRanges.of([[0, 4]])),
+    Segment(settings={"data": "c"}, source_rows=8, spans=RowRanges.of([[1, 2], [3, 7]])),
+]
+
+
+@pytest.mark.parametrize("count", range(1, 15))
+def test_the_first_rows_are_those_of_the_first_segments(count: int) -> None:
+    assert rows_of(first_rows(SEGMENTS, count)) == rows_of(SEGMENTS)[:count]
+
+
+@pytest.mark.parametrize("gone", [[], [[0, 1]], [[1, 3], [4, 5]], [[0, 2], [3, 5]], [[4, 9]]])
+def test_a_segment_without_some_of_its_rows_has_the_others(gone: list[list[int]]) -> None:
+    """They are numbered from the segment's first; its source's own numbers stay."""
+    left = SEGMENTS[0].without(RowRanges.of(gone))
+    out = {row for start, stop in gone for row in range(start, stop)}
+    assert left.spans.ids().tolist() == [row for n, row in enumerate([2, 3, 4, 7, 8]) if n not in out]
+    assert (left.source_rows, left.settings) == (9, {"data": "a"})
+
+
+def test_a_segment_is_called_by_the_end_of_its_path() -> None:
+    segment = Segment(settings={"data": "/x/bin/train"}, source_rows=1, spans=RowRanges.of([[0, 1]]))
+    assert segment.name == "train"
+    assert all(segment.is_called(name) for name in ("train", "bin/train", "x/bin/train", "/x/bin/train"))
+    assert not any(segment.is_called(name) for name in ("rain", "bin", "other/train", "", "bin/valid"))
+    assert SEGMENTS[0].replace(settings={}).name == "a text that is not recorded"
+
+
+@pytest.mark.parametrize("field", ["sample_break_mode", "tokens_per_sample", "context_window", "add_bos_token"])
+def test_a_source_is_a_text_and_the_way_it_was_cut(field: str) -> None:
+    settings = {"data_sha256": "h", "data": "here", "sample_break_mode": "none", "tokens_per_sample": 8}
+    segment = SEGMENTS[0].replace(settings=settings)
+    assert segment.is_of({**settings, "data": "moved"})
+    assert not segment.is_of({**settings, field: "another"}) and not segment.is_of({**settings, "data_sha256": "g"})
+    unknown = {**settings, "data_sha256": None}
+    assert not segment.replace(settings=unknown).is_of(unknown), "two texts that nothing is known of need not be one"

@@ -39,7 +39,8 @@ def test_every_datastore_that_has_changed_is_named(tmp_path: Path, caplog: pytes
     written(tmp_path / "other.json", weights_sha256="3" * 64)
     write_manifest(tmp_path / "writing.json", small_manifest(weights_sha256="2" * 64))
     (tmp_path / "broken.json").write_text("{")
-    names = ["gone", "broken", "writing", "same", "changed", "other"]
+    (tmp_path / "directory.json").mkdir()
+    names = ["gone", "broken", "directory", "writing", "same", "changed", "other"]
     warn_if_outdated(saved_with(tmp_path / "r", *((name, same.store_id) for name in names)))
     assert len(caplog.messages) == 2
     for name, message in zip(("changed", "other"), caplog.messages, strict=True):

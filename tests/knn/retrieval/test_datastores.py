@@ -1,15 +1,19 @@
 """The datastores of a retrieval: ids run on from one to the next, and each row leads to its text."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.retrieval.datastores import RetrievalPart
+from fairseq.knn.neighbours.neighbour_source import StorePart
+from fairseq.knn.retrieval.datastores import RetrievalPart, datastore_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from tests.builders.small_retrieval import small_retrieval
+from tests.builders.small_store import clustered_keys, write_store
 
 PART = {"data": "bin/train", "context_window": 8, "first_position": 8, "store_id": "s"}
 
@@ -75,3 +79,19 @@ def test_rows_of_several_texts_lead_to_each(tmp_path: Path) -> None:
 def test_rows_that_were_never_forgotten_are_known_by_the_datastores_own_id(tmp_path: Path) -> None:
     [part] = opened(tmp_path / "r", rows=8, data="bin/train", first_position=3)
     assert (part.store_id, part.rows_id) == ("s" * 64, "s" * 64)
+
+
+def test_what_is_recorded_of_a_datastore_is_where_its_rows_come_from(tmp_path: Path) -> None:
+    """Rows follow the text from the first full context on: 8 tokens in blocks of 5 begin with the third block."""
+    settings = {"data": "bin/train", "context_window": 8, "tokens_per_sample": 5, "sample_break_mode": "none"}
+    store = write_store(tmp_path, "d", clustered_keys(20), settings=settings)
+    one = datastore_record([StorePart(store, 0)], whole_text=True)
+    assert (one.prefix, one.rows, one.data) == (str(store.prefix), 20, "bin/train")
+    assert (one.context_window, one.first_position, one.rows_id, one.parts) == (8, 10, UNSET, UNSET)
+    assert datastore_record([StorePart(store, 0)], whole_text=False).first_position is None
+    forgotten = replace(store, store_id="f" * 64)
+    assert datastore_record([StorePart(forgotten, 0)], whole_text=True).rows_id == store.rows_id
+    assert datastore_record([StorePart(replace(store, manifest=None), 0)], whole_text=True).data is None
+    two = datastore_record([StorePart(store, 0), StorePart(forgotten, 20)], whole_text=True)
+    assert (two.prefix, two.rows, two.data) == (f"{store.prefix}:{store.prefix}", 40, None)
+    assert [(part.offset, part.store_id) for part in two.parts or ()] == [(0, store.store_id), (20, "f" * 64)]

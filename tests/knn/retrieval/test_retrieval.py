@@ -83,6 +83,11 @@ def test_the_reader_gives_the_columns(saved, tmp_path):
     assert np.array_equal(found.hits_NK(slice(5, 9)), saved["hits"][5:9]) and found.hits_NK().dtype == bool
 
 
+def test_ids_may_be_of_either_width(saved, tmp_path):
+    np.save(tmp_path / "hand" / "ids.npy", saved["ids"].astype(np.int64))
+    assert np.array_equal(Retrieval.open(tmp_path / "hand").ids_NK, saved["ids"])
+
+
 @pytest.mark.parametrize("k", [1, 8, 9, 17])
 def test_bits_of_any_number_of_neighbours(tmp_path, k):
     columns = small_retrieval(tmp_path / "r", 12, k)
@@ -233,6 +238,8 @@ def cut(path: Path, left: int) -> None:
         (lambda d: cut(d / "ids.npy", 0), "must be a whole .npy file"),
         (lambda d: (d / "hits.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': 'O'   "), "must be a whole .npy"),
         (lambda d: np.save(d / "blocks.npy", np.arange(60.0)), "blocks.npy must be int32 of shape"),
+        (lambda d: np.save(d / "blocks.npy", np.arange(60)), "blocks.npy must be int32 of shape"),
+        (lambda d: np.save(d / "targets.npy", np.full(60, 5)), "targets.npy must be int32 of shape"),
         (lambda d: np.save(d / "blocks.npy", np.array([None] * 60)), "must be a whole .npy file"),
     ],
 )
