@@ -1,10 +1,21 @@
 """Which layouts files can have: against a loop over rows, widths and dtypes."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.format import Layout, holds_ids, infer_layout, possible_layouts, row_files
+from fairseq.knn.datastore.format import (
+    ChunkHasher,
+    Layout,
+    chunk_digests,
+    holds_ids,
+    infer_layout,
+    possible_layouts,
+    read_pieces,
+    row_files,
+)
 
 
 def write(prefix, rows, width, key_dtype="float32", value_dtype="int64", values=None):
@@ -74,3 +85,30 @@ def test_a_layout_among_several_must_be_named(tmp_path):
     assert infer_layout(tmp_path / "e", rows=4, key_fp16=False, **known) == Layout(4, 4, "float32", "int64")
     with pytest.raises(DatastoreError, match="larger than the 8 rows"):
         infer_layout(tmp_path / "e", rows=9, key_fp16=False, **known)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8, 1000])
+def test_pieces_of_a_file_are_bounded_and_end_where_they_should(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("fairseq.knn.datastore.format.READ_BYTES", at_once)
+    data = bytes(range(50))
+    (tmp_path / "f").write_bytes(data)
+    for start, count in ((0, 0), (0, 1), (7, 8), (0, 50), (40, 10), (45, 30), (60, 5)):
+        pieces = list(read_pieces(tmp_path / "f", start, count))
+        assert b"".join(pieces) == data[start : start + count]
+        assert all(0 < len(piece) <= at_once for piece in pieces)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("at_once", [1, 5, 12, 100])
+def test_every_chunk_of_rows_has_the_sum_of_its_bytes(tmp_path, monkeypatch, rows, at_once):
+    """Four rows of three bytes are a chunk, however many bytes come at a time, and wherever a run goes on."""
+    monkeypatch.setattr("fairseq.knn.datastore.format.CHUNK_ROWS", 4)
+    data = bytes(range(rows * 3))
+    expected = [hashlib.sha256(data[start : start + 12]).hexdigest() for start in range(0, len(data), 12)]
+    (tmp_path / "f").write_bytes(data + b"more")
+    assert list(chunk_digests(tmp_path / "f", 3, rows)) == expected
+    for done in range(0, rows // 4 + 1):
+        hasher = ChunkHasher(3, expected[:done])
+        for start in range(done * 12, len(data), at_once):
+            hasher.update(data[start : start + at_once])
+        assert hasher.digests() == expected and hasher.full == expected[: rows // 4]
