@@ -72,7 +72,7 @@ def test_cells_hold_the_best_of_each_pair_and_a_frame_the_best_of_all() -> None:
     np.testing.assert_allclose(axes.collections[0].get_array(), PPL[:, :, 0, :, 0].min(axis=2))
     [frame] = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert frame.get_xy() == (1, 1)
-    assert "12.00\nλ 0.5" in words_of(axes)
+    assert "12.0\nλ 0.5" in words_of(axes)
 
 
 def test_a_cache_has_its_weights_at_the_best_lambda() -> None:
