@@ -37,8 +37,8 @@ from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.builders.cases import Artefacts
 from tests.builders.small_retrieval import small_retrieval
 
-CASES, SOAK_CASES = 200, 5000
-CHECKPOINT_CASES, SLOW_CHECKPOINT_CASES = 60, 1500
+CASES, SOAK_CASES = 100, 5000
+CHECKPOINT_CASES, SLOW_CHECKPOINT_CASES = 30, 1500
 
 SOUND_IDX = b"MMIDIDX\0\0" + struct.pack("<QBQ3i3q", 1, 8, 3, 2, 0, 4, 0, 4, 4)
 SOUND_BIN = np.array([5, 2, 4, 6, 7, 2], "<u2").tobytes()
