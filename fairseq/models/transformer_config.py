@@ -7,7 +7,7 @@ from typing import Any
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
 
-ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate")
+ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate", "gelu_fast", "tanh", "linear")
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,8 @@ class TransformerConfig:
     decoder_output_dim: int | None = flag(None, "width before the output [default: --decoder-embed-dim]", minimum=1)
     decoder_ffn_embed_dim: int = flag(2048, "width inside the feed-forward part", minimum=1)
     decoder_attention_heads: int = flag(8, "attention heads", minimum=1)
-    decoder_normalize_before: bool = flag(
-        False, "LayerNorm before each part", no_effect="these models are always built that way"
-    )
-    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer")
+    decoder_normalize_before: bool = flag(True, "LayerNorm before each part of a layer, or after it with --no-…")
+    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer; with --no-… there never is one")
     decoder_learned_pos: bool = flag(False, "learned positions instead of sinusoidal ones")
     no_token_positional_embeddings: bool = flag(False, "no positions at all")
     share_decoder_input_output_embed: bool = flag(False, "share word vectors between input and output")
@@ -56,6 +54,11 @@ class TransformerConfig:
     def output_dim(self) -> int:
         """Width of the features that the output layer takes."""
         return self.decoder_output_dim or self.decoder_embed_dim
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a LayerNorm follows the last layer: one that ends in a LayerNorm of its own has none."""
+        return self.decoder_normalize_before and not self.no_decoder_final_norm
 
     def __post_init__(self) -> None:
         if self.decoder_embed_dim % self.decoder_attention_heads:
