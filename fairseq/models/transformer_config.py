@@ -1,10 +1,11 @@
 """The transformer language model's fields, and the presets that ``--arch`` names."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.config.flags import flag
+from fairseq.config.flags import flag, flag_name, resolve
 from fairseq.errors import ConfigError
 
 ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate", "gelu_fast", "tanh", "linear")
@@ -72,11 +73,25 @@ class TransformerConfig:
             raise ConfigError("--adaptive-input needs --adaptive-softmax-cutoff or --adaptive-input-cutoff")
         if self.tie_adaptive_weights:
             self._check_tied()
+        if self.share_decoder_input_output_embed and not self.adaptive_softmax_cutoff:
+            self._check_shared()
 
     @property
     def input_cutoff(self) -> tuple[int, ...]:
         """Ends of the input's bands; the output's when none were given."""
         return self.adaptive_input_cutoff or self.adaptive_softmax_cutoff
+
+    def _check_shared(self) -> None:
+        if self.adaptive_input:
+            raise ConfigError(
+                "--share-decoder-input-output-embed needs vectors of one width, but --adaptive-input makes bands of"
+                " several; leave one of the two out, or give --adaptive-softmax-cutoff and --tie-adaptive-weights"
+            )
+        if self.input_dim != self.output_dim:
+            raise ConfigError(
+                f"--share-decoder-input-output-embed needs --decoder-input-dim {self.input_dim} to equal"
+                f" --decoder-output-dim {self.output_dim}"
+            )
 
     def _check_tied(self) -> None:
         if not self.adaptive_input or not self.adaptive_softmax_cutoff:
@@ -95,6 +110,23 @@ class TransformerConfig:
                 f"--tie-adaptive-weights needs --decoder-output-dim {self.output_dim} to equal --decoder-embed-dim"
                 f" {self.decoder_embed_dim}"
             )
+
+
+# Settings that change what the weights mean, and may leave no trace among them.
+_COMPUTATION = (
+    "decoder_attention_heads",
+    "decoder_normalize_before",
+    "no_token_positional_embeddings",
+    "no_scale_embedding",
+    "activation_fn",
+)
+
+
+def other_computations(config: TransformerConfig, fields: Mapping[str, Any]) -> list[str]:
+    """Returns one phrase for each setting by which a checkpoint's weights mean another computation than ``config``."""
+    stored = resolve(TransformerConfig, dataclasses.asdict(config), {n: fields[n] for n in _COMPUTATION if n in fields})
+    pairs = ((flag_name(name), getattr(stored, name), getattr(config, name)) for name in _COMPUTATION)
+    return [f"{name} {theirs} instead of {ours}" for name, theirs, ours in pairs if theirs != ours]
 
 
 _BAEVSKI_WIKI103: Mapping[str, Any] = dict(

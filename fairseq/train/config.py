@@ -7,6 +7,8 @@ from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import as_dict, flag
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
+from fairseq.models import architecture
+from fairseq.models.transformer_config import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.tasks import TASKS
@@ -89,8 +91,9 @@ class RunConfig:
             fields["adaptive_input_cutoff"] = fields["adaptive_softmax_cutoff"]
         if "output_dictionary_size" in fields:
             fields["output_dictionary_size"] = -1
-        if fields.get("decoder_normalize_before") is False:  # which every other preset of fairseq's overrules
-            fields["arch"] = "transformer_lm"
+        preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")
+        if architecture(self.train.arch)[0] == "transformer_lm" and not preset_of_others:
+            fields["arch"] = "transformer_lm"  # fairseq's other presets overrule where LayerNorms are
         if fields.get("max_target_positions", ...) is None:
             fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
         return fields
