@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from fairseq.config.flags import LARGEST_INT
-from fairseq.errors import CheckpointError, shown
+from fairseq.errors import CheckpointError, ConfigError, shown
+from fairseq.models.foreign_settings import refuse_other_computations
+from fairseq.models.transformer_config import TransformerConfig, other_computations
 
 ZIP_MAGIC = b"PK\x03\x04"
 ASK = "get or make the checkpoint again"
@@ -68,6 +70,29 @@ def check_weights(model: Mapping[Any, Any], path: str | os.PathLike[str]) -> Non
                 f"{path}: the weights {shown(name)} must be finite numbers, but {count} of {value.numel()} are NaN or"
                 f" infinite (the training diverged, or the file is damaged); {ASK}"
             )
+
+
+def check_same_computation(model: Any, fields: Mapping[str, Any], path: str | os.PathLike[str], num_ids: int) -> None:
+    """Raises CheckpointError unless a checkpoint's weights mean the same to ``model`` as where they were trained.
+
+    Args:
+        model: one that is to go on from the weights; a plugin's is not looked at.
+        fields: the checkpoint's settings.
+        path: of the checkpoint.
+        num_ids: of the dictionary.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, TransformerConfig):
+        return
+    refuse_other_computations(fields, (), num_ids, str(path))
+    try:
+        differences = other_computations(config, fields)
+    except ConfigError as err:
+        raise CheckpointError(f"the settings in {path} do not make a model: {err}") from err
+    if differences:
+        raise CheckpointError(
+            f"the weights of {path} were trained with {', '.join(differences)}; give the flags that it was trained with"
+        )
 
 
 def last_update(history: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -37,7 +37,7 @@ from fairseq.checkpoints.checks import (
 )
 from fairseq.config.flags import Namespace
 from fairseq.errors import CheckpointError, shown
-from fairseq.models.upgrade import upgrade_fields, upgrade_state
+from fairseq.models.upgrade import SETTINGS_VERSION, upgrade_fields, upgrade_own_fields, upgrade_state
 from fairseq.runtime.files import atomic_write, write_json
 from fairseq.runtime.inputs import require_checkpoint
 
@@ -93,6 +93,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     check_weights(raw["model"], path)
     last = last_update(raw.get("optimizer_history"), path)
     extra_state = checked_extra_state(raw.get("extra_state"), path)
+    if "dictionary_sha256" in extra_state:
+        fields = upgrade_own_fields(fields)
     return Checkpoint(
         path=str(path),
         fields=upgrade_fields(fields, raw["model"]),
@@ -131,18 +133,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the settings by name.
+
+    Where they do not say whether LayerNorms stand before or after, the container does: fairseq 0.9 had them before
+    whatever was asked for, fairseq 0.12 has them after unless it is told.
+    """
     args, cfg = raw.get("args"), raw.get("cfg")
     if isinstance(args, Namespace):
-        return vars(args)
+        return {"decoder_normalize_before": True, **vars(args)}
     if not isinstance(cfg, Mapping):
         raise CheckpointError(f"{path} records no settings: neither 'args' nor 'cfg' is there")
     groups = {name: vars(group) if isinstance(group, Namespace) else group for name, group in cfg.items()}
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"decoder_normalize_before": False}
     for name in ("common", "dataset", "optimization", "criterion", "optimizer", "lr_scheduler", "task", "model"):
         if isinstance(groups.get(name), Mapping):
             fields.update(groups[name])
     if isinstance(groups.get("model"), Mapping):
         fields.setdefault("arch", groups["model"].get("_name"))
+    if isinstance(groups.get("task"), Mapping):
+        fields.setdefault("task", groups["task"].get("_name"))
     return fields
 
 
@@ -160,6 +169,7 @@ def save_checkpoint(
 
     Equal states give equal bytes, whether a run was resumed or not.
     """
+    fields = {**fields, **SETTINGS_VERSION}
     record = {
         "args": Namespace(**{name: _historic(name, value) for name, value in fields.items()}),
         "model": dict(model_state),

@@ -28,6 +28,7 @@ from fairseq.checkpoints.format import load_checkpoint, save_checkpoint
 from fairseq.config.flags import coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.transformer_lm import CHECKPOINT_LAYOUT_VERSION
+from fairseq.models.upgrade import upgrade_own_fields
 from fairseq.runtime.files import atomic_write, locked
 from fairseq.runtime.records import parse
 
@@ -117,6 +118,8 @@ def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
             fields[name] = coerce(fields[name], kind, f"{source}: {name}")
         elif name in fields:
             fields[name] = ()
+    if metadata.get("dictionary_sha256"):
+        fields = upgrade_own_fields(fields)
     for name, stored in _parsed(metadata, "tied", dict[str, str], source).items():
         if stored not in state:
             raise CheckpointError(f"{source} ties {name} to {stored!r}, which it does not hold; convert it again")

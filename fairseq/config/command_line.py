@@ -121,7 +121,10 @@ def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, d
         return
     spellings = [flag_name(name), *meta["aliases"]]
     if kind is bool:
-        group.add_argument(*spellings, dest=name, action="store_true", help=text)
+        action: Any = (
+            argparse.BooleanOptionalAction if field.default is True else "store_true"
+        )  # the former adds --no-…
+        group.add_argument(*spellings, dest=name, action=action, help=text)
     elif meta["optional_value"] is not None:
         group.add_argument(*spellings, dest=name, nargs="?", const=meta["optional_value"], help=text)
     else:

@@ -1,13 +1,14 @@
 """The transformer language model's fields, and the presets that ``--arch`` names."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.config.flags import flag
+from fairseq.config.flags import flag, flag_name, resolve
 from fairseq.errors import ConfigError
 
-ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate")
+ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate", "gelu_fast", "tanh", "linear")
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,8 @@ class TransformerConfig:
     decoder_output_dim: int | None = flag(None, "width before the output [default: --decoder-embed-dim]", minimum=1)
     decoder_ffn_embed_dim: int = flag(2048, "width inside the feed-forward part", minimum=1)
     decoder_attention_heads: int = flag(8, "attention heads", minimum=1)
-    decoder_normalize_before: bool = flag(
-        False, "LayerNorm before each part", no_effect="these models are always built that way"
-    )
-    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer")
+    decoder_normalize_before: bool = flag(True, "LayerNorm before each part of a layer, or after it with --no-…")
+    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer; with --no-… there never is one")
     decoder_learned_pos: bool = flag(False, "learned positions instead of sinusoidal ones")
     no_token_positional_embeddings: bool = flag(False, "no positions at all")
     share_decoder_input_output_embed: bool = flag(False, "share word vectors between input and output")
@@ -57,6 +56,11 @@ class TransformerConfig:
         """Width of the features that the output layer takes."""
         return self.decoder_output_dim or self.decoder_embed_dim
 
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a LayerNorm follows the last layer: one that ends in a LayerNorm of its own has none."""
+        return self.decoder_normalize_before and not self.no_decoder_final_norm
+
     def __post_init__(self) -> None:
         if self.decoder_embed_dim % self.decoder_attention_heads:
             raise ConfigError(
@@ -69,11 +73,25 @@ class TransformerConfig:
             raise ConfigError("--adaptive-input needs --adaptive-softmax-cutoff or --adaptive-input-cutoff")
         if self.tie_adaptive_weights:
             self._check_tied()
+        if self.share_decoder_input_output_embed and not self.adaptive_softmax_cutoff:
+            self._check_shared()
 
     @property
     def input_cutoff(self) -> tuple[int, ...]:
         """Ends of the input's bands; the output's when none were given."""
         return self.adaptive_input_cutoff or self.adaptive_softmax_cutoff
+
+    def _check_shared(self) -> None:
+        if self.adaptive_input:
+            raise ConfigError(
+                "--share-decoder-input-output-embed needs vectors of one width, but --adaptive-input makes bands of"
+                " several; leave one of the two out, or give --adaptive-softmax-cutoff and --tie-adaptive-weights"
+            )
+        if self.input_dim != self.output_dim:
+            raise ConfigError(
+                f"--share-decoder-input-output-embed needs --decoder-input-dim {self.input_dim} to equal"
+                f" --decoder-output-dim {self.output_dim}"
+            )
 
     def _check_tied(self) -> None:
         if not self.adaptive_input or not self.adaptive_softmax_cutoff:
@@ -92,6 +110,23 @@ class TransformerConfig:
                 f"--tie-adaptive-weights needs --decoder-output-dim {self.output_dim} to equal --decoder-embed-dim"
                 f" {self.decoder_embed_dim}"
             )
+
+
+# Settings that change what the weights mean, and may leave no trace among them.
+_COMPUTATION = (
+    "decoder_attention_heads",
+    "decoder_normalize_before",
+    "no_token_positional_embeddings",
+    "no_scale_embedding",
+    "activation_fn",
+)
+
+
+def other_computations(config: TransformerConfig, fields: Mapping[str, Any]) -> list[str]:
+    """Returns one phrase for each setting by which a checkpoint's weights mean another computation than ``config``."""
+    stored = resolve(TransformerConfig, dataclasses.asdict(config), {n: fields[n] for n in _COMPUTATION if n in fields})
+    pairs = ((flag_name(name), getattr(stored, name), getattr(config, name)) for name in _COMPUTATION)
+    return [f"{name} {theirs} instead of {ours}" for name, theirs, ours in pairs if theirs != ours]
 
 
 _BAEVSKI_WIKI103: Mapping[str, Any] = dict(

@@ -1,4 +1,4 @@
-"""The transformer language model of Baevski and Auli (2019): adaptive input, pre-norm layers, adaptive softmax.
+"""The transformer language model of Baevski and Auli (2019): adaptive input, layers, adaptive softmax.
 
     ids ─ embed · √C ─ + positions ─ dropout ─ layer × L ─ [LayerNorm] ─ features ─ output layer ─ log p(target)
 
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
             kind = LearnedPositions if config.decoder_learned_pos else SinusoidalPositions
             self.embed_positions = kind(width, self.num_positions)
         self.layers = nn.ModuleList(_build_layer(config) for _ in range(config.decoder_layers))
-        self.layer_norm = None if config.no_decoder_final_norm else nn.LayerNorm(width)
+        self.layer_norm = nn.LayerNorm(width) if config.has_final_norm else None
         self.project_out_dim = None
         if width != config.output_dim and not config.tie_adaptive_weights:
             self.project_out_dim = projection(width, config.output_dim)
@@ -255,6 +255,7 @@ def _build_layer(config: TransformerConfig) -> DecoderLayer:
         config.decoder_embed_dim,
         config.decoder_ffn_embed_dim,
         config.decoder_attention_heads,
+        normalize_before=config.decoder_normalize_before,
         dropout=config.dropout,
         attention_dropout=config.attention_dropout,
         activation_dropout=config.activation_dropout,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.errors import CheckpointError, shown
+from fairseq.errors import CheckpointError
 
 _LAYER_NORMS = {"0": "self_attn_layer_norm", "1": "encoder_attn_layer_norm", "2": "final_layer_norm"}
 _CONSTANTS = ("version", "_float_tensor")
-# Settings of other programs that change what the weights mean and leave no trace among them.
-_CHANGES_THE_MATHS = ("character_embeddings", "layernorm_embedding", "quant_noise_pq", "base_layers")
+# Written among the settings since they say where the LayerNorms are; before, this program wrote a default there.
+SETTINGS_VERSION = {"settings_version": 2}
 
 
 def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,15 +62,17 @@ def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> di
         upgraded["activation_dropout"] = upgraded["relu_dropout"]
     if layout_version(state) <= 2:
         upgraded["no_decoder_final_norm"] = True
-    for name in _CHANGES_THE_MATHS:
-        if upgraded.get(name):
-            raise CheckpointError(
-                f"the model was trained with {name} = {shown(upgraded[name])}, which is not supported here"
-            )
     for name in ("adaptive_input_cutoff", "adaptive_softmax_cutoff"):
         if upgraded.get(name, ...) is None:
             upgraded[name] = ()
     return upgraded
+
+
+def upgrade_own_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns config fields of this program, which once wrote some that had no effect: LayerNorms stood before."""
+    if set(SETTINGS_VERSION) & set(fields):
+        return dict(fields)
+    return {**fields, "decoder_normalize_before": True, "output_dictionary_size": -1}
 
 
 def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:

@@ -1,14 +1,17 @@
-"""One pre-norm transformer layer.
+"""One transformer layer, with its LayerNorms before its two parts (pre-norm) or after them (post-norm).
 
-    x ─ LayerNorm ─ attention ─ + ─ LayerNorm ─ fc1 ─ activation ─ fc2 ─ + ─
-     └──────────────────────────┘└─────────────────────────────────────────┘
+    pre    x ─ LayerNorm ─ attention ─ + ─ LayerNorm ─ fc1 ─ activation ─ fc2 ─ + ─
+            └──────────────────────────┘└───────────────────────────────────────┘
+    post   x ─ attention ─ + ─ LayerNorm ─ fc1 ─ activation ─ fc2 ─ + ─ LayerNorm ─
+            └──────────────┘            └───────────────────────────┘
 
-The second LayerNorm's output, the *feed-forward input*, is what kNN-LM takes as the key of a context.
+What fc1 takes, the *feed-forward input*, is what kNN-LM takes as the key of a context.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -21,11 +24,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": partial(F.relu, inplace=True),
     "gelu": F.gelu,
     "gelu_accurate": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
 }
 
 
 class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and beside a residual."""
+    """Attention and feed-forward, each beside a residual and behind or before a LayerNorm.
+
+    Args:
+        width: C.
+        inner: width inside the feed-forward part.
+        num_heads: of the attention.
+        normalize_before: whether the LayerNorms stand before the parts.
+        dropout: of what each part gives.
+        attention_dropout: of attention weights.
+        activation_dropout: of what the activation gives.
+        activation: a name of ``ACTIVATIONS``.
+    """
 
     def __init__(
         self,
@@ -33,12 +50,14 @@ class DecoderLayer(nn.Module):
         inner: int,
         num_heads: int,
         *,
+        normalize_before: bool,
         dropout: float,
         attention_dropout: float,
         activation_dropout: float,
         activation: str,
     ) -> None:
         super().__init__()
+        self.normalize_before = normalize_before
         self.dropout = dropout
         self.activation_dropout = activation_dropout
         self.activation = ACTIVATIONS[activation]
@@ -53,14 +72,24 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x_BTC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Returns the layer's output and its feed-forward input, both ``[B, T − first, C]``."""
-        attended = self.self_attn(self.self_attn_layer_norm(x_BTC), first)
+        attended = self.self_attn(self._before(self.self_attn_layer_norm, x_BTC), first)
         return self._feed_forward(x_BTC[:, first:] + dropout(attended, self.dropout, self.training))
 
     def extend(self, x_BSC: Tensor, cache: KeyValueCache, layer: int) -> tuple[Tensor, Tensor]:
         """Returns the layer's output and its feed-forward input of S new columns, both ``[B, S, C]``."""
-        return self._feed_forward(x_BSC + self.self_attn.extend(self.self_attn_layer_norm(x_BSC), cache, layer))
+        normed = self._before(self.self_attn_layer_norm, x_BSC)
+        return self._feed_forward(x_BSC + self.self_attn.extend(normed, cache, layer))
 
     def _feed_forward(self, x_BSC: Tensor) -> tuple[Tensor, Tensor]:
-        ffn_input_BSC = self.final_layer_norm(x_BSC)
+        """Returns output and feed-forward input, given the sum of residual and attention."""
+        x_BSC = self._after(self.self_attn_layer_norm, x_BSC)
+        ffn_input_BSC = self._before(self.final_layer_norm, x_BSC)
         hidden = dropout(self.activation(self.fc1(ffn_input_BSC)), self.activation_dropout, self.training)
-        return x_BSC + dropout(self.fc2(hidden), self.dropout, self.training), ffn_input_BSC
+        out_BSC = x_BSC + dropout(self.fc2(hidden), self.dropout, self.training)
+        return self._after(self.final_layer_norm, out_BSC), ffn_input_BSC
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.normalize_before else x
+
+    def _after(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return x if self.normalize_before else norm(x)

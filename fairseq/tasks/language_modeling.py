@@ -11,13 +11,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fairseq.checkpoints.format import Checkpoint
-from fairseq.config.flags import resolve
+from fairseq.config.flags import flag_fields, resolve
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
 from fairseq.models import MODELS, architecture, architecture_names
+from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
 from fairseq.runtime.inputs import data_directories, require_split
 
@@ -130,6 +131,7 @@ class LanguageModelingTask:
             name, _ = architecture(arch)
         config_class = MODELS.config(name)
         assert config_class is not None
+        self._check_settings({**checkpoint.fields, **overrides}, config_class, checkpoint)
         try:
             config: Any = resolve(config_class, checkpoint.fields, overrides)
             length = self._block_size(checkpoint.fields)
@@ -146,6 +148,13 @@ class LanguageModelingTask:
                 f" {self.dictionary_path}: {'; '.join(problems[:3])}{more}"
             )
         return model
+
+    def _check_settings(self, settings: Mapping[str, Any], config_class: type, checkpoint: Checkpoint) -> None:
+        """Raises CheckpointError if a setting that the model does not have changes what its weights mean."""
+        own = {*flag_fields(config_class), *flag_fields(LanguageModelingConfig)}
+        refuse_other_computations(settings, flag_fields(config_class), len(self.dictionary), checkpoint.path)
+        if "dictionary_sha256" not in checkpoint.extra_state:  # another program's
+            warn_of_unknown(settings, own, checkpoint.path)
 
     def _block_size(self, fields: Mapping[str, Any]) -> int | None:
         """Returns the block size that a checkpoint records, if it does."""

@@ -7,6 +7,8 @@ from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import as_dict, flag
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
+from fairseq.models import architecture
+from fairseq.models.transformer_config import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.tasks import TASKS
@@ -81,9 +83,17 @@ class RunConfig:
         parts = (self.common, self.device, self.batching, self.checkpoint, self.optimization, self.optimizer)
         chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
         fields = as_dict(self.train, *chosen)
+        # Other programs that read the checkpoint want what is in force, not what stands for it.
         for name in ("decoder_input_dim", "decoder_output_dim"):
-            if fields.get(name, ...) is None:  # other programs that read the checkpoint want a number
+            if fields.get(name, ...) is None:
                 fields[name] = fields["decoder_embed_dim"]
+        if fields.get("adaptive_input") and not fields["adaptive_input_cutoff"]:
+            fields["adaptive_input_cutoff"] = fields["adaptive_softmax_cutoff"]
+        if "output_dictionary_size" in fields:
+            fields["output_dictionary_size"] = -1
+        preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")
+        if architecture(self.train.arch)[0] == "transformer_lm" and not preset_of_others:
+            fields["arch"] = "transformer_lm"  # fairseq's other presets overrule where LayerNorms are
         if fields.get("max_target_positions", ...) is None:
             fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
         return fields

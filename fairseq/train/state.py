@@ -14,6 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 import fairseq
+from fairseq.checkpoints.checks import check_same_computation
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, save_checkpoint
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.upgrade import load_state
@@ -110,6 +111,7 @@ def restore(config: RunConfig, task: Any, trainer: Trainer, state: RunState) -> 
             return
     checkpoint = load_checkpoint(path)
     task.check_dictionary(checkpoint)
+    check_same_computation(trainer.model, checkpoint.fields, path, len(task.dictionary))
     problems = load_state(trainer.model, checkpoint.state)
     if problems:
         raise CheckpointError(

@@ -35,6 +35,10 @@ VARIANTS = {
     "shared": replace(SMALL, share_decoder_input_output_embed=True),
     "gelu": replace(SMALL, activation_fn="gelu"),
     "gelu_accurate": replace(SMALL, activation_fn="gelu_accurate"),
+    "tanh": replace(SMALL, activation_fn="tanh"),
+    "linear": replace(SMALL, activation_fn="linear"),
+    "post-norm": replace(SMALL, decoder_normalize_before=False),
+    "post-norm, adaptive": replace(ADAPTIVE, decoder_normalize_before=False, activation_fn="gelu_fast"),
     "learned positions": replace(SMALL, decoder_learned_pos=True),
     "other widths": replace(SMALL, decoder_input_dim=12, decoder_output_dim=10),
 }

@@ -18,7 +18,8 @@ def test_equals_the_naive_decoder(variant: str) -> None:
     config = VARIANTS[variant]
     model, row_T = perturbed_model(config), some_ids(9)
     state = under({name: value.double().numpy() for name, value in model.state_dict().items()}, "decoder.")
-    features_TC, ffn_input_TC = decode(state, row_T.tolist(), EDGES, 2, config.activation_fn)
+    post_norm = not config.decoder_normalize_before
+    features_TC, ffn_input_TC = decode(state, row_T.tolist(), EDGES, 2, config.activation_fn, post_norm=post_norm)
     out = model(row_T[None])
     np.testing.assert_allclose(out.features_BSC[0].detach().numpy(), features_TC, atol=FLOAT32_ATOL, rtol=0)
     np.testing.assert_allclose(out.ffn_input_BSC[0].detach().numpy(), ffn_input_TC, atol=FLOAT32_ATOL, rtol=0)

@@ -12,9 +12,12 @@ from tests.oracles.attention import attention
 Floats = npt.NDArray[np.float64]
 ACTIVATIONS = {
     "relu": lambda x: max(x, 0.0),
+    "tanh": math.tanh,
+    "linear": lambda x: x,
     "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
     "gelu_accurate": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
 }
+ACTIVATIONS["gelu_fast"] = ACTIVATIONS["gelu_accurate"]
 
 
 def under(state: Mapping[str, Floats], prefix: str) -> dict[str, Floats]:
@@ -34,8 +37,19 @@ def layer_norm(x: Floats, weights: Mapping[str, Floats]) -> Floats:
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weights["weight"] + weights["bias"]
 
 
+def feed_forward(x: Floats, layer: Mapping[str, Floats], activation: str) -> Floats:
+    inner = np.vectorize(ACTIVATIONS[activation])(x @ layer["fc1.weight"].T + layer["fc1.bias"])
+    return inner @ layer["fc2.weight"].T + layer["fc2.bias"]
+
+
 def decode(
-    state: Mapping[str, Floats], ids: list[int], edges: list[int], num_heads: int, activation: str = "relu"
+    state: Mapping[str, Floats],
+    ids: list[int],
+    edges: list[int],
+    num_heads: int,
+    activation: str = "relu",
+    *,
+    post_norm: bool = False,
 ) -> tuple[Floats, Floats]:
     """Features and the last layer's feed-forward input, each [T, C]; ``state`` is what lies under ``decoder.``."""
     if "embed_tokens.weight" in state:
@@ -50,10 +64,14 @@ def decode(
     x = x + np.array([sinusoid(t + 2, width) if learned is None else learned[t + 2] for t in range(len(ids))])
     for n in range(max(int(name.split(".")[1]) for name in state if name.startswith("layers.")) + 1):
         layer = under(state, f"layers.{n}.")
-        normed = layer_norm(x, under(layer, "self_attn_layer_norm."))
-        x = x + attention(normed, under(layer, "self_attn."), num_heads)
-        ffn_input = layer_norm(x, under(layer, "final_layer_norm."))
-        inner = np.vectorize(ACTIVATIONS[activation])(ffn_input @ layer["fc1.weight"].T + layer["fc1.bias"])
-        x = x + inner @ layer["fc2.weight"].T + layer["fc2.bias"]
+        norm_1, norm_2 = under(layer, "self_attn_layer_norm."), under(layer, "final_layer_norm.")
+        if post_norm:
+            x = layer_norm(x + attention(x, under(layer, "self_attn."), num_heads), norm_1)
+            ffn_input = x
+            x = layer_norm(x + feed_forward(ffn_input, layer, activation), norm_2)
+        else:
+            x = x + attention(layer_norm(x, norm_1), under(layer, "self_attn."), num_heads)
+            ffn_input = layer_norm(x, norm_2)
+            x = x + feed_forward(ffn_input, layer, activation)
     x = layer_norm(x, under(state, "layer_norm.")) if "layer_norm.weight" in state else x
     return (x @ state["project_out_dim.weight"].T if "project_out_dim.weight" in state else x), ffn_input
