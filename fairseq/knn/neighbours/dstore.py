@@ -133,7 +133,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         by_list = None
         if not dot and ListSearch.pays(self.index, len(queries_ND)):
             self._by_list = self._by_list or ListSearch(self.index)
-            by_list = self._by_list if self._by_list.keeps_digits else None
+            by_list = self._by_list if self._by_list.rows_are_near else None
         # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
         is_exact = by_list is not None and keys_ND is not None and fits_memory(keys_ND.nbytes)
         if by_list is not None:
