@@ -8,6 +8,8 @@ from fairseq.errors import ConfigError, refuse_unknown
 
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
+# Of squared distances in float32; of less, and of no larger gap than rounding makes, nothing but the nearest is left.
+LEAST_TEMPERATURE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class KNNConfig:
     )
     probe: int = flag(8, "inverted lists that a search visits", minimum=1)
     lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
-    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
+    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)", minimum=LEAST_TEMPERATURE)
     knn_sim_func: str | None = flag(
         None,
         "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
@@ -63,8 +65,6 @@ class KNNConfig:
             raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
         if self.knnlm:
             paired_names(self.dstore_filename or "", self.indexfile or "")
-        if self.knn_temp <= 0:
-            raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
         if self.rerank is not None and self.rerank < self.k:
             raise ConfigError(
                 f"--rerank {self.rerank} must be at least --k {self.k}: the k nearest are taken from them"

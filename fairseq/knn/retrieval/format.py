@@ -3,6 +3,7 @@
 Legend: N scored tokens · K neighbours · S settings of the cache.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
 from fairseq.evaluate.cache import CacheSetting
+from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.retrieval.datastores import StoreRecord
 from fairseq.runtime.records import Count, Positive, Record, read_record
 
@@ -132,7 +134,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     data: str
     settings: RetrievalSettings
     lmbda: float
-    knn_temp: float
+    knn_temp: Annotated[float, Meta(ge=LEAST_TEMPERATURE, le=sys.float_info.max)]
     identity: Identity
     datastore: StoreRecord
     cache: CacheRecord | UnsetType = UNSET
