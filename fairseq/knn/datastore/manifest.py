@@ -31,6 +31,8 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.files import file_sha256
+from fairseq.runtime.fingerprint import fingerprint
 from fairseq.runtime.records import Count, Positive, Record, as_json, read_record, write_record
 
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
@@ -216,6 +218,7 @@ class IndexManifest(Record, frozen=True, kw_only=True):
         trained_on: the rows that it was trained on, where more have been added since.
         num_bytes: size of its file.
         sha256: of its file.
+        fingerprint: of its file (fairseq/runtime/fingerprint.py); older versions of this program left it out.
     """
 
     spec: str
@@ -232,8 +235,17 @@ class IndexManifest(Record, frozen=True, kw_only=True):
     trained_on: str | UnsetType = UNSET
     num_bytes: Count
     sha256: str
+    fingerprint: str | UnsetType = UNSET
     kind: Literal["index"] = "index"
     version: Literal[1] = 1
+
+    def of_file(self, path: Path) -> "IndexManifest":
+        """Returns the manifest with size, checksum and fingerprint of a file."""
+        return self.replace(num_bytes=path.stat().st_size, sha256=file_sha256(path), fingerprint=fingerprint(path))
+
+    def of_no_file(self) -> "IndexManifest":
+        """Returns what the manifest says of the index, whatever its file is."""
+        return self.replace(num_bytes=0, sha256="", fingerprint=UNSET)
 
 
 M = TypeVar("M", DatastoreManifest, IndexManifest)

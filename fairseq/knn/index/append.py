@@ -56,9 +56,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             rows=store.rows,
             store_id=store.rows_id or "",
             trained_on=old.trained_on or old.store_id,
-            num_bytes=0,
-            sha256="",
-        )
+        ).of_no_file()
         build = Build(store, replace(config, effort=old.effort), path, target)
         partial = build.stage("partial")
         manifest = _manifest_to_rename(build)

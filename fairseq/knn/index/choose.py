@@ -32,7 +32,7 @@ from fairseq.errors import ConfigError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.config import AUTO, BuildConfig
-from fairseq.knn.index.faiss_index import faiss_reason
+from fairseq.knn.index.reading import faiss_reason
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.runtime.resources import free_memory_bytes
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from fairseq.errors import MismatchError
 from fairseq.knn.datastore.identity import mismatch, short
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.manifest import IndexManifest
 from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.index.index_file import IndexFile
 
 
 def index_differences(
@@ -33,18 +34,13 @@ def index_differences(
     return found
 
 
-def require_index(
-    index: Any, indexfile: str | Path, store: Datastore, *, allow_mismatch: bool = False
-) -> IndexManifest | None:
-    """Returns the manifest of an index, if it has one, after checking that the index belongs to the datastore.
+def require_index(index: Any, file: IndexFile, store: Datastore, *, allow_mismatch: bool = False) -> None:
+    """Checks that an index belongs to the datastore.
 
     Raises:
-        DatastoreError: the manifest cannot be read.
         MismatchError: another width or number of rows; or, without ``allow_mismatch``, other rows.
     """
-    manifest = read_manifest(manifest_path(indexfile), IndexManifest)
-    for name, problem in index_differences(index, manifest, indexfile, store).items():
+    for name, problem in index_differences(index, file.manifest, file.path, store).items():
         if name != "store":
             raise MismatchError(problem)
         mismatch(problem, allow_mismatch)
-    return manifest

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fairseq.config.flags import flag
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
-from fairseq.knn.config import paired_names, several_sizes
+from fairseq.knn.config import LEAST_TEMPERATURE, paired_names, several_sizes
 from fairseq.knn.index.config import EFFORTS
 
 
@@ -75,7 +75,7 @@ class RecallConfig:
     probe: tuple[int, ...] = flag((8, 32), "inverted lists that a search visits, each in turn", minimum=1)
     sample: int = flag(2000, "queries", minimum=1)
     lmbda: float = flag(0.25, "weight λ of the neighbours", minimum=0, maximum=1)
-    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
+    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)", minimum=LEAST_TEMPERATURE)
     effort: str = flag("quick", "training of the lists, as build_dstore.py has it", choices=EFFORTS)
     keep_in: str | None = flag(None, "directory to keep the indexes in that are built, and to look for them first")
     dstore_size: int | None = flag(None, "rows of a datastore without a manifest", minimum=1)
@@ -94,8 +94,6 @@ class RecallConfig:
             )
         if not (self.specs or self.indexfile):
             raise ConfigError("there is no index to measure; give --index-spec 'A;B' or --indexfile, or both")
-        if self.knn_temp <= 0:
-            raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
 
     @property
     def specs(self) -> tuple[str, ...]:

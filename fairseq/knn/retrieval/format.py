@@ -74,6 +74,7 @@ class StoreIdentity(Record, frozen=True):
 
     store_id: str | None = None
     index_sha256: str | None = None
+    index_fingerprint: str | None = None
 
 
 class Identity(Record, frozen=True):
@@ -84,6 +85,7 @@ class Identity(Record, frozen=True):
     data_sha256: str | None = None
     store_id: str | None = None
     index_sha256: str | None = None
+    index_fingerprint: str | None = None
     datastores: list[StoreIdentity] | UnsetType = UNSET
 
 
