@@ -24,8 +24,10 @@ from fairseq.knn.index.build import (
     remove_partial,
     require_room,
     resumed,
+    rows_at_a_time,
     save_index,
 )
+from fairseq.knn.index.choose import check_kind
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.drift import measure_drift
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
@@ -62,6 +64,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
         manifest = _manifest_to_rename(build)
         if manifest is None:
             index = resumed(build, "partial") or read_whole(path, old)
+            check_kind(index, old.spec, store.rows, rows_at_a_time(build))
             require_room(build, index)
             measure_drift(index, store, old.rows, config.drift_warning)
             add_rows(build, index)

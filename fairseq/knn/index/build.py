@@ -24,7 +24,7 @@ from fairseq.arrays import Float32s
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.store import Datastore, check_finite, gather_rows
-from fairseq.knn.index.choose import new_index, resolved
+from fairseq.knn.index.choose import check_kind, new_index, resolved
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import code_bytes, num_lists, read_index, set_nprobe, write_index
 from fairseq.knn.index.reading import faiss_reason
@@ -94,6 +94,7 @@ def build_index(
         build = Build(store, config, path, _manifest(store, config, index), {} if times is None else times)
         manifest = None if config.overwrite else _finished(build)
         if manifest is None:
+            check_kind(index, build.manifest.spec, store.rows, rows_at_a_time(build))
             require_room(build, index)
             index = resumed(build, "partial") or resumed(build, "trained") or index
             with finish_step_first():

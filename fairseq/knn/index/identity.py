@@ -1,11 +1,12 @@
 """Whether an index belongs to a datastore: as wide, of as many rows, and built from these rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fairseq.errors import MismatchError
 from fairseq.knn.datastore.identity import mismatch, short
-from fairseq.knn.datastore.manifest import IndexManifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.index_file import IndexFile
 
@@ -32,6 +33,41 @@ def index_differences(
             f" {short(store.rows_id)}; give --indexfile the datastore's own, or build it with build_dstore.py"
         )
     return found
+
+
+def indexed_part(index: Any, file: IndexFile, store: Datastore) -> Datastore:
+    """Returns what an index has of its datastore: the rows before the last were appended, or all of them.
+
+    An index goes on serving while rows are appended to its datastore, and until they are added to it.
+    """
+    if file.manifest is None or store.manifest is None or index.ntotal > store.rows:
+        return store
+    for state in store.manifest.earlier_states():
+        if state.rows_id == file.manifest.store_id and state.rows == index.ntotal < store.manifest.rows:
+            return _as_it_was(store, state)
+    return store
+
+
+def _as_it_was(store: Datastore, state: DatastoreManifest) -> Datastore:
+    """Returns a datastore's first rows, of which ``state`` is the manifest."""
+    return replace(
+        store,
+        rows=state.rows,
+        keys_ND=None if store.keys_ND is None else store.keys_ND[: state.rows],
+        values_N=store.values_N[: state.rows],
+        manifest=state,
+        store_id=state.store_id,
+        rows_id=state.rows_id,
+        forgotten=store.forgotten.within(0, state.rows),
+    )
+
+
+def missing_rows(file: IndexFile, part: Datastore, rows: int) -> str:
+    """Returns that an index lacks the last of a datastore's ``rows``."""
+    return (
+        f"{file.path} has the first {part.rows} of {rows} rows of {part.prefix}: the {rows - part.rows} that were"
+        " appended since are not found; build_dstore.py --append adds them"
+    )
 
 
 def require_index(index: Any, file: IndexFile, store: Datastore, *, allow_mismatch: bool = False) -> None:

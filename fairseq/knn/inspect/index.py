@@ -15,7 +15,7 @@ from fairseq.knn.datastore.identity import short
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.faiss_index import metric_name, num_lists, read_index, set_nprobe
-from fairseq.knn.index.identity import index_differences
+from fairseq.knn.index.identity import index_differences, indexed_part, missing_rows
 from fairseq.knn.index.index_file import look_at, require_file
 from fairseq.knn.index.trial import IndexInChild
 from fairseq.knn.index.without_rows import without_rows
@@ -108,6 +108,12 @@ def _read(path: Path, manifest: IndexManifest | None, *, is_ours: bool) -> Any:
 
 def check_index_of(config: CheckConfig, findings: Findings, part: IndexPart, store: Datastore | None) -> None:
     """Checks that the index is the datastore's, then how well it finds the neighbours of some of its keys."""
+    if store is not None and part.manifest is not None:
+        file = look_at(part.path)
+        had = indexed_part(part.index, file, store)
+        if had.rows < store.rows:
+            findings.add(WARNING, "index of all rows", missing_rows(file, had, store.rows))
+        store = had
     if store is None:
         findings.add(SKIPPED, "index and datastore", "needs a datastore that can be opened")
     elif not _fits(findings, part, store):

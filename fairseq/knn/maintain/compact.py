@@ -139,7 +139,8 @@ def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
     require_ours(look_at(path))
     index = read_index(path, mapped=True)
     inner = inner_index(index)
-    if not isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes)):
+    can = isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes))
+    if not can or isinstance(inner, faiss.IndexIVFPQR):  # whose second codes stay
         raise ConfigError(
             f"{path} is an {type(inner).__name__}, which cannot give up rows; leave it out of --indexfile, and"
             " build it again afterwards"

@@ -18,7 +18,7 @@ from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.knn.datastore.store import Datastore, check_found, check_ids
 from fairseq.knn.index.faiss_index import on_gpus, open_index
-from fairseq.knn.index.identity import require_index
+from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
 from fairseq.knn.index.index_file import IndexFile, look_at
 from fairseq.knn.index.without_rows import take_out, without_rows
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
@@ -115,6 +115,10 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         vocabulary_size = vocabulary_size or datastore.model.vocabulary_size
         if vocabulary_size:
             check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
+        part = indexed_part(index, file, datastore)
+        if part.rows < datastore.rows:
+            logger.warning(missing_rows(file, part, datastore.rows))
+        datastore = part
         require_index(index, file, datastore, allow_mismatch=allow)
         if config.gpu_index:
             take_out(index, datastore.forgotten)  # there, rows cannot be removed

@@ -16,6 +16,7 @@ Legend: N queries · K neighbours of each source.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ def _name(member: NeighbourSource) -> tuple[str, str, str]:
 def _offsets(stores: Sequence[Datastore]) -> list[int]:
     """Returns the offset of each: that of the same datastore before it, else after all rows before it."""
     places: dict[str, tuple[int, Datastore]] = {}
+    opened: dict[Path, int] = {}
     offsets, total = [], 0
     for store in stores:
         name = store.store_id or str(store.prefix.resolve())
@@ -99,6 +101,12 @@ def _offsets(stores: Sequence[Datastore]) -> list[int]:
             raise MismatchError(
                 f"{store.prefix} was opened with {store.rows} rows, but is the datastore of {same.prefix}, which was"
                 f" opened with {same.rows}; leave --dstore-size out"
+            )
+        rows = opened.setdefault(store.prefix.resolve(), store.rows)
+        if rows != store.rows:
+            raise MismatchError(
+                f"{store.prefix} is named twice, with indexes of {rows} and of {store.rows} of its rows: they would"
+                " count twice; name it once, or bring both indexes up to date with build_dstore.py --append"
             )
         total += store.rows if same is store else 0
         offsets.append(offset)
