@@ -206,7 +206,7 @@ def check_kind(index: Any, spec: str, rows: int, at_a_time: int) -> None:
         at_a_time: how many are added at a time.
 
     Raises:
-        ConfigError: it wants ids with them, keeps equal rows once, or wants all of them at once.
+        ConfigError: it wants ids with them, keeps equal rows once or none, or wants all of them at once.
     """
     inner = inner_index(index)
     if isinstance(inner, faiss.IndexIDMap):
@@ -214,6 +214,10 @@ def check_kind(index: Any, spec: str, rows: int, at_a_time: int) -> None:
     if isinstance(inner, getattr(faiss, "IndexIVFFlatDedup", ())):
         raise ConfigError(
             f"{spec} keeps equal keys once, so that it cannot be seen whether every row is there; give Flat instead"
+        )
+    if isinstance(inner, faiss.IndexLattice):
+        raise ConfigError(
+            f"{spec} writes no rows into its file, so that it cannot be read again; give PQ or SQ instead"
         )
     if isinstance(inner, faiss.IndexNSG) and (index.ntotal or rows > at_a_time):
         raise ConfigError(

@@ -33,7 +33,7 @@ SPECS = {
     "PCAR8,IVF8,PQ4x4fs": "",
     "IVF8_HNSW4,PQ8x4fs": "",
     "HNSW4": CANNOT_GIVE_UP,
-    "IVF8,PQ4x4+4": CANNOT_GIVE_UP,
+    "IVF8,PQ4+4": CANNOT_GIVE_UP,
     "OPQ8_8,IVF8,PQ4x4,RFlat": CANNOT_GIVE_UP,
 }
 
@@ -71,6 +71,7 @@ def test_the_whole_way(tmp_path: Path, spec: str) -> None:
         ("IDMap,Flat", "takes no rows in order, but with ids"),
         ("PCA8,IDMap2,IVF8,Flat", "takes no rows in order, but with ids"),
         ("IVF8,FlatDedup", "keeps equal keys once"),
+        ("ZnLattice4x4_8", "writes no rows"),
         ("NSG8", "takes all 400 rows at once and none later, but 100 are added at a time"),
     ],
 )
