@@ -23,6 +23,17 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True)
+class OwnRowConfig:
+    """Evaluating the datastore's own text."""
+
+    exclude_own_row: bool = flag(
+        False,
+        "with --knnlm, on a text that the datastore was written from: no token finds the row that it is itself,"
+        " whatever the index ranks first",
+    )
+
+
+@dataclass(frozen=True)
 class KNNConfig:
     """Evaluation with neighbours."""
 

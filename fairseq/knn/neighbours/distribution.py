@@ -210,6 +210,14 @@ def drop_nearest(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int6
     return distances_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)
 
 
+def drop_own(distances_NK: Float32s, ids_NK: Int64s, own_NS: Int64s) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids where some rows of each query are none of its neighbours: −1 in their place."""
+    is_own_NK = np.zeros(ids_NK.shape, bool)
+    for own_N in own_NS.T:
+        is_own_NK |= ids_NK == own_N[:, None]
+    return np.where(is_own_NK, np.float32(np.inf), distances_NK), np.where(is_own_NK, -1, ids_NK)
+
+
 def keep_nearest(distances_NK: Float32s, ids_NK: Int64s, k: int) -> tuple[Float32s, Int64s]:
     """Returns distances and ids of the k nearest neighbours of each query, in the order that they were in."""
     if k >= ids_NK.shape[1]:

@@ -63,6 +63,7 @@ class RetrievalSettings(Record, frozen=True):
     knn_sim_func: str | None = None
     metric: str | None = None
     drop_top1: bool | None = None
+    exclude_own_row: bool | None = None
     context_window: int | None = None
     tokens_per_sample: int | None = None
     sample_break_mode: str | None = None
