@@ -1,5 +1,6 @@
 """Flags of neighbours: which datastores are searched, how they vote, and what is kept or shown of them."""
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
@@ -76,6 +77,7 @@ class KNNConfig:
             raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
         if self.knnlm:
             paired_names(self.dstore_filename or "", self.indexfile or "")
+        check_temperature(self.knn_temp)
         if self.rerank is not None and self.rerank < self.k:
             raise ConfigError(
                 f"--rerank {self.rerank} must be at least --k {self.k}: the k nearest are taken from them"
@@ -95,6 +97,12 @@ class KNNConfig:
     def needs_keys(self) -> bool:
         """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""
         return self.knn_sim_func == "dot" or (self.knn_sim_func is None and self.faiss_metric_type == "l2")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ConfigError for a ``--knn-temp`` that no distances can be divided by."""
+    if not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise ConfigError(f"--knn-temp must be at least {LEAST_TEMPERATURE}, and finite, but is {temperature}")
 
 
 class KNNSettings(TypedDict, total=False):

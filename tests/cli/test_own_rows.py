@@ -29,8 +29,8 @@ def neighbours(store: Path, index: str, *more: object) -> list[object]:
     return ["--knnlm", *files, "--probe", 8, "--k", K, "--lmbda", 0.4, "--gen-subset", "train", *more]
 
 
-def saved(eval_lm: Command, directory: Path, *words: object) -> dict[str, np.ndarray]:
-    outcome = eval_lm(*words, "--context-window", CONTEXT, "--save-retrieval", directory)
+def saved(eval_lm: Command, directory: Path, *words: object, window: int = CONTEXT) -> dict[str, np.ndarray]:
+    outcome = eval_lm(*words, "--context-window", window, "--save-retrieval", directory)
     assert outcome.code == 0, outcome.err
     return {file.stem: np.load(file) for file in directory.glob("*.npy")}
 
@@ -96,6 +96,7 @@ def test_batches_other_cuts_and_a_second_store_make_no_difference(
     found = saved(eval_lm, tmp_path / "two", *two)
     own = own_rows(store, found["positions"])
     assert not (found["ids"] == np.where(own >= 0, own + rows, -1)[:, None]).any()
+    assert not (saved(eval_lm, tmp_path / "cut", *words, window=2)["ids"] == own[:, None]).any()
     assert (found["ids"] < rows).any() and (found["ids"] >= rows).any()
 
 

@@ -7,6 +7,7 @@ be the datastore's.
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     require_file(path)
     try:
         with memory_limit(path):
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
+            if mapped:
+                with suppress(RuntimeError):  # there are lists that can only be read whole
+                    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            return faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"

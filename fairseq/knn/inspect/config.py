@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fairseq.config.flags import flag
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
-from fairseq.knn.config import LEAST_TEMPERATURE, paired_names, several_sizes
+from fairseq.knn.config import check_temperature, paired_names, several_sizes
 from fairseq.knn.index.config import EFFORTS
 
 
@@ -75,7 +75,7 @@ class RecallConfig:
     probe: tuple[int, ...] = flag((8, 32), "inverted lists that a search visits, each in turn", minimum=1)
     sample: int = flag(2000, "queries", minimum=1)
     lmbda: float = flag(0.25, "weight λ of the neighbours", minimum=0, maximum=1)
-    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)", minimum=LEAST_TEMPERATURE)
+    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
     effort: str = flag("quick", "training of the lists, as build_dstore.py has it", choices=EFFORTS)
     keep_in: str | None = flag(None, "directory to keep the indexes in that are built, and to look for them first")
     dstore_size: int | None = flag(None, "rows of a datastore without a manifest", minimum=1)
@@ -85,6 +85,7 @@ class RecallConfig:
     json: str | None = flag(None, "write the table to this file as well")
 
     def __post_init__(self) -> None:
+        check_temperature(self.knn_temp)
         if not self.dstore_filename:
             raise ConfigError("--dstore-filename is required: the prefix of the datastore's files")
         if ":" in self.dstore_filename:

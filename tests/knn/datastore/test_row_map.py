@@ -10,7 +10,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import block_bounds
 from fairseq.errors import DataError
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.row_map import first_position, full_context_rows, joined, source_map
+from fairseq.knn.datastore.row_map import RowMap, first_position, full_context_rows, joined, source_map
 from tests.oracles.life import rows_of_text
 
 cuts = st.tuples(
