@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype
+from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype, row_files
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.files import file_sha256
@@ -36,7 +36,7 @@ from fairseq.runtime.fingerprint import fingerprint
 from fairseq.runtime.records import Count, Positive, Record, as_json, read_record, write_record
 
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
-_NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256")
+_NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256", "fingerprints")
 _NOT_IDENTITY_SETTINGS = ("checkpoint", "data")
 # What says which text it is and how it was cut; the same of two sources means the same rows.
 _SAME_SOURCE = (
@@ -129,6 +129,7 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         rows_written: rows that are safely on the disk.
         keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/datastore/format.py).
         values_sha256: of the values' file, likewise.
+        fingerprints: of the rows in either file (fairseq/runtime/fingerprint.py); older versions left them out.
         segments: where rows come from, if not all from one source.
         forgotten: the rows that no search finds any more, if there are any.
     """
@@ -146,6 +147,7 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
     rows_written: Count = 0
     keys_sha256: tuple[str, ...] = ()
     values_sha256: tuple[str, ...] = ()
+    fingerprints: tuple[str, str] | UnsetType = UNSET
     segments: tuple[Segment, ...] | UnsetType = UNSET
     forgotten: Forgotten | UnsetType = UNSET
     kind: Literal["datastore"] = "datastore"
@@ -167,6 +169,11 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         return ModelIdentity(
             self.dictionary_sha256, self.weights_sha256, self.vocabulary_size, self.dimension, self.key_type
         )
+
+    def of_files(self, prefix: Path) -> "DatastoreManifest":
+        """Returns the manifest with the fingerprints of its rows in the files."""
+        keys, values = (fingerprint(path, self.rows * size) for path, size in row_files(prefix, self.layout))
+        return self.replace(fingerprints=(keys, values))
 
     @property
     def store_id(self) -> str:

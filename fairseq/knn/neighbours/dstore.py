@@ -10,13 +10,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.arrays import Float32s, Int64s
+import numpy as np
+
+from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import manifest_path
-from fairseq.knn.datastore.store import Datastore, check_found, check_ids
+from fairseq.knn.datastore.store import Datastore, check_ids
 from fairseq.knn.index.faiss_index import on_gpus, open_index
 from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
 from fairseq.knn.index.index_file import IndexFile, look_at
@@ -154,8 +156,20 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         if keys_ND is not None and not is_exact:
             distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
-            check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
+            _check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         return distances_NK, ids_NK
+
+
+def _check_found(prefix: Path, keys_ND: Array, queries_ND: Float32s, distances_NK: Float32s, ids_NK: Int64s) -> None:
+    """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
+    bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
+    for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
+        # A distance beyond float32 is no mass; only what is stored wrongly is an error.
+        if np.isfinite(queries_ND[n]).all() and not np.isfinite(keys_ND[ids_NK[n, k]]).all():
+            raise DatastoreError(
+                f"{keys_path(prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists such rows, write the"
+                " datastore again"
+            )
 
 
 def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
