@@ -98,7 +98,7 @@ def status(findings: list[Finding], what: str) -> str:
 
 def test_check_reads_every_byte(two: Path) -> None:
     """A byte between the blocks of a large file's fingerprint; this file is small, so the manifest is told another."""
-    assert status(checked(two), "index sha256") == status(checked(two), "index fingerprint") == "ok"
+    assert status(checked(two), "index sha256") == status(checked(two, "fast"), "index fingerprint") == "ok"
     data = bytearray((two / "a.index").read_bytes())
     data[400] ^= 1  # a number of a centroid
     (two / "a.index").write_bytes(data)
