@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.evaluate.config import CacheConfig, EvalConfig
-from fairseq.knn.config import KNNConfig, RetrievalConfig
+from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import locked, write_json
@@ -34,7 +34,16 @@ split's datastore instead."""
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    groups = (EvalConfig, *TASKS.configs(), KNNConfig, LmbdaModelConfig, RetrievalConfig, CacheConfig, DumpConfig)
+    groups = (
+        EvalConfig,
+        *TASKS.configs(),
+        KNNConfig,
+        OwnRowConfig,
+        LmbdaModelConfig,
+        RetrievalConfig,
+        CacheConfig,
+        DumpConfig,
+    )
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = EvalSettings(flags)

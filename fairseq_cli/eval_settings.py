@@ -7,7 +7,7 @@ from fairseq.config.flags import Flags, as_dict, flag_name, resolve
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import CacheConfig, EvalConfig
-from fairseq.knn.config import KNNConfig, RetrievalConfig
+from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.inputs import require_inputs
@@ -63,6 +63,7 @@ class EvalSettings:
         self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
         self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
         self.cache = _built_if(flags, CacheConfig, "cache_size")
+        self.own_row = _built_if(flags, OwnRowConfig, "knnlm")
         saved = self.retrieval.save_retrieval is not None
         self.neighbours = NeighbourSettings(flags, self.eval.path, saved=saved)
         self.has_cache = self.cache.is_on or (saved and bool(self.cache.cache_size))
@@ -70,6 +71,10 @@ class EvalSettings:
         self.log_every = self.common.log_interval if "log_interval" in flags.typed else None
         if saved:
             self._check_retrieval()
+        if self.own_row.exclude_own_row and self.neighbours.knn.drop_top1:
+            raise ConfigError(
+                "--exclude-own-row and --drop-top1 exclude each other: the row itself is left out, or the nearest one"
+            )
         if self.dump.save_knnlm_dstore:
             self._check_dump(flags)
         if self.neighbours.weight.lmbda_model is not None and self.cache.is_sweep:
@@ -105,7 +110,7 @@ class EvalSettings:
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
         found = self.neighbours
-        knn = (found.knn, found.weight, found.dstore) if found.knn.knnlm else ()
+        knn = (found.knn, self.own_row, found.weight, found.dstore) if found.knn.knnlm else ()
         cache = (self.cache,) if self.has_cache else ()
         return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 

@@ -10,6 +10,7 @@ from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.own_rows import find_own_rows
 from fairseq.knn.retrieval.recorder import RetrievalRecorder, SavedNeighbours, open_recorder
 from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.weight.apply import open_weighed
@@ -29,13 +30,16 @@ def open_mixture(
     if settings.retrieval.save_retrieval is not None:
         check_results(Path(settings.retrieval.save_retrieval))
         neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
+        _exclude_own(neighbours, evaluation, settings)
         caches = settings.cache if cache is not None else None
         recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches)
         if recorder is not None:
             stack.enter_context(recorder.writer)
         memories.append((SavedNeighbours(neighbours) if recorder is not None else neighbours, config.knn.lmbda))
     elif config.needed:
-        memories.append(open_memory(evaluation, config))
+        neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
+        _exclude_own(neighbours, evaluation, settings)
+        memories.append(_weighed(neighbours, evaluation, config))
     if cache is not None:
         memories.append((cache, settings.cache.weight))
     return Mixture(memories), recorder
@@ -43,10 +47,24 @@ def open_mixture(
 
 def open_memory(opened: OpenedModels, settings: NeighbourSettings) -> tuple[Memory, float | None]:
     """Returns the neighbours and their weight λ; None where each token has a λ of its own."""
-    neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
+    return _weighed(open_neighbours(opened.identity, settings.knn, settings.dstore), opened, settings)
+
+
+def _weighed(
+    neighbours: NeighbourSource, opened: OpenedModels, settings: NeighbourSettings
+) -> tuple[Memory, float | None]:
     if settings.weight.lmbda_model is None:
         return neighbours, settings.knn.lmbda
     return open_weighed(neighbours, settings.weight, opened.task.dictionary, opened.identity), None
+
+
+def _exclude_own(neighbours: NeighbourSource, evaluation: Evaluation, settings: EvalSettings) -> None:
+    """Has no token of an evaluation find the row that it is itself, where that was asked for."""
+    if settings.own_row.exclude_own_row:
+        task, subset = evaluation.task, settings.eval.gen_subset
+        prefix = task.split_prefix(subset)
+        stores = [(part.datastore, part.offset) for part in neighbours.parts]
+        neighbours.own_rows = find_own_rows(stores, evaluation.dataset, prefix, task.dictionary)
 
 
 def open_neighbours(model: ModelIdentity, knn: KNNConfig, dstore: DatastoreConfig) -> NeighbourSource:

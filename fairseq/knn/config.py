@@ -1,5 +1,6 @@
 """Flags of neighbours: which datastores are searched, how they vote, and what is kept or shown of them."""
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
@@ -8,6 +9,8 @@ from fairseq.errors import ConfigError, refuse_unknown
 
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
+# Of squared distances in float32; of less, and of no larger gap than rounding makes, nothing but the nearest is left.
+LEAST_TEMPERATURE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,17 @@ class RetrievalConfig:
         None, "with --knnlm: keep distances, ids and hits of every token's neighbours in this directory"
     )
     overwrite: bool = flag(False, "replace what stands in the way")
+
+
+@dataclass(frozen=True)
+class OwnRowConfig:
+    """Evaluating the datastore's own text."""
+
+    exclude_own_row: bool = flag(
+        False,
+        "with --knnlm, on a text that the datastore was written from: no token finds the row that it is itself,"
+        " whatever the index ranks first",
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class KNNConfig:
     )
     probe: int = flag(8, "inverted lists that a search visits", minimum=1)
     lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
-    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
+    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)", minimum=LEAST_TEMPERATURE)
     knn_sim_func: str | None = flag(
         None,
         "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
@@ -63,8 +77,7 @@ class KNNConfig:
             raise ConfigError(f"--knnlm needs a datastore and its index; give {missing} as well")
         if self.knnlm:
             paired_names(self.dstore_filename or "", self.indexfile or "")
-        if self.knn_temp <= 0:
-            raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
+        check_temperature(self.knn_temp)
         if self.rerank is not None and self.rerank < self.k:
             raise ConfigError(
                 f"--rerank {self.rerank} must be at least --k {self.k}: the k nearest are taken from them"
@@ -84,6 +97,12 @@ class KNNConfig:
     def needs_keys(self) -> bool:
         """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""
         return self.knn_sim_func == "dot" or (self.knn_sim_func is None and self.faiss_metric_type == "l2")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ConfigError for a ``--knn-temp`` that no distances can be divided by."""
+    if not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise ConfigError(f"--knn-temp must be at least {LEAST_TEMPERATURE}, and finite, but is {temperature}")
 
 
 class KNNSettings(TypedDict, total=False):

@@ -24,6 +24,17 @@ def with_bytes(change: Callable[[bytes], bytes]) -> Callable[[Place], list[objec
     return make
 
 
+def without_manifest(change: Callable[[bytes], bytes]) -> Callable[[Place], list[object]]:
+    """Returns an evaluation with such an index that no manifest speaks of, as other programs leave one."""
+
+    def make(place: Place) -> list[object]:
+        argv = with_bytes(change)(place)
+        (place / "knn.index.json").unlink()
+        return argv
+
+    return make
+
+
 def at(start: int, new: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data[:start] + new + data[start + len(new) :]
 
@@ -143,24 +154,37 @@ def partial_is_torn(place: Place) -> list[object]:
     return place.build()
 
 
+EXCHANGED = "knn.index is not the file that its manifest was written for"
 TORN = "knn.index must be a FAISS index, but cannot be read"
 CASES = [
-    Case("index-empty", EVAL, with_bytes(lambda _: b""), TORN),
-    Case("index-four-bytes", EVAL, with_bytes(lambda d: d[:4]), TORN),
-    Case("index-half", EVAL, with_bytes(lambda d: d[: len(d) // 2]), TORN),
-    Case("index-one-byte-short", EVAL, with_bytes(lambda d: d[:-1]), TORN),
-    Case("index-wrong-magic", EVAL, with_bytes(at(0, b"NOPE")), TORN),
-    Case("index-is-text", EVAL, with_bytes(lambda _: b"the cat sat on the mat\n" * 9), TORN),
+    Case("index-empty", EVAL, without_manifest(lambda _: b""), TORN),
+    Case("index-empty-by-its-manifest", EVAL, with_bytes(lambda _: b""), "knn.index must have "),
+    Case("index-four-bytes", EVAL, without_manifest(lambda d: d[:4]), TORN),
+    Case("index-four-bytes-by-its-manifest", EVAL, with_bytes(lambda d: d[:4]), "knn.index must have "),
+    Case("index-half", EVAL, without_manifest(lambda d: d[: len(d) // 2]), TORN),
+    Case("index-half-by-its-manifest", EVAL, with_bytes(lambda d: d[: len(d) // 2]), "knn.index must have "),
+    Case("index-one-byte-short", EVAL, without_manifest(lambda d: d[:-1]), TORN),
+    Case("index-one-byte-short-by-its-manifest", EVAL, with_bytes(lambda d: d[:-1]), "knn.index must have "),
+    Case("index-wrong-magic", EVAL, without_manifest(at(0, b"NOPE")), TORN),
+    Case("index-wrong-magic-by-its-manifest", EVAL, with_bytes(at(0, b"NOPE")), EXCHANGED),
+    Case("index-is-text", EVAL, without_manifest(lambda _: b"the cat sat on the mat\n" * 9), TORN),
+    Case(
+        "index-is-text-by-its-manifest",
+        EVAL,
+        with_bytes(lambda _: b"the cat sat on the mat\n" * 9),
+        "knn.index must have ",
+    ),
     Case("index-is-a-checkpoint", EVAL, lambda p: p.neighbours(index=p.good.checkpoint), "cannot be read"),
     Case("index-is-the-keys", EVAL, lambda p: p.neighbours(index=f"{p.good.store}_keys.npy"), "cannot be read"),
     Case("index-is-binary", EVAL, binary, TORN),
-    Case("index-width-lies", EVAL, with_bytes(at(4, struct.pack("<i", 8))), "knn.index"),
-    Case("index-width-negative", EVAL, with_bytes(at(4, struct.pack("<i", -16))), "knn.index"),
-    Case("index-count-lies", EVAL, with_bytes(at(8, struct.pack("<q", 7))), "knn.index"),
-    Case("index-count-negative", EVAL, with_bytes(at(8, struct.pack("<q", -1))), "knn.index"),
-    Case("index-count-huge", EVAL, with_bytes(at(8, struct.pack("<q", 2**40))), "knn.index"),
-    Case("index-lists-huge", EVAL, with_bytes(at(37, struct.pack("<Q", 2**40))), "knn.index"),
-    Case("index-metric-unknown", EVAL, with_bytes(at(33, struct.pack("<i", 3))), TORN),
+    Case("index-width-lies", EVAL, without_manifest(at(4, struct.pack("<i", 8))), "knn.index"),
+    Case("index-width-negative", EVAL, without_manifest(at(4, struct.pack("<i", -16))), "knn.index"),
+    Case("index-count-lies", EVAL, without_manifest(at(8, struct.pack("<q", 7))), "knn.index"),
+    Case("index-count-negative", EVAL, without_manifest(at(8, struct.pack("<q", -1))), "knn.index"),
+    Case("index-count-huge", EVAL, without_manifest(at(8, struct.pack("<q", 2**40))), "knn.index"),
+    Case("index-lists-huge", EVAL, without_manifest(at(37, struct.pack("<Q", 2**40))), "knn.index"),
+    Case("index-metric-unknown", EVAL, without_manifest(at(33, struct.pack("<i", 3))), TORN),
+    Case("index-metric-unknown-by-its-manifest", EVAL, with_bytes(at(33, struct.pack("<i", 3))), EXCHANGED),
     Case("index-is-missing", EVAL, lambda p: p.neighbours(index=p / "none"), "none does not exist"),
     Case("index-is-a-directory", EVAL, index_is_a_directory, "knn.index is not a file"),
     Case("index-untrained", EVAL, foreign(untrained), "knn.index has no keys"),

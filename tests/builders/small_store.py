@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, Segment
+from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter
 
 ROWS, WIDTH, VOCABULARY = 1500, 16, 50000
@@ -67,3 +68,16 @@ def small_index_manifest(**changes: Any) -> IndexManifest:
         "sha256": "",
     }
     return IndexManifest(**{**fields, **changes})
+
+
+def grow(store: Datastore, keys: Any, values: Any, name: str = "valid") -> Datastore:
+    """Returns a datastore after rows of another text were appended to it."""
+    manifest = store.require_manifest()
+    added = Segment({"data": name, "data_sha256": name, "context_window": 8}, len(keys), RowRanges.of([[0, len(keys)]]))
+    target = manifest.with_segments([*manifest.all_segments, added])
+    target = target.replace(state="writing", rows_written=0, keys_sha256=(), values_sha256=())
+    keys, values = np.concatenate([store.keys_ND, keys]), np.concatenate([store.values_N, values])
+    with DatastoreWriter.create(store.prefix, target, overwrite=True) as writer:
+        writer.append(keys, values)
+        writer.finish()
+    return Datastore.open(store.prefix)

@@ -40,8 +40,8 @@ EVAL_LM = shlex.split(
     " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
     " --faiss-metric-type --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1"
-    " --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda --cache-theta"
-    " --lmbda-model --skip-retrieval --append --overwrite --save-interval-s"
+    " --exclude-own-row --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda"
+    " --cache-theta --lmbda-model --skip-retrieval --append --overwrite --save-interval-s"
 )
 GENERATION = shlex.split(
     "--path --task --model-overrides --max-tokens --max-sentences --batch-size --remove-bpe --beam --nbest --max-len-a"

@@ -28,13 +28,15 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype
+from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype, row_files
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.files import file_sha256
+from fairseq.runtime.fingerprint import fingerprint
 from fairseq.runtime.records import Count, Positive, Record, as_json, read_record, write_record
 
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
-_NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256")
+_NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256", "fingerprints")
 _NOT_IDENTITY_SETTINGS = ("checkpoint", "data")
 # What says which text it is and how it was cut; the same of two sources means the same rows.
 _SAME_SOURCE = (
@@ -127,6 +129,7 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         rows_written: rows that are safely on the disk.
         keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/datastore/format.py).
         values_sha256: of the values' file, likewise.
+        fingerprints: of the rows in either file (fairseq/runtime/fingerprint.py); older versions left them out.
         segments: where rows come from, if not all from one source.
         forgotten: the rows that no search finds any more, if there are any.
     """
@@ -144,6 +147,7 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
     rows_written: Count = 0
     keys_sha256: tuple[str, ...] = ()
     values_sha256: tuple[str, ...] = ()
+    fingerprints: tuple[str, str] | UnsetType = UNSET
     segments: tuple[Segment, ...] | UnsetType = UNSET
     forgotten: Forgotten | UnsetType = UNSET
     kind: Literal["datastore"] = "datastore"
@@ -165,6 +169,11 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         return ModelIdentity(
             self.dictionary_sha256, self.weights_sha256, self.vocabulary_size, self.dimension, self.key_type
         )
+
+    def of_files(self, prefix: Path) -> "DatastoreManifest":
+        """Returns the manifest with the fingerprints of its rows in the files."""
+        keys, values = (fingerprint(path, self.rows * size) for path, size in row_files(prefix, self.layout))
+        return self.replace(fingerprints=(keys, values))
 
     @property
     def store_id(self) -> str:
@@ -216,6 +225,7 @@ class IndexManifest(Record, frozen=True, kw_only=True):
         trained_on: the rows that it was trained on, where more have been added since.
         num_bytes: size of its file.
         sha256: of its file.
+        fingerprint: of its file (fairseq/runtime/fingerprint.py); older versions of this program left it out.
     """
 
     spec: str
@@ -232,8 +242,17 @@ class IndexManifest(Record, frozen=True, kw_only=True):
     trained_on: str | UnsetType = UNSET
     num_bytes: Count
     sha256: str
+    fingerprint: str | UnsetType = UNSET
     kind: Literal["index"] = "index"
     version: Literal[1] = 1
+
+    def of_file(self, path: Path) -> "IndexManifest":
+        """Returns the manifest with size, checksum and fingerprint of a file."""
+        return self.replace(num_bytes=path.stat().st_size, sha256=file_sha256(path), fingerprint=fingerprint(path))
+
+    def of_no_file(self) -> "IndexManifest":
+        """Returns what the manifest says of the index, whatever its file is."""
+        return self.replace(num_bytes=0, sha256="", fingerprint=UNSET)
 
 
 M = TypeVar("M", DatastoreManifest, IndexManifest)

@@ -40,6 +40,14 @@ class RowMap:
         at: Int64s = self.at_P[piece] + (ids - self.row_P[piece])
         return np.where(ids >= 0, at, -1)
 
+    def rows_at(self, positions: Integers) -> Int64s:
+        """Returns the row of each token, in the shape of ``positions``; −1 for one that has none."""
+        assert self.rows is not None
+        length_P = np.append(self.row_P, self.rows)[1:] - self.row_P
+        piece = np.maximum(np.searchsorted(self.at_P, positions, side="right") - 1, 0)
+        within = positions - self.at_P[piece]
+        return np.where((within >= 0) & (within < length_P[piece]), self.row_P[piece] + within, -1)
+
     def rows_of(self, start: int, stop: int) -> RowRanges:
         """Returns the rows of the tokens ``[start, stop)``."""
         assert self.rows is not None

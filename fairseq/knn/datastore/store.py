@@ -35,6 +35,7 @@ from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, rea
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Datastore:
         vocabulary_size: int | None = None,
         load_keys: bool = True,
         in_memory: bool = False,
+        verify: bool = True,
     ) -> "Datastore":
         """Returns the datastore at ``prefix``.
 
@@ -116,6 +118,7 @@ class Datastore:
             vocabulary_size: of the dictionary in use.
             load_keys: whether keys are wanted; without, their file need not exist.
             in_memory: read the files into memory.
+            verify: compare the files' fingerprints with the manifest's.
 
         Raises:
             DatastoreError: it is unfinished, or cannot be what was said.
@@ -130,6 +133,8 @@ class Datastore:
             layout = manifest.layout
             _check_flags(manifest, prefix, dimension, key_fp16)
             _check_sizes(prefix, manifest, load_keys)
+            if verify:
+                _check_fingerprints(prefix, manifest, load_keys)
         else:
             layout = infer_layout(
                 prefix,
@@ -252,6 +257,16 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
         )
 
 
+def _check_fingerprints(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> None:
+    files = row_files(prefix, manifest.layout)
+    for number, (path, row_bytes) in enumerate(files[0 if load_keys else 1 :], 0 if load_keys else 1):
+        if manifest.fingerprints and fingerprint(path, manifest.rows * row_bytes) != manifest.fingerprints[number]:
+            raise DatastoreError(
+                f"{path} is not the file that its manifest was written for: it was exchanged or damaged; restore it"
+                " (fairseq-knnlm check names the rows)"
+            )
+
+
 def map_files(prefix: Path, layout: Layout) -> tuple[Array | None, Array]:
     """Returns keys and values of a layout, mapped read only; no keys where their file is not there."""
     keys, values = keys_path(prefix), values_path(prefix)
@@ -281,15 +296,3 @@ def _fingerprint(layout: Layout, keys_ND: Array | None, values_N: Array) -> str 
     digest.update(keys_ND[rows].tobytes())
     digest.update(values_N[rows].tobytes())
     return digest.hexdigest()
-
-
-def check_found(prefix: Path, keys_ND: Array, queries_ND: Float32s, distances_NK: Float32s, ids_NK: Int64s) -> None:
-    """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
-    bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
-    for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
-        # A distance beyond float32 is no mass; only what is stored wrongly is an error.
-        if np.isfinite(queries_ND[n]).all() and not np.isfinite(keys_ND[ids_NK[n, k]]).all():
-            raise DatastoreError(
-                f"{keys_path(prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists such rows, write the"
-                " datastore again"
-            )

@@ -173,7 +173,7 @@ class DatastoreWriter:
             state="complete",
             keys_sha256=tuple(self._keys.hasher.digests()),
             values_sha256=tuple(self._values.hasher.digests()),
-        )
+        ).of_files(self.prefix)
         write_manifest(manifest_path(self.prefix), self._manifest)
         if self._progress != manifest_path(self.prefix):
             self._progress.unlink(missing_ok=True)

@@ -24,8 +24,10 @@ from fairseq.knn.index.build import (
     remove_partial,
     require_room,
     resumed,
+    rows_at_a_time,
     save_index,
 )
+from fairseq.knn.index.choose import check_kind
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.drift import measure_drift
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
@@ -56,14 +58,13 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             rows=store.rows,
             store_id=store.rows_id or "",
             trained_on=old.trained_on or old.store_id,
-            num_bytes=0,
-            sha256="",
-        )
+        ).of_no_file()
         build = Build(store, replace(config, effort=old.effort), path, target)
         partial = build.stage("partial")
         manifest = _manifest_to_rename(build)
         if manifest is None:
             index = resumed(build, "partial") or read_whole(path, old)
+            check_kind(index, old.spec, store.rows, rows_at_a_time(build))
             require_room(build, index)
             measure_drift(index, store, old.rows, config.drift_warning)
             add_rows(build, index)

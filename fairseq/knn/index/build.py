@@ -24,9 +24,10 @@ from fairseq.arrays import Float32s
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.store import Datastore, check_finite, gather_rows
-from fairseq.knn.index.choose import new_index, resolved
+from fairseq.knn.index.choose import check_kind, new_index, resolved
 from fairseq.knn.index.config import BuildConfig
-from fairseq.knn.index.faiss_index import code_bytes, faiss_reason, num_lists, read_index, set_nprobe, write_index
+from fairseq.knn.index.faiss_index import code_bytes, num_lists, read_index, set_nprobe, write_index
+from fairseq.knn.index.reading import faiss_reason
 from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
@@ -61,10 +62,8 @@ class Build:
 
     def is_of(self, manifest: IndexManifest | None) -> bool:
         """Returns whether a manifest is of this build, at whatever stage; the nprobe is set in the end."""
-        own = self.manifest
-        return manifest is not None and own == manifest.replace(
-            rows=own.rows, nprobe=own.nprobe, num_bytes=own.num_bytes, sha256=own.sha256
-        )
+        own = self.manifest.of_no_file()
+        return manifest is not None and own == manifest.of_no_file().replace(rows=own.rows, nprobe=own.nprobe)
 
 
 def build_index(
@@ -95,6 +94,7 @@ def build_index(
         build = Build(store, config, path, _manifest(store, config, index), {} if times is None else times)
         manifest = None if config.overwrite else _finished(build)
         if manifest is None:
+            check_kind(index, build.manifest.spec, store.rows, rows_at_a_time(build))
             require_room(build, index)
             index = resumed(build, "partial") or resumed(build, "trained") or index
             with finish_step_first():
@@ -294,6 +294,6 @@ def save_index(index: Any, path: Path, manifest: IndexManifest) -> IndexManifest
         fsync_directory(path.parent)
     with at_work("write the index and its checksum"):
         write_index(index, path)
-        manifest = manifest.replace(num_bytes=path.stat().st_size, sha256=file_sha256(path))
+        manifest = manifest.of_file(path)
     write_manifest(manifest_path(path), manifest)
     return manifest

@@ -32,7 +32,8 @@ from fairseq.errors import ConfigError
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.config import AUTO, BuildConfig
-from fairseq.knn.index.faiss_index import faiss_reason
+from fairseq.knn.index.faiss_index import inner_index
+from fairseq.knn.index.reading import faiss_reason
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, LIST_ROUNDS, WORD_POINTS, WORD_ROUNDS
 from fairseq.runtime.resources import free_memory_bytes
 
@@ -193,3 +194,33 @@ def new_index(config: BuildConfig, dimension: int) -> Any:
             f"--index-spec {config.index_spec} must be a FAISS factory string for keys of width {dimension}, but"
             f" FAISS says: {faiss_reason(err)}"
         ) from err
+
+
+def check_kind(index: Any, spec: str, rows: int, at_a_time: int) -> None:
+    """Refuses, before anything is done, an index that does not take a datastore's rows in order, some at a time.
+
+    Args:
+        index: that rows will be added to.
+        spec: what it is called.
+        rows: how many it will have.
+        at_a_time: how many are added at a time.
+
+    Raises:
+        ConfigError: it wants ids with them, keeps equal rows once or none, or wants all of them at once.
+    """
+    inner = inner_index(index)
+    if isinstance(inner, faiss.IndexIDMap):
+        raise ConfigError(f"{spec} takes no rows in order, but with ids; leave IDMap out: ids are row numbers anyway")
+    if isinstance(inner, getattr(faiss, "IndexIVFFlatDedup", ())):
+        raise ConfigError(
+            f"{spec} keeps equal keys once, so that it cannot be seen whether every row is there; give Flat instead"
+        )
+    if isinstance(inner, faiss.IndexLattice):
+        raise ConfigError(
+            f"{spec} writes no rows into its file, so that it cannot be read again; give PQ or SQ instead"
+        )
+    if isinstance(inner, faiss.IndexNSG) and (index.ntotal or rows > at_a_time):
+        raise ConfigError(
+            f"{spec} takes all {rows} rows at once and none later, but {at_a_time} are added at a time; give HNSW"
+            " instead, or build it with --overwrite where rows were appended"
+        )

@@ -99,23 +99,51 @@ def drift_of(index: Any, old_ND: Float32s, new_ND: Float32s) -> Drift:
 
 def _nearest(index: Any, inverted: Any, rows_ND: Float32s) -> tuple[Float32s, Int64s]:
     """Returns each row's squared distance to the nearest centroid, in the space of the lists, and its list."""
-    outer: Any = faiss.downcast_index(index)
-    while isinstance(outer, faiss.IndexPreTransform):
-        chain: Any = outer.chain  # a C++ vector, which its stubs call a list
-        for number in range(chain.size()):
-            rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
-        outer = faiss.downcast_index(outer.index)
-    near_N1, list_N1 = inverted.quantizer.search(np.ascontiguousarray(rows_ND), 1)
+    near_N1, list_N1 = inverted.quantizer.search(transformed(index, rows_ND), 1)
     return np.maximum(near_N1[:, 0], 0), list_N1[:, 0]
 
 
+def transformed(index: Any, rows_ND: Float32s) -> Float32s:
+    """Returns rows as they reach the lists of an index: behind its transforms, wherever these are."""
+    outer: Any = faiss.downcast_index(index)
+    while isinstance(outer, (faiss.IndexPreTransform, faiss.IndexRefine, faiss.IndexIDMap)):
+        if isinstance(outer, faiss.IndexPreTransform):
+            chain: Any = outer.chain  # a C++ vector, which its stubs call a list
+            for number in range(chain.size()):
+                rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
+        outer = faiss.downcast_index(outer.base_index if isinstance(outer, faiss.IndexRefine) else outer.index)
+    return np.ascontiguousarray(rows_ND)
+
+
 def _code_error(index: Any, rows_ND: Float32s) -> float | None:
-    try:
-        decoded_ND = index.sa_decode(index.sa_encode(rows_ND))
-    except (RuntimeError, AttributeError):  # an index without codes of its own
+    """Returns the mean squared error of the codes of rows; None where an index has none, or rounding is all of it."""
+    lists = faiss.try_extract_index_ivf(index)
+    inverted: Any = faiss.downcast_index(lists) if lists is not None else None
+    if isinstance(inverted, faiss.IndexIVFFastScan):  # asking it to encode ends the process
+        rows_ND = transformed(index, rows_ND)
+        decoded_ND = _by_fast_scan(inverted, rows_ND)
+    else:
+        try:
+            decoded_ND = index.sa_decode(index.sa_encode(rows_ND))
+        except (RuntimeError, AttributeError):  # an index without codes of its own
+            return None
+    if decoded_ND is None:
         return None
     error = float(((rows_ND - decoded_ND) ** 2).sum(1).mean())
     return error if error > LEAST_ERROR * float((rows_ND**2).sum(1).mean()) else None
+
+
+def _by_fast_scan(inverted: Any, rows_ND: Float32s) -> Float32s | None:
+    """Returns what the product codes of an inverted file say of rows; None where its codes are others."""
+    if not isinstance(inverted, faiss.IndexIVFPQFastScan):
+        return None
+    centroid_ND = np.zeros_like(rows_ND)
+    if inverted.by_residual:
+        list_N = inverted.quantizer.search(rows_ND, 1)[1][:, 0]
+        centroid_ND = np.stack([inverted.quantizer.reconstruct(int(number)) for number in list_N])
+    coder: Any = inverted.pq
+    decoded_ND: Float32s = coder.decode(coder.compute_codes(np.ascontiguousarray(rows_ND - centroid_ND))) + centroid_ND
+    return decoded_ND
 
 
 def _ratio(old: float | None, new: float | None) -> float | None:

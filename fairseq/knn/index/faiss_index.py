@@ -6,9 +6,8 @@ be the datastore's.
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Int64s, UInt8s
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.index.index_file import IndexFile, look_at, require_file, require_ours
+from fairseq.knn.index.reading import faiss_reason, memory_limit
+from fairseq.knn.index.trial import IndexInChild
 from fairseq.runtime.files import atomic_write
 
 logger = logging.getLogger(__name__)
-
-# What FAISS may compute beside an index's file when it reads one with product codes: its own bound for that table.
-COMPUTED_TABLE_BYTES = 1 << 31
 
 
 def read_index(path: str | Path, *, mapped: bool = False) -> Any:
@@ -38,43 +36,18 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     Raises:
         DatastoreError: there is none, or it cannot be read.
     """
-    if not Path(path).is_file():
-        raise DatastoreError(f"{path} {_why_missing(path)}")
-    with Path(path).open("rb"):
-        pass  # FAISS does not say why it cannot open a file
+    require_file(path)
     try:
-        with _memory_limit(Path(path).stat().st_size + COMPUTED_TABLE_BYTES):
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0)
+        with memory_limit(path):
+            if mapped:
+                with suppress(RuntimeError):  # there are lists that can only be read whole
+                    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            return faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
             " build_dstore.py --overwrite"
         ) from err
-
-
-def _why_missing(path: str | Path) -> str:
-    """Returns what is known of an index that is not there: its build may be under way."""
-    partial = read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
-    if partial is not None or Path(f"{path}.trained").is_file():
-        done = partial.rows if partial is not None else 0
-        return f"is unfinished: its build has saved {done} keys; run build_dstore.py again, which goes on from there"
-    problem = "is not a file" if Path(path).exists() else "does not exist"
-    return f"{problem}; check the path, or make the index with build_dstore.py"
-
-
-@contextmanager
-def _memory_limit(num_bytes: int) -> Iterator[None]:
-    """Keeps FAISS from taking more memory than this for one array, whatever the file says of its length."""
-    get = getattr(faiss, "get_deserialization_vector_byte_limit", None)
-    if get is None:  # older FAISS
-        yield
-        return
-    before = get()
-    faiss.set_deserialization_vector_byte_limit(num_bytes)
-    try:
-        yield
-    finally:
-        faiss.set_deserialization_vector_byte_limit(before)
 
 
 def write_index(index: Any, path: Path) -> None:
@@ -98,11 +71,6 @@ def write_index(index: Any, path: Path) -> None:
             if failures:
                 raise failures[0] from None
             raise
-
-
-def faiss_reason(err: BaseException) -> str:
-    """Returns what FAISS complains of, without the place in its source."""
-    return re.sub(r"^Error in .*? at \S+?:\d+: ", "", str(err), flags=re.DOTALL).strip() or type(err).__name__
 
 
 def metric_name(index: Any) -> str:
@@ -138,8 +106,16 @@ def stored_ids(index: Any) -> Iterator[Int64s]:
 
 def num_lists(index: Any) -> int:
     """Returns the number of inverted lists, 0 for an index without any."""
+    if isinstance(index, IndexInChild):
+        return index.nlist
     inverted = faiss.try_extract_index_ivf(index)
     return int(inverted.nlist) if inverted is not None else 0
+
+
+def nprobe_of(index: Any) -> int:
+    """Returns the lists that a search visits, 0 for an index without any."""
+    inverted = faiss.try_extract_index_ivf(index)
+    return int(inverted.nprobe) if inverted is not None else 0
 
 
 def code_bytes(index: Any) -> int | None:
@@ -152,27 +128,37 @@ def code_bytes(index: Any) -> int | None:
 
 def set_nprobe(index: Any, nprobe: int) -> bool:
     """Sets the lists that a search visits, wherever the inverted file sits; returns whether there is one."""
-    inverted = faiss.try_extract_index_ivf(index)
-    if inverted is None:
+    inverted: Any = index if isinstance(index, IndexInChild) else faiss.try_extract_index_ivf(index)
+    if inverted is None or not inverted.nlist:
         return False
     inverted.nprobe = nprobe
     return True
 
 
-def open_index(path: str | Path, *, nprobe: int | None = None, metric: str = "l2", gpu: bool = False) -> Any:
+def open_index(
+    file: str | Path | IndexFile,
+    *,
+    nprobe: int | None = None,
+    metric: str = "l2",
+    gpu: bool = False,
+    allow_mismatch: bool = False,
+) -> Any:
     """Returns the index in a file, ready to be searched.
 
     Args:
-        path: its file.
+        file: its name, or what is known of it.
         nprobe: inverted lists that a search visits; None leaves the file's.
         metric: what it must have been built for, l2 or ip.
         gpu: move it to the GPUs, if FAISS has any.
+        allow_mismatch: only warn of a file that its manifest was not written for.
 
     Raises:
         DatastoreError: it cannot be read, or is empty.
-        MismatchError: it has another metric, or ids that are not row numbers.
+        MismatchError: it is not its manifest's, has another metric, or ids that are not row numbers.
     """
-    index = read_index(path)
+    file = file if isinstance(file, IndexFile) else look_at(file)
+    require_ours(file, allow_mismatch=allow_mismatch)
+    path, index = file.path, read_index(file.path)
     if metric_name(index) != metric:
         raise MismatchError(
             f"{path} was built for the metric {metric_name(index)}, but --faiss-metric-type is {metric}; give"

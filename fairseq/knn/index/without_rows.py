@@ -23,6 +23,7 @@ import numpy as np
 from fairseq.arrays import Float32s, Int64s
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.index.faiss_index import inner_index
+from fairseq.knn.index.trial import IndexInChild
 
 
 def without_rows(index: Any, forgotten: RowRanges, rows_left: int) -> Any:
@@ -42,7 +43,7 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
     """Removes rows from an index in memory whose entries carry their ids; returns whether it is such an index."""
     if not forgotten.num_rows:
         return True
-    if not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
+    if isinstance(index, IndexInChild) or not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
         return False
     try:
         index.remove_ids(selector(forgotten))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fairseq.config.flags import flag
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
-from fairseq.knn.config import paired_names, several_sizes
+from fairseq.knn.config import check_temperature, paired_names, several_sizes
 from fairseq.knn.index.config import EFFORTS
 
 
@@ -85,6 +85,7 @@ class RecallConfig:
     json: str | None = flag(None, "write the table to this file as well")
 
     def __post_init__(self) -> None:
+        check_temperature(self.knn_temp)
         if not self.dstore_filename:
             raise ConfigError("--dstore-filename is required: the prefix of the datastore's files")
         if ":" in self.dstore_filename:
@@ -94,8 +95,6 @@ class RecallConfig:
             )
         if not (self.specs or self.indexfile):
             raise ConfigError("there is no index to measure; give --index-spec 'A;B' or --indexfile, or both")
-        if self.knn_temp <= 0:
-            raise ConfigError(f"--knn-temp must be greater than 0, but is {self.knn_temp}")
 
     @property
     def specs(self) -> tuple[str, ...]:

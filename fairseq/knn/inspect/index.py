@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import DatastoreError
+from fairseq.knn.datastore.identity import short
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.faiss_index import metric_name, num_lists, read_index, set_nprobe
-from fairseq.knn.index.identity import index_differences
+from fairseq.knn.index.identity import index_differences, indexed_part, missing_rows
+from fairseq.knn.index.index_file import look_at, require_file
+from fairseq.knn.index.trial import IndexInChild
 from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Findings
@@ -73,20 +76,25 @@ def check_index(findings: Findings, path: Path) -> IndexPart | None:
             problem = f"{path} must have {manifest.num_bytes} bytes by its manifest, but has {size}; build it again"
             findings.judge("index size", problem if size != manifest.num_bytes else None, f"{size} bytes")
             if size == manifest.num_bytes:
+                if findings.fast:  # else the checksum says more
+                    findings.judge("index fingerprint", look_at(path).problem, short(manifest.fingerprint or "none"))
                 findings.checksum_of_files("index", {path: manifest.sha256}, "restore it or build it again")
     elif not findings.failed(what):
         findings.add(WARNING, what, "there is none: what it was built from is not known")
-    index = findings.opened("index", lambda: _read(path, manifest))
+    failed = any(findings.failed(f"index {part}") for part in ("size", "fingerprint", "sha256"))
+    index = findings.opened("index", lambda: _read(path, manifest, is_ours=manifest is not None and not failed))
     if index is None:
         return None
+    name = index.type if isinstance(index, IndexInChild) else type(index).__name__
     text = f"{index.ntotal} keys of width {index.d}, metric {metric_name(index)}, {num_lists(index)} lists"
-    findings.add(OK, "index", f"{type(index).__name__}, {text}")
+    findings.add(OK, "index", f"{name}, {text}")
     return IndexPart(path, index, manifest)
 
 
-def _read(path: Path, manifest: IndexManifest | None) -> Any:
-    """Returns an index; raises DatastoreError where it has no keys, or is not what its manifest says."""
-    index = read_index(path)
+def _read(path: Path, manifest: IndexManifest | None, *, is_ours: bool) -> Any:
+    """Returns an index, in a child where it is not ours; raises DatastoreError unless it is what its manifest says."""
+    require_file(path)
+    index = read_index(path) if is_ours else IndexInChild(path)
     if index.ntotal == 0:
         raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that was finished")
     found = (index.ntotal, index.d, metric_name(index), num_lists(index))
@@ -101,6 +109,12 @@ def _read(path: Path, manifest: IndexManifest | None) -> Any:
 
 def check_index_of(config: CheckConfig, findings: Findings, part: IndexPart, store: Datastore | None) -> None:
     """Checks that the index is the datastore's, then how well it finds the neighbours of some of its keys."""
+    if store is not None and part.manifest is not None:
+        file = look_at(part.path)
+        had = indexed_part(part.index, file, store)
+        if had.rows < store.rows:
+            findings.add(WARNING, "index of all rows", missing_rows(file, had, store.rows))
+        store = had
     if store is None:
         findings.add(SKIPPED, "index and datastore", "needs a datastore that can be opened")
     elif not _fits(findings, part, store):

@@ -16,7 +16,8 @@ from fairseq.data.indexed_dataset import MAGIC, OLD_MAGIC, MMapIndexedDataset
 from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
-from fairseq.knn.index.faiss_index import code_bytes, metric_name, num_lists, read_index
+from fairseq.knn.index.faiss_index import code_bytes, metric_name, nprobe_of, num_lists, read_index
+from fairseq.knn.index.index_file import look_at, require_readable
 from fairseq.knn.inspect.config import InfoConfig
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
@@ -187,10 +188,9 @@ def _store_manifest(manifest: DatastoreManifest) -> Description:
 
 
 def _index(path: Path) -> Description:
-    import faiss
-
-    index = read_index(path, mapped=True)
-    manifest = read_manifest(manifest_path(path), IndexManifest)
+    file = look_at(path)
+    require_readable(file)
+    index, manifest = read_index(path, mapped=True), file.manifest
     kind = "FAISS index"
     if index.ntotal == 0:
         kind = "FAISS index without keys (trained, to be filled)"
@@ -203,9 +203,10 @@ def _index(path: Path) -> Description:
         ("metric", metric_name(index)),
     ]
     if num_lists(index):
-        lines += [("nlist", num_lists(index)), ("nprobe", faiss.extract_index_ivf(index).nprobe)]
+        lines += [("nlist", num_lists(index)), ("nprobe", nprobe_of(index))]
     code = f"{code_bytes(index) or '?'} (code)"
     lines.append(("bytes per key", f"{path.stat().st_size / index.ntotal:.1f}" if index.ntotal else code))
+    lines += [("but", file.problem)] if file.problem is not None else []
     return kind, [*lines, *(_build_of(manifest) if manifest else [("manifest", "none")])]
 
 

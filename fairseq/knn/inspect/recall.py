@@ -36,6 +36,7 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import metric_name, num_lists, open_index, read_index, set_nprobe
 from fairseq.knn.index.identity import require_index
+from fairseq.knn.index.index_file import look_at, require_readable
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries, text_queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
@@ -144,10 +145,12 @@ def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int)
 
 def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: int) -> Iterator[Candidate]:
     for path in config.indexfile:
+        file = look_at(path)
+        require_readable(file)
         if metric_name(read_index(path, mapped=True)) != "l2":
             raise MismatchError(f"--indexfile {path} must be of metric l2, but is of inner products; give another")
-        index = open_index(path)
-        require_index(index, path, store, allow_mismatch=config.allow_mismatch)
+        index = open_index(file, allow_mismatch=config.allow_mismatch)
+        require_index(index, file, store, allow_mismatch=config.allow_mismatch)
         yield path, index, Path(path).stat().st_size / store.rows, None, None
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:

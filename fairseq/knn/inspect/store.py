@@ -64,6 +64,7 @@ def check_datastore(
             dimension=width,
             key_fp16=config.dstore_fp16,
             vocabulary_size=inputs.model.vocabulary_size,
+            verify=False,  # checksums say more
         ),
     )
     if store is None:

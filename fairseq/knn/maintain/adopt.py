@@ -223,7 +223,7 @@ def _manifest(
         rows_written=layout.rows,
         keys_sha256=sums[0],
         values_sha256=sums[1],
-    )
+    ).of_files(target)
     if origin is None:
         return manifest
     settings |= {

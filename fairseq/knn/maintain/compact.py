@@ -34,6 +34,7 @@ from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.datastore.writer import DatastoreWriter
 from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
+from fairseq.knn.index.index_file import look_at, require_ours
 from fairseq.knn.index.without_rows import selector, take_out
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import check, finish_step_first
@@ -135,9 +136,11 @@ def _write_store(
 
 def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest) -> IndexManifest:
     """Returns an index's manifest, before anything is written; refuses one of another datastore, or that keeps rows."""
+    require_ours(look_at(path))
     index = read_index(path, mapped=True)
     inner = inner_index(index)
-    if not isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes)):
+    can = isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes))
+    if not can or isinstance(inner, faiss.IndexIVFPQR):  # whose second codes stay
         raise ConfigError(
             f"{path} is an {type(inner).__name__}, which cannot give up rows; leave it out of --indexfile, and"
             " build it again afterwards"
@@ -174,9 +177,7 @@ def _write_index(
             rows=target.rows,
             store_id=target.rows_id,
             trained_on=own.trained_on or own.store_id,
-            num_bytes=new.stat().st_size,
-            sha256=file_sha256(new),
-        ),
+        ).of_file(new),
     )
 
 

@@ -89,7 +89,8 @@ def gaps(distances_NK: Float32s) -> Float64s:
 
 def vote_weights(gap_NK: Float64s, temperature: float) -> Float64s:
     """Returns the softmax before its division, exp(−g / T), ``[N, K]``: 1 for the nearest neighbour, 0 for none."""
-    weight_NK: Float64s = np.exp(-gap_NK / temperature)
+    with np.errstate(over="ignore"):  # so far that it weighs nothing
+        weight_NK: Float64s = np.exp(-gap_NK / temperature)
     return weight_NK
 
 
@@ -103,7 +104,8 @@ def vote_shares(gap_NK: Float64s, temperature: float) -> Float64s:
 def log_prob_of(votes: Votes, temperature: float = 1.0) -> Float32s:
     """Returns ln p_kNN(target), float32 ``[N]``, of all neighbours at one temperature; −inf without a hit."""
     k = votes.distances_NK.shape[1]
-    log_p_N: Float32s = log_probs(votes.distances_NK, votes.hits_NK, (temperature,), (k,))[0, 0].astype(np.float32)
+    with np.errstate(over="ignore"):  # below what float32 holds is −inf
+        log_p_N: Float32s = log_probs(votes.distances_NK, votes.hits_NK, (temperature,), (k,))[0, 0].astype(np.float32)
     return log_p_N
 
 
@@ -135,8 +137,8 @@ def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[flo
     weight, weight_of_hit = (x if len(temperatures) == 1 else torch.empty_like(x) for x in (gap, gap_of_hit))
     log_p_TJN = torch.empty((len(temperatures), len(ks), len(gap_NK)), dtype=torch.float64)
     for t, temperature in enumerate(temperatures):
-        torch.mul(gap, -1 / temperature, out=weight).exp_()
-        torch.mul(gap_of_hit, -1 / temperature, out=weight_of_hit).exp_()
+        torch.div(gap, -temperature, out=weight).exp_()
+        torch.div(gap_of_hit, -temperature, out=weight_of_hit).exp_()
         if len(gap_H):
             mass_NJ[has_hit_NJ] = np.add.reduceat(weight_of_hit.numpy(), first_NJ[has_hit_NJ])
         log_mass_JN = torch.from_numpy(mass_NJ).cumsum(1).log_().t() - nearest / temperature
@@ -171,8 +173,9 @@ def next_log_prob(
         nearest = np.minimum.reduceat(gap, firsts)
         gap -= np.repeat(nearest, np.diff(firsts, append=len(place)))
         mass = np.add.reduceat(vote_weights(gap, temperature), firsts)
-        log_p = np.log(mass) - nearest / temperature - log_total_N[place[firsts] // vocabulary_size]
-        out_NV.reshape(-1)[place[firsts]] = np.minimum(log_p, 0.0)
+        with np.errstate(over="ignore"):  # below what float32 holds is −inf
+            log_p = np.log(mass) - nearest / temperature - log_total_N[place[firsts] // vocabulary_size]
+            out_NV.reshape(-1)[place[firsts]] = np.minimum(log_p, 0.0)
     return out_NV
 
 
@@ -205,6 +208,14 @@ def drop_nearest(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int6
     kept_NK = np.ones((n, k), bool)
     kept_NK[np.arange(n), np.argmin(distances_NK, axis=1)] = False
     return distances_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)
+
+
+def drop_own(distances_NK: Float32s, ids_NK: Int64s, own_NS: Int64s) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids where some rows of each query are none of its neighbours: −1 in their place."""
+    is_own_NK = np.zeros(ids_NK.shape, bool)
+    for own_N in own_NS.T:
+        is_own_NK |= ids_NK == own_N[:, None]
+    return np.where(is_own_NK, np.float32(np.inf), distances_NK), np.where(is_own_NK, -1, ids_NK)
 
 
 def keep_nearest(distances_NK: Float32s, ids_NK: Int64s, k: int) -> tuple[Float32s, Int64s]:

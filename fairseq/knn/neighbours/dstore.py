@@ -10,15 +10,18 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.arrays import Float32s, Int64s
+import numpy as np
+
+from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path
-from fairseq.knn.datastore.store import Datastore, check_found, check_ids
+from fairseq.knn.datastore.manifest import manifest_path
+from fairseq.knn.datastore.store import Datastore, check_ids
 from fairseq.knn.index.faiss_index import on_gpus, open_index
-from fairseq.knn.index.identity import require_index
+from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
+from fairseq.knn.index.index_file import IndexFile, look_at
 from fairseq.knn.index.without_rows import take_out, without_rows
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
 from fairseq.knn.neighbours.passages import RowText
@@ -42,7 +45,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         datastore: values, and keys unless the index's own distances are used.
         index: a FAISS index whose ids are the datastore's rows; it loses those that are forgotten.
         config: k, temperature, and how nearness is measured.
-        index_manifest: of the index, if it has one.
+        index_file: what is known of the index's file.
         distinct_ids: the index is known to hold each row once, as ``open`` checks.
         vocabulary_size: targets are below it; the datastore's manifest may know it too.
     """
@@ -52,7 +55,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         datastore: Datastore,
         index: Any,
         config: KNNConfig | None = None,
-        index_manifest: IndexManifest | None = None,
+        index_file: IndexFile | None = None,
         *,
         distinct_ids: bool = False,
         vocabulary_size: int | None = None,
@@ -60,7 +63,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         self.datastore, self.parts = datastore, (StorePart(datastore, 0),)
         self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
-        self.index_manifest = index_manifest
+        self.index_file = index_file
         self.distinct_ids = distinct_ids
         self.vocabulary_size = vocabulary_size if vocabulary_size is not None else datastore.model.vocabulary_size
         if self.config.needs_keys and datastore.keys_ND is None:
@@ -97,7 +100,9 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """
         config = with_settings(config if config is not None else KNNConfig(), settings, "KNN_Dstore.open")
         _require_memory(Path(prefix), Path(indexfile), config)
-        index = open_index(indexfile, nprobe=config.probe, metric=config.faiss_metric_type)
+        file = look_at(indexfile)
+        allow = config.allow_mismatch
+        index = open_index(file, nprobe=config.probe, metric=config.faiss_metric_type, allow_mismatch=allow)
         vocabulary_size = model.vocabulary_size if model is not None else None
         datastore = Datastore.open(
             prefix,
@@ -108,23 +113,31 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             load_keys=config.needs_keys,
             in_memory=config.move_dstore_to_mem,
         )
-        require_model(prefix, datastore.model, model, allow_mismatch=config.allow_mismatch)
+        require_model(prefix, datastore.model, model, allow_mismatch=allow)
         vocabulary_size = vocabulary_size or datastore.model.vocabulary_size
         if vocabulary_size:
             check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
-        index_manifest = require_index(index, indexfile, datastore, allow_mismatch=config.allow_mismatch)
+        part = indexed_part(index, file, datastore)
+        if part.rows < datastore.rows:
+            logger.warning(missing_rows(file, part, datastore.rows))
+        datastore = part
+        require_index(index, file, datastore, allow_mismatch=allow)
         if config.gpu_index:
             take_out(index, datastore.forgotten)  # there, rows cannot be removed
             index = on_gpus(index)
-        return cls(datastore, index, config, index_manifest, distinct_ids=True, vocabulary_size=vocabulary_size)
+        return cls(datastore, index, config, file, distinct_ids=True, vocabulary_size=vocabulary_size)
 
     def __repr__(self) -> str:
         return f"KNN_Dstore({self.datastore.prefix}, {self.datastore.rows_left:,} rows of {self.datastore.dimension})"
 
     def identity(self) -> dict[str, Any]:
         """Returns the ids of the datastore and of its index, as a result names them."""
-        index_sha256 = self.index_manifest.sha256 if self.index_manifest is not None else None
-        return {"store_id": self.datastore.store_id, "index_sha256": index_sha256}
+        file = self.index_file
+        return {
+            "store_id": self.datastore.store_id,
+            "index_sha256": file.sha256 if file is not None else None,
+            "index_fingerprint": file.fingerprint if file is not None else None,
+        }
 
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
@@ -133,7 +146,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         by_list = None
         if not dot and ListSearch.pays(self.index, len(queries_ND)):
             self._by_list = self._by_list or ListSearch(self.index)
-            by_list = self._by_list if self._by_list.keeps_digits else None
+            by_list = self._by_list if self._by_list.rows_are_near else None
         # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
         is_exact = by_list is not None and keys_ND is not None and fits_memory(keys_ND.nbytes)
         if by_list is not None:
@@ -143,8 +156,20 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         if keys_ND is not None and not is_exact:
             distances_NK = recompute_distances(keys_ND, queries_ND, ids_NK, inner_product=dot)
         if keys_ND is not None:
-            check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
+            _check_found(self.datastore.prefix, keys_ND, queries_ND, distances_NK, ids_NK)
         return distances_NK, ids_NK
+
+
+def _check_found(prefix: Path, keys_ND: Array, queries_ND: Float32s, distances_NK: Float32s, ids_NK: Int64s) -> None:
+    """Raises DatastoreError for a neighbour's key that is not finite; a query that is not is counted by its result."""
+    bad_NK = ~np.isfinite(distances_NK) & (ids_NK >= 0)
+    for n, k in np.argwhere(bad_NK) if bad_NK.any() else ():
+        # A distance beyond float32 is no mass; only what is stored wrongly is an error.
+        if np.isfinite(queries_ND[n]).all() and not np.isfinite(keys_ND[ids_NK[n, k]]).all():
+            raise DatastoreError(
+                f"{keys_path(prefix)}: row {ids_NK[n, k]} is not finite; fairseq-knnlm check lists such rows, write the"
+                " datastore again"
+            )
 
 
 def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:

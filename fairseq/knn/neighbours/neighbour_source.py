@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -33,11 +33,22 @@ from fairseq.knn.neighbours.arguments import (
     checked_targets,
     like,
 )
-from fairseq.knn.neighbours.distribution import Votes, drop_nearest, keep_nearest, log_prob_of, next_log_prob, votes_for
+from fairseq.knn.neighbours.distribution import (
+    Votes,
+    drop_nearest,
+    drop_own,
+    keep_nearest,
+    log_prob_of,
+    next_log_prob,
+    votes_for,
+)
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
+
+if TYPE_CHECKING:
+    from fairseq.knn.neighbours.own_rows import OwnRows
 
 T = TypeVar("T")
 
@@ -89,8 +100,10 @@ class NeighbourSource(Memory, ABC):
         parts: the datastores, each once, by offset.
         distinct_ids: no search finds a row twice.
         vocabulary_size: targets are below it; None where that is not known.
+        own_rows: what tells of scored tokens which rows they are themselves, which they then do not find; else None.
     """
 
+    own_rows: "OwnRows | None" = None
     config: KNNConfig
     parts: tuple[StorePart, ...]
     distinct_ids: bool
@@ -174,18 +187,23 @@ class NeighbourSource(Memory, ABC):
 
     def scores(self, tokens: ScoredTokens) -> MemoryScores:
         """Returns ln p_kNN of the tokens, for the mixture."""
-        return MemoryScores(self.log_prob(tokens.query_ND, tokens.target_N))
+        return MemoryScores(self.log_prob(tokens.query_ND, tokens.target_N, self.own_of(tokens)))
+
+    def own_of(self, tokens: ScoredTokens) -> Int64s | None:
+        """Returns the rows ``[N, S]`` that scored tokens must not find, −1 for none; None where they may find any."""
+        return self.own_rows.of(tokens.block_idx_N) if self.own_rows is not None else None
 
     def report(self) -> MemoryReport:
         """Returns the ids of what is searched."""
         return MemoryReport(identity=self.identity())
 
-    def log_prob(self, queries_ND: A, target_N: A) -> A:
+    def log_prob(self, queries_ND: A, target_N: A, own_NS: Int64s | None = None) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
 
         Args:
             queries_ND: floating point, torch or NumPy.
             target_N: token ids.
+            own_NS: rows that each query is not to find, −1 for none.
 
         Raises:
             ConfigError: the queries are no vectors, or the targets not one word for each of them.
@@ -193,7 +211,7 @@ class NeighbourSource(Memory, ABC):
         """
         k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
         log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
-        log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k))
+        log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k, own_NS))
         return like(np.concatenate(log_ps), queries_ND)
 
     def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
@@ -215,21 +233,29 @@ class NeighbourSource(Memory, ABC):
         )
         return like(log_p_NV, queries_ND)
 
-    def votes(self, queries_ND: AnyArray, target_N: AnyArray) -> Votes:
+    def votes(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None = None) -> Votes:
         """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
 
         Args:
             queries_ND: floating point, torch or NumPy.
             target_N: token ids.
+            own_NS: rows that each query is not to find, −1 for none.
         """
-        parts = list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k))
+        parts = list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS))
         return Votes(
             np.concatenate([part.distances_NK for part in parts]),
             np.concatenate([part.ids_NK for part in parts]),
             np.concatenate([part.hits_NK for part in parts]),
         )
 
-    def _of_votes(self, compute: Callable[[Votes], T], queries_ND: AnyArray, target_N: AnyArray, k: int) -> Iterator[T]:
+    def _of_votes(
+        self,
+        compute: Callable[[Votes], T],
+        queries_ND: AnyArray,
+        target_N: AnyArray,
+        k: int,
+        own_NS: Int64s | None,
+    ) -> Iterator[T]:
         """Yields what is computed from the votes of a few queries at a time, which stay in the cache."""
         queries = checked_queries(queries_ND, self.dimension)
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
@@ -237,7 +263,8 @@ class NeighbourSource(Memory, ABC):
         step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
 
         for start in range(0, max(len(queries), 1), step):  # once where there are none
-            neighbours = self._neighbours(queries[start : start + step], k)
+            own = None if own_NS is None else own_NS[start : start + step]
+            neighbours = self._neighbours(queries[start : start + step], k, own)
             yield from self._computed(compute, *neighbours, target[start : start + step])
             del neighbours  # before as many are found again
 
@@ -252,9 +279,12 @@ class NeighbourSource(Memory, ABC):
         with worker_threads() as workers:
             return run_all(workers, of_some, range(0, max(len(ids_NK), 1), _PROBABILITY_BLOCK))
 
-    def _neighbours(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
+    def _neighbours(self, queries_ND: Float32s, k: int, own_NS: Int64s | None = None) -> tuple[Float32s, Int64s]:
         """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
-        distances_NK, ids_NK = self.found(queries_ND, self._asked(k))
+        more = 0 if own_NS is None else own_NS.shape[1]
+        distances_NK, ids_NK = self.found(queries_ND, self._asked(k) + more)
+        if own_NS is not None:
+            distances_NK, ids_NK = drop_own(distances_NK, ids_NK, own_NS)
         if self.config.drop_top1:
             distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
         return keep_nearest(distances_NK, ids_NK, k)

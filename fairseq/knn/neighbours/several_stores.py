@@ -8,11 +8,15 @@ An id is offset + row, so that each row of each datastore has its own. Two sourc
 wherever its files lie) have one offset: a row that both find has one id, and is one neighbour, at the smaller of its
 distances. Another datastore that was written from the same text is another one, and its rows are its own.
 
+The order in which they are named decides their ids and nothing else. Of rows that are equally far, the first ones are
+taken where there is no room for all; so neighbours lie side by side in the order of the datastores' ids.
+
 Legend: N queries · K neighbours of each source.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +46,8 @@ class SeveralStores(NeighbourSource):
         stores = [member.parts[0].datastore for member in self.members]
         check_together(stores, allow_mismatch=config.allow_mismatch)
         self.offsets = _offsets(stores)
+        # The same whatever the order in which they are named.
+        self._places = sorted(range(len(self.members)), key=lambda place: _name(self.members[place]))
         unique = {offset: StorePart(store, offset) for offset, store in zip(self.offsets, stores, strict=True)}
         self.parts = tuple(unique.values())
         self.distinct_ids = all(member.distinct_ids for member in self.members)
@@ -50,7 +56,7 @@ class SeveralStores(NeighbourSource):
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids of the k nearest in each member, side by side, in no order; −1 for none."""
         near, ids = [], []
-        for member, offset in zip(self.members, self.offsets, strict=True):
+        for member, offset in ((self.members[place], self.offsets[place]) for place in self._places):
             distances_NK, rows_NK = member.found(queries_ND, k)
             near.append(distances_NK)
             ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
@@ -63,6 +69,7 @@ class SeveralStores(NeighbourSource):
         return {
             "store_id": joint_id(part.datastore.store_id for part in self.parts),
             "index_sha256": joint_id(one["index_sha256"] for one in each),
+            "index_fingerprint": joint_id(one["index_fingerprint"] for one in each),
             "datastores": each,
         }
 
@@ -76,9 +83,16 @@ def joint_id(ids: Iterable[str | None]) -> str | None:
     return texts[0] if len(texts) == 1 else hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def _name(member: NeighbourSource) -> tuple[str, str, str]:
+    """Returns what a member is known by, whatever others there are."""
+    store, index = member.parts[0].datastore, member.identity()["index_fingerprint"]
+    return store.store_id or "", index or "", str(store.prefix.resolve())
+
+
 def _offsets(stores: Sequence[Datastore]) -> list[int]:
     """Returns the offset of each: that of the same datastore before it, else after all rows before it."""
     places: dict[str, tuple[int, Datastore]] = {}
+    opened: dict[Path, int] = {}
     offsets, total = [], 0
     for store in stores:
         name = store.store_id or str(store.prefix.resolve())
@@ -87,6 +101,12 @@ def _offsets(stores: Sequence[Datastore]) -> list[int]:
             raise MismatchError(
                 f"{store.prefix} was opened with {store.rows} rows, but is the datastore of {same.prefix}, which was"
                 f" opened with {same.rows}; leave --dstore-size out"
+            )
+        rows = opened.setdefault(store.prefix.resolve(), store.rows)
+        if rows != store.rows:
+            raise MismatchError(
+                f"{store.prefix} is named twice, with indexes of {rows} and of {store.rows} of its rows: they would"
+                " count twice; name it once, or bring both indexes up to date with build_dstore.py --append"
             )
         total += store.rows if same is store else 0
         offsets.append(offset)

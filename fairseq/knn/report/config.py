@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.knn.config import LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,9 @@ class ReportConfig:
     out: str | None = flag(None, "the page; report.html in the directory if left out")
     lmbda: float | None = flag(None, "weight of the neighbours; that of the run if left out", minimum=0, maximum=1)
     k: int | None = flag(None, "the nearest neighbours that vote; all that were saved if left out", minimum=1)
-    knn_temp: float | None = flag(None, "temperature of their softmax; that of the run if left out", minimum=1e-6)
+    knn_temp: float | None = flag(
+        None, "temperature of their softmax; that of the run if left out", minimum=LEAST_TEMPERATURE
+    )
     data: str | None = flag(None, "where the scored text is now: its directory, or the split without suffix")
     dstore_data: str | None = flag(None, "where the datastore's text is now, likewise; of several, separated by colons")
     neighbours: int = flag(8, "neighbours of a token that are shown", minimum=1, maximum=64)

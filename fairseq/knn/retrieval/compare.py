@@ -15,8 +15,8 @@ from fairseq.runtime.records import as_json
 logger = logging.getLogger(__name__)
 
 _IDS = ("weights_sha256", "dictionary_sha256", "store_id", "index_sha256")
-# Of a retrieval's settings: what changes numbers by rounding only.
-_MAY_DIFFER = ("computed_in",)
+# Of a retrieval's settings: what changes numbers by rounding only, and what only the datastore's own text needs.
+_MAY_DIFFER = ("computed_in", "exclude_own_row")
 
 
 def warn_if_outdated(retrieval: Retrieval) -> None:

@@ -3,6 +3,7 @@
 Legend: N scored tokens · K neighbours · S settings of the cache.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DatastoreError
 from fairseq.evaluate.cache import CacheSetting
+from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.retrieval.datastores import StoreRecord
 from fairseq.runtime.records import Count, Positive, Record, read_record
 
@@ -61,6 +63,7 @@ class RetrievalSettings(Record, frozen=True):
     knn_sim_func: str | None = None
     metric: str | None = None
     drop_top1: bool | None = None
+    exclude_own_row: bool | None = None
     context_window: int | None = None
     tokens_per_sample: int | None = None
     sample_break_mode: str | None = None
@@ -72,6 +75,7 @@ class StoreIdentity(Record, frozen=True):
 
     store_id: str | None = None
     index_sha256: str | None = None
+    index_fingerprint: str | None = None
 
 
 class Identity(Record, frozen=True):
@@ -82,6 +86,7 @@ class Identity(Record, frozen=True):
     data_sha256: str | None = None
     store_id: str | None = None
     index_sha256: str | None = None
+    index_fingerprint: str | None = None
     datastores: list[StoreIdentity] | UnsetType = UNSET
 
 
@@ -132,7 +137,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     data: str
     settings: RetrievalSettings
     lmbda: float
-    knn_temp: float
+    knn_temp: Annotated[float, Meta(ge=LEAST_TEMPERATURE, le=sys.float_info.max)]
     identity: Identity
     datastore: StoreRecord
     cache: CacheRecord | UnsetType = UNSET

@@ -66,7 +66,7 @@ class SavedNeighbours(Memory):
     def scores(self, tokens: ScoredTokens) -> MemoryScores:
         """Returns ln p_kNN, float32, with the neighbours of each token and what is known before it is seen."""
         assert tokens.known is not None
-        votes = self.neighbours.votes(tokens.query_ND, tokens.target_N)
+        votes = self.neighbours.votes(tokens.query_ND, tokens.target_N, self.neighbours.own_of(tokens))
         count, k = votes.ids_NK.shape
         log_p_N, hits = np.empty(count, np.float32), np.empty((count, -(-k // 8)), np.uint8)
         for start in range(0, count, AT_ONCE):
@@ -198,6 +198,7 @@ def _manifest(
             knn_sim_func=knn.knn_sim_func,
             metric=knn.faiss_metric_type,
             drop_top1=knn.drop_top1,
+            exclude_own_row=neighbours.own_rows is not None,
             context_window=config.context_window,
             tokens_per_sample=evaluation.block_size,
             sample_break_mode=evaluation.task_config.sample_break_mode,

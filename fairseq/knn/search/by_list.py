@@ -11,7 +11,8 @@ lists, each list is visited by many, and its distances to all of them are one ma
 With the stored keys at hand, step 2 does the same with them; step 3 still chooses by the index's distances and returns
 the exact ones of what it chose, as a search and ``recompute_distances`` would, but each key is read once for all
 queries. Queries and rows are taken relative to their list's centroid, since the sum loses digits where they are long
-beside their distance. Rows far from their own centroid are left to FAISS (``keeps_digits``).
+beside their distance. Rows that are far from their own centroid all the same are compared number by number
+(list_rows.py); where they are many, FAISS searches instead (``rows_are_near``).
 
 It costs memory for the distances of a block of queries (512 MiB, twice that with keys) and some 70 MiB a thread, and
 pays where a list is visited by many queries of a block. Worker threads share lists and queries, one product a thread;
@@ -32,10 +33,10 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Array, Float32s, Int64s
-from fairseq.knn.index.faiss_index import decoder, view
 from fairseq.knn.search.by_index import check_width
 from fairseq.knn.search.distances import smallest
 from fairseq.knn.search.list_blocks import BLOCK, Group, Visits, groups_of, ranges, slices
+from fairseq.knn.search.list_rows import GroupRows, ListRows
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.runtime.resources import share_of_memory
 
@@ -46,8 +47,6 @@ LEAST_VISITS = 8
 # Of product codes: what it costs to decode a number of a row, and to multiply one, in bytes of a code that FAISS looks
 # up meanwhile. With 1,024 numbers in 64 bytes it takes 100 visits until decoding a list has paid.
 DECODE_COST, PRODUCT_COST = 3.4, 0.029
-# Largest squared length of a row less its centroid: what sums of such squares lose, some 0.03, a distance has lost.
-LARGEST_SQUARE = 1 << 15
 # Queries whose nearest are chosen together: their distances stay in the cache; at most so many, of 9 bytes each.
 CHOSEN_AT_ONCE = 64
 MOST_CHOSEN_FROM = 1 << 22
@@ -67,38 +66,18 @@ class ListSearch:
     """
 
     def __init__(self, inverted: Any) -> None:
-        self.inverted = inverted
-        lists = inverted.invlists
-        sizes = [lists.list_size(number) for number in range(inverted.nlist)]
-        self.blocks_L = -(-np.array(sizes, np.int64) // BLOCK)
-        self.start_L = np.cumsum(self.blocks_L) - self.blocks_L
-        self.codes = [
-            view(lists.get_codes(number), size * inverted.code_size).reshape(size, inverted.code_size)
-            for number, size in enumerate(sizes)
-        ]
-        self.id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)  # of all rows, in the lists' order
-        for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
-            self.id_S[start : start + size] = view(lists.get_ids(number), size)
-        # ‖r‖² of these rows, of what the codes say and of the keys, NaN until a row has been read; padding is far away.
-        self.norm_S = torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float()
-        self.exact_norm_S = self.norm_S.clone()
+        self.inverted, self.rows = inverted, ListRows(inverted)
+        self.blocks_L, self.start_L = self.rows.blocks_L, self.rows.start_L
         self.groups = groups_of(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
-        self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
+        self.centroid_LD = self.rows.centroid_LD
         self.mean_D = self.centroid_LD.mean(0)
         self.buffers = [torch.empty(0), torch.empty(0)]
-        self.decode = decoder(inverted)
 
     @cached_property
-    def keeps_digits(self) -> bool:
-        """Whether ‖q‖² + ‖r‖² − 2 q·r keeps enough digits, tested on a sample of rows."""
-        numbers = [number for number, codes in enumerate(self.codes) if len(codes)]
-        sample = numbers[:: max(len(numbers) * self.inverted.d // MOST_DECODED, 1)]
-        if not sample:
-            return True
-        row_SD = self.decode(np.stack([self.codes[number][len(self.codes[number]) // 2] for number in sample]))
-        if not self.inverted.by_residual:
-            row_SD -= self.centroid_LD[sample]
-        return bool((row_SD * row_SD).sum(1).max() <= LARGEST_SQUARE)
+    def rows_are_near(self) -> bool:
+        """Whether rows lie near their centroids, by a sample: others are right as well, but take longer."""
+        numbers = np.flatnonzero(self.blocks_L)
+        return self.rows.are_near(numbers[:: max(len(numbers) * self.inverted.d // MOST_DECODED, 1)])
 
     @staticmethod
     def pays(index: Any, num_queries: int) -> bool:
@@ -136,7 +115,7 @@ class ListSearch:
         check_width(self.inverted, queries_ND)
         near_NK = np.empty((len(queries_ND), k), np.float32)
         ids_NK = np.empty((len(queries_ND), k), np.int64)
-        at_once = max(MOST_VISITS // min(self.inverted.nprobe, len(self.codes)), 1)
+        at_once = max(MOST_VISITS // min(self.inverted.nprobe, self.inverted.nlist), 1)
         with worker_threads() as workers:  # the only ones: the buffers are theirs
             for part in slices(len(queries_ND), at_once):
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
@@ -150,7 +129,7 @@ class ListSearch:
     def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Int64s:
         centred_LD = self.centroid_LD - self.mean_D
         norm_L = (centred_LD * centred_LD).sum(1)
-        probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, len(self.codes))), np.int64)
+        probe_NP = np.empty((len(query_ND), min(self.inverted.nprobe, self.inverted.nlist)), np.int64)
 
         def of_queries(part: slice) -> None:
             near_ML = torch.addmm(norm_L, query_ND[part] - self.mean_D, centred_LD.t(), alpha=-2).numpy()
@@ -178,17 +157,15 @@ class ListSearch:
             visited = range(visits.first_L[group.lists.start], visits.first_L[group.lists.stop])
             if not visited or group.rows.start == group.rows.stop:
                 return
-            rows_SD = self._rows(group, keys_ND)
-            norms_S = [norm_S[group.rows] for norm_S in (self.norm_S, self.exact_norm_S)]
-            for row_SD, norm_S in zip(rows_SD, norms_S, strict=False):
-                if norm_S[0].isnan():
-                    norm_S.copy_((row_SD * row_SD).sum(1).masked_fill_(norm_S.isinf(), torch.inf))
+            kinds = self.rows.read(group, keys_ND)
             for some in slices(len(visited), max(MOST_COPIED // query_ND.shape[1], 1)):
-                of_visits(visited[some], group, rows_SD, norms_S)
+                of_visits(visited[some], group, kinds)
 
-        def of_visits(visited: range, group: Group, rows_SD: Sequence[Tensor], norms_S: Sequence[Tensor]) -> None:
+        def of_visits(visited: range, group: Group, kinds: Sequence[GroupRows]) -> None:
             whole = slice(visited.start, visited.stop)
             query_MD = query_ND[visits.query_V[whole]].sub_(self.centroid_LD[visits.list_V[whole]])
+            has_far = any(len(rows.far_F) for rows in kinds)
+            given_MD = query_ND[visits.query_V[whole]] if has_far else query_MD
             norm_M1 = (query_MD * query_MD).sum(1, keepdim=True)
             for number, part, place in group.pieces:
                 first, end = visits.first_L[number], visits.first_L[number + 1]
@@ -196,12 +173,10 @@ class ListSearch:
                 if start >= stop or place.start == place.stop:
                     continue
                 own = slice(start - visited.start, stop - visited.start)
-                for row_SD, norm_S, buffer in zip(rows_SD, norms_S, buffers, strict=False):
+                for rows, buffer in zip(kinds, buffers, strict=True):
                     of_list = buffer[visits.place_L[number] : visits.place_L[number + 1]].view(end - first, -1)
                     out_MS = of_list[start - first : stop - first, part]
-                    # Rounding may leave a distance below 0.
-                    torch.add(norm_M1[own], norm_S[place], out=out_MS)
-                    torch.addmm(out_MS, query_MD[own], row_SD[place].t(), alpha=-2, out=out_MS)
+                    rows.distances(place, given_MD[own], query_MD[own], norm_M1[own], out_MS)
 
         run_all(workers, of_group, self.groups)
         blocks_N = self.blocks_L[visits.probe_NP].sum(1)
@@ -209,20 +184,6 @@ class ListSearch:
         order_N = np.argsort(blocks_N, kind="stable")
         choose = partial(self._choose, visits, [buffer.numpy() for buffer in buffers], near_NK, ids_NK)
         run_all(workers, choose, [order_N[part] for part in _chosen_together(blocks_N[order_N])])
-
-    def _rows(self, group: Group, keys_ND: Array | None) -> list[Tensor]:
-        """Returns rows relative to their lists' centroids, ``[S, D]``: what the codes say, then the keys if there."""
-        code_SC = np.zeros((group.rows.stop - group.rows.start, self.inverted.code_size), np.uint8)
-        for number, part, place in group.pieces:
-            codes = self.codes[number][part]
-            code_SC[place.start : place.start + len(codes)] = codes
-        rows = [self.decode(code_SC)]
-        if keys_ND is not None:
-            rows.append(torch.from_numpy(np.take(keys_ND, np.maximum(self.id_S[group.rows], 0), axis=0)).float())
-        for row_SD in rows[1:] if self.inverted.by_residual else rows:
-            for number, _, place in group.pieces:
-                row_SD[place] -= self.centroid_LD[number]
-        return rows
 
     def _buffer(self, number: int, blocks: int) -> Tensor:
         """Returns memory for blocks of distances; fresh memory for every search would cost as much as filling it.
@@ -258,7 +219,7 @@ class ListSearch:
         near_MK = own_MK = own_MC.take(chosen_MK, mode="clip")
         if len(distances) > 1:
             near_MK = distances[1].take(place_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
-        id_MK = self.id_S.take(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
+        id_MK = self.rows.id_S.take(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
         near_MK = np.maximum(near_MK, 0)
         if not (is_near_MK := np.isfinite(own_MK)).all():
             # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.

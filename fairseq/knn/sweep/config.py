@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.sweep.grid import MOST_VALUES, Grid, powers, values_of, whole_values_of
 
 
@@ -41,7 +42,7 @@ class SweepConfig(OfRetrievalConfig):
         return Grid(
             lmbdas=values_of(self.lmbda, "--lmbda", smallest=0, largest=1),
             ks=powers(saved_k) if self.k is None else whole_values_of(self.k, "--k"),
-            temperatures=values_of(self.knn_temp, "--knn-temp", smallest=1e-9),
+            temperatures=values_of(self.knn_temp, "--knn-temp", smallest=LEAST_TEMPERATURE),
         )
 
 
@@ -52,7 +53,7 @@ class CacheSweepConfig(OfRetrievalConfig):
     lmbda: str = flag("0:0.9:0.05", "weights λ of the neighbours: values and ranges FROM:TO:STEP, comma-separated")
     cache_lmbda: str = flag("0:0.9:0.05", "weights μ of the cache, likewise")
     k: int | None = flag(None, "neighbours; all that were saved, if left out", minimum=1)
-    knn_temp: float | None = flag(None, "temperature T; that of the saved run, if left out", minimum=1e-9)
+    knn_temp: float | None = flag(None, "temperature T; that of the saved run, if left out", minimum=LEAST_TEMPERATURE)
 
     def __post_init__(self) -> None:
         self.grid(1, 1.0, ())

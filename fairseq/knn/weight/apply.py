@@ -70,14 +70,18 @@ class WeighedNeighbours(Memory):
         log_p_N, weight_N = np.full(count, -np.inf), np.zeros(count)
         if searched_N.any():
             start, rows = time.monotonic(), torch.from_numpy(searched_N).to(device)
-            found = self._searched(tokens.query_ND[rows], tokens.target_N[rows], before_NF[searched_N])
+            own_NS = self.neighbours.own_of(tokens)
+            own_NS = own_NS[searched_N] if own_NS is not None else None
+            found = self._searched(tokens.query_ND[rows], tokens.target_N[rows], before_NF[searched_N], own_NS)
             log_p_N[searched_N], weight_N[searched_N] = found
             self.search_s += time.monotonic() - start
         return MemoryScores(torch.from_numpy(log_p_N).to(device), torch.from_numpy(weight_N).to(device))
 
-    def _searched(self, queries_ND: Tensor, target_N: Tensor, before_NF: Float64s) -> tuple[Array, Array]:
+    def _searched(
+        self, queries_ND: Tensor, target_N: Tensor, before_NF: Float64s, own_NS: Int64s | None
+    ) -> tuple[Array, Array]:
         temperature = self.neighbours.config.knn_temp
-        votes = self.neighbours.votes(queries_ND, target_N).nearest_first()
+        votes = self.neighbours.votes(queries_ND, target_N, own_NS).nearest_first()
         values_NK = self.neighbours.values_of(votes.ids_NK)
         after_NF = neighbour_features(votes.distances_NK, values_NK, temperature)
         weight_N = self.model.weights(np.concatenate([before_NF, after_NF], axis=1))

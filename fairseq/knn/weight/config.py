@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
+from fairseq.knn.config import LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FitLmbdaConfig:
         (), "neighbours; of several, the best on held-out folds; all that were saved if left out", minimum=1
     )
     knn_temp: tuple[float, ...] = flag(
-        (), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out", minimum=1e-9
+        (), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out", minimum=LEAST_TEMPERATURE
     )
     folds: int = flag(
         5, "runs of consecutive blocks, each judged by what was fitted on the others", minimum=2, maximum=100

@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from fairseq.arrays import Bools, Float64s
 from fairseq.errors import shown
+from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.weight.features import BEFORE_SEARCH, FEATURES
 from fairseq.runtime.records import Positive, Record
 
@@ -182,6 +183,6 @@ class LmbdaModel(Record, frozen=True, kw_only=True):
     weights: Weights
     skip: Skip
     k: Positive
-    knn_temp: Above0
+    knn_temp: Annotated[float, Meta(ge=LEAST_TEMPERATURE, lt=1e30)]
     fitted_for: dict[str, str | None]
     held_out: dict[str, Finite]

@@ -10,7 +10,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import block_bounds
 from fairseq.errors import DataError
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.row_map import first_position, full_context_rows, joined, source_map
+from fairseq.knn.datastore.row_map import RowMap, first_position, full_context_rows, joined, source_map
 from tests.oracles.life import rows_of_text
 
 cuts = st.tuples(
@@ -56,3 +56,11 @@ def test_rows_are_the_tokens_of_a_loop(cut, data):
     if cut[1] == "none":
         written = {"sample_break_mode": "none", "tokens_per_sample": cut[2], "context_window": cut[3]}
         assert first_position(written) == wanted[0]
+
+
+def test_the_row_of_a_token_is_the_inverse_of_its_position() -> None:
+    """Pieces of rows 0 to 2 at tokens 5 to 7, 3 and 4 at 9 and 10, and 5 at 20: counted by hand."""
+    row_map = RowMap(np.array([0, 3, 5]), np.array([5, 9, 20]), 6)
+    rows = [-1, -1, -1, -1, -1, 0, 1, 2, -1, 3, 4, *[-1] * 9, 5, -1, -1]
+    assert row_map.rows_at(np.arange(23)).tolist() == rows
+    assert row_map.rows_at(row_map.positions(np.arange(6))).tolist() == list(range(6))

@@ -1,18 +1,21 @@
 """The datastore's files: bytes, manifests, resuming, and everything that is refused."""
 
 import json
+import shutil
 import struct
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
-from fairseq.knn.datastore.manifest import write_manifest
+from fairseq.knn.datastore.format import append_path
+from fairseq.knn.datastore.manifest import manifest_path, write_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_found, check_ids
 from tests.builders.power_cut import PowerCuts
-from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of
+from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of, write_store
 
 
 def write_raw(prefix, keys: np.ndarray, values: np.ndarray) -> None:
@@ -261,3 +264,27 @@ def test_a_key_that_was_found_and_is_not_finite_is_an_error_and_a_distance_beyon
         with pytest.raises(DatastoreError, match=f"d_keys.npy: row {row} is not finite"):
             found(0, row)
     check_found(tmp_path / "d", keys, queries[:1], np.array([[1.0]], np.float32), np.array([[2]]))  # not looked at
+
+
+@pytest.mark.parametrize("end", ["_keys.npy", "_vals.npy"])
+def test_a_file_that_was_exchanged_for_one_of_the_same_size_is_refused(tmp_path, end) -> None:
+    own = write_store(tmp_path)
+    write_store(tmp_path, "other", clustered_keys(seed=8), values_of(seed=8))
+    assert own.manifest is not None and own.manifest.fingerprints
+    shutil.copy(tmp_path / f"other{end}", tmp_path / f"dstore{end}")
+    with pytest.raises(DatastoreError, match=f"dstore{end} is not the file that its manifest was written for"):
+        Datastore.open(tmp_path / "dstore")
+    if end == "_keys.npy":  # which are not wanted then
+        assert Datastore.open(tmp_path / "dstore", load_keys=False).keys_ND is None
+    write_manifest(manifest_path(tmp_path / "dstore"), own.manifest.replace(fingerprints=UNSET))
+    assert Datastore.open(tmp_path / "dstore").rows == ROWS  # of an older version: only sizes are known
+    assert own.store_id == Datastore.open(tmp_path / "dstore").store_id
+
+
+def test_rows_that_are_being_appended_lie_behind_those_of_the_fingerprints(tmp_path) -> None:
+    own = write_store(tmp_path)
+    for end in ("_keys.npy", "_vals.npy"):
+        with (tmp_path / f"dstore{end}").open("ab") as file:
+            file.write(bytes(640))
+    append_path(tmp_path / "dstore").write_bytes(b"{}")
+    assert Datastore.open(tmp_path / "dstore").rows == own.rows

@@ -75,6 +75,23 @@ def test_every_k_and_temperature_at_once_are_equal_to_the_sums(case, ks, tempera
                     assert log_p[t, j, n] == pytest.approx(np.log(p), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("temperature", [1e-9, 1e-300, 5e-324, 1.7e308])
+@pytest.mark.parametrize("nearest", [0.0, 7.0, 1e30])
+def test_any_temperature_gives_numbers(temperature: float, nearest: float) -> None:
+    """Of a tiny T only the nearest, of which there are two here, are left; of a huge one all count alike."""
+    distances = np.array([[nearest, 3e38, nearest, np.inf]], np.float32)
+    ids, values = np.array([[3, 4, 5, -1]]), np.array([[1, 2, 3, 4]])
+    farther = -np.inf if temperature < 1 else np.log(1 / 3)
+    expected = [-np.inf, np.log(1 / 2 if temperature < 1 else 1 / 3), farther]
+    for target, log_p in enumerate(expected):
+        if temperature == 1e-9 and target == 2:  # 3e47, beyond float32
+            log_p = -np.inf
+        assert knn_log_prob(distances, ids, values, np.array([target]), temperature) == pytest.approx(log_p)
+        assert next_log_prob(distances, ids, values, 5, temperature)[0, target] == pytest.approx(log_p)
+    shares = vote_shares(gaps(distances), temperature)
+    assert shares.sum() == pytest.approx(1) and shares[0, 3] == 0
+
+
 @given(neighbours())
 @settings(max_examples=100)
 def test_shares_of_values_are_their_probabilities(case):

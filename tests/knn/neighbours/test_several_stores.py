@@ -125,6 +125,34 @@ def test_the_order_does_not_matter_but_for_the_ids(stores):
     assert ab.identity()["store_id"] != ba.identity()["store_id"]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_order_does_not_change_one_bit(tmp_path, seed: int):
+    """Few different keys, so that many rows are equally far, their values differ, and k cuts through them."""
+    rng = np.random.default_rng(seed)
+    keys = rng.integers(-2, 3, (12, 8)).astype(np.float32)
+    names = ["a", "b", "c"][: 2 + seed % 2]
+    for name in names:
+        rows = int(rng.integers(40, 200))
+        settings = {"data": name, "data_sha256": name}
+        values = rng.integers(0, 9, rows)
+        write_store(tmp_path, name, keys[rng.integers(0, 12, rows)], values, settings=settings)
+        build(tmp_path, name, "lists", "IVF4,SQ8")
+    queries = keys[rng.integers(0, 12, 60)] + rng.integers(0, 2, (60, 8)).astype(np.float32)
+    target = rng.integers(0, 9, 60)
+    kinds = {name: ("flat", "lists")[number % 2] for number, name in enumerate(names)}
+    for flags in ({"k": 7}, {"k": 30, "rerank": 50}, {"k": 9, "drop_top1": True}, {"k": 25, "knn_temp": 3.0}, OWN):
+        one, other = (
+            opened(tmp_path, ":".join(order), [kinds[name] for name in order], **{"k": 11, **flags})
+            for order in (names, names[::-1])
+        )
+        assert np.array_equal(one.log_prob(queries, target), other.log_prob(queries, target))
+        assert np.array_equal(one.next_log_prob(queries, 9), other.next_log_prob(queries, 9))
+        votes, back = one.votes(queries, target).nearest_first(), other.votes(queries, target).nearest_first()
+        assert np.array_equal(votes.distances_NK, back.distances_NK) and np.array_equal(votes.hits_NK, back.hits_NK)
+        found, found_back = one.search(queries)[1], other.search(queries)[1]
+        assert np.array_equal(one.values(found), other.values(found_back))
+
+
 def test_the_same_twice_is_once(stores, caplog):
     alone, twice = opened(stores, "a"), opened(stores, "a:a")
     assert isinstance(twice, KNN_Dstore) and "a is named twice with the index" in caplog.text

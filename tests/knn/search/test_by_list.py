@@ -10,10 +10,11 @@ from fairseq.errors import MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
+from fairseq.knn.index.faiss_index import open_index
 from fairseq.knn.search import by_list as list_search
 from fairseq.knn.search.by_list import ListSearch
 from knnlm import KNN_Dstore
-from tests.builders.small_store import ROWS, WIDTH, clustered_keys
+from tests.builders.small_store import ROWS, WIDTH, clustered_keys, write_store
 
 # Distances of up to some hundreds, expanded into products in float32.
 TOLERANCE = 1e-3
@@ -211,7 +212,7 @@ def test_rows_far_from_their_centroids_lose_no_digits(make_store, tmp_path, spec
     distances, ids = found.search(queries)
     expected = ((store.keys_ND[ids].astype(np.float64) - queries[:, None]) ** 2).sum(2)
     assert distances == pytest.approx(expected, abs=4e-3)
-    assert found._by_list is not None and found._by_list.keeps_digits == (length < 100)
+    assert found._by_list is not None and found._by_list.rows_are_near == (length < 100)
 
 
 def test_threads_take_turns() -> None:
@@ -265,3 +266,69 @@ def test_more_neighbours_than_rows_cost_no_memory(make_store, tmp_path) -> None:
         for k in (ROWS, 2**31 - 2)
     )
     assert np.array_equal(all_rows, more)
+
+
+def far_rows(middle: np.ndarray, seed: int) -> np.ndarray:
+    """Returns six rows of length 1,440, near each other, in a direction in which no other lies."""
+    rng = np.random.default_rng(seed)
+    direction = rng.standard_normal(WIDTH)
+    return (middle + direction * 1440 / np.linalg.norm(direction) + rng.standard_normal((6, WIDTH)) / 8).astype(
+        np.float32
+    )
+
+
+def naive_log_p(keys, values, ids, query, target, temperature: float = 1.0) -> float:
+    """Returns ln p_kNN(target) of some rows, in float64."""
+    distances = ((keys[ids].astype(np.float64) - query) ** 2).sum(1)
+    weights = np.exp(-(distances - distances.min()) / temperature)
+    return float(np.log(weights[values[ids] == target].sum() / weights.sum()))
+
+
+@pytest.mark.parametrize("where", ["first", "last", "appended"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_few_rows_far_from_their_centroids_lose_no_digits(spec: str, where: str) -> None:
+    """They are in lists of near ones, since the index was trained without them; codes that clip say something else."""
+    keys, far = clustered_keys(), far_rows(np.zeros(WIDTH), 6)
+    index = make_index(spec, keys, 24)
+    rows = np.concatenate([far, keys] if where == "first" else [keys, far])
+    if where != "appended":
+        index.reset()
+        index.add(rows)
+    else:
+        index.add(far)
+    queries = np.concatenate([clustered_keys(40, seed=4), far + np.float32(0.5)])
+    search = ListSearch(index)
+    index.make_direct_map()
+    said = np.stack([index.reconstruct(row) for row in range(len(rows))]).astype(np.float64)
+    for given in (rows, None):
+        for _ in range(2):  # the second time knows the rows' lengths
+            distances, ids = search.search(queries, 30, given)
+            of = said if given is None else rows.astype(np.float64)
+            expected = ((of[ids] - queries[:, None]) ** 2).sum(2)
+            assert distances == pytest.approx(expected, abs=TOLERANCE, rel=1e-6)
+    nearest = np.sort(((said - queries[:, None].astype(np.float64)) ** 2).sum(2), axis=1)[:, :30]
+    assert np.sort(distances, axis=1) == pytest.approx(nearest, abs=TOLERANCE, rel=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["IVF64,Flat", "IVF64,SQfp16"])
+def test_rare_far_rows_give_the_same_probabilities_alone_and_together(make_store, tmp_path, spec: str) -> None:
+    """Six rows of length 1,440 among 20,000, whose queries are near them: a sum of squares is off by some 0.5 there."""
+    keys, values = clustered_keys(20_000), np.resize(np.arange(39990, 40010), 20_006)
+    build_index(make_store(keys=keys), BuildConfig("d", "i", index_spec=spec), tmp_path / "i")
+    index = open_index(tmp_path / "i", nprobe=64)
+    far = far_rows(keys[0], 6)
+    index.add(far)
+    keys = np.concatenate([keys, far])
+    found = KNN_Dstore(write_store(tmp_path, "all", keys, values), index, KNNConfig(k=16))
+    rng = np.random.default_rng(7)
+    queries = np.repeat(far, 70, axis=0) + rng.standard_normal((420, WIDTH)).astype(np.float32) / 4
+    targets = values[20_000 + np.arange(420) // 70]
+    together = found.log_prob(queries, targets)
+    assert found._by_list is not None and found._by_list.rows_are_near
+    expected = [
+        naive_log_p(keys, values, found.search(query[None])[1][0], query, target)
+        for query, target in zip(queries, targets, strict=True)
+    ]
+    assert together == pytest.approx(np.array(expected), abs=2e-3)
+    alone = np.concatenate([found.log_prob(queries[n : n + 1], targets[n : n + 1]) for n in range(0, 420, 20)])
+    assert together[::20] == pytest.approx(alone, abs=2e-3)

@@ -1,0 +1,117 @@
+"""An index's file before FAISS reads it: whether it is the one that its manifest was written for.
+
+Size and fingerprint (fairseq/runtime/fingerprint.py) are compared at every open; where an older version of this program
+has recorded no fingerprint, every byte is. A file that is ours is read as it is. Any other may be anything: FAISS
+may end the process over it, so it is tried in a process of its own first (trial.py).
+"""
+
+import functools
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq.errors import DatastoreError
+from fairseq.knn.datastore.identity import mismatch
+from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.index.trial import try_index
+from fairseq.runtime.files import file_sha256
+from fairseq.runtime.fingerprint import fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """What is known of an index's file.
+
+    Attributes:
+        path: the file.
+        manifest: beside it, if there is one.
+        fingerprint: of the file that is there.
+        problem: what tells it from the file that the manifest was written for; None if nothing does.
+    """
+
+    path: Path
+    manifest: IndexManifest | None
+    fingerprint: str
+    problem: str | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its manifest was written for it."""
+        return self.manifest is not None and self.problem is None
+
+    @property
+    def sha256(self) -> str | None:
+        """The checksum of its bytes, as far as that is known without reading them."""
+        return self.manifest.sha256 if self.manifest is not None and self.problem is None else None
+
+
+def require_file(path: str | Path) -> None:
+    """Raises DatastoreError where there is no index, and OSError where it cannot be opened: FAISS does not say why."""
+    if Path(path).is_file():
+        with Path(path).open("rb"):
+            return
+    partial = read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
+    if partial is not None or Path(f"{path}.trained").is_file():
+        done = partial.rows if partial is not None else 0
+        raise DatastoreError(
+            f"{path} is unfinished: its build has saved {done} keys; run build_dstore.py again, which goes on from"
+            " there"
+        )
+    problem = "is not a file" if Path(path).exists() else "does not exist"
+    raise DatastoreError(f"{path} {problem}; check the path, or make the index with build_dstore.py")
+
+
+def look_at(path: str | Path) -> IndexFile:
+    """Returns what is known of an index's file.
+
+    Raises:
+        DatastoreError: there is none, or its manifest cannot be read.
+    """
+    require_file(path)
+    path = Path(path)
+    manifest = read_manifest(manifest_path(path), IndexManifest)
+    found = fingerprint(path)
+    return IndexFile(path, manifest, found, _problem(path, manifest, found) if manifest is not None else None)
+
+
+def require_ours(file: IndexFile, *, allow_mismatch: bool = False) -> None:
+    """Checks that a file is the one that its manifest was written for, or at least one that FAISS can read.
+
+    Raises:
+        DatastoreError: FAISS cannot read it.
+        MismatchError: it is another one; with ``allow_mismatch`` a warning.
+    """
+    if file.is_ours:
+        return
+    if file.problem is not None:
+        mismatch(file.problem, allow_mismatch)
+    require_readable(file)
+
+
+def require_readable(file: IndexFile) -> None:
+    """Raises DatastoreError where a file is not ours and FAISS cannot read it."""
+    if not file.is_ours:
+        _tried_once(file.path, file.fingerprint)
+
+
+@functools.lru_cache(maxsize=64)
+def _tried_once(path: Path, fingerprint: str) -> None:
+    """Tries a file once in a process, as long as it has this fingerprint."""
+    try_index(path)
+
+
+def _problem(path: Path, manifest: IndexManifest, found: str) -> str | None:
+    size, remedy = path.stat().st_size, "restore the file, or build it again with build_dstore.py --overwrite"
+    if size != manifest.num_bytes:
+        return (
+            f"{path} must have {manifest.num_bytes} bytes by its manifest, but has {size}: it was truncated or"
+            f" exchanged; {remedy}"
+        )
+    if manifest.fingerprint:
+        same = manifest.fingerprint == found
+    else:
+        logger.info("%s has no fingerprint in its manifest, which an older version wrote: every byte is compared", path)
+        same = file_sha256(path) == manifest.sha256
+    return None if same else f"{path} is not the file that its manifest was written for: it was exchanged; {remedy}"

@@ -1,0 +1,107 @@
+"""``--exclude-own-row``: on the datastore's own text, no token finds the row that it is itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fairseq_cli.run import run
+from tests.builders.tiny_lm import Command, main_of
+
+K, CONTEXT, WIDTH = 12, 6, 16
+
+
+@pytest.fixture(scope="module")
+def store(data_dir: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datastore of the training text, with an index that ranks exactly and one that ranks by coarse codes."""
+    root = tmp_path_factory.mktemp("own")
+    dump = f"{data_dir} --path {checkpoint} --gen-subset train --context-window {CONTEXT} --save-knnlm-dstore"
+    assert run("fairseq-eval-lm", main_of("fairseq-eval-lm"), f"{dump} --dstore-mmap {root}/d --cpu".split()) == 0
+    for name, spec in (("exact", "IVF8,Flat"), ("coarse", "IVF8,PQ2x4")):
+        build = f"--dstore-mmap {root}/d --faiss-index {root}/{name} --index-spec {spec}"
+        assert run("build_dstore.py", main_of("build_dstore.py"), build.split()) == 0
+    return root / "d"
+
+
+def neighbours(store: Path, index: str, *more: object) -> list[object]:
+    files = ["--dstore-filename", store, "--indexfile", store.parent / index]
+    return ["--knnlm", *files, "--probe", 8, "--k", K, "--lmbda", 0.4, "--gen-subset", "train", *more]
+
+
+def saved(eval_lm: Command, directory: Path, *words: object, window: int = CONTEXT) -> dict[str, np.ndarray]:
+    outcome = eval_lm(*words, "--context-window", window, "--save-retrieval", directory)
+    assert outcome.code == 0, outcome.err
+    return {file.stem: np.load(file) for file in directory.glob("*.npy")}
+
+
+def own_rows(store: Path, positions: np.ndarray) -> np.ndarray:
+    """Returns the row of each token: all from some token on have one, as the text and the values show."""
+    first = json.loads(Path(f"{store}.json").read_bytes())["rows"]
+    rows = positions - (len(positions) - first)
+    return np.where(rows >= 0, rows, -1)
+
+
+@pytest.mark.pitfall(33)
+def test_no_token_finds_itself_and_all_others_are_found(eval_lm: Command, store: Path, tmp_path: Path) -> None:
+    found = saved(eval_lm, tmp_path / "r", *neighbours(store, "exact", "--exclude-own-row"))
+    own = own_rows(store, found["positions"])
+    has_row = own >= 0
+    assert 0 < (~has_row).sum() < 30 and (found["ids"] >= 0).all()
+    assert not (found["ids"] == own[:, None]).any()
+    # A token's query is the key of its own row: the same context, computed again.
+    keys = np.fromfile(f"{store}_keys.npy", np.float32).reshape(-1, WIDTH).astype(np.float64)
+    for token in np.flatnonzero(has_row)[::97]:
+        distances = ((keys - keys[own[token]]) ** 2).sum(1)
+        distances[own[token]] = np.inf
+        assert found["distances"][token] == pytest.approx(np.sort(distances)[:K], abs=2e-4)
+
+
+@pytest.mark.pitfall(33)
+def test_codes_that_rank_another_row_first_make_no_difference(eval_lm: Command, store: Path, tmp_path: Path) -> None:
+    codes = ["--knn-sim-func", "do_not_recomp_l2", "--no-load-keys"]
+    nearest = saved(eval_lm, tmp_path / "n", *neighbours(store, "coarse", *codes, "--drop-top1"))
+    own = own_rows(store, nearest["positions"])
+    assert (nearest["ids"] == own[:, None]).any(axis=1).mean() > 0.1  # what dropping the nearest leaves in
+    found = saved(eval_lm, tmp_path / "o", *neighbours(store, "coarse", *codes, "--exclude-own-row"))
+    assert not (found["ids"] == own[:, None]).any() and (found["ids"] >= 0).all()
+
+
+def loss_of(eval_lm: Command, tmp_path: Path, *words: object) -> float:
+    outcome = eval_lm("--context-window", CONTEXT, "--results-path", tmp_path / "r.json", "--overwrite", *words)
+    assert outcome.code == 0, outcome.err
+    return float(json.loads((tmp_path / "r.json").read_bytes())["loss_base2"])
+
+
+def test_batches_other_cuts_and_a_second_store_make_no_difference(
+    eval_lm: Command, store: Path, tmp_path: Path, data_dir: Path, checkpoint: Path
+) -> None:
+    """A datastore of another text beside it, named first, has its rows counted before."""
+    words = neighbours(store, "exact", "--exclude-own-row")
+    whole = loss_of(eval_lm, tmp_path, *words)
+    assert loss_of(eval_lm, tmp_path, *words, "--max-tokens", 48) == pytest.approx(whole, abs=1e-5)
+    assert whole > loss_of(eval_lm, tmp_path, *words[:-1]) + 0.1  # the answer is there
+    dump = f"{data_dir} --path {checkpoint} --gen-subset valid --context-window {CONTEXT} --save-knnlm-dstore"
+    assert run("fairseq-eval-lm", main_of("fairseq-eval-lm"), f"{dump} --dstore-mmap {tmp_path}/v --cpu".split()) == 0
+    build = f"--dstore-mmap {tmp_path}/v --faiss-index {tmp_path}/v.index --index-spec Flat"
+    assert run("build_dstore.py", main_of("build_dstore.py"), build.split()) == 0
+    rows = json.loads((tmp_path / "v.json").read_bytes())["rows"]
+    two = [
+        *words,
+        "--dstore-filename",
+        f"{tmp_path}/v:{store}",
+        "--indexfile",
+        f"{tmp_path}/v.index:{store.parent}/exact",
+    ]
+    found = saved(eval_lm, tmp_path / "two", *two)
+    own = own_rows(store, found["positions"])
+    assert not (found["ids"] == np.where(own >= 0, own + rows, -1)[:, None]).any()
+    assert not (saved(eval_lm, tmp_path / "cut", *words, window=2)["ids"] == own[:, None]).any()
+    assert (found["ids"] < rows).any() and (found["ids"] >= rows).any()
+
+
+def test_another_text_is_refused(eval_lm: Command, store: Path) -> None:
+    outcome = eval_lm(*neighbours(store, "exact", "--exclude-own-row"), "--gen-subset", "test")
+    assert outcome.code == 2 and "test is not a text that" in outcome.err and outcome.err.count("\n") == 1
+    outcome = eval_lm(*neighbours(store, "exact", "--exclude-own-row", "--drop-top1"))
+    assert outcome.code == 2 and "exclude each other" in outcome.err
