@@ -132,9 +132,7 @@ class Datastore:
         if manifest is not None:
             layout = manifest.layout
             _check_flags(manifest, prefix, dimension, key_fp16)
-            _check_sizes(prefix, manifest, load_keys)
-            if verify:
-                _check_fingerprints(prefix, manifest, load_keys)
+            _check_files(prefix, manifest, load_keys, verify)
         else:
             layout = infer_layout(
                 prefix,
@@ -257,7 +255,11 @@ def _check_sizes(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> 
         )
 
 
-def _check_fingerprints(prefix: Path, manifest: DatastoreManifest, load_keys: bool) -> None:
+def _check_files(prefix: Path, manifest: DatastoreManifest, load_keys: bool, verify: bool) -> None:
+    """Checks sizes, and with ``verify`` fingerprints."""
+    _check_sizes(prefix, manifest, load_keys)
+    if not verify:
+        return
     files = row_files(prefix, manifest.layout)
     for number, (path, row_bytes) in enumerate(files[0 if load_keys else 1 :], 0 if load_keys else 1):
         if manifest.fingerprints and fingerprint(path, manifest.rows * row_bytes) != manifest.fingerprints[number]:
