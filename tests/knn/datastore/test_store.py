@@ -13,7 +13,7 @@ from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import manifest_path, write_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_found, check_ids
+from fairseq.knn.datastore.store import Datastore, DatastoreWriter, check_ids
 from tests.builders.power_cut import PowerCuts
 from tests.builders.small_store import ROWS, WIDTH, clustered_keys, values_of, write_store
 
@@ -248,22 +248,6 @@ def test_what_is_left_are_the_rows_that_are_not_forgotten(make_store):
     store.forgotten = RowRanges.of([[3, 10], [20, 21]])
     assert store.rows_left == ROWS - 8 == store.left.num_rows
     assert store.left.pairs == [[0, 3], [10, 20], [21, ROWS]]
-
-
-def test_a_key_that_was_found_and_is_not_finite_is_an_error_and_a_distance_beyond_float32_is_none(tmp_path):
-    keys = np.array([[0, 0], [3e38, 3e38], [np.nan, 0], [np.inf, 0]], np.float32)
-    queries = np.array([[1, 1], [np.nan, 1]], np.float32)
-
-    def found(n, row):
-        distance, ids = np.array([[np.inf]], np.float32), np.array([[row]])
-        check_found(tmp_path / "d", keys, queries[n : n + 1], distance, ids)
-
-    for n, row in ((0, 1), (1, 0), (1, 2), (0, -1)):
-        found(n, row)
-    for row in (2, 3):
-        with pytest.raises(DatastoreError, match=f"d_keys.npy: row {row} is not finite"):
-            found(0, row)
-    check_found(tmp_path / "d", keys, queries[:1], np.array([[1.0]], np.float32), np.array([[2]]))  # not looked at
 
 
 @pytest.mark.parametrize("end", ["_keys.npy", "_vals.npy"])

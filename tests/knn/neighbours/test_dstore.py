@@ -16,6 +16,7 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import open_index
+from fairseq.knn.neighbours.dstore import _check_found
 from fairseq.knn.search.by_index import search
 from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN_Dstore
@@ -233,3 +234,19 @@ def test_a_store_larger_than_memory_has_the_same_neighbours(make_store, tmp_path
     assert (ids == expected[1]).mean() > 0.99  # ties
     np.testing.assert_allclose(distances, expected[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.log_prob(queries, target), expected_log_p, atol=LOG_P_TOLERANCE)
+
+
+def test_a_key_that_was_found_and_is_not_finite_is_an_error_and_a_distance_beyond_float32_is_none(tmp_path):
+    keys = np.array([[0, 0], [3e38, 3e38], [np.nan, 0], [np.inf, 0]], np.float32)
+    queries = np.array([[1, 1], [np.nan, 1]], np.float32)
+
+    def found(n, row):
+        distance, ids = np.array([[np.inf]], np.float32), np.array([[row]])
+        _check_found(tmp_path / "d", keys, queries[n : n + 1], distance, ids)
+
+    for n, row in ((0, 1), (1, 0), (1, 2), (0, -1)):
+        found(n, row)
+    for row in (2, 3):
+        with pytest.raises(DatastoreError, match=f"d_keys.npy: row {row} is not finite"):
+            found(0, row)
+    _check_found(tmp_path / "d", keys, queries[:1], np.array([[1.0]], np.float32), np.array([[2]]))  # not looked at
