@@ -3,6 +3,7 @@
 # make setup      .venv: the project, and all that its checks need
 # make test       the default test suite
 # make check      what CI runs: lint, types, the default suite and the slow one
+# make peer       .peer: fairseq 0.12, for the tests that compare with it (a minute, 250 MB)
 # make test-soak  hundreds of kills a stage, thousands of broken files a reader
 # make mutants ROOM=fairseq/knn/search   breaks 60 places of a room, one at a time, and says which no test noticed
 
@@ -13,8 +14,9 @@ ROOM ?= fairseq/knn/search
 SAMPLE ?= 60
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FAIRSEQ_PEER ?= .peer
 
-.PHONY: setup demo adapt test test-slow test-soak lint mutants types check clean
+.PHONY: setup demo adapt peer test test-slow test-soak lint mutants types check clean
 
 setup: $(READY)
 
@@ -23,6 +25,9 @@ demo: $(READY)
 
 adapt: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/adapt.sh
+
+peer: $(READY)
+	$(BIN)/python benchmarks/peer.py --shared-torch $(FAIRSEQ_PEER)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup

@@ -90,7 +90,7 @@ def try_pairs(base: dict[str, Any], most: int) -> tuple[int, int]:
 @pytest.mark.parametrize("base", [BASE, {**BASE, **ADAPTIVE}], ids=["plain", "adaptive"])
 def test_every_pair_of_flags(base: dict[str, Any]) -> None:
     built, refused = try_pairs(base, 1)
-    assert built + refused == 26 * 25 / 2 and built > 200 and refused > 5
+    assert built + refused == 26 * 25 / 2 and built > 200 and refused > 0
 
 
 @pytest.mark.slow

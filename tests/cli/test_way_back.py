@@ -1,0 +1,117 @@
+"""The way back: fairseq 0.12 reads the checkpoints that we write, unchanged, and prints our loss.
+
+``make peer`` installs it. Here it evaluates a model of each kind that ``fairseq-train`` has trained a little.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fairseq_cli.run import run
+from tests.builders.tiny_lm import BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, TOKENS_PER_SAMPLE, main_of, write_data
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILD = ROOT / "tests" / "builders" / "peer_child.py"
+PRINTED = 1.1e-4  # both print four decimals, of sums in float32 there and float64 here
+
+BANDS = (
+    "--adaptive-input --adaptive-input-factor 2 --adaptive-softmax-cutoff 10,30 --adaptive-softmax-factor 2"
+    " --criterion adaptive_loss"
+)
+POST = "--no-decoder-normalize-before"
+KINDS = {
+    "plain": "",
+    "shared words": "--share-decoder-input-output-embed",
+    "no final norm": "--no-decoder-final-norm",
+    "learned positions": "--decoder-learned-pos",
+    "more learned positions": "--decoder-learned-pos --max-target-positions 40",
+    "no positions": "--no-token-positional-embeddings",
+    "no scale": "--no-scale-embedding",
+    "widths": "--decoder-input-dim 24 --decoder-output-dim 20",
+    "shared widths": "--share-decoder-input-output-embed --decoder-input-dim 24 --decoder-output-dim 24",
+    "begins with <s>": "--add-bos-token",
+    "begins with <s>, learned positions": "--add-bos-token --decoder-learned-pos",
+    "adaptive input": "--adaptive-input --adaptive-input-cutoff 10,30 --adaptive-input-factor 2",
+    "adaptive softmax": "--adaptive-softmax-cutoff 10,30 --criterion adaptive_loss",
+    "adaptive, nothing tied": BANDS,
+    "adaptive, other bands": f"{BANDS} --adaptive-input-cutoff 8,20 --adaptive-input-factor 3",
+    "adaptive, widths": f"{BANDS} --decoder-input-dim 32 --decoder-output-dim 24",
+    "adaptive, words tied": f"{BANDS} --tie-adaptive-weights",
+    "adaptive, all tied": f"{BANDS} --tie-adaptive-weights --tie-adaptive-proj",
+    "the published model's kind": f"{BANDS} --arch transformer_lm_wiki103 --adaptive-input-cutoff 10,30",
+    "gbw": "--arch transformer_lm_gbw",
+    "gpt": "--arch transformer_lm_gpt",
+    **{name: f"--activation-fn {name}" for name in ("gelu", "gelu_accurate", "gelu_fast", "tanh", "linear")},
+    "post-norm": POST,
+    "post-norm, shared, no final norm": f"{POST} --share-decoder-input-output-embed --no-decoder-final-norm",
+    "post-norm, adaptive": f"{POST} {BANDS} --tie-adaptive-weights --tie-adaptive-proj",
+    "post-norm, learned positions, <s>": f"{POST} --decoder-learned-pos --add-bos-token",
+    "post-norm by another preset": f"{POST} --arch transformer_lm_gbw",
+}
+
+
+def command(prog: str, *words: object) -> None:
+    assert run(prog, main_of(prog), [str(word) for word in words]) == 0
+
+
+@pytest.fixture(scope="module")
+def peer() -> Path:
+    """Returns the Python that has fairseq 0.12."""
+    python = ROOT / os.environ.get("FAIRSEQ_PEER", ".peer") / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no fairseq 0.12 in {python.parents[1].name} to compare with: `make peer` installs it")
+    return python
+
+
+@pytest.fixture(scope="module")
+def losses(peer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, str]]:
+    """Returns our loss, and what fairseq 0.12 said, of each kind of model."""
+    root = tmp_path_factory.mktemp("way-back")
+    data = write_data(root / "data-bin", [f"w{i}" for i in range(NUM_WORDS)])
+    jobs, ours = {}, {}
+    for number, (kind, flags) in enumerate(KINDS.items()):
+        directory = root / str(number)
+        words = [*MODEL, *BATCHING, *OPTIMIZATION, "--max-update", 12, "--no-epoch-checkpoints"]
+        command("fairseq-train", data, "--save-dir", directory, *words, *shlex.split(flags))
+        job = [str(data), "--path", str(directory / "checkpoint_last.pt"), "--max-tokens", "128", "--cpu"]
+        command("fairseq-eval-lm", *job, "--results-path", directory / "results.json")
+        ours[kind] = json.loads((directory / "results.json").read_text())["loss_base2"]
+        jobs[kind] = [
+            *job,
+            "--sample-break-mode",
+            "none",
+            "--tokens-per-sample",
+            str(TOKENS_PER_SAMPLE),
+            "--num-workers",
+            "0",
+        ]
+        jobs[kind] += ["--add-bos-token"] if "--add-bos-token" in flags else []
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    environment = {**os.environ, "PYTHONPATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    words = [str(peer), str(CHILD), str(root / "jobs.json")]
+    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    return {kind: (ours[kind], theirs[kind]) for kind in KINDS}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("way back")
+@pytest.mark.parametrize("kind", KINDS)
+def test_fairseq_reads_what_we_write_and_finds_our_loss(kind: str, losses: dict[str, tuple[float, str]]) -> None:
+    ours, theirs = losses[kind]
+    printed = re.search(r"Loss \(base 2\): ([\d.]+)", theirs)
+    assert printed is not None, theirs[-500:]
+    assert float(printed[1]) == pytest.approx(ours, abs=PRINTED)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("way back")
+def test_the_kinds_are_different_computations(losses: dict[str, tuple[float, str]]) -> None:
+    """Losses that were all the same would agree whatever was read."""
+    assert len({round(ours, 3) for ours, _ in losses.values()}) > len(KINDS) - 8
