@@ -24,11 +24,13 @@ ASK = "get or make the checkpoint again"
 # What other parts of the program take from ``extra_state``, by its type; None stands for nothing.
 _EXTRA_STATE: Mapping[str, type] = {
     "train_iterator": Mapping,
-    "epoch_order": Mapping,
+    "epoch_batches": Mapping,
     "loss_scaler": Mapping,
     "best": float,
+    "best_of": str,
     "validations_since_best": int,
     "dictionary_sha256": str,
+    "run": Mapping,
     "written_by": str,
 }
 _POSITION = ("epoch", "iterations_in_epoch")
