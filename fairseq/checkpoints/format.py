@@ -111,10 +111,11 @@ def load_extra_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     It is for files that may be anything: nothing is verified, and what cannot be read has none.
     """
+    can_map = not any("\udc80" <= char <= "\udcff" for char in os.fspath(path))  # torch maps files by UTF-8 names only
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]):
             warnings.simplefilter("ignore")
-            extra = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["extra_state"]
+            extra = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)["extra_state"]
     except Exception:  # torch lets through whatever a file of another kind makes its parts raise
         return {}
     return extra if isinstance(extra, Mapping) else {}

@@ -8,7 +8,6 @@ SIGINT and SIGTERM wait for the end of the update; then the run saves where it s
 
 import json
 import logging
-import math
 import signal
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from fairseq.runtime.progress import Progress
 from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
 from fairseq.train.config import LAST, CheckpointConfig, RunConfig
 from fairseq.train.data import Epoch, ValidationSplit, load_epoch, load_validation
+from fairseq.train.length import updates_left
 from fairseq.train.metrics import Meters, TensorBoard, loss_and_ppl
 from fairseq.train.origin import choose_start
 from fairseq.train.ownership import refuse_foreign
@@ -135,8 +135,10 @@ class Training:
         state, freqs, batches = self.state, self.config.optimization.update_freq, epoch.batches
         freq, every = freqs[min(state.epoch, len(freqs)) - 1], self.config.common.log_interval
         meters, window = Meters(), Meters()
-        total, done = math.ceil(len(batches) / freq), state.position // freq
-        with Progress(f"epoch {state.epoch:03d}", total, "updates", done=done, every=every) as progress:
+        bounds, num_updates, done = self.config.optimization, self.trainer.num_updates, state.position // freq
+        now, later = updates_left(bounds, len(batches), state.position, state.epoch, num_updates)
+        stage = f"epoch {state.epoch:03d}"
+        with Progress(stage, done + now, "updates", done=done, every=every, more=later) as progress:
             while state.position < len(batches):
                 chunk = batches[state.position : state.position + freq]
                 rows = [epoch.dataset.collate(idx) for idx in chunk if len(idx)]

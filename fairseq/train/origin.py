@@ -119,7 +119,7 @@ def choose_start(config: RunConfig) -> Start:
         file, resets = wanted.finetune_from_model, RESETS
     if file != LAST:
         require_checkpoint(file)
-        file = LAST if last.exists() and last.samefile(file) else file
+        file = LAST if Path(file).resolve() == last.resolve() else file
     path = last if file == LAST else Path(file)
     if not last.exists():
         return (
@@ -133,9 +133,12 @@ def choose_start(config: RunConfig) -> Start:
         return Start(last, (), own)
     if wanted.finetune_from_model is None and (path == last or _run_of(path).id == own.id):
         return _begin(path, file, resets, settings, last)
+    flag, how = "--restore-file", f"{_without(resets)} with these settings"
+    if wanted.finetune_from_model is not None:
+        flag, how = "--finetune-from-model", ""
     raise CheckpointError(
-        f"{last} is there, and its run did not begin from {file}{_without(resets)} with these settings; give another"
-        f" --save-dir to begin from {file}, or leave {_flag(wanted)} out to go on from {LAST}"
+        f"{last} is there, and its run did not begin from {file}{how}; give another --save-dir to begin from {file}, or"
+        f" leave {flag} out to go on from {LAST}"
     )
 
 
@@ -180,7 +183,3 @@ def _began_so(own: Run, path: Path, file: str, resets: tuple[str, ...], settings
 
 def _without(resets: tuple[str, ...]) -> str:
     return f" (--{', --'.join(resets)})".replace("_", "-") if resets else ""
-
-
-def _flag(wanted: CheckpointConfig) -> str:
-    return "--restore-file" if wanted.finetune_from_model is None else "--finetune-from-model"
