@@ -125,6 +125,8 @@ def choose_start(config: RunConfig) -> Start:
         return (
             Start(None, (), _new_run(Origin(settings))) if path == last else _begin(path, file, resets, settings, last)
         )
+    if wanted.no_save and path != last:  # it replaces nothing
+        return _begin(path, file, resets, settings, last)
     own = _run_of(last)
     if path == last and not resets:
         return Start(last, (), own)
