@@ -115,6 +115,7 @@ def load_extra_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]):
             warnings.simplefilter("ignore")
+            check_container(Path(path), checksums=False)
             extra = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)["extra_state"]
     except Exception:  # torch lets through whatever a file of another kind makes its parts raise
         return {}

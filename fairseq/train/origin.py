@@ -36,7 +36,14 @@ logger = logging.getLogger(__name__)
 
 # A command that differs in these only is the same run, trained longer, watched or saved otherwise, or elsewhere.
 _BESIDE = {field.name for group in (CheckpointConfig, CommonConfig, DeviceConfig) for field in fields(group)} - {"seed"}
-_BESIDE |= {"max_epoch", "max_update", "stop_min_lr", "tensorboard_logdir"}
+_BESIDE |= {
+    "max_epoch",
+    "max_update",
+    "stop_min_lr",
+    "tensorboard_logdir",
+    "valid_subset",
+    "skip_invalid_size_inputs_valid_test",
+}
 _UNMARKED = "unmarked "
 
 
