@@ -205,8 +205,13 @@ BEGINNINGS = {
     "its own best": ["--restore-file", "OUT/checkpoint_best.pt", "--reset-optimizer", "--reset-dataloader"],
 }
 
+QUICK = ("another checkpoint with resets", "its own best")
 
-@pytest.mark.parametrize("kind", BEGINNINGS)
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in BEGINNINGS],
+)
 def test_the_same_command_goes_on_after_every_kill(
     train: Command, base: Path, data_dir: Path, tmp_path: Path, killed_at: Any, kind: str
 ) -> None:
