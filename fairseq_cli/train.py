@@ -18,7 +18,7 @@ from fairseq.models import MODELS, architecture
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.runtime.files import locked
-from fairseq.runtime.inputs import require_inputs
+from fairseq.runtime.inputs import require_directory, require_inputs
 from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.tasks import TASKS
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Train a language model on data that fairseq-preprocess has binarised. A run that was stopped goes on
-from checkpoint_last.pt in --save-dir. Under torchrun, several processes train one model."""
+from checkpoint_last.pt in --save-dir when the same command is given again, also one that began from --restore-file,
+--finetune-from-model or with resets. Under torchrun, several processes train one model."""
 
 
 def flag_groups() -> tuple[type, ...]:
@@ -69,6 +70,10 @@ def run_config(flags: Flags) -> RunConfig:
         criterion=chosen(CRITERIONS, train.criterion),
     )
     flags.warn_unused()
+    if config.checkpoint.reset_lr_scheduler and not config.checkpoint.reset_optimizer:
+        logger.warning(
+            "--reset-lr-scheduler has no effect without --reset-optimizer: a schedule depends on updates and epoch"
+        )
     return config
 
 
@@ -77,6 +82,11 @@ def main(argv: Sequence[str]) -> None:
     config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv))
     if isinstance(config.task, LanguageModelingConfig):
         require_inputs("", config.task.data, config.batching.train_subset)
+    if not config.checkpoint.no_save:
+        require_directory("--save-dir", config.checkpoint.save_dir)
+    if (logdir := config.train.tensorboard_logdir) is not None:
+        for part in ("train", *config.batching.valid_subset.split(",")):
+            require_directory("--tensorboard-logdir", f"{logdir}/{part}", text=True)
 
     import torch
 

@@ -106,6 +106,22 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
+def load_extra_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Returns a checkpoint's ``extra_state`` alone, without its tensors being read; empty if there is none.
+
+    It is for files that may be anything: nothing is verified, and what cannot be read has none.
+    """
+    can_map = not any("\udc80" <= char <= "\udcff" for char in os.fspath(path))  # torch maps files by UTF-8 names only
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]):
+            warnings.simplefilter("ignore")
+            check_container(Path(path), checksums=False)
+            extra = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)["extra_state"]
+    except Exception:  # torch lets through whatever a file of another kind makes its parts raise
+        return {}
+    return extra if isinstance(extra, Mapping) else {}
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Returns the dict in the file. It has a ``model``; everything else is unchecked."""
     require_checkpoint(path)

@@ -25,6 +25,17 @@ def stop_lr(config: object, optimization: OptimizationConfig) -> float:
     return max(optimization.min_lr, optimization.stop_min_lr)
 
 
+def _one_rate(name: str, optimization: OptimizationConfig) -> float:
+    """Returns ``--lr`` of a schedule that takes one number."""
+    if len(optimization.lr) > 1:
+        given = ", ".join(map(str, optimization.lr))
+        raise ConfigError(
+            f"--lr-scheduler {name} takes one --lr, but has {len(optimization.lr)} ({given}); give one, or use"
+            " --lr-scheduler fixed, which takes one for each epoch"
+        )
+    return optimization.lr[0]
+
+
 def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
     """Returns warm restarts: a linear rise to MAX, then periods in each of which the rate falls from MAX to MIN.
 
@@ -33,10 +44,8 @@ def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
 
         lr = shrink^i · (MIN + (MAX − MIN) · cos²(πf/2))
     """
-    if config.max_lr is not None:
-        highest, lowest = config.max_lr, optimization.lr[0]
-    else:
-        highest, lowest = optimization.lr[0], max(optimization.min_lr, 0.0)
+    lr = _one_rate("cosine", optimization)
+    highest, lowest = (lr, max(optimization.min_lr, 0.0)) if config.max_lr is None else (config.max_lr, lr)
     if highest < lowest:
         raise ConfigError(f"--lr-scheduler cosine needs a highest rate above its lowest, but has {highest} < {lowest}")
     warmup = config.warmup_updates
@@ -78,7 +87,7 @@ def _after_warm_up(warmup: int, first: float, peak: float, decay: Callable[[int]
 
 def inverse_sqrt(config: InverseSqrtConfig, optimization: OptimizationConfig) -> Schedule:
     """Returns warm-up to the learning rate, then decay with 1/√updates (Vaswani et al., 2017, section 5.3)."""
-    peak, warmup = optimization.lr[0], config.warmup_updates
+    peak, warmup = _one_rate("inverse_sqrt", optimization), config.warmup_updates
     if warmup < 1:
         raise ConfigError("--lr-scheduler inverse_sqrt needs --warmup-updates of 1 or more")
     return _after_warm_up(warmup, max(config.warmup_init_lr, 0.0), peak, lambda n: peak * math.sqrt(warmup / n))
@@ -99,7 +108,7 @@ def fixed(config: FixedConfig, optimization: OptimizationConfig) -> Schedule:
 
 def polynomial_decay(config: PolynomialDecayConfig, optimization: OptimizationConfig) -> Schedule:
     """Returns warm-up, then lr = (LR − END) · (1 − share of the updates past)^power + END."""
-    peak, end, warmup = optimization.lr[0], config.end_learning_rate, config.warmup_updates
+    peak, end, warmup = _one_rate("polynomial_decay", optimization), config.end_learning_rate, config.warmup_updates
     total = config.total_num_update or optimization.max_update
     if total <= warmup:
         raise ConfigError(

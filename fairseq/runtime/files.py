@@ -52,9 +52,9 @@ def fsync_directory(directory: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], record: Any) -> None:
-    """Writes ``record`` as indented JSON, atomically."""
+    """Writes ``record`` as indented JSON, atomically; bytes of file names that are no text are escaped."""
     with atomic_write(path) as file:
-        file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 
-from fairseq.errors import CheckpointError, DataError, did_you_mean
+from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
 
 
 def require_checkpoint(path: str | Path) -> None:
@@ -66,6 +66,24 @@ def data_directories(data: str) -> list[Path]:
     if not found or not found[0].is_dir():
         raise DataError(f"data directory {data} does not exist; fairseq-preprocess --destdir makes one")
     return found
+
+
+def require_directory(flag: str, value: str, *, text: bool = False) -> None:
+    """Raises ConfigError unless a directory is, or can be made, where a flag says.
+
+    Args:
+        flag: its name.
+        value: the path.
+        text: whether the path must be text in UTF-8, for a library that takes no other.
+    """
+    path = Path(value)
+    for place in (path, *path.parents):
+        if place.exists() or place.is_symlink():
+            if not place.is_dir():
+                raise ConfigError(f"{flag} {value} must be a directory, but {place} is none; give another")
+            break
+    if text and any("\udc80" <= char <= "\udcff" for char in value):
+        raise ConfigError(f"{flag} must be a path in UTF-8, but is {shown(value)}; give another")
 
 
 def open_input(name: str) -> AbstractContextManager[IO[bytes]]:

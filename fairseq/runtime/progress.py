@@ -29,6 +29,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
         unit: what is counted: ``"tokens"``.
         done: units that an earlier run had finished; they do not count towards the rate.
         every: advances between two lines, instead of seconds.
+        more: units that other stages will take after this one, for the time left in all; None where nobody knows.
         shown: False counts in silence.
     """
 
@@ -44,6 +45,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
         *,
         done: int = 0,
         every: int | None = None,
+        more: int | None = None,
         shown: bool = True,
     ) -> None:
         self.form = log_format() if shown else "none"
@@ -59,7 +61,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
             gui=self.form != "tqdm",  # as tqdm's other front ends have it: nothing is drawn on the terminal
             **_shape(),
         )
-        self.every = every
+        self.every, self.more = every, more
         self._num_advances, self._last_line_s = 0, 0.0
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
@@ -98,14 +100,19 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
     def _line(self, stats: dict[str, float]) -> str:
         stage, done, total, unit, rate = self.desc, self.n, self.total, self.unit.strip(), self.rate
         left_s = (total - done) / rate if rate > 0 else 0.0
+        all_left_s = left_s + (self.more or 0) / rate if rate > 0 else 0.0
         if self.form == "json":
             record = {"stage": stage, "done": done, "total": total, "unit": unit, "per_second": round(rate, 2)}
-            return json.dumps({**record, "seconds_left": round(left_s, 1), **stats})
+            left = {"seconds_left": round(left_s, 1)}
+            if self.more is not None:
+                left["seconds_left_in_all"] = round(all_left_s, 1)
+            return json.dumps({**record, **left, **stats})
         shown_rate = f"{rate:,.0f}" if rate >= 10 or rate == 0 else f"{rate:.2g}"  # a slow one is not 0
+        in_all = f", {format_duration(all_left_s)} in all" if self.more else ""
         shown = "".join(f" | {name} {value:.4g}" for name, value in stats.items())
         return (
             f"{stage}: {done:,} / {total:,} {unit} ({100 * done / max(total, 1):.0f} %)"
-            f" | {shown_rate} {unit}/s | {format_duration(left_s)} left{shown}"
+            f" | {shown_rate} {unit}/s | {format_duration(left_s)} left{in_all}{shown}"
         )
 
 

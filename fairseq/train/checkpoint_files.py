@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fairseq.runtime.files import atomic_write, fsync_directory
-from fairseq.train.config import CheckpointConfig
-
-LAST = "checkpoint_last.pt"
+from fairseq.train.config import LAST, CheckpointConfig
+from fairseq.train.origin import Run
+from fairseq.train.ownership import may_delete
 
 
 def names_to_write(
@@ -76,8 +76,8 @@ def _link(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def delete_old(config: CheckpointConfig) -> None:
-    """Deletes the checkpoints that the flags do not keep."""
+def delete_old(config: CheckpointConfig, run: Run) -> None:
+    """Deletes the run's own checkpoints that the flags do not keep; those of others do not count."""
     best = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
     policies = (
         (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True),
@@ -85,10 +85,14 @@ def delete_old(config: CheckpointConfig) -> None:
         (best, config.keep_best_checkpoints or -1, config.maximize_best_checkpoint_metric),
     )
     for pattern, count, largest_first in policies:
+        if count < 0:
+            continue
         matches = ((re.fullmatch(pattern, path.name), path) for path in Path(config.save_dir).glob("*.pt"))
-        found = [(_number(match[1], largest_first), path) for match, path in matches if match]
-        for _, path in sorted(found, reverse=largest_first)[count:] if count >= 0 else []:
-            path.with_suffix(".json").unlink(missing_ok=True)  # first: whoever is killed here finds the checkpoint
+        found = [(_number(match[1], largest_first), path) for match, path in matches if match and may_delete(path, run)]
+        for _, path in sorted(found, reverse=largest_first)[count:]:
+            record = path.with_suffix(".json")
+            if record.exists() and may_delete(record, run):
+                record.unlink()  # first: whoever is killed here finds the checkpoint
             path.unlink()
 
 

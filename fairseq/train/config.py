@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.config.flags import as_dict, flag
+from fairseq.config.flags import as_dict, flag, flag_name
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
+from fairseq.errors import ConfigError
 from fairseq.models import architecture
 from fairseq.models.transformer_config import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.tasks import TASKS
+
+LAST = "checkpoint_last.pt"
+RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,14 @@ class CheckpointConfig:
     """Checkpoints and validation."""
 
     save_dir: str = flag("checkpoints", "directory of checkpoints")
-    restore_file: str = flag("checkpoint_last.pt", "checkpoint to go on from, if it exists")
-    reset_optimizer: bool = flag(False, "do not restore the optimizer")
-    reset_lr_scheduler: bool = flag(False, "start the schedule, and the count of updates, anew")
-    reset_dataloader: bool = flag(False, "start at the first batch of the first epoch")
-    reset_meters: bool = flag(False, "forget the best loss so far")
+    restore_file: str = flag(LAST, "checkpoint to begin from; a run that began so goes on from its own last one")
+    finetune_from_model: str | None = flag(None, "checkpoint whose weights a new run begins with, and nothing else")
+    reset_optimizer: bool = flag(False, "begin with a new optimizer, at update 0, and forget the best loss so far")
+    reset_lr_scheduler: bool = flag(
+        False, "for old command lines: a schedule depends on updates and epoch, which other resets begin anew"
+    )
+    reset_dataloader: bool = flag(False, "begin at the first batch of the first epoch")
+    reset_meters: bool = flag(False, "forget the best loss so far, and --patience")
     save_interval: int = flag(1, "save after every N epochs", minimum=1)
     save_interval_updates: int = flag(0, "validate and save after every N updates (0: never)", minimum=0)
     keep_interval_updates: int = flag(-1, "keep the last N checkpoints of --save-interval-updates (-1: all)")
@@ -56,6 +63,16 @@ class CheckpointConfig:
     validate_interval: int = flag(1, "validate after every N epochs", minimum=1)
     disable_validation: bool = flag(False, "never validate")
     max_tokens_valid: int | None = flag(None, "--max-tokens of validation [default: --max-tokens]", minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.finetune_from_model is None:
+            return
+        more = [name for name in RESETS if getattr(self, name)] + ["restore_file"] * (self.restore_file != LAST)
+        if more:
+            raise ConfigError(
+                f"--finetune-from-model resets everything by itself, and does not go with {flag_name(more[0])}; leave"
+                " one of them out"
+            )
 
 
 @dataclass(frozen=True)

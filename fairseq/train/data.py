@@ -1,7 +1,6 @@
 """Batches of an epoch and of the validation splits, this process's share of them."""
 
 import logging
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +10,29 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
 from fairseq.train.config import CheckpointConfig
+from fairseq.train.position import EpochOrder, epoch_order
 from fairseq.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def load_epoch(
-    task: Any, trainer: Trainer, batching: BatchConfig, seed: int, epoch: int
-) -> tuple[BlockDataset, list[Int64s]]:
-    """Returns an epoch's data and this process's batches in order.
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch's data.
 
-    Every process gets as many: where others have one more, the last one is empty.
+    Attributes:
+        dataset: its blocks.
+        batches: those of this process. Every process has as many: where others have one more, the last one is empty.
+        order: what a position among them counts.
     """
+
+    dataset: BlockDataset
+    batches: list[Int64s]
+    order: EpochOrder
+
+
+def load_epoch(task: Any, trainer: Trainer, batching: BatchConfig, seed: int, epoch: int) -> Epoch:
+    """Returns an epoch's data and this process's batches in order."""
     split, limit = batching.train_subset, trainer.max_positions
     dataset, num_left_out = task.load_split(split, epoch=epoch).without_longer_than(limit)
     _warn_of_long_blocks(split, num_left_out, limit)
@@ -35,8 +45,8 @@ def load_epoch(
     )
     shuffled = epoch_batches(batches, seed, epoch)
     rank, world = trainer.group.rank, trainer.group.world_size
-    mine = shuffled[rank::world]
-    return dataset, mine + [shuffled[0][:0]] * (math.ceil(len(shuffled) / world) - len(mine))
+    mine, order = shuffled[rank::world], epoch_order(dataset.sha256(), shuffled, world)
+    return Epoch(dataset, mine + [shuffled[0][:0]] * (order.length - len(mine)), order)
 
 
 @dataclass(frozen=True)

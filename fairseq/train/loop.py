@@ -8,24 +8,26 @@ SIGINT and SIGTERM wait for the end of the update; then the run saves where it s
 
 import json
 import logging
-import math
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq.arrays import Int64s
-from fairseq.data.block_dataset import BlockDataset
 from fairseq.optim.lr_schedules import stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
 from fairseq.runtime.log import log_format
 from fairseq.runtime.progress import Progress
-from fairseq.train.checkpoint_files import LAST, delete_old, names_to_write, write_all
-from fairseq.train.config import RunConfig
-from fairseq.train.data import load_epoch, load_validation
+from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
+from fairseq.train.config import LAST, CheckpointConfig, RunConfig
+from fairseq.train.data import Epoch, ValidationSplit, load_epoch, load_validation
+from fairseq.train.length import updates_left
 from fairseq.train.metrics import Meters, TensorBoard, loss_and_ppl
-from fairseq.train.state import Best, RunState, restore, write_checkpoint
+from fairseq.train.origin import choose_start
+from fairseq.train.ownership import refuse_foreign
+from fairseq.train.position import EpochOrder, position_among
+from fairseq.train.restore import restore
+from fairseq.train.state import Best, RunState, write_checkpoint
 from fairseq.train.trainer import Trainer, UpdateStats
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,18 @@ class Training:
         self._start = time.monotonic()
         self._tensorboard = TensorBoard(config.train.tensorboard_logdir if trainer.group.rank == 0 else None)
         self._valid = load_validation(task, trainer, config.batching, config.checkpoint)
-        restore(config, task, trainer, self.state)
+        if self._valid:
+            self.state.best.kind = _kind_of_best(config.checkpoint, self._valid[0])
+        start = choose_start(config)
+        restore(start, config, task, trainer, self.state)
+        self._run = start.run
+        if self._saves:
+            refuse_foreign(config.checkpoint, self._run, self.state.epoch, config.optimization.max_epoch)
 
     def run(self) -> None:
         """Trains until a bound is reached, then returns."""
         if self._saves:
-            delete_old(self.config.checkpoint)  # a run may have been killed just before
+            delete_old(self.config.checkpoint, self._run)  # a run may have been killed just before
         with finish_step_first():
             try:
                 while self.state.pending or not self._is_over():
@@ -94,30 +102,46 @@ class Training:
 
     def _run_epoch(self) -> None:
         state, config = self.state, self.config
-        dataset, batches = load_epoch(self.task, self.trainer, config.batching, config.common.seed, state.epoch)
-        num_batches = len(batches)
-        if state.position >= num_batches and not state.pending:  # saved at the end of the epoch by another program
+        epoch = load_epoch(self.task, self.trainer, config.batching, config.common.seed, state.epoch)
+        num_batches = len(epoch.batches)
+        self._find_position(epoch.order)
+        if state.position >= num_batches and not state.pending:
             state.next_epoch()
             return
         if state.position < num_batches:
             if state.pending and self._after_update():
                 return
-            meters = self._make_updates(dataset, batches)
+            meters = self._make_updates(epoch)
             if state.position < num_batches:
                 return
             self._log_line("train", {**meters.values(), "num_updates": self.trainer.num_updates})
         self._end_epoch()
 
-    def _make_updates(self, dataset: BlockDataset, batches: list[Int64s]) -> Meters:
+    def _find_position(self, now: EpochOrder) -> None:
+        """Finds the run's position among the batches that there are now."""
+        state = self.state
+        position = position_among(state.position, state.order, now)
+        if position is None:
+            logger.warning(
+                "epoch %d begins anew: the %d batches that were done of it are not among those of this text and"
+                " these settings (--max-tokens, --tokens-per-sample, --seed, …)",
+                state.epoch,
+                state.position,
+            )
+        state.position, state.order = position or 0, now
+
+    def _make_updates(self, epoch: Epoch) -> Meters:
         """Makes the remaining updates of the epoch, unless the run ends before; returns their sums."""
-        state, freqs = self.state, self.config.optimization.update_freq
+        state, freqs, batches = self.state, self.config.optimization.update_freq, epoch.batches
         freq, every = freqs[min(state.epoch, len(freqs)) - 1], self.config.common.log_interval
         meters, window = Meters(), Meters()
-        total, done = math.ceil(len(batches) / freq), state.position // freq
-        with Progress(f"epoch {state.epoch:03d}", total, "updates", done=done, every=every) as progress:
+        bounds, num_updates, done = self.config.optimization, self.trainer.num_updates, state.position // freq
+        now, later = updates_left(bounds, len(batches), state.position, state.epoch, num_updates)
+        stage = f"epoch {state.epoch:03d}"
+        with Progress(stage, done + now, "updates", done=done, every=every, more=later) as progress:
             while state.position < len(batches):
                 chunk = batches[state.position : state.position + freq]
-                rows = [dataset.collate(idx) for idx in chunk if len(idx)]
+                rows = [epoch.dataset.collate(idx) for idx in chunk if len(idx)]
                 stats = self.trainer.update(rows, state.epoch, stop=asked_to_stop())
                 state.position, state.pending = state.position + len(chunk), True
                 meters.add(stats)
@@ -193,7 +217,7 @@ class Training:
         names = names_to_write(config, epoch, None if end_of_epoch else num_updates, metric, is_best)
         start = time.monotonic()
         write_all(Path(config.save_dir), names, self._write_checkpoint)
-        delete_old(config)
+        delete_old(config, self._run)
         logger.info("saved %s in %s (%.1f s)", ", ".join(names), config.save_dir, time.monotonic() - start)
 
     def _save_where_it_stands(self) -> str:
@@ -209,4 +233,10 @@ class Training:
         )
 
     def _write_checkpoint(self, path: Path) -> None:
-        write_checkpoint(path, self.config, self.trainer, self.state, self.task.dictionary.sha256())
+        write_checkpoint(path, self.config, self.trainer, self.state, self._run, self.task.dictionary.sha256())
+
+
+def _kind_of_best(config: CheckpointConfig, valid: ValidationSplit) -> str:
+    """Returns what a best validation is the best of."""
+    which = "largest" if config.maximize_best_checkpoint_metric else "lowest"
+    return f"{which} {config.best_checkpoint_metric} of '{valid.split}' ({valid.dataset.sha256()[:16]})"

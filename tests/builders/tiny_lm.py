@@ -69,6 +69,12 @@ def num_tokens(data_dir: Path, split: str) -> int:
     return (data_dir / f"{split}.bin").stat().st_size // 2
 
 
+def batches_in_an_epoch(data_dir: Path) -> int:
+    """Returns the batches of the training split: 8 blocks of 16 tokens are 128, the whole of --max-tokens."""
+    blocks = -(-num_tokens(data_dir, "train") // TOKENS_PER_SAMPLE)
+    return -(-blocks // 8)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command did."""

@@ -1,7 +1,9 @@
 """Checkpoints: written whole, read as data, equal to what the older programs wrote."""
 
+import io
 import json
 import pickle
+import zipfile
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq.checkpoints.format import load_checkpoint, save_checkpoint, weights_sha256
+from fairseq.checkpoints.format import load_checkpoint, load_extra_state, save_checkpoint, weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import resolve
 from fairseq.errors import CheckpointError, ConfigError
@@ -266,3 +268,36 @@ def test_bfloat16_is_float32_on_a_cpu_that_lacks_it_and_says_so(
 def test_two_formats_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="--fp16 and --bf16 exclude each other"):
         Precision(DeviceConfig(fp16=True, bf16=True), torch.device("cpu"))
+
+
+def test_the_extra_state_alone(tmp_path: Path) -> None:
+    save(tmp_path / "c.pt")
+    assert load_extra_state(tmp_path / "c.pt") == EXTRA
+    other = tmp_path / "\udcff.pt"  # a name that is no text
+    (tmp_path / "c.pt").rename(other)
+    assert load_extra_state(other) == EXTRA
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "text", "torn", "no dict", "no extra", "code", "compressed"])
+def test_what_is_no_checkpoint_has_no_extra_state(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "c.pt"
+    save(path)
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("somebody's", encoding="utf-8")
+    elif kind == "torn":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "no dict":
+        torch.save([1], path)
+    elif kind == "no extra":
+        torch.save({"extra_state": 3}, path)
+    elif kind == "code":
+        torch.save({"extra_state": {"best": print}}, path)
+    elif kind == "compressed":
+        with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for part in whole.infolist():
+                packed.writestr(part.filename, whole.read(part))
+    assert load_extra_state(path) == {}

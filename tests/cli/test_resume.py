@@ -40,7 +40,7 @@ def assert_same_run(one: Checkpoint, other: Checkpoint) -> None:
     assert other.optimizer_state is not None
     assert_equal(dict(one.optimizer_state), dict(other.optimizer_state), "optimizer")
     assert one.num_updates == other.num_updates
-    for name in ("train_iterator", "best", "val_loss", "validations_since_best"):
+    for name in ("train_iterator", "epoch_batches", "best", "best_of", "val_loss", "validations_since_best"):
         assert one.extra_state[name] == other.extra_state[name], name
 
 
@@ -176,11 +176,3 @@ def test_typed_hyperparameters_hold_after_a_resume(train: Command, tmp_path: Pat
     state = last(tmp_path).optimizer_state
     assert state is not None
     assert (state["param_groups"][0]["momentum"], state["param_groups"][0]["weight_decay"]) == (0.5, 0.01)
-
-
-def test_other_batches_in_mid_epoch_are_refused(train: Command, tmp_path: Path) -> None:
-    """The position counts batches; with others, data would be left out or repeated in silence."""
-    assert train(tmp_path, *ADAM, "--max-update", 3).code == 0
-    refused = train(tmp_path, *ADAM, "--max-update", 6, "--max-tokens", 64)
-    assert "depend on max_tokens: [128] then, [64] now" in refused.error
-    assert train(tmp_path, *ADAM, "--max-update", 6, "--max-tokens", 64, "--reset-dataloader").code == 0

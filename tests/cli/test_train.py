@@ -17,10 +17,9 @@ from tests.builders.tiny_lm import (
     BATCHING,
     MODEL,
     OPTIMIZATION,
-    TOKENS_PER_SAMPLE,
     TRAINED,
     Command,
-    num_tokens,
+    batches_in_an_epoch,
     write_split,
 )
 
@@ -30,12 +29,6 @@ OTHER_ORDER = 2e-5
 
 def files(save_dir: Path) -> set[str]:
     return {path.name for path in save_dir.iterdir() if path.suffix == ".pt"}
-
-
-def batches_in_an_epoch(data_dir: Path) -> int:
-    """8 blocks of 16 tokens are 128, the whole of --max-tokens; the last block may be short."""
-    blocks = -(-num_tokens(data_dir, "train") // TOKENS_PER_SAMPLE)
-    return -(-blocks // 8)
 
 
 # What is learnt
@@ -324,6 +317,12 @@ def test_a_loss_that_is_no_number_is_one_line(train: Command, tmp_path: Path) ->
         ("--fp16 --bf16", "--fp16 and --bf16 exclude each other"),
         ("--lr-scheduler cosine --lr 0.1", "--lr-scheduler cosine needs --lr-period-updates, or --max-update"),
         ("--lr-scheduler polynomial_decay", "--lr-scheduler polynomial_decay needs --total-num-update"),
+        (
+            "--lr-scheduler polynomial_decay --lr 0.5,0.25 --max-update 9",
+            "--lr-scheduler polynomial_decay takes one --lr, but has 2 (0.5, 0.25); give one, or use",
+        ),
+        ("--lr-scheduler inverse_sqrt --lr 0.5,0.25", "--lr-scheduler inverse_sqrt takes one --lr, but has 2"),
+        ("--lr-scheduler cosine --lr 1,1 --max-lr 2", "--lr-scheduler cosine takes one --lr, but has 2"),
         ("--lr-scheduler inverse_sqrt --warmup-updates 0", "--lr-scheduler inverse_sqrt needs --warmup-updates"),
         ("--adam-betas 0.9", "--adam-betas must be two numbers"),
         ("--dataset-impl lazy", "--dataset-impl must be one of mmap"),

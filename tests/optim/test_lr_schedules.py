@@ -171,3 +171,70 @@ def test_fixed_anneals_once_an_epoch() -> None:
 def test_cosine_is_continuous_at_the_end_of_the_warm_up() -> None:
     lr_at = lr_schedules.cosine(*SPELLINGS["--lr 1 --min-lr .0001 --stop-min-lr 1e-9"])
     assert math.isclose(lr_at(15999, 1), lr_at(16000, 1), rel_tol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "first"),
+    [
+        (CosineConfig(warmup_updates=10, lr_period_updates=5, warmup_init_lr=0.0), 0.0),
+        (CosineConfig(warmup_updates=10, lr_period_updates=5, warmup_init_lr=0.1), 0.1),
+        (CosineConfig(warmup_updates=10, lr_period_updates=5), 0.2),
+        (InverseSqrtConfig(warmup_updates=10, warmup_init_lr=0.0), 0.0),
+        (InverseSqrtConfig(warmup_updates=10, warmup_init_lr=0.1), 0.1),
+        (InverseSqrtConfig(warmup_updates=10), 0.0),
+    ],
+)
+def test_the_first_rate_of_a_warm_up_is_the_one_that_was_given(
+    config: CosineConfig | InverseSqrtConfig, first: float
+) -> None:
+    """A rate of 0 is one, too. fairseq's default is the lowest rate, which is 0 where there is none."""
+    schedule = lr_schedules.cosine if isinstance(config, CosineConfig) else lr_schedules.inverse_sqrt
+    lr_at = schedule(config, OptimizationConfig(lr=(1.0,), min_lr=0.2))  # type: ignore[arg-type]
+    assert [lr_at(n, 1) for n in (0, 5, 10)] == pytest.approx([first, (1 + first) / 2, 1.0])
+
+
+def test_a_cosine_falls_to_0_where_no_lowest_rate_is_given() -> None:
+    lr_at = lr_schedules.cosine(CosineConfig(lr_period_updates=4), OptimizationConfig(lr=(1.0,)))
+    assert [lr_at(n, 1) for n in range(4)] == pytest.approx(
+        [1.0, math.cos(math.pi / 8) ** 2, 0.5, math.sin(math.pi / 8) ** 2]
+    )
+
+
+def test_a_constant_cosine_may_be() -> None:
+    lr_at = lr_schedules.cosine(CosineConfig(lr_period_updates=4), OptimizationConfig(lr=(1.0,), min_lr=1.0))
+    assert lr_at(2, 1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "config"),
+    [
+        (lr_schedules.cosine, CosineConfig(lr_period_updates=5)),
+        (lr_schedules.cosine, CosineConfig(lr_period_updates=5, max_lr=2.0)),
+        (lr_schedules.inverse_sqrt, InverseSqrtConfig()),
+        (lr_schedules.polynomial_decay, PolynomialDecayConfig(total_num_update=5)),
+    ],
+)
+def test_a_list_of_rates_is_for_the_fixed_schedule(schedule: Any, config: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"takes one --lr, but has 3 \(0.5, 0.25, 0.1\); give one, or use --lr-scheduler fixed"
+    ):
+        schedule(config, OptimizationConfig(lr=(0.5, 0.25, 0.1)))
+
+
+def test_the_fixed_schedule_anneals_the_last_rate_of_a_list_and_warms_up_into_it() -> None:
+    config = FixedConfig(force_anneal=3, lr_shrink=0.5, warmup_updates=2)
+    lr_at = lr_schedules.fixed(config, OptimizationConfig(lr=(0.4, 0.2)))
+    assert [lr_at(9, epoch) for epoch in (1, 2, 3, 4)] == pytest.approx([0.4, 0.2, 0.1, 0.05])
+    assert lr_at(0, 2) == pytest.approx(0.1)
+
+
+def test_polynomial_decay_ends_with_the_run_unless_given() -> None:
+    lr_at = lr_schedules.polynomial_decay(PolynomialDecayConfig(), OptimizationConfig(lr=(1.0,), max_update=10))
+    assert [lr_at(n, 1) for n in (0, 5, 9, 10)] == pytest.approx([1.0, 0.5, 0.1, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"), [(CosineConfig(max_lr=1.0), 0.3), (FixedConfig(), 0.3), (None, 0.3), (CosineConfig(), 0.1)]
+)
+def test_the_greater_bound_stops_a_run(config: Any, expected: float) -> None:
+    assert lr_schedules.stop_lr(config, OptimizationConfig(min_lr=0.3, stop_min_lr=0.1)) == expected

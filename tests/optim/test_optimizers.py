@@ -5,7 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from fairseq.errors import ConfigError
+from fairseq.optim import OPTIMIZERS
+from fairseq.optim.config import AdagradConfig, AdamConfig, NAGConfig, SGDConfig
 from fairseq.optim.optimizers import NAG
+from tests.oracles import optimizers as oracle
 from tests.oracles.nag import nag
 
 GOLDEN_ATOL = 1e-6  # float32 of values of order 1
@@ -70,3 +74,53 @@ def test_the_state_dict_carries_on_to_the_bit() -> None:
     second.load_state_dict(first.state_dict())
     run(second, halves, [0.15, 0.3])
     assert torch.equal(whole, halves)
+
+
+# Settings of which each, left out, changes the result by far more than the tolerance.
+CONFIGURED = {
+    "adam": AdamConfig(adam_betas=(0.7, 0.95), adam_eps=0.05, weight_decay=0.3),
+    "adamw": AdamConfig(adam_betas=(0.6, 0.9), adam_eps=0.5, weight_decay=0.2),
+    "sgd": SGDConfig(momentum=0.8, weight_decay=0.3),
+    "adagrad": AdagradConfig(weight_decay=0.3),
+    "nag": NAGConfig(momentum=0.8, weight_decay=0.3),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_every_setting_of_an_optimizer_counts(name: str) -> None:
+    config, lr, start = CONFIGURED[name], 0.1, [1.5, -0.7]
+    gradients = np.random.default_rng(2).normal(size=(6, 2))
+    parameter = nn.Parameter(torch.tensor(start))
+    optimizer = OPTIMIZERS.get(name)([parameter], lr, config)
+    for gradient in gradients.tolist():
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    for i, found in enumerate(parameter.tolist()):
+        column = gradients[:, i].tolist()
+        if isinstance(config, AdamConfig):
+            betas = (config.adam_betas[0], config.adam_betas[1])
+            expected = oracle.adamw(start[i], column, lr, betas, config.adam_eps, config.weight_decay)
+        elif isinstance(config, SGDConfig):
+            expected = oracle.sgd(start[i], column, lr, config.momentum, config.weight_decay)
+        elif isinstance(config, AdagradConfig):
+            expected = oracle.adagrad(start[i], column, lr, config.weight_decay)
+        else:
+            expected, _ = nag(start[i], [(lr, g) for g in column], config.momentum, config.weight_decay)
+        assert found == pytest.approx(expected, rel=RANDOM_RTOL, abs=RANDOM_RTOL)
+
+
+@pytest.mark.parametrize("betas", [(0.9,), (0.9, 0.98, 0.5), (1.0, 0.98), (0.9, 1.0)])
+def test_betas_are_two_numbers_below_1(betas: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="--adam-betas must be two numbers below 1"):
+        OPTIMIZERS.get("adam")([nn.Parameter(torch.ones(1))], 0.1, AdamConfig(adam_betas=betas))
+
+
+def test_a_rate_of_0_is_followed_by_another() -> None:
+    """With lr_old = 0 the buffer is scaled by lr itself: nothing is divided by 0."""
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    optimizer = NAG([parameter], lr=0.1, momentum=0.9, weight_decay=0.0)
+    step(optimizer, parameter, 0.1, [1.0])  # buffer −0.1, parameter 1 − 1.9 · 0.1
+    step(optimizer, parameter, 0.0, [1.0])  # c = 0: the buffer is emptied
+    step(optimizer, parameter, 0.2, [1.0])  # buffer −0.2, 1.9 · 0.2 less
+    step(optimizer, parameter, 0.2, [0.0])  # 0.9² · 0.2 less
+    assert parameter.item() == pytest.approx(1 - 0.19 - 0.38 - 0.162, abs=GOLDEN_ATOL)

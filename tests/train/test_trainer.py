@@ -1,5 +1,7 @@
 """One update: how its batches are cut does not matter, what it clips, and at which rate it runs."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -26,12 +28,14 @@ def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(batch.source_BT), torch.from_numpy(batch.target_BT)
 
 
-def trainer(model: TransformerLanguageModel, clip_norm: float = 0.0) -> Trainer:
+def trainer(model: TransformerLanguageModel, clip_norm: float = 0.0, lr: float = 0.5, **place: int) -> Trainer:
+    """Returns a trainer; ``place`` may have its seed, the updates made, and the rank of its process."""
     precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
     optimizer = NAG(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.0)
-    return Trainer(
-        model, cross_entropy, optimizer, lambda num_updates, epoch: 0.5, precision, SingleProcess(), clip_norm, seed=1
-    )
+    group = SingleProcess()
+    group.rank = place.pop("rank", 0)
+    seed, num_updates = place.pop("seed", 1), place.pop("num_updates", 0)
+    return Trainer(model, cross_entropy, optimizer, lambda n, epoch: lr, precision, group, clip_norm, seed, num_updates)
 
 
 @pytest.mark.parametrize("cut", [[[0], [1, 2], [3, 4, 5]], [[5], [0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4], [5]]])
@@ -91,3 +95,86 @@ def test_a_loss_that_is_no_number_stops_the_run() -> None:
     torch.nn.init.constant_(model.decoder.embed_out, float("nan"))
     with pytest.raises(FairseqError, match="the loss of update 1 is nan; lower --lr"):
         trainer(model).update([small_blocks().collate(np.arange(6))], epoch=1)
+
+
+def masked_losses(count: int, **place: int) -> list[float]:
+    """Returns the losses of updates that change nothing: dropout alone makes them differ."""
+    learner = trainer(small_model(replace(ADAPTIVE, dropout=0.5)), lr=0.0, **place)
+    batch = small_blocks().collate(np.arange(6))
+    return [learner.update([batch], epoch=1).nats for _ in range(count)]
+
+
+def test_dropout_is_another_in_every_update_process_and_seed() -> None:
+    losses = masked_losses(4) + masked_losses(4, rank=1) + masked_losses(4, rank=2) + masked_losses(4, seed=1000)
+    assert len(set(losses)) == 16
+
+
+def test_dropout_of_an_update_does_not_depend_on_what_was_before() -> None:
+    assert masked_losses(2, num_updates=2) == masked_losses(4)[2:]
+    assert masked_losses(2, num_updates=2, rank=3) == masked_losses(4, rank=3)[2:]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change() -> None:
+    model = small_model(PLAIN)
+    learner = trainer(model)
+    next(model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FairseqError, match="the gradient of update 1 is not finite; lower --lr"):
+        learner.update([small_blocks().collate(np.arange(6))], epoch=1)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert learner.num_updates == 0
+
+
+class Two(SingleProcess):
+    """A process among two, of which the other one has the same share; it may be asked to stop."""
+
+    world_size = 2
+    other_stops = False
+
+    def sum_(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor *= 2
+            if tensor.shape == (4,) and self.other_stops:  # the sums of an update: the last says who was asked to stop
+                tensor[3] += 1
+
+
+def test_sums_of_all_processes_are_the_updates() -> None:
+    """Twice the same share is twice the loss, and the same mean gradient."""
+    one, two = trainer(small_model(PLAIN)), trainer(small_model(PLAIN))
+    two.group = Two()
+    batch = small_blocks().collate(np.arange(6))
+    alone, together = one.update([batch], epoch=1), two.update([batch], epoch=1)
+    assert (together.num_targets, together.num_rows) == (2 * alone.num_targets, 2 * alone.num_rows) == (90, 12)
+    assert together.nats == pytest.approx(2 * alone.nats, rel=FLOAT32_RTOL)
+    assert together.gradient_norm == pytest.approx(alone.gradient_norm, rel=FLOAT32_RTOL)
+    assert (alone.stop, together.stop) == (False, False)
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=FLOAT32_RTOL, atol=1e-7)
+    nats, num_targets = two.validate([batch])
+    assert (nats, num_targets) == (pytest.approx(2 * one.validate([batch])[0], rel=FLOAT32_RTOL), 90)
+
+
+def test_a_process_learns_that_it_or_another_was_asked_to_stop() -> None:
+    batch = small_blocks().collate(np.arange(6))
+    assert trainer(small_model(PLAIN)).update([batch], epoch=1, stop=True).stop
+    learner = trainer(small_model(PLAIN))
+    learner.group = Two()
+    learner.group.other_stops = True
+    assert learner.update([batch], epoch=1).stop
+
+
+def test_a_process_without_a_batch_steps_along() -> None:
+    learner = trainer(small_model(PLAIN), clip_norm=1.0)
+    stats = learner.update([], epoch=1)
+    assert (stats.nats, stats.num_targets, stats.num_rows, stats.gradient_norm) == (0.0, 0, 0, 0.0)
+    assert learner.num_updates == 1
+
+
+@pytest.mark.parametrize(("clip_norm", "clipped"), [(0.0, False), (1e6, False), (1e-3, True)])
+def test_what_is_clipped(clip_norm: float, clipped: bool) -> None:
+    learner = trainer(small_model(PLAIN), clip_norm=clip_norm, lr=0.25)
+    stats = learner.update([small_blocks().collate(np.arange(6))], epoch=1)
+    assert stats.clipped == clipped
+    assert stats.lr == 0.25
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in learner.model.parameters()])).item()
+    assert norm == pytest.approx(min(stats.gradient_norm, clip_norm or math.inf), rel=2e-3)  # … / (norm + 1e-6)

@@ -1,0 +1,194 @@
+"""How a run began, and from which checkpoint a command goes on.
+
+Every checkpoint records its run: an id, which all checkpoints of one directory's run share, and how the run began (from
+which file, with which resets and settings). So a command that is given again, after a kill or to train longer, goes on
+from ``checkpoint_last.pt`` instead of beginning from ``--restore-file``, or applying a reset, a second time.
+
+    checkpoint_last.pt        flags                           the command
+    not there                 no --restore-file               begins a new run
+    not there                 --restore-file X, or            begins from X
+                              --finetune-from-model X
+    there                     no --restore-file, no --reset   goes on
+    there                     --reset-… or --restore-file X   goes on, if the run began so; else, for resets and for X
+                                                              of the same run, begins from it; else is refused
+    there                     --finetune-from-model X         goes on, if the run began from X or does not say; else is
+                                                              refused
+
+Ids are hashes, not random: equal commands write equal bytes.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fairseq.checkpoints.format import load_extra_state
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.errors import CheckpointError
+from fairseq.runtime.files import file_sha256
+from fairseq.runtime.inputs import require_checkpoint
+from fairseq.train.config import LAST, RESETS, CheckpointConfig, RunConfig
+
+logger = logging.getLogger(__name__)
+
+# A command that differs in these only is the same run, trained longer, watched or saved otherwise, or elsewhere.
+_BESIDE = {field.name for group in (CheckpointConfig, CommonConfig, DeviceConfig) for field in fields(group)} - {"seed"}
+_BESIDE |= {
+    "max_epoch",
+    "max_update",
+    "stop_min_lr",
+    "tensorboard_logdir",
+    "valid_subset",
+    "skip_invalid_size_inputs_valid_test",
+}
+_UNMARKED = "unmarked "
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run began.
+
+    Attributes:
+        settings: hash of the settings that determine its updates.
+        file: the checkpoint that it began from, as it was spelled; empty for none.
+        sha256: of that file.
+        resets: what was not restored from it, by the flags' names.
+    """
+
+    settings: str
+    file: str = ""
+    sha256: str = ""
+    resets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a checkpoint records of its run.
+
+    Attributes:
+        id: shared by all checkpoints of the run.
+        origin: how it began; None where a checkpoint does not say.
+    """
+
+    id: str
+    origin: Origin | None
+
+    @property
+    def is_unmarked(self) -> bool:
+        """Whether the run was begun by a program that records no runs."""
+        return self.id.startswith(_UNMARKED)
+
+    def record(self) -> dict[str, Any]:
+        """Returns what a checkpoint stores."""
+        origin = None if self.origin is None else {**asdict(self.origin), "resets": list(self.origin.resets)}
+        return {"id": self.id, "began": origin}
+
+
+def run_from(record: Any) -> Run | None:
+    """Returns the run that a checkpoint stores; None where it has none, or one of another form."""
+    if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
+        return None
+    began = record.get("began")
+    if not isinstance(began, Mapping) or not isinstance(began.get("resets"), (list, tuple)):
+        return Run(record["id"], None)
+    settings, file, sha256 = (str(began.get(name, "")) for name in ("settings", "file", "sha256"))
+    return Run(record["id"], Origin(settings, file, sha256, tuple(map(str, began["resets"]))))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a command does first.
+
+    Attributes:
+        path: the checkpoint that it loads; None for a new run.
+        resets: what is not restored from it.
+        run: what its checkpoints record.
+    """
+
+    path: Path | None
+    resets: tuple[str, ...]
+    run: Run
+
+
+def choose_start(config: RunConfig) -> Start:
+    """Returns what a command begins or goes on with.
+
+    Raises:
+        CheckpointError: a file that was asked for by name is missing, or ``--save-dir`` holds another run.
+    """
+    wanted = config.checkpoint
+    last, settings = Path(wanted.save_dir) / LAST, settings_sha256(config)
+    file, resets = wanted.restore_file, tuple(name for name in RESETS if getattr(wanted, name))
+    if wanted.finetune_from_model is not None:
+        file, resets = wanted.finetune_from_model, RESETS
+    if file != LAST:
+        require_checkpoint(file)
+        file = LAST if Path(file).resolve() == last.resolve() else file
+    path = last if file == LAST else Path(file)
+    if not last.exists():
+        return (
+            Start(None, (), _new_run(Origin(settings))) if path == last else _begin(path, file, resets, settings, last)
+        )
+    if wanted.no_save and path != last:  # it replaces nothing
+        return _begin(path, file, resets, settings, last)
+    own = _run_of(last)
+    if path == last and not resets:
+        return Start(last, (), own)
+    if _began_so(own, path, file, resets, settings, wanted.finetune_from_model is not None):
+        logger.info("%s began from %s%s, and goes on", last, file, _without(resets))
+        return Start(last, (), own)
+    if wanted.finetune_from_model is None and (path == last or _run_of(path).id == own.id):
+        return _begin(path, file, resets, settings, last)
+    flag, how = "--restore-file", f"{_without(resets)} with these settings"
+    if wanted.finetune_from_model is not None:
+        flag, how = "--finetune-from-model", ""
+    raise CheckpointError(
+        f"{last} is there, and its run did not begin from {file}{how}; give another --save-dir to begin from {file}, or"
+        f" leave {flag} out to go on from {LAST}"
+    )
+
+
+def settings_sha256(config: RunConfig) -> str:
+    """Returns the hash of all settings that determine updates."""
+    settings = {name: value for name, value in config.fields().items() if name not in _BESIDE}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _begin(path: Path, file: str, resets: tuple[str, ...], settings: str, last: Path) -> Start:
+    """Returns the start of a run from a checkpoint; one of the same directory is of the same run."""
+    origin = Origin(settings, file, file_sha256(path), resets)
+    in_place = path.resolve().parent == last.resolve().parent
+    return Start(path, resets, Run(_run_of(path).id, origin) if in_place else _new_run(origin))
+
+
+def _new_run(origin: Origin) -> Run:
+    return Run(hashlib.sha256(json.dumps(asdict(origin)).encode()).hexdigest()[:32], origin)
+
+
+def _run_of(path: Path) -> Run:
+    """Returns the run that a checkpoint belongs to; one that names none has an id of its own."""
+    require_checkpoint(path)
+    return run_from(load_extra_state(path).get("run")) or Run(_UNMARKED + file_sha256(path)[:32], None)
+
+
+def _began_so(own: Run, path: Path, file: str, resets: tuple[str, ...], settings: str, is_first_only: bool) -> bool:
+    """Returns whether a run began as the flags say: from this file, with these resets and settings.
+
+    ``is_first_only`` is for a model that only the first launch starts from, whatever the settings of the next ones. A
+    file that the run itself has written anew since it began is known by its name and by its own record.
+    """
+    origin = own.origin
+    if is_first_only:
+        return origin is None or origin.file == file or origin.sha256 == file_sha256(path)
+    if origin is None or (origin.settings, origin.resets) != (settings, resets):
+        return False
+    if origin.file == file:
+        return _run_of(path).origin == origin or origin.sha256 == file_sha256(path)
+    return origin.sha256 == file_sha256(path)
+
+
+def _without(resets: tuple[str, ...]) -> str:
+    return f" (--{', --'.join(resets)})".replace("_", "-") if resets else ""

@@ -1,0 +1,107 @@
+"""How a run resumes from a checkpoint, or begins from another run's.
+
+What a reset leaves out, as in fairseq 0.12:
+
+    --reset-optimizer      the optimizer's state, the loss scale, the count of updates, the best and the patience
+    --reset-meters         the best and the patience
+    --reset-dataloader     the epoch, and the position in it
+    --reset-lr-scheduler   nothing: a schedule is a function of updates and epoch
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+from fairseq.checkpoints.checks import check_same_computation
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.errors import CheckpointError
+from fairseq.models.upgrade import load_state
+from fairseq.train.config import RunConfig
+from fairseq.train.origin import Start
+from fairseq.train.position import order_from
+from fairseq.train.state import RunState
+from fairseq.train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state: RunState) -> None:
+    """Restores the run from the checkpoint that it starts from, if there is one.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit.
+    """
+    if start.path is None:
+        return
+    checkpoint, resets = load_checkpoint(start.path), start.resets
+    task.check_dictionary(checkpoint)
+    check_same_computation(trainer.model, checkpoint.fields, start.path, len(task.dictionary))
+    problems = load_state(trainer.model, checkpoint.state)
+    if problems:
+        raise CheckpointError(
+            f"the weights of {start.path} do not fit the model that the flags describe: {'; '.join(problems[:3])};"
+            " give the flags that it was trained with, or another --save-dir"
+        )
+    extra = checkpoint.extra_state
+    if "reset_optimizer" not in resets:
+        _restore_optimizer(checkpoint, trainer.optimizer, config.train.optimizer)
+        trainer.num_updates = checkpoint.num_updates
+        if extra.get("loss_scaler"):
+            trainer.precision.scaler.load_state_dict(extra["loss_scaler"])
+        if "reset_meters" not in resets:
+            _restore_best(extra, state)
+    if "reset_dataloader" not in resets:
+        iterator = extra.get("train_iterator") or {}
+        state.epoch = max(int(iterator.get("epoch", 1)), 1)
+        state.position = int(iterator.get("iterations_in_epoch", 0))
+        state.order = order_from(extra.get("epoch_batches"))
+        state.pending = bool(extra.get("after_update_pending")) and "reset_optimizer" not in resets
+    logger.info("resumed from %s: epoch %d, %d updates done", start.path, state.epoch, trainer.num_updates)
+
+
+def _restore_best(extra: Mapping[str, Any], state: RunState) -> None:
+    """Restores the best, unless it is of another metric or of other validation data, which compare with nothing."""
+    kind, best, last = extra.get("best_of"), extra.get("best"), extra.get("val_loss")
+    if kind and state.best.kind and kind != state.best.kind:
+        logger.warning("the best so far, the %s, is forgotten: it is now the %s", kind, state.best.kind)
+        return
+    state.best.kind = state.best.kind or kind or ""
+    state.best.value = None if best is None or math.isnan(best) else best
+    state.best.num_since = int(extra.get("validations_since_best", 0))
+    state.last_metric = last if isinstance(last, (int, float)) else None
+
+
+def _restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, name: str) -> None:
+    """Loads the optimizer's state; momentum, weight decay and the like stay as the flags have them."""
+    hint = "--reset-optimizer starts a new one (with --reset-dataloader for a new run)"
+    if checkpoint.optimizer_state is None:
+        raise CheckpointError(f"{checkpoint.path} has no optimizer state; {hint}")
+    if "written_by" not in checkpoint.extra_state:
+        raise CheckpointError(f"{checkpoint.path} has the optimizer state of another program; {hint}")
+    if checkpoint.optimizer_name != name:
+        raise CheckpointError(
+            f"{checkpoint.path} has the state of optimizer {checkpoint.optimizer_name}, but --optimizer is"
+            f" {name}; {hint}"
+        )
+    in_force = [
+        {k: v for k, v in group.items() if k not in ("params", "lr", "lr_old")} for group in optimizer.param_groups
+    ]
+    try:
+        optimizer.load_state_dict(dict(checkpoint.optimizer_state))
+        _check_moments(optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+        raise CheckpointError(f"the optimizer state of {checkpoint.path} is damaged ({err}); {hint}") from err
+    for group, settings in zip(optimizer.param_groups, in_force, strict=True):
+        group.update(settings)
+
+
+def _check_moments(optimizer: Optimizer) -> None:
+    """Raises ValueError where a moment has not the shape of its parameter."""
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            shape = getattr(moment, "shape", ())
+            if len(shape) and shape != parameter.shape:
+                raise ValueError(f"{name} of shape {tuple(shape)} for a parameter of shape {tuple(parameter.shape)}")

@@ -1,0 +1,53 @@
+"""How long a run still is, against a walk through it, update by update."""
+
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq.optim.config import OptimizationConfig
+from fairseq.train.length import updates_left
+
+MANY = 10_000
+
+
+def walk(bounds: OptimizationConfig, num_batches: int, position: int, epoch: int, num_updates: int) -> tuple[int, int]:
+    """Returns the updates made in the epoch, and after it, by making them one at a time."""
+    made = {True: 0, False: 0}
+    first = epoch
+    for epoch in count(first):
+        if bounds.max_epoch and epoch > bounds.max_epoch:
+            break
+        freq = bounds.update_freq[min(epoch, len(bounds.update_freq)) - 1]
+        while position < num_batches:
+            if (bounds.max_update and num_updates >= bounds.max_update) or sum(made.values()) > MANY:
+                return made[True], made[False]
+            position, num_updates = position + freq, num_updates + 1
+            made[epoch == first] += 1
+        position = 0
+    return made[True], made[False]
+
+
+@given(
+    max_epoch=st.integers(0, 6),
+    max_update=st.integers(0, 60),
+    freqs=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    num_batches=st.integers(1, 12),
+    epoch=st.integers(1, 5),
+    num_updates=st.integers(0, 70),
+    share=st.floats(0, 1),
+)
+def test_the_first_bound_ends_the_run(
+    max_epoch: int, max_update: int, freqs: list[int], num_batches: int, epoch: int, num_updates: int, share: float
+) -> None:
+    bounds = OptimizationConfig(
+        max_epoch=max_epoch and max(max_epoch, epoch), max_update=max_update, update_freq=tuple(freqs)
+    )
+    position = int(share * num_batches)
+    now, later = updates_left(bounds, num_batches, position, epoch, num_updates)
+    expected_now, expected_later = walk(bounds, num_batches, position, epoch, num_updates)
+    assert now == expected_now
+    if max_epoch or max_update:
+        assert later == expected_later
+    else:
+        assert later is None
