@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import Flags, as_dict, flag_name, resolve
+from fairseq.config.path_lists import split_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import CacheConfig, EvalConfig
@@ -49,7 +50,7 @@ class NeighbourSettings:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
-        if (self.knn.knnlm or flags.typed.get("save_knnlm_dstore")) and ":" in path:
+        if (self.knn.knnlm or flags.typed.get("save_knnlm_dstore")) and len(split_paths(path)) > 1:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
 
 
@@ -80,7 +81,7 @@ class EvalSettings:
         if self.neighbours.weight.lmbda_model is not None and self.cache.is_sweep:
             raise ConfigError("--lmbda-model takes one cache setting, but lists were given; give one value of each")
         self.cache.check(
-            num_models=len(self.eval.path.split(":")),
+            num_models=len(split_paths(self.eval.path)),
             num_shards=self.eval.num_shards,
             lmbda=self.neighbours.knn.lmbda if self.neighbours.knn.knnlm else None,
             prints_words=self.eval.output_word_probs or self.eval.output_word_stats,
