@@ -1,5 +1,7 @@
 """Settings of ``fairseq-eval-lm`` and ``fairseq-score-lm``: the configs of one run, and which of them go together."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fairseq.config.common import CommonConfig, DeviceConfig
@@ -37,8 +39,8 @@ class NeighbourSettings:
     """
 
     def __init__(self, flags: Flags, path: str, *, saved: bool = False) -> None:
-        self.knn = _built_if(flags, KNNConfig, "knnlm")
         self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
+        self.knn = _built_if(flags, KNNConfig, "knnlm", weaker=_fitted_settings(self.weight.lmbda_model))
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
         if self.weight.lmbda_model is not None:
             if not self.knn.knnlm:
@@ -116,7 +118,17 @@ class EvalSettings:
         return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 
 
-def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
+def _fitted_settings(path: str | None) -> dict[str, Any]:
+    """Returns the settings of neighbours that a fitted weight was chosen with; a flag that is typed is stronger."""
+    if path is None:
+        return {}
+    from fairseq.knn.weight.file import read_model  # torch, which takes a while to import
+
+    model = read_model(Path(path))
+    return {"k": model.k, "knn_temp": model.knn_temp}
+
+
+def _built_if(flags: Flags, config: type[T], *switches: str, weaker: Mapping[str, Any] | None = None) -> T:
     """Returns the config; its flags count as used, and are not warned of, only with one of the switches."""
-    used = any(flags.typed.get(switch) for switch in switches)
-    return flags.build(config) if used else resolve(config, flags.typed)
+    used, layer = any(flags.typed.get(switch) for switch in switches), weaker or {}
+    return flags.build(config, layer) if used else resolve(config, layer, flags.typed)

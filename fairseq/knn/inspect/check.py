@@ -35,9 +35,7 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     """
     findings = Findings(show, fast=config.fast)
     if config.data and config.retrieval is None and (Path(unescaped(config.data)) / RETRIEVAL_MANIFEST).is_file():
-        config = dataclasses.replace(
-            config, data=None, retrieval=unescaped(config.data)
-        )
+        config = dataclasses.replace(config, data=None, retrieval=unescaped(config.data))
     inputs = check_inputs(config, findings)
     stores = []
     for prefix, indexfile in config.pairs:

@@ -15,7 +15,7 @@ class LmbdaModelConfig:
     lmbda_model: str | None = flag(
         None,
         "with --knnlm, instead of --lmbda: file of fairseq-knnlm fit-lmbda, which gives each token its own λ (with a"
-        " cache of weight μ a share of 1 − μ)",
+        " cache of weight μ a share of 1 − μ); --k and --knn-temp are those that it was fitted with",
     )
     skip_retrieval: float = flag(
         0.0,
