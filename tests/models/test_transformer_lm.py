@@ -33,7 +33,8 @@ def test_the_word_pad_is_no_position_and_seen_by_no_other(variant: str, pads: li
     model, row_T = perturbed_model(config), some_ids(9)
     row_T[pads] = 1
     state = under({name: value.double().numpy() for name, value in model.state_dict().items()}, "decoder.")
-    features_TC, ffn_input_TC = decode(state, row_T.tolist(), EDGES, 2, config.activation_fn)
+    post_norm = not config.decoder_normalize_before
+    features_TC, ffn_input_TC = decode(state, row_T.tolist(), EDGES, 2, config.activation_fn, post_norm=post_norm)
     other_T = some_ids(2, 9)[1]  # beside a row that has no such word
     for first in (0, 4):
         out = model(torch.stack([row_T, other_T]), first)
