@@ -11,8 +11,9 @@ A message says what (flag or path), what was expected against what was found, an
 ``assert`` statements, not these.
 """
 
-import difflib
+import re
 from collections.abc import Collection, Iterable
+from difflib import SequenceMatcher
 
 
 class FairseqError(Exception):
@@ -46,13 +47,45 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns ``'; did you mean X?'`` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    """Returns ``'; did you mean X?'`` for the nearest known name, if one is near, or an empty string.
+
+    Near is a name of which every part (``--max-tokens`` has two) differs by a letter or so, or whose parts are joined
+    or cut otherwise; or, if it is the only one, that goes on where the word ends. Names that mean something else often
+    have parts in common.
+    """
+    names = list(known)
+    near = [name for name in names if _is_near(_parts(word), _parts(name))]
+    longer = [name for name in names if len(word) > len("--x") and re.match(re.escape(word) + "[a-z0-9]", name)]
+    if not near and len(longer) == 1:
+        near = longer
+    return f"; did you mean {max(near, key=lambda name: _likeness(word, name))}?" if near else ""
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"[-_.\s]+", name.lower().lstrip("-"))
+
+
+def _is_near(parts: list[str], others: list[str]) -> bool:
+    if len(parts) != len(others):
+        return "".join(parts) == "".join(others)
+    return all(part == other or _is_slip(part, other) for part, other in zip(parts, others, strict=True))
+
+
+def _is_slip(word: str, other: str) -> bool:
+    """Whether a letter is another, too many or missing: in long words two, in short ones not the first."""
+    length = max(len(word), len(other))
+    if length < 3 or (length < 5 and word[:1] != other[:1]):
+        return False
+    slips = 1 if length < 8 else 2
+    return _likeness(word, other) * length > length - slips - 0.01  # two words of n letters, s other: 1 - s / n
+
+
+def _likeness(word: str, other: str) -> float:
+    return SequenceMatcher(None, word, other, autojunk=False).ratio()
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
     """Raises ConfigError for a name that is not among the known settings of ``owner``."""
     for name in names:
         if name not in known:
-            raise ConfigError(f"{name} is not a setting of {owner}{did_you_mean(name, known)}")
+            raise ConfigError(f"{shown(name)} is not a setting of {owner}{did_you_mean(name, known)}")

@@ -1,9 +1,12 @@
 """Settings of ``fairseq-eval-lm`` and ``fairseq-score-lm``: the configs of one run, and which of them go together."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import Flags, as_dict, flag_name, resolve
+from fairseq.config.path_lists import split_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import CacheConfig, EvalConfig
@@ -36,8 +39,8 @@ class NeighbourSettings:
     """
 
     def __init__(self, flags: Flags, path: str, *, saved: bool = False) -> None:
-        self.knn = _built_if(flags, KNNConfig, "knnlm")
         self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
+        self.knn = _built_if(flags, KNNConfig, "knnlm", weaker=_fitted_settings(self.weight.lmbda_model))
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
         if self.weight.lmbda_model is not None:
             if not self.knn.knnlm:
@@ -49,7 +52,7 @@ class NeighbourSettings:
             logger.warning(
                 "--knnlm has no effect with --lmbda 0: neighbours have no weight; give --lmbda, such as 0.25"
             )
-        if (self.knn.knnlm or flags.typed.get("save_knnlm_dstore")) and ":" in path:
+        if (self.knn.knnlm or flags.typed.get("save_knnlm_dstore")) and len(split_paths(path)) > 1:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
 
 
@@ -80,7 +83,7 @@ class EvalSettings:
         if self.neighbours.weight.lmbda_model is not None and self.cache.is_sweep:
             raise ConfigError("--lmbda-model takes one cache setting, but lists were given; give one value of each")
         self.cache.check(
-            num_models=len(self.eval.path.split(":")),
+            num_models=len(split_paths(self.eval.path)),
             num_shards=self.eval.num_shards,
             lmbda=self.neighbours.knn.lmbda if self.neighbours.knn.knnlm else None,
             prints_words=self.eval.output_word_probs or self.eval.output_word_stats,
@@ -115,7 +118,17 @@ class EvalSettings:
         return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
 
 
-def _built_if(flags: Flags, config: type[T], *switches: str) -> T:
+def _fitted_settings(path: str | None) -> dict[str, Any]:
+    """Returns the settings of neighbours that a fitted weight was chosen with; a flag that is typed is stronger."""
+    if path is None:
+        return {}
+    from fairseq.knn.weight.file import read_model  # torch, which takes a while to import
+
+    model = read_model(Path(path))
+    return {"k": model.k, "knn_temp": model.knn_temp}
+
+
+def _built_if(flags: Flags, config: type[T], *switches: str, weaker: Mapping[str, Any] | None = None) -> T:
     """Returns the config; its flags count as used, and are not warned of, only with one of the switches."""
-    used = any(flags.typed.get(switch) for switch in switches)
-    return flags.build(config) if used else resolve(config, flags.typed)
+    used, layer = any(flags.typed.get(switch) for switch in switches), weaker or {}
+    return flags.build(config, layer) if used else resolve(config, layer, flags.typed)

@@ -33,7 +33,7 @@ def test_did_you_mean(word: str, known: list[str], hint: str) -> None:
 
 def test_an_unknown_setting_is_refused_with_the_nearest_known_one() -> None:
     errors.refuse_unknown(["k", "probe"], {"k", "probe", "lmbda"}, "KNN")
-    with pytest.raises(errors.ConfigError, match=r"^prob is not a setting of KNN; did you mean probe\?$"):
+    with pytest.raises(errors.ConfigError, match=r"^'prob' is not a setting of KNN; did you mean probe\?$"):
         errors.refuse_unknown(["k", "prob"], {"k", "probe"}, "KNN")
 
 

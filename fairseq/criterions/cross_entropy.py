@@ -1,5 +1,7 @@
 """The negative log-likelihood of the targets, summed in nats over the tokens that are not padding.
 
+In training, the word ``<pad>`` of a text counts as padding, as in fairseq: it is read, and not predicted.
+
 Under an adaptive softmax this *is* the adaptive loss: the head's cross-entropy, whose target for a tail word is the
 tail's class, plus the cross-entropy within the tail (Grave et al., 2017, section 4).
 """

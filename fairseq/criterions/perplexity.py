@@ -5,10 +5,10 @@ A language model gives each target token t, in its context, a probability p(t). 
     loss = −(1/N) · Σ ln p(t) / ln 2      bits per token
     perplexity = 2 ** loss
 
-Scored is every target that is not padding, end-of-line tokens included. Left out, and counted, are the tokens of
-blocks that are longer than the model's positions. A token of probability 0 makes the loss infinite: it stays in the
-sum, and it is counted and named, since a perplexity without it would flatter. With subwords joined (``--remove-bpe``)
-the sum stays and N counts whole words. The sum is kept in float64.
+Scored is every token of the text, ends of lines and words that equal a special (``<pad>``) included. Left out, and
+counted, are the tokens of blocks that are longer than the model's positions. A token of probability 0 makes the loss
+infinite: it stays in the sum, and it is counted and named, since a perplexity without it would flatter. With subwords
+joined (``--remove-bpe``) the sum stays and N counts whole words. The sum is kept in float64.
 """
 
 import math

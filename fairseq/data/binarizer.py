@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -29,9 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq.arrays import Int64s, Integers
-from fairseq.data.dictionary import EOS, UNK, Dictionary
+from fairseq.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
+from fairseq.data.encoding import decoded
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.errors import DataError, FairseqError
+from fairseq.errors import FairseqError
 from fairseq.runtime.progress import Progress
 
 T = TypeVar("T")
@@ -61,20 +62,23 @@ class EncodedChunk:
         ids: of its words and line ends.
         ends: where each line ends, in tokens of the range.
         num_replaced: words that ``<unk>`` replaced.
+        specials: words that equal a special other than ``<unk>``, and how often each stands there.
     """
 
     ids: Integers
     ends: Int64s
     num_replaced: int
+    specials: Counter[str]
 
 
 @dataclass(frozen=True)
 class TextSummary:
-    """Counts of a text: sentences, tokens including ``</s>``, words replaced by ``<unk>``."""
+    """Counts of a text: sentences, tokens with ``</s>``, words that ``<unk>`` replaced, and words that are specials."""
 
     num_sentences: int
     num_tokens: int
     num_replaced: int
+    specials: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         percent = 100 * self.num_replaced / max(self.num_tokens, 1)
@@ -118,17 +122,10 @@ def split_words(chunk: Chunk) -> list[str]:
     with chunk.path.open("rb") as file:
         file.seek(chunk.start)
         data = file.read(chunk.end - chunk.start)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as err:
-        position = chunk.start + err.start
-        raise DataError(
-            f"{chunk.path}:{_line_number(chunk.path, position)}: the text must be UTF-8, but holds byte"
-            f" 0x{data[err.start]:02x} (at {position}); convert the file, for example with iconv -t UTF-8"
-        ) from err
+    text = decoded(data, str(chunk.path), partial(_line_number, chunk.path), start=chunk.start)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if chunk.ends_line and not text.endswith("\n"):
+    if chunk.ends_line and text and not text.endswith("\n"):  # empty: a byte-order mark was all
         text += "\n"
     return text.replace("\n", f" {LINE_END} ").split()
 
@@ -158,9 +155,10 @@ def encode_chunk(indices: Mapping[str, int], dtype: npt.DTypeLike, chunk: Chunk)
     ids = np.fromiter(map(indices.get, words, repeat(UNKNOWN_ID)), dtype=np.int32, count=len(words))
     ends = np.flatnonzero(ids == LINE_END_ID)
     replaced = ids == UNKNOWN_ID
+    specials = Counter({SPECIALS[idx]: int(np.count_nonzero(ids == idx)) for idx in (BOS, PAD, EOS)})
     ids[ends] = EOS
     ids[replaced] = UNK
-    return EncodedChunk(ids.astype(dtype), ends + 1, int(np.count_nonzero(replaced)))
+    return EncodedChunk(ids.astype(dtype), ends + 1, int(np.count_nonzero(replaced)), +specials)
 
 
 def count_words(path: Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES) -> Counter[str]:
@@ -193,16 +191,17 @@ def binarize(
     """
     chunks = split_chunks(path, chunk_bytes)
     encode = partial(encode_chunk, {**dictionary.indices, LINE_END: LINE_END_ID}, writer.dtype)
-    last_end = num_replaced = 0
+    last_end, num_replaced, specials = 0, 0, Counter[str]()
     with Progress(f"binarise {path.name}", path.stat().st_size, "bytes") as progress:
         for chunk, encoded in zip(chunks, ordered_map(encode, chunks, workers), strict=True):
             ends = writer.num_tokens + encoded.ends
             writer.write(encoded.ids, np.diff(ends, prepend=last_end))
             last_end = int(ends[-1]) if len(ends) else last_end
             num_replaced += encoded.num_replaced
+            specials += encoded.specials
             lines_per_s = writer.num_sentences / max(progress.elapsed_s, 1e-9)
             progress.advance(chunk.end - chunk.start, **{"lines/s": lines_per_s})
-    return TextSummary(writer.num_sentences, writer.num_tokens, num_replaced)
+    return TextSummary(writer.num_sentences, writer.num_tokens, num_replaced, dict(specials))
 
 
 def ordered_map(function: Callable[[Chunk], T], chunks: Sequence[Chunk], workers: int) -> Iterator[T]:

@@ -9,7 +9,8 @@ once and sees a long past (B = 4, W = 6; ``·`` padding):
     target, block 1  ·  ·  ·  ·   5  2  2  4
 
 Both are functions of the block's index alone: no state, so that any order, any shard and any batching give the same
-rows. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
+rows. The word ``<pad>`` of a text has padding's id; it is a target like any other, and ``scored_BT`` tells which those
+are. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
 """
 
 import copy
@@ -34,26 +35,37 @@ class Batch:
         source_BT: int64 input ids.
         target_BT: int64; padding wherever nothing is scored.
         context_B: int64, how many tokens at the front of each row are context.
+        scored_BT: bool, where a target stands.
     """
 
     block_idx_B: Int64s
     source_BT: Int64s
     target_BT: Int64s
     context_B: Int64s
+    scored_BT: Bools
+
+    @property
+    def input_BT(self) -> Int64s:  # noqa: N802 - an array by its shape
+        """What a model reads: padding is ``</s>``, which nothing sees, so that ``<pad>`` is the word of the text."""
+        after_BT = np.arange(self.source_BT.shape[1]) >= self._width_B[:, None]
+        return np.where(after_BT, EOS, self.source_BT)
+
+    @property
+    def _width_B(self) -> Int64s:  # noqa: N802 - an array by its shape
+        """Tokens of each row, which ends with a target."""
+        width_B: Int64s = self.scored_BT.shape[1] - np.argmax(self.scored_BT[:, ::-1], axis=1)
+        return width_B
 
     def split(self, num_positions: int) -> "list[Batch]":
         """Returns the same rows in smaller batches, each as wide as its longest row.
 
         A batch has at most ``num_positions`` positions, or as many as the longest row if that has more.
         """
-        taken_BT = (self.source_BT != PAD) | (self.target_BT != PAD)  # <pad> may stand in the text itself
-        width_B = taken_BT.shape[1] - np.argmax(taken_BT[:, ::-1], axis=1)
-        batches = []
+        width_B, batches = self._width_B, []
         for rows in batch_by_size(np.arange(len(width_B)), width_B, max(num_positions, int(width_B.max()))):
             cut = rows, slice(int(width_B[rows].max()))
-            batches.append(
-                Batch(self.block_idx_B[rows], self.source_BT[cut], self.target_BT[cut], self.context_B[rows])
-            )
+            arrays = self.source_BT[cut], self.target_BT[cut], self.context_B[rows], self.scored_BT[cut]
+            batches.append(Batch(self.block_idx_B[rows], *arrays))
         return batches
 
 
@@ -142,12 +154,14 @@ class BlockDataset:
         width = int((contexts + self.lengths[block_idx]).max())
         source = np.full((len(block_idx), width), PAD, np.int64)
         target = np.full((len(block_idx), width), PAD, np.int64)
+        scored = np.zeros((len(block_idx), width), bool)
         for row, (idx, before) in enumerate(zip(block_idx.tolist(), contexts.tolist(), strict=True)):
             end = before + int(self.lengths[idx])
             source[row, :before] = self.context(idx, before)
             source[row, before:end] = self.source(idx)
             target[row, before:end] = self.target(idx)
-        return Batch(np.asarray(block_idx, np.int64), source, target, contexts)
+            scored[row, before + self.add_bos : end] = True
+        return Batch(np.asarray(block_idx, np.int64), source, target, contexts, scored)
 
     def context_lengths(self, block_idx: Integers | None = None) -> Int64s:
         """Returns the number of context tokens before each of the given blocks (default: all blocks)."""

@@ -13,7 +13,9 @@ class LanguageModelingConfig:
     """Task: language modelling."""
 
     data: str = flag(
-        "data-bin", "directory of binarised data; DATA1:DATA2 takes one per epoch in turn", positional=True
+        "data-bin",
+        r"directory of binarised data; DATA1:DATA2 takes one per epoch in turn (\: is a colon in a name)",
+        positional=True,
     )
     sample_break_mode: str = flag("none", "how the token stream is cut into blocks", choices=BREAK_MODES)
     tokens_per_sample: int = flag(1024, "tokens in a block", minimum=1)

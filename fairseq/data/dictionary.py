@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Int64s
+from fairseq.data.encoding import MARK, decoded, warn_of_mark
 from fairseq.errors import DataError, shown
 from fairseq.runtime.files import atomic_write
 
@@ -126,7 +127,8 @@ class Dictionary:
         for symbol, count in zip(self.symbols[len(SPECIALS) :], self.counts[len(SPECIALS) :], strict=True):
             lines.append(f"{symbol} {count} {OVERWRITE}\n" if symbol in seen else f"{symbol} {count}\n")
             seen.add(symbol)
-        return "".join(lines).encode()
+        text = "".join(lines)
+        return (MARK + text if text.startswith(MARK) else text).encode()  # a first word's own mark is kept
 
     def sha256(self) -> str:
         """Returns the SHA-256 of the bytes that ``save`` writes, in hexadecimal; computed once."""
@@ -146,14 +148,8 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
     except FileNotFoundError as err:
         raise DataError(f"dictionary {path} does not exist; fairseq-preprocess --destdir makes one") from err
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as err:
-        number = len((data[: err.start] + b"x").splitlines())
-        raise DataError(
-            f"{path}:{number}: the dictionary must be UTF-8, but holds byte 0x{data[err.start]:02x}; convert the file,"
-            " or make it again with fairseq-preprocess"
-        ) from err
+    text = decoded(data, str(path), lambda position: len((data[:position] + b"x").splitlines()), what="dictionary")
+    warn_of_mark(data, str(path))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -4,6 +4,7 @@ At any moment, all ids in a directory are of its ``dict.txt``: the files to be r
 dictionary is written. While a run lasts, the record holds its settings as ``unfinished``.
 """
 
+import codecs
 import dataclasses
 import logging
 import time
@@ -17,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from fairseq.data.binarizer import binarize, count_words
 from fairseq.data.config import PreprocessConfig
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.encoding import warn_of_mark
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError
 from fairseq.runtime.files import file_sha256, locked
@@ -112,8 +114,8 @@ def _check_text(split: Split) -> None:
     if not split.text.is_file():
         problem = "is not a regular file" if split.text.exists() else "does not exist"
         raise DataError(f"{split.flag} must name a text file, but {split.text} {problem}; give the path of one")
-    with split.text.open("rb"):
-        pass  # one that may not be read fails before anything is written
+    with split.text.open("rb") as file:  # one that may not be read fails before anything is written
+        warn_of_mark(file.read(len(codecs.BOM_UTF8)), str(split.text))
 
 
 def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary | None) -> None:
@@ -166,6 +168,11 @@ def _binarize(split: Split, dictionary: Dictionary, workers: int) -> dict[str, A
         summary = binarize(split.text, dictionary, writer, workers)
     lines_per_s = summary.num_sentences / max(time.monotonic() - start, 1e-9)
     logger.info("%s: %s (%s lines/s)", split.text, summary, f"{lines_per_s:,.0f}")
+    if summary.specials:
+        named = ", ".join(f"{word} {count:,} times" for word, count in summary.specials.items())
+        logger.warning(
+            "%s holds words that are specials of the dictionary, and are read as such: %s", split.text, named
+        )
     return {
         "text": str(split.text),
         "text_sha256": file_sha256(split.text),

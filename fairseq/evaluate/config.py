@@ -86,7 +86,10 @@ class ScoreConfig:
     data: str = flag(
         dataclasses.MISSING, "directory of binarised data, for its dict.txt; or the dictionary itself", positional=True
     )
-    path: str = flag(dataclasses.MISSING, "the checkpoint to score with; A:B averages the probabilities of several")
+    path: str = flag(
+        dataclasses.MISSING,
+        r"the checkpoint to score with; A:B averages the probabilities of several (\: is a colon in a name)",
+    )
     input: tuple[str, ...] = flag(("-",), "files of text, comma-separated; - is the standard input")
     json: bool = flag(False, "print a JSON object for each line instead")
     buffer_size: int = flag(1000, "lines that are read before they are scored; 1 answers each at once", minimum=1)
@@ -100,7 +103,10 @@ class ScoreConfig:
 class EvalConfig:
     """Evaluation."""
 
-    path: str = flag(dataclasses.MISSING, "the checkpoint to evaluate; A:B averages the probabilities of several")
+    path: str = flag(
+        dataclasses.MISSING,
+        r"the checkpoint to evaluate; A:B averages the probabilities of several (\: is a colon in a name)",
+    )
     task: str = flag("language_modeling", "task")
     gen_subset: str = flag("test", "name of the data to evaluate on")
     max_tokens: int = flag(36000, "padded tokens in a batch, context not counted", minimum=1)

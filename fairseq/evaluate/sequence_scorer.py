@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.block_dataset import Batch
-from fairseq.data.dictionary import PAD
 from fairseq.evaluate.mixture import Known, MemoryScores, Mixture, ScoredTokens, average_probabilities
 from fairseq.models.protocol import LanguageModel
 from fairseq.runtime.precision import Precision
@@ -197,10 +196,11 @@ class SequenceScorer:
     def _inputs(self, part: Batch) -> tuple[Tensor, int, Tensor, Tensor]:
         """Returns the source; S as its first column; which columns are scored, bool ``[B, S]``; and their targets."""
         first = int(part.context_B.min())
-        source_BT, target_BT = (
-            torch.from_numpy(ids).to(self.precision.device) for ids in (part.source_BT, part.target_BT)
+        source_BT, target_BT, scored_BT = (
+            torch.from_numpy(array).to(self.precision.device)
+            for array in (part.input_BT, part.target_BT, part.scored_BT)
         )
-        scored_BS = target_BT[:, first:] != PAD
+        scored_BS = scored_BT[:, first:]
         return source_BT, first, scored_BS, target_BT[:, first:][scored_BS]
 
     def _target_log_prob(self, model: LanguageModel, features_NC: Tensor, target_N: Tensor) -> Tensor:

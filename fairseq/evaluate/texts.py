@@ -18,7 +18,8 @@ from fairseq.arrays import Float64s, Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
-from fairseq.data.dictionary import EOS, PAD, SPECIALS, UNK, Dictionary
+from fairseq.data.dictionary import EOS, SPECIALS, UNK, Dictionary
+from fairseq.data.encoding import decoded, warn_of_mark
 from fairseq.errors import ConfigError, DataError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 
@@ -91,7 +92,7 @@ class TextScorer:
         """Returns lines with their scores, in order.
 
         Raises:
-            DataError: a line is too long for the model, or holds ``<pad>``, which is never scored.
+            DataError: a line is too long for the model.
             ConfigError: it is too long for a batch.
         """
         texts = self.score([self._ids(line, dictionary) for line in lines])
@@ -132,8 +133,6 @@ class TextScorer:
         size = len(ids) + self._add_bos
         if size > self._max_tokens:
             raise ConfigError(f"--max-tokens {self._max_tokens} is below the {size} tokens of {where}; raise it")
-        if (ids == PAD).any():
-            raise DataError(f"{where}: the line holds the word <pad>, which is never scored; take it out of the text")
         return ids
 
 
@@ -194,15 +193,12 @@ def read_lines(name: str, raw_lines: Iterable[bytes]) -> Iterator[Line]:
     Raises:
         DataError: a line is not UTF-8.
     """
-    name, number = "stdin" if name == "-" else name, 0
+    name, number, position = "stdin" if name == "-" else name, 0, 0
     for raw in raw_lines:
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as err:
-            raise DataError(
-                f"{name}:{number + 1}: the text must be UTF-8, but holds byte 0x{raw[err.start]:02x}; convert it, for"
-                " example with iconv -t UTF-8"
-            ) from err
-        for line in split_lines(text):
+        text = decoded(raw, name, number + 1, start=position)
+        if not position:
+            warn_of_mark(raw, name)
+        position += len(raw)
+        for line in split_lines(text) if text else ():  # empty: a byte-order mark was all
             number += 1
             yield Line(name, number, line)

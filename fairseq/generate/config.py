@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fairseq.config.common import check_subword_mark
 from fairseq.config.flags import flag
+from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError
 
 LEAST_TEMPERATURE = 1e-6
@@ -84,7 +85,7 @@ class GenerationRunConfig:
     )
 
     def __post_init__(self) -> None:
-        if ":" in self.path:
+        if len(split_paths(self.path)) > 1:
             raise ConfigError("--path names several checkpoints, but text is generated with one; give one")
         check_subword_mark(self.remove_bpe)
 

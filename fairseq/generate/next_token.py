@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Int64s
-from fairseq.data.dictionary import PAD
+from fairseq.data.dictionary import EOS
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.runtime.precision import Precision
@@ -69,7 +69,7 @@ class NextTokens:
     def _vectors(self, new: Sequence[Sequence[int]]) -> None:
         """Computes the features and the context vector of each row's last token."""
         size_R = torch.tensor([len(row) for row in new])
-        new_RS = torch.full((len(new), int(size_R.max())), PAD)
+        new_RS = torch.full((len(new), int(size_R.max())), EOS)  # <pad> would be a word
         for row, ids in enumerate(new):
             new_RS[row, : len(ids)] = torch.tensor(ids)
         new_RS, size_R = new_RS.to(self.precision.device), size_R.to(self.precision.device)

@@ -5,16 +5,17 @@
     CACHE/SHA256.lock          the operating system's lock: it ends with the process, the file stays
 
 An archive is not trusted: it may hold plain files and directories only, each below the target, so many of them and so
-many bytes, and the checksum at its end is read.
+many bytes, and the checksum at its end is read. What its headers take of memory has a bound: a name may say that it is
+3 GiB long. ``.xz`` is not read, since its header says how much memory it needs.
 """
 
-import lzma
 import os
 import shutil
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
 from fairseq.runtime.files import file_sha256, fsync_directory
@@ -23,8 +24,53 @@ from fairseq.runtime.resources import GIB, free_disk_bytes, shown_bytes
 
 MOST_FILES = 10_000
 MOST_BYTES = 64 * GIB
+MOST_HEADER_BYTES = 64 << 20  # of all members; that of a file is 512 bytes, and some 1,536 more for a long name
 
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, MemoryError)
+
+class _HeadersTooLargeError(Exception):
+    """What tarfile, which tries one compression after another, does not take for one that does not fit."""
+
+
+_BROKEN = (tarfile.TarError, _HeadersTooLargeError, EOFError, zlib.error, ValueError, MemoryError, RecursionError)
+
+
+class _BoundedReads:
+    """A stream, unpacked, from which headers read ``MOST_HEADER_BYTES`` in all at the most, members what they like."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.left, self.reads_headers = stream, MOST_HEADER_BYTES, True
+
+    def read(self, size: int = -1) -> bytes:
+        """Returns the next bytes; raises an error where headers ask for too many."""
+        if self.reads_headers:
+            self.left -= size
+            if size < 0 or self.left < 0:
+                raise _HeadersTooLargeError(f"its headers are larger than {shown_bytes(MOST_HEADER_BYTES)}")
+        data: bytes = self._stream.read(size)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Archive(tarfile.TarFile):
+    """A tar file that was not compressed, or by gzip or bzip2."""
+
+    OPEN_METH: ClassVar = {"tar": "taropen", "gz": "gzopen", "bz2": "bz2open"}
+
+    def __init__(self, name: Any = None, mode: Any = "r", fileobj: Any = None, **more: Any) -> None:
+        super().__init__(name, mode, _BoundedReads(fileobj), **more)
+
+    def each(self) -> Iterator[tarfile.TarInfo]:
+        """Yields the members, and keeps none."""
+        stream: Any = self.fileobj
+        kept: list[tarfile.TarInfo] = vars(self)["members"]
+        while (member := self.next()) is not None:
+            stream.reads_headers = False
+            yield member
+            stream.reads_headers = True
+            kept.clear()
+        stream.reads_headers = False
 
 
 def unpacked(archive: Path, cache: Path) -> Path:
@@ -62,10 +108,10 @@ def _extract(archive: Path, target: Path) -> None:
     try:
         with (
             archive.open("rb") as file,
-            tarfile.open(fileobj=file, mode="r:*") as tar,
+            _Archive.open(fileobj=file, mode="r:*") as tar,
             Progress(f"unpack {archive.name}", archive.stat().st_size, "bytes") as progress,
         ):
-            for number, member in enumerate(tar, 1):
+            for number, member in enumerate(tar.each(), 1):
                 _check(archive, member, number)
                 room -= member.size
                 if room < 0:
@@ -96,7 +142,7 @@ def _check(archive: Path, member: tarfile.TarInfo, number: int) -> None:
         reason = "lies outside of the directory that it is unpacked into; it was made to do harm, or by mistake"
     elif member.issym() or member.islnk():
         reason = "is a link; pack what it points to (tar --dereference --hard-dereference)"
-    elif not (member.isdir() or member.isreg()) or member.issparse():
+    elif not (member.isdir() or member.isreg()) or member.issparse() or member.size < 0:
         reason = "is neither a plain file nor a directory, which are all that a model needs"
     elif number > MOST_FILES:
         reason = f"is one too many: {MOST_FILES:,} are allowed; pack the model alone"

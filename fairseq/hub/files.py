@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from fairseq.config.path_lists import split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.hub.archives import unpacked
 
@@ -41,7 +42,7 @@ def find_model(name_or_path: str | Path, checkpoint_file: str, data: str | Path)
         DataError: there is no dictionary.
     """
     root = _root(name_or_path)
-    names = [name for name in checkpoint_file.split(":") if name]
+    names = [name for name in split_paths(checkpoint_file) if name]
     checkpoints = [_checkpoint(root, name, is_default=checkpoint_file == DEFAULT_FILE) for name in names]
     if not checkpoints:
         raise ConfigError(f"checkpoint_file must name a file in {root}, but is empty; it has {_listed(root)}")

@@ -83,16 +83,20 @@ class LanguageModelHub:
         return decode(self.dictionary, tokens.tolist() if isinstance(tokens, Tensor) else tokens)
 
     @overload
-    def score(self, text: str, context_window: int | None = None) -> Score: ...
+    def score(self, text: str, context_window: int | None = None, *, eos: bool = True) -> Score: ...
     @overload
-    def score(self, text: list[str], context_window: int | None = None) -> list[Score]: ...
-    def score(self, text: str | list[str], context_window: int | None = None) -> Score | list[Score]:
+    def score(self, text: list[str], context_window: int | None = None, *, eos: bool = True) -> list[Score]: ...
+    def score(
+        self, text: str | list[str], context_window: int | None = None, *, eos: bool = True
+    ) -> Score | list[Score]:
         """Returns the probability of each token of a text; of several texts, a list. The first token follows ``</s>``.
 
         Args:
             text: of any length.
             context_window: tokens before each block of a text that is longer than ``longest_row``; half of that if
                 left out. With more, each token sees more of the past, and it takes longer.
+            eos: the text ends after its last word, whose ``</s>`` is scored as well, as by ``fairseq-eval-lm``. False
+                leaves that one out, as fairseq's hub does.
 
         Raises:
             ConfigError: not a text, or no such window.
@@ -103,6 +107,8 @@ class LanguageModelHub:
         with Progress("score", total, "tokens", shown=total >= SHOWN_TOKENS) as progress:
             scored = self._scorer(mixture).score(texts, window, progress.advance)
         scores = [Score.of(each, self.dictionary, self.lmbda) for each in scored]
+        if not eos:
+            scores = [each.without_eos() for each in scores]
         return scores[0] if isinstance(text, str) else scores
 
     @overload

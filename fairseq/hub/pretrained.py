@@ -8,6 +8,7 @@ import torch
 
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.flags import flag_fields, resolve
+from fairseq.config.path_lists import join_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.hub.files import DEFAULT_FILE, find_model
@@ -57,7 +58,7 @@ def from_pretrained(
     checkpoints = [load_checkpoint(path) for path in paths]
     fields = {**checkpoints[0].fields, **overrides}
     own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
-    config = resolve(LanguageModelingConfig, {"data": str(data_dir), **own})
+    config = resolve(LanguageModelingConfig, {"data": join_paths([data_dir]), **own})
     task = LanguageModelingTask(config)
     models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
     memory, lmbda = None, 0.0

@@ -36,6 +36,7 @@ class Score:
         lm_scores: ln p of the language model alone.
         knn_scores: ln p of the neighbours alone, −inf where none agrees; None without neighbours.
         lmbda: weight λ of the neighbours.
+        eos: whether the last token is the ``</s>`` that the text ends with.
     """
 
     words: tuple[str, ...]
@@ -44,6 +45,7 @@ class Score:
     lm_scores: Tensor
     knn_scores: Tensor | None = None
     lmbda: float = 0.0
+    eos: bool = True
 
     @classmethod
     def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float) -> "Score":
@@ -92,14 +94,28 @@ class Score:
         lmbda = checked_weight(lmbda)
         return replace(self, positional_scores=interpolate(self.lm_scores, self.knn_scores, lmbda), lmbda=lmbda)
 
+    def without_eos(self) -> "Score":
+        """Returns the score of the text's words, without the ``</s>`` behind the last one."""
+        if not self.eos:
+            return self
+        return replace(
+            self,
+            words=self.words[:-1],
+            tokens=self.tokens[:-1],
+            positional_scores=self.positional_scores[:-1],
+            lm_scores=self.lm_scores[:-1],
+            knn_scores=self.knn_scores[:-1] if self.knn_scores is not None else None,
+            eos=False,
+        )
+
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, name: str) -> Any:
-        """Returns an entry of a fairseq hypothesis by its name, for code that was written for these."""
+        """Returns an entry of a fairseq hypothesis, which has no last ``</s>``, for code that was written for these."""
         if name not in _FAIRSEQ_KEYS:
             raise KeyError(f"{name!r} is not part of a score; {', '.join(_FAIRSEQ_KEYS)} are")
-        value = getattr(self, name)
+        value = getattr(self.without_eos(), name)
         return torch.tensor(value) if isinstance(value, float) else value
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from fairseq.arrays import Int64s
 from fairseq.data.dictionary import BOS, EOS, Dictionary
+from fairseq.data.encoding import MARK, warn_of_mark
 from fairseq.errors import ConfigError, shown
 from fairseq.evaluate.texts import split_lines
 
@@ -14,7 +15,8 @@ def encode(dictionary: Dictionary, text: str) -> Int64s:
     """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
     if not isinstance(text, str):
         raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}")
-    return np.concatenate([dictionary.encode_line(line) for line in split_lines(text)])
+    warn_of_mark(text, "a text")
+    return np.concatenate([dictionary.encode_line(line) for line in split_lines(text.removeprefix(MARK))])
 
 
 def decode(dictionary: Dictionary, ids: Iterable[int]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict, cast
 
 from fairseq.config.flags import as_dict, flag, resolve
+from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError, refuse_unknown
 
 SIM_FUNCS = ("do_not_recomp_l2", "dot")
@@ -42,7 +43,7 @@ class KNNConfig:
     dstore_filename: str | None = flag(
         None,
         "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons, are"
-        " searched together",
+        r" searched together (\: is a colon in a name)",
     )
     indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
     k: int = flag(1024, "neighbours of a query", minimum=1, maximum=(1 << 31) - 1)
@@ -138,7 +139,7 @@ def paired_names(prefixes: str, indexfiles: str) -> tuple[tuple[str, str], ...]:
     Raises:
         ConfigError: not as many of one as of the other, or a name is empty.
     """
-    stores, indexes = prefixes.split(":"), indexfiles.split(":")
+    stores, indexes = split_paths(prefixes), split_paths(indexfiles)
     for name, text, names in (("--dstore-filename", prefixes, stores), ("--indexfile", indexfiles, indexes)):
         if not all(names):
             raise ConfigError(f"{name} must be names separated by colons, but is {text!r}; give a name at every place")

@@ -24,7 +24,8 @@ from fairseq.modules.decoder_layer import DecoderLayer
 from fairseq.modules.dropout import dropout
 from fairseq.modules.embedding import PADDING_IDX, projection, word_vectors
 from fairseq.modules.kv_cache import KeyValueCache
-from fairseq.modules.positions import LearnedPositions, Positions, SinusoidalPositions
+from fairseq.modules.positions import LearnedPositions, Positions, SinusoidalPositions, columns_of
+from fairseq.modules.self_attention import columns_seen
 
 CHECKPOINT_LAYOUT_VERSION = 3.0
 
@@ -77,13 +78,21 @@ class Decoder(nn.Module):
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on; the columns before are context."""
-        positions_TC = None if self.embed_positions is None else self.embed_positions(source_BT.shape[1])
-        x_BTC = dropout(self._embedded(source_BT, positions_TC), self.dropout, self.training)
+        pad_BT = source_BT == PADDING_IDX
+        has_pads = bool(pad_BT.any())
+        seen_BTT = columns_seen(pad_BT) if has_pads else None
+        positions = None
+        if self.embed_positions is not None:
+            length = source_BT.shape[1]
+            positions = (
+                self.embed_positions.at(columns_of(pad_BT), length) if has_pads else self.embed_positions(length)
+            )
+        x_BTC = dropout(self._embedded(source_BT, positions), self.dropout, self.training)
         for layer in self.layers[:-1]:
             if not self._dropped():
-                x_BTC, _ = layer(x_BTC)
+                x_BTC, _ = layer(x_BTC, 0, seen_BTT)
         # Only the last layer may leave columns out: every earlier one feeds the attention of the next.
-        x_BSC, ffn_input_BSC = self.layers[-1](x_BTC, first)
+        x_BSC, ffn_input_BSC = self.layers[-1](x_BTC, first, seen_BTT)
         if self._dropped():
             x_BSC = x_BTC[:, first:]
         return DecoderOutput(self._features(x_BSC), ffn_input_BSC)
@@ -92,9 +101,10 @@ class Decoder(nn.Module):
     def extend(self, new_BS: Tensor, size_B: Tensor, cache: KeyValueCache) -> DecoderOutput:
         """Returns the outputs of S new columns and caches them; row b has ``size_B[b]``, the rest is padding."""
         assert not self.training
+        cache.hide((new_BS == PADDING_IDX) & (torch.arange(new_BS.shape[1], device=new_BS.device) < size_B[:, None]))
         positions_BSC = None
         if self.embed_positions is not None:
-            positions_BSC = self.embed_positions.at(cache.slots(new_BS.shape[1]), cache.num_slots)
+            positions_BSC = self.embed_positions.at(cache.columns(new_BS.shape[1]), cache.num_slots)
         x_BSC = self._embedded(new_BS, positions_BSC)
         ffn_input_BSC = x_BSC
         for number, layer in enumerate(self.layers):
@@ -170,7 +180,11 @@ class TransformerLanguageModel(nn.Module):
         return self.decoder.adaptive_softmax is not None
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
-        """Returns the outputs of the columns from ``first`` on for input ids ``source_BT``, padded on the right."""
+        """Returns the outputs of the columns from ``first`` on for input ids ``source_BT``.
+
+        A row that is shorter is filled on the right, with anything. ``<pad>`` is a word that no other column sees, and
+        that counts as no position, as in fairseq.
+        """
         return self.decoder(source_BT, first)  # type: ignore[no-any-return]
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:

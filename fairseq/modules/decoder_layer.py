@@ -70,9 +70,9 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x_BTC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BTC: Tensor, first: int = 0, seen_BTT: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the layer's output and its feed-forward input, both ``[B, T − first, C]``."""
-        attended = self.self_attn(self._before(self.self_attn_layer_norm, x_BTC), first)
+        attended = self.self_attn(self._before(self.self_attn_layer_norm, x_BTC), first, seen_BTT)
         return self._feed_forward(x_BTC[:, first:] + dropout(attended, self.dropout, self.training))
 
     def extend(self, x_BSC: Tensor, cache: KeyValueCache, layer: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Position embeddings: a sinusoidal table, or a learned one. The first token has position 2; row 1 is padding.
 
-Rows are padded on the right only, so that the position of column t is always t + 2.
+Rows are filled on the right only, so that the position of column t is t + 2; but the word ``<pad>`` in a text has the
+padding's row, and counts as no position, as in fairseq.
 """
 
 import math
@@ -29,6 +30,12 @@ def sinusoidal_table(num_rows: int, width: int) -> Tensor:
     return table
 
 
+def columns_of(pad_BT: Tensor) -> Tensor:
+    """Returns int64 ``[B, T]``, the number of words before each one; −1 for ``<pad>``, which counts as none."""
+    word_BT = (~pad_BT).long()
+    return (word_BT.cumsum(1) * word_BT) - 1
+
+
 class Positions(nn.Module):
     """Base class of both kinds of position embeddings."""
 
@@ -41,7 +48,7 @@ class Positions(nn.Module):
         return self.table_of(length)[FIRST_POSITION : length + FIRST_POSITION]
 
     def at(self, column_BS: Tensor, length: int) -> Tensor:
-        """Returns ``[B, S, width]``, the rows of columns that are below ``length``."""
+        """Returns ``[B, S, width]``, the rows of columns that are below ``length``; column −1 has the padding's."""
         return self.table_of(length)[column_BS + FIRST_POSITION]
 
 

@@ -16,7 +16,8 @@ QUERIES_AT_ONCE = 64
 class SelfAttention(nn.Module):
     """Multi-head attention in which a column sees itself and the columns before it.
 
-    Rows are padded on the right, after everything that is scored, so that the causal mask is the only mask needed.
+    Rows are filled on the right, after everything that is scored, so that the causal mask is the only mask needed, but
+    for a text that has the word ``<pad>``, which no column sees.
     """
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
@@ -33,15 +34,19 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x_BTC: Tensor, first: int = 0) -> Tensor:
-        """Returns ``[B, T − first, C]``: the attention outputs of the columns from ``first`` on."""
+    def forward(self, x_BTC: Tensor, first: int = 0, seen_BTT: Tensor | None = None) -> Tensor:
+        """Returns ``[B, T − first, C]``: the attention outputs of the columns from ``first`` on.
+
+        ``seen_BTT`` says which columns (the last axis) each one sees, where it is not itself and all before it.
+        """
         q_BHSD = self._heads(self.q_proj(x_BTC[:, first:]))
         k_BHTD = self._heads(self.k_proj(x_BTC))
         v_BHTD = self._heads(self.v_proj(x_BTC))
-        if self.training and self.dropout > 0 and x_BTC.device.type == "cpu":
+        if seen_BTT is None and self.training and self.dropout > 0 and x_BTC.device.type == "cpu":
             out_BHSD = _attention_with_dropout(q_BHSD, k_BHTD, v_BHTD, self.dropout)
         else:
-            out_BHSD = _attention(q_BHSD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0)
+            mask = None if seen_BTT is None else seen_BTT[:, None, first:]
+            out_BHSD = _attention(q_BHSD, k_BHTD, v_BHTD, self.dropout if self.training else 0.0, mask)
         out_BSC: Tensor = self.out_proj(out_BHSD.transpose(1, 2).flatten(2))
         return out_BSC
 
@@ -49,9 +54,9 @@ class SelfAttention(nn.Module):
         """Returns ``[B, S, C]``: the attention outputs of S new columns, which see the cached ones as well."""
         keys_BHTD, values_BHTD = cache.append(layer, self._heads(self.k_proj(x_BSC)), self._heads(self.v_proj(x_BSC)))
         q_BHSD = self._heads(self.q_proj(x_BSC)).to(keys_BHTD.dtype)
-        first = cache.is_empty
-        mask = None if first else cache.mask(x_BSC.shape[1])
-        out_BHSD = F.scaled_dot_product_attention(q_BHSD, keys_BHTD, values_BHTD, attn_mask=mask, is_causal=first)
+        causal = cache.is_causal
+        mask = None if causal else cache.mask(x_BSC.shape[1])
+        out_BHSD = F.scaled_dot_product_attention(q_BHSD, keys_BHTD, values_BHTD, attn_mask=mask, is_causal=causal)
         out_BSC: Tensor = self.out_proj(out_BHSD.transpose(1, 2).flatten(2))
         return out_BSC
 
@@ -59,10 +64,21 @@ class SelfAttention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
 
 
-def _attention(q_BHSD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, p: float) -> Tensor:
-    """Returns causal attention ``[B, H, S, D]`` by torch's fused kernels."""
+def columns_seen(pad_BT: Tensor) -> Tensor:
+    """Returns bool ``[B, T, T]``, true where a column (the second axis) sees one (the last): no ``<pad>``.
+
+    Where nothing else is to be seen, a ``<pad>`` sees itself.
+    """
+    length = pad_BT.shape[1]
+    seen_BTT = _lower_right_mask(length, length, pad_BT.device) & ~pad_BT[:, None]
+    return seen_BTT | (~seen_BTT.any(2, keepdim=True) & torch.eye(length, dtype=torch.bool, device=pad_BT.device))
+
+
+def _attention(q_BHSD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, p: float, mask: Tensor | None) -> Tensor:
+    """Returns attention ``[B, H, S, D]`` by torch's fused kernels, causal if there is no mask."""
     queries, keys = q_BHSD.shape[2], k_BHTD.shape[2]
-    mask = _lower_right_mask(queries, keys, q_BHSD.device) if queries < keys else None
+    if mask is None and queries < keys:
+        mask = _lower_right_mask(queries, keys, q_BHSD.device)
     return F.scaled_dot_product_attention(q_BHSD, k_BHTD, v_BHTD, attn_mask=mask, is_causal=mask is None, dropout_p=p)
 
 

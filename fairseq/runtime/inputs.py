@@ -8,14 +8,17 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 
+from fairseq.config.path_lists import colon_hint, split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
 
 
-def require_checkpoint(path: str | Path) -> None:
-    """Raises CheckpointError unless there is such a file."""
+def require_checkpoint(path: str | Path, typed: str = "") -> None:
+    """Raises CheckpointError unless there is such a file; ``typed`` is the list that names it."""
     if not Path(path).is_file():
         reason = "is a directory" if Path(path).is_dir() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint")
+        raise CheckpointError(
+            f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint{colon_hint(typed)}"
+        )
 
 
 def require_inputs(checkpoints: str, data: str, split: str | None = None) -> None:
@@ -23,8 +26,8 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
 
     With a split the directory must have a dictionary as well; without, a dictionary's file will do.
     """
-    for path in filter(None, checkpoints.split(":")):
-        require_checkpoint(path)
+    for path in filter(None, split_paths(checkpoints)):
+        require_checkpoint(path, checkpoints)
     directories = data_directories(data)
     if split is None:
         return
@@ -36,7 +39,7 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
 
 def require_split(data: str, prefix: Path) -> None:
     """Raises DataError unless the split's two files are there."""
-    if Path(data.split(":")[0]).is_file():
+    if Path(split_paths(data)[0]).is_file():
         raise DataError(
             f"{data} is a file, but the split {prefix.name!r} lies in a data directory; give that"
             " (fairseq-preprocess --destdir makes one)"
@@ -62,9 +65,11 @@ def data_directories(data: str) -> list[Path]:
     Raises:
         DataError: the first one is not there.
     """
-    found = [path.parent if path.is_file() else path for path in map(Path, filter(None, data.split(":")))]
+    found = [path.parent if path.is_file() else path for path in map(Path, filter(None, split_paths(data)))]
     if not found or not found[0].is_dir():
-        raise DataError(f"data directory {data} does not exist; fairseq-preprocess --destdir makes one")
+        raise DataError(
+            f"data directory {data} does not exist; fairseq-preprocess --destdir makes one{colon_hint(data)}"
+        )
     return found
 
 

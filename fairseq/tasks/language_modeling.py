@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fairseq.checkpoints.format import Checkpoint
 from fairseq.config.flags import flag_fields, resolve
+from fairseq.config.path_lists import split_paths
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
@@ -51,7 +52,7 @@ class LanguageModelingTask:
     def __init__(self, config: LanguageModelingConfig) -> None:
         self.config = config
         self.data_dirs = data_directories(config.data)
-        first = Path(next(filter(None, config.data.split(":"))))
+        first = Path(next(filter(None, split_paths(config.data))))
         self.dictionary_path = first if first.is_file() else self.data_dirs[0] / "dict.txt"
         self.dictionary = Dictionary.load(self.dictionary_path)
         for other in self.data_dirs[1:]:

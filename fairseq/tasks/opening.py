@@ -12,6 +12,7 @@ from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
+from fairseq.config.path_lists import split_paths
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.models import MODELS
@@ -86,7 +87,7 @@ def open_models(
         MismatchError: the checkpoint was trained with another dictionary.
     """
     overrides = parse_literal_dict(model_overrides, "--model-overrides")
-    checkpoints = [load_checkpoint(part) for part in path.split(":") if part]
+    checkpoints = [load_checkpoint(part) for part in split_paths(path) if part]
     if not checkpoints:
         raise ConfigError("--path is required: the file of a checkpoint")
     _check_overrides(overrides, checkpoints)

@@ -4,10 +4,13 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fairseq.arrays import Int64s
 from fairseq.data.batching import batch_by_size, by_length, epoch_batches
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BatchConfig
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.train.config import CheckpointConfig
 from fairseq.train.position import EpochOrder, epoch_order
@@ -36,6 +39,7 @@ def load_epoch(task: Any, trainer: Trainer, batching: BatchConfig, seed: int, ep
     split, limit = batching.train_subset, trainer.max_positions
     dataset, num_left_out = task.load_split(split, epoch=epoch).without_longer_than(limit)
     _warn_of_long_blocks(split, num_left_out, limit)
+    _warn_of_padding(split, dataset)
     batches = batch_by_size(
         by_length(dataset.lengths, seed),
         dataset.lengths,
@@ -79,10 +83,17 @@ def load_validation(
                 " --skip-invalid-size-inputs-valid-test leaves them out"
             )
         _warn_of_long_blocks(split, num_left_out, limit)
+        _warn_of_padding(split, dataset)
         lengths = dataset.lengths
         batches = batch_by_size(by_length(lengths), lengths, max_tokens, batching.max_sentences)
         loaded.append(ValidationSplit(split, dataset, batches[trainer.group.rank :: trainer.group.world_size]))
     return loaded
+
+
+def _warn_of_padding(split: str, dataset: BlockDataset) -> None:
+    count = int(np.count_nonzero(dataset.tokens == PAD))
+    if count:
+        logger.warning("'%s': the word <pad> stands there %d times; training does not predict it", split, count)
 
 
 def _warn_of_long_blocks(split: str, num_left_out: int, limit: int) -> None:

@@ -116,7 +116,7 @@ class Trainer:
         return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped, stops > 0)
 
     def _loss(self, batch: Batch) -> Loss:
-        source_BT = torch.from_numpy(batch.source_BT).to(self.precision.device)
+        source_BT = torch.from_numpy(batch.input_BT).to(self.precision.device)
         target_BT = torch.from_numpy(batch.target_BT).to(self.precision.device)
         with self.precision.autocast():
             return self.criterion(self.model, source_BT, target_BT)

@@ -115,7 +115,7 @@ CASES = [
     typed(EVAL, "--model-overrides \"{'dropout': 7}\"", "--dropout must be at most 1"),
     typed(EVAL, "--model-overrides \"{'decoder_layers': 10**9}\"", "--model-overrides must be a Python literal"),
     typed(EVAL, "--model-overrides \"{'decoder_layers': 1000}\"", "decoder_layers is 1000"),
-    typed(EVAL, "--model-overrides \"{'nothing': 1}\"", "nothing is not a setting of "),
+    typed(EVAL, "--model-overrides \"{'nothing': 1}\"", "'nothing' is not a setting of "),
     typed(EVAL, "--user-dir /nowhere", "--user-dir must be a directory"),
     typed(EVAL, "--lmda 0.1", "unrecognised argument --lmda; did you mean --lmbda?"),
     typed(EVAL, "surplus", "surplus"),

@@ -256,7 +256,7 @@ def test_overrides_are_data(eval_lm: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("{'dropot': 0}", "dropot is not a setting of "),
+        ("{'dropot': 0}", "'dropot' is not a setting of "),
         ("{'decoder_layers': 'many'}", "the settings in "),
         ("{'decoder_layers': 1e999}", "the settings in "),
         ("{'tokens_per_sample': 'many'}", "--tokens-per-sample must be a whole number, but is 'many'"),

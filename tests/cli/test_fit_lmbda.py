@@ -239,14 +239,40 @@ def test_fitting_again_gives_the_same_bytes(fit, tmp_path) -> None:
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_k_and_temperature_that_were_chosen_need_not_be_typed(
+    fit: Command, fitted: Path, eval_lm: Command, command: Command, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """As in the README: several to choose from; then the file alone, which is all that knows the choice."""
+    assert fit("--out", tmp_path / "m.json", "--folds", 3, "--k", "4,16", "--knn-temp", "2,5").code == 0
+    record = json.loads((tmp_path / "m.json").read_text())
+    store = ["--knnlm", "--dstore-filename", fitted / "dstore", "--indexfile", fitted / "index", "--probe", 3]
+    flags = ["--context-window", CONTEXT, "--lmbda-model", tmp_path / "m.json"]
+    typed = ["--k", record["k"], "--knn-temp", record["knn_temp"]]
+    assert record["k"] in (4, 16) and record["knn_temp"] in (2, 5), "not the defaults of the flags"
+    first = eval_lm(*store, *flags, "--results-path", tmp_path / "r.json")
+    assert first.code == 0, first.err
+    assert not first.warnings
+    assert first.out.splitlines()[1] == eval_lm(*store, *flags, *typed).out.splitlines()[1]
+    settings = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert (settings["k"], settings["knn_temp"]) == (record["k"], record["knn_temp"])
+    assert eval_lm(*store, *flags, "--rerank", 20).code == 0, "more than the file's k, not than the flag's default"
+    assert f"leave --k out, or give {record['k']}" in eval_lm(*store, *flags, "--k", 7).error
+    lines = tmp_path / "lines"
+    lines.write_text("w1 w2\n")
+    score = [data_dir, "--path", checkpoint, "--cpu", "--input", lines, *store, "--lmbda-model", tmp_path / "m.json"]
+    scored = command("fairseq-score-lm", *score)
+    assert scored.code == 0, scored.err
+    assert scored.out == command("fairseq-score-lm", *score, *typed).out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ("--lmbda 0.2", "--lmbda and --lmbda-model exclude each other"),
         ("--save-retrieval {tmp}/r", "--save-retrieval and --lmbda-model exclude each other"),
         ("--lmbda-model {tmp}/none.json", "does not exist"),
-        ("--k 12", "give --k 24"),
-        ("--knn-temp 1", "give --knn-temp 5"),
+        ("--k 12", "leave --k out, or give 24"),
+        ("--knn-temp 1", "leave --knn-temp out, or give 5"),
         ("--knn-sim-func dot", "fitted for knn_sim_func None, but this run has dot"),
         ("--skip-retrieval 1.5", "--skip-retrieval must be at most 1"),
         ("--lmbda-model {tmp}", "directory"),

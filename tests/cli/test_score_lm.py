@@ -81,6 +81,24 @@ def test_a_line_for_people(score: Any) -> None:
     assert record["log2_p"] == pytest.approx(sum(p))
 
 
+@pytest.mark.pitfall(32)
+def test_words_that_equal_specials_are_scored(score: Any) -> None:
+    found = records(score("w0 <pad> w2 </s> <s>\n", "--json"))[0]["tokens"]
+    assert [token["token"] for token in found] == ["w0", "<pad>", "w2", "</s>", "<s>", "</s>"]
+    assert all(math.isfinite(token["log2_p"]) and "unknown" not in token for token in found)
+
+
+@pytest.mark.pitfall(32)
+def test_a_byte_order_mark_is_no_part_of_the_first_word(score: Any, data_dir: Path, tmp_path: Path) -> None:
+    found, plain = score(b"\xef\xbb\xbfw0 w2\n"), score(b"w0 w2\n")
+    assert found.out == plain.out and "stdin begins with a byte-order mark" in found.warnings[0]
+    assert (score(b"\xef\xbb\xbf").code, score(b"\xef\xbb\xbf").out) == (0, "")
+    marked = tmp_path / "dict.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + (data_dir / "dict.txt").read_bytes())
+    found = score(b"w0 w2\n", data=marked)
+    assert found.out == plain.out and "dict.txt begins with a byte-order mark" in found.warnings[0]
+
+
 def test_files_and_kinds_of_line_ends(score: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"w0 w1@@\r\nw2\rw3")
     (tmp_path / "b.txt").write_bytes(b"\nw4\n")
@@ -135,9 +153,12 @@ def test_probability_0_is_null_in_json_and_infinite_in_print(score: Any, neighbo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"w0\nw1 \xff\n", "stdin:2: the text must be UTF-8, but holds byte 0xff; convert it"),
+        (b"w0\nw1 \xff\n", "stdin:2: the text must be UTF-8, but holds byte 0xff (at 6); convert"),
         (b"w0\n" + b"w0 " * 16, "stdin:2: a line must have at most 16 tokens, but has 17 with its </s>; cut it"),
-        (b"<pad>", "stdin:1: the line holds the word <pad>, which is never scored"),
+        (
+            "w0\n".encode("utf-16"),
+            "stdin:1: the text must be UTF-8, but begins with the byte-order mark of UTF-16",
+        ),
     ],
 )
 def test_a_bad_line_is_named(score: Any, text: bytes, message: str) -> None:

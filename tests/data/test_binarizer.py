@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ PIECES = [
     "<unk>",
     "</s>",
     "<s>",
+    "<pad>",
     "\x00",
     "\ufeff",
     "madeupword0000",
@@ -67,7 +69,8 @@ def expected(text: bytes) -> tuple[bytes, bytes, bytes, TextSummary]:
     lines = oracle.dictionary(text, threshold=2)
     tokens, idx, replaced = oracle.binarised(text, lines)
     dictionary = "".join(f"{word} {count}\n" for word, count in lines).encode()
-    return dictionary, tokens, idx, TextSummary(len(oracle.lines_of(text)), len(tokens) // 2, replaced)
+    counts = len(oracle.lines_of(text)), len(tokens) // 2, replaced, oracle.special_words(text)
+    return dictionary, tokens, idx, TextSummary(*counts)
 
 
 def test_golden_text_makes_the_golden_files(tmp_path: Path) -> None:
@@ -150,6 +153,34 @@ def test_a_literal_unk_is_not_counted_as_replaced(tmp_path: Path) -> None:
     with IndexedDatasetWriter(tmp_path / "out", 8) as writer:
         summary = binarize(tmp_path / "text", Dictionary(["a"], [1]), writer)
     assert summary == TextSummary(num_sentences=2, num_tokens=7, num_replaced=2)
+
+
+@pytest.mark.pitfall(32)
+def test_words_that_equal_specials_have_the_ids_that_fairseq_gives_them(tmp_path: Path) -> None:
+    text = b"the cat <pad> sat\nb </s> c <s> d <unk> the\n\n<pad>\nx madeupword0000 <lua> cat\n"
+    (tmp_path / "text").write_bytes(text)
+    dictionary = Dictionary.from_counts(count_words(tmp_path / "text"))
+    with IndexedDatasetWriter(tmp_path / "out", len(dictionary)) as writer:
+        summary = binarize(tmp_path / "text", dictionary, writer)
+    # What fairseq-preprocess 0.12 wrote of this text.
+    assert dictionary.symbols[4:13] == ["cat", "the", "<lua>", "b", "c", "d", "madeupword0000", "sat", "x"]
+    ids = np.fromfile(tmp_path / "out.bin", np.uint16).tolist()
+    assert ids == [5, 4, 1, 11, 2, 7, 2, 8, 0, 9, 3, 5, 2, 2, 1, 2, 12, 10, 6, 4, 2]
+    assert summary.specials == {"<s>": 1, "<pad>": 2, "</s>": 1}
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 20])
+@pytest.mark.pitfall(32)
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path, chunk_bytes: int) -> None:
+    for marked in (
+        b"\xef\xbb\xbfthe cat\nthe \xef\xbb\xbfdog\n",
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\n",
+        b"\xef\xbb\xbf\xef\xbb\xbf",
+    ):
+        assert preprocess(marked, tmp_path, 1, chunk_bytes) == expected(marked)
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfthe cat\nthe \xef\xbb\xbfdog\n")
+    assert count_words(tmp_path / "text", chunk_bytes=chunk_bytes) == {"the": 2, "cat": 1, "\ufeffdog": 1}
 
 
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:

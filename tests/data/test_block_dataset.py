@@ -149,7 +149,7 @@ def widened(batch: Batch, width: int) -> Batch:
     """Returns the batch with more padding behind every row."""
     more = ((0, 0), (0, width - batch.source_BT.shape[1]))
     source_BT, target_BT = (np.pad(ids, more, constant_values=PAD) for ids in (batch.source_BT, batch.target_BT))
-    return replace(batch, source_BT=source_BT, target_BT=target_BT)
+    return replace(batch, source_BT=source_BT, target_BT=target_BT, scored_BT=np.pad(batch.scored_BT, more))
 
 
 @given(texts, st.integers(1, 40), st.integers(0, 8))
@@ -176,3 +176,20 @@ def test_a_pad_that_stands_in_the_text_is_not_cut_off() -> None:
     batch = widened(dataset.collate(np.array([0])), 6)
     (part,) = batch.split(100)
     assert (part.source_BT.tolist(), part.target_BT.tolist()) == ([[2, 4, PAD]], [[4, PAD, 5]])
+
+
+@pytest.mark.parametrize("add_bos", [False, True])
+@pytest.mark.pitfall(32)
+def test_the_word_pad_is_scored_and_padding_is_not(add_bos: bool) -> None:
+    tokens, sizes = [4, PAD, PAD, 5, PAD, 2, 6, PAD, 2], [6, 3]
+    dataset = BlockDataset(np.array(tokens), np.array(sizes), "eos", 8, context_window=2, add_bos=add_bos)
+    batch = dataset.collate(np.array([1, 0]))
+    front = [0] * add_bos  # <s>, which is not predicted
+    # The context of the second sentence is the end of the first one's source: …, 5, <pad>.
+    assert batch.scored_BT.tolist() == [
+        [*(False for _ in [5, PAD, *front]), True, True, True, False],
+        [*(False for _ in front), *[True] * 6],
+    ]
+    assert batch.target_BT[batch.scored_BT].tolist() == [6, PAD, 2, *tokens[:6]]
+    # What stands behind a row is no <pad>.
+    assert batch.input_BT.tolist() == [[5, PAD, *front, 2, 6, PAD, 2], [*front, 2, 4, PAD, PAD, 5, PAD]]

@@ -15,6 +15,7 @@ from fairseq.config.flags import resolve
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
+from fairseq.data.dictionary import PAD
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare, score_all
 from fairseq.evaluate.sequence_scorer import SequenceScorer
@@ -72,6 +73,24 @@ def test_keys_equal_the_originals(golden_dir: Path) -> None:
         keys_NC, _ = scorer.context_vectors(data.collate(np.array([block + 1])))
         chosen = rows // block_size == block
         np.testing.assert_allclose(keys_NC[rows[chosen] % block_size].numpy(), keys[chosen], atol=KEY_ATOL, rtol=0)
+
+
+@pytest.mark.pitfall(32)
+def test_the_word_pad_is_read_and_scored_as_fairseq_does(golden_dir: Path) -> None:
+    """Every tenth of 13 words of 1,000 is <pad>, of which fairseq-eval-lm 0.12 says: "Loss (base 2): 8.3158".
+
+    Its sum is over the first n positions of each block, n its words that are not <pad>, and its count is theirs.
+    """
+    tokens = golden_tokens(golden_dir, "test")[:1000].astype(np.int64)
+    tokens[9::13] = PAD
+    data = BlockDataset(tokens, np.array([1000]), "none", 256)
+    found = SequenceScorer([golden_model(golden_dir, CHECKPOINTS[0])], CPU).score(data.collate(np.arange(4)))
+    np.testing.assert_array_equal(found.target_N, tokens)
+    pieces = np.split(found.log_p_N, [256, 512, 768])
+    words = [int((block != PAD).sum()) for block in np.split(tokens, [256, 512, 768])]
+    first = np.concatenate([piece[:count] for piece, count in zip(pieces, words, strict=True)])
+    assert len(first) == 923
+    assert -first.mean() / np.log(2) == pytest.approx(8.3158, abs=5e-5 + LOSS_ATOL)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ FLOAT32_ATOL = 2e-5
 EOS = 2
 CONFIG = replace(BANDS, max_target_positions=24)
 PLAIN = replace(SMALL, max_target_positions=24)
-PROMPTS = [np.array(ids, np.int64) for ids in ([5, 9, 30], [], [11, 4, 4, 7, 21, 8], [39], [17, 6])]
+PROMPTS = [np.array(ids, np.int64) for ids in ([5, 9, 30], [], [11, 4, 1, 7, 21, 8], [39], [17, 6])]
 GREEDY = GenerationConfig(beam=1, max_len_b=12, min_len=0)
 OPTIONS = {
     "greedy": GREEDY,
@@ -122,7 +122,8 @@ def test_log_probabilities_are_those_of_the_scorer(option: str) -> None:
         for text in texts:
             row, size = np.concatenate([text.prompt_T, text.tokens_T]), len(text.prompt_T)
             source = np.concatenate([[EOS], row[:-1]])[None]
-            scored = scorer.score(Batch(np.zeros(1, np.int64), source, row[None], np.zeros(1, np.int64)))
+            zero = np.zeros(1, np.int64)
+            scored = scorer.score(Batch(zero, source, row[None], zero, np.ones_like(source, bool)))
             np.testing.assert_allclose(text.log_p_T, scored.log_p_N[size:], atol=FLOAT32_ATOL, rtol=0)
             penalised = text.log_p_T.sum() - config.unkpen * (text.tokens_T == 3).sum()
             length = 1.0 if config.unnormalized else len(text.tokens_T) ** config.lenpen

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError
-from fairseq.hub import LanguageModelHub
+from fairseq.hub import LanguageModelHub, from_pretrained
 from fairseq.hub.texts import decode, encode
 from knnlm import KNN, KNN_Dstore
 from tests.builders.cases import Artefacts, Call
@@ -100,11 +100,39 @@ def test_each_token_sees_all_before_it_where_the_row_has_room(lm: LanguageModelH
     )
 
 
+def test_numbers_of_fairseqs_hub(golden_dir: Path) -> None:
+    """What ``.score`` of fairseq 0.12 gave for the same checkpoint."""
+    lm = from_pretrained(golden_dir, "checkpoint_best.pt", golden_dir / "data-bin")
+    scores = -6.3919, -7.0854, -2.73051, -3.91437, -1.93082, -1.75145, -5.21644, -0.4136, -1.55606
+    text = "the film was released in the United States ."
+    for score in (lm.score(text), lm.score(text, eos=False), lm.score([text, "the cat"], eos=False)[0]):
+        assert score["tokens"].tolist() == [4, 154, 14, 246, 9, 4, 107, 192, 6]
+        assert score["positional_scores"].tolist() == pytest.approx(scores, abs=2e-5)
+        assert score["score"].item() == pytest.approx(-3.4433947, abs=2e-5)
+    whole, words = lm.score(text), lm.score(text, eos=False)
+    assert (whole.words[-1], words.words[-1]) == ("</s>", ".")
+    assert words.total == pytest.approx(sum(scores), abs=1e-4)
+    assert words.perplexity == pytest.approx(math.exp(3.4433947), rel=1e-4)
+    # A word of the dictionary before the end, and the end: only the latter goes.
+    assert lm.score("the </s>", eos=False).tokens.tolist() == [4, 2]
+    assert math.isnan(lm.score("", eos=False).perplexity)
+
+
+def test_without_the_end_neighbours_have_none_either(knn_lm: LanguageModelHub) -> None:
+    whole, words = knn_lm.score("w1 w2 w3"), knn_lm.score("w1 w2 w3", eos=False)
+    assert whole.knn_scores is not None and words.knn_scores is not None
+    assert words.knn_scores.tolist() == whole.knn_scores.tolist()[:3]
+    assert words.lm_scores.tolist() == whole.lm_scores.tolist()[:3]
+    assert words.at(1).positional_scores.tolist() == words.knn_scores.tolist()
+
+
 def test_scores_have_what_the_users_of_fairseq_look_for(lm: LanguageModelHub) -> None:
     score = lm.score("w1 w2 nowhere")
-    assert score["positional_scores"].mean().neg().exp().item() == pytest.approx(score.perplexity)
-    assert score["score"].item() == pytest.approx(score.total / 4)
-    assert score["tokens"].dtype == torch.int64
+    log_p = score.positional_scores.tolist()
+    assert len(log_p) == 4 and score.total == pytest.approx(sum(log_p))
+    assert score["positional_scores"].tolist() == log_p[:3]  # fairseq's has no </s> of the end
+    assert score["score"].item() == pytest.approx(sum(log_p[:3]) / 3)
+    assert score["tokens"].dtype == torch.int64 and score["tokens"].tolist() == lm.encode("w1 w2 nowhere").tolist()[:3]
     assert score.num_unknown == 1
     assert repr(score).startswith("Score(4 tokens, 1 of them unknown, perplexity ")
     with pytest.raises(KeyError, match="alignment"):

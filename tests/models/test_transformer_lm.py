@@ -26,6 +26,36 @@ def test_equals_the_naive_decoder(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("pads", [[3, 4], [8], [0, 1, 5]])
+@pytest.mark.pitfall(32)
+def test_the_word_pad_is_no_position_and_seen_by_no_other(variant: str, pads: list[int]) -> None:
+    config = VARIANTS[variant]
+    model, row_T = perturbed_model(config), some_ids(9)
+    row_T[pads] = 1
+    state = under({name: value.double().numpy() for name, value in model.state_dict().items()}, "decoder.")
+    post_norm = not config.decoder_normalize_before
+    features_TC, ffn_input_TC = decode(state, row_T.tolist(), EDGES, 2, config.activation_fn, post_norm=post_norm)
+    other_T = some_ids(2, 9)[1]  # beside a row that has no such word
+    for first in (0, 4):
+        out = model(torch.stack([row_T, other_T]), first)
+        np.testing.assert_allclose(out.features_BSC[0].detach(), features_TC[first:], atol=FLOAT32_ATOL, rtol=0)
+        np.testing.assert_allclose(out.ffn_input_BSC[0].detach(), ffn_input_TC[first:], atol=FLOAT32_ATOL, rtol=0)
+        alone = model(other_T[None], first).features_BSC[0]
+        torch.testing.assert_close(out.features_BSC[1], alone, atol=FLOAT32_ATOL, rtol=0)
+
+
+@pytest.mark.pitfall(32)
+def test_training_reads_the_word_pad_as_evaluation_does() -> None:
+    config = replace(ADAPTIVE, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+    model, source_BT = perturbed_model(config), some_ids(2, 9)
+    source_BT[0, 3] = 1
+    evaluated = model(source_BT).features_BSC
+    assert torch.equal(model.train()(source_BT).features_BSC, evaluated)
+    dropped = perturbed_model(replace(config, attention_dropout=0.5)).train()
+    assert bool(dropped(source_BT).features_BSC.isfinite().all())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_log_probs_and_their_certainty_equal_the_oracle_over_every_word(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +139,7 @@ def test_layerdrop_is_off_in_evaluation() -> None:
 class CountingLayer(torch.nn.Module):
     runs = 0
 
-    def forward(self, x_BTC: torch.Tensor, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x_BTC: torch.Tensor, first: int, seen_BTT: None) -> tuple[torch.Tensor, torch.Tensor]:
         self.runs += 1
         return x_BTC[:, first:], x_BTC[:, first:]
 

@@ -29,10 +29,17 @@ def whole(model: TransformerLanguageModel, row: list[int]) -> torch.Tensor:
     return torch.cat([out.features_BSC, out.ffn_input_BSC], 2)[0]
 
 
+PADS = {"none": [], "inside": [(0, 2), (0, 3), (1, 4), (2, 0)], "at the end": [(0, 11), (1, 6)]}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_rows_of_unequal_length_read_in_pieces_equal_rows_read_at_once(variant: str) -> None:
+@pytest.mark.parametrize("pads", PADS)
+@pytest.mark.pitfall(32)
+def test_rows_of_unequal_length_read_in_pieces_equal_rows_read_at_once(variant: str, pads: str) -> None:
     model = perturbed_model(VARIANTS[variant])
     rows = [row[:length] for row, length in zip(some_ids(3, 12).tolist(), (12, 7, 9), strict=True)]
+    for number, column in PADS[pads]:
+        rows[number][column] = 1
     edges = [(0, 5, 6, 10, 12), (0, 1, 2, 5, 7), (0, 4, 5, 6, 9)]  # pieces of unequal length, of one token, and again
     cache = model.new_cache(3, 16)  # padding takes room as well
     pieces: list[list[torch.Tensor]] = [[], [], []]
@@ -75,6 +82,18 @@ def test_keys_and_values_take_the_format_of_the_products() -> None:
         found = read(model, cache, [[9], [10]])
     expected = whole(model, [4, 5, 6, 9])[-1]
     torch.testing.assert_close(found[0][0].float(), expected, atol=0.1, rtol=0.05)  # bfloat16 has 8 bits
+
+
+def test_a_row_keeps_its_pads_when_rows_are_reordered() -> None:
+    model = perturbed_model(ADAPTIVE)
+    rows = [[5, 1, 9], [1, 7, 8, 30]]
+    cache = model.new_cache(3, 8)
+    cache.reorder([0, 1])
+    read(model, cache, rows)
+    cache.reorder([1, 0, 1])
+    found = read(model, cache, [[6], [1], [2]])
+    for new, row, one in zip((6, 1, 2), (rows[1], rows[0], rows[1]), found, strict=True):
+        torch.testing.assert_close(one[0], whole(model, [*row, new])[-1], atol=FLOAT32_ATOL, rtol=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

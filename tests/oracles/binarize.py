@@ -7,7 +7,7 @@ SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
 def lines_of(data: bytes) -> list[str]:
-    lines = re.split(r"\r\n|\r|\n", data.decode("utf-8"))
+    lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig"))
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -23,6 +23,12 @@ def dictionary(data: bytes, threshold: int = 0, nwords: int = -1, padding: int =
     kept = kept[: max(nwords - 4, 0)] if nwords > 0 else kept
     fillers = [f"madeupword{i:04d}" for i in range(2 * padding) if f"madeupword{i:04d}" not in dict(kept)]
     return kept + [(filler, 0) for filler in fillers[: -(4 + len(kept)) % padding]]
+
+
+def special_words(data: bytes) -> dict[str, int]:
+    """How often the words of a text equal a special other than <unk>."""
+    words = [word for line in lines_of(data) for word in words_of(line)]
+    return {special: words.count(special) for special in SPECIALS[:3] if special in words}
 
 
 def binarised(data: bytes, lines: list[tuple[str, int]]) -> tuple[bytes, bytes, int]:

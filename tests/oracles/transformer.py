@@ -61,16 +61,20 @@ def decode(
     if "project_in_dim.weight" in state:
         x = x @ state["project_in_dim.weight"].T
     learned = state.get("embed_positions.weight")
-    x = x + np.array([sinusoid(t + 2, width) if learned is None else learned[t + 2] for t in range(len(ids))])
+    pads = [t for t, token in enumerate(ids) if token == 1]  # no position, and seen by nobody
+    places = [1 if t in pads else sum(token != 1 for token in ids[:t]) + 2 for t in range(len(ids))]
+    if learned is None:
+        learned = {place: sinusoid(place, width) * (place != 1) for place in places}
+    x = x + np.array([learned[place] for place in places])
     for n in range(max(int(name.split(".")[1]) for name in state if name.startswith("layers.")) + 1):
         layer = under(state, f"layers.{n}.")
         norm_1, norm_2 = under(layer, "self_attn_layer_norm."), under(layer, "final_layer_norm.")
         if post_norm:
-            x = layer_norm(x + attention(x, under(layer, "self_attn."), num_heads), norm_1)
+            x = layer_norm(x + attention(x, under(layer, "self_attn."), num_heads, pads), norm_1)
             ffn_input = x
             x = layer_norm(x + feed_forward(ffn_input, layer, activation), norm_2)
         else:
-            x = x + attention(layer_norm(x, norm_1), under(layer, "self_attn."), num_heads)
+            x = x + attention(layer_norm(x, norm_1), under(layer, "self_attn."), num_heads, pads)
             ffn_input = layer_norm(x, norm_2)
             x = x + feed_forward(ffn_input, layer, activation)
     x = layer_norm(x, under(state, "layer_norm.")) if "layer_norm.weight" in state else x

@@ -36,7 +36,6 @@ from fairseq.checkpoints.format import weights_sha256
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
-from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
@@ -73,14 +72,10 @@ def dump_datastore(evaluation: Evaluation, config: EvalConfig, dump: DumpConfig,
     """Writes (or goes on writing) the datastore of a split.
 
     Raises:
-        ConfigError: the split has no rows, or words that cannot have one.
+        ConfigError: the split has no rows.
         DatastoreError: ``--dstore-size`` is larger than the number of rows that there are.
     """
     assert dump.dstore_mmap is not None
-    if (evaluation.dataset.tokens == PAD).any():
-        raise ConfigError(
-            f"the split '{config.gen_subset}' holds the word <pad>, which has no row; take it out of the text"
-        )
     block_idx, starts = _rows_of(evaluation.dataset)
     rows = rows_to_use(dstore.dstore_size, int(starts[-1]), "this split")
     manifest = _manifest(evaluation, config, dstore, rows)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from fairseq.config.path_lists import unescaped
 from fairseq.errors import DatastoreError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, Finding, Findings
@@ -33,8 +34,8 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
         DatastoreError: at least one check failed.
     """
     findings = Findings(show, fast=config.fast)
-    if config.data and config.retrieval is None and (Path(config.data) / RETRIEVAL_MANIFEST).is_file():
-        config = dataclasses.replace(config, data=None, retrieval=config.data)  # the directory is a retrieval
+    if config.data and config.retrieval is None and (Path(unescaped(config.data)) / RETRIEVAL_MANIFEST).is_file():
+        config = dataclasses.replace(config, data=None, retrieval=unescaped(config.data))
     inputs = check_inputs(config, findings)
     stores = []
     for prefix, indexfile in config.pairs:

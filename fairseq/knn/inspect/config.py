@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.path_lists import split_paths, unescaped
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
 from fairseq.knn.config import check_temperature, paired_names, several_sizes
@@ -18,7 +19,9 @@ class CheckConfig:
     retrieval: str | None = flag(None, "directory of a saved retrieval, beside other things that are checked")
     path: str | None = flag(None, "checkpoint")
     dstore_filename: str | None = flag(
-        None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons"
+        None,
+        "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons"
+        r" (\: is a colon in a name)",
     )
     indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
     gen_subset: str | None = flag(None, "names of the splits, comma-separated; every one that is there if left out")
@@ -44,7 +47,7 @@ class CheckConfig:
     def pairs(self) -> tuple[tuple[str | None, str | None], ...]:
         """Each datastore's prefix and index; None for what was not given."""
         if self.dstore_filename is None or self.indexfile is None:
-            names = (self.dstore_filename or self.indexfile or "").split(":")
+            names = split_paths(self.dstore_filename or self.indexfile or "")
             return tuple((name, None) if self.dstore_filename is not None else (None, name) for name in names)
         return paired_names(self.dstore_filename, self.indexfile)
 
@@ -88,13 +91,18 @@ class RecallConfig:
         check_temperature(self.knn_temp)
         if not self.dstore_filename:
             raise ConfigError("--dstore-filename is required: the prefix of the datastore's files")
-        if ":" in self.dstore_filename:
+        if len(split_paths(self.dstore_filename)) > 1:
             raise ConfigError(
                 f"--dstore-filename {self.dstore_filename} names several datastores, but an index is of one; measure"
                 " them one after the other"
             )
         if not (self.specs or self.indexfile):
             raise ConfigError("there is no index to measure; give --index-spec 'A;B' or --indexfile, or both")
+
+    @property
+    def prefix(self) -> str:
+        """The datastore's."""
+        return unescaped(self.dstore_filename)
 
     @property
     def specs(self) -> tuple[str, ...]:
@@ -118,7 +126,7 @@ class QueriesConfig:
         if bool(self.data) != bool(self.path):
             have, lack = ("DATA", "--path CHECKPOINT") if self.data else ("--path", "DATA")
             raise ConfigError(f"{have} gives queries only together with {lack}; give both, or neither")
-        if ":" in (self.path or ""):
+        if len(split_paths(self.path or "")) > 1:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
 
 

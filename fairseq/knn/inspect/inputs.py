@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
+from fairseq.config.path_lists import join_paths, unescaped
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
@@ -27,8 +28,8 @@ class Inputs:
 
 def check_inputs(config: CheckConfig, findings: Findings) -> Inputs:
     """Checks the data and the checkpoint that are given, and returns them for what is to be compared with them."""
-    inputs = _check_data(config, findings, Path(config.data)) if config.data else Inputs()
-    return _check_checkpoint(findings, config.path, inputs) if config.path else inputs
+    inputs = _check_data(config, findings, Path(unescaped(config.data))) if config.data else Inputs()
+    return _check_checkpoint(findings, unescaped(config.path), inputs) if config.path else inputs
 
 
 def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inputs:
@@ -94,7 +95,7 @@ def _key_dimension(findings: Findings, checkpoint: Checkpoint, inputs: Inputs) -
     if inputs.directory is None or findings.failed("checkpoint dictionary"):
         findings.add(SKIPPED, "checkpoint model", "needs a data directory with the model's dictionary")
         return None
-    task = LanguageModelingTask(LanguageModelingConfig(data=str(inputs.directory)))
+    task = LanguageModelingTask(LanguageModelingConfig(data=join_paths([inputs.directory])))
     model: Any = findings.opened("checkpoint model", lambda: task.load_model(checkpoint, {}))
     if model is None:
         return None

@@ -93,7 +93,7 @@ class Measured:
 def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, seed: int) -> str:
     """Measures indexes of a datastore, writes the table where that was asked for, and returns it as text."""
     store = Datastore.open(
-        config.dstore_filename, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
+        config.prefix, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
     )
     if text.path is None:
         queries = own_rows(store, config.sample)

@@ -31,6 +31,7 @@ from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
 from fairseq.runtime.files import atomic_write, fsync_directory, locked
+from fairseq.runtime.inputs import data_directories
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ def _manifest(
     if origin is None:
         return manifest
     settings |= {
-        "data": os.fspath(Path(str(config.data)) / config.gen_subset),
+        "data": os.fspath(data_directories(str(config.data))[0] / config.gen_subset),
         "data_sha256": origin.dataset.sha256(),
         "sample_break_mode": config.sample_break_mode,
         "tokens_per_sample": origin.dataset.block_size,

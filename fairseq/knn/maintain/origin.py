@@ -13,6 +13,7 @@ import numpy as np
 
 from fairseq.arrays import Array, Int64s
 from fairseq.config.common import DeviceConfig
+from fairseq.config.path_lists import split_paths
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.dictionary import Dictionary
@@ -63,7 +64,7 @@ def open_origin(config: OriginConfig, device: DeviceConfig) -> Origin | None:
         task = LanguageModelingTask(task_config)
         dataset = task.load_split(config.gen_subset, context_window=config.context_window)
         return Origin(f"{config.data}, {config.gen_subset}", dataset, task.dictionary, None)
-    if ":" in config.path:
+    if len(split_paths(config.path)) > 1:
         raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
     settings = EvalConfig(path=config.path, gen_subset=config.gen_subset, context_window=config.context_window)
     text: dict[str, Any] = {"data": config.data, "sample_break_mode": config.sample_break_mode}

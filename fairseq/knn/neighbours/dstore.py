@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
+from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
@@ -222,10 +223,11 @@ def open_neighbours(
 
 
 class KNN:
-    """A datastore, its index and its weight, to be opened for a model: ``from_pretrained(…, knn=KNN(…))``.
+    r"""A datastore, its index and its weight, to be opened for a model: ``from_pretrained(…, knn=KNN(…))``.
 
     Args:
-        prefix: of the datastore's files; several, separated by colons, are searched together.
+        prefix: of the datastore's files; several in one string, separated by colons, are searched together (a colon in
+            a name is written ``\:``).
         indexfile: of its index; of several one each, in their order.
         data: of the text that the datastore was written from, its directory or its split, where that was moved; what
             the manifest says if left out.
@@ -249,7 +251,8 @@ class KNN:
         **settings: "Unpack[KNNSettings]",
     ) -> None:
         self.data, self.rows, self.key_fp16 = data, rows, key_fp16
-        named = KNNConfig(dstore_filename=str(prefix), indexfile=str(indexfile), lmbda=0.25)
+        names = [join_paths([name]) if isinstance(name, Path) else name for name in (prefix, indexfile)]
+        named = KNNConfig(dstore_filename=names[0], indexfile=names[1], lmbda=0.25)
         self.config = with_settings(named, settings, "KNN")
 
     def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:

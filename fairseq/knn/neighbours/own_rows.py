@@ -18,7 +18,7 @@ import numpy as np
 from fairseq.arrays import Int64s
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
-from fairseq.data.dictionary import PAD, Dictionary
+from fairseq.data.dictionary import Dictionary
 from fairseq.errors import MismatchError
 from fairseq.knn.datastore.provenance import Source
 from fairseq.knn.datastore.store import Datastore
@@ -44,7 +44,6 @@ class OwnRows:
         """
         block_R = block_idx_N[np.flatnonzero(np.diff(block_idx_N, prepend=-1))]
         position_N = joined_ranges(self.dataset.starts[block_R], (self.dataset.ends - self.dataset.starts)[block_R])
-        position_N = position_N[self.dataset.tokens[position_N] != PAD]
         assert len(position_N) == len(block_idx_N), (len(position_N), len(block_idx_N))
         ids_NS = np.empty((len(position_N), len(self.sources)), np.int64)
         for number, (source, offset) in enumerate(self.sources):

@@ -19,7 +19,9 @@ class ReportConfig:
         None, "temperature of their softmax; that of the run if left out", minimum=LEAST_TEMPERATURE
     )
     data: str | None = flag(None, "where the scored text is now: its directory, or the split without suffix")
-    dstore_data: str | None = flag(None, "where the datastore's text is now, likewise; of several, separated by colons")
+    dstore_data: str | None = flag(
+        None, r"where the datastore's text is now, likewise; of several, separated by colons (\: is a colon in a name)"
+    )
     neighbours: int = flag(8, "neighbours of a token that are shown", minimum=1, maximum=64)
     max_tokens: int = flag(200_000, "tokens that are shown, the first ones", minimum=1)
     max_megabytes: float = flag(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Array, Int64s
+from fairseq.config.path_lists import split_paths
 from fairseq.data.dictionary import PAD, Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
@@ -127,7 +128,7 @@ def open_texts(retrieval: Retrieval, data: str | None, dstore_data: str | None) 
 
 def _source_prefixes(stores: Sequence[RetrievalPart], given: str | None, directory: Path) -> list[Path]:
     """Returns where each text of each datastore is."""
-    places = [None] * len(stores) if given is None else given.split(":")
+    places = [None] * len(stores) if given is None else split_paths(given)
     if len(places) != len(stores):
         raise ConfigError(
             f"--dstore-data names {len(places)}, but {directory} was saved with {len(stores)} datastores; give the text"

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from fairseq.config.path_lists import join_paths
 from fairseq.knn.datastore.manifest import first_rows
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import RowMap, first_position
@@ -110,7 +111,7 @@ def datastore_record(parts: Sequence[StorePart], *, whole_text: bool) -> StoreRe
     if len(records) == 1:
         return records[0]
     return StoreRecord(
-        prefix=":".join(record.prefix for record in records),
+        prefix=join_paths(record.prefix for record in records),
         rows=sum(store.rows for store in stores),
         parts=[
             record.replace(offset=part.offset, store_id=part.datastore.store_id)

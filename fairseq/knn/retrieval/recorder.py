@@ -24,7 +24,6 @@ from fairseq.arrays import Array, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
-from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.evaluate.cache import CACHE_COLUMN, CacheSetting
 from fairseq.evaluate.config import CacheConfig, EvalConfig
@@ -166,17 +165,12 @@ def open_recorder(
 
 
 def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
-    """Returns the row of each target, in the order in which batches are scored, and each row's place in the stream.
-
-    Padding that stands in the text is not scored and has no row.
-    """
+    """Returns the row of each target, in the order in which batches are scored, and each row's place in the stream."""
     lengths = dataset.ends - dataset.starts
     position_N = joined_ranges(dataset.starts, lengths)
-    scored_N = dataset.tokens[position_N] != PAD
-    row_N = np.cumsum(scored_N) - scored_N
     block_idx = np.concatenate([np.empty(0, np.int64), *batches])
     order_N = joined_ranges((np.cumsum(lengths) - lengths)[block_idx], lengths[block_idx])
-    return row_N[order_N[scored_N[order_N]]], position_N[scored_N]
+    return order_N, position_N
 
 
 def _manifest(

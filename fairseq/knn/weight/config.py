@@ -15,7 +15,7 @@ class LmbdaModelConfig:
     lmbda_model: str | None = flag(
         None,
         "with --knnlm, instead of --lmbda: file of fairseq-knnlm fit-lmbda, which gives each token its own λ (with a"
-        " cache of weight μ a share of 1 − μ)",
+        " cache of weight μ a share of 1 − μ); --k and --knn-temp are those that it was fitted with",
     )
     skip_retrieval: float = flag(
         0.0,
@@ -48,7 +48,9 @@ class FitLmbdaConfig:
         5, "runs of consecutive blocks, each judged by what was fitted on the others", minimum=2, maximum=100
     )
     dstore_filename: str | None = flag(
-        None, "prefix of the datastore, if it is not where the retrieval found it; of several, separated by colons"
+        None,
+        "prefix of the datastore, if it is not where the retrieval found it; of several, separated by colons"
+        r" (\: is a colon in a name)",
     )
     dictionary: str | None = flag(None, "dict.txt, if it is not where the retrieval found it")
     overwrite: bool = flag(False, "replace a file that stands in the way")

@@ -32,7 +32,8 @@ def check_fits(
     for flag, fitted, used in (("--k", model.k, k), ("--knn-temp", model.knn_temp, temperature)):
         if fitted != used:
             mismatch(
-                f"{path} was fitted with {flag} {fitted:g}, but this run has {used:g}; give {flag} {fitted:g}",
+                f"{path} was fitted with {flag} {fitted:g}, but this run has {used:g}; leave {flag} out, or give"
+                f" {fitted:g}",
                 allow_mismatch,
             )
     for name, fitted_for in model.fitted_for.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Int64s
+from fairseq.config.path_lists import join_paths, split_paths
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.identity import mismatch
@@ -53,11 +54,11 @@ def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: boo
         MismatchError: one is another one.
     """
     parts = retrieval.parts
-    places = prefix.split(":") if prefix is not None else [part.prefix for part in parts]
+    places = split_paths(prefix) if prefix is not None else [part.prefix for part in parts]
     if len(places) != len(parts):
         raise ConfigError(
             f"--dstore-filename names {len(places)}, but {retrieval.directory} was saved with {len(parts)} datastores;"
-            f" name all, in the order of {':'.join(part.prefix for part in parts)}"
+            f" name all, in the order of {join_paths(part.prefix for part in parts)}"
         )
     arrays = []
     for part, place in zip(parts, places, strict=True):
@@ -78,7 +79,7 @@ def open_values(retrieval: Retrieval, prefix: str | None, *, allow_mismatch: boo
     largest = int(retrieval.ids_NK.max())
     if largest >= len(values):
         raise DatastoreError(
-            f"{array_path(retrieval.directory, 'ids')} names row {largest}, but {':'.join(places)} has {len(values)}"
+            f"{array_path(retrieval.directory, 'ids')} names row {largest}, but {join_paths(places)} has {len(values)}"
             " rows; give --dstore-filename the retrieval's own"
         )
     return values

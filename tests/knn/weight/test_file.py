@@ -139,8 +139,8 @@ def test_a_weight_is_refused_for_what_it_was_not_fitted_for(
     check_fits(model, path, {}, 32, 0.5, allow_mismatch=False)
     for found, k, temperature, words in (
         ({"weights_sha256": "x" * 64}, 32, 0.5, "weights_sha256 wwwwwwwwwwww"),
-        (same, 64, 0.5, "give --k 32"),
-        (same, 32, 1.0, "give --knn-temp 0.5"),
+        (same, 64, 0.5, "leave --k out, or give 32"),
+        (same, 32, 1.0, "leave --knn-temp out, or give 0.5"),
     ):
         with pytest.raises(MismatchError, match=words):
             check_fits(model, path, found, k, temperature, allow_mismatch=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from fairseq.knn.weight.features import FEATURES
 from fairseq.knn.weight.fit import Tokens, best_weight, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
@@ -87,6 +88,22 @@ def test_what_a_feature_tells_is_found_and_scored_on_held_out_folds() -> None:
     assert best_kind(scores) != "fixed"
     other = make_tokens(seed=9)
     assert other.log_prob(fit_network(tokens, 1)).sum() > other.log_prob(fit_fixed(tokens)).sum() + 50
+
+
+def test_a_fit_is_a_function_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq.knn.weight.fit._STEPS", 3)
+    tokens = make_tokens()
+    gains_N = np.linspace(-1, 1, len(tokens)) + tokens.log_p_lm_N
+    network, skip = fit_network(tokens, 1), fit_skip(tokens, gains_N, 1)
+    torch.manual_seed(99)  # whatever was drawn before
+    state = torch.random.get_rng_state()
+    assert (fit_network(tokens, 1), fit_skip(tokens, gains_N, 1)) == (network, skip)
+    assert torch.equal(torch.random.get_rng_state(), state), "others' draws are left alone"
+    assert fit_network(tokens, 2) != network
+    assert fit_skip(tokens, gains_N, 2) != skip
+    features = tokens.features_NF
+    assert (fit_all(tokens, 2)["network"](features) == fit_network(tokens, 2)(features)).all()
+    assert (cross_validate(tokens, 3, 1).log_p_N["network"] != cross_validate(tokens, 3, 2).log_p_N["network"]).any()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,0 +1,47 @@
+"""Bytes to text: the marks of encodings, and where a byte stands that is none."""
+
+import logging
+
+import pytest
+
+from fairseq.data.encoding import decoded, warn_of_mark
+from fairseq.errors import DataError
+
+
+def test_text_is_what_python_decodes() -> None:
+    assert decoded("naïve ½ 日本\n".encode(), "file", 1) == "naïve ½ 日本\n"
+
+
+@pytest.mark.pitfall(32)
+def test_a_mark_is_left_out_at_the_start_of_a_file_only() -> None:
+    marked = "\ufeffthe \ufeffcat".encode()
+    assert decoded(marked, "file", 1) == "the \ufeffcat"
+    assert decoded(marked, "file", 1, start=3) == "\ufeffthe \ufeffcat"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.pitfall(32)
+def test_the_mark_of_another_encoding_names_it(encoding: str) -> None:
+    data = "\ufeffa b\n".encode(encoding) if encoding.endswith("be") else "a b\n".encode(encoding)
+    name = encoding.upper()[:6]
+    message = f"file:1: the dictionary must be UTF-8, but begins with the byte-order mark of {name}; .* iconv -f {name}"
+    with pytest.raises(DataError, match=message):
+        decoded(data, "file", 9, what="dictionary")
+
+
+def test_what_looks_like_a_mark_further_on_is_a_byte() -> None:
+    with pytest.raises(DataError, match=r"file:7: the text must be UTF-8, but holds byte 0xff \(at 100\)"):
+        decoded(b"\xff\xfea", "file", 7, start=100)
+
+
+def test_the_line_of_a_byte_is_asked_for() -> None:
+    with pytest.raises(DataError, match=r"file:14: the text must be UTF-8, but holds byte 0xe9 \(at 7\)"):
+        decoded(b"caf\xe9", "file", lambda position: 2 * position, start=4)
+
+
+@pytest.mark.parametrize("start", ["\ufeffa", b"\xef\xbb\xbfa"])
+def test_a_mark_is_said(start: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_mark(start, "FILE")
+        warn_of_mark(start[-1:], "OTHER")
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["FILE begins with a byte-order mark"]
