@@ -173,3 +173,8 @@ def test_saving_and_loading_changes_nothing(tmp_path_factory: pytest.TempPathFac
             dictionary.counts,
             dictionary.sha256(),
         )
+
+
+def test_specials_have_no_count() -> None:
+    """Their counts are features of a weight λ; no file holds them."""
+    assert Dictionary(["a", "b"], [7, 5]).counts == [0, 0, 0, 0, 7, 5]
