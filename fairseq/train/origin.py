@@ -138,7 +138,8 @@ def choose_start(config: RunConfig) -> Start:
     if path == last and not resets:
         return Start(last, (), own)
     if _began_so(own, path, file, resets, settings, wanted.finetune_from_model is not None):
-        logger.info("%s began from %s%s, and goes on", last, file, _without(resets))
+        begun_with = "" if wanted.finetune_from_model is not None else _without(resets)
+        logger.info("%s began from %s%s, and goes on", last, file, begun_with)
         return Start(last, (), own)
     if wanted.finetune_from_model is None and (path == last or _run_of(path).id == own.id):
         return _begin(path, file, resets, settings, last)

@@ -176,3 +176,21 @@ def test_typed_hyperparameters_hold_after_a_resume(train: Command, tmp_path: Pat
     state = last(tmp_path).optimizer_state
     assert state is not None
     assert (state["param_groups"][0]["momentum"], state["param_groups"][0]["weight_decay"]) == (0.5, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("", "update 1 is saved in {}/checkpoint_last.pt, and the same command goes on from there"),
+        ("--no-save", "nothing was saved, as the flags say"),
+        ("--no-last-checkpoints", "nothing was saved, as the flags say"),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_says_what_it_saved(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, advice: str
+) -> None:
+    monkeypatch.setattr("fairseq.train.loop.asked_to_stop", lambda: True)
+    outcome = train(tmp_path, *words.split(), "--max-update", 9)
+    assert outcome.code == 143
+    assert outcome.err.endswith(f"stopped by SIGTERM; {advice.format(tmp_path)}\n")
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ([] if words else ["checkpoint_last.pt"])
