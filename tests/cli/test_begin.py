@@ -116,6 +116,14 @@ def test_the_best_is_that_of_the_first_split(train: Command, base: Path, tmp_pat
     assert not outcome.warnings
 
 
+def test_epochs_are_counted_from_1(train: Command, base: Path, tmp_path: Path) -> None:
+    raw = torch.load(base, weights_only=False)
+    raw["extra_state"]["train_iterator"] = {"epoch": 0, "iterations_in_epoch": 0}
+    torch.save(raw, tmp_path / "0.pt")
+    assert train(tmp_path / "run", "--restore-file", tmp_path / "0.pt", "--max-update", 14).code == 0
+    assert at(last(tmp_path / "run")) == (1, 1, 14)
+
+
 # Positions
 
 
