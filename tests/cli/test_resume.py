@@ -1,6 +1,8 @@
 """A run that was stopped and resumed equals one that was not, bit for bit."""
 
 import shlex
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.runtime.interrupts import Interrupted
 from tests.builders.tiny_lm import Command
 
 ADAM = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "0.01")
@@ -194,3 +197,20 @@ def test_a_run_that_is_asked_to_stop_says_what_it_saved(
     assert outcome.code == 143
     assert outcome.err.endswith(f"stopped by SIGTERM; {advice.format(tmp_path)}\n")
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ([] if words else ["checkpoint_last.pt"])
+
+
+def test_a_run_that_is_asked_to_stop_while_it_validates_makes_up_for_it(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(items: Iterable[Any]) -> Iterator[Any]:
+        yield next(iter(items))
+        raise Interrupted(signal.SIGTERM, between_steps=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fairseq.train.loop.checked", stop)
+        outcome = train(tmp_path, "--max-update", 3)
+        assert outcome.code == 143
+        assert "update 3 is saved in" in outcome.err
+    assert last(tmp_path).extra_state["best"] is None
+    assert len(train(tmp_path, "--max-update", 3).floats(r"valid \| loss ([\d.]+)")) == 1
+    assert (tmp_path / "checkpoint_best.pt").exists()
