@@ -120,6 +120,10 @@ def test_fine_tuning_goes_on_whatever_the_settings_but_not_from_another_model(
     run = start(out, f"--finetune-from-model {other}").run
     last = last_of(out, run)
     assert start(out, f"--finetune-from-model {other} --lr 0.1") == Start(last, (), run)
+    moved = other.rename(tmp_path / "moved.pt")
+    assert start(out, f"--finetune-from-model {moved}") == Start(last, (), run), "the same model elsewhere"
+    write(other, Run("retrained", None))
+    assert start(out, f"--finetune-from-model {other}") == Start(last, (), run), "another model under the same name"
     third = write(tmp_path / "third.pt", None)
     with pytest.raises(CheckpointError, match=f"did not begin from {third}; give another --save-dir"):
         start(out, f"--finetune-from-model {third}")
