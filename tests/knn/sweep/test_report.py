@@ -27,7 +27,8 @@ def loss_of(columns: dict, k: int, temperature: float, lmbda: float) -> float:
     for n, lm in enumerate(np.exp(columns["lm_log_prob"])):
         hits = columns["hits"][n, :k].astype(int)
         p = knn_probability(columns["distances"][n, :k], columns["ids"][n, :k], hits, 1, temperature)
-        bits -= math.log2(mixture(lm, p, lmbda))
+        mixed = mixture(lm, p, lmbda)
+        bits -= math.log2(mixed) if mixed else -math.inf
     return bits / len(columns["lm_log_prob"])
 
 
