@@ -272,3 +272,25 @@ def test_rows_that_are_being_appended_lie_behind_those_of_the_fingerprints(tmp_p
             file.write(bytes(640))
     append_path(tmp_path / "dstore").write_bytes(b"{}")
     assert Datastore.open(tmp_path / "dstore").rows == own.rows
+
+
+def test_a_datastore_without_a_manifest_is_known_by_its_keys_values_and_layout(tmp_path):
+    def id_of(name, keys, values, **known):
+        write_raw(tmp_path / name, keys, values)
+        return Datastore.open(tmp_path / name, dimension=WIDTH, vocabulary_size=50000, **known).store_id
+
+    keys, values = clustered_keys(30), values_of(30)
+    own = id_of("d", keys, values)
+    assert own == id_of("again", keys.copy(), values.copy()) is not None
+    other_keys, other_values = keys.copy(), values.copy()
+    other_keys[-1, 0] += 1
+    other_values[0] += 1
+    different = [
+        id_of("keys", other_keys, values),
+        id_of("values", keys, other_values),
+        id_of("narrow", keys, values.astype(np.int32)),
+    ]
+    assert len({own, *different}) == 4
+    assert Datastore.open(tmp_path / "d", dimension=WIDTH, load_keys=False).store_id == own
+    (tmp_path / "d_keys.npy").unlink()
+    assert Datastore.open(tmp_path / "d", dimension=WIDTH, load_keys=False).store_id is None
