@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import UNSET
 
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import manifest_path, write_manifest
@@ -294,3 +294,18 @@ def test_a_datastore_without_a_manifest_is_known_by_its_keys_values_and_layout(t
     assert Datastore.open(tmp_path / "d", dimension=WIDTH, load_keys=False).store_id == own
     (tmp_path / "d_keys.npy").unlink()
     assert Datastore.open(tmp_path / "d", dimension=WIDTH, load_keys=False).store_id is None
+
+
+def test_a_writer_that_goes_on_needs_room_for_the_rest_only(tmp_path, manifest, monkeypatch):
+    keys, values, row = clustered_keys(), values_of(), 4 * WIDTH + 8
+    free = ROWS * row
+    monkeypatch.setattr("fairseq.runtime.resources.free_disk_bytes", lambda path: free)
+    with DatastoreWriter.create(tmp_path / "d", manifest) as writer:
+        writer.append(keys[:900], values[:900])
+    for free, fits in ((600 * row - 1, False), (600 * row, True)):
+        if not fits:
+            with pytest.raises(ConfigError, match="make room, or give --dstore-fp16"):
+                DatastoreWriter.create(tmp_path / "d", manifest)
+            continue
+        with DatastoreWriter.create(tmp_path / "d", manifest) as writer:
+            assert writer.rows_done == 900
