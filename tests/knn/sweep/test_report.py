@@ -184,6 +184,15 @@ def test_every_setting_that_can_be_is_a_line_of_the_csv(cached: tuple[CacheRepor
         assert (loss, ppl, gain) == pytest.approx((expected, 2**expected, lm - 2**expected), rel=1e-5)
 
 
+def test_every_loss_is_told_by_cache_lambda_and_mu(cached: tuple[CacheReport, list[dict], Grid]) -> None:
+    report, (valid, _), grid = cached
+    losses = report.losses()
+    assert losses["grid"] == {"cache": CACHES, "lmbda": grid.lmbdas, "cache_lmbda": grid.cache_lmbdas}
+    for s, i, j in np.ndindex(2, 3, 3):
+        expected = loss_of_mixture(valid, s, grid.lmbdas[i], grid.cache_lmbdas[j], 2.0)
+        assert losses["loss_base2"][s][i][j] == pytest.approx(expected, rel=1e-5)
+
+
 def test_intervals_are_of_the_blocks_and_of_the_seed(cached: tuple[CacheReport, list[dict], Grid]) -> None:
     report, columns, _ = cached
     for number, found in enumerate(columns):
