@@ -102,6 +102,19 @@ def test_a_name_without_its_numbers_must_mean_one_datastore(tmp_path: Path) -> N
         find_foreign(str(tmp_path / "y"))
 
 
+@pytest.mark.parametrize(("smallest", "fits"), [(0, True), (-1, False)])
+def test_every_id_from_0_on_is_an_id(tmp_path: Path, smallest: int, fits: bool) -> None:
+    values = values_of(ROWS)
+    values[20] = smallest
+    old = write_files(tmp_path / "old", clustered_keys(ROWS), values)
+    config = AdoptConfig(str(old), dstore_mmap=str(tmp_path / "new"), dimension=WIDTH, dstore_size=ROWS)
+    if fits:
+        assert f"{ROWS} rows" in adopt_datastore(config, OriginConfig(), DeviceConfig(cpu=True))
+        return
+    with pytest.raises(DatastoreError, match="1 values are negative, the first is row 20: no id is negative"):
+        adopt_datastore(config, OriginConfig(), DeviceConfig(cpu=True))
+
+
 def test_one_process_at_a_time_adopts(tmp_path: Path) -> None:
     old = write_files(tmp_path / "old", clustered_keys(ROWS), values_of(ROWS))
     config = AdoptConfig(str(old), dstore_mmap=str(tmp_path / "new"), dimension=WIDTH)
