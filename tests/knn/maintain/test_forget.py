@@ -178,6 +178,21 @@ def test_compaction_leaves_the_rows_that_are_left(make_store, tmp_path, queries,
     assert np.array_equal(segment.spans.ids(), np.delete(LEFT, np.arange(95, 105)))
 
 
+def test_the_progress_of_a_compaction_ends_with_its_last_row(make_store, monkeypatch):
+    store, seen = make_store(), []
+
+    class Seen(Progress):
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
+            seen.append(self)
+
+    monkeypatch.setattr("fairseq.knn.maintain.compact.Progress", Seen)
+    monkeypatch.setattr("fairseq.knn.maintain.compact.BLOCK_BYTES", 400 * 16 * 4)
+    forget_rows(store.prefix)
+    compact(store.prefix, [], 60)
+    assert [(progress.n, progress.total) for progress in seen] == [(len(LEFT), len(LEFT))]
+
+
 def test_an_index_that_cannot_give_up_rows_is_refused_before_anything_is_written(make_store, tmp_path):
     store = make_store()
     path = index_of(store, "IVF16,Flat,RFlat", tmp_path)
