@@ -30,6 +30,11 @@ AT_MOST = {
     1: "--lmbda --cache-lmbda --momentum --adam-betas --dropout --attention-dropout --activation-dropout"
     " --adaptive-softmax-dropout --decoder-layerdrop --sampling-topp --skip-retrieval --recall",
 }
+# The same name, another sense: 0 is each line at once there.
+OF_ONE_COMMAND = [
+    ("fairseq-interactive", "--buffer-size", 0, -1, "at least"),
+    ("fairseq-score-lm", "--buffer-size", 1, -1, "at least"),
+]
 BOUNDS = [
     *((name, least, -1, "at least") for least, names in AT_LEAST.items() for name in names.split()),
     *((name, most, 1, "at most") for most, names in AT_MOST.items() for name in names.split()),
@@ -42,7 +47,7 @@ def test_a_number_beyond_what_makes_sense_is_refused_and_the_last_that_does_is_n
     for prog, cls, name in everywhere:
         fields = flag_fields(cls)
         required = {other: "x" for other, field in fields.items() if field.default is dataclasses.MISSING}
-        for flag, bound, step, words in BOUNDS:
+        for flag, bound, step, words in [*BOUNDS, *(one[1:] for one in OF_ONE_COMMAND if one[0] == prog)]:
             if flag_name(name) != flag or fields[name].type in (str, str | None):  # such as a grid of values
                 continue
             tried.add(flag)
@@ -53,7 +58,7 @@ def test_a_number_beyond_what_makes_sense_is_refused_and_the_last_that_does_is_n
                 resolve(cls, required, {name: str(bound)})
             except ConfigError as err:  # which may not go together with something else
                 assert words not in str(err) or f"{flag} " not in str(err), prog
-    assert tried == {flag for flag, *_ in BOUNDS}
+    assert tried == {flag for flag, *_ in BOUNDS} | {"--buffer-size"}
 
 
 CHOICES = {
@@ -77,7 +82,12 @@ def test_words_are_the_same_in_every_command() -> None:
 
 
 def test_what_takes_no_value_is_off_unless_it_is_typed() -> None:
-    for prog in FLAGS:
-        for cls in groups_of(prog):
-            on = [name for name, field in flag_fields(cls).items() if field.type is bool and field.default is not False]
-            assert not on, prog
+    """But for LayerNorm's place, which ``--no-decoder-normalize-before`` changes."""
+    on = {
+        (prog, name)
+        for prog in FLAGS
+        for cls in groups_of(prog)
+        for name, field in flag_fields(cls).items()
+        if field.type is bool and field.default is not False
+    }
+    assert on == {("fairseq-train", "decoder_normalize_before")}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairseq.runtime.files import locked
 from tests.builders.tiny_lm import Command, Outcome, num_tokens, token_log_probs
 
 WIDTH, BLOCK, WINDOW = 16, 12, 4
@@ -254,3 +255,19 @@ def test_a_document_is_forgotten_and_the_report_still_knows_the_rows(
     assert report.code == 0, report.err  # every neighbour's value is the token that its row is mapped to
     Path(f"{store}.json").write_text(Path(f"{store}.json").read_text().replace('"spans"', '"span"'))
     assert "'segments[0]' has the unknown field 'span'" in command("fairseq-knnlm", "rows", store, 0).error
+
+
+def test_one_process_at_a_time_appends_forgets_or_compacts(
+    eval_lm: Command, command: Command, store: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    append = ("--gen-subset", "test", "--context-window", WINDOW, "--save-knnlm-dstore", "--append")
+    with locked(store):
+        outcomes = [
+            eval_lm(*append, "--dstore-mmap", store),
+            command("fairseq-knnlm", "forget", store, "--rows", "3:9"),
+            command("fairseq-knnlm", "forget", store, "--compact"),
+        ]
+    for outcome in outcomes:
+        assert outcome.code == 2 and "is being written by another process" in outcome.error
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

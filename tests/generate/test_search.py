@@ -8,7 +8,7 @@ import torch
 
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.hypotheses import Partial
-from fairseq.generate.search import BeamSearch, Sampler, kept
+from fairseq.generate.search import NUCLEUS_AT_FIRST, BeamSearch, Sampler, kept
 from tests.oracles.generation import allowed, beam_search, most_probable, nucleus
 
 LOG_P = torch.randn(6, 30, generator=torch.Generator().manual_seed(1)).double().log_softmax(1)
@@ -20,6 +20,11 @@ def test_the_k_most_probable_are_left(k: int) -> None:
     for row, log_p in zip(left, LOG_P, strict=True):
         assert set(torch.isfinite(row).nonzero()[:, 0].tolist()) == most_probable(log_p.tolist(), k)
         assert torch.equal(row[torch.isfinite(row)], log_p[torch.isfinite(row)])
+
+
+def test_every_word_of_a_large_vocabulary_is_left_where_nothing_is_said() -> None:
+    log_p = torch.randn(2, 3 * NUCLEUS_AT_FIRST, generator=torch.Generator().manual_seed(1)).double().log_softmax(1)
+    assert torch.equal(kept(log_p, -1, -1), log_p) and torch.isfinite(kept(log_p, -1, 1.0)).all()
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.1, 0.5, 0.9, 1.0])

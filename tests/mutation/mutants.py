@@ -41,11 +41,11 @@ BESIDE = {
     "fairseq/generate": "tests/cli/test_flags.py tests/cli/test_flag_bounds.py tests/cli/test_generate.py",
     "fairseq/knn/datastore": "tests/bad_input/test_bad_datastore.py tests/cli/test_rows_command.py",
     "fairseq/knn/index": "tests/bad_input/test_bad_index.py",
-    "fairseq/knn/maintain": "tests/cli/test_knnlm_adopt.py",
+    "fairseq/knn/maintain": "tests/cli/test_knnlm_adopt.py tests/cli/test_rows_command.py",
     "fairseq/knn/neighbours": "tests/knn/search",
     "fairseq/knn/retrieval": "tests/cli/test_save_retrieval.py tests/bad_input/test_bad_retrieval.py",
     "fairseq/knn/search": "tests/knn/neighbours",
-    "fairseq/knn/sweep": "tests/cli/test_sweep_command.py",
+    "fairseq/knn/sweep": "tests/cli/test_flag_bounds.py tests/cli/test_sweep_command.py",
     "fairseq/knn/weight": "tests/cli/test_fit_lmbda.py",
 }
 

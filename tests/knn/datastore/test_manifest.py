@@ -241,3 +241,13 @@ def test_a_source_is_a_text_and_the_way_it_was_cut(field: str) -> None:
     assert not segment.is_of({**settings, field: "another"}) and not segment.is_of({**settings, "data_sha256": "g"})
     unknown = {**settings, "data_sha256": None}
     assert not segment.replace(settings=unknown).is_of(unknown), "two texts that nothing is known of need not be one"
+
+
+def test_only_a_whole_source_goes_without_segments(manifest) -> None:
+    """Of a part of one, the manifest must say which rows are left."""
+    whole = Segment(settings={"data": "a"}, source_rows=9, spans=RowRanges.of([[0, 9]]))
+    assert manifest.with_segments([whole]).segments is UNSET
+    for some in ([SEGMENTS[0]], [whole, SEGMENTS[1]], SEGMENTS):
+        found = manifest.with_segments(some)
+        assert found.segments == tuple(some) and found.rows == len(rows_of(some))
+        assert found.settings == some[0].settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import UNSET
 
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore import writer as datastore_writer
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import manifest_path, write_manifest
@@ -272,3 +272,39 @@ def test_rows_that_are_being_appended_lie_behind_those_of_the_fingerprints(tmp_p
             file.write(bytes(640))
     append_path(tmp_path / "dstore").write_bytes(b"{}")
     assert Datastore.open(tmp_path / "dstore").rows == own.rows
+
+
+def test_a_datastore_without_a_manifest_is_known_by_its_keys_values_and_layout(tmp_path):
+    def id_of(name, keys, values, **known):
+        write_raw(tmp_path / name, keys, values)
+        return Datastore.open(tmp_path / name, dimension=WIDTH, vocabulary_size=50000, **known).store_id
+
+    keys, values = clustered_keys(30), values_of(30)
+    own = id_of("d", keys, values)
+    assert own == id_of("again", keys.copy(), values.copy()) is not None
+    other_keys, other_values = keys.copy(), values.copy()
+    other_keys[-1, 0] += 1
+    other_values[0] += 1
+    different = [
+        id_of("keys", other_keys, values),
+        id_of("values", keys, other_values),
+        id_of("narrow", keys, values.astype(np.int32)),
+    ]
+    assert len({own, *different}) == 4
+    assert Datastore.open(tmp_path / "d", dimension=WIDTH, load_keys=False).store_id == own
+    (tmp_path / "d_keys.npy").unlink()
+    assert Datastore.open(tmp_path / "d", dimension=WIDTH, load_keys=False).store_id is None
+
+
+def test_a_writer_that_goes_on_needs_room_for_the_rest_only(tmp_path, manifest, monkeypatch):
+    keys, values, row = clustered_keys(), values_of(), 4 * WIDTH + 8
+    free = [ROWS * row]
+    monkeypatch.setattr("fairseq.runtime.resources.free_disk_bytes", lambda path: free[0])
+    with DatastoreWriter.create(tmp_path / "d", manifest) as writer:
+        writer.append(keys[:900], values[:900])
+    free[0] = 600 * row - 1
+    with pytest.raises(ConfigError, match="make room, or give --dstore-fp16"):
+        DatastoreWriter.create(tmp_path / "d", manifest)
+    free[0] = 600 * row
+    with DatastoreWriter.create(tmp_path / "d", manifest) as writer:
+        assert writer.rows_done == 900

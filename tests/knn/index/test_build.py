@@ -294,12 +294,13 @@ def test_store_of_the_older_tools_has_an_identity(make_store, tmp_path):
 @pytest.mark.parametrize("spec", [dict(index_spec="Flat"), SMALL_PQ])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_keys_that_are_not_finite_are_named(make_store, tmp_path, spec, value):
-    make_store()
+    """They have become so behind an open datastore: one that is opened then may be told by its fingerprint."""
+    store = make_store()
     keys = np.memmap(tmp_path / "dstore_keys.npy", np.float32, "r+").reshape(ROWS, -1)
     keys[1234, 3] = value
     keys.flush()
     with pytest.raises(DatastoreError, match=r"keys.npy: (row 1234 is|there are keys that are) not finite \(1 in"):
-        build(Datastore.open(tmp_path / "dstore"), tmp_path / "i", **spec)
+        build(store, tmp_path / "i", **spec)
     assert not (tmp_path / "i").exists()
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from fairseq.config.common import DeviceConfig
-from fairseq.errors import DatastoreError
+from fairseq.errors import DatastoreError, FairseqError
 from fairseq.knn.datastore.format import Layout
 from fairseq.knn.maintain import adopt as adopt_module
 from fairseq.knn.maintain.adopt import adopt_datastore, filled_rows
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import Foreign, find_foreign, foreign_layout, likely_layouts
+from fairseq.runtime.files import locked
 from tests.builders.power_cut import PowerCuts
 from tests.builders.small_store import clustered_keys, values_of
 
@@ -99,3 +100,24 @@ def test_a_name_without_its_numbers_must_mean_one_datastore(tmp_path: Path) -> N
     (tmp_path / "y_size12_embed16_vals.npy").unlink()
     with pytest.raises(DatastoreError, match="does not exist, but the keys do"):
         find_foreign(str(tmp_path / "y"))
+
+
+@pytest.mark.parametrize(("smallest", "fits"), [(0, True), (-1, False)])
+def test_every_id_from_0_on_is_an_id(tmp_path: Path, smallest: int, fits: bool) -> None:
+    values = values_of(ROWS)
+    values[20] = smallest
+    old = write_files(tmp_path / "old", clustered_keys(ROWS), values)
+    config = AdoptConfig(str(old), dstore_mmap=str(tmp_path / "new"), dimension=WIDTH, dstore_size=ROWS)
+    if fits:
+        assert f"{ROWS} rows" in adopt_datastore(config, OriginConfig(), DeviceConfig(cpu=True))
+        return
+    with pytest.raises(DatastoreError, match="1 values are negative, the first is row 20: no id is negative"):
+        adopt_datastore(config, OriginConfig(), DeviceConfig(cpu=True))
+
+
+def test_one_process_at_a_time_adopts(tmp_path: Path) -> None:
+    old = write_files(tmp_path / "old", clustered_keys(ROWS), values_of(ROWS))
+    config = AdoptConfig(str(old), dstore_mmap=str(tmp_path / "new"), dimension=WIDTH)
+    with locked(tmp_path / "new"), pytest.raises(FairseqError, match="is being written by another process"):
+        adopt_datastore(config, OriginConfig(), DeviceConfig(cpu=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"old_keys.npy", "old_vals.npy"}

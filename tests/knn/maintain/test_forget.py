@@ -10,7 +10,13 @@ import pytest
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
-from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.datastore.manifest import (
+    DatastoreManifest,
+    Segment,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import build_index, sample_keys
@@ -172,6 +178,21 @@ def test_compaction_leaves_the_rows_that_are_left(make_store, tmp_path, queries,
     assert np.array_equal(segment.spans.ids(), np.delete(LEFT, np.arange(95, 105)))
 
 
+def test_the_progress_of_a_compaction_ends_with_its_last_row(make_store, monkeypatch):
+    store, seen = make_store(), []
+
+    class Seen(Progress):
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
+            seen.append(self)
+
+    monkeypatch.setattr("fairseq.knn.maintain.compact.Progress", Seen)
+    monkeypatch.setattr("fairseq.knn.maintain.compact.BLOCK_BYTES", 400 * 16 * 4)
+    forget_rows(store.prefix)
+    compact(store.prefix, [], 60)
+    assert [(progress.n, progress.total) for progress in seen] == [(len(LEFT), len(LEFT))]
+
+
 def test_an_index_that_cannot_give_up_rows_is_refused_before_anything_is_written(make_store, tmp_path):
     store = make_store()
     path = index_of(store, "IVF16,Flat,RFlat", tmp_path)
@@ -254,6 +275,23 @@ def test_forgetting_changes_the_identity_and_says_so(make_store, tmp_path):
         said(store.prefix, rows=f"0:{ROWS + 1}")
     assert "dry-run: nothing was changed" in said(store.prefix, rows="30:40", dry_run=True)
     assert Datastore.open(store.prefix).forgotten.num_rows == 6
+
+
+def test_a_source_is_forgotten_by_the_end_of_its_path(make_store):
+    """Two runs of one text are one source; two texts of one name must be told apart."""
+    rows = {"a/train": 300, "b/valid": 500, "c/valid": 600, "d/test": 100}
+    segments = tuple(
+        Segment(settings={"data": f"/x/{name}"}, source_rows=count, spans=RowRanges.of([[0, count]]))
+        for name, count in rows.items()
+    )
+    store = make_store(segments=segments, settings=segments[0].settings)
+    assert "source /x/a/train: 300 rows, 0:300, are forgotten" in said(store.prefix, source="train")
+    with pytest.raises(ConfigError, match=r"--source valid may be /x/b/valid or /x/c/valid; give more of the path"):
+        said(store.prefix, source="valid")
+    with pytest.raises(ConfigError, match="--source rain is no source of"):
+        said(store.prefix, source="rain")
+    assert "600 rows, 800:1400, are forgotten" in said(store.prefix, source="c/valid")
+    assert Datastore.open(store.prefix).forgotten.pairs == [[0, 300], [800, 1400]]
 
 
 def test_what_was_never_forgotten_has_the_identity_that_it_always_had(make_store):

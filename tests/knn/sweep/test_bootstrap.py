@@ -47,6 +47,12 @@ def test_the_same_seed_gives_the_same_and_another_another():
     assert one == again and one.bits_interval != other.bits_interval
 
 
+@pytest.mark.parametrize("first", [0, 1, 17])
+def test_blocks_may_have_any_numbers(first):
+    lm, mixed, block = blocks()
+    assert gain_of(lm, mixed, 3 * block + first, 300, 1) == gain_of(lm, mixed, block, 300, 1)
+
+
 def test_what_has_no_interval():
     lm, mixed, _ = blocks()
     assert gain_of(lm, mixed, np.zeros(len(lm), int), 100, 1).bits_interval is None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
@@ -78,3 +79,26 @@ def test_the_size_of_a_large_cache_is_spelled_out(tmp_path: Path) -> None:
     edit_manifest(tmp_path / "r", cache={"settings": large})
     line = next(line for line in lines(tmp_path / "r") if line.startswith("| + cache"))
     assert "--cache-size 100000" in line
+
+
+@pytest.mark.parametrize("wrong", ["results", "neighbours"])
+def test_what_cannot_be_said_in_the_end_is_refused_before_the_work(
+    tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("fairseq.knn.sweep.command.sweep", work)
+    cached_retrieval(tmp_path / "a")
+    cached_retrieval(tmp_path / "b", seed=1)
+    if wrong == "results":
+        (tmp_path / "a" / "results.json").write_text("{")
+        with pytest.raises(DatastoreError, match=r"results\.json must be JSON"):
+            lines(tmp_path / "a", apply=str(tmp_path / "b"))
+        return
+    for name in ("ids", "distances"):
+        np.save(tmp_path / "b" / f"{name}.npy", np.load(tmp_path / "b" / f"{name}.npy")[:, :9])
+    np.save(tmp_path / "b" / "hits.npy", np.load(tmp_path / "b" / "hits.npy")[:, :2])
+    edit_manifest(tmp_path / "b", k=9)
+    with pytest.raises(ConfigError, match="--k 10 is more than the 9 neighbours"):
+        lines(tmp_path / "a", apply=str(tmp_path / "b"), k=10)

@@ -51,6 +51,20 @@ def test_grids_out_of_range(flags, message):
         SweepConfig("r", **flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"lmbda": "-0.1"}, "--lmbda must be at least 0, but has -0.1"),
+        ({"lmbda": "1.1"}, "--lmbda must be at most 1, but has 1.1"),
+        ({"cache_lmbda": "-0.1"}, "--cache-lmbda must be at least 0, but has -0.1"),
+        ({"cache_lmbda": "0:1.1:0.1"}, "--cache-lmbda must be at most 1, but has 1.1"),
+    ],
+)
+def test_weights_of_a_cache_out_of_range(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        CacheSweepConfig("r", **flags)
+
+
 def test_neighbours_by_default():
     assert powers(1024) == (1, 4, 16, 64, 256, 1024) and powers(1) == (1,) and powers(20) == (1, 4, 16, 20)
     assert SweepConfig("r").grid(64).ks == (1, 4, 16, 64)
