@@ -121,6 +121,12 @@ def test_dropout_scales_what_it_keeps_so_that_the_mean_stays() -> None:
     assert float(out.double().mean()) == pytest.approx(1, abs=2 * FIVE_SIGMA)
 
 
+def test_dropout_on_a_cpu_is_exact_to_a_multiple_of_one_in_65536() -> None:
+    out = dropout(torch.ones(NUM_DRAWS), 0.3, training=True)
+    kept = 65536 - round(0.3 * 65536)
+    assert float(out.max()) == pytest.approx(65536 / kept, rel=5e-7)  # 1 / 0.7, which torch scales by, is 3e-6 away
+
+
 def test_dropout_draws_neighbouring_elements_apart() -> None:
     torch.manual_seed(1)
     kept = (dropout(torch.ones(NUM_DRAWS), 0.5, training=True) != 0).view(-1, 4).double()
