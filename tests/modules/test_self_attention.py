@@ -159,6 +159,16 @@ def test_equal_seeds_drop_equal_elements() -> None:
     assert not torch.equal(outs[0], dropout(x, 0.3, training=True))
 
 
+def test_a_draw_is_seeded_by_63_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    draw = np.random.SFC64
+    monkeypatch.setattr(np.random, "SFC64", lambda seed: seeds.append(seed) or draw(seed))
+    torch.manual_seed(5)
+    for _ in range(20):
+        dropout(torch.ones(4), 0.5, training=True)
+    assert max(seeds) > 1 << 61 and len(set(seeds)) == 20  # below it all 20 times: one chance in 2⁴⁰
+
+
 def test_the_gradient_passes_where_the_value_did() -> None:
     x = torch.ones(1000, requires_grad=True)
     out = dropout(x, 0.3, training=True)
