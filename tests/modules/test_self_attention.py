@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairseq.modules import self_attention
-from fairseq.modules.dropout import dropout
+from fairseq.modules.dropout import _draws, dropout
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from fairseq.modules.self_attention import SelfAttention
 from tests.oracles.attention import attention
@@ -157,6 +157,11 @@ def test_equal_seeds_drop_equal_elements() -> None:
         outs.append(dropout(x, 0.3, training=True))
     assert torch.equal(*outs)
     assert not torch.equal(outs[0], dropout(x, 0.3, training=True))
+
+
+def test_no_more_numbers_are_drawn_than_needed() -> None:
+    for count, num_bytes in ((1, 8), (4, 8), (5, 16), (1000, 2000)):
+        assert _draws(count).shape == (count,) and _draws(count).untyped_storage().nbytes() == num_bytes
 
 
 def test_a_draw_is_seeded_by_63_bits(monkeypatch: pytest.MonkeyPatch) -> None:
