@@ -70,6 +70,35 @@ def test_every_flag_of_the_model_is_tried() -> None:
     assert set(VALUES) == set(flag_fields(TransformerConfig))
 
 
+AT_LEAST_1 = (
+    "decoder_layers decoder_embed_dim decoder_input_dim decoder_output_dim decoder_ffn_embed_dim"
+    " decoder_attention_heads max_target_positions adaptive_input_cutoff adaptive_softmax_cutoff"
+)
+SHARES = "dropout attention_dropout activation_dropout adaptive_softmax_dropout decoder_layerdrop"  # of what is dropped
+
+
+@pytest.mark.parametrize("name", AT_LEAST_1.split())
+def test_a_count_of_zero_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be at least 1"):
+        resolve(TransformerConfig, BASE, {name: (0, 8) if name.endswith("cutoff") else 0})
+
+
+@pytest.mark.parametrize("name", SHARES.split())
+def test_a_share_lies_between_0_and_1(name: str) -> None:
+    for bound in (0.0, 1.0):
+        assert getattr(resolve(TransformerConfig, BASE, {name: bound}), name) == bound
+    for beyond in (-0.01, 1.01):
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be at (least 0|most 1)"):
+            resolve(TransformerConfig, BASE, {name: beyond})
+
+
+@pytest.mark.parametrize("name", ["adaptive_input_factor", "adaptive_softmax_factor"])
+def test_a_factor_that_widens_rarer_words_is_refused(name: str) -> None:
+    assert getattr(resolve(TransformerConfig, BASE, {name: 1}), name) == 1
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        resolve(TransformerConfig, BASE, {name: 0.99})
+
+
 def try_pairs(base: dict[str, Any], most: int) -> tuple[int, int]:
     """Tries all pairs of flags with up to ``most`` values each; returns how many were built, and how many refused."""
     torch.manual_seed(0)

@@ -96,6 +96,12 @@ def test_padding_on_the_right_changes_nothing_before_it(variant: str) -> None:
     )
 
 
+def test_a_model_that_is_built_alone_takes_the_default_block_size() -> None:
+    alone = perturbed_model(replace(SMALL, max_target_positions=None, decoder_learned_pos=True))
+    assert (alone.max_positions, alone.longest_row) == (1024, 1024)  # --tokens-per-sample, fairseq's default
+    assert perturbed_model(SMALL).longest_row is None
+
+
 def test_without_positions_order_does_not_matter_to_the_last_column_of_one_layer() -> None:
     model = perturbed_model(replace(SMALL, decoder_layers=1, no_token_positional_embeddings=True))
     row = torch.tensor([[4, 5, 6, 7]])

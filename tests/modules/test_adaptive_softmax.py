@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds
+from fairseq.modules.adaptive_input import AdaptiveInput, band_bounds, rows_in_band
 from fairseq.modules.adaptive_softmax import AdaptiveSoftmax
 from tests.oracles.adaptive_softmax import all_log_probs, embed
 
@@ -28,6 +28,14 @@ def arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
 
 def test_bands() -> None:
     assert band_bounds(12, (5, 9)) == [(0, 5), (5, 9), (9, 12)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65])
+def test_the_rows_of_a_band_are_filled_up_to_a_multiple_of_64(count: int) -> None:
+    ids = torch.tensor([6, *[7] * count, 15])
+    where, found = rows_in_band(ids, 7, 15)
+    assert found == count and where[:count].tolist() == list(range(1, count + 1))
+    assert len(where) == {0: 0, 1: 64, 63: 64, 64: 64, 65: 128}[count] and not where[count:].any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

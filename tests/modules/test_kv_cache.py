@@ -66,6 +66,19 @@ def test_reordered_rows_go_on_from_what_they_were() -> None:
             torch.testing.assert_close(found[0], whole(model, row)[-1], atol=FLOAT32_ATOL, rtol=0)
 
 
+def test_a_cache_may_lose_all_its_rows() -> None:
+    cache = perturbed_model(SMALL).new_cache(2, 4)
+    read(perturbed_model(SMALL), cache, [[4, 5], [6]])
+    cache.reorder([])
+    assert len(cache.length_R) == 0
+
+
+def test_keys_and_values_are_kept_in_the_caches_format() -> None:
+    cache = perturbed_model(SMALL).new_cache(1, 4, torch.bfloat16)
+    kept = cache.append(0, *torch.ones(2, 1, 2, 3, 8))
+    assert [part.dtype for part in kept] == [torch.bfloat16] * 2
+
+
 def test_no_more_than_there_is_room_for() -> None:
     model = perturbed_model(SMALL)
     cache = model.new_cache(1, 4)

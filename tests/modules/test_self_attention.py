@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairseq.modules import self_attention
-from fairseq.modules.dropout import dropout
+from fairseq.modules.dropout import _draws, dropout
 from fairseq.modules.positions import LearnedPositions, SinusoidalPositions, sinusoidal_table
 from fairseq.modules.self_attention import SelfAttention
 from tests.oracles.attention import attention
@@ -121,6 +121,12 @@ def test_dropout_scales_what_it_keeps_so_that_the_mean_stays() -> None:
     assert float(out.double().mean()) == pytest.approx(1, abs=2 * FIVE_SIGMA)
 
 
+def test_dropout_on_a_cpu_is_exact_to_a_multiple_of_one_in_65536() -> None:
+    out = dropout(torch.ones(NUM_DRAWS), 0.3, training=True)
+    kept = 65536 - round(0.3 * 65536)
+    assert float(out.max()) == pytest.approx(65536 / kept, rel=5e-7)  # 1 / 0.7, which torch scales by, is 3e-6 away
+
+
 def test_dropout_draws_neighbouring_elements_apart() -> None:
     torch.manual_seed(1)
     kept = (dropout(torch.ones(NUM_DRAWS), 0.5, training=True) != 0).view(-1, 4).double()
@@ -151,6 +157,21 @@ def test_equal_seeds_drop_equal_elements() -> None:
         outs.append(dropout(x, 0.3, training=True))
     assert torch.equal(*outs)
     assert not torch.equal(outs[0], dropout(x, 0.3, training=True))
+
+
+def test_no_more_numbers_are_drawn_than_needed() -> None:
+    for count, num_bytes in ((1, 8), (4, 8), (5, 16), (1000, 2000)):
+        assert _draws(count).shape == (count,) and _draws(count).untyped_storage().nbytes() == num_bytes
+
+
+def test_a_draw_is_seeded_by_63_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    draw = np.random.SFC64
+    monkeypatch.setattr(np.random, "SFC64", lambda seed: seeds.append(seed) or draw(seed))
+    torch.manual_seed(5)
+    for _ in range(20):
+        dropout(torch.ones(4), 0.5, training=True)
+    assert max(seeds) > 1 << 61 and len(set(seeds)) == 20  # below it all 20 times: one chance in 2⁴⁰
 
 
 def test_the_gradient_passes_where_the_value_did() -> None:
