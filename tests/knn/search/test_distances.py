@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairseq.knn.search import distances
 from fairseq.knn.search.distances import smallest
 
 FEW = st.sampled_from([-1.0, 0.0, 2.5, np.inf, np.nan])  # so that equal ones meet the bound
@@ -17,3 +18,28 @@ def test_the_first_of_equal_ones_and_nan_last(rows) -> None:
         columns = np.sort(np.argsort(numbers, axis=1, kind="stable")[:, :k], axis=1)
         expected = columns + numbers.shape[1] * np.arange(len(numbers))[:, None]
         assert np.array_equal(smallest(numbers, k), expected)
+
+
+def stretches(rows: list[int] | np.ndarray, shape: tuple[int, int]) -> list[np.ndarray]:
+    """Returns the pairs that are read together, all of which are there once."""
+    parts = list(distances._in_file_order(np.array(rows, np.int64), shape))
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(rows)))
+    return parts
+
+
+def test_the_file_is_read_from_front_to_back(monkeypatch) -> None:
+    """A stretch is 10 rows; the largest store has more of them than 16 bits number, where stretches are longer."""
+    monkeypatch.setattr(distances, "READ_AT_ONCE", 20)
+    rng = np.random.default_rng(1)
+    for total in (95, 70_000, 1_000_000):
+        rows, length = rng.integers(0, total, 400), max(10, -(-total // 65535))
+        order = np.concatenate([rows[part] // length for part in stretches(rows, (total, 2))])
+        assert (np.diff(order) >= 0).all()
+
+
+def test_a_few_pairs_are_read_at_once_and_many_a_stretch_at_a_time(monkeypatch) -> None:
+    """Stretches of 10 rows: as many of them together as have 10 pairs, or one that has more."""
+    monkeypatch.setattr(distances, "READ_AT_ONCE", 20)
+    assert [len(part) for part in stretches([5, 15, 95, 55], (100, 2))] == [4]
+    rows = [*[3] * 4, *[13] * 5, *[23] * 4, *[33] * 25, *[43] * 2, *[99] * 8]
+    assert [len(part) for part in stretches(rows, (100, 2))] == [9, 4, 25, 10]
