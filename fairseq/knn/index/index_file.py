@@ -44,7 +44,7 @@ class IndexFile:
     @property
     def sha256(self) -> str | None:
         """The checksum of its bytes, as far as that is known without reading them."""
-        return self.manifest.sha256 if self.manifest is not None and self.problem is None else None
+        return self.manifest.sha256 if self.manifest is not None and self.is_ours else None
 
 
 def require_file(path: str | Path) -> None:
@@ -97,7 +97,7 @@ def require_readable(file: IndexFile) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _tried_once(path: Path, fingerprint: str) -> None:
+def _tried_once(path: Path, _fingerprint: str) -> None:
     """Tries a file once in a process, as long as it has this fingerprint."""
     try_index(path)
 

@@ -78,7 +78,7 @@ def test_int16_values_take_no_more_rows(store: Datastore) -> None:
     manifest = store.require_manifest().replace(value_dtype="int16", fingerprints=UNSET)
     values = np.full(OLD, 9, "<i2")
     values.tofile(f"{store.prefix}_vals.npy")
-    write_manifest(Path(f"{store.prefix}.json"), manifest)
+    write_manifest(Path(f"{store.prefix}.json"), manifest.of_files(store.prefix))
     with pytest.raises(DatastoreError, match="no longer written"):
         open_target(store.prefix, new())
 

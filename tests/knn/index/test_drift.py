@@ -1,11 +1,14 @@
 """How far rows are from an index: against loops, on rows of the same kind and of another."""
 
+from typing import Any
+
 import faiss
 import numpy as np
 import pytest
 
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.index.drift import drift_of, measure_drift
+from fairseq.knn.index.drift import _code_error, drift_of, measure_drift
+from tests.builders.small_store import clustered_keys
 
 WIDTH = 16
 
@@ -52,3 +55,32 @@ def test_it_is_warned_of_beyond_the_threshold(make_store, caplog):
     assert "unlike those" not in caplog.text
     measure_drift(index, store, 1000, threshold=1.25)
     assert "unlike those" in caplog.text and "--append --retrain" in caplog.text
+
+
+@pytest.mark.parametrize("spec", ["IVF8,PQ8x4fs", "IVF8,PQ8x4fsr"])
+def test_the_error_of_fast_scan_codes_is_that_of_what_they_store(spec: str) -> None:
+    """FAISS ends the process when it is asked to encode: beside what it stores of rows that are added."""
+    keys, rows = clustered_keys(), clustered_keys(200, seed=9)
+    index = faiss.index_factory(16, spec)
+    index.train(keys)
+    found = _code_error(index, rows)
+    index.add(rows)
+    index.make_direct_map()
+    stored = np.stack([index.reconstruct(row) for row in range(200)]).astype(np.float64)
+    assert found == pytest.approx(((rows - stored) ** 2).sum(1).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("spec", ["OPQ8_8,IVF8,Flat", "OPQ8_8,IVF8,PQ4x4,RFlat", "PCAR8,IVF8,SQ8,Refine(SQ8)"])
+def test_centroids_are_compared_behind_transforms_wherever_these_are(spec: str) -> None:
+    """Under a refinement too; the transform by hand: A x + b."""
+    keys, old, new = clustered_keys(), clustered_keys(200, seed=9), clustered_keys(200, seed=9) * 2
+    index = faiss.index_factory(16, spec)
+    index.train(keys)
+    base = faiss.downcast_index(index.base_index) if spec.count(",") > 2 else index
+    linear: Any = faiss.downcast_VectorTransform(base.chain.at(0))
+    matrix = faiss.vector_to_array(linear.A).reshape(8, 16).astype(np.float64)
+    shift = faiss.vector_to_array(linear.b) if linear.have_bias else 0.0
+    inverted: Any = faiss.extract_index_ivf(index)
+    centroids = inverted.quantizer.reconstruct_n(0, 8).astype(np.float64)
+    means = [(((rows @ matrix.T + shift)[:, None] - centroids) ** 2).sum(2).min(1).mean() for rows in (old, new)]
+    assert drift_of(index, old, new).centroids == pytest.approx(means[1] / means[0], rel=1e-3)

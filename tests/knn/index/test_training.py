@@ -185,3 +185,25 @@ def test_no_more_rows_are_read_than_are_used(make_store, tmp_path):
     store = make_store(keys=np.random.default_rng(0).standard_normal((rows + 500, 4), dtype=np.float32))
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(tmp_path / "i"), index_spec="IVF1,Flat")
     assert build_index(store, build, tmp_path / "i").sample == rows
+
+
+def test_rows_go_to_the_nearest_list_where_centroids_differ_in_length() -> None:
+    """A product with the centroids alone would send every row to a long one."""
+    rng = np.random.default_rng(11)
+    centroids = (rng.standard_normal((40, WIDTH)) * rng.uniform(0.5, 8, (40, 1))).astype(np.float32)
+    rows = (centroids[rng.integers(0, 40, 300)] + rng.standard_normal((300, WIDTH)) / 10).astype(np.float32)
+    nearest_N = ((centroids.astype(np.float64) - rows[:, None]) ** 2).sum(2).argmin(1)
+    assert np.array_equal(index_training._list_finder(centroids, False)(rows), nearest_N)
+
+
+def test_another_seed_gives_other_lists_and_other_words(keys) -> None:
+    """With all rows in the sample: what differs is where k-means begins."""
+    first, again, other = (index_training._centroids(keys, 8, seed, False) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.allclose(np.sort(first, axis=0), np.sort(other, axis=0))
+    words = []
+    for seed in (1, 1, 2):
+        index = faiss.index_factory(WIDTH, f"IVF8,PQ{PARTS}")
+        index.quantizer.add(first)
+        index_training._train_words(index, keys, seed)
+        words.append(faiss.vector_to_array(index.pq.centroids))
+    assert np.array_equal(words[0], words[1]) and not np.allclose(words[0], words[2])

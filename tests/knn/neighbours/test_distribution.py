@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fairseq.evaluate.mixture import interpolate
 from fairseq.knn.neighbours.distribution import (
     drop_nearest,
+    drop_own,
     each_once,
     gaps,
     log_prob_of,
@@ -190,3 +191,23 @@ def test_each_once_keeps_the_nearest_of_a_row(pairs):
     assert {int(row): float(x) for row, x in zip(kept[0], d[0], strict=True) if row >= 0} == expected
     assert sorted(kept[0][kept[0] >= 0].tolist()) == sorted(expected)
     assert np.isinf(d[kept < 0]).all() and d.shape == near.shape
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_a_hit_at_no_distance_is_none(distinct: bool) -> None:
+    """A row at +inf or NaN is no neighbour, whatever its value: of the other two, each has half."""
+    distances = np.array([[1.0, np.inf, 1.0, np.nan]], np.float32)
+    ids, values = np.array([[3, 4, 5, 6]]), np.array([[7, 8, 9, 8]])
+    votes = votes_for(distances, ids, values, np.array([8]), distinct=distinct)
+    assert not votes.hits_NK.any() and votes.ids_NK.tolist() == [[3, -1, 5, -1]]
+    assert log_prob_of(votes) == -np.inf
+    log_p = next_log_prob(distances, ids, values, 10, distinct=distinct)[0]
+    assert log_p[7] == log_p[9] == pytest.approx(np.log(0.5)) and log_p[8] == -np.inf
+
+
+def test_a_row_of_ones_own_is_no_neighbour() -> None:
+    distances = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], np.float32)
+    ids = np.array([[5, 6, 7], [6, 5, -1]])
+    near, kept = drop_own(distances, ids, np.array([[6, 5], [-1, 6]]))
+    assert kept.tolist() == [[-1, -1, 7], [-1, 5, -1]]
+    assert near.tolist() == [[np.inf, np.inf, 3.0], [np.inf, 2.0, np.inf]]

@@ -336,3 +336,16 @@ def test_what_is_forgotten_in_one_is_found_in_neither(tmp_path, kind):
 def test_joint_id():
     assert joint_id(["x"]) == "x" and joint_id(["x", None]) is None
     assert joint_id(["x", "y"]) not in ("x", "y", joint_id(["y", "x"]))
+
+
+def test_a_third_store_begins_behind_each_store_once(stores):
+    """a and its copy have the same rows: b's begin behind a's, and their values are b's."""
+    for end in ("_keys.npy", "_vals.npy", ".json", ".flat", ".flat.json"):
+        shutil.copy(f"{stores}/a{end}", f"{stores}/twin{end}")
+    for names in ("a:twin:b", "a:a:b"):
+        found = opened(stores, names)
+        assert [part.offset for part in found.parts] == [0, CUT] and found.rows == ROWS
+        ids = found.search(QUERIES)[1]
+        assert ids.max() >= CUT and np.array_equal(found.values(ids), values_of()[ids])
+        whole = opened(stores, "whole").log_prob(QUERIES, TARGET)
+        assert found.log_prob(QUERIES, TARGET) == pytest.approx(whole, rel=SAME, abs=SAME)

@@ -332,3 +332,42 @@ def test_rare_far_rows_give_the_same_probabilities_alone_and_together(make_store
     assert together == pytest.approx(np.array(expected), abs=2e-3)
     alone = np.concatenate([found.log_prob(queries[n : n + 1], targets[n : n + 1]) for n in range(0, 420, 20)])
     assert together[::20] == pytest.approx(alone, abs=2e-3)
+
+
+def test_lists_are_chosen_by_the_distance_to_their_centroids() -> None:
+    """Centroids of very different lengths, so that a product with them alone would order them by length."""
+    rng = np.random.default_rng(11)
+    middles = (rng.standard_normal((40, WIDTH)) * rng.uniform(0.5, 8, (40, 1))).astype(np.float32)
+    quantizer = faiss.IndexFlatL2(WIDTH)
+    quantizer.add(middles)
+    index = faiss.IndexIVFFlat(quantizer, WIDTH, 40)
+    index.train(middles)
+    index.add(middles)  # each in a list of its own: the lists that are visited are the rows that are found
+    index.nprobe = 6
+    queries = (rng.standard_normal((50, WIDTH)) * 3).astype(np.float32)
+    expected = np.sort(((middles.astype(np.float64) - queries[:, None]) ** 2).sum(2), axis=1)[:, :6]
+    distances, ids = ListSearch(index).search(queries, 6)
+    assert np.sort(distances, axis=1) == pytest.approx(expected, abs=TOLERANCE, rel=1e-5)
+    assert (ids >= 0).all()
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(3, 1 << 22), (64, 5 * list_search.BLOCK), (3, 5 * list_search.BLOCK)])
+def test_queries_are_chosen_together_up_to_either_bound(monkeypatch, at_once: int, most: int) -> None:
+    """At most so many queries, and so many distances when each is filled up to the longest; a single one is alone."""
+    monkeypatch.setattr(list_search, "CHOSEN_AT_ONCE", at_once)
+    monkeypatch.setattr(list_search, "MOST_CHOSEN_FROM", most)
+    blocks = np.array([0, 1, 1, 1, 1, 1, 1, 2, 2, 3, 9])
+    parts = list_search._chosen_together(blocks)
+    assert np.concatenate([np.arange(len(blocks))[part] for part in parts]).tolist() == list(range(len(blocks)))
+    for before, part in zip([None, *parts], parts, strict=False):
+        count = part.stop - part.start
+        assert count <= at_once and (count == 1 or count * blocks[part.stop - 1] * list_search.BLOCK <= most)
+        if before is not None:  # and no fewer: one more would not have fitted
+            count = before.stop - before.start + 1
+            assert count > at_once or count * blocks[before.stop] * list_search.BLOCK > most
+
+
+def test_queries_are_searched_together_up_to_a_number_of_distances(monkeypatch) -> None:
+    monkeypatch.setattr(list_search, "MOST_DISTANCES", 10 * list_search.BLOCK)
+    parts = list_search._parts(np.array([4, 6, 1, 9, 12, 0, 10, 1]))
+    assert [(part.start, part.stop) for part in parts] == [(0, 2), (2, 4), (4, 5), (5, 7), (7, 8)]

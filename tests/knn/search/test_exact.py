@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
+from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.index.build import build_index, read_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.inspect.index import measure_recall
@@ -28,9 +29,10 @@ def silent(total: int = ROWS) -> Progress:
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, block_rows: int, dtype: str) -> None:
     keys, queries = clustered_keys().astype(dtype), clustered_keys(9, seed=3)
     monkeypatch.setattr(exact, "BLOCK_BYTES", 4 * keys.shape[1] * block_rows)
-    progress = silent()
+    progress, sizes, search = silent(), [], faiss.knn
+    monkeypatch.setattr(faiss, "knn", lambda *given, **more: (sizes.append(len(given[1])), search(*given, **more))[1])
     distances, ids = exact_neighbours(keys, queries, 30, progress)
-    assert progress.n == ROWS
+    assert progress.n == ROWS and max(sizes) == min(block_rows, ROWS)
     for n, query in enumerate(queries):
         expected, expected_ids = nearest(keys.astype(np.float64), query, 30)
         assert distances[n] == pytest.approx(expected, abs=DISTANCE_TOLERANCE)
@@ -97,3 +99,17 @@ def test_bad_keys_are_counted_over_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("fairseq.knn.inspect.store.BLOCK_BYTES", 4 * keys.shape[1] * 9)
     not_finite, zero, filled = find_bad_keys(keys, silent(50))
     assert (not_finite.count, not_finite.first, zero.count, zero.first, filled) == (2, 7, 7, 20, 44)
+
+
+@pytest.mark.parametrize("block_rows", [100, ROWS])
+def test_forgotten_rows_are_nobodys_neighbours_and_all_others_may_be(monkeypatch, block_rows: int) -> None:
+    """A whole block of 100 is forgotten, one in part, and none of the others."""
+    keys, queries = clustered_keys(), clustered_keys(9, seed=3)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 4 * keys.shape[1] * block_rows)
+    forgotten = RowRanges.of([[100, 250], [1490, 1500]])
+    left = np.flatnonzero(~((np.arange(ROWS) >= 100) & (np.arange(ROWS) < 250) | (np.arange(ROWS) >= 1490)))
+    distances, ids = exact_neighbours(keys, queries, 30, silent(), forgotten=forgotten)
+    for n, query in enumerate(queries):
+        expected, expected_ids = nearest(keys[left].astype(np.float64), query, 30)
+        assert distances[n] == pytest.approx(expected, abs=DISTANCE_TOLERANCE)
+        assert set(ids[n]) == set(left[expected_ids])
