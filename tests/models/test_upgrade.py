@@ -45,6 +45,10 @@ def test_a_stored_table_of_positions_is_dropped() -> None:
     assert names({"decoder.embed_positions.weights": torch.ones(9, 4)}) == []
 
 
+def test_constants_are_left_out_wherever_they_stand() -> None:
+    assert names({"version": torch.ones(1), "decoder.embed_positions._float_tensor": torch.ones(1)}) == []
+
+
 def test_learned_positions_are_kept() -> None:
     assert names({"decoder.embed_positions.weight": torch.ones(9, 4)}) == ["decoder.embed_positions.weight"]
 
