@@ -32,8 +32,10 @@ from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import format_duration
+from fairseq.runtime.outputs import claim_all
 from fairseq.runtime.progress import Progress, at_work
 from fairseq.runtime.resources import require_disk, require_memory
+from fairseq.runtime.stores import index_names
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +88,7 @@ def build_index(
         logger.warning(
             "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
         )
-    if path.is_dir():
-        raise DatastoreError(f"{path} is a directory, but the index is to be written there; give the name of a file")
+    claim_all("", index_names(path))
     with locked(path):
         config = resolved(config, store, path)
         index = new_index(config, store.dimension)

@@ -30,9 +30,11 @@ from fairseq.knn.datastore.writer import clear_sidecars, copy_start
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
-from fairseq.runtime.files import atomic_write, fsync_directory, locked
+from fairseq.runtime.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
 from fairseq.runtime.inputs import data_directories
+from fairseq.runtime.outputs import claim
 from fairseq.runtime.resources import require_disk
+from fairseq.runtime.stores import datastore_names
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,8 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
     foreign = find_foreign(config.source)
     old = foreign.prefix
     target = Path(config.dstore_mmap) if config.dstore_mmap is not None else old
-    in_place = target.absolute() == old.absolute()
+    in_place = os.path.realpath(target) == os.path.realpath(old)
+    _claim(old, target, in_place=in_place)
     with locked(target):
         if not config.overwrite:
             _require_free(old, target)
@@ -94,6 +97,14 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         clear_sidecars(target)
     rows = f"{manifest.rows} rows of width {manifest.dimension}"
     return f"{target}: {rows}, {plan.mended}, store {manifest.store_id[:12]}"
+
+
+def _claim(old: Path, target: Path, *, in_place: bool) -> None:
+    """Raises ConfigError where a file is in the way that is neither ours nor the old one."""
+    for path, kind in datastore_names(target):
+        olds = [path_of(old) for path_of in (keys_path, values_path) if path == path_of(target)]
+        if not (olds and (in_place or (path.exists() and path.samefile(olds[0])))):
+            claim("--dstore-mmap", path, kind)
 
 
 def _require_free(old: Path, target: Path) -> None:
@@ -185,7 +196,7 @@ def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
     if plan.values_N is None:
         _place(old_values, values_path(target), old_values.stat().st_size, copy=copy)
     else:
-        with atomic_write(values_path(target)) as file:
+        with atomic_write(values_path(target), replace_link=True) as file:
             file.write(np.ascontiguousarray(plan.values_N, np.int64).data)
 
 
@@ -196,8 +207,8 @@ def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
         copy_start(old, new, num_bytes)
         return
     # A name that nothing else opens for writing: what a killed run leaves there is the old file itself.
-    temporary = new.with_name(f".{new.name}.link")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(new)
+    remove_leftover(temporary)
     try:
         temporary.hardlink_to(old.resolve())
     except OSError:

@@ -212,5 +212,6 @@ def _take_place(path: Path, place: Path) -> None:
 
 def _clean_up(prefix: Path, manifest: DatastoreManifest) -> None:
     append_path(prefix).unlink(missing_ok=True)  # rows that were being appended were behind the old ones
-    Path(f"{compact_prefix(prefix)}.lock").unlink(missing_ok=True)  # of a writer that was killed
+    with locked(compact_prefix(prefix)):
+        pass  # takes away the lock's file of a writer that was killed
     remove_others(prefix, manifest)

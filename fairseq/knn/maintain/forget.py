@@ -23,6 +23,8 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.maintain.compact import compact
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.runtime.files import locked
+from fairseq.runtime.outputs import claim_all
+from fairseq.runtime.stores import datastore_names, index_names
 
 MOST_NAMED = 5
 
@@ -36,6 +38,9 @@ def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]
         MismatchError: a text or an index is another one.
     """
     prefix = Path(config.prefix)
+    claim_all("PREFIX", datastore_names(prefix))
+    for indexfile in config.indexfile:
+        claim_all(f"--indexfile {indexfile}", index_names(Path(indexfile)))
     if config.compact:
         show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s))
     elif config.document is None and config.rows is None and config.source is None:
