@@ -20,7 +20,7 @@ from typing import Any
 from fairseq.errors import ConfigError
 from fairseq.runtime.files import hold_stream, is_stream, lock_name, release_stream, temporary_name
 from fairseq.runtime.marks import Kind, json_at
-from fairseq.runtime.stores import Names, store_of
+from fairseq.runtime.stores import Names, index_names, store_of
 
 ELSEWHERE = "give another path"
 # Flags that do not decide what is written.
@@ -91,6 +91,11 @@ def claim_all(flag: str, names: Names, *, overwrite: bool = True) -> None:
     """Claims every file of a store."""
     for path, kind in names:
         claim(flag, path, kind, overwrite=overwrite)
+
+
+def claim_index(flag: str, path: Path) -> None:
+    """Claims an index and what lies beside it while it is built."""
+    claim_all(flag, index_names(path))
 
 
 def claim_record(

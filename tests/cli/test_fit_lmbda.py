@@ -67,6 +67,7 @@ def weigh(eval_lm: Command, fitted: Path, tmp_path: Path) -> Callable[..., Outco
             CONTEXT,
             "--lmbda-model",
             fitted / "lmbda.json",
+            "--overwrite",
             "--results-path",
             tmp_path / "r.json",
         )

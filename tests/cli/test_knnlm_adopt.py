@@ -211,7 +211,7 @@ def test_an_adopted_store_gives_the_same_result(
         build = ["--dstore-mmap", store, "--faiss-index", tmp_path / "i", "--index-spec", "Flat", "--dimension", 16]
         assert command("build_dstore.py", *build, *known, "--overwrite").code == 0
         knn = ["--knnlm", "--dstore-filename", store, "--indexfile", tmp_path / "i", "--lmbda", "0.3", "--k", 32]
-        evaluated = command("fairseq-eval-lm", *base, *knn, *known, "--results-path", results)
+        evaluated = command("fairseq-eval-lm", *base, *knn, *known, "--overwrite", "--results-path", results)
         assert evaluated.code == 0, evaluated.err
         losses.append(json.loads(results.read_text())["loss_base2"])
     assert losses[0] == losses[1]

@@ -32,10 +32,9 @@ from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import format_duration
-from fairseq.runtime.outputs import claim_all
+from fairseq.runtime.outputs import claim_index
 from fairseq.runtime.progress import Progress, at_work
 from fairseq.runtime.resources import require_disk, require_memory
-from fairseq.runtime.stores import index_names
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,8 @@ class Build:
     def is_of(self, manifest: IndexManifest | None) -> bool:
         """Returns whether a manifest is of this build, at whatever stage; the nprobe is set in the end."""
         own = self.manifest.of_no_file()
-        return manifest is not None and own == manifest.of_no_file().replace(rows=own.rows, nprobe=own.nprobe)
+        same = {"rows": own.rows, "nprobe": own.nprobe, "datastore": own.datastore}
+        return manifest is not None and own == manifest.of_no_file().replace(**same)
 
 
 def build_index(
@@ -88,7 +88,7 @@ def build_index(
         logger.warning(
             "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
         )
-    claim_all("", index_names(path))
+    claim_index("", path)
     with locked(path):
         config = resolved(config, store, path)
         index = new_index(config, store.dimension)
@@ -172,6 +172,7 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         sample=min(most, store.rows_left),
         faiss_version=faiss.__version__,
         effort="quick" if config.effort == "quick" else "thorough",
+        datastore=config.datastore,
         num_bytes=0,
         sha256="",
     )

@@ -46,10 +46,9 @@ from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.files import write_json
 from fairseq.runtime.log import logger
 from fairseq.runtime.marks import RECALL
-from fairseq.runtime.outputs import claim_all, claim_directory, claim_record
+from fairseq.runtime.outputs import claim_directory, claim_index, claim_record
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
-from fairseq.runtime.stores import index_names
 
 # Distances and ids of the exact search, of a search, and what comparing them takes.
 BYTES_A_NEIGHBOUR = 100
@@ -130,7 +129,7 @@ def _claim(config: RecallConfig, settings: Mapping[str, Any]) -> None:
     if config.keep_in is not None:
         directory = claim_directory("--keep-in", config.keep_in)
         for spec in config.specs:
-            claim_all("--keep-in", index_names(_kept(directory, spec)))
+            claim_index("--keep-in", _kept(directory, spec))
 
 
 def _kept(directory: Path, spec: str) -> Path:

@@ -23,10 +23,11 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.maintain.compact import compact
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.runtime.files import locked
-from fairseq.runtime.outputs import claim_all
-from fairseq.runtime.stores import datastore_names, index_names
+from fairseq.runtime.outputs import claim_all, claim_index
+from fairseq.runtime.stores import FORGOTTEN, STORE_MANIFEST, datastore_names
 
 MOST_NAMED = 5
+RECORDS_OF_STORE = (STORE_MANIFEST, FORGOTTEN)
 
 
 def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]) -> None:
@@ -38,16 +39,18 @@ def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]
         MismatchError: a text or an index is another one.
     """
     prefix = Path(config.prefix)
-    claim_all("PREFIX", datastore_names(prefix))
-    for indexfile in config.indexfile:
-        claim_all(f"--indexfile {indexfile}", index_names(Path(indexfile)))
     if config.compact:
+        claim_all("PREFIX", datastore_names(prefix))
+        for indexfile in config.indexfile:
+            claim_index(f"--indexfile {indexfile}", Path(indexfile))
         show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s))
     elif config.document is None and config.rows is None and config.source is None:
         store = Datastore.open(prefix)
         store.require_manifest()
         show(_state(store.forgotten, store))
     else:
+        if not config.dry_run:
+            claim_all("PREFIX", [(path, kind) for path, kind in datastore_names(prefix) if kind in RECORDS_OF_STORE])
         with locked(prefix):
             _forget(config, texts, prefix, show)
 
