@@ -140,7 +140,7 @@ def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
         optimizer_state=None,
         optimizer_name="",
         num_updates=int(num_updates),
-        extra_state={"dictionary_sha256": sha256 or ""},  # the field by which our checkpoints are known
+        extra_state={"dictionary_sha256": sha256 or None},  # the field by which our checkpoints are known
     )
     return f"{target}: {len(state)} tensors, {target.stat().st_size} bytes"
 

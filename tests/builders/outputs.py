@@ -1,7 +1,7 @@
 """Every output of every command, and everything that may be in its place.
 
-``OUTPUTS`` has the output flags, each with a command that writes there and the files that it would write. ``THINGS`` are
-what may be there already: one of each kind of file that the commands write, files of others, and what is no file.
+``OUTPUTS`` has the output flags, each with a command that writes there and the files that it would write. ``THINGS``
+are what may be there already: one of each kind of file that the commands write, files of others, and what is no file.
 """
 
 import hashlib
