@@ -17,8 +17,8 @@ from fairseq.runtime.files import is_stream
 from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
 from fairseq.runtime.marks import RESULTS, TIMES, json_at
-from fairseq.runtime.outputs import claim, claim_all, claim_directory, same_command
-from fairseq.runtime.stores import datastore_names, retrieval_names
+from fairseq.runtime.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
+from fairseq.runtime.stores import retrieval_names
 from fairseq.tasks import TASKS
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class EvalSettings:
         """Raises ConfigError where the run would write what is not its own."""
         if self.dump.save_knnlm_dstore:
             assert self.dump.dstore_mmap is not None
-            claim_all("--dstore-mmap", datastore_names(Path(self.dump.dstore_mmap)))
+            claim_datastore("--dstore-mmap", Path(self.dump.dstore_mmap), overwrite=self.dump.overwrite)
             return
         if self.retrieval.save_retrieval is not None:
             directory = claim_directory("--save-retrieval", self.retrieval.save_retrieval)
@@ -128,7 +128,7 @@ class EvalSettings:
             repeated = same_command(command, json_at(path).get("command"))
             claim("--results-path", path, RESULTS, overwrite=overwrite or repeated)
             if not is_stream(path):
-                claim("--results-path", times_path(path), TIMES)
+                claim("--results-path", times_path(path), TIMES, overwrite=overwrite or repeated)
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""

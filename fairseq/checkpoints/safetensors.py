@@ -32,7 +32,7 @@ from fairseq.models.upgrade import upgrade_own_fields
 from fairseq.runtime.files import atomic_write, locked
 from fairseq.runtime.marks import CHECKPOINT, CHECKPOINT_SUMMARY
 from fairseq.runtime.marks import SAFETENSORS as SAFETENSORS_FILE
-from fairseq.runtime.outputs import claim, reads
+from fairseq.runtime.outputs import claim, reads, require_utf8
 from fairseq.runtime.records import parse
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ def convert(config: ConvertConfig) -> str:
             f" {source.name} and {target.name}; name them so"
         )
     if to_safetensors:
+        require_utf8("TARGET", target, "safetensors")
         claim("TARGET", target, SAFETENSORS_FILE, overwrite=config.overwrite)
     else:
         claim("TARGET", target, CHECKPOINT, overwrite=config.overwrite)

@@ -143,6 +143,8 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary
     existing = [path for split in splits for path in split.outputs if path.exists()]
     if dict_path.exists() and (given is None or not _is_there(given, destdir)):
         existing.insert(0, dict_path)
+    if not dict_path.exists() and _record_path(destdir).exists():
+        existing.insert(0, _record_path(destdir))
     if existing:
         names = ", ".join(path.name for path in existing)
         hint = "" if given is not None else f", or --srcdict {dict_path} to add texts to it"

@@ -20,7 +20,7 @@ from typing import Any
 from fairseq.errors import ConfigError
 from fairseq.runtime.files import hold_stream, is_stream, lock_name, release_stream, temporary_name
 from fairseq.runtime.marks import Kind, json_at
-from fairseq.runtime.stores import Names, index_names, store_of
+from fairseq.runtime.stores import Names, datastore_names, index_names, store_of
 
 ELSEWHERE = "give another path"
 # Flags that do not decide what is written.
@@ -93,9 +93,23 @@ def claim_all(flag: str, names: Names, *, overwrite: bool = True) -> None:
         claim(flag, path, kind, overwrite=overwrite)
 
 
+def claim_datastore(flag: str, prefix: Path, *, overwrite: bool) -> None:
+    """Claims every file of a datastore; where it has a manifest, the caller asks whether it may be replaced."""
+    claim_all(flag, datastore_names(prefix), overwrite=overwrite or Path(f"{prefix}.json").is_file())
+
+
 def claim_index(flag: str, path: Path) -> None:
     """Claims an index and what lies beside it while it is built."""
+    require_utf8(flag, path, "FAISS")
     claim_all(flag, index_names(path))
+
+
+def require_utf8(flag: str, path: Path, reader: str) -> None:
+    """Raises ConfigError for a name that is not UTF-8, where a library must open it that takes no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as err:
+        raise ConfigError(f"{_named(flag, path)} must be UTF-8: {reader} opens no other name; {ELSEWHERE}") from err
 
 
 def claim_record(

@@ -27,9 +27,7 @@ from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 
 EVAL = "data-bin --path run/checkpoint_last.pt --cpu --log-format none"
 KNN = "--knnlm --dstore-filename dstore --indexfile knn.index --k 8 --lmbda 0.25 --context-window 8"
-SHORT_TRAINING = shlex.join(
-    ["data-bin", "--save-dir", "trained", *MODEL, *BATCHING, *OPTIMIZATION, "--max-update", "1"]
-)
+SHORT = shlex.join(["data-bin", "--save-dir", "trained", *MODEL, *BATCHING, *OPTIMIZATION, "--max-update", "1"])
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ OUTPUTS = {
     ),
     "train --tensorboard-logdir": Output(
         "fairseq-train",
-        f"{SHORT_TRAINING} --no-save --tensorboard-logdir OUT",
+        f"{SHORT} --no-save --tensorboard-logdir OUT",
         "out/tb",
         {"out/tb": (), "out/tb/train": ()},
         "",
@@ -197,7 +195,7 @@ OUTPUTS = {
     "preprocess --log-file": _log(
         "fairseq-preprocess", "--only-source --dict-only --trainpref train.txt --destdir out/d"
     ),
-    "train --log-file": _log("fairseq-train", f"{SHORT_TRAINING} --no-save"),
+    "train --log-file": _log("fairseq-train", f"{SHORT} --no-save"),
     "eval --log-file": _log("fairseq-eval-lm", EVAL),
     "generate --log-file": _log("fairseq-generate", f"{EVAL} --max-len-b 1 --beam 1 --num-shards 20"),
     "interactive --log-file": _log("fairseq-interactive", f"{EVAL} --max-len-b 1 --beam 1 --input line.txt"),

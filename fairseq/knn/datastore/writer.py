@@ -32,9 +32,8 @@ from fairseq.knn.datastore.format import (
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.runtime.files import atomic_write, fsync_directory, locked
-from fairseq.runtime.outputs import claim_all
+from fairseq.runtime.outputs import claim_datastore
 from fairseq.runtime.resources import require_disk
-from fairseq.runtime.stores import datastore_names
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class DatastoreWriter:
         assert manifest.value_dtype != "int16", "ids may not fit"
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
-            claim_all("", datastore_names(prefix))
+            claim_datastore("", prefix, overwrite=overwrite)
             try:
                 earlier = _unfinished(prefix, manifest)  # with --overwrite as well: then the replacing had begun
             except DatastoreError:

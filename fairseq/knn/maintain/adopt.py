@@ -72,7 +72,7 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
     old = foreign.prefix
     target = Path(config.dstore_mmap) if config.dstore_mmap is not None else old
     in_place = os.path.realpath(target) == os.path.realpath(old)
-    _claim(old, target, in_place=in_place)
+    _claim(old, target, in_place=in_place, overwrite=config.overwrite)
     with locked(target):
         if not config.overwrite:
             _require_free(old, target)
@@ -100,12 +100,12 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
     return f"{target}: {rows}, {plan.mended}, store {manifest.store_id[:12]}"
 
 
-def _claim(old: Path, target: Path, *, in_place: bool) -> None:
+def _claim(old: Path, target: Path, *, in_place: bool, overwrite: bool) -> None:
     """Raises ConfigError where a file is in the way that is neither ours nor the old one."""
     for path, kind in datastore_names(target):
         olds = [path_of(old) for path_of in (keys_path, values_path) if path == path_of(target)]
         if not (olds and (in_place or (path.exists() and path.samefile(olds[0])))):
-            claim("--dstore-mmap", path, kind)
+            claim("--dstore-mmap", path, kind, overwrite=overwrite or manifest_path(target).is_file())
 
 
 def _require_free(old: Path, target: Path) -> None:
