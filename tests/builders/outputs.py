@@ -113,6 +113,7 @@ OUTPUTS = {
         {"out/tb": (), "out/tb/train": ()},
         "",
     ),
+    "train --save-dir": Output("fairseq-train", f"{SHORT} --save-dir OUT", "out/run", {"out/run": ()}, flags=""),
     "eval --results-path FILE": Output(
         "fairseq-eval-lm",
         f"{EVAL} --results-path OUT",
@@ -208,8 +209,8 @@ OUTPUTS = {
 }
 
 
-def make_everything(good: Artefacts, root: Path) -> None:
-    """Fills a directory with one of everything; it is then the working directory of the commands."""
+def make_inputs(good: Artefacts, root: Path) -> None:
+    """Fills a directory with what the commands read, and makes it the working directory."""
     shutil.copytree(good.root, root)
     os.chdir(root)
     Path("line.txt").write_text("w1 w2\n", encoding="utf-8")
@@ -217,6 +218,11 @@ def make_everything(good: Artefacts, root: Path) -> None:
     rng = np.random.default_rng(0)
     (rng.random((20, 4), np.float32) + 1).tofile("foreign_keys.npy")
     rng.integers(4, 40, 20).tofile("foreign_vals.npy")
+
+
+def make_everything(good: Artefacts, root: Path) -> None:
+    """Fills a directory with one of everything as well."""
+    make_inputs(good, root)
     made = Path("made")
     made.mkdir()
     commands = [
