@@ -122,7 +122,8 @@ class EvalSettings:
             return
         if self.retrieval.save_retrieval is not None:
             directory = claim_directory("--save-retrieval", self.retrieval.save_retrieval)
-            claim_all("--save-retrieval", retrieval_names(directory))
+            there = (directory / "manifest.json").is_file()  # then the writer asks whether it may be replaced
+            claim_all("--save-retrieval", retrieval_names(directory), overwrite=self.retrieval.overwrite or there)
         path, overwrite = self.eval.results_file, self.eval.overwrite
         if path is not None:
             repeated = same_command(command, json_at(path).get("command"))

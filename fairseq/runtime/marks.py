@@ -143,9 +143,16 @@ def _has_in_head(mark: str) -> Callable[[Path], bool]:
     return lambda path: mark.encode() in _head(path)
 
 
+def _is_image(magic: bytes) -> Callable[[Path], bool]:
+    return lambda path: _head(path).startswith(magic) and IMAGE_MARK.encode() in _head(path)
+
+
 PAGE = Kind("a page of fairseq-knnlm report", _has_in_head(GENERATOR), streams=True)
 TABLE = Kind("a table of a sweep", lambda path: tail(path, 64).rstrip().endswith(TABLE_MARK.encode()))
-IMAGE = Kind("a figure of a sweep", _has_in_head(IMAGE_MARK))
+IMAGES = {
+    suffix: Kind(f"a figure of a sweep ({suffix})", _is_image(magic))
+    for suffix, magic in (("svg", b"<?xml"), ("png", b"\x89PNG\r\n"))
+}
 LOG = Kind("a log", _is_log, streams=True)
 INDEX = Kind("an index", _is_index, store="index")
 SAFETENSORS = Kind("weights in safetensors", _is_safetensors)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.runtime.marks import (
-    IMAGE,
+    IMAGES,
     INDEX,
     NUMPY_MAGIC,
     SWEEP,
@@ -130,7 +130,7 @@ def sweep_names(directory: Path, *, figures: bool) -> Names:
         (directory / "table.md", TABLE),
         (directory / "sweep.csv", csv_kind(SWEEP_COLUMNS)),
     ]
-    images = [(directory / f"{name}.{suffix}", IMAGE) for name in FIGURES for suffix in ("svg", "png")]
+    images = [(directory / f"{name}.{suffix}", kind) for name in FIGURES for suffix, kind in IMAGES.items()]
     return names + images if figures else names
 
 

@@ -309,6 +309,12 @@ def _put_link(to: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(Path(to).absolute())
 
 
+def _put_link_to_directory(path: Path) -> None:
+    shutil.rmtree("elsewhere", ignore_errors=True)
+    Path("elsewhere").mkdir()
+    path.symlink_to(Path("elsewhere").absolute())
+
+
 def _put_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
         before = Path.cwd()
@@ -349,7 +355,7 @@ OTHERS: dict[str, Callable[[Path], None]] = {
     "directory": _put_directory,
     "link to a file": _put_link("train.txt"),
     "link to results": _put_link("made/r.json"),
-    "link to a directory": _put_link("data-bin"),
+    "link to a directory": _put_link_to_directory,
     "link to nothing": _put_link("nowhere"),
     "link to itself": lambda path: path.symlink_to(path.name),
     "hard link": lambda path: path.hardlink_to("line.txt"),
