@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
             if name in flags.typed and not (config.retrain and name in ("seed", "train_sample")):
                 logger.warning("%s has no effect: --append keeps what the index was built with", flag_name(name))
     assert config.dstore_mmap is not None and config.faiss_index is not None
-    claim_index("--faiss-index", Path(config.faiss_index))
+    claim_index("--faiss-index", Path(config.faiss_index), overwrite=config.overwrite)
 
     from fairseq.knn.datastore.store import Datastore
     from fairseq.knn.index.append import append_to_index

@@ -98,10 +98,12 @@ def claim_datastore(flag: str, prefix: Path, *, overwrite: bool) -> None:
     claim_all(flag, datastore_names(prefix), overwrite=overwrite or Path(f"{prefix}.json").is_file())
 
 
-def claim_index(flag: str, path: Path) -> None:
-    """Claims an index and what lies beside it while it is built."""
+def claim_index(flag: str, path: Path, *, overwrite: bool) -> None:
+    """Claims an index and what lies beside it while it is built; where it is there, the caller asks."""
     require_utf8(flag, path, "FAISS")
-    claim_all(flag, index_names(path))
+    for name, kind in index_names(path):
+        alone = name == Path(f"{path}.json") and not path.exists()
+        claim(flag, name, kind, overwrite=overwrite or not alone)
 
 
 def require_utf8(flag: str, path: Path, reader: str) -> None:

@@ -48,7 +48,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
     path = Path(index_path)
     if config.retrain:
         return _retrained(store, config, path)
-    claim_index("", path)
+    claim_index("", path, overwrite=False)
     with locked(path), finish_step_first():
         old = _manifest_of(path)
         if old.store_id == store.rows_id:

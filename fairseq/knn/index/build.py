@@ -85,10 +85,8 @@ def build_index(
     """
     path = Path(index_path)
     if config.starting_point:
-        logger.warning(
-            "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
-        )
-    claim_index("", path)
+        logger.warning("--starting-point %d has no effect: a stopped build resumes by itself", config.starting_point)
+    claim_index("", path, overwrite=config.overwrite)
     with locked(path):
         config = resolved(config, store, path)
         index = new_index(config, store.dimension)

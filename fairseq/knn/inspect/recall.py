@@ -129,7 +129,7 @@ def _claim(config: RecallConfig, settings: Mapping[str, Any]) -> None:
     if config.keep_in is not None:
         directory = claim_directory("--keep-in", config.keep_in)
         for spec in config.specs:
-            claim_index("--keep-in", _kept(directory, spec))
+            claim_index("--keep-in", _kept(directory, spec), overwrite=False)
 
 
 def _kept(directory: Path, spec: str) -> Path:
