@@ -20,7 +20,6 @@ from fairseq.optim.config import OptimizationConfig
 from fairseq.runtime.files import locked
 from fairseq.runtime.inputs import require_directory, require_inputs
 from fairseq.runtime.log import set_log_format
-from fairseq.runtime.outputs import claim_directory
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.tasks import TASKS
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
@@ -81,7 +80,6 @@ def run_config(flags: Flags) -> RunConfig:
 def main(argv: Sequence[str]) -> None:
     """Trains."""
     config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv))
-    claim_outputs(config)
     if isinstance(config.task, LanguageModelingConfig):
         require_inputs("", config.task.data, config.batching.train_subset)
     if not config.checkpoint.no_save:
@@ -109,15 +107,6 @@ def main(argv: Sequence[str]) -> None:
             build_training(config, precision, group).run()
     finally:
         group.close()
-
-
-def claim_outputs(config: RunConfig) -> None:
-    """Raises ConfigError where a directory cannot be one."""
-    if not config.checkpoint.no_save:
-        claim_directory("--save-dir", config.checkpoint.save_dir)
-    if config.train.tensorboard_logdir is not None:
-        for part in ("", "train", *config.batching.valid_subset.split(",")):
-            claim_directory("--tensorboard-logdir", Path(config.train.tensorboard_logdir) / part)
 
 
 def build_training(config: RunConfig, precision: "Precision", group: "ProcessGroup") -> "Training":
