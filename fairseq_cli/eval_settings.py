@@ -129,7 +129,7 @@ class EvalSettings:
             repeated = same_command(command, json_at(path).get("command"))
             claim("--results-path", path, RESULTS, overwrite=overwrite or repeated)
             if not is_stream(path):
-                claim("--results-path", times_path(path), TIMES, overwrite=overwrite or repeated)
+                claim("--results-path", times_path(path), TIMES)  # they go with the results
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""

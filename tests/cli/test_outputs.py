@@ -51,7 +51,7 @@ def tried(output: Output, file: str, thing: str, root: Path, *, overwrite: bool)
     wrong = []
     if code not in (0, 2) or (code == 2) != (len(errors) == 1) or "Traceback" in said:
         wrong.append(f"ended with {code}: {said[-500:]}")
-    asked = overwrite or "--log-file" in output.words or file.endswith(UNFINISHED)
+    asked = overwrite or "--log-file" in output.words or file.endswith(UNASKED)
     may_change = {file} if asked and thing in output.files[file] else set()
     if output.words.startswith(("sweep", "fit-lmbda")):  # their sections of what is kept of a retrieval
         may_change |= {"retrieval/valid/results.json", "retrieval/valid/results.time.json"}
@@ -92,15 +92,17 @@ WRITES = {
 }
 CHANGES = {"indexfile", "prefix"}  # with forget, which changes a datastore and indexes of ours
 READS = {
-    *("apply", "data", "dictionary", "directory", "dstore_data", "dstore_filename", "files", "input", "lmbda_model"),
+    *("apply", "data", "dictionary", "directory", "dstore_data", "dstore_filename", "files", "input"),
+    *("finetune_from_model", "lmbda_model"),
     *("path", "restore_file", "retrieval", "source", "srcdict", "testpref", "trainpref", "user_dir", "validpref"),
 }
 WORDS = {
     *("arch", "bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
     *("model_overrides", "remove_bpe", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
 }
-# Names that only an unfinished build of ours has: the next one makes it again, or goes on from it.
-UNFINISHED = (".trained", ".partial", ".partial.json")
+# Names that only an unfinished build of ours has: the next one makes it again, or goes on from it. Times go with their
+# results.
+UNASKED = (".trained", ".partial", ".partial.json", ".time.json")
 
 
 def test_every_flag_that_writes_is_in_the_matrix() -> None:
