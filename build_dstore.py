@@ -3,12 +3,14 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig
 from fairseq.config.flags import flag_name
 from fairseq.knn.index.config import AUTO, BuildConfig
 from fairseq.runtime.log import logger
+from fairseq.runtime.outputs import claim_index
 from fairseq_cli.run import run
 
 PROG = "build_dstore.py"
@@ -31,8 +33,7 @@ def main(argv: Sequence[str]) -> None:
             if name in flags.typed and not (config.retrain and name in ("seed", "train_sample")):
                 logger.warning("%s has no effect: --append keeps what the index was built with", flag_name(name))
     assert config.dstore_mmap is not None and config.faiss_index is not None
-
-    from pathlib import Path
+    claim_index("--faiss-index", Path(config.faiss_index), overwrite=config.overwrite)
 
     from fairseq.knn.datastore.store import Datastore
     from fairseq.knn.index.append import append_to_index

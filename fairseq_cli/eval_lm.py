@@ -13,11 +13,11 @@ from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
-from fairseq.runtime.files import locked, write_json
+from fairseq.runtime.files import is_stream, locked, write_json
 from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import EvalSettings, task_fields
+from fairseq_cli.eval_settings import EvalSettings, task_fields, times_path
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
     flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
     settings = EvalSettings(flags)
+    settings.claim_outputs(["fairseq-eval-lm", *argv])
     fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)
 
     import torch
@@ -152,8 +153,9 @@ def report(
     command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **memories.speed}
     path = settings.eval.results_file
     if path is not None:
-        write_json(path, {**record, "command": command})
-        write_json(path.with_suffix(".time.json"), speed)
+        write_json(path, {"kind": "evaluation", **record, "command": command})
+        if not is_stream(path):
+            write_json(times_path(path), {"kind": "times", **speed})
     if settings.retrieval.save_retrieval is not None:
         keep_evaluation(Path(settings.retrieval.save_retrieval), record, command, speed)
 

@@ -1,6 +1,6 @@
 """Settings of ``fairseq-eval-lm`` and ``fairseq-score-lm``: the configs of one run, and which of them go together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +13,12 @@ from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
+from fairseq.runtime.files import is_stream
 from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
+from fairseq.runtime.marks import RESULTS, TIMES, json_at
+from fairseq.runtime.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
+from fairseq.runtime.stores import retrieval_names
 from fairseq.tasks import TASKS
 
 T = TypeVar("T")
@@ -110,12 +114,35 @@ class EvalSettings:
         if self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
 
+    def claim_outputs(self, command: Sequence[str]) -> None:
+        """Raises ConfigError where the run would write what is not its own."""
+        if self.dump.save_knnlm_dstore:
+            assert self.dump.dstore_mmap is not None
+            claim_datastore("--dstore-mmap", Path(self.dump.dstore_mmap), overwrite=self.dump.overwrite)
+            return
+        if self.retrieval.save_retrieval is not None:
+            directory = claim_directory("--save-retrieval", self.retrieval.save_retrieval)
+            there = (directory / "manifest.json").is_file()  # then the writer asks whether it may be replaced
+            claim_all("--save-retrieval", retrieval_names(directory), overwrite=self.retrieval.overwrite or there)
+        path, overwrite = self.eval.results_file, self.eval.overwrite
+        if path is not None:
+            repeated = same_command(command, json_at(path).get("command"))
+            claim("--results-path", path, RESULTS, overwrite=overwrite or repeated)
+            if not is_stream(path):
+                claim("--results-path", times_path(path), TIMES)  # they go with the results
+
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
         found = self.neighbours
         knn = (found.knn, self.own_row, found.weight, found.dstore) if found.knn.knnlm else ()
         cache = (self.cache,) if self.has_cache else ()
-        return as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
+        settings = as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
+        return {name: value for name, value in settings.items() if name != "overwrite"}
+
+
+def times_path(results: Path) -> Path:
+    """Returns where the times of an evaluation go: beside its results."""
+    return results.with_suffix(".time.json")
 
 
 def _fitted_settings(path: str | None) -> dict[str, Any]:

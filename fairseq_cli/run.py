@@ -12,6 +12,7 @@ from fairseq.config.command_line import early_value, hyphens, load_plugins
 from fairseq.errors import FairseqError
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
+from fairseq.runtime.outputs import one_run
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -29,7 +30,7 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     start = time.monotonic()
     try:
         set_log_format(early_value("--log-format", words), no_bar="--no-progress-bar" in map(hyphens, words))
-        with handled(), log_to(early_value("--log-file", words)):
+        with handled(), one_run(), log_to(early_value("--log-file", words), prog):
             load_plugins(words)
             main(words)
             time_s = format_duration(time.monotonic() - start)

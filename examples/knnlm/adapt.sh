@@ -52,7 +52,7 @@ evaluated() {
             --dstore-filename "$stores" --indexfile "$indexes" "${neighbours[@]}" "$@" \
             --max-tokens 8192 --save-retrieval "$WORK/retrieval/$name-$split" --overwrite
     done
-    step "sweep-$name" fairseq-knnlm sweep "$WORK/retrieval/$name-valid" --apply "$WORK/retrieval/$name-test" \
+    step "sweep-$name" fairseq-knnlm sweep --overwrite "$WORK/retrieval/$name-valid" --apply "$WORK/retrieval/$name-test" \
         --lmbda 0:0.9:0.05 --k 16,64,256 --knn-temp 1,3,10,30 --no-figures
 }
 evaluated before "$WORK/before-dstore" "$WORK/before.index"
@@ -61,7 +61,7 @@ evaluated both "$WORK/before-dstore:$WORK/between-dstore" "$WORK/before.index:$W
 # k and temperature of the cache's table are those that the sweep has chosen.
 best=$(python -c 'import json, sys; best = json.load(open(sys.argv[1]))["best"]; print(best["k"], best["knn_temp"])' \
     "$WORK/retrieval/both-valid/sweep/sweep.json")
-step sweep-cache fairseq-knnlm sweep-cache "$WORK/retrieval/both-valid" --apply "$WORK/retrieval/both-test" \
+step sweep-cache fairseq-knnlm sweep-cache --overwrite "$WORK/retrieval/both-valid" --apply "$WORK/retrieval/both-test" \
     --k "${best% *}" --knn-temp "${best#* }"
 
 python - "$WORK" <<'TABLE'

@@ -34,9 +34,9 @@ for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --gen-subset $split "${neighbours[@]}" \
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"
 done
-step sweep fairseq-knnlm sweep "$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.9:0.05 \
+step sweep fairseq-knnlm sweep --overwrite "$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.9:0.05 \
     --k 1,8,64,512 --knn-temp 1,3,10,30,100
-step sweep-cache fairseq-knnlm sweep-cache "$WORK/retrieval/valid" --apply "$WORK/retrieval/test"
+step sweep-cache fairseq-knnlm sweep-cache --overwrite "$WORK/retrieval/valid" --apply "$WORK/retrieval/test"
 step report fairseq-knnlm report "$WORK/retrieval/valid" --overwrite
 
 echo

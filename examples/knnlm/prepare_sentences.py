@@ -56,10 +56,19 @@ def split_lines(lines: Iterable[str]) -> list[str]:
     return found
 
 
+class PrepareError(Exception):
+    """Something that the user can put right."""
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a UTF-8 file: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(text.encode())
+    """Writes a UTF-8 file: whole, or not at all. One of the same text is left; another is not replaced."""
+    data = text.encode()
+    if path.is_symlink() or path.exists():
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+            return
+        raise PrepareError(f"{path} is there, and is not what would be written; give another --dest, or remove it")
+    temporary = path.with_name(f".{path.name}.knnlm.tmp")
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 
@@ -78,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_atomically(path, "".join(f"{line}\n" for line in found))
             num_tokens = sum(line.count(" ") + 2 for line in found)
             print(f"{path}: {len(found)} sentences, {num_tokens} tokens with line ends")
-    except (OSError, UnicodeDecodeError) as err:
+    except (PrepareError, OSError, UnicodeDecodeError) as err:
         print(f"prepare_sentences.py: error: {err}", file=sys.stderr)
         return 2
     return 0

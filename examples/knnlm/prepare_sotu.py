@@ -123,9 +123,14 @@ def tokenise_speech(text: str) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a UTF-8 file: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(text.encode())
+    """Writes a UTF-8 file: whole, or not at all. One of the same text is left; another is not replaced."""
+    data = text.encode()
+    if path.is_symlink() or path.exists():
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+            return
+        raise PrepareError(f"{path} is there, and is not what would be written; give another directory, or remove it")
+    temporary = path.with_name(f".{path.name}.knnlm.tmp")
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 

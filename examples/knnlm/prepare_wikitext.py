@@ -18,6 +18,7 @@ Writes DEST/wiki.{train,valid,test}.tokens, all of them or none.
 """
 
 import argparse
+import filecmp
 import lzma
 import os
 import shutil
@@ -131,6 +132,10 @@ def prepare(source: Path, dest: Path) -> str:
         copies = {split: Path(directory) / f"wiki.{split}.tokens" for split in SPLITS}
         totals = {split: copy_lines(lines_of(source, split), path) for split, path in copies.items()}
         name = check_counts({split: num_tokens for split, (num_tokens, _) in totals.items()}, totals["train"][1])
+        for path in copies.values():
+            there = dest / path.name
+            if there.is_symlink() or (there.exists() and not (there.is_file() and filecmp.cmp(path, there, False))):
+                raise PrepareError(f"{there} is there, and is not what would be written; give another --dest")
         for path in copies.values():
             path.replace(dest / path.name)
     return name

@@ -39,7 +39,7 @@ for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --gen-subset $split "${neighbours[@]}" \
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"
 done
-step sweep fairseq-knnlm sweep "$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.6:0.05 \
+step sweep fairseq-knnlm sweep --overwrite "$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.6:0.05 \
     --k 16,64,256 --knn-temp 1,3,10,30 --no-figures
 
 echo

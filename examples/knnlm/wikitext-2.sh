@@ -37,7 +37,7 @@ neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.inde
 
 for split in valid test; do
     step "$split-lm" "${evaluate[@]}" --context-window 192 --gen-subset $split \
-        --results-path "$WORK/results/$split-lm.json"
+        --overwrite --results-path "$WORK/results/$split-lm.json"
 done
 step dump "${evaluate[@]}" --context-window 128 --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore"
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
@@ -48,9 +48,9 @@ for split in valid test; do
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split-knn.json"
 done
 both=("$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.9:0.05)
-step sweep fairseq-knnlm sweep "${both[@]}" --k 1,8,64,512,1024 --knn-temp 1,3,10,30,100
+step sweep fairseq-knnlm sweep --overwrite "${both[@]}" --k 1,8,64,512,1024 --knn-temp 1,3,10,30,100
 chosen=$WORK/retrieval/valid/sweep/sweep.json
-step sweep-cache fairseq-knnlm sweep-cache "${both[@]}" --k "$(cell "$chosen" best.k d)" \
+step sweep-cache fairseq-knnlm sweep-cache --overwrite "${both[@]}" --k "$(cell "$chosen" best.k d)" \
     --knn-temp "$(cell "$chosen" best.knn_temp g)"
 step report fairseq-knnlm report "$WORK/retrieval/valid" --overwrite
 

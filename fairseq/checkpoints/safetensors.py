@@ -30,6 +30,9 @@ from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.transformer_lm import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
 from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.marks import CHECKPOINT, CHECKPOINT_SUMMARY
+from fairseq.runtime.marks import SAFETENSORS as SAFETENSORS_FILE
+from fairseq.runtime.outputs import claim, reads, require_utf8
 from fairseq.runtime.records import parse
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,13 @@ def convert(config: ConvertConfig) -> str:
             f"one of the two files must end in {SAFETENSORS} and the other be a checkpoint (.pt), but they are"
             f" {source.name} and {target.name}; name them so"
         )
+    if to_safetensors:
+        require_utf8("TARGET", target, "safetensors")
+        claim("TARGET", target, SAFETENSORS_FILE, overwrite=config.overwrite)
+    else:
+        claim("TARGET", target, CHECKPOINT, overwrite=config.overwrite)
+        claim("TARGET", target.with_suffix(".json"), CHECKPOINT_SUMMARY, overwrite=config.overwrite)
+    reads(source)
     try:
         import safetensors.torch
     except ImportError as err:
@@ -67,10 +77,6 @@ def convert(config: ConvertConfig) -> str:
             " 'fairseq-knnlm[safetensors]', or pip install safetensors"
         ) from err
     with locked(target):
-        written = [target] if to_safetensors else [target, target.with_suffix(".json")]
-        for path in written:
-            if path.exists() and not config.overwrite:
-                raise ConfigError(f"{path} exists; --overwrite replaces it")
         return (_to_safetensors if to_safetensors else _to_checkpoint)(safetensors, source, target)
 
 
@@ -135,7 +141,7 @@ def _to_checkpoint(safetensors: ModuleType, source: Path, target: Path) -> str:
         optimizer_state=None,
         optimizer_name="",
         num_updates=int(num_updates),
-        extra_state={"dictionary_sha256": sha256} if sha256 else {},
+        extra_state={"dictionary_sha256": sha256 or None},  # the field by which our checkpoints are known
     )
     return f"{target}: {len(state)} tensors, {target.stat().st_size} bytes"
 

@@ -22,7 +22,9 @@ from fairseq.data.encoding import warn_of_mark
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError
 from fairseq.runtime.files import file_sha256, locked
+from fairseq.runtime.outputs import claim_all, claim_directory, reads
 from fairseq.runtime.records import Record, read_record, write_record
+from fairseq.runtime.stores import data_names
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def preprocess(config: PreprocessConfig) -> bool:
     for split in named:
         if split in splits or (split.name == "train" and config.srcdict is None):
             _check_text(split)
+    _claim(config, named, splits)
     given = Dictionary.load(config.srcdict) if config.srcdict is not None else None
     destdir, settings = Path(config.destdir), _deciding(dataclasses.asdict(config))
     with locked(destdir / "preprocess"):
@@ -92,6 +95,19 @@ def preprocess(config: PreprocessConfig) -> bool:
         records = {split.name: _binarize(split, dictionary, config.workers) for split in splits}
         _write_record(config, dictionary, records, earlier)
     return True
+
+
+def _claim(config: PreprocessConfig, named: Sequence[Split], splits: Sequence[Split]) -> None:
+    """Raises ConfigError where the run would write what is not its own, or a text that it reads."""
+    directory = claim_directory("--destdir", config.destdir)
+    names = data_names(directory, [split.name for split in splits])
+    given = (Path(config.srcdict),) if config.srcdict is not None else ()
+    dictionary = directory / "dict.txt"
+    if given and dictionary.is_file() and dictionary.read_bytes() == given[0].read_bytes():
+        names = [(path, kind) for path, kind in names if path != dictionary]  # it stays
+        given = ()
+    reads(*(split.text for split in named), *given)
+    claim_all("--destdir", names)
 
 
 def find_splits(config: PreprocessConfig) -> list[Split]:
@@ -127,6 +143,8 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary
     existing = [path for split in splits for path in split.outputs if path.exists()]
     if dict_path.exists() and (given is None or not _is_there(given, destdir)):
         existing.insert(0, dict_path)
+    if not dict_path.exists() and _record_path(destdir).exists():
+        existing.insert(0, _record_path(destdir))
     if existing:
         names = ", ".join(path.name for path in existing)
         hint = "" if given is not None else f", or --srcdict {dict_path} to add texts to it"

@@ -9,6 +9,7 @@ from pathlib import Path
 from fairseq.config.common import check_subword_mark
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
+from fairseq.runtime.files import is_stream
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class EvalConfig:
     num_shards: int = flag(1, "cut the batches into N shards", minimum=1)
     shard_id: int = flag(0, "evaluate this shard only", minimum=0)
     results_path: str | None = flag(None, "write the result and every setting in force to this directory or .json file")
+    overwrite: bool = flag(False, "replace what stands in the way, if this program wrote it")
     dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
     tensorboard_logdir: str | None = flag(None, "TensorBoard logs", no_effect="only training writes them")
     skip_invalid_size_inputs_valid_test: bool = flag(
@@ -133,11 +135,11 @@ class EvalConfig:
 
     @property
     def results_file(self) -> Path | None:
-        """The file that ``--results-path`` names: itself if it ends in .json, else one in that directory."""
+        """The file that ``--results-path`` names: itself (.json, or a stream), or one in that directory."""
         if self.results_path is None:
             return None
         path = Path(self.results_path)
-        return path if path.suffix == ".json" else path / f"eval_{self.gen_subset}.json"
+        return path if path.suffix == ".json" or is_stream(path) else path / f"eval_{self.gen_subset}.json"
 
     def __post_init__(self) -> None:
         if self.results_file is not None and self.results_file.is_dir():

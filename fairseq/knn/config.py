@@ -21,7 +21,7 @@ class RetrievalConfig:
     save_retrieval: str | None = flag(
         None, "with --knnlm: keep distances, ids and hits of every token's neighbours in this directory"
     )
-    overwrite: bool = flag(False, "replace what stands in the way")
+    overwrite: bool = flag(False, "replace what stands in the way, if this program wrote it")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import IO
 
 from fairseq.config.path_lists import colon_hint, split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
+from fairseq.runtime.outputs import reads
 
 
 def require_checkpoint(path: str | Path, typed: str = "") -> None:
@@ -28,6 +29,7 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
     """
     for path in filter(None, split_paths(checkpoints)):
         require_checkpoint(path, checkpoints)
+        reads(path)
     directories = data_directories(data)
     if split is None:
         return
@@ -103,4 +105,5 @@ def open_input(name: str) -> AbstractContextManager[IO[bytes]]:
     if path.is_dir() or not path.exists():
         problem = "is a directory" if path.is_dir() else "does not exist"
         raise DataError(f"--input must name text files, but {name} {problem}; give the path of one, or - to read stdin")
+    reads(path)
     return path.open("rb")

@@ -4,34 +4,91 @@ Everything goes to stderr, and with ``--log-file`` to that file as well; results
 that owns them. Progress itself is in ``progress.py``, since tqdm takes too long to import for ``--help``.
 """
 
+import io
 import logging
+import os
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from fairseq.runtime.files import encoded, is_stream, open_stream
+from fairseq.runtime.marks import LOG, LOG_MARK
+from fairseq.runtime.outputs import claim
 
 logger = logging.getLogger("fairseq")
 
 _FORMAT, _DATE = "%(asctime)s | %(levelname)s | %(name)s | %(message)s", "%Y-%m-%d %H:%M:%S"
-_file: logging.FileHandler | None = None
+_file: "_LogFile | None" = None
 _format: str | None = None
 
 
 def setup_logging() -> None:
-    """Sends log records of INFO and above to stderr, one dated line each; a second call changes nothing."""
+    """Sends log records of INFO and above to stderr, one dated line each; a second call changes nothing.
+
+    A file's name that is not UTF-8 is shown with escapes, there and on stdout.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(stream=sys.stderr, format=_FORMAT, datefmt=_DATE)
     logging.getLogger().setLevel(logging.INFO)
 
 
+class _LogFile(logging.Handler):
+    """Appends records to a log of ours, or to a stream.
+
+    What cannot be written, of a full disk or a pipe that nobody reads any more, is said once, and the run goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self._failed = path, False
+        if is_stream(path):
+            with open_stream(path) as stream:
+                self._descriptor = os.dup(stream.fileno())
+        else:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o666)
+        self.setFormatter(logging.Formatter(_FORMAT, _DATE))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Appends a record as a line."""
+        if self._failed:
+            return
+        left = encoded(self.format(record) + "\n")
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError as err:
+            self._failed = True
+            logger.warning("--log-file %s: %s; the run goes on without it", self.path, err.strerror)
+
+    def close(self) -> None:
+        """Closes the file."""
+        super().close()
+        os.close(self._descriptor)
+
+
 @contextmanager
-def log_to(path: str | None) -> Iterator[None]:
-    """Appends what is logged while the block runs to a file, where one is given; raises OSError if it cannot be."""
+def log_to(path: str | None, prog: str = "") -> Iterator[None]:
+    """Appends what is logged while the block runs to a file, where one is given.
+
+    Args:
+        path: of a log that this program wrote, of an empty or a new file, or of a stream.
+        prog: the command.
+
+    Raises:
+        ConfigError: something else is there.
+        OSError: it cannot be opened.
+    """
     global _file
     if path is None:
         yield
         return
-    _file = logging.FileHandler(path, encoding="utf-8")
-    _file.setFormatter(logging.Formatter(_FORMAT, _DATE))
+    _file = _LogFile(claim("--log-file", path, LOG))
+    log_to_file_alone(f"{LOG_MARK}: {prog}")
     logging.getLogger().addHandler(_file)
     try:
         yield

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fairseq.runtime.files import atomic_write, fsync_directory
+from fairseq.runtime.files import atomic_write, fsync_directory, remove_leftover, temporary_name
 from fairseq.train.config import LAST, CheckpointConfig
 from fairseq.train.origin import Run
 from fairseq.train.ownership import may_delete
@@ -65,8 +65,8 @@ def write_all(save_dir: Path, names: list[str], write: Callable[[Path], None]) -
 
 
 def _link(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(target)
+    remove_leftover(temporary)
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links

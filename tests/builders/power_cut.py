@@ -61,7 +61,11 @@ class PowerCuts:
         if there is not None:
             names[there.name] = there.stat().st_ino
         if gone.parent == self._directory:
-            self.states.append({name: self._contents.get(inode, b"") for name, inode in names.items()})
+            self.states.append({name: self._content(name, inode) for name, inode in names.items()})
+
+    def _content(self, name: str, inode: int) -> bytes:
+        # A lock holds nothing, but may have the number of a file that was removed.
+        return b"" if name.endswith(".lock") else self._contents.get(inode, b"")
 
 
 def put(state: State, directory: Path) -> None:

@@ -22,7 +22,7 @@ def record(eval_lm: Command, tmp_path: Path) -> Any:
     """Returns ``record(*flags)``: the JSON record of an evaluation that does not warn."""
 
     def call(*words: object) -> dict[str, Any]:
-        outcome = eval_lm(*words, "--results-path", tmp_path / "r.json")
+        outcome = eval_lm(*words, "--overwrite", "--results-path", tmp_path / "r.json")
         assert (outcome.code, outcome.warnings) == (0, []), outcome.err
         found: dict[str, Any] = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
         return found

@@ -43,7 +43,9 @@ def evaluate(eval_lm: Command, tmp_path: Path) -> Any:
     """Returns ``evaluate(*flags)``: the JSON record of an evaluation."""
 
     def call(*words: object) -> dict[str, Any]:
-        return result_of(eval_lm(*words, "--results-path", tmp_path / "result.json"), tmp_path / "result.json")
+        return result_of(
+            eval_lm(*words, "--overwrite", "--results-path", tmp_path / "result.json"), tmp_path / "result.json"
+        )
 
     return call
 
@@ -195,7 +197,7 @@ def test_a_context_window_scores_what_a_model_that_sees_it_says(
 
 def test_blocks_beyond_the_positions_are_left_out_and_counted(eval_lm: Command, tmp_path: Path, data_dir: Path) -> None:
     words = ("--sample-break-mode", "eos", "--model-overrides", "{'max_target_positions': 8}")
-    outcome = eval_lm(*words, "--results-path", tmp_path / "r.json")
+    outcome = eval_lm(*words, "--overwrite", "--results-path", tmp_path / "r.json")
     record = result_of(outcome, tmp_path / "r.json")
     assert record["tokens_left_out"] > 0
     assert record["targets"] + record["tokens_left_out"] == num_tokens(data_dir, "test")

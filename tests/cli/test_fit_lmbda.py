@@ -67,6 +67,7 @@ def weigh(eval_lm: Command, fitted: Path, tmp_path: Path) -> Callable[..., Outco
             CONTEXT,
             "--lmbda-model",
             fitted / "lmbda.json",
+            "--overwrite",
             "--results-path",
             tmp_path / "r.json",
         )
@@ -358,7 +359,7 @@ def test_a_retrieval_that_cannot_be_fitted_is_refused(command, fitted, tmp_path,
         ("--out {tmp}/m.json --knn-temp 0", "--knn-temp must be at least 1e-09"),
         ("--out {tmp}/m.json --apply {tmp}", "no manifest.json"),
         ("--out {tmp}/m.json --dictionary {tmp}/none", "none"),
-        ("--out {tmp}/there.json", "--overwrite"),
+        ("--out {tmp}/there.json", "is not a fitted weight that this program wrote"),
         ("--out {tmp}/there.json/m.json", "there.json"),
     ],
 )

@@ -157,8 +157,15 @@ def test_negative_values_of_any_width_are_refused(command: Command, tmp_path: Pa
 def test_what_is_in_the_way_stays(command: Command, tmp_path: Path) -> None:
     prefix = write_store(tmp_path / f"d_{len(VALUES)}_{WIDTH}", VALUES)
     (tmp_path / "new_keys.npy").write_bytes(b"precious")
-    assert "exists" in adopt(command, prefix, tmp_path / "new").error
-    assert (tmp_path / "new_keys.npy").read_bytes() == b"precious"
+    for more in ("", "--overwrite", "--overwrite --copy"):
+        assert (
+            "not the keys of a datastore that this program wrote"
+            in adopt(command, prefix, tmp_path / "new", more).error
+        )
+        assert (tmp_path / "new_keys.npy").read_bytes() == b"precious"
+    (tmp_path / "new_keys.npy").unlink()
+    assert adopt(command, prefix, tmp_path / "new").code == 0
+    assert "--overwrite replaces it" in adopt(command, prefix, tmp_path / "new").error
     assert adopt(command, prefix, tmp_path / "new", "--overwrite --copy").code == 0
     assert not Path(f"{prefix}_keys.npy").samefile(tmp_path / "new_keys.npy")
     assert np.array_equal(adopted(tmp_path / "new")[2], VALUES)
@@ -168,6 +175,22 @@ def test_the_repaired_store_goes_on_after_a_kill_between_files(command: Command,
     prefix = write_store(tmp_path / f"d_{len(VALUES)}_{WIDTH}", VALUES)
     (tmp_path / "new_keys.npy").hardlink_to(f"{prefix}_keys.npy")  # what a stopped run leaves
     assert adopt(command, prefix, tmp_path / "new").code == 0
+
+
+def test_a_copy_goes_on_after_a_kill_before_its_manifest(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = write_store(tmp_path / f"d_{len(VALUES)}_{WIDTH}", VALUES)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fairseq.knn.maintain.adopt._manifest", stop)
+        assert adopt(command, prefix, tmp_path / "new", "--copy").code == 130
+    assert (tmp_path / "new_keys.npy").exists()
+    assert adopt(command, prefix, tmp_path / "new", "--copy").code == 0
+    assert np.array_equal(adopted(tmp_path / "new")[2], VALUES)
 
 
 def test_across_file_systems_links_are_symbolic(
@@ -211,7 +234,7 @@ def test_an_adopted_store_gives_the_same_result(
         build = ["--dstore-mmap", store, "--faiss-index", tmp_path / "i", "--index-spec", "Flat", "--dimension", 16]
         assert command("build_dstore.py", *build, *known, "--overwrite").code == 0
         knn = ["--knnlm", "--dstore-filename", store, "--indexfile", tmp_path / "i", "--lmbda", "0.3", "--k", 32]
-        evaluated = command("fairseq-eval-lm", *base, *knn, *known, "--results-path", results)
+        evaluated = command("fairseq-eval-lm", *base, *knn, *known, "--overwrite", "--results-path", results)
         assert evaluated.code == 0, evaluated.err
         losses.append(json.loads(results.read_text())["loss_base2"])
     assert losses[0] == losses[1]

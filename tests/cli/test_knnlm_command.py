@@ -369,7 +369,7 @@ def test_convert_and_back_is_the_same_bit_for_bit(command: Command, files: Path,
         for m in (back, files / "model.pt")
     }
     assert len(shas) == 1
-    assert "--overwrite replaces it" in command("fairseq-knnlm", "convert", weights, back).error
+    assert "--overwrite to replace it" in command("fairseq-knnlm", "convert", weights, back).error
     assert command("fairseq-knnlm", "convert", weights, back, "--overwrite").code == 0
 
 

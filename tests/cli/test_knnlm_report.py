@@ -67,9 +67,7 @@ def test_the_same_bytes_twice_and_nothing_replaced_unasked(command: Command, dir
     words = ["fairseq-knnlm", "report", directory, "--out", out, "--log-format", "none"]
     assert command(*words).code == 0
     first = out.read_bytes()
-    assert (
-        command(*words).error == f"{out} is there already; give --overwrite to replace it, or --out to write elsewhere"
-    )
+    assert command(*words).error == f"--out: {out} is there already; give another path, or --overwrite to replace it"
     assert command(*words, "--overwrite").code == 0
     assert out.read_bytes() == first
     assert not list(directory.glob("report.html")) and not list(directory.parent.glob(".*"))

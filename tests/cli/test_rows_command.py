@@ -221,7 +221,7 @@ def test_what_is_forgotten_has_no_say(
     evaluate(eval_lm, store, flat, "--save-retrieval", after)
     assert (
         "save both with the same"
-        in command("fairseq-knnlm", "sweep", retrieval, "--apply", after, "--no-figures").error
+        in command("fairseq-knnlm", "sweep", retrieval, "--apply", after, "--no-figures", "--overwrite").error
     )
     compacted = command("fairseq-knnlm", "forget", store, "--compact", "--indexfile", f"{index},{flat}")
     assert compacted.code == 0, compacted.err

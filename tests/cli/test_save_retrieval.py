@@ -50,7 +50,7 @@ def columns(directory: Path) -> dict[str, np.ndarray]:
 
 
 def loss_of(eval_lm: Command, tmp_path: Path, *words: object) -> float:
-    outcome = eval_lm("--context-window", CONTEXT, "--results-path", tmp_path / "r.json", *words)
+    outcome = eval_lm("--context-window", CONTEXT, "--overwrite", "--results-path", tmp_path / "r.json", *words)
     assert outcome.code == 0, outcome.err
     return float(json.loads((tmp_path / "r.json").read_text())["loss_base2"])
 

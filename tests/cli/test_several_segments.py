@@ -126,7 +126,16 @@ def test_a_sweep_says_what_a_run_says(root: Path, command: Command, eval_lm: Com
     assert swept.code == 0 and not swept.warnings, swept.err
     found = json.loads((tmp_path / "sweep.json").read_text())
     run_of = eval_lm(
-        *knn(root), "--context-window", CONTEXT, "--lmbda", 0.7, "--k", 3, "--results-path", tmp_path / "r.json"
+        *knn(root),
+        "--context-window",
+        CONTEXT,
+        "--lmbda",
+        0.7,
+        "--k",
+        3,
+        "--overwrite",
+        "--results-path",
+        tmp_path / "r.json",
     )
     assert run_of.code == 0, run_of.err
     place = found["grid"]["k"].index(3), found["grid"]["lmbda"].index(0.7)

@@ -46,6 +46,7 @@ def evaluate(eval_lm: Command, stores: Path, tmp_path: Path) -> Callable[..., di
             K,
             "--lmbda",
             0.4,
+            "--overwrite",
             "--results-path",
             tmp_path / "r.json",
         ]

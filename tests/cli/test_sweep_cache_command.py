@@ -47,7 +47,7 @@ def test_everything_is_written_and_kept(command: Command, pair: Path) -> None:
     assert done.code == 0, done.err
     out = pair / "valid" / "sweep-cache"
     assert sorted(file.name for file in out.iterdir()) == ["sweep.csv", "sweep.json", "table.md"]
-    assert (out / "table.md").read_text() == done.out
+    assert (out / "table.md").read_text() == f"{done.out}\n<!-- fairseq-knnlm sweep -->\n"
     record = json.loads((out / "sweep.json").read_text())
     rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
     assert len(rows) == 2 * (10 + 8 + 5 + 2), "λ + μ is at most 1"

@@ -41,7 +41,7 @@ def test_everything_is_written(sweep, tmp_path):
     assert outcome.code == 0, outcome.err
     out = tmp_path / "r" / "sweep"
     assert names(out) == ["sweep.csv", "sweep.json", "table.md"]
-    assert (out / "table.md").read_text() == outcome.out
+    assert (out / "table.md").read_text() == f"{outcome.out}\n<!-- fairseq-knnlm sweep -->\n"
     rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
     record = json.loads((out / "sweep.json").read_text())
     assert len(rows) == 99 and set(rows[0]) == {"lmbda", "k", "knn_temp", "loss_base2", "ppl", "gain_ppl"}
@@ -144,11 +144,18 @@ def test_flags_of_the_choice(sweep, tmp_path):
 def test_the_edge_of_what_was_tried_is_said(sweep):
     assert (
         "--knn-temp 1 is at the edge of what was tried: other values may be better"
-        in sweep("--knn-temp", 1, "--no-figures").out
+        in sweep("--knn-temp", 1, "--no-figures", "--overwrite").out
     )
-    assert "--lmbda 0.9 is at the edge of what was tried: smaller" in sweep("--lmbda", "0.9,1", "--no-figures").out
     assert (
-        "--lmbda" not in sweep("--lmbda", "0", "--no-figures").out.split("Chosen")[1].split("edge")[0].splitlines()[1]
+        "--lmbda 0.9 is at the edge of what was tried: smaller"
+        in sweep("--lmbda", "0.9,1", "--no-figures", "--overwrite").out
+    )
+    assert (
+        "--lmbda"
+        not in sweep("--lmbda", "0", "--no-figures", "--overwrite")
+        .out.split("Chosen")[1]
+        .split("edge")[0]
+        .splitlines()[1]
     )
 
 

@@ -36,7 +36,7 @@ def text_of(lm: LanguageModelHub, artefacts: Artefacts, split: str = "test") -> 
 def evaluate(call: Call, good: Artefacts, tmp_path: Path, *more: object) -> dict[str, Any]:
     """Returns what the command says of the test split."""
     words = [good.data, "--path", good.checkpoint, "--gen-subset", "test", "--cpu", "--log-format", "none"]
-    outcome = call("fairseq-eval-lm", *words, "--results-path", tmp_path / "r.json", *more)
+    outcome = call("fairseq-eval-lm", *words, "--overwrite", "--results-path", tmp_path / "r.json", *more)
     assert outcome.code == 0, outcome.err
     record: dict[str, Any] = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     return record

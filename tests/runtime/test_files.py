@@ -68,7 +68,7 @@ def test_json_is_readable(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_leaves_one_temporary_file_at_most(tmp_path: Path) -> None:
-    (tmp_path / ".a.bin.tmp").write_bytes(b"left by a run that was killed")
+    (tmp_path / ".a.bin.knnlm.tmp").write_bytes(b"left by a run that was killed")
     with atomic_write(tmp_path / "a.bin") as file:
         file.write(b"new")
     assert (tmp_path / "a.bin").read_bytes() == b"new"
@@ -101,7 +101,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         pass
     holder.kill()
     holder.join()
-    assert (tmp_path / "dstore.lock").exists(), "a killed process cannot tidy up"
+    assert (tmp_path / ".dstore.knnlm.lock").exists(), "a killed process cannot tidy up"
     with locked(path) as was_killed:
         assert was_killed
     with locked(path) as was_killed:

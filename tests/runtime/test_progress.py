@@ -141,6 +141,7 @@ def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
             clock.now += 6
             progress.advance(100, loss=2.5)
     lines = (tmp_path / "log").read_text().splitlines()
+    assert "log of fairseq-knnlm" in lines.pop(0)
     assert len(lines) == 2, lines
     assert all("evaluate" in line and " | INFO | fairseq | " in line for line in lines)
     assert ("200 / 400 tokens (50 %)" in lines[0]) == (log_format != "json")

@@ -133,7 +133,7 @@ def test_a_file_system_without_hard_links_has_copies(tmp_path: Path, monkeypatch
         raise OSError(1, "no hard links here")
 
     monkeypatch.setattr(checkpoint_files.os, "link", refuse)
-    (tmp_path / ".checkpoint_last.pt.tmp").write_text("left by a kill", encoding="utf-8")
+    (tmp_path / ".checkpoint_last.pt.knnlm.tmp").write_text("left by a kill", encoding="utf-8")
     write_all(tmp_path, ["checkpoint1.pt", "checkpoint_last.pt"], write_plain)
     assert (tmp_path / "checkpoint_last.pt").read_text(encoding="utf-8") == "state of .pt"
     assert (tmp_path / "checkpoint_last.json").read_text(encoding="utf-8") == "state of .json"

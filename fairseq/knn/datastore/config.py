@@ -28,7 +28,7 @@ class DumpConfig:
     append: bool = flag(
         False, "add the split's rows to the datastore that is there; it stays in use until they all are"
     )
-    overwrite: bool = flag(False, "replace what stands in the way")
+    overwrite: bool = flag(False, "replace what stands in the way, if this program wrote it")
     save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
 
     def __post_init__(self) -> None:

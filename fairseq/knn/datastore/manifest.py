@@ -223,6 +223,7 @@ class IndexManifest(Record, frozen=True, kw_only=True):
         faiss_version: that built it.
         effort: quick or thorough training; thorough where an older version of this program left it out.
         trained_on: the rows that it was trained on, where more have been added since.
+        datastore: prefix of the datastore that it was built from, relative to its own directory.
         num_bytes: size of its file.
         sha256: of its file.
         fingerprint: of its file (fairseq/runtime/fingerprint.py); older versions of this program left it out.
@@ -240,6 +241,7 @@ class IndexManifest(Record, frozen=True, kw_only=True):
     faiss_version: str
     effort: Literal["quick", "thorough"] = "thorough"
     trained_on: str | UnsetType = UNSET
+    datastore: str | UnsetType = UNSET
     num_bytes: Count
     sha256: str
     fingerprint: str | UnsetType = UNSET

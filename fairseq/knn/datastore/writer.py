@@ -32,6 +32,7 @@ from fairseq.knn.datastore.format import (
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.runtime.files import atomic_write, fsync_directory, locked
+from fairseq.runtime.outputs import claim_datastore
 from fairseq.runtime.resources import require_disk
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class DatastoreWriter:
         assert manifest.value_dtype != "int16", "ids may not fit"
         with ExitStack() as stack:
             stack.enter_context(locked(prefix))
+            claim_datastore("", prefix, overwrite=overwrite)
             try:
                 earlier = _unfinished(prefix, manifest)  # with --overwrite as well: then the replacing had begun
             except DatastoreError:
@@ -254,7 +256,7 @@ def _bytes_left(manifest: DatastoreManifest) -> int:
 
 def copy_start(old: Path, new: Path, num_bytes: int) -> None:
     """Copies the first bytes of a file; the new one may have the old one's name, which is then a file of its own."""
-    with atomic_write(new) as file:
+    with atomic_write(new, replace_link=True) as file:
         for data in read_pieces(old, 0, num_bytes):
             file.write(data)
         if file.tell() < num_bytes:

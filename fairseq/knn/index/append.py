@@ -32,6 +32,7 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.drift import measure_drift
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import finish_step_first
+from fairseq.runtime.outputs import claim_index
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
     path = Path(index_path)
     if config.retrain:
         return _retrained(store, config, path)
+    claim_index("", path, overwrite=False)
     with locked(path), finish_step_first():
         old = _manifest_of(path)
         if old.store_id == store.rows_id:
@@ -58,6 +60,7 @@ def append_to_index(store: Datastore, config: BuildConfig, index_path: str | Pat
             rows=store.rows,
             store_id=store.rows_id or "",
             trained_on=old.trained_on or old.store_id,
+            datastore=config.datastore,
         ).of_no_file()
         build = Build(store, replace(config, effort=old.effort), path, target)
         partial = build.stage("partial")

@@ -32,6 +32,7 @@ from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import format_duration
+from fairseq.runtime.outputs import claim_index
 from fairseq.runtime.progress import Progress, at_work
 from fairseq.runtime.resources import require_disk, require_memory
 
@@ -63,7 +64,8 @@ class Build:
     def is_of(self, manifest: IndexManifest | None) -> bool:
         """Returns whether a manifest is of this build, at whatever stage; the nprobe is set in the end."""
         own = self.manifest.of_no_file()
-        return manifest is not None and own == manifest.of_no_file().replace(rows=own.rows, nprobe=own.nprobe)
+        same = {"rows": own.rows, "nprobe": own.nprobe, "datastore": own.datastore}
+        return manifest is not None and own == manifest.of_no_file().replace(**same)
 
 
 def build_index(
@@ -83,11 +85,8 @@ def build_index(
     """
     path = Path(index_path)
     if config.starting_point:
-        logger.warning(
-            "--starting-point %d has no effect: an interrupted build resumes by itself", config.starting_point
-        )
-    if path.is_dir():
-        raise DatastoreError(f"{path} is a directory, but the index is to be written there; give the name of a file")
+        logger.warning("--starting-point %d has no effect: a stopped build resumes by itself", config.starting_point)
+    claim_index("", path, overwrite=config.overwrite)
     with locked(path):
         config = resolved(config, store, path)
         index = new_index(config, store.dimension)
@@ -171,6 +170,7 @@ def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifes
         sample=min(most, store.rows_left),
         faiss_version=faiss.__version__,
         effort="quick" if config.effort == "quick" else "thorough",
+        datastore=config.datastore,
         num_bytes=0,
         sha256="",
     )

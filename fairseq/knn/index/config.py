@@ -1,6 +1,8 @@
 """Flags of ``build_dstore.py``."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
@@ -50,6 +52,12 @@ class BuildConfig:
     starting_point: int = flag(0, "accepted, no effect: an interrupted build resumes by itself", minimum=0)
     overwrite: bool = flag(False, "replace an index that stands in the way")
     seed: int = flag(1, "seed of the training sample", minimum=0)
+
+    @property
+    def datastore(self) -> str:
+        """The datastore's prefix, relative to the index's directory: it holds where both have moved together."""
+        prefix, index = os.path.realpath(self.dstore_mmap or ""), os.path.realpath(self.faiss_index or "")
+        return os.path.relpath(prefix, Path(index).parent)
 
     def __post_init__(self) -> None:
         for name, value in (("--dstore-mmap", self.dstore_mmap), ("--faiss-index", self.faiss_index)):

@@ -22,6 +22,7 @@ from fairseq.knn.index.index_file import IndexFile, look_at, require_file, requi
 from fairseq.knn.index.reading import faiss_reason, memory_limit
 from fairseq.knn.index.trial import IndexInChild
 from fairseq.runtime.files import atomic_write
+from fairseq.runtime.marks import INDEX_MARK
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def write_index(index: Any, path: Path) -> None:
 
         try:
             faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]
+            write(INDEX_MARK)  # behind what FAISS reads
         except Exception:
             if failures:
                 raise failures[0] from None

@@ -16,6 +16,7 @@ from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_ma
 from fairseq.knn.index.trial import try_index
 from fairseq.runtime.files import file_sha256
 from fairseq.runtime.fingerprint import fingerprint
+from fairseq.runtime.outputs import require_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class IndexFile:
 def require_file(path: str | Path) -> None:
     """Raises DatastoreError where there is no index, and OSError where it cannot be opened: FAISS does not say why."""
     if Path(path).is_file():
+        require_utf8("", Path(path), "FAISS")
         with Path(path).open("rb"):
             return
     partial = read_manifest(manifest_path(f"{path}.partial"), IndexManifest)

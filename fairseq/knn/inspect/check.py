@@ -25,6 +25,8 @@ from fairseq.knn.inspect.store import check_datastore
 from fairseq.knn.neighbours.several_stores import check_together
 from fairseq.knn.retrieval.format import MANIFEST as RETRIEVAL_MANIFEST
 from fairseq.runtime.files import write_json
+from fairseq.runtime.marks import FINDINGS
+from fairseq.runtime.outputs import claim_record
 
 
 def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
@@ -33,6 +35,9 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     Raises:
         DatastoreError: at least one check failed.
     """
+    settings = {name: value for name, value in asdict(config).items() if name != "overwrite"}
+    if config.json is not None:
+        claim_record("--json", config.json, FINDINGS, settings, overwrite=config.overwrite)
     findings = Findings(show, fast=config.fast)
     if config.data and config.retrieval is None and (Path(unescaped(config.data)) / RETRIEVAL_MANIFEST).is_file():
         config = dataclasses.replace(config, data=None, retrieval=unescaped(config.data))
@@ -54,9 +59,7 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
         check_retrieval(findings, Path(config.retrieval), inputs, stores)
     failed, total = findings.num_failed, len(findings.all)
     if config.json is not None:
-        write_json(
-            config.json,
-            {"failed": failed, "findings": [asdict(finding) for finding in findings.all], "settings": asdict(config)},
-        )
+        found = [asdict(finding) for finding in findings.all]
+        write_json(config.json, {"kind": "findings", "failed": failed, "findings": found, "settings": settings})
     if failed:
         raise DatastoreError(f"{failed} of {total} checks failed; see the lines that begin with FAILED")

@@ -33,6 +33,7 @@ class CheckConfig:
     sample: int = flag(100, "rows whose keys are searched for in the index, evenly spaced", minimum=1)
     fast: bool = flag(False, "leave out the checksums, which read every byte")
     json: str | None = flag(None, "write the findings to this file as well")
+    overwrite: bool = flag(False, "with --json: replace the file of another command")
 
     def __post_init__(self) -> None:
         if not (self.data or self.retrieval or self.path or self.dstore_filename or self.indexfile):
@@ -86,6 +87,7 @@ class RecallConfig:
     dstore_fp16: bool = flag(False, "keys are float16, for a datastore without a manifest")
     allow_mismatch: bool = flag(False, "only warn when datastore, index, dictionary and model do not belong together")
     json: str | None = flag(None, "write the table to this file as well")
+    overwrite: bool = flag(False, "with --json: replace the file of another command")
 
     def __post_init__(self) -> None:
         check_temperature(self.knn_temp)
@@ -141,6 +143,7 @@ class RowsConfig:
     documents: bool = flag(False, "list the documents instead: number, rows, title")
     context: int = flag(12, "words that are shown before and after each row's", minimum=0, maximum=1000)
     json: str | None = flag(None, "write what is shown to this file as well")
+    overwrite: bool = flag(False, "with --json: replace the file of another command")
 
     def __post_init__(self) -> None:
         if bool(self.rows) == self.documents:

@@ -16,7 +16,7 @@ Legend: N queries · K neighbours · D key width.
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -45,6 +45,8 @@ from fairseq.knn.search.exact import exact_neighbours
 from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.files import write_json
 from fairseq.runtime.log import logger
+from fairseq.runtime.marks import RECALL
+from fairseq.runtime.outputs import claim_directory, claim_index, claim_record
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
@@ -92,6 +94,8 @@ class Measured:
 
 def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, seed: int) -> str:
     """Measures indexes of a datastore, writes the table where that was asked for, and returns it as text."""
+    record_of = {name: value for name, value in as_dict(config, text).items() if name != "overwrite"}
+    _claim(config, record_of)
     store = Datastore.open(
         config.prefix, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
     )
@@ -106,15 +110,30 @@ def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, 
     rows = list(measure(store, queries, config, seed))
     if config.json is not None:
         record = {
+            "kind": "recall",
             "queries": len(queries.vectors_ND),
             "queries_from": queries.source,
             "lm_loss_base2": None if queries.log_p_N is None else float(-queries.log_p_N.mean() / np.log(2)),
             "rows": [{**asdict(row), "pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
             "threads": torch.get_num_threads(),
-            "settings": as_dict(config, text),
+            "settings": record_of,
         }
         write_json(config.json, record)
     return "\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)])
+
+
+def _claim(config: RecallConfig, settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the table or an index would be written in place of something else."""
+    if config.json is not None:
+        claim_record("--json", config.json, RECALL, settings, overwrite=config.overwrite)
+    if config.keep_in is not None:
+        directory = claim_directory("--keep-in", config.keep_in)
+        for spec in config.specs:
+            claim_index("--keep-in", _kept(directory, spec), overwrite=False)
+
+
+def _kept(directory: Path, spec: str) -> Path:
+    return directory / f"{spec.replace('/', '_')}.index"
 
 
 def measure(store: Datastore, queries: Queries, config: RecallConfig, seed: int) -> Iterator[Measured]:
@@ -154,7 +173,7 @@ def _candidates(store: Datastore, config: RecallConfig, directory: Path, seed: i
         yield path, index, Path(path).stat().st_size / store.rows, None, None
     directory.mkdir(parents=True, exist_ok=True)
     for spec in config.specs:
-        path = str(directory / f"{spec.replace('/', '_')}.index")
+        path = str(_kept(directory, spec))
         build = BuildConfig(
             dstore_mmap=str(store.prefix),
             faiss_index=path,

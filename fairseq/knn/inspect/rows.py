@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError
 from fairseq.knn.datastore.config import TextsConfig, parse_rows
 from fairseq.knn.datastore.provenance import Place, Provenance
@@ -12,6 +13,8 @@ from fairseq.knn.datastore.ranges import shown_ranges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import RowsConfig
 from fairseq.runtime.files import write_json
+from fairseq.runtime.marks import ROWS
+from fairseq.runtime.outputs import claim_record
 
 MOST_ROWS = 10_000  # that are shown at once
 
@@ -27,6 +30,9 @@ def show_rows(config: RowsConfig, texts: TextsConfig, show: Callable[[str], None
         DatastoreError: the datastore does not say what its rows are of.
         MismatchError: a text is another one.
     """
+    settings = {name: value for name, value in as_dict(config, texts).items() if name != "overwrite"}
+    if config.json is not None:
+        claim_record("--json", config.json, ROWS, settings, overwrite=config.overwrite)
     store = Datastore.open(config.prefix, load_keys=False)
     wanted = [parse_rows(word) for word in config.rows]
     for _, stop in wanted:
@@ -42,7 +48,8 @@ def show_rows(config: RowsConfig, texts: TextsConfig, show: Callable[[str], None
         show(line)
         records += [record] if record is not None else []
     if config.json is not None:
-        write_json(config.json, {"prefix": config.prefix, "store_id": store.store_id, "found": records})
+        found = {"prefix": config.prefix, "store_id": store.store_id, "found": records}
+        write_json(config.json, {"kind": "rows", **found, "settings": settings})
 
 
 def _rows(provenance: Provenance, wanted: list[tuple[int, int]], context: int) -> Shown:

@@ -5,7 +5,7 @@
                     its token modulo 2^16, the tokens take their place; otherwise the datastore is refused
 
 The old files are never changed. Files that can stay as they are get a second name (a hard link, a symbolic one across
-file systems); the manifest is written last, and only a datastore that has one is a new one of ours.
+file systems). The manifest says "writing" before any file is there, and "complete" after the last one.
 
 Legend: N rows · D key width.
 """
@@ -24,15 +24,17 @@ from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.format import Layout, chunk_digests, keys_path, row_files, values_path
-from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, write_manifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.store import INT16_LARGEST, map_files
 from fairseq.knn.datastore.writer import clear_sidecars, copy_start
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
-from fairseq.runtime.files import atomic_write, fsync_directory, locked
+from fairseq.runtime.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
 from fairseq.runtime.inputs import data_directories
+from fairseq.runtime.outputs import claim
 from fairseq.runtime.resources import require_disk
+from fairseq.runtime.stores import datastore_names
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,8 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
     foreign = find_foreign(config.source)
     old = foreign.prefix
     target = Path(config.dstore_mmap) if config.dstore_mmap is not None else old
-    in_place = target.absolute() == old.absolute()
+    in_place = os.path.realpath(target) == os.path.realpath(old)
+    _claim(old, target, in_place=in_place, overwrite=config.overwrite)
     with locked(target):
         if not config.overwrite:
             _require_free(old, target)
@@ -86,7 +89,8 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
                 f"{old} needs mending ({plan.mended}), and the old files stay as they are; give --dstore-mmap another"
                 " prefix"
             )
-        manifest_path(target).unlink(missing_ok=True)
+        # The files beside it are ours from now on, also where this run is killed.
+        write_manifest(manifest_path(target), _begun(plan.layout, settings))
         if not in_place:
             _write_files(plan, target, config.copy)
         manifest = _manifest(plan.layout, settings, target, origin, origin_config)
@@ -96,9 +100,20 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
     return f"{target}: {rows}, {plan.mended}, store {manifest.store_id[:12]}"
 
 
+def _claim(old: Path, target: Path, *, in_place: bool, overwrite: bool) -> None:
+    """Raises ConfigError where a file is in the way that is neither ours nor the old one."""
+    for path, kind in datastore_names(target):
+        olds = [path_of(old) for path_of in (keys_path, values_path) if path == path_of(target)]
+        if not (olds and (in_place or (path.exists() and path.samefile(olds[0])))):
+            claim("--dstore-mmap", path, kind, overwrite=overwrite or manifest_path(target).is_file())
+
+
 def _require_free(old: Path, target: Path) -> None:
     """Refuses to replace what is there; links to the old files, from a run that was stopped, are no obstacle."""
-    if manifest_path(target).exists():
+    manifest = read_manifest(manifest_path(target), DatastoreManifest)
+    if manifest is not None and manifest.state == "writing" and "adopted_by" in manifest.settings:
+        return  # by a run that was stopped
+    if manifest is not None:
         raise ConfigError(
             f"{manifest_path(target)} exists: {target} is a datastore of this program's already; fairseq-knnlm check"
             " verifies it, --overwrite replaces it"
@@ -185,7 +200,7 @@ def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
     if plan.values_N is None:
         _place(old_values, values_path(target), old_values.stat().st_size, copy=copy)
     else:
-        with atomic_write(values_path(target)) as file:
+        with atomic_write(values_path(target), replace_link=True) as file:
             file.write(np.ascontiguousarray(plan.values_N, np.int64).data)
 
 
@@ -196,8 +211,8 @@ def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
         copy_start(old, new, num_bytes)
         return
     # A name that nothing else opens for writing: what a killed run leaves there is the old file itself.
-    temporary = new.with_name(f".{new.name}.link")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(new)
+    remove_leftover(temporary)
     try:
         temporary.hardlink_to(old.resolve())
     except OSError:
@@ -207,24 +222,27 @@ def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
     fsync_directory(new.parent)  # else the manifest may be there without it
 
 
-def _manifest(
-    layout: Layout, settings: dict[str, Any], target: Path, origin: Origin | None, config: OriginConfig
-) -> DatastoreManifest:
-    sums = [tuple(chunk_digests(path, row_bytes, layout.rows)) for path, row_bytes in row_files(target, layout)]
-    # Without a model and a text to go by, the bytes themselves say which datastore this is.
-    settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
-    manifest = DatastoreManifest(
+def _begun(layout: Layout, settings: dict[str, Any]) -> DatastoreManifest:
+    return DatastoreManifest(
         **asdict(layout),
         key_type="last_ffn_input",
         vocabulary_size=None,
         dictionary_sha256=None,
         weights_sha256=None,
         settings=settings,
-        state="complete",
-        rows_written=layout.rows,
-        keys_sha256=sums[0],
-        values_sha256=sums[1],
-    ).of_files(target)
+    )
+
+
+def _manifest(
+    layout: Layout, settings: dict[str, Any], target: Path, origin: Origin | None, config: OriginConfig
+) -> DatastoreManifest:
+    sums = [tuple(chunk_digests(path, row_bytes, layout.rows)) for path, row_bytes in row_files(target, layout)]
+    # Without a model and a text to go by, the bytes themselves say which datastore this is.
+    settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
+    manifest = _begun(layout, settings).replace(
+        state="complete", rows_written=layout.rows, keys_sha256=sums[0], values_sha256=sums[1]
+    )
+    manifest = manifest.of_files(target)
     if origin is None:
         return manifest
     settings |= {

@@ -12,6 +12,7 @@ Legend: N rows.
 """
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from fairseq.knn.index.index_file import look_at, require_ours
 from fairseq.knn.index.without_rows import selector, take_out
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import check, finish_step_first
+from fairseq.runtime.marks import is_of_kind
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
 
@@ -77,6 +79,8 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
         forgotten = read_forgotten(prefix, manifest)
         target = without_forgotten(manifest, forgotten)
         manifests = [_check_index(path, manifest, target) for path in indexes]
+        for path, own in zip(indexes, manifests, strict=True):
+            _require_own(path, own, prefix)
         with finish_step_first():
             _write_store(prefix, manifest, target, forgotten, save_interval_s)
             for path, own in zip(indexes, manifests, strict=True):
@@ -156,6 +160,27 @@ def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
     return own
 
 
+def _require_own(path: Path, own: IndexManifest, prefix: Path) -> None:
+    """Raises MismatchError for an index that serves another datastore of the same rows: this one, or that, is a copy.
+
+    An index says which datastore it was built from. An older one does not; then no other may lie beside it.
+    """
+    here = Path(os.path.realpath(path)).parent
+    if own.datastore:
+        others = [here / own.datastore]
+    else:
+        others = [other.with_suffix("") for other in here.glob("*.json") if is_of_kind(other, "datastore")]
+    for other in others:
+        found = None
+        if os.path.realpath(other) != os.path.realpath(prefix):
+            found = read_manifest(manifest_path(other), DatastoreManifest)
+        if found is not None and found.rows_id == own.store_id:
+            raise MismatchError(
+                f"{path} is the index of {os.path.realpath(other)}, which has the same rows as {prefix}; give"
+                " --indexfile the datastore's own, or leave it out and build one with build_dstore.py"
+            )
+
+
 def _write_index(
     path: Path, own: IndexManifest, manifest: DatastoreManifest, target: DatastoreManifest, forgotten: RowRanges
 ) -> None:
@@ -212,5 +237,6 @@ def _take_place(path: Path, place: Path) -> None:
 
 def _clean_up(prefix: Path, manifest: DatastoreManifest) -> None:
     append_path(prefix).unlink(missing_ok=True)  # rows that were being appended were behind the old ones
-    Path(f"{compact_prefix(prefix)}.lock").unlink(missing_ok=True)  # of a writer that was killed
+    with locked(compact_prefix(prefix)):
+        pass  # takes away the lock's file of a writer that was killed
     remove_others(prefix, manifest)

@@ -23,6 +23,8 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.maintain.compact import compact
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.runtime.files import locked
+from fairseq.runtime.outputs import claim_all, claim_index
+from fairseq.runtime.stores import FORGOTTEN, datastore_names
 
 MOST_NAMED = 5
 
@@ -37,12 +39,19 @@ def forget(config: ForgetConfig, texts: TextsConfig, show: Callable[[str], None]
     """
     prefix = Path(config.prefix)
     if config.compact:
+        claim_all("PREFIX", datastore_names(prefix))
+        for indexfile in config.indexfile:
+            claim_index(f"--indexfile {indexfile}", Path(indexfile), overwrite=False)
         show(compact(prefix, [Path(path) for path in config.indexfile], config.save_interval_s))
     elif config.document is None and config.rows is None and config.source is None:
         store = Datastore.open(prefix)
         store.require_manifest()
         show(_state(store.forgotten, store))
     else:
+        if not config.dry_run:
+            own = manifest_path(prefix)
+            names = [(path, kind) for path, kind in datastore_names(prefix) if kind is FORGOTTEN or path == own]
+            claim_all("PREFIX", names)
         with locked(prefix):
             _forget(config, texts, prefix, show)
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from fairseq.arrays import Array, Float32s, Float64s, Int64s
 from fairseq.criterions.perplexity import perplexity_of
-from fairseq.errors import ConfigError
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
 from fairseq.knn.report.pack import AFTER, BEFORE, by_change, choose, packed
@@ -24,7 +23,9 @@ from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.runtime.files import atomic_write, locked
+from fairseq.runtime.files import atomic_write, encoded, locked
+from fairseq.runtime.marks import PAGE
+from fairseq.runtime.outputs import claim
 from fairseq.runtime.progress import Progress
 
 BLOCK_BYTES = 1 << 24
@@ -69,14 +70,14 @@ def write_report(config: ReportConfig) -> str:
         MismatchError: the texts are not those of the retrieval.
     """
     out = Path(config.out or Path(config.retrieval) / "report.html")
-    if out.exists() and not config.overwrite:
-        raise ConfigError(f"{out} is there already; give --overwrite to replace it, or --out to write elsewhere")
+    claim("--out", out, PAGE, overwrite=config.overwrite)
     report = _read(config)
     facts, arrays = _contents(report, config.max_megabytes)
     with locked(out), atomic_write(out) as file:
         for piece in render(facts["title"], facts, packed(arrays)):
-            file.write(piece.encode())
-    return "\n".join([*_lines(report), f"{out}: {out.stat().st_size / 1e6:.1f} MB"])
+            file.write(encoded(piece))
+    written = [f"{out}: {out.stat().st_size / 1e6:.1f} MB"] if out.is_file() else []
+    return "\n".join([*_lines(report), *written])
 
 
 def _read(config: ReportConfig) -> _Report:

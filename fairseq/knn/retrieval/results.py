@@ -73,7 +73,8 @@ def read_results(directory: Path) -> dict[str, dict[str, Any]]:
 
 def check_results(directory: Path) -> None:
     """Raises what ``read_results`` does, before the work rather than after it; there may be no retrieval yet."""
-    _sections(directory / RESULTS, "")
+    for name in (RESULTS, TIMES):
+        _sections(directory / name, "")
 
 
 def keep(found: Kept, command: list[str], speed: Mapping[str, float]) -> None:

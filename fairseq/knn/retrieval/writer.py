@@ -26,8 +26,10 @@ from fairseq.knn.retrieval.format import (
     array_path,
 )
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
+from fairseq.runtime.outputs import claim_all
 from fairseq.runtime.records import write_record
 from fairseq.runtime.resources import require_disk
+from fairseq.runtime.stores import retrieval_names
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +159,8 @@ def _require_free(directory: Path, columns: Iterable[Column], overwrite: bool) -
     """Refuses to replace what is finished, or is no retrieval; says where an earlier run was stopped."""
     if directory.exists() and not directory.is_dir():
         raise DatastoreError(f"{directory} must be a directory, but is a file; give another")
-    if overwrite:
-        return
-    if not (directory / MANIFEST).exists():
-        there = _arrays(directory, columns)
-        if there:
-            raise DatastoreError(f"{there[0]} exists and has no {MANIFEST}; --overwrite replaces it")
+    claim_all("", retrieval_names(directory, [column.name for column in columns]))
+    if overwrite or not (directory / MANIFEST).exists():
         return
     if RetrievalManifest.read(directory).state != "writing":
         raise DatastoreError(

@@ -1,14 +1,18 @@
 """What ``fairseq-knnlm sweep`` and ``sweep-cache`` do: sweep a saved retrieval, and write what was found.
 
-OUT/table.md      what is printed
+OUT/sweep.json    every setting as arrays, with the retrieval's identity, the choices and their intervals
+OUT/table.md      what is printed, and a comment that says who wrote it
 OUT/sweep.csv     every setting: its values, loss_base2, ppl, gain_ppl
-OUT/sweep.json    the same as arrays, with the retrieval's identity, the choices and their intervals
 OUT/*.svg, *.png  figures
+
+sweep.json comes first: it has the settings, by which the same command is known again after it was killed.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError
 from fairseq.knn.retrieval.compare import require_comparable, warn_if_outdated
 from fairseq.knn.retrieval.results import Kept, check_results, plain
@@ -18,7 +22,10 @@ from fairseq.knn.sweep.grid import Grid
 from fairseq.knn.sweep.report import CacheReport, NeighbourReport
 from fairseq.knn.sweep.sources import read_caches
 from fairseq.knn.sweep.sweep import sweep
-from fairseq.runtime.files import atomic_write, locked, write_json
+from fairseq.runtime.files import atomic_write, encoded, locked, write_json
+from fairseq.runtime.marks import TABLE_MARK, json_at
+from fairseq.runtime.outputs import claim, claim_directory
+from fairseq.runtime.stores import sweep_names
 
 VERSION = 1
 
@@ -31,6 +38,10 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         DatastoreError: a retrieval cannot be read, has no cache to sweep, or no setting has a finite loss.
         MismatchError: the other retrieval is of another model, datastore or cache.
     """
+    kind = NeighbourReport if isinstance(config, SweepConfig) else CacheReport
+    out = Path(config.out) if config.out is not None else Path(config.directory) / kind.command
+    settings = plain({**as_dict(config), "seed": seed, "out": None, "overwrite": None, "no_figures": None})
+    _claim(config, out, settings)
     texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
     first = texts[0]
     warn_if_outdated(first)
@@ -39,10 +50,6 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         text.check_k(grid.ks[-1])
     if len(texts) == 2:
         require_comparable(first, texts[1], allow_mismatch=config.allow_mismatch)
-    kind = NeighbourReport if isinstance(config, SweepConfig) else CacheReport
-    out = Path(config.out) if config.out is not None else first.directory / kind.command
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out} must be a directory, but is a file; give another")
     check_results(first.directory)
     if not config.no_figures:
         from fairseq.knn.sweep.figures import draw_figures, require_matplotlib
@@ -52,17 +59,25 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         swept = sweep(first, grid)
         report = kind(texts, swept, config.resamples, seed)
         table = "\n".join(report.table())
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in (("table.md", table + "\n"), ("sweep.csv", report.csv())):
+        found = plain(report.record())
+        record = {"kind": kind.kind, "version": VERSION, **found, **plain(report.losses()), "settings": settings}
+        write_json(out / "sweep.json", record)
+        for name, content in (("table.md", f"{table}\n\n{TABLE_MARK}\n"), ("sweep.csv", report.csv())):
             with atomic_write(out / name) as file:
-                file.write(content.encode())
+                file.write(encoded(content))
         if not config.no_figures:
             draw_figures(swept, first.manifest.split, out)
-        found = plain(report.record())
-        losses = plain(report.losses())
-        write_json(out / "sweep.json", {"kind": kind.kind, "version": VERSION, **found, **losses})
     show(table)
     return Kept(first.directory, kind.command.replace("-", "_"), found)
+
+
+def _claim(config: SweepConfig | CacheSweepConfig, out: Path, settings: dict[str, Any]) -> None:
+    """Raises ConfigError where the directory holds what is not a sweep of ours, or one of other settings."""
+    claim_directory("--out", out)
+    before = json_at(out / "sweep.json")
+    same = before.get("settings") == settings
+    for path, kind in sweep_names(out, figures=not config.no_figures):
+        claim("--out", path, kind, overwrite=config.overwrite or same)
 
 
 def _grid_of(config: SweepConfig | CacheSweepConfig, texts: list[Retrieval]) -> Grid:

@@ -22,6 +22,7 @@ class OfRetrievalConfig:
     resamples: int = flag(
         10_000, "resamples of the bootstrap that gives the intervals of gains", minimum=100, maximum=1_000_000
     )
+    overwrite: bool = flag(False, "replace an earlier sweep of other settings")
     no_figures: bool = flag(False, "draw nothing (figures need matplotlib, the extra [plots])")
     allow_mismatch: bool = flag(False, "only warn when the two retrievals are of different models or datastores")
 

@@ -19,6 +19,7 @@ from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError
 from fairseq.knn.sweep.sweep import Swept
 from fairseq.runtime.files import atomic_write
+from fairseq.runtime.marks import IMAGE_MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def draw_figures(swept: Swept, split: str, directory: Path) -> None:
         with matplotlib.rc_context({"svg.hashsalt": name}, STYLE):
             figure = Figure()
             draw(figure.add_subplot(), swept, split)
-            for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            for kind, metadata in (("svg", {"Date": None, "Creator": IMAGE_MARK}), ("png", {"Software": IMAGE_MARK})):
                 with atomic_write(directory / f"{name}.{kind}") as file:
                     figure.savefig(file, format=kind, metadata=metadata)
 

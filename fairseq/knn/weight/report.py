@@ -25,6 +25,8 @@ from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, 
 from fairseq.knn.weight.model import FixedWeight, LmbdaModel, Skip, Weights
 from fairseq.knn.weight.tokens import identity_of, open_counts, open_values, read_tokens
 from fairseq.runtime.files import locked
+from fairseq.runtime.marks import LMBDA_MODEL
+from fairseq.runtime.outputs import claim
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.records import write_record
 
@@ -86,9 +88,8 @@ def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
         MismatchError: they do not belong together.
     """
     out = Path(config.out)
-    with locked(out):  # an impossible place fails at once
-        if out.exists() and not config.overwrite:
-            raise DatastoreError(f"{out} exists; give another file, or --overwrite")
+    claim("--out", out, LMBDA_MODEL, overwrite=config.overwrite)
+    with locked(out):
         return _fit(config, out, seed, show)
 
 

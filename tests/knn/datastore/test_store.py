@@ -168,12 +168,17 @@ def test_nothing_is_replaced_without_overwrite(tmp_path, manifest, make_store):
     write_manifest(tmp_path / "dstore.json", manifest.replace(weights_sha256="x" * 64))
     with pytest.raises(MismatchError, match="another run"):
         DatastoreWriter.create(tmp_path / "dstore", manifest)
-    (tmp_path / "dstore.json").unlink()
-    with pytest.raises(DatastoreError, match="has no manifest"):
-        DatastoreWriter.create(tmp_path / "dstore", manifest)
-    assert (tmp_path / "dstore_vals.npy").stat().st_size == 8 * ROWS
     with DatastoreWriter.create(tmp_path / "dstore", manifest, overwrite=True) as writer:
         assert writer.rows_done == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_rows_without_a_manifest_are_somebody_elses(tmp_path, manifest, make_store, overwrite):
+    make_store()
+    (tmp_path / "dstore.json").unlink()
+    with pytest.raises(ConfigError, match="is not the keys of a datastore that this program wrote"):
+        DatastoreWriter.create(tmp_path / "dstore", manifest, overwrite=overwrite)
+    assert (tmp_path / "dstore_vals.npy").stat().st_size == 8 * ROWS
 
 
 def test_missing_rows_and_keys_that_do_not_fit(tmp_path, manifest):

@@ -1,6 +1,7 @@
 """A datastore with forgotten rows is one that was written without them: for every search, and after compaction too."""
 
 import json
+import shutil
 from pathlib import Path
 
 import faiss
@@ -204,6 +205,28 @@ def test_an_index_that_cannot_give_up_rows_is_refused_before_anything_is_written
     other = make_store("other", settings={"data": "another"})
     with pytest.raises(MismatchError, match="was built from datastore"):
         compact(store.prefix, [index_of(other, "Flat", tmp_path)], 60)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_the_index_of_a_copy_is_left_alone(make_store, tmp_path, says):
+    store = make_store()
+    index = Path(index_of(store, "Flat", tmp_path))
+    if not says:  # one of before it was recorded
+        record = json.loads(manifest_path(index).read_text())
+        manifest_path(index).write_text(json.dumps({k: v for k, v in record.items() if k != "datastore"}))
+    copies = [tmp_path / "copy" / "dstore", tmp_path / "moved" / "dstore"]
+    for copy in copies:
+        copy.parent.mkdir()
+        for suffix in ("_keys.npy", "_vals.npy", ".json"):
+            shutil.copy(f"{store.prefix}{suffix}", f"{copy}{suffix}")
+        forget_rows(copy)
+    before = index.read_bytes()
+    with pytest.raises(MismatchError, match="is the index of"):
+        compact(copies[0], [index], 60)
+    assert index.read_bytes() == before
+    for name in (index.name, f"{index.name}.json"):  # a datastore that has moved with its index
+        shutil.copy(tmp_path / name, copies[1].parent / name)
+    assert "fewer" in compact(copies[1], [copies[1].parent / index.name], 60)
 
 
 def test_an_index_that_was_not_compacted_is_refused(make_store, tmp_path, caplog):

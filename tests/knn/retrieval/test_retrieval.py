@@ -133,8 +133,9 @@ def test_what_is_finished_is_replaced_only_when_asked(saved, tmp_path):
     written(tmp_path / "hand", ours, parts, overwrite=True)
     assert np.array_equal(opened.ids_NK, saved["ids"]) and not (ours / "lm_entropy.npy").exists()
     (ours / "manifest.json").unlink()
-    with pytest.raises(DatastoreError, match=r"blocks.npy exists and has no manifest.json; --overwrite"):
-        written(tmp_path / "hand", ours, parts)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"blocks.npy is there, and is not a column of a retrieval"):
+            written(tmp_path / "hand", ours, parts, overwrite=overwrite)
     (tmp_path / "file").write_text("")
     with pytest.raises(DatastoreError, match="must be a directory, but is a file"):
         written(tmp_path / "hand", tmp_path / "file", parts)
