@@ -238,6 +238,12 @@ def test_a_document_is_forgotten_and_the_report_still_knows_the_rows(
     match = re.search(r"^  (valid#\d+)  (\d+):(\d+)  ", listed, flags=re.MULTILINE)
     assert match is not None, listed
     name, start, stop = match[1], int(match[2]), int(match[3])
+    # A manifest that says of another cut leads to other rows, and their values tell.
+    record = json.loads(Path(f"{store}.json").read_text())
+    other = json.loads(json.dumps(record).replace(f'"context_window": {WINDOW}', '"context_window": 0'))
+    Path(f"{store}.json").write_text(json.dumps(other))
+    assert "holds the value" in command("fairseq-knnlm", "forget", store, "--document", name).error
+    Path(f"{store}.json").write_text(json.dumps(record))
     done = command("fairseq-knnlm", "forget", store, "--document", name, "--following", 2)
     assert done.code == 0 and f"{stop - start + 2} rows, {start}:{stop + 2}" in done.out, done.out
     assert "FORGOTTEN" in command("fairseq-knnlm", "rows", store, start).out
