@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,22 @@ def inputs(data_dir: Path, trained_dir: Path, tmp_path_factory: pytest.TempPathF
     return measure("index", "build_dstore.py", words, with_store, directory.with_name("with-index")).expected
 
 
+@pytest.fixture(scope="session")
+def measured(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Stage]:
+    """Returns ``measured(name)``: a stage, measured once by a run that is not killed."""
+
+    @cache
+    def stage_of(name: str) -> Stage:
+        prog, words = STAGES[name]
+        return measure(name, prog, words, inputs, tmp_path_factory.mktemp("expected") / "all")
+
+    return stage_of
+
+
 @pytest.fixture
-def stage(request: pytest.FixtureRequest, inputs: Path, tmp_path: Path) -> Stage:
-    """Returns the stage that the test is about, measured by a run that is not killed."""
-    prog, words = STAGES[request.param]
-    return measure(request.param, prog, words, inputs, tmp_path / "expected")
+def stage(request: pytest.FixtureRequest, measured: Callable[[str], Stage]) -> Stage:
+    """Returns the stage that the test is about."""
+    return measured(request.param)
 
 
 stages = pytest.mark.parametrize("stage", list(STAGES), indirect=True)
