@@ -1,7 +1,8 @@
 """From bytes to text: UTF-8, with or without a byte-order mark at its start.
 
 Every text and every dictionary is read by this. The mark is no part of the first word: it is left out, and that is
-said. A mark of another encoding is an error that names it.
+said. A mark of another encoding is an error that names it. UTF-16 without a mark would be read as UTF-8, a zero byte
+after each letter: it is known by these zeros.
 """
 
 import codecs
@@ -20,6 +21,7 @@ _OTHER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_HEAD_BYTES = 64
 
 
 def decoded(data: bytes, name: str, line: int | Callable[[int], int], *, start: int = 0, what: str = "text") -> str:
@@ -35,6 +37,13 @@ def decoded(data: bytes, name: str, line: int | Callable[[int], int], *, start: 
     Raises:
         DataError: it is not UTF-8.
     """
+    head = b"" if start else data[:_HEAD_BYTES]
+    if len(head) > 2 and not (any(head[::2]) and any(head[1::2])):
+        kind = "UTF-16BE" if any(head[1::2]) else "UTF-16LE"
+        raise DataError(
+            f"{name}:1: the {what} must be UTF-8, but every second byte is zero, as in UTF-16; convert the file, for"
+            f" example with iconv -f {kind} -t UTF-8"
+        )
     try:
         text = data.decode()
     except UnicodeDecodeError as err:

@@ -1,13 +1,14 @@
 """``--exclude-own-row``: on the datastore's own text, no token finds the row that it is itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fairseq_cli.run import run
-from tests.builders.tiny_lm import Command, main_of
+from tests.builders.tiny_lm import Command, main_of, make_sentences, write_split
 
 K, CONTEXT, WIDTH = 12, 6, 16
 
@@ -105,3 +106,35 @@ def test_another_text_is_refused(eval_lm: Command, store: Path) -> None:
     assert outcome.code == 2 and "test is not a text that" in outcome.err and outcome.err.count("\n") == 1
     outcome = eval_lm(*neighbours(store, "exact", "--exclude-own-row", "--drop-top1"))
     assert outcome.code == 2 and "exclude each other" in outcome.err
+
+
+def test_pad_in_the_text_is_a_token_with_a_row(
+    command: Command, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Every fifth word of the text is ``<pad>``, whose id is that of padding: the rows after it must not move."""
+    data = tmp_path / "data-bin"
+    data.mkdir()
+    shutil.copy(data_dir / "dict.txt", data)
+    sentences = [[1 if n % 5 == 4 else word for n, word in enumerate(s[:-1])] + s[-1:] for s in make_sentences(60, 7)]
+    write_split(data / "train", sentences)
+    tokens = np.array([token for sentence in sentences for token in sentence])
+    common = [data, "--path", checkpoint, "--cpu", "--gen-subset", "train", "--context-window", CONTEXT]
+    dump = command("fairseq-eval-lm", *common, "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "d")
+    assert dump.code == 0, dump.err
+    build = ["--dstore-mmap", tmp_path / "d", "--faiss-index", tmp_path / "exact", "--index-spec", "Flat"]
+    assert command("build_dstore.py", *build).code == 0
+    flags = neighbours(tmp_path / "d", "exact", "--exclude-own-row", "--save-retrieval", tmp_path / "r")
+    outcome = command("fairseq-eval-lm", *common, *flags)
+    assert outcome.code == 0, outcome.err
+    found = {file.stem: np.load(file) for file in (tmp_path / "r").glob("*.npy")}
+    assert found["positions"].tolist() == list(range(len(tokens)))  # all are scored
+    own = own_rows(tmp_path / "d", found["positions"])
+    values = np.fromfile(tmp_path / "d_vals.npy", np.int64)
+    assert values[own[own >= 0]].tolist() == tokens[own >= 0].tolist() and (values == 1).sum() > 50
+    # Two rows may have the same context, hence the same key: of every token, only its own row is missing.
+    keys = np.fromfile(tmp_path / "d_keys.npy", np.float32).reshape(-1, WIDTH).astype(np.float64)
+    for token in np.flatnonzero(own >= 0)[::41]:
+        distances = ((keys - keys[own[token]]) ** 2).sum(1)
+        distances[own[token]] = np.inf
+        assert found["distances"][token] == pytest.approx(np.sort(distances)[:K], abs=2e-4)
+    assert not (found["ids"] == own[:, None]).any()

@@ -119,6 +119,31 @@ def test_results_are_not_replaced_unless_asked(texts: Path, capsys: pytest.Captu
     assert tokens("train") == [4, 2]
 
 
+def test_the_same_command_again_writes_nothing(texts: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the number of workers; another text under the same name is not the same command."""
+
+    def written() -> dict[str, tuple[int, int]]:
+        return {name: ((stat := Path("data-bin", name).stat()).st_ino, stat.st_mtime_ns) for name in files()}
+
+    words = ["--trainpref", "train.txt", "--validpref", "valid.txt,test.txt"]
+    assert preprocess(*words) == 0
+    first = written()
+    with caplog.at_level(logging.INFO):
+        assert preprocess(*words, "--workers", "3") == 0
+    assert any("nothing to do" in message for message in caplog.messages)
+    assert written() == first
+    assert preprocess(*words, "--overwrite") == 0
+    assert all(written()[name] != first[name] for name in first if name != "dict.txt")
+    assert preprocess(*words, "--thresholdsrc", "2") == 2
+    Path("data-bin/valid1.bin").unlink()
+    assert preprocess(*words) == 2
+    Path("test.txt").write_bytes(b"b a\n")
+    assert preprocess(*words, "--overwrite") == 0
+    assert tokens("valid1") == [7, 6, 2]
+    Path("test.txt").write_bytes(b"b\n")
+    assert preprocess(*words) == 2
+
+
 def test_ids_never_lie_beside_another_dictionary(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preprocess("--trainpref", "train.txt", "--validpref", "valid.txt")
     assert preprocess("--trainpref", "test.txt", "--overwrite") == 2
@@ -136,10 +161,14 @@ def test_a_run_that_is_stopped_leaves_no_mixture(texts: Path, monkeypatch: pytes
     def kill(self: IndexedDatasetWriter, *args: object) -> None:
         raise KilledError
 
-    monkeypatch.setattr(IndexedDatasetWriter, "write", kill)
-    with pytest.raises(KilledError):
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(IndexedDatasetWriter, "write", kill)
         preprocess("--trainpref", "test.txt", "--validpref", "train.txt", "--overwrite")
     assert files() == ["dict.txt", "preprocess.json"]
+    assert preprocess("--trainpref", "test.txt") == 2  # another command does not go on from there
+    assert preprocess("--trainpref", "test.txt", "--validpref", "train.txt") == 0
+    assert tokens("train") == [4, 5, 2] and tokens("valid")[-4:] == [5, 4, 3, 2]
+    assert "unfinished" not in json.loads(Path("data-bin/preprocess.json").read_bytes())
 
 
 @pytest.mark.parametrize(

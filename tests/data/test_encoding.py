@@ -29,6 +29,24 @@ def test_the_mark_of_another_encoding_names_it(encoding: str) -> None:
         decoded(data, "file", 9, what="dictionary")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "known_as"), [("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32-le", "UTF-16LE")]
+)
+def test_an_encoding_of_two_bytes_is_known_without_its_mark(encoding: str, known_as: str) -> None:
+    """Its bytes are UTF-8 as well, and each word would be an unknown one: the loss looks good."""
+    for text in ("a\n", "the cat sat on the mat .\n" * 9):
+        data = text.encode(encoding)
+        data.decode()  # is UTF-8
+        with pytest.raises(DataError, match=f"file:1: .* every second byte is zero, .* iconv -f {known_as} "):
+            decoded(data[: data.index(b"\n") + 1], "file", 1)  # as readers of lines cut it
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0 5\n", b"a\0 5\n", b"ab\0\0 5\n", b"\0a\0b c d\n"])
+def test_single_zero_bytes_are_characters(data: bytes) -> None:
+    assert decoded(data, "file", 1) == data.decode()
+    assert decoded(b"a\0b\0", "file", 1, start=64) == "a\0b\0"
+
+
 def test_what_looks_like_a_mark_further_on_is_a_byte() -> None:
     with pytest.raises(DataError, match=r"file:7: the text must be UTF-8, but holds byte 0xff \(at 100\)"):
         decoded(b"\xff\xfea", "file", 7, start=100)
