@@ -118,7 +118,9 @@ class EvalSettings:
         """Raises ConfigError where the run would write what is not its own."""
         if self.dump.save_knnlm_dstore:
             assert self.dump.dstore_mmap is not None
-            claim_datastore("--dstore-mmap", Path(self.dump.dstore_mmap), overwrite=self.dump.overwrite)
+            prefix = Path(self.dump.dstore_mmap)
+            if not self.dump.append or Path(f"{prefix}.json").is_file():  # else there is nothing to append to
+                claim_datastore("--dstore-mmap", prefix, overwrite=self.dump.overwrite)
             return
         if self.retrieval.save_retrieval is not None:
             directory = claim_directory("--save-retrieval", self.retrieval.save_retrieval)

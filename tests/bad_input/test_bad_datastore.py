@@ -232,9 +232,16 @@ CASES = [
     Case("store-to-build-is-missing", BUILD, lambda p: p.build(store=p / "none"), "none_vals.npy does not exist"),
     Case("store-size-too-large", EVAL, lambda p: [*p.neighbours(), "--dstore-size", 10**7], "--dstore-size 10000000"),
     Case("store-is-not-fp16", EVAL, lambda p: [*p.neighbours(), "--dstore-fp16"], "--dstore-fp16"),
-    Case("dump-over-bare-keys", EVAL, dump_over_one("_keys.npy", b"mine"), "new_keys.npy exists and has no manifest"),
-    Case("dump-over-bare-values", EVAL, dump_over_one("_vals.npy", b"mine"), "new_vals.npy exists and has no manifest"),
-    Case("dump-over-a-torn-manifest", EVAL, dump_over_one(".json", b"{"), "new.json must be JSON"),
+    Case(
+        "dump-over-bare-keys", EVAL, dump_over_one("_keys.npy", b"mine"), "new_keys.npy is there, and is not the keys"
+    ),
+    Case(
+        "dump-over-bare-values",
+        EVAL,
+        dump_over_one("_vals.npy", b"mine"),
+        "new_vals.npy is there, and is not the values",
+    ),
+    Case("dump-over-a-torn-manifest", EVAL, dump_over_one(".json", b"{"), "new.json is there, and is not"),
     Case("dump-over-another-store", EVAL, dump_over_another, "new"),
     Case("dump-size-too-large", EVAL, lambda p: dump(p, "--dstore-size", 10**7), "--dstore-size 10000000 is larger"),
     Case("dump-without-a-place", EVAL, lambda p: [*p.evaluate(), "--save-knnlm-dstore"], "--save-knnlm-dstore needs"),

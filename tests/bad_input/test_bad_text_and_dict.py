@@ -121,7 +121,7 @@ CASES = [
         "text-test-is-missing", PREPROCESS, with_text(b"a\n", "--testpref", "/nowhere/test"), "/nowhere/test does not"
     ),
     Case("destdir-is-a-file", PREPROCESS, destdir_is_a_file, "out"),
-    Case("destdir-has-results", PREPROCESS, results_are_there, "out must not hold results yet, but has dict.txt"),
+    Case("destdir-has-results", PREPROCESS, results_are_there, "dict.txt is there, and is not a dictionary"),
     Case("destdir-has-other-ids", PREPROCESS, other_ids_are_there, "test would stay beside a new one"),
 ]
 
