@@ -76,7 +76,7 @@ class Decoder(nn.Module):
             self.embed_out = nn.Parameter(torch.empty(vocabulary_size, config.output_dim))
             nn.init.normal_(self.embed_out, std=config.output_dim**-0.5)
 
-    def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
+    def forward(self, source_BT: Tensor, first: int) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on; the columns before are context."""
         pad_BT = source_BT == PADDING_IDX
         has_pads = bool(pad_BT.any())

@@ -37,8 +37,8 @@ def test_tokens_know_their_rows_in_every_segment_of_their_text(
     """The text is the second segment of one datastore, in part, and twice in another one, whose ids come first."""
     (tmp_path / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(36)))
     other = TEXT[::-1]
-    for name, tokens in (("train", TEXT), ("other", other)):
-        write_split(tmp_path / name, [tokens.tolist()])
+    for name, text in (("train", TEXT), ("other", other)):
+        write_split(tmp_path / name, [text.tolist()])
     train, stranger = tmp_path / "train", tmp_path / "other"
     parts = {
         "one": (segment(stranger, 50, [[0, 20]]), segment(train, 50, [[0, 5], [15, 40]])),
