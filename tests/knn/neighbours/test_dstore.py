@@ -1,5 +1,6 @@
 """``KNN_Dstore``: the pieces together, and against the artefacts of the original programs."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -250,3 +251,37 @@ def test_a_key_that_was_found_and_is_not_finite_is_an_error_and_a_distance_beyon
         with pytest.raises(DatastoreError, match=f"d_keys.npy: row {row} is not finite"):
             found(0, row)
     _check_found(tmp_path / "d", keys, queries[:1], np.array([[1.0]], np.float32), np.array([[2]]))  # not looked at
+
+
+def test_another_index_under_the_name_of_ours_is_refused_or_named(flat, make_store, caplog):
+    other = make_store("other", keys=clustered_keys(seed=8))
+    build_index(other, BuildConfig("d", "i", index_spec="Flat"), flat / "other.index")
+    shutil.copy(flat / "other.index", flat / "i")
+    with pytest.raises(MismatchError, match="i is not the file that"):
+        KNN_Dstore.open(flat / "dstore", flat / "i")
+    found = KNN_Dstore.open(flat / "dstore", flat / "i", allow_mismatch=True)
+    assert "i is not the file that" in caplog.text and found.rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("flags", "read", "remedy"),
+    [
+        ({}, ("i",), "build a smaller one"),
+        ({"move_dstore_to_mem": True}, ("i", "dstore_vals.npy", "dstore_keys.npy"), "leave --move-dstore-to-mem out"),
+        (
+            {"move_dstore_to_mem": True, "no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"},
+            ("i", "dstore_vals.npy"),
+            "leave --move-dstore-to-mem out",
+        ),
+    ],
+)
+def test_what_is_read_into_memory_must_fit(flat, monkeypatch, flags, read, remedy):
+    needed = sum((flat / name).stat().st_size for name in read)
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr("fairseq.runtime.resources.free_memory_bytes", lambda free=free: free)
+        if fits:
+            assert KNN_Dstore.open(flat / "dstore", flat / "i", **flags).rows == ROWS
+            continue
+        with pytest.raises(ConfigError, match=remedy) as caught:
+            KNN_Dstore.open(flat / "dstore", flat / "i", **flags)
+        assert all(str(flat / name) in str(caught.value) for name in read)
