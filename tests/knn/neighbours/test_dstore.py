@@ -285,3 +285,14 @@ def test_what_is_read_into_memory_must_fit(flat, monkeypatch, flags, read, remed
         with pytest.raises(ConfigError, match=remedy) as caught:
             KNN_Dstore.open(flat / "dstore", flat / "i", **flags)
         assert all(str(flat / name) in str(caught.value) for name in read)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_what_was_moved_to_memory_needs_its_files_no_more(flat, in_memory):
+    dstore = KNN_Dstore.open(flat / "dstore", flat / "i", k=20, move_dstore_to_mem=in_memory)
+    queries, target = clustered_keys(3, seed=4), np.array([39990, 39995, 40000])
+    for end in ("keys", "vals"):
+        with (flat / f"dstore_{end}.npy").open("r+b") as file:
+            file.write(bytes((flat / f"dstore_{end}.npy").stat().st_size))
+    log_p, expected = dstore.log_prob(queries, target), oracle(queries, target, 20)
+    assert bool(np.allclose(log_p, expected, rtol=LOG_P_TOLERANCE, atol=LOG_P_TOLERANCE)) is in_memory

@@ -37,6 +37,32 @@ def test_the_shares_of_the_hits_are_the_probability(temperature: float) -> None:
     assert top_hits(votes, temperature, 2) == [of_token[:2] for of_token in hits]
 
 
+def test_hits_that_are_equally_far_come_in_the_order_that_they_were_found_in() -> None:
+    distances, ids = np.full((1, 200), 3.0, np.float32), np.random.default_rng(7).permutation(200)[None]
+    distances[0, 150] = 1.0
+    (hits,) = top_hits(votes_for(distances, ids, np.full((1, 200), 9), np.array([9])), 1.0, 200)
+    expected = [ids[0, 150], *np.delete(ids[0], 150)]
+    assert [hit.row for hit in hits] == expected
+
+
+@pytest.mark.parametrize("row", [0, 22, 49])
+def test_a_text_that_has_another_word_at_one_row_is_not_shown(
+    row: int, make_store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer rows than are compared at most: each is compared, the first and the last as well."""
+    text = RNG.integers(4, 40, 60)
+    write_split(tmp_path / "train", [text.tolist()])
+    (tmp_path / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(36)))
+    cut = {"sample_break_mode": "none", "context_window": 8, "tokens_per_sample": 10}
+    values = text[10:].copy()
+    values[row] = 4 + (values[row] - 3) % 36
+    more = {"vocabulary_size": 40, "dictionary_sha256": Dictionary.load(tmp_path / "dict.txt").sha256()}
+    settings = {**cut, "data": str(tmp_path / "train")}
+    store = make_store("wrong", np.zeros((50, 4), np.float32), values, settings=settings, **more)
+    assert RowText.open(store) is None
+    assert f"row {row} holds the value {values[row]}, but token {10 + row} of" in caplog.text
+
+
 def test_the_text_of_a_row_is_found_or_not_shown(make_store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     text = RNG.integers(4, 40, 60).tolist()
     write_split(tmp_path / "train", [text])
