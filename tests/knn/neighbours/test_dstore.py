@@ -296,3 +296,12 @@ def test_what_was_moved_to_memory_needs_its_files_no_more(flat, in_memory):
             file.write(bytes((flat / f"dstore_{end}.npy").stat().st_size))
     log_p, expected = dstore.log_prob(queries, target), oracle(queries, target, 20)
     assert bool(np.allclose(log_p, expected, rtol=LOG_P_TOLERANCE, atol=LOG_P_TOLERANCE)) is in_memory
+
+
+def test_as_many_lists_are_searched_as_are_asked_for_whatever_the_index_was_built_with(make_store, tmp_path):
+    build_index(make_store(), BuildConfig("d", "i", index_spec="IVF20,Flat", probe=1), tmp_path / "i")
+    query = clustered_keys(3, seed=4)
+    exact = [nearest(clustered_keys(), one, 100)[1].tolist() for one in query]
+    for probe, all_found in ((20, True), (1, False)):
+        found = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", k=100, probe=probe).search(query)[1]
+        assert (found.tolist() == exact) is all_found
