@@ -209,7 +209,12 @@ def test_the_report_names_every_weight_and_what_skipping_costs(fit, fitted, tmp_
     manifest = json.loads((fitted / "valid" / "manifest.json").read_text())
     for words in ("language model", "best fixed λ (0.", "λ by nearest distance", "λ by token"):
         assert outcome.out.count(words) >= 2, words
-    assert len(re.findall(r"--skip-retrieval \S+ +skips +[\d.]+ % +[\d.]+", outcome.out)) == 22
+    skipped = re.findall(r"--skip-retrieval (\S+) +skips +([\d.]+) % +[\d.]+", outcome.out)
+    for rows in (skipped[:11], skipped[11:]):  # held out, and on test
+        assert [share for share, _ in rows] == ["0", *(f"0.{n}" for n in range(1, 10)), "1"]
+        percents = [float(percent) for _, percent in rows]
+        assert percents == sorted(percents) and percents[0] == 0 and percents[-1] == 100
+        assert percents[5] == pytest.approx(50, abs=20)
     assert f"language model{manifest['lm']['ppl']:26.2f}" in outcome.out
     record = json.loads((tmp_path / "m.json").read_text())
     assert record["k"] == 10 and record["knn_temp"] == 1.0
@@ -232,6 +237,9 @@ def test_of_several_temperatures_the_best_on_held_out_folds_is_taken(fit, tmp_pa
     alone = fit("--out", tmp_path / "one.json", "--folds", 3, "--k", record["k"], "--knn-temp", record["knn_temp"])
     assert alone.code == 0, alone.err
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "m.json").read_bytes()
+    assert "held out, " not in alone.out
+    two = fit("--out", tmp_path / "two.json", "--folds", 2, "--k", "4,24")
+    assert two.out.count("held out, ") == 2
 
 
 def test_fitting_again_gives_the_same_bytes(fit, tmp_path) -> None:
@@ -367,6 +375,24 @@ def test_flags_that_do_not_fit_the_retrieval_are_refused(fit, tmp_path, flags: s
     (tmp_path / "there.json").write_text("mine")
     assert words in fit(*flags.format(tmp=tmp_path).split()).error
     assert not (tmp_path / "m.json").exists() and (tmp_path / "there.json").read_text() == "mine"
+
+
+def test_a_retrieval_of_fewer_neighbours_is_not_applied_to(fit, fitted, eval_lm, tmp_path) -> None:
+    """Features of 24 neighbours are none of 5."""
+    few = [*neighbours(fitted), "--k", 5, "--context-window", CONTEXT, "--save-retrieval", tmp_path / "few"]
+    assert eval_lm(*few).code == 0
+    outcome = fit("--out", tmp_path / "m.json", "--folds", 2, "--apply", tmp_path / "few")
+    assert "more than the 5 neighbours" in outcome.error
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_results_that_cannot_be_added_to_are_said_before_the_fit(command, fitted, tmp_path, monkeypatch) -> None:
+    shutil.copytree(fitted / "valid", tmp_path / "valid")
+    (tmp_path / "valid" / "results.json").write_text("{}")
+    monkeypatch.setattr("fairseq.knn.weight.report.cross_validate", None)  # it is not come to
+    outcome = command("fairseq-knnlm", "fit-lmbda", tmp_path / "valid", "--out", tmp_path / "m.json")
+    assert f"{tmp_path}/valid/results.json" in outcome.error
+    assert not (tmp_path / "m.json").exists()
 
 
 def test_another_models_retrieval_is_not_applied_to(fit, fitted, tmp_path) -> None:

@@ -343,6 +343,8 @@ def test_defaults_are_the_published_ones() -> None:
             default = fields[flag].default
             single = isinstance(default, tuple) and len(default) == 1
             assert (default[0] if single else default) == value, (prog, flag)
+        on = {flag for flag, field in fields.items() if field.default is True}
+        assert on == ({"--decoder-normalize-before"} if prog == "fairseq-train" else set()), prog
 
 
 def test_the_width_of_a_key_is_what_the_manifest_says_else_the_published_1024() -> None:

@@ -181,6 +181,7 @@ def test_a_run_that_is_stopped_leaves_no_mixture(texts: Path, monkeypatch: pytes
         (["--trainpref", "train.txt", "--tokenizer", "moses"], "--tokenizer must be space, but is 'moses'"),
         (["--trainpref", "train.txt", "--bpe", "gpt2"], "--bpe must not be given yet, but is 'gpt2'"),
         (["--trainpref", "train.txt", "--workers", "0"], "--workers must be at least 1"),
+        (["--trainpref", "train.txt", "--nwordssrc", "0"], "--nwordssrc must be at least 4"),
         (["--trainpref", "train.txt", "--nwordssrc", "3"], "--nwordssrc must be at least 4"),
         (["--validpref", "valid.txt"], "--trainpref or --srcdict is required"),
         (["--srcdict", "nowhere.txt"], "dictionary nowhere.txt does not exist"),

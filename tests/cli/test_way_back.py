@@ -101,17 +101,12 @@ def losses(peer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("way back")
-@pytest.mark.parametrize("kind", KINDS)
-def test_fairseq_reads_what_we_write_and_finds_our_loss(kind: str, losses: dict[str, tuple[float, str]]) -> None:
-    ours, theirs = losses[kind]
-    printed = re.search(r"Loss \(base 2\): ([\d.]+)", theirs)
-    assert printed is not None, theirs[-500:]
-    assert float(printed[1]) == pytest.approx(ours, abs=PRINTED)
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("way back")
-def test_the_kinds_are_different_computations(losses: dict[str, tuple[float, str]]) -> None:
-    """Losses that were all the same would agree whatever was read."""
+def test_fairseq_reads_what_we_write_and_finds_our_loss(losses: dict[str, tuple[float, str]]) -> None:
+    wrong = {}
+    for kind, (ours, said) in losses.items():
+        printed = re.search(r"Loss \(base 2\): ([\d.]+)", said)
+        if printed is None or abs(float(printed[1]) - ours) > PRINTED:
+            wrong[kind] = (ours, printed[1] if printed is not None else said[-500:])
+    assert not wrong
+    # Losses that were all the same would agree whatever was read.
     assert len({round(ours, 3) for ours, _ in losses.values()}) > len(KINDS) - 8

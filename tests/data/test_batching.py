@@ -61,7 +61,12 @@ def test_a_block_larger_than_a_batch_is_refused_by_name() -> None:
 
 
 def test_order_by_length_is_stable() -> None:
+    """Python's own sort is; NumPy's is on every machine if it is asked to be, and by itself for a few numbers only."""
     assert by_length(np.array([3, 1, 3, 1, 2])).tolist() == [1, 3, 4, 0, 2]
+    lengths = np.random.default_rng(0).integers(1, 9, 1000)
+    assert by_length(lengths).tolist() == sorted(range(1000), key=lambda i: lengths[i])
+    shuffled = np.random.default_rng(7).permutation(1000).tolist()
+    assert by_length(lengths, 7).tolist() == sorted(shuffled, key=lambda i: lengths[i])
 
 
 @given(lengths=many_lengths, seed=st.integers(0, 2**31))

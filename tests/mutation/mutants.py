@@ -32,7 +32,7 @@ NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", 
 BESIDE = {
     "fairseq/checkpoints": "tests/bad_input/test_bad_checkpoint.py",
     "fairseq/criterions": "tests/evaluate/test_sequence_scorer.py",
-    "fairseq/data": "tests/cli/test_preprocess.py tests/bad_input/test_bad_text_and_dict.py"
+    "fairseq/data": "tests/cli/test_preprocess.py tests/cli/test_flags.py tests/bad_input/test_bad_text_and_dict.py"
     " tests/bad_input/test_bad_idx.py",
     "fairseq/modules": "tests/models tests/generate",
     "fairseq/models": "tests/modules",

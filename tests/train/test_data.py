@@ -15,7 +15,7 @@ from fairseq.train.data import load_epoch, load_validation
 
 @pytest.mark.pitfall(32)
 def test_the_word_pad_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
-    splits = {"train": [4, 1, 5, 2, 1, 1, 2], "valid": [4, 5, 2, 6, 7, 1, 2]}
+    splits = {"train": [4, 1, 0, 3, 1, 1, 2], "valid": [4, 5, 2, 6, 7, 1, 2]}
     task = SimpleNamespace(load_split=lambda name, **_: BlockDataset(np.array(splits[name]), np.array([7]), "none", 4))
     trainer = SimpleNamespace(max_positions=8, group=SingleProcess())
     with caplog.at_level(logging.WARNING):

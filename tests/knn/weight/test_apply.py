@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from fairseq.evaluate.mixture import Known, ScoredTokens
@@ -37,6 +38,7 @@ def memory(distances: list[list[float]], skipped: list[bool]) -> tuple[WeighedNe
         config=SimpleNamespace(knn_temp=1.0),
         votes=votes,
         values_of=lambda ids: np.full(ids.shape, 7),
+        identity=lambda: {"store_id": "s"},
         own_of=lambda tokens: np.arange(len(tokens.target_N))[:, None],
     )
     model: Any = SimpleNamespace(
@@ -63,3 +65,20 @@ def test_a_search_that_is_skipped_has_weight_0_and_others_keep_their_own_rows() 
     ((count, own),) = asked
     assert count == 2 and own.tolist() == [[0], [2]]
     assert (weighed.num_asked, weighed.num_skipped) == (3, 1)
+
+
+def test_the_report_says_what_was_searched_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches of four tokens; each search takes 1.2345 seconds of a clock that was set before."""
+    clock = iter([100.0, 101.2345, 200.0, 201.2345])
+    monkeypatch.setattr("fairseq.knn.weight.apply.time.monotonic", lambda: next(clock))
+    weighed, _ = memory([[1.0, 2.0]] * 4, [False, True, False, True])
+    for _ in range(2):
+        weighed.scores(tokens(4))
+    report = weighed.report()
+    assert report.found == {"searches": 4, "searches_skipped": 4}
+    assert report.speed == {"search_seconds": 2.469}
+    assert report.identity == {"store_id": "s", "lmbda_model_sha256": None}
+    assert report.summary == [
+        "Skipped 4 of 8 searches (50.0%); the others took 2.5s, these would have taken about 2.5s"
+    ]
+    assert memory([], [])[0].report().summary == ["Skipped 0 of 0 searches (0.0%)"]

@@ -11,7 +11,7 @@ import torch
 from fairseq.knn.weight.features import FEATURES
 from fairseq.knn.weight.fit import Tokens, best_weight, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.weight.model import FixedWeight
-from fairseq.knn.weight.report import best_kind, cross_validate, fit_all
+from fairseq.knn.weight.report import KINDS, Scores, best_kind, cross_validate, fit_all
 from tests.builders.lmbda_tokens import make_tokens
 from tests.oracles.knn import mixture
 
@@ -113,6 +113,31 @@ def test_the_chosen_kind_is_never_worse_than_the_fixed_weight_on_held_out_folds(
     assert scores.log_p_N[chosen].sum() >= scores.log_p_N["fixed"].sum()
     assert scores.log_p_N["network"].sum() < scores.log_p_N["fixed"].sum()  # there is nothing to learn but noise
     assert chosen != "network"
+
+
+@pytest.mark.parametrize("best", KINDS)
+def test_the_chosen_kind_is_that_of_the_least_loss_and_the_simplest_of_equal_ones(best: str) -> None:
+    log_p_N = {kind: np.array([-1.0, -2.0 if kind == best else -2.1]) for kind in KINDS}
+    assert best_kind(Scores({"lm": np.zeros(2), **log_p_N}, {})) == best
+    equal = Scores({kind: np.array([-1.0, -2.0]) for kind in KINDS}, {})
+    assert best_kind(equal) == "fixed"
+
+
+def test_features_of_any_scale_are_standardised_and_constant_ones_are_0() -> None:
+    """A deviation of 0.001 or of 1,000 counts as much as one of 1; few are beyond four deviations, where they end."""
+    tokens = make_tokens(n=600)
+    names = dict.fromkeys(FEATURES, 1.0) | {FEATURES[0]: 1e-3, FEATURES[1]: 1e3, FEATURES[2]: 0.0}
+    tokens.features_NF[:] = tokens.features_NF * list(names.values()) + 5
+    for network, rows_N in (
+        (fit_network(tokens, 1).network, tokens.has_neighbours_N),
+        (fit_skip(tokens, tokens.log_p_knn_N, 1).network, np.isfinite(tokens.log_p_knn_N)),
+    ):
+        features_NF = tokens.features_NF[rows_N][:, : len(network.features)]
+        found_NF = network.standardised(features_NF)
+        wanted = [0.0 if name == FEATURES[2] else 1.0 for name in network.features]
+        np.testing.assert_allclose(found_NF.std(0), wanted, atol=0.01)
+        np.testing.assert_allclose(found_NF.mean(0), 0, atol=0.01)
+        assert np.isfinite(network(features_NF)).all()
 
 
 def test_held_out_folds_are_not_fitted_on() -> None:
