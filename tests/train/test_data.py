@@ -26,3 +26,24 @@ def test_the_word_pad_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> N
         "'train': the word <pad> stands there 3 times",
         "'valid': the word <pad> stands there 1 times",
     ]
+
+
+def test_processes_share_all_batches_out_and_have_equally_many() -> None:
+    """Five blocks of four tokens, one in each batch, among two processes: the second has an empty one in the end."""
+    dataset = BlockDataset(np.arange(4, 24), np.array([20]), "none", 4)
+    task, batching = SimpleNamespace(load_split=lambda name, **_: dataset), BatchConfig(max_tokens=4)
+    epochs, validation = [], []
+    for rank in range(2):
+        group = SingleProcess()
+        group.rank, group.world_size = rank, 2
+        trainer = SimpleNamespace(max_positions=8, group=group)
+        epochs.append([batch.tolist() for batch in load_epoch(task, trainer, batching, 1, 1).batches])
+        (valid,) = load_validation(task, trainer, batching, CheckpointConfig())
+        validation.append([batch.tolist() for batch in valid.batches])
+    assert [len(batches) for batches in epochs] == [3, 3]
+    assert epochs[1][-1] == [] and all(len(batch) == 1 for batch in epochs[0] + epochs[1][:2])
+    assert sorted(idx for batches in epochs for batch in batches for idx in batch) == [0, 1, 2, 3, 4]
+    assert validation == [[[0], [2], [4]], [[1], [3]]]
+    alone = SimpleNamespace(max_positions=8, group=SingleProcess())
+    assert len(load_epoch(task, alone, batching, 1, 1).batches) == 5
+    assert load_validation(task, alone, batching, CheckpointConfig(disable_validation=True)) == []

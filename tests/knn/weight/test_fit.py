@@ -140,6 +140,20 @@ def test_features_of_any_scale_are_standardised_and_constant_ones_are_0() -> Non
         assert np.isfinite(network(features_NF)).all()
 
 
+def test_a_network_begins_at_the_best_fixed_weight_and_the_skip_at_the_mean_gain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fairseq.knn.weight.fit._STEPS", 0)
+    tokens = make_tokens(n=600)
+    tokens.log_p_lm_N[:] -= 2.0  # far from λ = 1/2
+    weight = fit_fixed(tokens).weight
+    assert 0.6 < weight < 0.99
+    logit_N = fit_network(tokens, 1).network(tokens.features_NF)
+    assert logit_N.mean() == pytest.approx(math.log(weight / (1 - weight)), abs=0.2)
+    skip = fit_skip(tokens, tokens.log_p_lm_N + 7.0, 1)
+    assert skip.network(tokens.features_NF[:, :3]).mean() == pytest.approx(7, abs=0.2)
+
+
 def test_held_out_folds_are_not_fitted_on() -> None:
     """Targets of one fold change; what its tokens' weights were fitted on does not."""
     tokens = make_tokens(n=500)
