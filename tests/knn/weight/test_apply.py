@@ -68,8 +68,8 @@ def test_a_search_that_is_skipped_has_weight_0_and_others_keep_their_own_rows() 
 
 
 def test_the_report_says_what_was_searched_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two batches of four tokens; each search takes 1.2345 seconds of a clock that was set before."""
-    clock = iter([100.0, 101.2345, 200.0, 201.2345])
+    """Two batches of four tokens; each takes 1.23456 seconds of a clock that was set before."""
+    clock = iter([100.0, 101.23456, 200.0, 201.23456])
     monkeypatch.setattr("fairseq.knn.weight.apply.time.monotonic", lambda: next(clock))
     weighed, _ = memory([[1.0, 2.0]] * 4, [False, True, False, True])
     for _ in range(2):
