@@ -248,6 +248,7 @@ CHOICES = {
         "--optimizer": "nag adam sgd adagrad adamw",
         "--lr-scheduler": "fixed cosine inverse_sqrt polynomial_decay",
         "--criterion": "cross_entropy adaptive_loss",
+        "--best-checkpoint-metric": "loss ppl",
         "--log-format": "json simple tqdm none",
     },
     "fairseq-eval-lm": {"--knn-sim-func": "do_not_recomp_l2 dot", "--log-format": "json simple tqdm none"},

@@ -199,6 +199,19 @@ def test_a_run_that_is_asked_to_stop_says_what_it_saved(
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ([] if words else ["checkpoint_last.pt"])
 
 
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_exit_code_is_that_of_the_signal(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, code: int
+) -> None:
+    def ask() -> bool:
+        signal.raise_signal(signum)
+        return True
+
+    monkeypatch.setattr("fairseq.train.loop.asked_to_stop", ask)
+    outcome = train(tmp_path, "--max-update", 9)
+    assert outcome.code == code and f"stopped by {signum.name}; update 1 is saved" in outcome.err
+
+
 def test_a_run_that_is_asked_to_stop_while_it_validates_makes_up_for_it(
     train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

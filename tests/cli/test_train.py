@@ -190,6 +190,12 @@ def test_the_best_checkpoint_is_the_best_and_stays(train: Command, tmp_path: Pat
     assert best.extra_state["best"] == pytest.approx(max(outcome.floats(r"valid \| loss ([\d.]+)")), rel=1e-5)
 
 
+def test_the_best_so_far_is_said_with_every_validation(train: Command, tmp_path: Path) -> None:
+    outcome = train(tmp_path, "--max-epoch", 4, "--lr", 0.2, "--no-save")
+    losses, best = outcome.floats(r"valid \| loss ([\d.]+)"), outcome.floats(r"valid \| .*best_loss ([\d.]+)")
+    assert len(losses) == 4 and best == [min(losses[: n + 1]) for n in range(4)]
+
+
 def test_patience_ends_a_run(train: Command, tmp_path: Path) -> None:
     outcome = train(tmp_path, "--max-epoch", 9, "--maximize-best-checkpoint-metric", "--patience", 2)
     assert any(line == "stopping: 2 validations without a better loss" for line in outcome.log)
