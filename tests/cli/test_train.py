@@ -280,6 +280,17 @@ def test_tensorboard(train: Command, tmp_path: Path) -> None:
         assert list((logs / part).glob("events.out.tfevents.*")), part
 
 
+def test_curves_have_a_point_after_every_log_interval(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        "fairseq.train.loop.TensorBoard.add", lambda self, part, values, step: added.append((part, step))
+    )
+    assert train(tmp_path / "run", "--max-update", 6, "--log-interval", 2).code == 0
+    assert added == [("train", 2), ("train", 4), ("train", 6), ("valid", 6)]
+
+
 # Precision
 
 

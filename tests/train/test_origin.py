@@ -133,7 +133,7 @@ def test_fine_tuning_goes_on_whatever_the_settings_but_not_from_another_model(
     assert start(out, f"--finetune-from-model {third}").path == last, "a run that does not say how it began"
 
 
-def test_resets_of_the_own_last_checkpoint_apply_once(out: Path) -> None:
+def test_resets_of_the_own_last_checkpoint_apply_once(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = start(out).run
     last = last_of(out, first)
     found = start(out, "--reset-dataloader")
@@ -141,7 +141,9 @@ def test_resets_of_the_own_last_checkpoint_apply_once(out: Path) -> None:
     assert found.run.origin is not None
     assert (found.run.origin.file, found.run.origin.sha256) == ("checkpoint_last.pt", file_sha256(last))
     last_of(out, found.run)
-    assert start(out, "--reset-dataloader") == Start(last, (), found.run)
+    with caplog.at_level("INFO"):
+        assert start(out, "--reset-dataloader") == Start(last, (), found.run)
+    assert caplog.messages == [f"{last} began from checkpoint_last.pt (--reset-dataloader), and goes on"]
     assert start(out) == Start(last, (), found.run)
     assert start(out, "--reset-meters").resets == ("reset_meters",), "others have not been applied"
     assert start(out, f"--reset-dataloader --restore-file {last}") == Start(last, (), found.run), (
