@@ -37,7 +37,8 @@ BESIDE = {
     "fairseq/modules": "tests/models tests/generate",
     "fairseq/models": "tests/modules",
     "fairseq/optim": "tests/train tests/cli/test_train.py",
-    "fairseq/train": "tests/checkpoints tests/cli/test_train.py tests/cli/test_resume.py",
+    "fairseq/train": "tests/checkpoints tests/cli/test_flags.py tests/cli/test_flag_bounds.py tests/cli/test_train.py"
+    " tests/cli/test_resume.py",
     "fairseq/evaluate": "tests/cli/test_cache_flags.py tests/cli/test_score_lm.py",
     "fairseq/generate": "tests/cli/test_flags.py tests/cli/test_flag_bounds.py tests/cli/test_generate.py",
     "fairseq/knn/datastore": "tests/bad_input/test_bad_datastore.py tests/cli/test_rows_command.py",
