@@ -105,3 +105,15 @@ def test_too_much_is_asked_for(make_store, tmp_path, monkeypatch, caplog):
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto", recall=0.95, probe=1)
     build_index(wide_store(make_store), build, path)
     assert "--recall 0.95 is more than is expected of IVF16,SQ8; raise --probe" in caplog.text
+
+
+def test_the_free_memory_is_told_where_it_is_known(make_store, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(auto_spec, "FLAT_ROWS", 100)
+    store = wide_store(make_store)
+    for name, free, told in (("known", 3 * GIB // 2, "--probe 8, 1.5 GiB free: "), ("unknown", None, "--probe 8: ")):
+        monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda free=free: free)
+        caplog.clear()
+        path = tmp_path / name
+        build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto")
+        assert build_index(store, build, path).spec == "IVF16,SQ8" and told in caplog.text
