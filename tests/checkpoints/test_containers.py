@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairseq.checkpoints.config import ConvertConfig
-from fairseq.checkpoints.format import load_checkpoint, save_checkpoint
+from fairseq.checkpoints.format import load_checkpoint, save_checkpoint, saved_by
 from fairseq.checkpoints.safetensors import convert
 from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, Command
 
@@ -98,3 +98,36 @@ def test_a_trained_checkpoint_says_what_is_in_force(
     assert command("fairseq-train", data_dir, "--save-dir", tmp_path, *words).code == 0
     args = vars(torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)["args"])
     assert {name: args[name] for name in expected} == expected
+
+
+def test_which_program_wrote_a_file_and_the_types_of_its_weights(tmp_path: Path) -> None:
+    half, whole, count = torch.ones(2, dtype=torch.float16), torch.ones(2), torch.ones(2, dtype=torch.int64)
+    args, cfg = {"args": Namespace()}, {"args": None, "cfg": {"model": {}}}
+    for record, model, program, kinds in (
+        (args, {"a": half}, "the original kNN-LM code", "float16"),
+        (
+            args | {"extra_state": {"best": 1.0}},
+            {"a": whole, "b": half},
+            "the original kNN-LM code",
+            "float16, float32",
+        ),
+        (args | {"extra_state": OURS}, {"a": whole, "n": count}, "this program", "float32"),
+        (cfg | {"extra_state": OURS}, {"n": count}, "fairseq 0.10 to 0.12", "none"),
+    ):
+        torch.save({"model": model, **record}, tmp_path / "c.pt")
+        found = saved_by(tmp_path / "c.pt")
+        assert found[0].startswith(program) and found[1] == kinds
+
+
+def test_groups_that_name_a_setting_twice_leave_it_to_the_model_s(tmp_path: Path) -> None:
+    """fairseq 0.12 writes the longest row under the task and the model, and its names as ``_name``."""
+    cfg = {
+        "model": {"_name": "transformer_lm_gpt", "tokens_per_sample": 3},
+        "task": Namespace(_name="language_modeling", tokens_per_sample=2, seed=7),
+        "common": {"tokens_per_sample": 1, "seed": 4, "fp16": True},
+        "unknown": {"fp16": False},
+    }
+    torch.save({"model": WEIGHTS, "cfg": cfg}, tmp_path / "c.pt")
+    fields = load_checkpoint(tmp_path / "c.pt").fields
+    names = ("arch", "task", "tokens_per_sample", "seed", "fp16")
+    assert [fields[name] for name in names] == ["transformer_lm_gpt", "language_modeling", 3, 7, True]

@@ -3,9 +3,11 @@
 import itertools
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import faiss
 import numpy as np
+import pytest
 
 from fairseq.knn.index import choose as auto_spec
 from fairseq.knn.index.build import build_index
@@ -105,3 +107,31 @@ def test_too_much_is_asked_for(make_store, tmp_path, monkeypatch, caplog):
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto", recall=0.95, probe=1)
     build_index(wide_store(make_store), build, path)
     assert "--recall 0.95 is more than is expected of IVF16,SQ8; raise --probe" in caplog.text
+
+
+def test_the_free_memory_is_told_where_it_is_known(make_store, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(auto_spec, "FLAT_ROWS", 100)
+    store = wide_store(make_store)
+    for name, free, told in (("known", 3 * GIB // 2, "--probe 8, 1.5 GiB free: "), ("unknown", None, "--probe 8: ")):
+        monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda free=free: free)
+        caplog.clear()
+        path = tmp_path / name
+        build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto")
+        assert build_index(store, build, path).spec == "IVF16,SQ8" and told in caplog.text
+
+
+def test_recall_is_expected_by_the_table_that_was_measured():
+    """docs/indexes.md has it, rounded; the rows visited of a list of mean length, between its columns by a line."""
+    lines = (Path(__file__).parents[3] / "docs" / "indexes.md").read_text(encoding="utf-8").splitlines()
+    visited, found = (
+        [float(cell) for cell in line.split("|")[2:-1]]
+        for start in ("| rows visited / k, lists", "| found of the 1,024 nearest |")
+        for line in lines
+        if line.startswith(start)
+    )
+    assert list(auto_spec.VISITED) == visited and list(auto_spec.COVERAGE) == pytest.approx(found, abs=0.0051)
+    for rows, probe, recall in ((340_968, 32, 0.8), (10**6, 8, 0.5), (103_225_485, 8, 0.9)):
+        for choice, fidelity in zip(choices(rows, 256, recall=recall, probe=probe), (0.99, 0.94, 0.88), strict=False):
+            covered = np.interp(probe / lists(choice.spec) * rows / 1024, visited, found)
+            assert choice.recall == pytest.approx(fidelity * covered, abs=0.006)

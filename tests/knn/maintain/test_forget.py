@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -150,6 +151,19 @@ def test_a_skipping_index_asks_again_until_enough_are_left():
     assert ids.tolist() == [[90, 91, 92]] and near.tolist() == [[90.0**2, 91.0**2, 92.0**2]]
     near, ids = skipping.search(np.array([[0.0]], np.float32), 12)
     assert ids[0].tolist() == [*range(90, 100), -1, -1] and np.isinf(near[0, 10:]).all()
+
+
+def test_an_index_is_asked_for_more_only_where_too_few_are_left():
+    """Of 100 rows on a line, 50 to 99 are forgotten: none of the rows near 0, all that are near 60."""
+    index, asked = faiss.IndexFlatL2(1), []
+    index.add(np.arange(100, dtype=np.float32)[:, None])
+    skipping = SkippingIndex(index, RowRanges.of([[50, 100]]))
+    counting = SimpleNamespace(search=lambda queries, k: asked.append(k) or index.search(queries, k))
+    skipping.index = counting
+    assert skipping.search(np.array([[0.0]], np.float32), 3)[1].tolist() == [[0, 1, 2]] and len(asked) == 1
+    asked.clear()
+    found = skipping.search(np.array([[0.0], [60.0]], np.float32), 3)[1]
+    assert found.tolist() == [[0, 1, 2], [49, 48, 47]] and asked == sorted(set(asked)) and 27 <= asked[-1] <= 53
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
