@@ -20,6 +20,8 @@ _LARGEST_PICKLE = 1 << 26
 _HEAD_BYTES = 4096
 
 GENERATOR = f'<meta name="generator" content="{PROGRAM} report">'
+# What pages had before they named their generator.
+_OLDER_PAGE = ("img-src data:; base-uri 'none'; form-action 'none'\">", "<title>kNN-LM on ", "--gain: light-dark(")
 TABLE_MARK = f"<!-- {PROGRAM} sweep -->"
 IMAGE_MARK = f"{PROGRAM} sweep"
 LOG_MARK = f"log of {PROGRAM}"
@@ -139,15 +141,16 @@ def csv_kind(headers: Sequence[str]) -> Kind:
     return Kind("a table of every setting", lambda path: any(_head(path).startswith(line) for line in lines))
 
 
-def _has_in_head(mark: str) -> Callable[[Path], bool]:
-    return lambda path: mark.encode() in _head(path)
+def _is_page(path: Path) -> bool:
+    head = _head(path)
+    return GENERATOR.encode() in head or all(part.encode() in head for part in _OLDER_PAGE)
 
 
 def _is_image(magic: bytes) -> Callable[[Path], bool]:
     return lambda path: _head(path).startswith(magic) and IMAGE_MARK.encode() in _head(path)
 
 
-PAGE = Kind("a page of fairseq-knnlm report", _has_in_head(GENERATOR), streams=True)
+PAGE = Kind("a page of fairseq-knnlm report", _is_page, streams=True)
 TABLE = Kind("a table of a sweep", lambda path: tail(path, 64).rstrip().endswith(TABLE_MARK.encode()))
 IMAGES = {
     suffix: Kind(f"a figure of a sweep ({suffix})", _is_image(magic))

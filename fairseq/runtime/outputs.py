@@ -10,6 +10,7 @@ pipes are written to (fairseq/runtime/files.py). Links among the directories abo
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,14 @@ from typing import Any
 from fairseq.errors import ConfigError
 from fairseq.runtime.files import hold_stream, is_stream, lock_name, release_stream, temporary_name
 from fairseq.runtime.marks import Kind, json_at
-from fairseq.runtime.stores import Names, datastore_names, index_names, store_of
+from fairseq.runtime.stores import (
+    DATASTORE_STAGES,
+    INDEX_STAGES,
+    Names,
+    datastore_names,
+    index_names,
+    store_of,
+)
 
 ELSEWHERE = "give another path"
 # Flags that do not decide what is written.
@@ -95,12 +103,19 @@ def claim_all(flag: str, names: Names, *, overwrite: bool = True) -> None:
 
 def claim_datastore(flag: str, prefix: Path, *, overwrite: bool) -> None:
     """Claims every file of a datastore; where it has a manifest, the caller asks whether it may be replaced."""
+    require_datastore_name(flag, prefix)
     claim_all(flag, datastore_names(prefix), overwrite=overwrite or Path(f"{prefix}.json").is_file())
+
+
+def require_datastore_name(flag: str, prefix: Path) -> None:
+    """Raises ConfigError for a prefix that files beside another datastore have."""
+    _require_own_name(flag, prefix, "datastore", DATASTORE_STAGES)
 
 
 def claim_index(flag: str, path: Path, *, overwrite: bool) -> None:
     """Claims an index and what lies beside it while it is built; where it is there, the caller asks."""
     require_utf8(flag, path, "FAISS")
+    _require_own_name(flag, path, "index", INDEX_STAGES)
     for name, kind in index_names(path):
         alone = name == Path(f"{path}.json") and not path.exists()
         claim(flag, name, kind, overwrite=overwrite or not alone)
@@ -164,6 +179,18 @@ def _named(flag: str, path: Path) -> str:
     return f"{flag}: {path}" if flag else str(path)
 
 
+def _require_own_name(flag: str, path: Path, what: str, stages: str) -> None:
+    """Raises ConfigError for a name that a file beside another store has while that is worked on.
+
+    Without a flag it is the program itself that writes such a file.
+    """
+    if flag and (match := re.fullmatch(rf"(?s)(.+)({stages})", path.name)):
+        raise ConfigError(
+            f"{_named(flag, path)} must not end in {match[2]}: files beside the {what} {path.with_name(match[1])} have"
+            f" such names; {ELSEWHERE}"
+        )
+
+
 def _require_place(flag: str, path: Path) -> None:
     """Raises ConfigError where no file can be made, since what stands above is no directory."""
     place = path.absolute().parent
@@ -184,7 +211,9 @@ def _require_ours(flag: str, path: Path, kind: Kind) -> None:
     if not shared and not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(f"{_named(flag, path)} is read-only; {ELSEWHERE}, or make it writable")
     if not kind.is_ours(path):
-        raise ConfigError(f"{_named(flag, path)} is there, and is not {kind.what} that this program wrote; {ELSEWHERE}")
+        raise ConfigError(
+            f"{_named(flag, path)} is there, and is not {kind.what} that this program wrote; move it, or {ELSEWHERE}"
+        )
 
 
 def _note(flag: str, path: Path) -> None:

@@ -32,6 +32,10 @@ RETRIEVAL_MANIFEST = json_kind("a retrieval's manifest", "retrieval", store="ret
 RETRIEVAL_RESULTS = json_kind("results of a retrieval", "results", store="retrieval")
 DATA_RECORD = Kind("a record of fairseq-preprocess", lambda path: _is_data_record(json_at(path)), store="data")
 
+# How names of files end that lie beside a datastore or an index while it is worked on.
+DATASTORE_STAGES = r"\.compact|\.append|\.forgotten\.[^/]*"
+INDEX_STAGES = r"\.trained|\.partial|\.compact"
+
 # Every column that a retrieval may have.
 COLUMNS = (
     "targets",
@@ -67,9 +71,15 @@ def datastore_names(prefix: Path) -> Names:
     for part in (f"{prefix}", f"{prefix}.compact"):
         names.append((Path(f"{part}.json"), STORE_MANIFEST))
         names += [(Path(f"{part}_{rows}.npy"), _rows_kind(part, rows)) for rows in ("keys", "vals")]
-    names.append((Path(f"{prefix}.append.json"), STORE_MANIFEST))
+    names.append((Path(f"{prefix}.append.json"), _append_kind(prefix)))
     pattern = f"{glob.escape(prefix.name)}.forgotten.*.json"
     return [*names, *((path, FORGOTTEN) for path in prefix.parent.glob(pattern))]
+
+
+def _append_kind(prefix: Path) -> Kind:
+    """Returns the kind of an append's progress; a datastore of that name has rows of its own."""
+    what, rows = "the progress of an append", Path(f"{prefix}.append_keys.npy")
+    return Kind(what, lambda path: STORE_MANIFEST.is_ours(path) and not rows.exists(), store="datastore")
 
 
 def _rows_kind(prefix: str, rows: str) -> Kind:

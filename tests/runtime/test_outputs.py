@@ -15,7 +15,17 @@ from fairseq.errors import ConfigError, FairseqError
 from fairseq.runtime import marks, stores
 from fairseq.runtime.files import atomic_write, locked, write_json
 from fairseq.runtime.marks import FINDINGS, LOG, PAGE, Kind
-from fairseq.runtime.outputs import claim, claim_all, claim_directory, claim_record, one_run, reads, same_command
+from fairseq.runtime.outputs import (
+    claim,
+    claim_all,
+    claim_datastore,
+    claim_directory,
+    claim_index,
+    claim_record,
+    one_run,
+    reads,
+    same_command,
+)
 
 OURS = '{"kind": "findings"}'
 
@@ -217,6 +227,39 @@ def test_a_name_of_a_store_is_not_taken(tmp_path: Path, there: dict[str, str], n
         (tmp_path / file).write_text(content)
     assert "would be taken for one" in refusal(tmp_path / name)
     assert "would be taken for one" in refusal(tmp_path / name, PAGE)
+
+
+@pytest.mark.pitfall(29)
+@pytest.mark.parametrize("name", ["d.compact", "d.append", "d.forgotten.1"])
+def test_no_datastore_has_the_name_of_a_file_beside_another(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="files beside the datastore"):
+        claim_datastore("--dstore-mmap", tmp_path / name, overwrite=True)
+
+
+@pytest.mark.pitfall(29)
+@pytest.mark.parametrize("name", ["i.trained", "i.partial", "i.compact"])
+def test_no_index_has_the_name_of_a_file_beside_another(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="files beside the index"):
+        claim_index("--faiss-index", tmp_path / name, overwrite=True)
+
+
+@pytest.mark.pitfall(29)
+def test_a_datastore_is_not_taken_for_the_progress_of_anothers_append(tmp_path: Path) -> None:
+    (tmp_path / "d.append.json").write_text('{"kind": "datastore"}')
+    claim_datastore("--dstore-mmap", tmp_path / "d", overwrite=True)
+    (tmp_path / "d.append_keys.npy").write_bytes(b"")
+    with pytest.raises(ConfigError, match="is not the progress of an append"):
+        claim_datastore("--dstore-mmap", tmp_path / "d", overwrite=True)
+
+
+def test_a_page_of_before_it_named_its_generator_is_ours(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    policy = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"  # as 0.1.0 wrote it
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>kNN-LM on test</title>\n'
+    path.write_text(f"<!doctype html>\n{head}<style>\n:root {{\n  --gain: light-dark(#2a70b5, #4a92da);\n")
+    assert claim("--out", path, PAGE) == path
+    path.write_text("<!doctype html>\n<title>kNN-LM on test</title>\n")
+    assert "is not a page of fairseq-knnlm report" in refusal(path, PAGE)
 
 
 def test_the_same_settings_replace_their_own_record(tmp_path: Path) -> None:

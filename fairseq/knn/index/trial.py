@@ -4,7 +4,7 @@ FAISS trusts what a file says. A damaged or malicious one can end the process, o
 or when it is searched. A child does both, and says what it found; what it does not say in time is an error.
 ``try_index`` is for a file that is to be read afterwards; an ``IndexInChild`` never is.
 
-    python -m fairseq.knn.index.trial INDEX DIRECTORY [K NPROBE]
+    python -c CHILD INDEX DIRECTORY [K NPROBE]
 
     DIRECTORY/queries      raw float32 [N, D], to be searched for with K and NPROBE; anything is searched for without
     DIRECTORY/near, ids    raw float32 and int64 [N, K], what was found
@@ -33,6 +33,8 @@ LEAST_TIME_S, LEAST_BYTES_PER_S = 60.0, 20e6
 _QUERIES, _NEIGHBOURS = 16, 8
 _WIDEST = 1 << 20
 _ROOT = Path(__file__).resolve().parents[3]
+# Modules of the directory that the user stands in, another fairseq perhaps, are not ours to import.
+_CHILD = "import sys; sys.path = [name for name in sys.path if name]; from fairseq.knn.index.trial import main; main()"
 
 
 def try_index(path: Path) -> None:
@@ -78,7 +80,7 @@ class IndexInChild:
 def _asked_of_child(path: Path, directory: Path, *more: str) -> dict[str, Any]:
     limit_s = LEAST_TIME_S + path.stat().st_size / LEAST_BYTES_PER_S
     where = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "fairseq.knn.index.trial", str(path), str(directory), *more]
+    command = [sys.executable, "-c", _CHILD, str(path), str(directory), *more]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=limit_s, env={**os.environ, "PYTHONPATH": where}, check=False
@@ -150,7 +152,8 @@ def _searched(index: Any, directory: Path, more: list[str]) -> str | None:
     return None
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Answers for the index that the command line names."""
     target = Path(sys.argv[2])
     said_last = json.dumps(_answer(sys.argv[1], target, sys.argv[3:]))
     (target / "answer.json").write_text(said_last, encoding="utf-8")

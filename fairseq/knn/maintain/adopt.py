@@ -32,7 +32,7 @@ from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
 from fairseq.runtime.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
 from fairseq.runtime.inputs import data_directories
-from fairseq.runtime.outputs import claim
+from fairseq.runtime.outputs import claim, require_datastore_name
 from fairseq.runtime.resources import require_disk
 from fairseq.runtime.stores import datastore_names
 
@@ -102,6 +102,7 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
 
 def _claim(old: Path, target: Path, *, in_place: bool, overwrite: bool) -> None:
     """Raises ConfigError where a file is in the way that is neither ours nor the old one."""
+    require_datastore_name("--dstore-mmap", target)
     for path, kind in datastore_names(target):
         olds = [path_of(old) for path_of in (keys_path, values_path) if path == path_of(target)]
         if not (olds and (in_place or (path.exists() and path.samefile(olds[0])))):

@@ -156,6 +156,18 @@ def test_a_crash_or_a_hang_of_faiss_is_one_line(two: Path, monkeypatch, code: st
     assert status(findings, "index") == "FAILED" and any(words in finding.text for finding in findings)
 
 
+@pytest.mark.pitfall(17)
+def test_a_child_imports_nothing_from_where_the_user_stands(two: Path, monkeypatch) -> None:
+    """As in a checkout of another fairseq, or beside files of anybody."""
+    for name in ("fairseq", "numpy", "faiss"):
+        (two / "here" / name).mkdir(parents=True)
+        (two / "here" / name / "__init__.py").write_text("open('ran', 'w')\n", encoding="utf-8")
+    monkeypatch.chdir(two / "here")
+    (two / "a.index.json").unlink()
+    assert opened(two).identity()["index_fingerprint"] == fingerprint(two / "a.index")
+    assert not (two / "here" / "ran").exists()
+
+
 def test_an_index_that_says_it_is_not_trained(two: Path) -> None:
     index = faiss.read_index(str(two / "a.index"))
     index.is_trained = False
