@@ -18,12 +18,12 @@ AT_LEAST = {
     " --fp16-scale-window --update-freq --save-interval --validate-interval --max-tokens-valid --t-mult --force-anneal"
     " --total-num-update --decoder-layers --decoder-embed-dim --decoder-input-dim --decoder-output-dim"
     " --decoder-ffn-embed-dim --decoder-attention-heads --adaptive-input-cutoff --adaptive-input-factor"
-    " --adaptive-softmax-cutoff --adaptive-softmax-factor --max-target-positions",
+    " --adaptive-softmax-cutoff --adaptive-softmax-factor --max-target-positions --drift-warning",
     0: "--shard-id --context-window --prefix-size --max-len-a --max-len-b --min-len --no-repeat-ngram-size --seed"
     " --min-loss-scale --save-interval-s --starting-point --following --context --thresholdsrc --max-update --max-epoch"
     " --clip-norm --lr --weight-decay --momentum --adam-betas --adam-eps --warmup-updates --lr-shrink --power"
     " --end-learning-rate --save-interval-updates --dropout --attention-dropout --activation-dropout"
-    " --adaptive-softmax-dropout --decoder-layerdrop --cache-lmbda --cache-theta --lmbda --skip-retrieval",
+    " --adaptive-softmax-dropout --decoder-layerdrop --cache-lmbda --cache-theta --lmbda --skip-retrieval --recall",
     -1: "--nwordssrc",
 }
 AT_MOST = {

@@ -43,7 +43,7 @@ BESIDE = {
     "fairseq/generate": "tests/cli/test_flags.py tests/cli/test_flag_bounds.py tests/cli/test_generate.py",
     "fairseq/knn/datastore": "tests/bad_input/test_bad_datastore.py tests/cli/test_rows_command.py",
     "fairseq/knn/index": "tests/bad_input/test_bad_index.py tests/cli/test_rows_command.py"
-    " tests/knn/maintain/test_forget.py",
+    " tests/knn/maintain/test_forget.py tests/cli/test_flag_bounds.py",
     "fairseq/knn/maintain": "tests/cli/test_knnlm_adopt.py tests/cli/test_rows_command.py",
     "fairseq/knn/neighbours": "tests/knn/search",
     "fairseq/knn/retrieval": "tests/cli/test_save_retrieval.py tests/bad_input/test_bad_retrieval.py",
