@@ -84,3 +84,13 @@ def test_centroids_are_compared_behind_transforms_wherever_these_are(spec: str) 
     centroids = inverted.quantizer.reconstruct_n(0, 8).astype(np.float64)
     means = [(((rows @ matrix.T + shift)[:, None] - centroids) ** 2).sum(2).min(1).mean() for rows in (old, new)]
     assert drift_of(index, old, new).centroids == pytest.approx(means[1] / means[0], rel=1e-3)
+
+
+def test_an_error_that_is_rounding_alone_is_none_however_long_the_keys() -> None:
+    """Rotated and back: what is stored differs in the last places only. Half of the width stored is no rounding."""
+    for rows in (random_keys(), -100 * np.abs(random_keys())):
+        for spec, is_rounding in (("RR16,Flat", True), ("RR8,Flat", False)):
+            index = faiss.index_factory(WIDTH, spec)
+            index.train(rows)
+            error = float(((index.sa_decode(index.sa_encode(rows)).astype(np.float64) - rows) ** 2).sum(1).mean())
+            assert error > 0 and _code_error(index, rows) == (None if is_rounding else pytest.approx(error, rel=1e-4))
