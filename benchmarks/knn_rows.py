@@ -154,7 +154,8 @@ def knn_row(bench: Bench, *, exact: bool, spec: str | None = "golden") -> Row:
         need_store(bench)
         neighbours = ["--knnlm", "--dstore-filename", bench.store, "--indexfile", index, *own]
         neighbours += f"--k {K} --lmbda 0.25 --probe {PROBE}".split()
-        words = [bench.data, "--path", bench.checkpoint, *EVALUATE, *neighbours, "--results-path", results]
+        words = [bench.data, "--path", bench.checkpoint, *EVALUATE, *neighbours]
+        words += ["--results-path", results, "--overwrite"]
         done = bench.run_ours(slug(name), "-m", "fairseq_cli.eval_lm", *words)
         return with_exact_loss(evaluated(done), results)
 

@@ -100,6 +100,7 @@ def eval_row(bench: Bench, *, bf16: bool) -> Row:
             *extra,
             "--results-path",
             results,
+            "--overwrite",
         )
         return with_exact_loss(evaluated(done), results)
 

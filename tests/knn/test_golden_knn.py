@@ -50,7 +50,8 @@ def evaluate(golden_dir: Path, store: Path, index: Path, flags: str, *words: str
         golden_dir,
         *common.split(),
         *("--sample-break-mode", mode, "--context-window", window.removeprefix("cw")),
-        *("--dstore-filename", str(store), "--indexfile", str(index), "--results-path", str(results)),
+        *("--dstore-filename", str(store), "--indexfile", str(index)),
+        *("--results-path", str(results), "--overwrite"),
         *rest,
         *words,
     )
