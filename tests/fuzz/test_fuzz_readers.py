@@ -35,6 +35,7 @@ from fairseq.knn.sweep.grid import Grid
 from fairseq.knn.sweep.sweep import log_probs_of, sweep
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.builders.cases import Artefacts
+from tests.builders.refusals import refusal
 from tests.builders.small_retrieval import small_retrieval
 
 CASES, SOAK_CASES = 100, 5000
@@ -272,7 +273,8 @@ def test_the_sound_files_are_read(name: str, tmp_path: Path) -> None:
         "retrieval-manifest": (SOUND_MANIFEST, SOUND_COLUMN),
         "retrieval": (SOUND_MANIFEST, SOUND_COLUMN),
     }
-    READERS[name][0](tmp_path, *sound[name])
+    assert refusal(READERS[name][0], tmp_path, *sound[name]) == ""
+    assert refusal(READERS[name][0], tmp_path, b"", *sound[name][1:]) != ""
 
 
 # Checkpoint metadata: settings, position, optimizer

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fairseq.models.foreign_settings import HARMLESS, REFUSED, refuse_other_computations, warn_of_unknown
+from tests.builders.refusals import refusal
 from tests.builders.small_model import SMALL, perturbed_model
 from tests.builders.tiny_lm import Command
 
@@ -70,12 +71,14 @@ def test_an_override_cannot_bring_one_in(tmp_path: Path, data_dir: Path, command
 
 def test_settings_that_are_off_pass() -> None:
     off = dict.fromkeys(ON, False) | {"quant_noise_pq": 0.0, "decoder_layers_to_keep": None, "base_layers": 0}
-    refuse_other_computations(off | {"output_dictionary_size": -1}, (), 40, "c.pt")
-    refuse_other_computations({"output_dictionary_size": 40}, (), 40, "c.pt")  # the whole dictionary
+    for size, is_refused in ((-1, False), (40, False), (39, True)):  # of a dictionary of 40
+        settings = off | {"output_dictionary_size": size}
+        assert bool(refusal(refuse_other_computations, settings, (), 40, "c.pt")) == is_refused
 
 
 def test_a_model_that_has_such_a_setting_itself_may_use_it() -> None:
-    refuse_other_computations({"scale_fc": True}, {"scale_fc"}, 40, "c.pt")
+    for own, is_refused in (({"scale_fc"}, False), ({"scale_attn"}, True)):
+        assert bool(refusal(refuse_other_computations, {"scale_fc": True}, own, 40, "c.pt")) == is_refused
 
 
 def test_unknown_settings_that_are_on_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,7 @@
 """The group of one process, and that of two Gloo processes, behind the same interface."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def test_without_torchrun_a_run_has_one_process(world: str | None, monkeypatch: 
     assert isinstance(join_processes("cpu"), SingleProcess)
 
 
-def _sum_in_process(rank: int, port: int) -> None:
+def _sum_in_process(rank: int, port: int, directory: Path) -> None:
     import os
 
     os.environ.update(
@@ -37,17 +39,19 @@ def _sum_in_process(rank: int, port: int) -> None:
     group.sum_([])
     group.sum_([strided_23, scalar])
     group.close()
-    assert torch.equal(strided_23, torch.full((2, 3), 3.0))
-    assert scalar.item() == 10.0
+    torch.save([strided_23, scalar], directory / f"{rank}.pt")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_two_processes_sum_tensors_of_any_shape() -> None:
+def test_two_processes_sum_tensors_of_any_shape(tmp_path: Path) -> None:
     import socket
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The processes assert; spawn raises here when one of them fails.
-    torch.multiprocessing.spawn(_sum_in_process, args=(port,), nprocs=2)
+    torch.multiprocessing.spawn(_sum_in_process, args=(port, tmp_path), nprocs=2)
+    for rank in (0, 1):
+        sum_23, scalar = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(sum_23, torch.full((2, 3), 3.0))
+        assert scalar.item() == 10.0

@@ -10,6 +10,7 @@ import pytest
 
 from fairseq.errors import DataError
 from fairseq.runtime.inputs import open_input, require_inputs
+from tests.builders.refusals import refusal
 
 PROGRAM = """
 import sys
@@ -32,8 +33,11 @@ def data_bin(tmp_path: Path) -> Path:
 
 
 def test_what_is_there_is_not_complained_of(data_bin: Path) -> None:
-    require_inputs(f"{data_bin}/dict.txt:{data_bin}/valid.bin", str(data_bin), "valid")
-    require_inputs("", f"{data_bin}/dict.txt")
+    checkpoints = f"{data_bin}/dict.txt:{data_bin}/valid.bin"
+    assert refusal(require_inputs, checkpoints, str(data_bin), "valid") == ""
+    assert refusal(require_inputs, "", f"{data_bin}/dict.txt") == ""
+    (data_bin / "valid.bin").unlink()
+    assert "valid.bin does not exist" in refusal(require_inputs, checkpoints, str(data_bin), "valid")
 
 
 @pytest.mark.parametrize(
