@@ -40,7 +40,7 @@ step sweep-cache fairseq-knnlm sweep-cache --overwrite "$WORK/retrieval/valid" -
 step report fairseq-knnlm report "$WORK/retrieval/valid" --overwrite
 
 echo
-cat "$WORK/retrieval/valid/sweep-cache/table.md"
+grep -v "^<!--" "$WORK/retrieval/valid/sweep-cache/table.md"  # without the mark
 printf '\nmodel %s · datastore %s · index %s · figures %s\n' "$WORK/checkpoints/checkpoint_best.pt" \
     "$WORK/dstore_{keys,vals}.npy" "$WORK/knn.index" "$WORK/retrieval/valid/sweep/"
 echo "every token with its neighbours, for a browser: $WORK/retrieval/valid/report.html"

@@ -74,6 +74,6 @@ row 'sweep' sweep ''
 row 'sweep with caches' sweep-cache ''
 row 'report' report ''
 echo
-cat "$WORK/retrieval/valid/sweep-cache/table.md"
+grep -v "^<!--" "$WORK/retrieval/valid/sweep-cache/table.md"  # without the mark
 printf '\nfigures %s · every token with its neighbours, for a browser: %s\n' "$WORK/retrieval/valid/sweep/" \
     "$WORK/retrieval/valid/report.html"
