@@ -148,7 +148,7 @@ def report(
         "device": str(evaluation.precision.device),
         "inputs": {**evaluation.inputs(), **memories.identity},
         "versions": versions(),
-        "settings": settings.record(evaluation.task_config),
+        "settings": {**settings.record(evaluation.task_config), **memories.settings},
     }
     command, speed = ["fairseq-eval-lm", *argv], {**result.speed(), **memories.speed}
     path = settings.eval.results_file

@@ -1,6 +1,7 @@
 """Settings of ``fairseq-eval-lm`` and ``fairseq-score-lm``: the configs of one run, and which of them go together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from fairseq.config.path_lists import split_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import CacheConfig, EvalConfig
-from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
+from fairseq.knn.config import AUTO, KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import is_stream
@@ -45,6 +46,8 @@ class NeighbourSettings:
     def __init__(self, flags: Flags, path: str, *, saved: bool = False) -> None:
         self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
         self.knn = _built_if(flags, KNNConfig, "knnlm", weaker=_fitted_settings(self.weight.lmbda_model))
+        if self.weight.lmbda_model is not None and self.knn.knn_temp == AUTO:  # the best one was looked for already
+            self.knn = replace(self.knn, knn_temp=_fitted_settings(self.weight.lmbda_model)["knn_temp"])
         self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
         if self.weight.lmbda_model is not None:
             if not self.knn.knnlm:

@@ -27,7 +27,7 @@ class NeighbourLines:
     def of(self, text: Hypothesis) -> Iterator[str]:
         """Yields lines ``position, token, share, row, distance, text``, tabs between; one line where there is none."""
         votes = self.neighbours.votes(self.generator.context_vectors(text), text.tokens_T)
-        hits = top_hits(votes, self.neighbours.config.knn_temp, self.most)
+        hits = top_hits(votes, self.neighbours.temperature, self.most)
         for position, (token, hits_of_token) in enumerate(zip(text.tokens_T.tolist(), hits, strict=True)):
             word = self.dictionary[token]
             if not hits_of_token:

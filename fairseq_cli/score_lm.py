@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     neighbours = NeighbourSettings(flags, config.path)
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
     fields = task_fields(flags, config.task, config.path)
-    scorer, dictionary = open_scorer(config, fields, neighbours, device, common.seed)
+    scorer, dictionary, found = open_scorer(config, fields, neighbours, device, common.seed)
     flags.warn_unused()
 
     from fairseq.criterions.perplexity import Perplexity
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     while some := list(itertools.islice(lines, config.buffer_size)):
         for scored in scorer.score_lines(some, dictionary):
             total.add(scored.log_p_N, scored.target_N)
-            sys.stdout.write(as_json(scored, dictionary) if config.json else as_text(scored, dictionary))
+            sys.stdout.write(as_json(scored, dictionary, found) if config.json else as_text(scored, dictionary))
         num_lines += len(some)
         sys.stdout.flush()
     if num_lines > 1 and not config.json:
@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> None:
 
 def open_scorer(
     config: ScoreConfig, fields: Mapping[str, Any], neighbours: NeighbourSettings, device: DeviceConfig, seed: int
-) -> "tuple[TextScorer, Dictionary]":
-    """Returns what scores lines, and the dictionary; everything is checked before any text is read."""
+) -> "tuple[TextScorer, Dictionary, Mapping[str, Any]]":
+    """Returns what scores lines, the dictionary, and what settings came to; all is checked before a text is read."""
     import torch
 
     from fairseq.evaluate.mixture import Mixture
@@ -76,7 +76,8 @@ def open_scorer(
     scorer = SequenceScorer(opened.models, precision, mixture, softmax_batch=config.softmax_batch)
     dictionary: Dictionary = opened.task.dictionary
     add_bos = opened.task_config.add_bos_token
-    return TextScorer(scorer, opened.max_positions - add_bos, config.max_tokens, add_bos=add_bos), dictionary
+    lines = TextScorer(scorer, opened.max_positions - add_bos, config.max_tokens, add_bos=add_bos)
+    return lines, dictionary, mixture.report().settings
 
 
 def lines_of(config: ScoreConfig) -> "Iterator[Line]":
@@ -105,20 +106,21 @@ def summary(found: "Perplexity") -> str:
     )
 
 
-def as_json(scored: "ScoredLine", dictionary: "Dictionary") -> str:
-    """Returns a line of JSON; log-probabilities in base 2, in full; what is not finite is null."""
+def as_json(scored: "ScoredLine", dictionary: "Dictionary", found: Mapping[str, Any]) -> str:
+    """Returns a line of JSON, with T where there are neighbours; log-probabilities in base 2, null if not finite."""
     tokens: list[dict[str, Any]] = [
         {"token": symbol, "log2_p": _finite(log2_p), **({"unknown": word} if word is not None else {})}
         for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
     ]
-    found = scored.perplexity()
+    line = scored.perplexity()
     record = {
         "input": scored.line.name,
         "line": scored.line.number,
         "tokens": tokens,
-        "log2_p": _finite(found.log_p_sum / math.log(2)),
-        "loss_base2": _finite(found.loss),
-        "ppl": _finite(found.ppl),
+        "log2_p": _finite(line.log_p_sum / math.log(2)),
+        "loss_base2": _finite(line.loss),
+        "ppl": _finite(line.ppl),
+        **found,
     }
     return json.dumps(record, ensure_ascii=False) + "\n"
 

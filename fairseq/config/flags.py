@@ -95,17 +95,19 @@ def parse_literal_dict(text: str, what: str) -> dict[str, Any]:
 
 
 def coerce(value: Any, annotation: Any, what: str) -> Any:
-    """Returns ``value`` as the annotated type: int, float, bool, str, a tuple of these, or ``| None``.
+    """Returns ``value`` as the annotated type: int, float, bool, str, a tuple of these, a word or None.
 
-    Strings are parsed, a lone value becomes a tuple of one, and an int is taken for a float.
+    ``float | Literal["auto"]`` is a number or that word, and ``int | None`` a number or None. Strings are parsed, a
+    lone value becomes a tuple of one, and an int is taken for a float.
 
     Raises:
         ConfigError: the value is not of that type.
     """
     parts = typing.get_args(annotation)
-    if types.NoneType in parts:
-        if value is None:
-            return None
+    words = [word for part in parts if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)]
+    if (value is None and types.NoneType in parts) or (isinstance(value, str) and value in words):
+        return value
+    if words or types.NoneType in parts:
         annotation = parts[0]
     try:
         if typing.get_origin(annotation) is tuple:
@@ -114,8 +116,8 @@ def coerce(value: Any, annotation: Any, what: str) -> Any:
     except ConfigError:
         raise
     except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as err:
-        words = _KINDS.get(annotation, "a comma-separated list of numbers")
-        raise ConfigError(f"{what} must be {words}, but is {shown(value)}") from err
+        kind = " or ".join([_KINDS.get(annotation, "a comma-separated list of numbers"), *words])
+        raise ConfigError(f"{what} must be {kind}, but is {shown(value)}") from err
 
 
 def _items(value: Any) -> list[Any]:
@@ -154,6 +156,8 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
             raise ConfigError(f"{what} must be finite, but is {item}")
         if isinstance(item, int) and abs(item) > LARGEST_INT:
             raise ConfigError(f"{what} must be within ±2**53, but is {shown(item)}")
+        if isinstance(item, str):
+            continue
         if minimum is not None and item < minimum:
             raise ConfigError(f"{what} must be at least {minimum}, but is {item}")
         if maximum is not None and item > maximum:

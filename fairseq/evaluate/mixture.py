@@ -101,12 +101,14 @@ class MemoryReport:
 
     Attributes:
         identity: ids of the files that it was made of.
+        settings: what settings came to that were not typed as a value.
         found: plain values for JSON, the same for every repetition.
         speed: how long it took.
         summary: lines for people.
     """
 
     identity: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[str, int] = field(default_factory=dict)
     speed: Mapping[str, float] = field(default_factory=dict)
     summary: Sequence[str] = ()
@@ -165,6 +167,7 @@ class Mixture:
         reports = [memory.report() for memory in self.memories]
         return MemoryReport(
             identity={name: value for report in reports for name, value in report.identity.items()},
+            settings={name: value for report in reports for name, value in report.settings.items()},
             found={name: value for report in reports for name, value in report.found.items()},
             speed={name: value for report in reports for name, value in report.speed.items()},
             summary=[line for report in reports for line in report.summary],

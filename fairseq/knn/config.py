@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import Literal, TypeAlias, TypedDict, cast
 
 from fairseq.config.flags import as_dict, flag, resolve
 from fairseq.config.path_lists import split_paths
@@ -12,6 +12,8 @@ SIM_FUNCS = ("do_not_recomp_l2", "dot")
 METRICS = ("l2", "ip")
 # Of squared distances in float32; of less, and of no larger gap than rounding makes, nothing but the nearest is left.
 LEAST_TEMPERATURE = 1e-9
+AUTO: Literal["auto"] = "auto"
+KnnTemp: TypeAlias = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ class KNNConfig:
     )
     probe: int = flag(8, "inverted lists that a search visits", minimum=1)
     lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
-    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)", minimum=LEAST_TEMPERATURE)
+    knn_temp: float | Literal["auto"] = flag(
+        1.0,
+        "temperature T: a neighbour's weight is exp(−distance / T); auto takes T from the distances between the"
+        " datastore's rows",
+        minimum=LEAST_TEMPERATURE,
+    )
     knn_sim_func: str | None = flag(
         None,
         "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
@@ -79,6 +86,10 @@ class KNNConfig:
         if self.knnlm:
             paired_names(self.dstore_filename or "", self.indexfile or "")
         check_temperature(self.knn_temp)
+        if self.knn_temp == AUTO and self.is_inner_product:
+            raise ConfigError(
+                "--knn-temp auto is taken from squared distances, but p_kNN is of inner products here; give a number"
+            )
         if self.rerank is not None and self.rerank < self.k:
             raise ConfigError(
                 f"--rerank {self.rerank} must be at least --k {self.k}: the k nearest are taken from them"
@@ -95,14 +106,19 @@ class KNNConfig:
         return paired_names(self.dstore_filename or "", self.indexfile or "")
 
     @property
+    def is_inner_product(self) -> bool:
+        """Whether p_kNN's distances are inner products, and no squared distances."""
+        return self.knn_sim_func == "dot" or self.faiss_metric_type == "ip"
+
+    @property
     def needs_keys(self) -> bool:
         """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""
         return self.knn_sim_func == "dot" or (self.knn_sim_func is None and self.faiss_metric_type == "l2")
 
 
-def check_temperature(temperature: float) -> None:
+def check_temperature(temperature: KnnTemp) -> None:
     """Raises ConfigError for a ``--knn-temp`` that no distances can be divided by."""
-    if not LEAST_TEMPERATURE <= temperature < math.inf:
+    if temperature != AUTO and not LEAST_TEMPERATURE <= temperature < math.inf:
         raise ConfigError(f"--knn-temp must be at least {LEAST_TEMPERATURE}, and finite, but is {temperature}")
 
 
@@ -113,7 +129,7 @@ class KNNSettings(TypedDict, total=False):
     rerank: int | None
     probe: int
     lmbda: float
-    knn_temp: float
+    knn_temp: KnnTemp
     knn_sim_func: str | None
     faiss_metric_type: str
     no_load_keys: bool

@@ -18,4 +18,4 @@ def load(good: Artefacts, **more: object) -> LanguageModelHub:
 
 def load_with_neighbours(good: Artefacts) -> LanguageModelHub:
     """Returns the model with its training text as neighbours, every list visited."""
-    return load(good, knn=KNN(good.store, good.index, k=K, probe=4, lmbda=LMBDA))
+    return load(good, knn=KNN(good.store, good.index, k=K, probe=4, lmbda=LMBDA, knn_temp=1))

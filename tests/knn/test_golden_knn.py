@@ -112,7 +112,7 @@ def test_an_index_of_our_own_gives_the_same_loss(golden_dir: Path, store: Path, 
 
 def test_scores_from_python_are_those_of_the_command(golden_dir: Path, store: Path) -> None:
     """The whole valid split as one text; the language model's own loss comes with it."""
-    knn = KNN(store, golden_dir / "knn.index", k=1024, probe=32, lmbda=0.25)
+    knn = KNN(store, golden_dir / "knn.index", k=1024, probe=32, lmbda=0.25, knn_temp=1)
     lm = TransformerLanguageModel.from_pretrained(golden_dir, "checkpoint_best.pt", "./data-bin", knn=knn)
     text = lm.decode(MMapIndexedDataset(golden_dir / "data-bin" / "valid").tokens.tolist())
     scored = lm.score(text, context_window=192)

@@ -7,6 +7,7 @@ Legend: N queries · K neighbours · D key width.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.knn.config import KNNConfig, KNNSettings, several_sizes, with_settings
+from fairseq.knn.config import AUTO, KNNConfig, KNNSettings, several_sizes, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import manifest_path
@@ -100,6 +101,18 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             MismatchError: they do not belong together.
         """
         config = with_settings(config if config is not None else KNNConfig(), settings, "KNN_Dstore.open")
+        return cls._open(prefix, indexfile, config, model, rows, key_fp16).settled()
+
+    @classmethod
+    def _open(
+        cls,
+        prefix: str | Path,
+        indexfile: str | Path,
+        config: KNNConfig,
+        model: ModelIdentity | None,
+        rows: int | None,
+        key_fp16: bool,
+    ) -> "KNN_Dstore":
         _require_memory(Path(prefix), Path(indexfile), config)
         file = look_at(indexfile)
         allow = config.allow_mismatch
@@ -217,9 +230,10 @@ def open_neighbours(
         if place in opened:
             logger.warning("%s is named twice with the index %s; it is searched once", prefix, indexfile)
             continue
-        opened[place] = KNN_Dstore.open(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
+        opened[place] = KNN_Dstore._open(prefix, indexfile, config, model, rows, key_fp16)
     members = list(opened.values())
-    return members[0] if len(members) == 1 else SeveralStores(members, config)
+    source = members[0] if len(members) == 1 else SeveralStores(members, config)
+    return source.settled()
 
 
 class KNN:
@@ -233,8 +247,8 @@ class KNN:
             the manifest says if left out.
         rows: of a datastore without a manifest.
         key_fp16: whether the keys of one are float16.
-        settings: ``lmbda`` (the weight λ of the neighbours, 0.25 if left out), ``k``, ``probe``, ``knn_temp``, and
-            others.
+        settings: ``lmbda`` (the weight λ of the neighbours, 0.25 if left out), ``k``, ``probe``, ``knn_temp``
+            (T, ``"auto"`` if left out: from the distances between rows; of inner products 1), and others.
 
     Raises:
         ConfigError: no such setting, or one out of range.
@@ -253,7 +267,9 @@ class KNN:
         self.data, self.rows, self.key_fp16 = data, rows, key_fp16
         names = [join_paths([name]) if isinstance(name, Path) else name for name in (prefix, indexfile)]
         named = KNNConfig(dstore_filename=names[0], indexfile=names[1], lmbda=0.25)
-        self.config = with_settings(named, settings, "KNN")
+        config = with_settings(named, settings, "KNN")
+        is_auto = "knn_temp" not in settings and not config.is_inner_product
+        self.config = replace(config, knn_temp=AUTO) if is_auto else config
 
     def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:
         """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
-from fairseq.knn.config import KNNConfig
+from fairseq.knn.config import AUTO, KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.arguments import (
@@ -43,6 +43,8 @@ from fairseq.knn.neighbours.distribution import (
     votes_for,
 )
 from fairseq.knn.neighbours.passages import RowText
+from fairseq.knn.neighbours.temperature import measure_unit, temperature_of
+from fairseq.knn.neighbours.values import Values
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from fairseq.knn.neighbours.own_rows import OwnRows
 
 T = TypeVar("T")
+S = TypeVar("S", bound="NeighbourSource")
 
 # Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024, and those
 # whose probabilities are computed together.
@@ -66,30 +69,6 @@ class StorePart:
 
     datastore: Datastore
     offset: int
-
-
-@dataclass(frozen=True)
-class Values:
-    """Values by id, of datastores whose ids follow each other.
-
-    Attributes:
-        offsets: id of the first row of each datastore, ascending from 0.
-        values: of each.
-    """
-
-    offsets: Sequence[int]
-    values: Sequence[Integers]
-
-    def of(self, ids_NK: Integers) -> Integers:
-        """Returns the rows' values, of the shape of ``ids_NK``; anything for −1."""
-        found_NK: Integers = np.take(self.values[0], ids_NK, mode="clip")
-        for offset, values_N in zip(self.offsets[1:], self.values[1:], strict=True):
-            there_NK = ids_NK >= offset
-            found_NK[there_NK] = np.take(values_N, ids_NK[there_NK] - offset, mode="clip")  # a later one has the rest
-        return found_NK
-
-    def __len__(self) -> int:
-        return self.offsets[-1] + len(self.values[-1])
 
 
 class NeighbourSource(Memory, ABC):
@@ -128,6 +107,28 @@ class NeighbourSource(Memory, ABC):
     def texts(self) -> list[RowText | None]:
         """The texts that each datastore was written from, None where none is known or still there."""
         return [RowText.open(part.datastore) for part in self.parts]
+
+    @cached_property
+    def distance_unit(self) -> float:
+        """The median squared distance from a row to the nearest other row; raises ConfigError where there is none."""
+        return measure_unit([(part.datastore, part.offset) for part in self.parts], self.found)
+
+    @cached_property
+    def temperature(self) -> float:
+        """T of p_kNN."""
+        return temperature_of(self.config.knn_temp, lambda: self.distance_unit)
+
+    def temperature_record(self) -> dict[str, Any]:
+        """Returns T as results and files have it, and where it was ``auto`` that word and the unit."""
+        record = {"knn_temp": self.temperature}
+        if self.config.knn_temp != AUTO:
+            return record
+        return {**record, "knn_temp_asked": AUTO, "distance_unit": self.distance_unit}
+
+    def settled(self: S) -> S:
+        """Returns this source, with its temperature measured where that is to be done."""
+        _ = self.temperature
+        return self
 
     @abstractmethod
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
@@ -194,8 +195,8 @@ class NeighbourSource(Memory, ABC):
         return self.own_rows.of(tokens.block_idx_N) if self.own_rows is not None else None
 
     def report(self) -> MemoryReport:
-        """Returns the ids of what is searched."""
-        return MemoryReport(identity=self.identity())
+        """Returns the ids of what is searched, and T."""
+        return MemoryReport(identity=self.identity(), settings=self.temperature_record())
 
     def log_prob(self, queries_ND: A, target_N: A, own_NS: Int64s | None = None) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
@@ -210,7 +211,7 @@ class NeighbourSource(Memory, ABC):
             MismatchError: the queries have another width than the keys.
         """
         k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
-        log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
+        log_prob_of_votes = partial(log_prob_of, temperature=self.temperature)
         log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k, own_NS))
         return like(np.concatenate(log_ps), queries_ND)
 
@@ -228,7 +229,7 @@ class NeighbourSource(Memory, ABC):
             ids_NK,
             self.values_of(ids_NK),
             vocabulary_size,
-            self.config.knn_temp,
+            self.temperature,
             distinct=self.distinct_ids,
         )
         return like(log_p_NV, queries_ND)

@@ -18,6 +18,8 @@ from fairseq.knn.retrieval.datastores import StoreRecord
 from fairseq.runtime.records import Count, Positive, Record, read_record
 
 MANIFEST = "manifest.json"
+# A temperature, or the unit of one.
+Above0 = Annotated[float, Meta(ge=LEAST_TEMPERATURE, le=sys.float_info.max)]
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
         data: its files, without suffix.
         lmbda: weight of the neighbours in the run.
         knn_temp: temperature of the run.
+        knn_temp_asked: ``auto`` where it was taken from the unit.
+        distance_unit: the median squared distance from a row to the nearest other row, if it was measured.
         lm: what the language model alone gives.
         mixture: what the run gives.
         files: of the columns, by name.
@@ -137,7 +141,9 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     data: str
     settings: RetrievalSettings
     lmbda: float
-    knn_temp: Annotated[float, Meta(ge=LEAST_TEMPERATURE, le=sys.float_info.max)]
+    knn_temp: Above0
+    knn_temp_asked: Literal["auto"] | UnsetType = UNSET
+    distance_unit: Above0 | UnsetType = UNSET
     identity: Identity
     datastore: StoreRecord
     cache: CacheRecord | UnsetType = UNSET

@@ -19,12 +19,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET, UnsetType
 
 from fairseq.arrays import Array, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, FairseqError
 from fairseq.evaluate.cache import CACHE_COLUMN, CacheSetting
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
@@ -71,7 +72,7 @@ class SavedNeighbours(Memory):
         for start in range(0, count, AT_ONCE):
             part = slice(start, start + AT_ONCE)
             found = votes.rows(part)
-            log_p_N[part] = log_prob_of(found, self.neighbours.config.knn_temp)
+            log_p_N[part] = log_prob_of(found, self.neighbours.temperature)
             nearest = found.nearest_first()
             votes.ids_NK[part], votes.distances_NK[part] = nearest.ids_NK, nearest.distances_NK
             hits[part] = np.packbits(nearest.hits_NK, axis=1, bitorder="little")
@@ -80,7 +81,7 @@ class SavedNeighbours(Memory):
         return MemoryScores(torch.from_numpy(log_p_N).to(tokens.query_ND.device), columns=columns)
 
     def report(self) -> MemoryReport:
-        """Returns the ids of what is searched."""
+        """Returns the ids of what is searched, and T."""
         return self.neighbours.report()
 
 
@@ -173,6 +174,17 @@ def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int
     return order_N, position_N
 
 
+def _unit(neighbours: NeighbourSource) -> float | UnsetType:
+    """Returns the unit that a sweep offers multiples of; unset where distances have none, or it cannot be measured."""
+    if neighbours.config.is_inner_product:
+        return UNSET
+    try:
+        return neighbours.distance_unit
+    except FairseqError as err:
+        logger.info("a sweep will take its temperatures from what is found here: %s", err)
+        return UNSET
+
+
 def _manifest(
     neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig, num_tokens: int
 ) -> RetrievalManifest:
@@ -199,7 +211,7 @@ def _manifest(
             computed_in=evaluation.precision.name,
         ),
         lmbda=knn.lmbda,
-        knn_temp=knn.knn_temp,
+        **{"distance_unit": _unit(neighbours), **neighbours.temperature_record()},
         identity=msgspec.convert({**inputs, **neighbours.identity()}, Identity),
         datastore=datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
         files={},

@@ -142,9 +142,12 @@ def is_saved(directory: Path, columns: Iterable[Column], manifest: RetrievalMani
         found = RetrievalManifest.read(directory)
     except DatastoreError:
         return False
-    same = found.replace(state=manifest.state, lm=UNSET, mixture=UNSET, files={}) == manifest
+    # The unit follows from the rest; older versions of this program left it out.
+    found_but = found.replace(
+        state=manifest.state, lm=UNSET, mixture=UNSET, files={}, distance_unit=manifest.distance_unit
+    )
     files = {array_path(directory, column.name).name for column in columns}
-    return found.state == "done" and same and set(found.files) == files
+    return found.state == "done" and found_but == manifest and set(found.files) == files
 
 
 def _arrays(directory: Path, columns: Iterable[Column]) -> list[Path]:

@@ -80,7 +80,7 @@ class WeighedNeighbours(Memory):
     def _searched(
         self, queries_ND: Tensor, target_N: Tensor, before_NF: Float64s, own_NS: Int64s | None
     ) -> tuple[Array, Array]:
-        temperature = self.neighbours.config.knn_temp
+        temperature = self.neighbours.temperature
         votes = self.neighbours.votes(queries_ND, target_N, own_NS).nearest_first()
         values_NK = self.neighbours.values_of(votes.ids_NK)
         after_NF = neighbour_features(votes.distances_NK, values_NK, temperature)
@@ -96,6 +96,7 @@ class WeighedNeighbours(Memory):
             summary += f"; the others took {self.search_s:.1f}s, these would have taken about {saved_s:.1f}s"
         return MemoryReport(
             identity={**self.neighbours.identity(), "lmbda_model_sha256": self.sha256},
+            settings=self.neighbours.temperature_record(),
             found={"searches": searched, "searches_skipped": skipped},
             speed={"search_seconds": round(self.search_s, 3)},
             summary=[summary],
@@ -120,6 +121,6 @@ def open_weighed(
         "store_id": neighbours.identity()["store_id"],
         **measure_of(knn.knn_sim_func, knn.faiss_metric_type, knn.drop_top1),
     }
-    check_fits(model, path, found, knn.k, knn.knn_temp, allow_mismatch=knn.allow_mismatch)
+    check_fits(model, path, found, knn.k, neighbours.temperature, allow_mismatch=knn.allow_mismatch)
     counts_V = np.array(dictionary.counts, np.int64)
     return WeighedNeighbours(neighbours, model, counts_V, config.skip_retrieval, file_sha256(path))

@@ -1,0 +1,107 @@
+"""The temperature that ``--knn-temp auto`` stands for, from the distances between the rows of a datastore.
+
+    unit    the median, over 1,000 rows, of the squared distance to the nearest other row that is apart
+    T       a fixed share of the unit
+
+The rows are evenly spaced; of several datastores, each gives a share that goes with its size. They are searched for as
+contexts are, by the same index, lists and kind of distance, so that the unit is on the scale of p_kNN's distances. A
+row that lies upon another (of a sentence that is there twice) is not apart from it. No text that is evaluated has a
+part in it: T is the same for valid and test, for every batch and shard, and for a single prompt.
+
+The unit has three digits, so that what is printed is T, and rounding in another order of sums leaves it as it is.
+
+Legend: N rows · K neighbours · D key width.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fairseq.arrays import Array, Float32s, Int64s
+from fairseq.errors import ConfigError
+from fairseq.knn.config import AUTO, LEAST_TEMPERATURE, KnnTemp
+from fairseq.knn.datastore.format import keys_path
+from fairseq.knn.datastore.store import Datastore, gather_rows
+from fairseq.knn.neighbours.distribution import drop_own
+from fairseq.runtime.progress import at_work
+
+Stores = Sequence[tuple[Datastore, int]]  # each with the id of its first row
+Search = Callable[[Float32s, int], tuple[Float32s, Int64s]]
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 1000
+# Rows that the index is asked for, of which the nearest is taken: by codes, another one may come first.
+ASKED = 16
+# Below this share of a row's own length, a distance is rounding.
+LEAST_SHARE = 1e-6
+# T over the unit, where "auto" is asked for. docs/evaluation.md has the measurements.
+AUTO_SHARE = 0.5
+
+
+def temperature_of(asked: KnnTemp, unit: Callable[[], float]) -> float:
+    """Returns T: the number that was asked for, or for ``auto`` its share of the unit, which is measured then."""
+    if asked != AUTO:
+        return asked
+    measured = unit()
+    found = multiple(measured, AUTO_SHARE)
+    logger.info(
+        "--knn-temp auto is %g: %g × %g, the median squared distance from a row to the nearest other row",
+        found,
+        AUTO_SHARE,
+        measured,
+    )
+    return found
+
+
+def multiple(unit: float, factor: float) -> float:
+    """Returns a multiple of a unit, of three digits."""
+    return float(f"{unit * factor:.3g}")
+
+
+def measure_unit(stores: Stores, search: Search) -> float:
+    """Returns the median squared distance from a row to the nearest other row, of three digits.
+
+    Args:
+        stores: the datastores, each with the id of its first row.
+        search: gives distances and ids ``[N, K]``, in any order, of the nearest rows to some keys; −1 for none.
+
+    Raises:
+        ConfigError: keys cannot be read, or no row has another one near it.
+    """
+    with at_work("measure distances between rows"):
+        ids_N, keys_ND = _sample(stores)
+        distances_NK, ids_NK = drop_own(*search(keys_ND, ASKED + 1), ids_N[:, None])
+        least_N1 = np.maximum(LEAST_SHARE * (keys_ND * keys_ND).sum(axis=1, keepdims=True), LEAST_TEMPERATURE)
+        is_apart_NK = (ids_NK >= 0) & (distances_NK > least_N1)
+        nearest_N = np.where(is_apart_NK, distances_NK, np.inf).min(axis=1, initial=np.inf)
+        nearest_N = nearest_N[np.isfinite(nearest_N)]
+    if not len(nearest_N):
+        names = " and ".join(str(store.prefix) for store, _ in stores)
+        raise ConfigError(
+            f"--knn-temp auto is taken from the distances between rows, but the index finds no two rows of {names} that"
+            " are apart; give a number"
+        )
+    return multiple(float(np.median(nearest_N)), 1.0)
+
+
+def _sample(stores: Stores) -> tuple[Int64s, Float32s]:
+    """Returns the ids of evenly spaced rows, of each datastore in proportion to its rows, and their keys."""
+    total, ids, keys = sum(store.rows_left for store, _ in stores), [], []
+    for store, offset in stores:
+        rows_N = store.left.spaced(-(-SAMPLE * store.rows_left // total))
+        ids.append(rows_N + offset)
+        keys.append(gather_rows(_keys_of(store), rows_N))
+    return np.concatenate(ids), np.concatenate(keys)
+
+
+def _keys_of(store: Datastore) -> Array:
+    """Returns a datastore's keys, those of its file where they were not loaded."""
+    keys_ND, path = store.keys_ND, keys_path(store.prefix)
+    if keys_ND is None and store.manifest is not None and path.is_file():
+        keys_ND = Datastore.open(store.prefix).keys_ND
+    if keys_ND is None:
+        problem = "were not loaded, and no manifest says how they lie there" if path.is_file() else "are not there"
+        raise ConfigError(f"--knn-temp auto reads rows, but the keys of {path} {problem}; give a number")
+    return keys_ND
