@@ -113,6 +113,10 @@ class EvalSettings:
             raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
         if self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
+        if "gen_subset" not in flags.typed:
+            raise ConfigError(
+                "--save-knnlm-dstore needs to know which split to write; give --gen-subset, usually --gen-subset train"
+            )
 
     def claim_outputs(self, command: Sequence[str]) -> None:
         """Raises ConfigError where the run would write what is not its own."""

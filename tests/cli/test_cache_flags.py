@@ -33,7 +33,8 @@ def record(eval_lm: Command, tmp_path: Path) -> Any:
 def test_the_mixture_is_the_naive_one_of_the_datastores_vectors(eval_lm: Command, tmp_path: Path) -> None:
     """The vectors come from --save-knnlm-dstore, which writes them for every block with a full context."""
     words = ("--context-window", WINDOW)
-    assert eval_lm(*words, "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "d").code == 0
+    dump = ("--gen-subset", "test", "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "d")
+    assert eval_lm(*words, *dump).code == 0
     vectors = np.fromfile(tmp_path / "d_keys.npy", np.float32).reshape(-1, 16)
     targets = np.fromfile(tmp_path / "d_vals.npy", np.int64)
     lm, mixed = (token_log_probs(eval_lm(*words, *more, "--output-word-probs").out) for more in ((), CACHE))
