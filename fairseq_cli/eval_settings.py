@@ -137,6 +137,18 @@ class EvalSettings:
             if not is_stream(path):
                 claim("--results-path", times_path(path), TIMES)  # they go with the results
 
+    @property
+    def what_to_choose(self) -> str:
+        """What to do where the mixture is worse than the model alone."""
+        knn = self.neighbours.knn
+        if not self.neighbours.needed:
+            return "lower --cache-lmbda, or give several and choose on the valid split (--cache-lmbda 0,0.05,0.1)"
+        if self.neighbours.weight.lmbda_model is not None:
+            return "fit λ anew on a text like this one: --save-retrieval DIR, then fairseq-knnlm fit-lmbda DIR"
+        sweep = "sweep-cache" if self.has_cache else "sweep"
+        choose = f"choose λ and T on the valid split: --save-retrieval DIR, then fairseq-knnlm {sweep} DIR"
+        return f"{choose}; --knn-temp auto takes T from the distances" if knn.knn_temp == 1 else choose
+
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""
         found = self.neighbours

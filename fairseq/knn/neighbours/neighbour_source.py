@@ -38,11 +38,11 @@ from fairseq.knn.neighbours.distribution import (
     drop_nearest,
     drop_own,
     keep_nearest,
-    log_prob_of,
     next_log_prob,
     votes_for,
 )
 from fairseq.knn.neighbours.passages import RowText
+from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
@@ -125,6 +125,11 @@ class NeighbourSource(Memory, ABC):
         return self.parts[0].datastore.dimension
 
     @cached_property
+    def tally(self) -> Tally:
+        """What was found for scored tokens so far."""
+        return Tally()
+
+    @cached_property
     def texts(self) -> list[RowText | None]:
         """The texts that each datastore was written from, None where none is known or still there."""
         return [RowText.open(part.datastore) for part in self.parts]
@@ -136,6 +141,10 @@ class NeighbourSource(Memory, ABC):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Returns the ids of what is searched, as a result names them: ``store_id``, ``index_sha256``."""
+
+    @abstractmethod
+    def lists(self) -> Sequence[Lists | None]:
+        """Returns the inverted lists of each index, None for an index without any."""
 
     def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
@@ -187,15 +196,23 @@ class NeighbourSource(Memory, ABC):
 
     def scores(self, tokens: ScoredTokens) -> MemoryScores:
         """Returns ln p_kNN of the tokens, for the mixture."""
-        return MemoryScores(self.log_prob(tokens.query_ND, tokens.target_N, self.own_of(tokens)))
+        log_p_N, tally = self._tallied(tokens.query_ND, tokens.target_N, self.own_of(tokens))
+        self.tally.add(tally)
+        return MemoryScores(like(log_p_N, tokens.query_ND))
 
     def own_of(self, tokens: ScoredTokens) -> Int64s | None:
         """Returns the rows ``[N, S]`` that scored tokens must not find, −1 for none; None where they may find any."""
         return self.own_rows.of(tokens.block_idx_N) if self.own_rows is not None else None
 
     def report(self) -> MemoryReport:
-        """Returns the ids of what is searched."""
-        return MemoryReport(identity=self.identity())
+        """Returns the ids of what is searched, and what was found."""
+        tally, k = self.tally, self.config.k
+        return MemoryReport(
+            identity=self.identity(),
+            found={"neighbours": tally.record(k)},
+            summary=[tally.line(k)],
+            warnings=empty_places(tally, k, self.rows_left, self.lists()),
+        )
 
     def log_prob(self, queries_ND: A, target_N: A, own_NS: Int64s | None = None) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
@@ -209,10 +226,15 @@ class NeighbourSource(Memory, ABC):
             ConfigError: the queries are no vectors, or the targets not one word for each of them.
             MismatchError: the queries have another width than the keys.
         """
-        k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
-        log_prob_of_votes = partial(log_prob_of, temperature=self.config.knn_temp)
-        log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k, own_NS))
-        return like(np.concatenate(log_ps), queries_ND)
+        return like(self._tallied(queries_ND, target_N, own_NS)[0], queries_ND)
+
+    def _tallied(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None) -> tuple[Float32s, Tally]:
+        k, tally = min(self.config.k, max(self.rows_left, 1)), Tally()  # further places would be empty
+        compute = partial(tallied, temperature=self.config.knn_temp)
+        parts = list(self._of_votes(compute, queries_ND, target_N, k, own_NS))
+        for _, part in parts:
+            tally.add(part)
+        return np.concatenate([log_p_N for log_p_N, _ in parts]), tally
 
     def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
         """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
