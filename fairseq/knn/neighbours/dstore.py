@@ -24,7 +24,8 @@ from fairseq.knn.index.faiss_index import lists_visited, on_gpus, open_index
 from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
 from fairseq.knn.index.index_file import IndexFile, look_at
 from fairseq.knn.index.without_rows import take_out, without_rows
-from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.several_stores import SeveralStores
 from fairseq.knn.neighbours.tally import Lists

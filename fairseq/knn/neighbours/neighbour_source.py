@@ -13,7 +13,6 @@ Legend: N queries · K neighbours · D key width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,6 @@ from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.arguments import (
     A,
     AnyArray,
@@ -41,6 +39,7 @@ from fairseq.knn.neighbours.distribution import (
     next_log_prob,
     votes_for,
 )
+from fairseq.knn.neighbours.parts import StorePart, Values
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
 from fairseq.knn.threads import run_all, worker_threads
@@ -58,38 +57,6 @@ QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
 _PROBABILITY_BLOCK = 512
 # What a neighbour takes while it is searched for: its row, its distance, and both in the order of the file.
 _NEIGHBOUR_BYTES = 48
-
-
-@dataclass(frozen=True)
-class StorePart:
-    """A datastore of a source: row r of it has the id ``offset + r``."""
-
-    datastore: Datastore
-    offset: int
-
-
-@dataclass(frozen=True)
-class Values:
-    """Values by id, of datastores whose ids follow each other.
-
-    Attributes:
-        offsets: id of the first row of each datastore, ascending from 0.
-        values: of each.
-    """
-
-    offsets: Sequence[int]
-    values: Sequence[Integers]
-
-    def of(self, ids_NK: Integers) -> Integers:
-        """Returns the rows' values, of the shape of ``ids_NK``; anything for −1."""
-        found_NK: Integers = np.take(self.values[0], ids_NK, mode="clip")
-        for offset, values_N in zip(self.offsets[1:], self.values[1:], strict=True):
-            there_NK = ids_NK >= offset
-            found_NK[there_NK] = np.take(values_N, ids_NK[there_NK] - offset, mode="clip")  # a later one has the rest
-        return found_NK
-
-    def __len__(self) -> int:
-        return self.offsets[-1] + len(self.values[-1])
 
 
 class NeighbourSource(Memory, ABC):

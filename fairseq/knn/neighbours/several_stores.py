@@ -27,7 +27,8 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import each_once
-from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.neighbours.tally import Lists
 
 
