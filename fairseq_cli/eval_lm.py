@@ -90,10 +90,13 @@ def evaluate(
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.neighbours.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, softmax_batch=config.softmax_batch)
     joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
+    lm = Perplexity() if mixture.memories and sweep is None else None
     stats, perplexity, start = WordStats(), Perplexity(), time.monotonic()
     for scored in score_all(evaluation, scorer, perplexity, settings.log_every):
         num_joined = joiner.num_joined(scored.target_N, scored.block_idx_N)
         perplexity.add(scored.log_p_N, scored.target_N, num_joined)
+        if lm is not None:
+            lm.add(scored.model_log_p_N, scored.target_N, num_joined)
         if sweep is not None:
             sweep.add(scored, num_joined)
         if recorder is not None:
@@ -106,7 +109,7 @@ def evaluate(
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
     if sweep is None:
-        return EvaluationResult(perplexity, evaluation.num_left_out, elapsed_s)
+        return EvaluationResult(perplexity, evaluation.num_left_out, elapsed_s, lm=lm)
     sys.stdout.write(sweep.table())
     return EvaluationResult(sweep.best(), evaluation.num_left_out, elapsed_s, sweep.rows())
 
@@ -139,8 +142,19 @@ def report(
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
     memories = mixture.report()
+    if result.lm is not None:
+        sys.stdout.write(result.lm_line + "\n")
     sys.stdout.writelines(line + "\n" for line in memories.summary)
     sys.stdout.flush()
+    for line in memories.warnings:
+        logger.warning("%s", line)
+    if result.lm is not None and result.is_worse_than_lm:
+        logger.warning(
+            "the mixture is worse than the model alone: perplexity %.2f instead of %.2f; %s",
+            result.perplexity.ppl,
+            result.lm.ppl,
+            settings.what_to_choose,
+        )
     record = {
         **result.record(symbols),
         **memories.found,

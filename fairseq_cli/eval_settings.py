@@ -116,6 +116,10 @@ class EvalSettings:
             raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
         if self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
+        if "gen_subset" not in flags.typed:
+            raise ConfigError(
+                "--save-knnlm-dstore needs to know which split to write; give --gen-subset, usually --gen-subset train"
+            )
 
     def claim_outputs(self, command: Sequence[str]) -> None:
         """Raises ConfigError where the run would write what is not its own."""
@@ -135,6 +139,18 @@ class EvalSettings:
             claim("--results-path", path, RESULTS, overwrite=overwrite or repeated)
             if not is_stream(path):
                 claim("--results-path", times_path(path), TIMES)  # they go with the results
+
+    @property
+    def what_to_choose(self) -> str:
+        """What to do where the mixture is worse than the model alone."""
+        knn = self.neighbours.knn
+        if not self.neighbours.needed:
+            return "lower --cache-lmbda, or give several and choose on the valid split (--cache-lmbda 0,0.05,0.1)"
+        if self.neighbours.weight.lmbda_model is not None:
+            return "fit λ anew on a text like this one: --save-retrieval DIR, then fairseq-knnlm fit-lmbda DIR"
+        sweep = "sweep-cache" if self.has_cache else "sweep"
+        choose = f"choose λ and T on the valid split: --save-retrieval DIR, then fairseq-knnlm {sweep} DIR"
+        return f"{choose}; --knn-temp auto takes T from the distances" if knn.knn_temp == 1 else choose
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""

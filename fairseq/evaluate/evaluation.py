@@ -31,6 +31,8 @@ from fairseq.tasks.opening import OpenedModels, open_models
 
 logger = logging.getLogger(__name__)
 
+LAST_DIGIT = 5e-5  # half of the last digit of a printed loss
+
 
 @dataclass(frozen=True)
 class Evaluation(OpenedModels):
@@ -111,12 +113,13 @@ def prepare(
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found, as it is reported; of a sweep, the best and every row."""
+    """What an evaluation found, as it is reported; of a sweep, the best and every row; ``lm`` is the model alone."""
 
     perplexity: Perplexity
     num_left_out: int
     elapsed_s: float
     sweep: list[dict[str, Any]] | None = None
+    lm: Perplexity | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -132,6 +135,17 @@ class EvaluationResult:
             f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}"
         )
 
+    @property
+    def lm_line(self) -> str:
+        """The model alone, in words that no search for the two lines of ``summary`` finds."""
+        assert self.lm is not None
+        return f"The model alone: {self.lm.loss:.4f} bits a token, perplexity {self.lm.ppl:.2f}"
+
+    @property
+    def is_worse_than_lm(self) -> bool:
+        """Whether the mixture has a larger loss than the model alone, by more than the last digit that is printed."""
+        return self.lm is not None and self.perplexity.loss - self.lm.loss > LAST_DIGIT
+
     def record(self, symbols: Sequence[str]) -> dict[str, Any]:
         """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full."""
         p = self.perplexity
@@ -144,6 +158,7 @@ class EvaluationResult:
             "tokens_left_out": self.num_left_out,
             "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
             "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
+            **({"lm": {"loss_base2": self.lm.loss, "ppl": self.lm.ppl}} if self.lm is not None else {}),
             **({"sweep": self.sweep} if self.sweep is not None else {}),
         }
 

@@ -105,13 +105,15 @@ class MemoryReport:
         found: plain values for JSON, the same for every repetition.
         speed: how long it took.
         summary: lines for people.
+        warnings: lines about what is wrong, each with what to do.
     """
 
     identity: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    found: Mapping[str, int] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, float] = field(default_factory=dict)
     summary: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 class Memory(Protocol):
@@ -171,6 +173,7 @@ class Mixture:
             found={name: value for report in reports for name, value in report.found.items()},
             speed={name: value for report in reports for name, value in report.speed.items()},
             summary=[line for report in reports for line in report.summary],
+            warnings=tuple(line for report in reports for line in report.warnings),
         )
 
 

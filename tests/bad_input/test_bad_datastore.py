@@ -94,7 +94,7 @@ def nan_in(place: Place) -> Path:
 
 
 def dump(place: Place, *more: object) -> list[object]:
-    words = ["--save-knnlm-dstore", "--dstore-mmap", place / "new", "--context-window", 8]
+    words = ["--gen-subset", "test", "--save-knnlm-dstore", "--dstore-mmap", place / "new", "--context-window", 8]
     return [*place.evaluate(), *words, *more]
 
 
@@ -245,6 +245,12 @@ CASES = [
     Case("dump-over-another-store", EVAL, dump_over_another, "new"),
     Case("dump-size-too-large", EVAL, lambda p: dump(p, "--dstore-size", 10**7), "--dstore-size 10000000 is larger"),
     Case("dump-without-a-place", EVAL, lambda p: [*p.evaluate(), "--save-knnlm-dstore"], "--save-knnlm-dstore needs"),
+    Case(
+        "dump-of-no-named-split",  # the default of --gen-subset would be the test split
+        EVAL,
+        lambda p: [*p.evaluate(), "--save-knnlm-dstore", "--dstore-mmap", p / "new"],
+        "which split to write; give --gen-subset, usually --gen-subset train",
+    ),
     Case("dump-into-a-file", EVAL, lambda p: dump(p, "--dstore-mmap", p.good.index / "x"), "knn.index"),
     of_manifest("segments-are-text", {"segments": "train"}, "'segments' must be a list, but is 'train'"),
     of_manifest("segments-of-nothing", {"segments": [{}]}, "'segments[0]' lacks the field 'settings'"),

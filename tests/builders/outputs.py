@@ -137,7 +137,10 @@ OUTPUTS = {
         },
     ),
     "eval --dstore-mmap": Output(
-        "fairseq-eval-lm", f"{EVAL} --context-window 8 --save-knnlm-dstore --dstore-mmap OUT", "out/new", _STORE_FILES
+        "fairseq-eval-lm",
+        f"{EVAL} --gen-subset test --context-window 8 --save-knnlm-dstore --dstore-mmap OUT",
+        "out/new",
+        _STORE_FILES,
     ),
     "build --faiss-index": Output(
         "build_dstore.py",

@@ -119,7 +119,8 @@ def test_a_cache_takes_its_weight_from_both_and_leaves_the_shares_as_they_are(
     weigh, eval_lm, fitted, data_dir, tmp_path
 ) -> None:
     """The cache's vectors come from a datastore of test, which has every token with a full context."""
-    assert eval_lm("--context-window", CONTEXT, "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "d").code == 0
+    dump = ("--gen-subset", "test", "--context-window", CONTEXT, "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "d")
+    assert eval_lm(*dump).code == 0
     vectors = np.fromfile(tmp_path / "d_keys.npy", np.float32).reshape(-1, 16)
     targets = np.fromfile(tmp_path / "d_vals.npy", np.int64)
     cache = ("--cache-size", 20, "--cache-theta", 0.3, "--cache-lmbda", 0.2)

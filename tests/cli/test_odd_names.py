@@ -46,7 +46,7 @@ COMMANDS = [
     ("fairseq-preprocess", f"--only-source --trainpref {ODD}.txt --destdir {ODD}-data --log-file {ODD}.log"),
     ("fairseq-train", f"{SHORT} --save-dir {ODD}-run"),
     ("fairseq-eval-lm", f"{EVAL} {KNN} --dstore-filename {ODD} --save-retrieval {ODD}-saved"),
-    ("fairseq-eval-lm", f"{EVAL} --save-knnlm-dstore --context-window 8 --dstore-mmap {ODD}-store"),
+    ("fairseq-eval-lm", f"{EVAL} --gen-subset test --save-knnlm-dstore --context-window 8 --dstore-mmap {ODD}-store"),
     ("fairseq-score-lm", f"{EVAL} --input {ODD}.txt --json"),
     ("build_dstore.py", f"--dstore_mmap {ODD} --faiss_index new.index --index-spec Flat"),
     ("fairseq-knnlm", f"check data-bin --path {ODD}.pt --dstore-filename {ODD} --fast --json c{ODD}.json"),

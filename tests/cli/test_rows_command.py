@@ -95,6 +95,7 @@ def test_appending_is_refused_where_rows_would_not_belong(
 ) -> None:
     prefix = tmp_path / "dstore"
     words = ["--save-knnlm-dstore", "--dstore-mmap", prefix, "--append", "--context-window", WINDOW]
+    words += ["--gen-subset", "test"]
     assert "does not exist" in eval_lm(*words).error
     dump(prefix, "train")
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}

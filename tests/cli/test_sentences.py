@@ -155,7 +155,8 @@ def test_neighbours_of_sentences(dump: Any, command: Command, eval_lm: Command, 
     words = ["--dstore_mmap", prefix, "--faiss_index", tmp_path / "index", "--index_spec", "Flat"]
     assert command("build_dstore.py", *words).code == 0
     keys, values = read(prefix)
-    assert eval_lm(*eos, "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "queries").code == 0
+    write = ["--gen-subset", "test", "--save-knnlm-dstore", "--dstore-mmap", tmp_path / "queries"]
+    assert eval_lm(*eos, *write).code == 0
     queries, targets = read(tmp_path / "queries")
     alone = eval_lm(*eos, "--output-word-probs")
     files = ["--dstore-filename", prefix, "--indexfile", tmp_path / "index", "--k", 8, "--lmbda", 0.3]

@@ -120,6 +120,16 @@ def nprobe_of(index: Any) -> int:
     return int(inverted.nprobe) if inverted is not None else 0
 
 
+def lists_visited(index: Any) -> tuple[int, int]:
+    """Returns the number of inverted lists and how many a search visits; (0, 0) for an index without any."""
+    if isinstance(index, IndexInChild):
+        return index.nlist, min(index.nprobe, index.nlist)
+    if not isinstance(index, faiss.Index):  # one that passes over forgotten rows: never inverted lists
+        return 0, 0
+    count = num_lists(index)
+    return count, min(nprobe_of(index), count)
+
+
 def code_bytes(index: Any) -> int | None:
     """Returns the bytes of a key's code; None where FAISS does not say, as of graphs."""
     try:

@@ -16,7 +16,7 @@ from fairseq.errors import FairseqError, MismatchError
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings, reason_of
 from fairseq.knn.inspect.inputs import Inputs
-from fairseq.knn.neighbours.values import Values
+from fairseq.knn.neighbours.parts import Values
 from fairseq.knn.report.texts import check_targets
 from fairseq.knn.retrieval.datastores import RetrievalPart
 from fairseq.knn.retrieval.results import read_results

@@ -103,10 +103,16 @@ def vote_shares(gap_NK: Float64s, temperature: float) -> Float64s:
 
 def log_prob_of(votes: Votes, temperature: float = 1.0) -> Float32s:
     """Returns ln p_kNN(target), float32 ``[N]``, of all neighbours at one temperature; −inf without a hit."""
+    return log_prob_and_nearest(votes, temperature)[0]
+
+
+def log_prob_and_nearest(votes: Votes, temperature: float = 1.0) -> tuple[Float32s, Float64s]:
+    """Returns ``log_prob_of``, and the nearest neighbour's share of p_kNN, ``[N]``; anything where there is none."""
     k = votes.distances_NK.shape[1]
+    log_p_TJN, total_TJN = _log_probs_and_totals(votes.distances_NK, votes.hits_NK, (temperature,), (k,))
     with np.errstate(over="ignore"):  # below what float32 holds is −inf
-        log_p_N: Float32s = log_probs(votes.distances_NK, votes.hits_NK, (temperature,), (k,))[0, 0].astype(np.float32)
-    return log_p_N
+        log_p_N: Float32s = log_p_TJN[0, 0].astype(np.float32)
+    return log_p_N, 1 / total_TJN[0, 0]
 
 
 def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[float], ks: Sequence[int]) -> Float64s:
@@ -118,6 +124,13 @@ def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[flo
         temperatures: the values of T.
         ks: the values of k, ascending.
     """
+    return _log_probs_and_totals(distances_NK, hits_NK, temperatures, ks)[0]
+
+
+def _log_probs_and_totals(
+    distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[float], ks: Sequence[int]
+) -> tuple[Float64s, Float64s]:
+    """Returns ``log_probs``, and Σ exp(−g / T) of the first k, of which the nearest is 1, ``[T, J, N]``."""
     # The sums of k neighbours are those of the k before, and of the segment between.
     segments = [slice(*edges) for edges in pairwise((0, *ks))]
     distances_NK, hits_NK = distances_NK[:, : ks[-1]], hits_NK[:, : ks[-1]]
@@ -136,6 +149,7 @@ def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[flo
     gap, gap_of_hit, nearest = (torch.from_numpy(array) for array in (gap_NK, gap_H, nearest_N))
     weight, weight_of_hit = (x if len(temperatures) == 1 else torch.empty_like(x) for x in (gap, gap_of_hit))
     log_p_TJN = torch.empty((len(temperatures), len(ks), len(gap_NK)), dtype=torch.float64)
+    total_TJN = torch.empty_like(log_p_TJN)
     for t, temperature in enumerate(temperatures):
         torch.div(gap, -temperature, out=weight).exp_()
         torch.div(gap_of_hit, -temperature, out=weight_of_hit).exp_()
@@ -143,8 +157,9 @@ def log_probs(distances_NK: Float32s, hits_NK: Bools, temperatures: Sequence[flo
             mass_NJ[has_hit_NJ] = np.add.reduceat(weight_of_hit.numpy(), first_NJ[has_hit_NJ])
         log_mass_JN = torch.from_numpy(mass_NJ).cumsum(1).log_().t() - nearest / temperature
         total_JN = torch.stack([weight[:, segment].sum(1) for segment in segments]).cumsum_(0)
-        log_p_TJN[t] = log_mass_JN - total_JN.clamp_(min=1).log_()  # the nearest neighbour alone is 1
-    return log_p_TJN.clamp_(max=0).numpy()
+        total_TJN[t] = total_JN.clamp_(min=1)  # the nearest neighbour alone is 1
+        log_p_TJN[t] = log_mass_JN - total_JN.log_()
+    return log_p_TJN.clamp_(max=0).numpy(), total_TJN.numpy()
 
 
 def next_log_prob(

@@ -21,13 +21,15 @@ from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.knn.datastore.store import Datastore, check_ids
-from fairseq.knn.index.faiss_index import on_gpus, open_index
+from fairseq.knn.index.faiss_index import lists_visited, on_gpus, open_index
 from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
 from fairseq.knn.index.index_file import IndexFile, look_at
 from fairseq.knn.index.without_rows import take_out, without_rows
-from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.several_stores import SeveralStores
+from fairseq.knn.neighbours.tally import Lists
 from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.distances import recompute_distances
@@ -152,6 +154,11 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             "index_sha256": file.sha256 if file is not None else None,
             "index_fingerprint": file.fingerprint if file is not None else None,
         }
+
+    def lists(self) -> list[Lists | None]:
+        """Returns the inverted lists of the index, None if it has none."""
+        count, visited = lists_visited(self.index)
+        return [Lists(count, visited, self.datastore.rows_left) if count else None]
 
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""

@@ -13,7 +13,6 @@ Legend: N queries · K neighbours · D key width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,6 @@ from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.config import AUTO, KNNConfig
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.arguments import (
     A,
     AnyArray,
@@ -38,13 +36,13 @@ from fairseq.knn.neighbours.distribution import (
     drop_nearest,
     drop_own,
     keep_nearest,
-    log_prob_of,
     next_log_prob,
     votes_for,
 )
+from fairseq.knn.neighbours.parts import StorePart, Values
 from fairseq.knn.neighbours.passages import RowText
+from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
 from fairseq.knn.neighbours.temperature import measure_unit, temperature_of
-from fairseq.knn.neighbours.values import Values
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
@@ -61,14 +59,6 @@ QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
 _PROBABILITY_BLOCK = 512
 # What a neighbour takes while it is searched for: its row, its distance, and both in the order of the file.
 _NEIGHBOUR_BYTES = 48
-
-
-@dataclass(frozen=True)
-class StorePart:
-    """A datastore of a source: row r of it has the id ``offset + r``."""
-
-    datastore: Datastore
-    offset: int
 
 
 class NeighbourSource(Memory, ABC):
@@ -104,6 +94,11 @@ class NeighbourSource(Memory, ABC):
         return self.parts[0].datastore.dimension
 
     @cached_property
+    def tally(self) -> Tally:
+        """What was found for scored tokens so far."""
+        return Tally()
+
+    @cached_property
     def texts(self) -> list[RowText | None]:
         """The texts that each datastore was written from, None where none is known or still there."""
         return [RowText.open(part.datastore) for part in self.parts]
@@ -137,6 +132,10 @@ class NeighbourSource(Memory, ABC):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Returns the ids of what is searched, as a result names them: ``store_id``, ``index_sha256``."""
+
+    @abstractmethod
+    def lists(self) -> Sequence[Lists | None]:
+        """Returns the inverted lists of each index, None for an index without any."""
 
     def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
@@ -188,15 +187,24 @@ class NeighbourSource(Memory, ABC):
 
     def scores(self, tokens: ScoredTokens) -> MemoryScores:
         """Returns ln p_kNN of the tokens, for the mixture."""
-        return MemoryScores(self.log_prob(tokens.query_ND, tokens.target_N, self.own_of(tokens)))
+        log_p_N, tally = self._tallied(tokens.query_ND, tokens.target_N, self.own_of(tokens))
+        self.tally.add(tally)
+        return MemoryScores(like(log_p_N, tokens.query_ND))
 
     def own_of(self, tokens: ScoredTokens) -> Int64s | None:
         """Returns the rows ``[N, S]`` that scored tokens must not find, −1 for none; None where they may find any."""
         return self.own_rows.of(tokens.block_idx_N) if self.own_rows is not None else None
 
     def report(self) -> MemoryReport:
-        """Returns the ids of what is searched, and T."""
-        return MemoryReport(identity=self.identity(), settings=self.temperature_record())
+        """Returns the ids of what is searched, T, and what was found."""
+        tally, k = self.tally, self.config.k
+        return MemoryReport(
+            identity=self.identity(),
+            settings=self.temperature_record(),
+            found={"neighbours": tally.record(k)},
+            summary=[tally.line(k)],
+            warnings=empty_places(tally, k, self.rows_left, self.lists()),
+        )
 
     def log_prob(self, queries_ND: A, target_N: A, own_NS: Int64s | None = None) -> A:
         """Returns ln p_kNN(target), float32 ``[N]``, on the device and of the kind that the queries are.
@@ -210,10 +218,15 @@ class NeighbourSource(Memory, ABC):
             ConfigError: the queries are no vectors, or the targets not one word for each of them.
             MismatchError: the queries have another width than the keys.
         """
-        k = min(self.config.k, max(self.rows_left, 1))  # further places would be empty
-        log_prob_of_votes = partial(log_prob_of, temperature=self.temperature)
-        log_ps: list[Float32s] = list(self._of_votes(log_prob_of_votes, queries_ND, target_N, k, own_NS))
-        return like(np.concatenate(log_ps), queries_ND)
+        return like(self._tallied(queries_ND, target_N, own_NS)[0], queries_ND)
+
+    def _tallied(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None) -> tuple[Float32s, Tally]:
+        k, tally = min(self.config.k, max(self.rows_left, 1)), Tally()  # further places would be empty
+        compute = partial(tallied, temperature=self.temperature)
+        parts = list(self._of_votes(compute, queries_ND, target_N, k, own_NS))
+        for _, part in parts:
+            tally.add(part)
+        return np.concatenate([log_p_N for log_p_N, _ in parts]), tally
 
     def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
         """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
@@ -224,23 +237,13 @@ class NeighbourSource(Memory, ABC):
         """
         queries = checked_queries(queries_ND, self.dimension)
         distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
-        log_p_NV = next_log_prob(
-            distances_NK,
-            ids_NK,
-            self.values_of(ids_NK),
-            vocabulary_size,
-            self.temperature,
-            distinct=self.distinct_ids,
-        )
-        return like(log_p_NV, queries_ND)
+        found = distances_NK, ids_NK, self.values_of(ids_NK)
+        return like(next_log_prob(*found, vocabulary_size, self.temperature, distinct=self.distinct_ids), queries_ND)
 
     def votes(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None = None) -> Votes:
         """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
 
-        Args:
-            queries_ND: floating point, torch or NumPy.
-            target_N: token ids.
-            own_NS: rows that each query is not to find, −1 for none.
+        Arguments are those of ``log_prob``.
         """
         parts = list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS))
         return Votes(

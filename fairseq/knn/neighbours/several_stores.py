@@ -27,7 +27,9 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import each_once
-from fairseq.knn.neighbours.neighbour_source import NeighbourSource, StorePart
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.parts import StorePart
+from fairseq.knn.neighbours.tally import Lists
 
 
 class SeveralStores(NeighbourSource):
@@ -62,6 +64,10 @@ class SeveralStores(NeighbourSource):
             ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
         distances_NK, ids_NK = np.concatenate(near, axis=1), np.concatenate(ids, axis=1)
         return (distances_NK, ids_NK) if len(self.parts) == len(self.members) else each_once(distances_NK, ids_NK)
+
+    def lists(self) -> list[Lists | None]:
+        """Returns the inverted lists of each member's index, None for an index without any."""
+        return [lists for member in self.members for lists in member.lists()]
 
     def identity(self) -> dict[str, Any]:
         """Returns an id of all datastores, in their order, one of all indexes, and those of each member."""

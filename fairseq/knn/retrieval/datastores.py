@@ -23,7 +23,7 @@ from fairseq.knn.datastore.manifest import first_rows
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import RowMap, first_position
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.neighbours.neighbour_source import StorePart
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.runtime.records import Count, Positive, Record
 
 

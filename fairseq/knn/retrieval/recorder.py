@@ -32,8 +32,8 @@ from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch
 from fairseq.knn.config import RetrievalConfig
-from fairseq.knn.neighbours.distribution import log_prob_of
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.tally import tallied
 from fairseq.knn.retrieval.datastores import datastore_record
 from fairseq.knn.retrieval.format import (
     CacheRecord,
@@ -72,7 +72,8 @@ class SavedNeighbours(Memory):
         for start in range(0, count, AT_ONCE):
             part = slice(start, start + AT_ONCE)
             found = votes.rows(part)
-            log_p_N[part] = log_prob_of(found, self.neighbours.temperature)
+            log_p_N[part], tally = tallied(found, self.neighbours.temperature)
+            self.neighbours.tally.add(tally)
             nearest = found.nearest_first()
             votes.ids_NK[part], votes.distances_NK[part] = nearest.ids_NK, nearest.distances_NK
             hits[part] = np.packbits(nearest.hits_NK, axis=1, bitorder="little")
@@ -81,7 +82,7 @@ class SavedNeighbours(Memory):
         return MemoryScores(torch.from_numpy(log_p_N).to(tokens.query_ND.device), columns=columns)
 
     def report(self) -> MemoryReport:
-        """Returns the ids of what is searched, and T."""
+        """Returns the ids of what is searched, T, and what was found."""
         return self.neighbours.report()
 
 

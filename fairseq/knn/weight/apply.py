@@ -17,8 +17,8 @@ from torch import Tensor
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.dictionary import Dictionary
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
-from fairseq.knn.neighbours.distribution import log_prob_of
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.tally import tallied
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.knn.weight.features import context_features, has_neighbours, neighbour_features
 from fairseq.knn.weight.file import check_fits, read_model
@@ -85,7 +85,9 @@ class WeighedNeighbours(Memory):
         values_NK = self.neighbours.values_of(votes.ids_NK)
         after_NF = neighbour_features(votes.distances_NK, values_NK, temperature)
         weight_N = self.model.weights(np.concatenate([before_NF, after_NF], axis=1))
-        return log_prob_of(votes, temperature), np.where(has_neighbours(votes.distances_NK), weight_N, 0.0)
+        log_p_N, tally = tallied(votes, temperature)
+        self.neighbours.tally.add(tally)
+        return log_p_N, np.where(has_neighbours(votes.distances_NK), weight_N, 0.0)
 
     def report(self) -> MemoryReport:
         """Returns what was skipped, and the time that it saved by the others' mean."""
@@ -94,12 +96,14 @@ class WeighedNeighbours(Memory):
         if searched:
             saved_s = self.search_s / searched * skipped
             summary += f"; the others took {self.search_s:.1f}s, these would have taken about {saved_s:.1f}s"
+        found = self.neighbours.report()
         return MemoryReport(
-            identity={**self.neighbours.identity(), "lmbda_model_sha256": self.sha256},
-            settings=self.neighbours.temperature_record(),
-            found={"searches": searched, "searches_skipped": skipped},
+            identity={**found.identity, "lmbda_model_sha256": self.sha256},
+            settings=found.settings,
+            found={**found.found, "searches": searched, "searches_skipped": skipped},
             speed={"search_seconds": round(self.search_s, 3)},
-            summary=[summary],
+            summary=[*found.summary, summary],
+            warnings=found.warnings,
         )
 
 

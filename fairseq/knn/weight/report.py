@@ -15,7 +15,7 @@ import numpy as np
 from fairseq.arrays import Bools, Float64s, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError, DatastoreError
-from fairseq.knn.neighbours.values import Values
+from fairseq.knn.neighbours.parts import Values
 from fairseq.knn.retrieval.results import Kept, check_results, plain, text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.config import FitLmbdaConfig

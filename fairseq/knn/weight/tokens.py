@@ -17,7 +17,7 @@ from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import Votes, log_prob_of
-from fairseq.knn.neighbours.values import Values
+from fairseq.knn.neighbours.parts import Values
 from fairseq.knn.retrieval.format import array_path
 from fairseq.knn.retrieval.retrieval import Retrieval, read_known
 from fairseq.knn.weight.features import context_features, has_neighbours, neighbour_features

@@ -19,7 +19,7 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
-from fairseq.knn.neighbours.values import Values
+from fairseq.knn.neighbours.parts import Values
 from fairseq.knn.neighbours.several_stores import SeveralStores, joint_id
 from fairseq.knn.retrieval.datastores import StoreRecord, datastore_record, parts_of
 from fairseq.runtime.records import as_json, parse

@@ -96,7 +96,7 @@ def test_what_auto_cannot_be_taken_from_is_refused_by_name(small, tmp_path):
     for word in ("abc", "Auto", "nan", ""):
         with pytest.raises(ConfigError, match="must be a number or auto, but is"):
             KNN(*small, knn_temp=word)
-    with pytest.raises(ConfigError, match="no two rows of .*same that are apart; give a number"):
+    with pytest.raises(ConfigError, match=r"no two rows of .*same that are apart; give a number"):
         KNN_Dstore.open(*indexed(tmp_path, "same", np.ones((9, 4), np.float32)), knn_temp="auto")
     (tmp_path / "small_keys.npy").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"keys of .*small_keys.npy are not there; give a number"):

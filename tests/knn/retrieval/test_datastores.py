@@ -9,7 +9,7 @@ import pytest
 from msgspec import UNSET
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.neighbours.neighbour_source import StorePart
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.retrieval.datastores import RetrievalPart, datastore_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from tests.builders.small_retrieval import small_retrieval

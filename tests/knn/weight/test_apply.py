@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.evaluate.mixture import Known, ScoredTokens
+from fairseq.evaluate.mixture import Known, MemoryReport, ScoredTokens
 from fairseq.knn.neighbours.distribution import Votes
+from fairseq.knn.neighbours.tally import Tally
 from fairseq.knn.weight.apply import WeighedNeighbours
 
 NONE = [np.inf, np.inf]
@@ -35,10 +36,13 @@ def memory(distances: list[list[float]], skipped: list[bool]) -> tuple[WeighedNe
         return Votes(distances_NK, ids_NK, ids_NK >= 0)
 
     neighbours: Any = SimpleNamespace(
-        config=SimpleNamespace(knn_temp=1.0),
+        temperature=1.0,
         votes=votes,
         values_of=lambda ids: np.full(ids.shape, 7),
-        identity=lambda: {"store_id": "s"},
+        tally=Tally(),
+        report=lambda: MemoryReport(
+            {"store_id": "s"}, {"knn_temp": 1.0}, {"neighbours": 7}, summary=["found"], warnings=["few"]
+        ),
         own_of=lambda tokens: np.arange(len(tokens.target_N))[:, None],
     )
     model: Any = SimpleNamespace(
@@ -75,10 +79,12 @@ def test_the_report_says_what_was_searched_and_how_long(monkeypatch: pytest.Monk
     for _ in range(2):
         weighed.scores(tokens(4))
     report = weighed.report()
-    assert report.found == {"searches": 4, "searches_skipped": 4}
+    assert report.found == {"neighbours": 7, "searches": 4, "searches_skipped": 4}
     assert report.speed == {"search_seconds": 2.469}
     assert report.identity == {"store_id": "s", "lmbda_model_sha256": None}
     assert report.summary == [
-        "Skipped 4 of 8 searches (50.0%); the others took 2.5s, these would have taken about 2.5s"
+        "found",
+        "Skipped 4 of 8 searches (50.0%); the others took 2.5s, these would have taken about 2.5s",
     ]
-    assert memory([], [])[0].report().summary == ["Skipped 0 of 0 searches (0.0%)"]
+    assert report.warnings == ["few"]
+    assert memory([], [])[0].report().summary[1:] == ["Skipped 0 of 0 searches (0.0%)"]

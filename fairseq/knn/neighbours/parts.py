@@ -1,6 +1,6 @@
-"""The values of rows by their ids, in one datastore or in several whose ids follow each other.
+"""The datastores of a source of neighbours, whose ids follow each other.
 
-Legend: N rows of a datastore, or queries · K neighbours.
+Legend: N rows · K neighbours.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fairseq.arrays import Integers
+from fairseq.knn.datastore.store import Datastore
+
+
+@dataclass(frozen=True)
+class StorePart:
+    """A datastore of a source: row r of it has the id ``offset + r``."""
+
+    datastore: Datastore
+    offset: int
 
 
 @dataclass(frozen=True)
