@@ -14,12 +14,17 @@ from fairseq.runtime.outputs import claim_index
 from fairseq_cli.run import run
 
 PROG = "build_dstore.py"
-DESCRIPTION = """Build the FAISS index of a datastore. An interrupted build goes on when the command is run again."""
+DESCRIPTION = """Build the FAISS index of a datastore. A stopped build goes on when the same command is given again."""
+EXAMPLES = (
+    """python build_dstore.py --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --index_spec auto""",
+    """# after fairseq-eval-lm --save-knnlm-dstore --append
+python build_dstore.py --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --append""",
+)
 
 
 def main(argv: Sequence[str]) -> None:
     """Builds an index and prints where it is."""
-    flags = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv)
+    flags = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv, EXAMPLES)
     config = flags.build(BuildConfig)
     flags.build(CommonConfig)
     flags.warn_unused()

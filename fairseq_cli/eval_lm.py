@@ -27,9 +27,20 @@ if TYPE_CHECKING:
     from fairseq.evaluate.words import WordJoiner, WordStats
     from fairseq.knn.retrieval.recorder import RetrievalRecorder
 
-DESCRIPTION = """Evaluate a language model on a split of binarised data; with --knnlm, mixed with the votes of
-neighbours from a datastore; with --cache-size, of the text's own last words; with --save-knnlm-dstore, write the
-split's datastore instead."""
+DESCRIPTION = """Measure the perplexity of a language model on a split of binarised data. --knnlm mixes in the nearest
+neighbours from a datastore, --cache-size the text's most recent tokens. --save-knnlm-dstore writes the datastore of the
+split instead."""
+EXAMPLES = (
+    """# perplexity of valid
+fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid""",
+    """# write the datastore of the training text, then index it with build_dstore.py
+fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset train \\
+    --context-window 64 --save-knnlm-dstore --dstore-mmap checkpoints/dstore""",
+    """# perplexity with neighbours, which are kept for fairseq-knnlm sweep and report
+fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid \\
+    --context-window 64 --knnlm --dstore-filename checkpoints/dstore \\
+    --indexfile checkpoints/knn.index --lmbda 0.25 --save-retrieval retrieval/valid""",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         DumpConfig,
     )
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
-    flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv)
+    flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv, EXAMPLES)
     settings = EvalSettings(flags)
     settings.claim_outputs(["fairseq-eval-lm", *argv])
     fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)

@@ -8,16 +8,24 @@ from fairseq.config.common import CommonConfig
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.log import logger
-from fairseq_cli.generation_run import flag_groups, open_run
+from fairseq_cli.generation_run import OUTPUT, flag_groups, open_run
 from fairseq_cli.run import run
 
-DESCRIPTION = """Continue the first --prefix-size tokens of each block of a split with a language model: the most
-probable texts, or random ones with --sampling; with --knnlm, mixed with the votes of neighbours from a datastore."""
+DESCRIPTION = """Continue the first --prefix-size tokens of each block of a split: with the most probable texts, or with
+random ones (--sampling). --knnlm mixes in the nearest neighbours from a datastore."""
+EXAMPLES = (
+    """fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid \\
+    --prefix-size 20 --max-len-b 50""",
+    """# random texts, with neighbours, and the 3 rows with the largest votes for each token
+fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid --prefix-size 20 \\
+    --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
+    --indexfile checkpoints/knn.index --lmbda 0.25 --show-neighbours 3""",
+)
 
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(SplitPromptsConfig), argv)
+    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(SplitPromptsConfig), argv, EXAMPLES, OUTPUT)
     config = flags.build(SplitPromptsConfig)
     opened = open_run(flags, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)

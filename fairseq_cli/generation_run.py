@@ -1,12 +1,4 @@
-"""What the commands that generate share: their flags, the generator, and the lines that they print.
-
-S-7   the prompt
-T-7   what follows it in the data (fairseq-generate)
-H-7   score, base 2          the text
-D-7   the same, as tools for translation expect it
-P-7   log2 p of each token of the text, </s> included where it ends in it
-N-7   position, token, share of the vote, row, distance, text of the row        --show-neighbours
-"""
+"""What the commands that generate share: their flags, the generator, and the lines that they print (``OUTPUT``)."""
 
 import math
 import sys
@@ -30,6 +22,17 @@ if TYPE_CHECKING:
     from fairseq.generate.generator import Generator
     from fairseq.generate.hypotheses import Hypothesis
     from fairseq_cli.neighbour_lines import NeighbourLines
+
+
+OUTPUT = """
+lines for prompt i, from 0; columns are separated by tabs
+S-i   the prompt
+T-i   what follows the prompt in the split (fairseq-generate)
+H-i   score (base 2), text; a higher score is better
+D-i   the same as H-i
+P-i   log2 p of each token of the text, separated by spaces, </s> included
+N-i   a neighbour (--show-neighbours): position, token, share of the vote, row, distance, words around it
+"""
 
 
 def flag_groups(prompts: type) -> tuple[type, ...]:

@@ -9,21 +9,28 @@ from fairseq.config.command_line import parse
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.inputs import open_input
 from fairseq.runtime.log import logger
-from fairseq_cli.generation_run import GenerationRun, flag_groups, open_run
+from fairseq_cli.generation_run import OUTPUT, GenerationRun, flag_groups, open_run
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
     from fairseq.arrays import Int64s
     from fairseq.evaluate.texts import Line
 
-DESCRIPTION = """Continue each line of the standard input, or of --input, with a language model, as fairseq-generate
-does for a split. Words are split at spaces, as they were when the model's text was binarised."""
+DESCRIPTION = """Continue each line of the standard input, or of --input: with the most probable texts, or with random
+ones (--sampling). Words are what whitespace separates. --knnlm mixes in the nearest neighbours from a datastore."""
+EXAMPLES = (
+    """echo "the king of" | fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --beam 1""",
+    """# random texts, with neighbours, and the 3 rows with the largest votes for each token
+fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --input prompts.txt \\
+    --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
+    --indexfile checkpoints/knn.index --lmbda 0.25 --show-neighbours 3""",
+)
 MOST_WORDS_NAMED = 5
 
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(LinePromptsConfig), argv)
+    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(LinePromptsConfig), argv, EXAMPLES, OUTPUT)
     config = flags.build(LinePromptsConfig)
     with open_input(config.input) as file:
         opened = open_run(flags)

@@ -21,6 +21,7 @@ from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq_cli.run import run
 
 PROG = "fairseq-knnlm"
+DESCRIPTION = "Check, describe, measure, change and evaluate the files of a kNN-LM."
 
 
 @dataclass(frozen=True)
@@ -33,77 +34,124 @@ class Subcommand:
             retrieval's results to keep, or nothing.
         configs: what it is called with: config dataclasses, whose fields are the flags, besides those of every command.
         more: what it is called with after them: ``seed``; ``show``, which prints a line at once.
+        examples: command lines for ``--help``.
     """
 
     summary: str
     function: str
     configs: tuple[type, ...]
     more: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
 
 SUBCOMMANDS = {
     "check": Subcommand(
-        "Check data, checkpoint, datastore and index: each alone, and that they belong together.",
+        "Check data, checkpoint, datastore and index: each by itself, and that they belong together.",
         "fairseq.knn.inspect.check:check_all",
         (CheckConfig,),
         ("show",),
+        examples=(
+            """fairseq-knnlm check data-bin --path checkpoints/checkpoint_best.pt \\
+    --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index""",
+            """fairseq-knnlm check retrieval/valid""",
+        ),
     ),
     "info": Subcommand(
-        "Say what files are, and how far unfinished ones have come.",
+        "Say what files are, what a directory holds, and how far unfinished work has come.",
         "fairseq.knn.inspect.info:describe_all",
         (InfoConfig,),
         ("show",),
+        examples=(
+            """fairseq-knnlm info checkpoints data-bin retrieval/valid""",
+            """fairseq-knnlm info checkpoints/dstore checkpoints/knn.index""",
+        ),
     ),
     "adopt": Subcommand(
-        "Make the datastore of another tool one of ours: checked, mended where that can be done, with a manifest.",
+        "Take over a datastore of another tool: check it, mend it where possible, write a manifest.",
         "fairseq.knn.maintain.adopt:adopt_datastore",
         (AdoptConfig, OriginConfig, DeviceConfig),
+        examples=(
+            """fairseq-knnlm adopt other/dstore_gpt2_103225485_1024 --dstore-mmap checkpoints/dstore""",
+            """# values compared with the text, and keys with the model
+fairseq-knnlm adopt other/dstore --dstore-mmap checkpoints/dstore --dimension 1024 \\
+    --data data-bin --path checkpoints/checkpoint_best.pt --context-window 1536""",
+        ),
     ),
     "recall": Subcommand(
-        "Measure indexes of a datastore: bytes, seconds, recall, queries per second, and the loss they lead to.",
+        "Measure indexes of a datastore: size, time, recall, queries per second, and the loss with them.",
         "fairseq.knn.inspect.recall:run_recall",
         (RecallConfig, QueriesConfig, DeviceConfig),
         ("seed",),
+        examples=(
+            """fairseq-knnlm recall --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index""",
+            """# which index to build, measured on queries from valid
+fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
+    --dstore-filename checkpoints/dstore --index-spec 'IVF1024,SQ8;IVF1024,PQ32' --probe 8,32""",
+        ),
     ),
     "convert": Subcommand(
         "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
         "fairseq.checkpoints.safetensors:convert",
         (ConvertConfig,),
+        examples=(
+            """fairseq-knnlm convert checkpoints/checkpoint_best.pt model.safetensors""",
+            """fairseq-knnlm convert model.safetensors model.pt""",
+        ),
     ),
     "report": Subcommand(
-        "Show a saved retrieval as one HTML page: the text by gain and harm, and every token's neighbours.",
+        "Write an HTML page of a saved retrieval: where neighbours help and harm, and every token's neighbours.",
         "fairseq.knn.report.build:write_report",
         (ReportConfig,),
+        examples=(
+            """fairseq-knnlm report retrieval/valid""",
+            """fairseq-knnlm report retrieval/valid --lmbda 0.3 --k 64 --out page.html""",
+        ),
     ),
     "sweep": Subcommand(
-        "Find the best λ, k and temperature of a saved retrieval: every setting, exactly, in one pass.",
+        "Find the best λ, k and temperature for a saved retrieval: every setting, exactly, in one pass.",
         "fairseq.knn.sweep.command:run_sweep",
         (SweepConfig,),
         ("seed", "show"),
+        examples=(
+            """fairseq-knnlm sweep retrieval/valid --apply retrieval/test""",
+            """fairseq-knnlm sweep retrieval/valid --lmbda 0:1:0.05 --k 1,8,64,1024 --knn-temp 0.1,1,10,100""",
+        ),
     ),
     "sweep-cache": Subcommand(
-        "Find the best weights of neighbours and continuous cache in a saved retrieval that has both.",
+        "Find the best weights of neighbours and continuous cache, for a saved retrieval that has both.",
         "fairseq.knn.sweep.command:run_sweep",
         (CacheSweepConfig,),
         ("seed", "show"),
+        examples=("""fairseq-knnlm sweep-cache retrieval/valid --apply retrieval/test""",),
     ),
     "fit-lmbda": Subcommand(
-        "Fit λ to a saved retrieval, a weight of each token's own, and which searches may be skipped.",
+        "Fit a weight λ for each token to a saved retrieval, and which searches may be skipped.",
         "fairseq.knn.weight.report:run_fit",
         (FitLmbdaConfig,),
         ("seed", "show"),
+        examples=(
+            """fairseq-knnlm fit-lmbda retrieval/valid --out lmbda.json --knn-temp 1,2,4 --apply retrieval/test""",
+        ),
     ),
     "rows": Subcommand(
-        "Say which document, line and words rows of a datastore come from, and which rows a document has.",
+        "Show which document, line and words the rows of a datastore come from; list its documents.",
         "fairseq.knn.inspect.rows:show_rows",
         (RowsConfig, TextsConfig),
         ("show",),
+        examples=(
+            """fairseq-knnlm rows checkpoints/dstore 12345 100:120""",
+            """fairseq-knnlm rows checkpoints/dstore --documents""",
+        ),
     ),
     "forget": Subcommand(
-        "Forget a document, a source or rows of a datastore: no search finds them; --compact makes files without them.",
+        "Hide a document, a text or rows of a datastore from every search; --compact removes them from the files.",
         "fairseq.knn.maintain.forget:forget",
         (ForgetConfig, TextsConfig),
         ("show",),
+        examples=(
+            """fairseq-knnlm forget checkpoints/dstore --document 'Homarus gammarus'""",
+            """fairseq-knnlm forget checkpoints/dstore --compact --indexfile checkpoints/knn.index""",
+        ),
     ),
 }
 
@@ -124,7 +172,8 @@ def main(argv: Sequence[str]) -> None:
             f" (see {PROG} --help)"
         )
     start, subcommand = time.monotonic(), SUBCOMMANDS[name]
-    flags = parse(f"{PROG} {name}", subcommand.summary, (*subcommand.configs, CommonConfig), argv[1:])
+    groups = (*subcommand.configs, CommonConfig)
+    flags = parse(f"{PROG} {name}", subcommand.summary, groups, argv[1:], subcommand.examples)
     configs: list[Any] = [flags.build(config) for config in subcommand.configs]
     more = {"seed": flags.build(CommonConfig).seed, "show": show}
     flags.warn_unused()
@@ -146,8 +195,8 @@ def help_text() -> str:
     """Returns what ``--help`` prints without a subcommand."""
     width = max(map(len, SUBCOMMANDS))
     lines = [f"  {name:<{width}}  {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
-    usage = f"usage: {PROG} SUBCOMMAND [FLAGS]\n\nLook after the files of a kNN-LM.\n\nsubcommands:\n"
-    return usage + "\n".join(lines) + f"\n\n{PROG} SUBCOMMAND --help lists a subcommand's flags."
+    usage = f"usage: {PROG} SUBCOMMAND [FLAGS]\n\n{DESCRIPTION}\n\nsubcommands:\n"
+    return usage + "\n".join(lines) + f"\n\n{PROG} SUBCOMMAND --help shows a subcommand's flags and examples."
 
 
 def cli_main() -> None:

@@ -12,8 +12,15 @@ from fairseq_cli.run import run
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Count the words of a text and write dict.txt, then the ids of train, valid and test (NAME.bin,
-NAME.idx). Words are what whitespace separates; </s> is appended to each line."""
+DESCRIPTION = """Make a dictionary of the words of a text (dict.txt), and binarise train, valid and test with it
+(NAME.bin, NAME.idx), for the other commands. Words are what whitespace separates; every line ends in </s>."""
+EXAMPLES = (
+    """# words that occur once or twice become <unk>
+fairseq-preprocess --only-source --trainpref train.txt --validpref valid.txt --testpref test.txt \\
+    --destdir data-bin --thresholdsrc 3""",
+    """# another text with the dictionary of a model
+fairseq-preprocess --only-source --srcdict data-bin/dict.txt --testpref other.txt --destdir data-other""",
+)
 
 
 def flag_groups() -> tuple[type, ...]:
@@ -23,7 +30,7 @@ def flag_groups() -> tuple[type, ...]:
 
 def main(argv: Sequence[str]) -> None:
     """Parses the flags, makes the dictionary and binarises each text."""
-    flags = parse("fairseq-preprocess", DESCRIPTION, flag_groups(), argv)
+    flags = parse("fairseq-preprocess", DESCRIPTION, flag_groups(), argv, EXAMPLES)
     config = flags.build(PreprocessConfig)
     flags.build(CommonConfig)
     flags.warn_unused("fairseq-preprocess reads and writes files only")

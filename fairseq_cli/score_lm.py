@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from fairseq.evaluate.texts import Line, ScoredLine, TextScorer
 
 DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
-sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. The dictionary is all
-that is needed of the data. With --knnlm, mixed with the votes of neighbours from a datastore."""
+sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. --knnlm mixes in the
+nearest neighbours from a datastore."""
+EXAMPLES = (
+    """echo "the cat sat on the mat ." | fairseq-score-lm data-bin/dict.txt --path checkpoints/checkpoint_best.pt""",
+    """# with neighbours, as JSON
+fairseq-score-lm data-bin --path checkpoints/checkpoint_best.pt --input lines.txt --json --knnlm \\
+    --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index --lmbda 0.25""",
+)
 
 GROUPS = (ScoreConfig, KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)
 
 
 def main(argv: Sequence[str]) -> None:
     """Scores lines."""
-    flags = parse("fairseq-score-lm", DESCRIPTION, GROUPS, argv)
+    flags = parse("fairseq-score-lm", DESCRIPTION, GROUPS, argv, EXAMPLES)
     config = flags.build(ScoreConfig)
     neighbours = NeighbourSettings(flags, config.path)
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)

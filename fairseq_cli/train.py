@@ -32,9 +32,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Train a language model on data that fairseq-preprocess has binarised. A run that was stopped goes on
-from checkpoint_last.pt in --save-dir when the same command is given again, also one that began from --restore-file,
---finetune-from-model or with resets. Under torchrun, several processes train one model."""
+DESCRIPTION = """Train a language model on data that fairseq-preprocess wrote. A stopped run goes on from
+checkpoint_last.pt in --save-dir when the same command is given again; what it began from (--restore-file,
+--finetune-from-model, resets) is then not repeated. Under torchrun, several processes train one model."""
+EXAMPLES = (
+    """# a small model, in minutes on a CPU
+fairseq-train data-bin --save-dir checkpoints --decoder-layers 2 --decoder-embed-dim 128 \\
+    --decoder-ffn-embed-dim 512 --decoder-attention-heads 4 --optimizer adam --lr 0.003 \\
+    --tokens-per-sample 128 --max-tokens 2048 --max-update 500""",
+    """# the published model of WikiText-103
+fairseq-train data-bin --save-dir checkpoints --arch transformer_lm_wiki103 --criterion adaptive_loss \\
+    --optimizer nag --lr 0.0001 --max-lr 1.0 --lr-scheduler cosine --warmup-updates 16000 \\
+    --warmup-init-lr 1e-07 --lr-period-updates 270000 --t-mult 2 --lr-shrink 0.75 --min-lr 1e-09 \\
+    --clip-norm 0.1 --max-tokens 3072 --update-freq 3 --tokens-per-sample 3072 --max-update 286000 --fp16""",
+)
 
 
 def flag_groups() -> tuple[type, ...]:
@@ -79,7 +90,7 @@ def run_config(flags: Flags) -> RunConfig:
 
 def main(argv: Sequence[str]) -> None:
     """Trains."""
-    config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv))
+    config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES))
     if isinstance(config.task, LanguageModelingConfig):
         require_inputs("", config.task.data, config.batching.train_subset)
     if not config.checkpoint.no_save:

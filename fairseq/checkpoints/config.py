@@ -4,12 +4,13 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import File
 
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Weights from one format to another."""
+    """Weights to convert."""
 
-    source: str = flag(dataclasses.MISSING, "checkpoint (.pt), or weights (.safetensors)", positional=True)
-    target: str = flag(dataclasses.MISSING, "file to write: .safetensors, or .pt", positional=True)
-    overwrite: bool = flag(False, "replace a file that is there")
+    source: File = flag(dataclasses.MISSING, "checkpoint (.pt) or weights (.safetensors)", positional=True)
+    target: File = flag(dataclasses.MISSING, "file to write: .safetensors or .pt", positional=True)
+    overwrite: bool = flag(False, "replace an existing file")

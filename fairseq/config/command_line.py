@@ -6,39 +6,76 @@ One argument group per dataclass, titled by the first line of its docstring. arg
 
 import argparse
 import dataclasses
+import re
+import textwrap
 import typing
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NoReturn
 
 from fairseq import __version__
 from fairseq.config.flags import Flags, flag_fields, flag_name
+from fairseq.config.help import (
+    WITHOUT_EFFECT,
+    Formatter,
+    defaults,
+    flag_text,
+    metavar,
+    positional_metavar,
+    title,
+    usage,
+)
 from fairseq.config.plugins import import_user_dir
 from fairseq.errors import ConfigError, did_you_mean
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with errors of ours, one line each."""
+    """argparse with errors of ours, one line each, and paragraphs at the end of its help that stand as written."""
+
+    endings: Sequence[tuple[str, Sequence[str]]] = ()
+
+    def format_help(self) -> str:
+        """Returns the help, with the paragraphs under their titles."""
+        text = super().format_help()
+        for name, paragraphs in self.endings:
+            shown = "\n\n".join(textwrap.indent(paragraph.strip("\n"), "  ") for paragraph in paragraphs)
+            text += f"\n{name}:\n{shown}\n" if shown else ""
+        return text
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
 
-def parse(prog: str, description: str, groups: Sequence[type], argv: Sequence[str]) -> Flags:
+def parse(
+    prog: str,
+    description: str,
+    groups: Sequence[type],
+    argv: Sequence[str],
+    examples: Sequence[str] = (),
+    output: str = "",
+) -> Flags:
     """Returns the flags that ``argv`` spells for the config dataclasses ``groups``.
 
-    ``--help`` and ``--version`` print and exit.
+    ``--help`` and ``--version`` print and exit. The former ends in what the command prints, and examples.
 
     Raises:
         ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
     """
     parser = make_parser(prog, description, groups)
+    parser.endings = (("output", (output,) if output else ()), ("examples", examples))
     namespace, unknown = parser.parse_known_args([hyphens(word) for word in argv])
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        name = unknown[0].split("=")[0]
-        raise ConfigError(f"unrecognised argument {unknown[0]}{did_you_mean(name, known)} (see {prog} --help)")
+        raise ConfigError(f"{_unknown(unknown[0], known)} (see {prog} --help)")
     return Flags(vars(namespace), tuple(groups))
+
+
+def _unknown(word: str, known: Sequence[str]) -> str:
+    if not word.strip():
+        return "an argument is a space: write nothing behind the \\ that ends a line"
+    name, blank, value = word.partition(" ")
+    if blank and name in known:
+        return f"{word!r} is one argument: write {name} and {value} without quotes around both"
+    return f"unrecognised argument {word}{did_you_mean(word.split('=')[0], known)}"
 
 
 def load_plugins(argv: Sequence[str]) -> None:
@@ -54,70 +91,49 @@ def early_value(name: str, argv: Sequence[str]) -> str | None:
     return early.parse_known_args([hyphens(word) for word in argv])[0].value  # type: ignore[no-any-return]
 
 
-def make_parser(prog: str, description: str, groups: Sequence[type]) -> argparse.ArgumentParser:
+def make_parser(prog: str, description: str, groups: Sequence[type]) -> _Parser:
     """Returns the argument parser of a command; a flag that two groups share is declared by the first."""
     parser = _Parser(
         prog=prog,
+        usage=usage(groups),
         description=description,
         allow_abbrev=False,
-        formatter_class=partial(argparse.HelpFormatter, max_help_position=36, width=110),
+        formatter_class=Formatter,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    defaults = _defaults(groups)
+    default_of, without_effect = defaults(groups), []
     for cls in dict.fromkeys(groups):
-        group = parser.add_argument_group(_title(cls))
-        kinds = typing.get_type_hints(cls)
+        group = parser.add_argument_group(title(cls))
+        kinds = typing.get_type_hints(cls, include_extras=True)
         for name, field in flag_fields(cls).items():
-            if name in defaults:  # else an earlier group has it
-                _add_flag(group, name, field, kinds[name], defaults.pop(name))
+            if name not in default_of:  # an earlier group has it
+                continue
+            text = flag_text(field, default_of.pop(name))
+            if field.metadata["no_effect"]:
+                without_effect.append((name, field, kinds[name], text))
+            else:
+                _add_flag(group, name, field, kinds[name], text)
+    last = parser.add_argument_group(WITHOUT_EFFECT)
+    for flag in without_effect:
+        _add_flag(last, *flag)
     return parser
-
-
-def _title(cls: type) -> str:
-    return (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
-
-
-def _defaults(groups: Sequence[type]) -> dict[str, str]:
-    """Returns each flag's default as text; where groups share a flag but not its default, all of them by group."""
-    by_flag: dict[str, dict[str, str]] = {}
-    for cls in groups:
-        for name, field in flag_fields(cls).items():
-            by_flag.setdefault(name, {})[_title(cls)] = _default_text(field.default)
-    return {
-        name: next(iter(by_group.values()))
-        if len(set(by_group.values())) == 1
-        else "; ".join(f"{value or 'none'} ({title})" for title, value in by_group.items())
-        for name, by_group in by_flag.items()
-    }
-
-
-def _default_text(value: Any) -> str:
-    if value in (dataclasses.MISSING, None) or value is False:
-        return ""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def hyphens(word: str) -> str:
     """Returns ``--dstore_size=5`` as ``--dstore-size=5``; words that are not flags stay as they are."""
     if not word.startswith("--"):
         return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
+    match = re.match("[^= ]*", word)
+    assert match is not None
+    return match[0].replace("_", "-") + word[match.end() :]
 
 
-def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, default: str) -> None:
+def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, text: str) -> None:
     meta = field.metadata
-    text = meta["help"].replace("%", "%%")
-    choices = meta["choices"]() if callable(meta["choices"]) else meta["choices"]
-    if choices:
-        text += f" ({', '.join(choices)})"
-    if meta["no_effect"]:
-        text += f" [accepted, no effect: {meta['no_effect']}]"
-    if default:
-        text += f" [default: {default}]"
     if meta["positional"]:
-        group.add_argument(name, help=text, nargs="*" if typing.get_origin(kind) is tuple else "?")
+        nargs = "*" if typing.get_origin(kind) is tuple else "?"
+        group.add_argument(name, help=text, nargs=nargs, metavar=positional_metavar(name, kind))
         return
     spellings = [flag_name(name), *meta["aliases"]]
     if kind is bool:
@@ -125,15 +141,6 @@ def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, d
             argparse.BooleanOptionalAction if field.default is True else "store_true"
         )  # the former adds --no-…
         group.add_argument(*spellings, dest=name, action=action, help=text)
-    elif meta["optional_value"] is not None:
-        group.add_argument(*spellings, dest=name, nargs="?", const=meta["optional_value"], help=text)
-    else:
-        group.add_argument(*spellings, dest=name, metavar=_metavar(name, kind), help=text)
-
-
-def _metavar(name: str, kind: Any) -> str:
-    inner = [a for a in typing.get_args(kind) if a not in (type(None), ...)]
-    plain = inner[0] if inner else kind
-    if typing.get_origin(kind) is tuple or typing.get_origin(plain) is tuple:
-        return "N,N,…"
-    return {int: "N", float: "X"}.get(plain, name.rsplit("_", 1)[-1].upper())
+        return
+    optional = {} if meta["optional_value"] is None else {"nargs": "?", "const": meta["optional_value"]}
+    group.add_argument(*spellings, dest=name, metavar=metavar(name, field, kind), help=text, **optional)

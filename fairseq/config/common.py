@@ -3,40 +3,48 @@
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import File, Place
 from fairseq.errors import ConfigError
+
+MODEL_OVERRIDES = "settings that replace the checkpoint's, such as \"{'tokens_per_sample': 128}\""
+LOG_FORMATS = {"tqdm": "a bar", "simple": "lines", "json": "lines of JSON", "none": "no progress"}
 
 
 @dataclass(frozen=True)
 class CommonConfig:
-    """Every command."""
+    """Log and progress, of every command."""
 
-    seed: int = flag(1, "seed of every random choice", minimum=0)
-    user_dir: str | None = flag(None, "a package or .py file that registers further models, tasks, optimizers, …")
+    seed: int = flag(1, "seed of all random numbers", minimum=0)
+    user_dir: Place | None = flag(None, "plugin: a package directory or .py file that registers models, optimizers, …")
     log_interval: int = flag(100, "report progress every N batches", minimum=1)
     log_format: str | None = flag(
-        None, "form of progress; a bar in a terminal, else lines", choices=("json", "simple", "tqdm", "none")
+        None, "how progress is shown [default: tqdm in a terminal, else simple]", choices=LOG_FORMATS
     )
-    no_progress_bar: bool = flag(False, "report progress in lines even in a terminal")
-    log_file: str | None = flag(None, "append the log and the lines of progress to this file as well")
-    traceback: bool = flag(False, "show the whole traceback of an error")
+    no_progress_bar: bool = flag(False, "show progress as lines, even in a terminal")
+    log_file: File | None = flag(None, "also append the log and the lines of progress to this file")
+    traceback: bool = flag(False, "show the Python traceback of an error")
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
     """Device and precision."""
 
-    cpu: bool = flag(False, "compute on the CPU even where there is a GPU")
-    fp16: bool = flag(False, "compute in half precision (on a GPU; a CPU uses float32 and says so)")
-    bf16: bool = flag(False, "compute in bfloat16 (on a CPU without instructions for it in float32, and says so)")
+    cpu: bool = flag(False, "compute on the CPU, even if there is a GPU")
+    fp16: bool = flag(False, "compute in float16, on a GPU; a CPU computes in float32 instead, with a warning")
+    bf16: bool = flag(
+        False, "compute in bfloat16; a CPU without instructions for it computes in float32 instead, with a warning"
+    )
     memory_efficient_fp16: bool = flag(False, "an older spelling of --fp16")
-    fp16_init_scale: float = flag(128.0, "first loss scale of --fp16 training", minimum=1e-8)
-    fp16_scale_window: int | None = flag(None, "updates without overflow before the loss scale doubles", minimum=1)
-    min_loss_scale: float = flag(1e-4, "smallest loss scale; training stops below it", minimum=0)
+    fp16_init_scale: float = flag(128.0, "loss scale at the start of --fp16 training", minimum=1e-8)
+    fp16_scale_window: int | None = flag(
+        None, "double the loss scale after N updates without overflow [default: 2000]", minimum=1
+    )
+    min_loss_scale: float = flag(1e-4, "stop training when the loss scale falls below this", minimum=0)
     num_workers: int = flag(
         1,
         "data loading processes",
         minimum=0,
-        no_effect="batches are slices of a memory-mapped file, quicker to cut than to send between processes",
+        no_effect="data is memory-mapped and needs no loading processes",
     )
 
 

@@ -17,9 +17,10 @@ import math
 import types
 import typing
 from argparse import Namespace as Namespace  # checkpoints hold one; argparse itself stays here
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+from fairseq.config.kinds import kind_of
 from fairseq.errors import ConfigError, did_you_mean, shown
 
 T = TypeVar("T")
@@ -34,12 +35,13 @@ def flag(
     help: str,
     *,
     aliases: tuple[str, ...] = (),
-    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None,
+    choices: Collection[str] | Callable[[], Collection[str]] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
     positional: bool = False,
     optional_value: str | None = None,
     no_effect: str | None = None,
+    required: bool = False,
 ) -> Any:
     """Returns a dataclass field that is also a command-line flag.
 
@@ -47,12 +49,14 @@ def flag(
         default: the value when no layer has one; ``dataclasses.MISSING`` makes the field required.
         help: one line for ``--help``, with the unit.
         aliases: further spellings, with their dashes.
-        choices: the allowed values, or a function that returns them (a registry's names).
+        choices: the allowed values, or a function that returns them (a registry's); a mapping gives each a word of
+            explanation.
         minimum: the least value allowed.
         maximum: the greatest value allowed.
         positional: the flag is a positional argument.
         optional_value: what the flag means when it is typed without a value.
         no_effect: the flag is accepted for old command lines but does nothing, for this reason; typing it warns.
+        required: ``--help`` shows the flag as required: its config refuses the default.
     """
     metadata = dict(
         help=help,
@@ -63,6 +67,7 @@ def flag(
         positional=positional,
         optional_value=optional_value,
         no_effect=no_effect,
+        required=required or default is dataclasses.MISSING,
     )
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -148,7 +153,8 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
         known = choices() if callable(choices) else choices
         if value not in known:
             hint = did_you_mean(str(value), known)
-            raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}")
+            plugin = "; a plugin's needs --user-dir" if callable(choices) and not hint else ""
+            raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}{plugin}")
     if value == () and field.default != ():
         raise ConfigError(f"{what} must have a value, but is empty")
     for item in value if isinstance(value, tuple) else (value,):
@@ -170,7 +176,7 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
     Raises:
         ConfigError: a value has the wrong type, is out of range, or a required one is missing.
     """
-    kinds = typing.get_type_hints(cls)
+    kinds, annotated = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for name, field in flag_fields(cls).items():
         what = name if field.metadata["positional"] else flag_name(name)
@@ -179,6 +185,9 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
                 values[name] = coerce(layer[name], kinds[name], what)
         if name in values:
             _check(values[name], field, what)
+            kind = kind_of(annotated[name])
+            if kind is not None and kind.check is not None and values[name] is not None:
+                kind.check(what, values[name])
         elif field.default is dataclasses.MISSING:
             raise ConfigError(f"{what} is required: {field.metadata['help']}")
     return cls(**values)

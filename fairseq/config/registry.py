@@ -21,12 +21,18 @@ def load(path: str) -> Callable[..., Any]:
     return loaded
 
 
+def first_line(thing: object) -> str:
+    """Returns the first line of what a function or class says of itself, without the full stop."""
+    return (thing.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A registered name: its factory (or ``"module:attribute"``) and its config dataclass, if it has one."""
+    """A registered name: its factory (or ``"module:attribute"``), its config dataclass if it has one, what it is."""
 
     factory: Callable[..., Any] | str
     config: type | None
+    summary: str = ""
 
 
 class Registry:
@@ -42,17 +48,22 @@ class Registry:
         self.flag = flag
         self._entries: dict[str, Entry] = {}
 
-    def add(self, name: str, factory: Callable[..., Any] | str, config: type | None = None) -> None:
-        """Registers ``name``; raises ConfigError when it is taken."""
+    def add(self, name: str, factory: Callable[..., Any] | str, config: type | None = None, summary: str = "") -> None:
+        """Registers ``name``, with a few words for ``--help``; raises ConfigError when it is taken."""
         if name in self._entries:
             raise ConfigError(f"{self.kind} '{name}' is registered twice; give the second one another name")
-        self._entries[name] = Entry(factory, config)
+        if not summary and not isinstance(factory, str):
+            summary = first_line(factory)
+        self._entries[name] = Entry(factory, config, summary)
 
-    def register(self, name: str, config: type | None = None) -> Callable[[F], F]:
-        """Returns a decorator that registers a factory under ``name``."""
+    def register(self, name: str, config: type | None = None, summary: str = "") -> Callable[[F], F]:
+        """Returns a decorator that registers a factory under ``name``.
+
+        Without a summary, ``--help`` shows the first line of its docstring.
+        """
 
         def decorate(factory: F) -> F:
-            self.add(name, factory, config)
+            self.add(name, factory, config, summary)
             return factory
 
         return decorate
@@ -60,6 +71,10 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Returns the registered names."""
         return tuple(self._entries)
+
+    def summaries(self) -> dict[str, str]:
+        """Returns a few words on each name."""
+        return {name: entry.summary for name, entry in self._entries.items()}
 
     def config(self, name: str) -> type | None:
         """Returns the config dataclass of ``name``; raises ConfigError for an unknown name."""

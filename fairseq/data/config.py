@@ -3,41 +3,51 @@
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, Dirs, File, FileList, Name, Split, Splits
 from fairseq.errors import ConfigError
 
-BREAK_MODES = ("none", "complete", "complete_doc", "eos")
+BREAK_MODES = {
+    "none": "every block is full; lines are cut anywhere",
+    "complete": "whole lines, as many as fit into a block",
+    "complete_doc": "the same, and no block goes beyond a document (an empty line)",
+    "eos": "a block for each line",
+}
 
 
 @dataclass(frozen=True)
 class LanguageModelingConfig:
-    """Task: language modelling."""
+    """Data, and how it is cut into blocks."""
 
-    data: str = flag(
+    data: Dirs = flag(
         "data-bin",
-        r"directory of binarised data; DATA1:DATA2 takes one per epoch in turn (\: is a colon in a name)",
+        r"directory that fairseq-preprocess wrote; A:B trains on both in turn, an epoch each (a colon in a name: \:)",
         positional=True,
     )
-    sample_break_mode: str = flag("none", "how the token stream is cut into blocks", choices=BREAK_MODES)
-    tokens_per_sample: int = flag(1024, "tokens in a block", minimum=1)
+    sample_break_mode: str = flag("none", "how text is cut into blocks", choices=BREAK_MODES)
+    tokens_per_sample: int = flag(1024, "tokens in a block, the model's longest context", minimum=1)
     output_dictionary_size: int = flag(
-        -1, "limit the model's output to the first N ids", no_effect="the output always covers the whole dictionary"
+        -1, "limit the output to the first N words", no_effect="the output always covers the whole dictionary"
     )
-    add_bos_token: bool = flag(False, "put <s> before every block")
+    add_bos_token: bool = flag(False, "begin every block with <s>")
 
 
 @dataclass(frozen=True)
 class BatchConfig:
     """Batches."""
 
-    max_tokens: int | None = flag(None, "padded tokens in a batch", minimum=1)
-    max_sentences: int | None = flag(None, "blocks in a batch", aliases=("--batch-size",), minimum=1)
-    required_batch_size_multiple: int = flag(8, "make the number of rows a multiple of N where it can be", minimum=1)
-    skip_invalid_size_inputs_valid_test: bool = flag(
-        False, "leave out validation blocks that are longer than the model's positions, with a warning"
+    max_tokens: int | None = flag(
+        None, "most tokens in a batch, padding counted; this or --batch-size is required", minimum=1
     )
-    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
-    train_subset: str = flag("train", "name of the data to train on")
-    valid_subset: str = flag("valid", "names of the data to validate on, comma-separated")
+    max_sentences: int | None = flag(None, "most blocks in a batch", aliases=("--batch-size",), minimum=1)
+    required_batch_size_multiple: int = flag(
+        8, "make the number of blocks in a batch a multiple of N where possible", minimum=1
+    )
+    skip_invalid_size_inputs_valid_test: bool = flag(
+        False, "leave out validation blocks that are longer than the model can read, with a warning"
+    )
+    dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
+    train_subset: Split = flag("train", "split to train on")
+    valid_subset: Splits = flag("valid", "splits to validate on")
 
 
 NUM_SPECIALS = 4
@@ -47,23 +57,25 @@ NUM_SPECIALS = 4
 class PreprocessConfig:
     """Text and dictionary."""
 
-    only_source: bool = flag(False, "binarise text in one language; required, for there is no other kind here")
-    trainpref: str | None = flag(None, "training text, one sentence or paragraph a line")
-    validpref: str | None = flag(None, "validation text; a comma-separated list makes valid, valid1, …")
-    testpref: str | None = flag(None, "test text; a comma-separated list makes test, test1, …")
-    destdir: str = flag("data-bin", "directory to write to")
-    workers: int = flag(1, "processes; any number of them gives the same bytes", minimum=1)
-    overwrite: bool = flag(False, "replace files of an earlier run")
-    srcdict: str | None = flag(None, "use this dictionary instead of counting the training text")
-    dict_only: bool = flag(False, "write the dictionary only")
-    thresholdsrc: int = flag(0, "least count of a word that has an id of its own", minimum=0)
-    nwordssrc: int = flag(-1, "most ids in the dictionary, the four specials included; -1: no limit", minimum=-1)
-    padding_factor: int = flag(8, "fill the dictionary up to a multiple of N ids", minimum=1)
-    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
-    tokenizer: str | None = flag(None, "how words are found; space (between whitespace) only")
-    bpe: str | None = flag(None, "subwords; not here yet: split the text beforehand")
-    tensorboard_logdir: str | None = flag(
-        None, "write TensorBoard logs to this directory", no_effect="preprocessing has no curves to draw"
+    only_source: bool = flag(False, "the text is in one language; there is no other kind here", required=True)
+    trainpref: File | None = flag(None, "training text, a sentence or paragraph a line; this or --srcdict is required")
+    validpref: FileList | None = flag(None, "validation text; of several, comma-separated: valid, valid1, …")
+    testpref: FileList | None = flag(None, "test text; of several, comma-separated: test, test1, …")
+    destdir: Dir = flag("data-bin", "directory to write to")
+    workers: int = flag(1, "processes; the result is the same for any number", minimum=1)
+    overwrite: bool = flag(False, "replace the files of an earlier run")
+    srcdict: File | None = flag(None, "use this dictionary (dict.txt) instead of making one from the training text")
+    dict_only: bool = flag(False, "write only the dictionary")
+    thresholdsrc: int = flag(0, "words that occur less than N times become <unk>", minimum=0)
+    nwordssrc: int = flag(
+        -1, "most words in the dictionary, its four special symbols included (-1: no limit)", minimum=-1
+    )
+    padding_factor: int = flag(8, "fill the dictionary up to a multiple of N words", minimum=1)
+    dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
+    tokenizer: Name | None = flag(None, "only 'space': words are what whitespace separates")
+    bpe: Name | None = flag(None, "refused: split the text into subwords beforehand")
+    tensorboard_logdir: Dir | None = flag(
+        None, "directory of TensorBoard logs", no_effect="preprocessing has no curves to draw"
     )
 
     def __post_init__(self) -> None:

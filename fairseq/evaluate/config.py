@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq.config.common import check_subword_mark
+from fairseq.config.common import MODEL_OVERRIDES, check_subword_mark
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, File, Files, Mark, Name, Place, Settings, Split
 from fairseq.errors import ConfigError
 from fairseq.runtime.files import is_stream
 
@@ -16,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """The continuous cache; lists are swept in one pass."""
+    """Continuous cache: recent tokens of the text; lists are tried in one pass."""
 
-    cache_size: tuple[int, ...] = flag((), "earlier targets of the text that the cache holds", minimum=1)
+    cache_size: tuple[int, ...] = flag((), "tokens that the cache holds, the most recent ones of the text", minimum=1)
     cache_lmbda: tuple[float, ...] = flag(
         (0.0,), "weight μ of the cache: p = (1 − λ − μ) p_LM + λ p_kNN + μ p_cache", minimum=0, maximum=1
     )
     cache_theta: tuple[float, ...] = flag(
         (1.0,),
-        "flatness θ: an earlier target's weight is exp(θ h·h′), of its context vector and the present one",
+        "sharpness θ: a cached token's weight is exp(θ h·h′), h its context vector, h′ the present one",
         minimum=0,
     )
 
@@ -82,55 +83,63 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """What is scored."""
+    """Model and text."""
 
-    data: str = flag(
-        dataclasses.MISSING, "directory of binarised data, for its dict.txt; or the dictionary itself", positional=True
+    data: Dir = flag(
+        dataclasses.MISSING, "dictionary (dict.txt), or the directory of binarised data that has it", positional=True
     )
-    path: str = flag(
+    path: Files = flag(
         dataclasses.MISSING,
-        r"the checkpoint to score with; A:B averages the probabilities of several (\: is a colon in a name)",
+        r"checkpoint to score with; A:B averages the probabilities of several (a colon in a name: \:)",
     )
-    input: tuple[str, ...] = flag(("-",), "files of text, comma-separated; - is the standard input")
+    input: tuple[File, ...] = flag(("-",), "files of text; - is the standard input")
     json: bool = flag(False, "print a JSON object for each line instead")
-    buffer_size: int = flag(1000, "lines that are read before they are scored; 1 answers each at once", minimum=1)
-    max_tokens: int = flag(36000, "padded tokens in a batch", minimum=1)
-    softmax_batch: int | None = flag(None, "most rows that the output layer takes at once", minimum=1)
-    model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
-    task: str = flag("language_modeling", "task")
+    buffer_size: int = flag(1000, "lines to read before scoring them; 1 answers each line at once", minimum=1)
+    max_tokens: int = flag(36000, "most tokens in a batch, padding counted", minimum=1)
+    softmax_batch: int | None = flag(None, "most tokens that the output layer takes at once, to save memory", minimum=1)
+    model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
+    task: Name = flag("language_modeling", "task; others come from plugins")
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation."""
+    """Model, and the text to evaluate it on."""
 
-    path: str = flag(
+    path: Files = flag(
         dataclasses.MISSING,
-        r"the checkpoint to evaluate; A:B averages the probabilities of several (\: is a colon in a name)",
+        r"checkpoint to evaluate; A:B averages the probabilities of several (a colon in a name: \:)",
     )
-    task: str = flag("language_modeling", "task")
-    gen_subset: str = flag("test", "name of the data to evaluate on")
-    max_tokens: int = flag(36000, "padded tokens in a batch, context not counted", minimum=1)
-    max_sentences: int | None = flag(None, "blocks in a batch", aliases=("--batch-size",), minimum=1)
-    required_batch_size_multiple: int = flag(1, "make the number of rows a multiple of N where it can be", minimum=1)
-    context_window: int = flag(0, "earlier tokens that each block sees and that are not scored again", minimum=0)
-    softmax_batch: int | None = flag(None, "most rows that the output layer takes at once", minimum=1)
-    model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
-    remove_bpe: str | None = flag(
-        None, "join subwords that end in this mark (@@ when it is empty) and count whole words", optional_value="@@ "
+    task: Name = flag("language_modeling", "task; others come from plugins")
+    gen_subset: Split = flag("test", "split to evaluate on, such as valid")
+    max_tokens: int = flag(36000, "most tokens in a batch, padding counted, context not", minimum=1)
+    max_sentences: int | None = flag(None, "most blocks in a batch", aliases=("--batch-size",), minimum=1)
+    required_batch_size_multiple: int = flag(
+        1, "make the number of blocks in a batch a multiple of N where possible", minimum=1
     )
-    output_word_probs: bool = flag(False, "print each block's words with their log-probabilities")
-    output_word_stats: bool = flag(False, "print a table of words: counts and sums of log-probabilities")
-    num_shards: int = flag(1, "cut the batches into N shards", minimum=1)
-    shard_id: int = flag(0, "evaluate this shard only", minimum=0)
-    results_path: str | None = flag(None, "write the result and every setting in force to this directory or .json file")
-    overwrite: bool = flag(False, "replace what stands in the way, if this program wrote it")
-    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
-    tensorboard_logdir: str | None = flag(None, "TensorBoard logs", no_effect="only training writes them")
+    context_window: int = flag(
+        0, "earlier tokens that each block sees as context, without scoring them again", minimum=0
+    )
+    softmax_batch: int | None = flag(None, "most tokens that the output layer takes at once, to save memory", minimum=1)
+    model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
+    remove_bpe: Mark | None = flag(
+        None, "join subwords that end in MARK ('@@ ' if left out), and count whole words", optional_value="@@ "
+    )
+    output_word_probs: bool = flag(
+        False, "print a line for each block: its number, then each word with its log-probability (natural)"
+    )
+    output_word_stats: bool = flag(
+        False, "print a line for each word: how often it occurs, and the sum of its log-probabilities (natural)"
+    )
+    num_shards: int = flag(1, "split the batches into N shards, for N processes", minimum=1)
+    shard_id: int = flag(0, "which shard to evaluate, from 0", minimum=0)
+    results_path: Place | None = flag(None, "write the result and all settings to this directory or .json file")
+    overwrite: bool = flag(False, "replace existing files, if this program wrote them")
+    dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
+    tensorboard_logdir: Dir | None = flag(None, "directory of TensorBoard logs", no_effect="only training writes them")
     skip_invalid_size_inputs_valid_test: bool = flag(
         False,
-        "leave out blocks that are longer than the model's positions",
-        no_effect="evaluation always does, with a warning that counts the tokens",
+        "leave out blocks that are longer than the model can read",
+        no_effect="evaluation always does, and counts the tokens in a warning",
     )
 
     @property

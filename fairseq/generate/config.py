@@ -3,8 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
-from fairseq.config.common import check_subword_mark
+from fairseq.config.common import MODEL_OVERRIDES, check_subword_mark
 from fairseq.config.flags import flag
+from fairseq.config.kinds import File, Mark, Name, Settings, Split
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError
 
@@ -13,27 +14,27 @@ LEAST_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Generating text."""
+    """How texts are generated: beam search, or random draws with --sampling."""
 
-    beam: int = flag(5, "texts that are followed at once for each prompt; 1 is greedy", minimum=1, maximum=10_000)
-    nbest: int = flag(1, "texts that are given for each prompt, the best first", minimum=1)
+    beam: int = flag(5, "texts to follow at once for each prompt; 1: greedy search", minimum=1, maximum=10_000)
+    nbest: int = flag(1, "texts to print for each prompt, the best first", minimum=1)
     max_len_a: float = flag(0.0, "a: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
     max_len_b: int = flag(200, "b: at most a·x + b tokens follow a prompt of x tokens", minimum=0)
-    min_len: int = flag(1, "least tokens before </s> may end a text", minimum=0)
+    min_len: int = flag(1, "a text has at least N tokens before </s>", minimum=0)
     lenpen: float = flag(
-        1.0, "a text's score is its log-probability divided by its length to this power", minimum=-10, maximum=10
+        1.0, "length penalty: a text's score is its log-probability divided by length**X", minimum=-10, maximum=10
     )
     unnormalized: bool = flag(False, "a text's score is its log-probability, whatever its length")
-    unkpen: float = flag(0.0, "taken off the score, in nats, for each <unk>")
+    unkpen: float = flag(0.0, "subtract this from the score for each <unk>, in nats")
     no_repeat_ngram_size: int = flag(
-        0, "N: no N tokens in a row stand twice in prompt and text; 0: they may", minimum=0
+        0, "repeat no sequence of N tokens in prompt and text (0: allow repeats)", minimum=0
     )
-    sampling: bool = flag(False, "draw tokens at random by their probabilities, --beam texts for each prompt")
-    sampling_topk: int = flag(-1, "draw among the K most probable tokens; -1: among all")
+    sampling: bool = flag(False, "draw tokens at random by their probabilities; --beam texts for each prompt")
+    sampling_topk: int = flag(-1, "draw among the N most probable tokens (-1: all)")
     sampling_topp: float = flag(
-        -1.0, "draw among the fewest most probable tokens that have this probability together; -1: among all", maximum=1
+        -1.0, "draw among the most probable tokens that together reach probability X (-1: all)", maximum=1
     )
-    temperature: float = flag(1.0, "T: tokens are drawn by p^(1/T)")
+    temperature: float = flag(1.0, "draw tokens by p^(1/T): below 1 sharper, above 1 flatter")
 
     def __post_init__(self) -> None:
         if self.nbest > self.beam:
@@ -71,17 +72,17 @@ MAX_TOKENS = 12_000  # in a batch, where nothing is said; the default of fairseq
 class GenerationRunConfig:
     """Model and output."""
 
-    path: str = flag(dataclasses.MISSING, "the checkpoint to generate with")
-    task: str = flag("language_modeling", "task")
-    model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
+    path: File = flag(dataclasses.MISSING, "checkpoint to generate with")
+    task: Name = flag("language_modeling", "task; others come from plugins")
+    model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
     max_tokens: int | None = flag(
         None,
-        "tokens in a batch, a prompt and its longest text counted --beam times; 12000 without --batch-size",
+        "most tokens in a batch: prompt and longest text, --beam times [default: 12000 without --batch-size]",
         minimum=1,
     )
-    max_sentences: int | None = flag(None, "prompts in a batch", aliases=("--batch-size",), minimum=1)
-    remove_bpe: str | None = flag(
-        None, "join subwords that end in this mark (@@ when it is empty) in what is printed", optional_value="@@ "
+    max_sentences: int | None = flag(None, "most prompts in a batch", aliases=("--batch-size",), minimum=1)
+    remove_bpe: Mark | None = flag(
+        None, "join subwords that end in MARK ('@@ ' if left out) in what is printed", optional_value="@@ "
     )
 
     def __post_init__(self) -> None:
@@ -99,11 +100,11 @@ class GenerationRunConfig:
 class SplitPromptsConfig:
     """Prompts: the beginnings of a split's blocks."""
 
-    gen_subset: str = flag("test", "name of the data whose blocks begin with the prompts")
-    prefix_size: int = flag(0, "tokens at the front of each block that are its prompt", minimum=0)
-    num_shards: int = flag(1, "cut the prompts into N shards", minimum=1)
-    shard_id: int = flag(0, "continue this shard's prompts only", minimum=0)
-    dataset_impl: str = flag("mmap", "storage of the data set", choices=("mmap",))
+    gen_subset: Split = flag("test", "split whose blocks begin with the prompts")
+    prefix_size: int = flag(0, "tokens of each block that are its prompt, from its beginning", minimum=0)
+    num_shards: int = flag(1, "split the prompts into N shards, for N processes", minimum=1)
+    shard_id: int = flag(0, "which shard to continue, from 0", minimum=0)
+    dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
 
     def __post_init__(self) -> None:
         if self.shard_id >= self.num_shards:
@@ -114,7 +115,7 @@ class SplitPromptsConfig:
 class LinePromptsConfig:
     """Prompts: lines of text."""
 
-    input: str = flag("-", "file of prompts, a line each; - is the standard input")
+    input: File = flag("-", "file of prompts, one a line; - is the standard input")
     buffer_size: int = flag(
-        0, "lines that are read before they are continued together; 0, like 1: each at once", minimum=0
+        0, "lines to read before continuing them together; 0 or 1 answers each line at once", minimum=0
     )

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, cast
 
 from fairseq.config.flags import as_dict, flag, resolve
+from fairseq.config.kinds import Dir, Files, Prefixes
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError, refuse_unknown
 
-SIM_FUNCS = ("do_not_recomp_l2", "dot")
+SIM_FUNCS = {"do_not_recomp_l2": "the index's own distance", "dot": "inner product, from the stored keys"}
 METRICS = ("l2", "ip")
 # Of squared distances in float32; of less, and of no larger gap than rounding makes, nothing but the nearest is left.
 LEAST_TEMPERATURE = 1e-9
@@ -18,45 +19,48 @@ KnnTemp: TypeAlias = float | Literal["auto"]
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """Saving what every token's neighbours are."""
+    """Keeping every token's neighbours, for sweep, report and fit-lmbda."""
 
-    save_retrieval: str | None = flag(
-        None, "with --knnlm: keep distances, ids and hits of every token's neighbours in this directory"
+    save_retrieval: Dir | None = flag(
+        None, "with --knnlm: write every token's neighbours (rows, distances, hits) to this directory"
     )
-    overwrite: bool = flag(False, "replace what stands in the way, if this program wrote it")
+    overwrite: bool = flag(False, "replace existing files, if this program wrote them")
 
 
 @dataclass(frozen=True)
 class OwnRowConfig:
-    """Evaluating the datastore's own text."""
+    """Evaluating a text that the datastore was written from."""
 
     exclude_own_row: bool = flag(
         False,
-        "with --knnlm, on a text that the datastore was written from: no token finds the row that it is itself,"
-        " whatever the index ranks first",
+        "with --knnlm: no token finds its own row",
     )
 
 
 @dataclass(frozen=True)
 class KNNConfig:
-    """Evaluation with neighbours."""
+    """Neighbours (kNN-LM)."""
 
-    knnlm: bool = flag(False, "mix the model with the next tokens of the nearest neighbours")
-    dstore_filename: str | None = flag(
+    knnlm: bool = flag(False, "mix the model's prediction with that of the nearest neighbours")
+    dstore_filename: Prefixes | None = flag(
         None,
-        "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons, are"
-        r" searched together (\: is a colon in a name)",
+        "with --knnlm: prefix of the datastore's files (PREFIX_keys.npy, PREFIX_vals.npy); A:B searches several"
+        r" together (a colon in a name: \:)",
     )
-    indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
-    k: int = flag(1024, "neighbours of a query", minimum=1, maximum=(1 << 31) - 1)
+    indexfile: Files | None = flag(
+        None, "with --knnlm: FAISS index of the datastore; for several datastores one each, in the same order"
+    )
+    k: int = flag(1024, "neighbours of a token", minimum=1, maximum=(1 << 31) - 1)
     rerank: int | None = flag(
         None,
-        "neighbours asked of the index, of which the k nearest by p_kNN's distances vote; k if left out",
+        "neighbours that the index finds; the k nearest of them by exact distance vote [default: --k]",
         minimum=1,
         maximum=(1 << 31) - 1,
     )
-    probe: int = flag(8, "inverted lists that a search visits", minimum=1)
-    lmbda: float = flag(0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN", minimum=0, maximum=1)
+    probe: int = flag(8, "inverted lists of the index that a search visits; more find more, and take longer", minimum=1)
+    lmbda: float = flag(
+        0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN; such as 0.25", minimum=0, maximum=1
+    )
     knn_temp: float | Literal["auto"] = flag(
         1.0,
         "temperature T: a neighbour's weight is exp(−distance / T); auto takes T from the distances between the"
@@ -65,15 +69,17 @@ class KNNConfig:
     )
     knn_sim_func: str | None = flag(
         None,
-        "nearness in p_kNN: the index's own, or inner product; squared L2 from the stored keys if left out",
+        "distance that neighbours are weighed by [default: exact squared L2, from the stored keys]",
         choices=SIM_FUNCS,
     )
     faiss_metric_type: str = flag("l2", "metric that the index was built for", choices=METRICS)
-    no_load_keys: bool = flag(False, "leave the stored keys alone; the index's own distances are used")
-    move_dstore_to_mem: bool = flag(False, "read the datastore into memory first")
-    drop_top1: bool = flag(False, "leave out the nearest neighbour, for evaluating on the datastore's own text")
+    no_load_keys: bool = flag(
+        False, "do not read the stored keys (needs --knn-sim-func do_not_recomp_l2, or an inner-product index)"
+    )
+    move_dstore_to_mem: bool = flag(False, "read the datastore into memory before the first search")
+    drop_top1: bool = flag(False, "leave out the nearest neighbour; --exclude-own-row of fairseq-eval-lm is exact")
     gpu_index: bool = flag(False, "search on the GPU (needs the GPU build of FAISS)")
-    allow_mismatch: bool = flag(False, "only warn when datastore, index, dictionary and model do not belong together")
+    allow_mismatch: bool = flag(False, "only warn if datastore, index, dictionary and model do not belong together")
 
     def __post_init__(self) -> None:
         if self.knnlm and not (self.dstore_filename and self.indexfile):
@@ -177,11 +183,11 @@ def several_sizes(rows: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class ShowNeighboursConfig:
-    """What neighbours say."""
+    """Showing neighbours."""
 
     show_neighbours: int | None = flag(
         None,
-        "with --knnlm: print, for each token, the N rows with the largest votes for it (8 if N is left out)",
+        "with --knnlm: print the N neighbours with the largest votes for each token (8 if N is left out)",
         optional_value="8",
         minimum=1,
     )

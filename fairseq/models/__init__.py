@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from fairseq.config.registry import Registry
+from fairseq.config.registry import Registry, first_line
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.models.transformer_config import ARCHITECTURE_SUMMARIES as _SUMMARIES
 from fairseq.models.transformer_config import ARCHITECTURES as _TRANSFORMER_PRESETS
 from fairseq.models.transformer_config import TransformerConfig
 
@@ -18,17 +19,20 @@ MODELS = Registry("model", "--arch")
 register_model = MODELS.register
 
 Preset = Callable[[], Mapping[str, Any]]
-_ARCHITECTURES: dict[str, tuple[str, Preset]] = {}
+_ARCHITECTURES: dict[str, tuple[str, Preset, str]] = {}
 
 
-def register_model_architecture(model: str, arch: str) -> Callable[[Preset], Preset]:
-    """Returns a decorator that names a preset of ``model``: a function that returns field values."""
+def register_model_architecture(model: str, arch: str, summary: str = "") -> Callable[[Preset], Preset]:
+    """Returns a decorator that names a preset of ``model``: a function that returns field values.
+
+    Without a summary, ``--help`` shows the first line of its docstring.
+    """
 
     def decorate(preset: Preset) -> Preset:
         if arch in _ARCHITECTURES:
             raise ConfigError(f"architecture '{arch}' is registered twice; give the second one another name")
         MODELS.config(model)
-        _ARCHITECTURES[arch] = (model, preset)
+        _ARCHITECTURES[arch] = (model, preset, summary or first_line(preset))
         return preset
 
     return decorate
@@ -39,6 +43,11 @@ def architecture_names() -> tuple[str, ...]:
     return tuple(_ARCHITECTURES)
 
 
+def architecture_summaries() -> dict[str, str]:
+    """Returns a few words on each name that ``--arch`` takes."""
+    return {arch: summary for arch, (_, _, summary) in _ARCHITECTURES.items()}
+
+
 def architecture(arch: str) -> tuple[str, Mapping[str, Any]]:
     """Returns the model of an architecture and its preset's field values; raises ConfigError for an unknown one."""
     if arch not in _ARCHITECTURES:
@@ -46,10 +55,10 @@ def architecture(arch: str) -> tuple[str, Mapping[str, Any]]:
             f"--arch {arch} is not a known architecture{did_you_mean(arch, _ARCHITECTURES)}"
             f" (known: {', '.join(_ARCHITECTURES)}; a plugin's needs --user-dir)"
         )
-    model, preset = _ARCHITECTURES[arch]
+    model, preset, _ = _ARCHITECTURES[arch]
     return model, preset()
 
 
 MODELS.add("transformer_lm", "fairseq.models.transformer_lm:build_transformer_lm", TransformerConfig)
 for _arch, _values in _TRANSFORMER_PRESETS.items():
-    register_model_architecture("transformer_lm", _arch)(partial(dict, _values))
+    register_model_architecture("transformer_lm", _arch, _SUMMARIES[_arch])(partial(dict, _values))

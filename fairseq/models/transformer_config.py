@@ -13,37 +13,51 @@ ACTIVATION_NAMES = ("relu", "gelu", "gelu_accurate", "gelu_fast", "tanh", "linea
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Model: transformer language model."""
+    """Size and parts of the model; defaults are those of transformer_lm."""
 
-    decoder_layers: int = flag(6, "layers", minimum=1, maximum=10_000)
-    decoder_embed_dim: int = flag(512, "width of the model", minimum=1)
+    decoder_layers: int = flag(6, "number of layers", minimum=1, maximum=10_000)
+    decoder_embed_dim: int = flag(512, "width of the model, a multiple of --decoder-attention-heads", minimum=1)
     decoder_input_dim: int | None = flag(None, "width of the word vectors [default: --decoder-embed-dim]", minimum=1)
-    decoder_output_dim: int | None = flag(None, "width before the output [default: --decoder-embed-dim]", minimum=1)
-    decoder_ffn_embed_dim: int = flag(2048, "width inside the feed-forward part", minimum=1)
+    decoder_output_dim: int | None = flag(
+        None, "width of the vectors before the output layer [default: --decoder-embed-dim]", minimum=1
+    )
+    decoder_ffn_embed_dim: int = flag(2048, "width inside the feed-forward part of a layer", minimum=1)
     decoder_attention_heads: int = flag(8, "attention heads", minimum=1)
-    decoder_normalize_before: bool = flag(True, "LayerNorm before each part of a layer, or after it with --no-…")
-    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer; with --no-… there never is one")
-    decoder_learned_pos: bool = flag(False, "learned positions instead of sinusoidal ones")
-    no_token_positional_embeddings: bool = flag(False, "no positions at all")
-    share_decoder_input_output_embed: bool = flag(False, "share word vectors between input and output")
-    no_scale_embedding: bool = flag(False, "word vectors are not multiplied by the root of the width")
-    adaptive_input: bool = flag(False, "narrower vectors for rarer words")
-    adaptive_input_cutoff: tuple[int, ...] = flag((), "ends of the input's bands but the last", minimum=1)
-    adaptive_input_factor: float = flag(4.0, "how much narrower each input band is", minimum=1)
-    adaptive_softmax_cutoff: tuple[int, ...] = flag((), "ends of the output's bands but the last", minimum=1)
+    decoder_normalize_before: bool = flag(True, "LayerNorm before each part of a layer; with --no-…, after it")
+    no_decoder_final_norm: bool = flag(False, "no LayerNorm after the last layer")
+    decoder_learned_pos: bool = flag(False, "learn the vectors of positions, instead of sinusoids")
+    no_token_positional_embeddings: bool = flag(False, "no vectors of positions")
+    share_decoder_input_output_embed: bool = flag(False, "use the input's word vectors in the output layer as well")
+    no_scale_embedding: bool = flag(False, "do not multiply word vectors by the root of the width")
+    adaptive_input: bool = flag(False, "adaptive input: narrower vectors for rarer words")
+    adaptive_input_cutoff: tuple[int, ...] = flag(
+        (),
+        "numbers of words at which the vectors get narrower [default: --adaptive-softmax-cutoff]",
+        minimum=1,
+    )
+    adaptive_input_factor: float = flag(
+        4.0, "how many times narrower the vectors get at each number of --adaptive-input-cutoff", minimum=1
+    )
+    adaptive_softmax_cutoff: tuple[int, ...] = flag(
+        (),
+        "adaptive softmax: numbers of words at which vectors get narrower, such as 4000,10000 [default: plain softmax]",
+        minimum=1,
+    )
     adaptive_softmax_dropout: float = flag(0.0, "dropout in the adaptive softmax", minimum=0, maximum=1)
-    adaptive_softmax_factor: float = flag(4.0, "how much narrower each output band is", minimum=1)
-    tie_adaptive_weights: bool = flag(False, "share word vectors between adaptive input and adaptive softmax")
-    tie_adaptive_proj: bool = flag(False, "share their projections too")
-    dropout: float = flag(0.1, "dropout of every layer's output", minimum=0, maximum=1)
+    adaptive_softmax_factor: float = flag(
+        4.0, "how many times narrower the vectors get at each number of --adaptive-softmax-cutoff", minimum=1
+    )
+    tie_adaptive_weights: bool = flag(False, "use the adaptive input's word vectors in the adaptive softmax as well")
+    tie_adaptive_proj: bool = flag(False, "the same for their projections")
+    dropout: float = flag(0.1, "dropout after each part of a layer", minimum=0, maximum=1)
     attention_dropout: float = flag(0.0, "dropout of attention weights", minimum=0, maximum=1)
     activation_dropout: float = flag(
-        0.0, "dropout after the activation", aliases=("--relu-dropout",), minimum=0, maximum=1
+        0.0, "dropout inside the feed-forward part", aliases=("--relu-dropout",), minimum=0, maximum=1
     )
-    activation_fn: str = flag("relu", "activation", choices=ACTIVATION_NAMES)
+    activation_fn: str = flag("relu", "activation function of the feed-forward part", choices=ACTIVATION_NAMES)
     decoder_layerdrop: float = flag(0.0, "probability of leaving out a layer in training", minimum=0, maximum=1)
     max_target_positions: int | None = flag(
-        None, "longest row that the model takes, in tokens [default: --tokens-per-sample]", minimum=1
+        None, "most tokens that the model can read at once [default: --tokens-per-sample]", minimum=1
     )
 
     @property
@@ -170,4 +184,13 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
         attention_dropout=0.1,
         activation_fn="gelu",
     ),
+}
+ARCHITECTURE_SUMMARIES: Mapping[str, str] = {
+    "transformer_lm": "6 layers of 512, 8 heads",
+    "transformer_lm_big": "12 layers of 1024, 16 heads",
+    "transformer_lm_wiki103": "16 layers of 1024, adaptive input and softmax, for WikiText-103",
+    "transformer_lm_baevski_wiki103": "another name of transformer_lm_wiki103",
+    "transformer_lm_gbw": "12 layers of 512, 16 heads, for the Billion Word Benchmark",
+    "transformer_lm_baevski_gbw": "another name of transformer_lm_gbw",
+    "transformer_lm_gpt": "12 layers of 768, 12 heads, GELU",
 }

@@ -6,36 +6,35 @@ from typing import Any
 from fairseq.config.flags import flag
 
 
-def _weight_decay(meaning: str = "decoupled weight decay: p ← p·(1 − lr·wd)") -> Any:
+def _weight_decay() -> Any:
+    meaning = "weight decay: p ← p·(1 − lr·wd) in nag and adam, g ← g + wd·p in sgd and adagrad"
     return flag(0.0, meaning, aliases=("--wd",), minimum=0)
 
 
-def _weight_decay_in_gradient() -> Any:
-    return _weight_decay("weight decay, added to the gradient: g ← g + wd·p")
-
-
 def _warmup_updates(default: int) -> Any:
-    return flag(default, "updates over which the learning rate rises to its maximum", minimum=0)
+    return flag(default, "updates during which the learning rate rises to its maximum, in every schedule", minimum=0)
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimization."""
+    """Length of training, learning rate, batches per update."""
 
-    max_epoch: int = flag(0, "stop after this epoch (0: no bound)", minimum=0)
-    max_update: int = flag(0, "stop after this many updates (0: no bound)", minimum=0)
-    clip_norm: float = flag(25.0, "clip gradients at this global norm (0: never)", minimum=0)
-    update_freq: tuple[int, ...] = flag((1,), "batches in an update; a list gives one number per epoch", minimum=1)
-    lr: tuple[float, ...] = flag((0.25,), "learning rate; a list gives one per epoch (fixed schedule)", minimum=0)
-    min_lr: float = flag(-1.0, "lowest learning rate; with --max-lr, the rate at which training stops")
-    stop_min_lr: float = flag(-1.0, "stop when the learning rate falls to this")
+    max_epoch: int = flag(0, "stop after this many epochs (0: no limit)", minimum=0)
+    max_update: int = flag(0, "stop after this many updates (0: no limit)", minimum=0)
+    clip_norm: float = flag(25.0, "clip gradients to this norm (0: never)", minimum=0)
+    update_freq: tuple[int, ...] = flag((1,), "batches per update; a list has a number for each epoch", minimum=1)
+    lr: tuple[float, ...] = flag(
+        (0.25,), "learning rate; for the fixed schedule, a list has one for each epoch", minimum=0
+    )
+    min_lr: float = flag(-1.0, "lowest learning rate; with --max-lr, the rate at which training stops (-1: none)")
+    stop_min_lr: float = flag(-1.0, "stop when the learning rate falls to this (-1: never)")
 
 
 @dataclass(frozen=True)
 class NAGConfig:
     """Optimizer nag."""
 
-    momentum: float = flag(0.99, "momentum", minimum=0, maximum=1)
+    momentum: float = flag(0.99, "momentum of nag and sgd", minimum=0, maximum=1)
     weight_decay: float = _weight_decay()
 
 
@@ -43,8 +42,8 @@ class NAGConfig:
 class AdamConfig:
     """Optimizers adam and adamw."""
 
-    adam_betas: tuple[float, ...] = flag((0.9, 0.999), "decay rates of both moments", minimum=0, maximum=1)
-    adam_eps: float = flag(1e-8, "added to the denominator", minimum=0)
+    adam_betas: tuple[float, ...] = flag((0.9, 0.999), "decay rates of the two moments", minimum=0, maximum=1)
+    adam_eps: float = flag(1e-8, "added to the denominator, against division by 0", minimum=0)
     weight_decay: float = _weight_decay()
 
 
@@ -52,15 +51,15 @@ class AdamConfig:
 class SGDConfig:
     """Optimizer sgd."""
 
-    momentum: float = flag(0.0, "momentum", minimum=0, maximum=1)
-    weight_decay: float = _weight_decay_in_gradient()
+    momentum: float = flag(0.0, "momentum of nag and sgd", minimum=0, maximum=1)
+    weight_decay: float = _weight_decay()
 
 
 @dataclass(frozen=True)
 class AdagradConfig:
     """Optimizer adagrad."""
 
-    weight_decay: float = _weight_decay_in_gradient()
+    weight_decay: float = _weight_decay()
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,14 @@ class CosineConfig:
     """
 
     warmup_updates: int = _warmup_updates(0)
-    warmup_init_lr: float = flag(-1.0, "learning rate of the first update [default: the lowest]")
-    max_lr: float | None = flag(None, "highest learning rate; --lr is then the lowest, --min-lr where to stop")
+    warmup_init_lr: float = flag(
+        -1.0, "learning rate of the first update [default: lowest rate (cosine), 0 (inverse_sqrt)]"
+    )
+    max_lr: float | None = flag(
+        None, "highest learning rate; then --lr is the lowest, and --min-lr where training stops"
+    )
     t_mult: float = flag(1.0, "each period is this many times as long as the one before", minimum=1)
-    lr_period_updates: float = flag(-1.0, "updates of the first period (-1: --max-update less the warm-up)")
+    lr_period_updates: float = flag(-1.0, "updates in the first period (-1: all of --max-update after the warm-up)")
     lr_shrink: float = flag(0.1, "each period's rates are this fraction of the one before", minimum=0)
 
 
@@ -91,8 +94,10 @@ class FixedConfig:
     """Schedule fixed."""
 
     warmup_updates: int = _warmup_updates(0)
-    force_anneal: int | None = flag(None, "from this epoch on, shrink the last rate once an epoch", minimum=1)
-    lr_shrink: float = flag(0.1, "factor of --force-anneal", minimum=0)
+    force_anneal: int | None = flag(None, "from epoch N on, shrink the learning rate once an epoch", minimum=1)
+    lr_shrink: float = flag(
+        0.1, "factor by which --force-anneal (fixed) and each period (cosine) shrink the rate", minimum=0
+    )
 
 
 @dataclass(frozen=True)

@@ -6,4 +6,9 @@ from fairseq.data.config import LanguageModelingConfig
 TASKS = Registry("task", "--task")
 register_task = TASKS.register
 
-TASKS.add("language_modeling", "fairseq.tasks.language_modeling:LanguageModelingTask", LanguageModelingConfig)
+TASKS.add(
+    "language_modeling",
+    "fairseq.tasks.language_modeling:LanguageModelingTask",
+    LanguageModelingConfig,
+    "predict the next word of a text",
+)

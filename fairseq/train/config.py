@@ -5,10 +5,11 @@ from typing import Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import as_dict, flag, flag_name
+from fairseq.config.kinds import Dir, File, Name
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
-from fairseq.models import architecture
+from fairseq.models import architecture, architecture_summaries
 from fairseq.models.transformer_config import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
@@ -20,18 +21,25 @@ RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_me
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training: what is trained."""
+    """What is trained, and how."""
 
-    task: str = flag("language_modeling", "task", choices=TASKS.names)
-    arch: str = flag("transformer_lm", "architecture: a model and its preset", aliases=("-a",))
-    criterion: str = flag("cross_entropy", "loss", choices=CRITERIONS.names)
-    optimizer: str = flag("nag", "optimizer", choices=OPTIMIZERS.names)
-    lr_scheduler: str = flag("fixed", "learning rate schedule", choices=LR_SCHEDULERS.names)
-    tensorboard_logdir: str | None = flag(None, "write TensorBoard logs to this directory")
-    ddp_backend: str = flag(
+    task: Name = flag("language_modeling", "task", choices=TASKS.summaries)
+    arch: Name = flag(
+        "transformer_lm",
+        "model, with a preset of its size and parts; the model's flags change them",
+        aliases=("-a",),
+        choices=architecture_summaries,
+    )
+    criterion: str = flag("cross_entropy", "loss", choices=CRITERIONS.summaries)
+    optimizer: str = flag("nag", "optimizer", choices=OPTIMIZERS.summaries)
+    lr_scheduler: str = flag("fixed", "learning rate schedule", choices=LR_SCHEDULERS.summaries)
+    tensorboard_logdir: Dir | None = flag(
+        None, "write TensorBoard logs to this directory (needs the extra [tensorboard])"
+    )
+    ddp_backend: Name = flag(
         "legacy_ddp",
-        "how gradients of several processes are added up",
-        no_effect="under torchrun, gradients are always added up in one reduction after the last batch of an update",
+        "how the gradients of several processes are added",
+        no_effect="under torchrun, gradients are always added once, after the last batch of an update",
     )
 
 
@@ -39,12 +47,14 @@ class TrainConfig:
 class CheckpointConfig:
     """Checkpoints and validation."""
 
-    save_dir: str = flag("checkpoints", "directory of checkpoints")
-    restore_file: str = flag(LAST, "checkpoint to begin from; a run that began so goes on from its own last one")
-    finetune_from_model: str | None = flag(None, "checkpoint whose weights a new run begins with, and nothing else")
+    save_dir: Dir = flag("checkpoints", "directory of checkpoints; a stopped run goes on from the one that is there")
+    restore_file: File = flag(LAST, "checkpoint to begin from; when the run is resumed, its own last one counts")
+    finetune_from_model: File | None = flag(
+        None, "begin a new run with the weights of this checkpoint, and nothing else of it"
+    )
     reset_optimizer: bool = flag(False, "begin with a new optimizer, at update 0, and forget the best loss so far")
     reset_lr_scheduler: bool = flag(
-        False, "for old command lines: a schedule depends on updates and epoch, which other resets begin anew"
+        False, "only with --reset-optimizer, which resets the schedule as well; for old command lines"
     )
     reset_dataloader: bool = flag(False, "begin at the first batch of the first epoch")
     reset_meters: bool = flag(False, "forget the best loss so far, and --patience")
@@ -52,17 +62,21 @@ class CheckpointConfig:
     save_interval_updates: int = flag(0, "validate and save after every N updates (0: never)", minimum=0)
     keep_interval_updates: int = flag(-1, "keep the last N checkpoints of --save-interval-updates (-1: all)")
     keep_last_epochs: int = flag(-1, "keep the last N epoch checkpoints (-1: all)")
-    keep_best_checkpoints: int = flag(-1, "keep the N best checkpoints under names that hold their metric (-1: none)")
+    keep_best_checkpoints: int = flag(
+        -1, "also keep the N best checkpoints, with their metric in their names (-1: none)"
+    )
     no_save: bool = flag(False, "save nothing")
     no_epoch_checkpoints: bool = flag(False, "save only the last and the best checkpoint")
     no_last_checkpoints: bool = flag(False, "do not save checkpoint_last.pt")
-    no_save_optimizer_state: bool = flag(False, "save no optimizer state: smaller files that cannot be resumed")
-    best_checkpoint_metric: str = flag("loss", "validation metric that names the best", choices=("loss", "ppl"))
-    maximize_best_checkpoint_metric: bool = flag(False, "the largest metric is the best")
-    patience: int = flag(-1, "stop after N validations without a better metric (-1: never)")
+    no_save_optimizer_state: bool = flag(
+        False, "save no optimizer state: smaller files, from which training cannot be resumed"
+    )
+    best_checkpoint_metric: str = flag("loss", "validation metric by which the best is chosen", choices=("loss", "ppl"))
+    maximize_best_checkpoint_metric: bool = flag(False, "the largest metric is the best, not the smallest")
+    patience: int = flag(-1, "stop after N validations without improvement (-1: never)")
     validate_interval: int = flag(1, "validate after every N epochs", minimum=1)
     disable_validation: bool = flag(False, "never validate")
-    max_tokens_valid: int | None = flag(None, "--max-tokens of validation [default: --max-tokens]", minimum=1)
+    max_tokens_valid: int | None = flag(None, "most tokens in a batch of validation [default: --max-tokens]", minimum=1)
 
     def __post_init__(self) -> None:
         if self.finetune_from_model is None:

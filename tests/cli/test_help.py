@@ -1,12 +1,23 @@
 """``--help`` and ``--version`` answer at once: neither torch nor FAISS is imported for them."""
 
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import NoReturn
 
-import fairseq
+import pytest
+
+import fairseq.config.kinds
+from fairseq.config.command_line import parse
+from fairseq.config.flags import flag_fields
+from fairseq.config.kinds import kind_of
 from fairseq_cli.knnlm import SUBCOMMANDS
+from tests.builders.tiny_lm import main_of
 
 COMMANDS = ("train", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm")
+PROGS = (*(f"fairseq-{name.replace('_', '-')}" for name in COMMANDS if name != "knnlm"), "build_dstore.py")
 HEAVY = {"torch", "faiss", "matplotlib", "numpy", "tqdm"}
 HELP = """
 import importlib, sys
@@ -70,3 +81,80 @@ def test_a_slip_of_the_pen_is_answered_before_torch_is_imported() -> None:
     lines = [line for line in done.stderr.splitlines() if ": error: " in line]
     assert ["gone" in line for line in lines] == [True, True, True, False] * 2, lines
     assert ["did you mean --path?" in line for line in lines] == [False, False, False, True] * 2, lines
+
+
+def helps(capsys: pytest.CaptureFixture[str]) -> Iterator[tuple[str, str]]:
+    """Yields each command that has flags, and its help."""
+    for prog in [*PROGS, *(f"fairseq-knnlm {name}" for name in SUBCOMMANDS)]:
+        command, *words = prog.split()
+        with pytest.raises(SystemExit):
+            main_of(command)([*words, "--help"])
+        yield prog, capsys.readouterr().out
+
+
+class ParsedError(Exception):
+    """The flags of an example are sound."""
+
+
+def check_flags(prog: str, description: str, groups: tuple[type, ...], argv: list[str], *more: object) -> NoReturn:
+    """Takes the place of ``parse``: checks the values as well, and ends the command there."""
+    flags = parse(prog, description, groups, argv)
+    for config in groups:
+        if set(flag_fields(config)) & set(flags.typed):
+            flags.build(config)
+    raise ParsedError
+
+
+def test_every_help_ends_in_examples_that_parse(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for prog, text in list(helps(capsys)):
+        lines = text.partition("\nexamples:\n")[2].replace("\\\n", " ").splitlines()
+        commands = [line.rpartition("| ")[2].strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+        assert commands, prog
+        for command in commands:
+            assert command.removeprefix("python ").startswith(f"{prog} "), prog
+            name, *words = shlex.split(command.removeprefix("python "))
+            main = main_of(name)
+            monkeypatch.setattr(sys.modules[main.__module__], "parse", check_flags)
+            with pytest.raises(ParsedError):
+                main(words)
+
+
+def test_the_word_for_a_value_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not --json JSON or --out OUT."""
+    kinds = vars(fairseq.config.kinds).values()
+    known = {"N", "X", *(re.match("[A-Z]+", kind.metavar)[0] for kind in map(kind_of, kinds) if kind is not None)}
+    shown = {
+        pair
+        for _, text in helps(capsys)
+        for pair in re.findall(r"^  (?:-\S+, )*--([a-z-]+) \[?([A-Z]+)", text, re.MULTILINE)
+    }
+    assert len(shown) > 100
+    assert {pair for pair in shown if pair[1] not in known} == set()
+
+
+def test_each_default_is_said_once_and_lines_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for prog, text in helps(capsys):
+        flags_alone = re.split("\n(?:output|examples):\n", text)[0]
+        assert [line for line in flags_alone.splitlines() if len(line) >= 80] == [], prog
+        flags = re.split(r"\n  (?=\S)", flags_alone)
+        assert not [flag for flag in flags if flag.count("[default: ") > 1], prog
+
+
+def test_what_is_required_looks_required(capsys: pytest.CaptureFixture[str]) -> None:
+    usages = {
+        "fairseq-eval-lm": "[DATA] --path FILE[:FILE…]",
+        "fairseq-preprocess": "--only-source",
+        "build_dstore.py": "--dstore-mmap PREFIX --faiss-index FILE",
+        "fairseq-knnlm rows": "PREFIX [ROW …]",
+        "fairseq-knnlm fit-lmbda": "DIRECTORY --out FILE",
+    }
+    required = dict(zip(usages, (1, 1, 2, 1, 2), strict=True))
+    found = dict(helps(capsys))
+    for prog, usage in usages.items():
+        assert found[prog].splitlines()[0] == f"usage: {prog} {usage} [FLAGS]"
+        assert found[prog].count("[required]") == required[prog]

@@ -104,8 +104,8 @@ def test_the_help_names_groups_defaults_choices_and_reasons(capsys: pytest.Captu
     assert "Prose" not in text
     assert "100 % of them" in text
     assert "rate [default: 0.25,0.5]" in text
-    assert "mode (none, eos) [default: none]" in text
-    assert "old [accepted, no effect: always on]" in text
+    assert "--mode {none,eos} mode [default: none]" in text
+    assert "Accepted without effect, for old command lines: --old old; no effect: always on" in text
     assert "--max-sentences MAX" not in text
     assert "--batch-size" in text
 

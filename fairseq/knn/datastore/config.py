@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, Prefix, Regex
 from fairseq.errors import ConfigError
 
 DEFAULT_KEY_DIMENSION = 1024
@@ -12,24 +13,26 @@ KEY_TYPES = ("last_ffn_input",)
 
 @dataclass(frozen=True)
 class DatastoreConfig:
-    """Datastore, for writing and for evaluating."""
+    """Format of the datastore, when it is written or has no manifest."""
 
-    knn_keytype: str | None = flag(None, "the vector that is a key; last_ffn_input if left out", choices=KEY_TYPES)
-    dstore_size: int | None = flag(None, "rows; counted if left out, and only checked if given", minimum=1)
-    dstore_fp16: bool = flag(False, "keys are float16")
+    knn_keytype: str | None = flag(None, "vector that is the key [default: last_ffn_input]", choices=KEY_TYPES)
+    dstore_size: int | None = flag(
+        None, "number of rows: writes the first N; with --knnlm, only checked [default: all]", minimum=1
+    )
+    dstore_fp16: bool = flag(False, "write keys in float16, half the size; with --knnlm, only checked")
 
 
 @dataclass(frozen=True)
 class DumpConfig:
     """Writing a datastore."""
 
-    save_knnlm_dstore: bool = flag(False, "write the datastore of the split instead of evaluating it")
-    dstore_mmap: str | None = flag(None, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy")
-    append: bool = flag(
-        False, "add the split's rows to the datastore that is there; it stays in use until they all are"
+    save_knnlm_dstore: bool = flag(False, "write the datastore of the split, instead of evaluating it")
+    dstore_mmap: Prefix | None = flag(
+        None, "prefix of the datastore to write: PREFIX_keys.npy, PREFIX_vals.npy, PREFIX.json"
     )
-    overwrite: bool = flag(False, "replace what stands in the way, if this program wrote it")
-    save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
+    append: bool = flag(False, "add the split's rows to the existing datastore; it stays usable meanwhile")
+    overwrite: bool = flag(False, "replace existing files, if this program wrote them")
+    save_interval_s: float = flag(60.0, "seconds between two states from which a stopped run resumes", minimum=0)
 
     def __post_init__(self) -> None:
         if self.append and self.overwrite:
@@ -42,9 +45,9 @@ class DumpConfig:
 class TextsConfig:
     """The texts that the rows were written from."""
 
-    data: str | None = flag(None, "directory that holds them, where they have moved since")
-    document_start: str | None = flag(
-        None, "regular expression of a document's first line; without, headings = … = of WikiText, else empty lines"
+    data: Dir | None = flag(None, "directory of the texts, if they have moved")
+    document_start: Regex | None = flag(
+        None, "regular expression of a document's first line [default: WikiText's headings = … =, else empty lines]"
     )
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
+from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, File, Files, Place, Prefix, Prefixes, Settings, Spec, Split, Splits
 from fairseq.config.path_lists import split_paths, unescaped
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
@@ -13,26 +15,27 @@ from fairseq.knn.index.config import EFFORTS
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """What is checked: any of these."""
+    """What to check: one of these, or several that belong together."""
 
-    data: str | None = flag(None, "directory of binarised data, or of a saved retrieval", positional=True)
-    retrieval: str | None = flag(None, "directory of a saved retrieval, beside other things that are checked")
-    path: str | None = flag(None, "checkpoint")
-    dstore_filename: str | None = flag(
+    data: Dir | None = flag(None, "directory of binarised data, or of a saved retrieval", positional=True)
+    retrieval: Dir | None = flag(None, "directory of a saved retrieval")
+    path: File | None = flag(None, "checkpoint")
+    dstore_filename: Prefixes | None = flag(
         None,
-        "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy; several, separated by colons"
-        r" (\: is a colon in a name)",
+        r"prefix of the datastore's files (PREFIX_keys.npy, PREFIX_vals.npy); A:B for several (a colon in a name: \:)",
     )
-    indexfile: str | None = flag(None, "FAISS index of the datastore; of several one each, in their order")
-    gen_subset: str | None = flag(None, "names of the splits, comma-separated; every one that is there if left out")
-    dstore_size: int | None = flag(None, "rows of a datastore without a manifest", minimum=1)
+    indexfile: Files | None = flag(
+        None, "FAISS index of the datastore; for several datastores one each, in the same order"
+    )
+    gen_subset: Splits | None = flag(None, "splits to check [default: all]")
+    dstore_size: int | None = flag(None, "number of rows, for a datastore without a manifest", minimum=1)
     dimension: int | None = flag(None, "width of a key, for a datastore without a manifest", minimum=1)
     dstore_fp16: bool = flag(False, "keys are float16, for a datastore without a manifest")
-    k: int = flag(1024, "neighbours of a query", minimum=1)
-    probe: int | None = flag(None, "inverted lists that a search visits; the index's own if left out", minimum=1)
-    sample: int = flag(100, "rows whose keys are searched for in the index, evenly spaced", minimum=1)
-    fast: bool = flag(False, "leave out the checksums, which read every byte")
-    json: str | None = flag(None, "write the findings to this file as well")
+    k: int = flag(1024, "neighbours of a key", minimum=1)
+    probe: int | None = flag(None, "inverted lists that a search visits [default: the index's own]", minimum=1)
+    sample: int = flag(100, "search the index for the keys of N rows, evenly spaced", minimum=1)
+    fast: bool = flag(False, "skip the checksums, which read every byte")
+    json: File | None = flag(None, "also write the findings to this file")
     overwrite: bool = flag(False, "with --json: replace the file of another command")
 
     def __post_init__(self) -> None:
@@ -55,38 +58,38 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """What is described."""
+    """What to describe."""
 
-    files: tuple[str, ...] = flag(
+    files: tuple[Place, ...] = flag(
         dataclasses.MISSING,
-        "dictionaries, data, checkpoints, datastores (prefix or file), indexes, retrievals, manifests, results",
+        "any file: data, dictionary, checkpoint, datastore (or its prefix), index, manifest, results; or a directory",
         positional=True,
     )
 
 
 @dataclass(frozen=True)
 class RecallConfig:
-    """Datastore, indexes and how they are searched."""
+    """Datastore, indexes, and how they are searched."""
 
-    dstore_filename: str = flag(
+    dstore_filename: Prefix = flag(
         dataclasses.MISSING, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy"
     )
-    index_spec: str | None = flag(
-        None, "FAISS factory strings of indexes to build, with ; between them: 'IVF1024,SQ8;IVF1024,PQ32'; or auto"
+    index_spec: Spec | None = flag(
+        None, "indexes to build: auto, or FAISS factory strings with ; between them: 'IVF1024,SQ8;IVF1024,PQ32'"
     )
-    indexfile: tuple[str, ...] = flag((), "indexes that are there, comma-separated")
-    k: int = flag(1024, "neighbours of a query", minimum=1)
-    probe: tuple[int, ...] = flag((8, 32), "inverted lists that a search visits, each in turn", minimum=1)
-    sample: int = flag(2000, "queries", minimum=1)
+    indexfile: tuple[File, ...] = flag((), "existing indexes to measure")
+    k: int = flag(1024, "neighbours of a key", minimum=1)
+    probe: tuple[int, ...] = flag((8, 32), "inverted lists that a search visits; each number is tried", minimum=1)
+    sample: int = flag(2000, "number of queries", minimum=1)
     lmbda: float = flag(0.25, "weight λ of the neighbours", minimum=0, maximum=1)
     knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
-    effort: str = flag("quick", "training of the lists, as build_dstore.py has it", choices=EFFORTS)
-    keep_in: str | None = flag(None, "directory to keep the indexes in that are built, and to look for them first")
+    effort: str = flag("quick", "how inverted lists are trained and filled", choices=EFFORTS)
+    keep_in: Dir | None = flag(None, "keep the indexes that are built in this directory, and use those that are there")
     dstore_size: int | None = flag(None, "rows of a datastore without a manifest", minimum=1)
     dimension: int | None = flag(None, "width of a key, for a datastore without a manifest", minimum=1)
     dstore_fp16: bool = flag(False, "keys are float16, for a datastore without a manifest")
-    allow_mismatch: bool = flag(False, "only warn when datastore, index, dictionary and model do not belong together")
-    json: str | None = flag(None, "write the table to this file as well")
+    allow_mismatch: bool = flag(False, "only warn if datastore, index, dictionary and model do not belong together")
+    json: File | None = flag(None, "also write the table to this file")
     overwrite: bool = flag(False, "with --json: replace the file of another command")
 
     def __post_init__(self) -> None:
@@ -115,14 +118,16 @@ class RecallConfig:
 
 @dataclass(frozen=True)
 class QueriesConfig:
-    """Queries from a text; without it, the datastore's own rows are queries, and there is no loss."""
+    """Queries from a text [default: the datastore's own rows, and no loss]."""
 
-    data: str | None = flag(None, "directory of binarised data", positional=True)
-    path: str | None = flag(None, "checkpoint that made the datastore's keys")
-    gen_subset: str = flag("valid", "name of the text")
-    context_window: int = flag(0, "earlier tokens that each block sees and that are not scored again", minimum=0)
-    sample_break_mode: str = flag("none", "how the token stream was cut into blocks", choices=BREAK_MODES)
-    model_overrides: str = flag("{}", "a Python literal dict of settings that replace the checkpoint's")
+    data: Dir | None = flag(None, "directory of binarised data", positional=True)
+    path: File | None = flag(None, "checkpoint that the datastore was written with")
+    gen_subset: Split = flag("valid", "split that the queries come from")
+    context_window: int = flag(
+        0, "earlier tokens that each block sees as context, without scoring them again", minimum=0
+    )
+    sample_break_mode: str = flag("none", "how text is cut into blocks", choices=BREAK_MODES)
+    model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
 
     def __post_init__(self) -> None:
         if bool(self.data) != bool(self.path):
@@ -134,15 +139,15 @@ class QueriesConfig:
 
 @dataclass(frozen=True)
 class RowsConfig:
-    """Which rows of which datastore."""
+    """Rows to show."""
 
-    prefix: str = flag(
+    prefix: Prefix = flag(
         dataclasses.MISSING, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy", positional=True
     )
-    rows: tuple[str, ...] = flag((), "rows: numbers, or ranges FIRST:STOP", positional=True)
+    rows: tuple[str, ...] = flag((), "numbers of rows, or ranges FIRST:STOP", positional=True)
     documents: bool = flag(False, "list the documents instead: number, rows, title")
-    context: int = flag(12, "words that are shown before and after each row's", minimum=0, maximum=1000)
-    json: str | None = flag(None, "write what is shown to this file as well")
+    context: int = flag(12, "words to show before and after each row's", minimum=0, maximum=1000)
+    json: File | None = flag(None, "also write what is shown to this file")
     overwrite: bool = flag(False, "with --json: replace the file of another command")
 
     def __post_init__(self) -> None:

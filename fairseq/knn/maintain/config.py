@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import AnyStoreFile, Dir, File, Prefix, Rows, Split, Title
 from fairseq.data.config import BREAK_MODES
 from fairseq.errors import ConfigError
 from fairseq.knn.datastore.config import parse_rows
@@ -11,25 +12,25 @@ from fairseq.knn.datastore.config import parse_rows
 
 @dataclass(frozen=True)
 class ForgetConfig:
-    """What is forgotten of which datastore; without, what has been forgotten so far is told, or compacted."""
+    """What to forget; nothing shows what is forgotten so far."""
 
-    prefix: str = flag(
+    prefix: Prefix = flag(
         dataclasses.MISSING, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy", positional=True
     )
-    document: str | None = flag(
-        None, "a document: its title, or SPLIT#NUMBER, as fairseq-knnlm rows PREFIX --documents lists them"
+    document: Title | None = flag(
+        None, "forget a document: its title, or SPLIT#NUMBER, as fairseq-knnlm rows PREFIX --documents lists them"
     )
-    rows: str | None = flag(None, "rows, from the first number to before the second: A:B")
-    source: str | None = flag(None, "every row of a text: the name of its split, such as valid, or the end of its path")
+    rows: Rows | None = flag(None, "forget the rows from FIRST on, before STOP")
+    source: Split | None = flag(None, "forget all rows of a text: its split, such as valid, or the end of its path")
     following: int = flag(
         0,
-        "with --document: the rows of so many tokens after it as well, whose contexts reach back into it",
+        "with --document: also forget the N rows after it, whose contexts reach back into it",
         minimum=0,
     )
     dry_run: bool = flag(False, "say what would be forgotten, and change nothing")
-    compact: bool = flag(False, "take the forgotten rows out of the files as well; rows are numbered anew")
-    indexfile: tuple[str, ...] = flag((), "with --compact: indexes of the datastore, comma-separated")
-    save_interval_s: float = flag(60.0, "seconds of writing between two states to resume from", minimum=0)
+    compact: bool = flag(False, "remove what is forgotten from the files; rows get new numbers")
+    indexfile: tuple[File, ...] = flag((), "with --compact: the datastore's indexes")
+    save_interval_s: float = flag(60.0, "seconds between two states from which a stopped run resumes", minimum=0)
 
     def __post_init__(self) -> None:
         given = [name for name in ("document", "rows", "source") if getattr(self, name) is not None]
@@ -52,31 +53,31 @@ class ForgetConfig:
 
 @dataclass(frozen=True)
 class AdoptConfig:
-    """The datastore of another tool, and the one to make of it."""
+    """The other tool's datastore, and the one to make of it."""
 
-    source: str = flag(
-        dataclasses.MISSING, "prefix of the datastore's files, or its file of keys or values", positional=True
+    source: AnyStoreFile = flag(
+        dataclasses.MISSING, "prefix of the datastore's files, or its file of keys or of values", positional=True
     )
-    dstore_mmap: str | None = flag(None, "prefix of the new datastore; where the old one is, if left out")
-    dstore_size: int | None = flag(None, "rows, where neither names nor sizes of the files tell", minimum=1)
-    dimension: int | None = flag(None, "width of a key, likewise", minimum=1)
-    dstore_fp16: bool = flag(False, "keys are float16, likewise")
-    copy: bool = flag(False, "copy files that stay as they are, instead of linking them")
-    overwrite: bool = flag(False, "replace what stands in the way; never the old datastore's files")
+    dstore_mmap: Prefix | None = flag(None, "prefix of the new datastore [default: the old one's]")
+    dstore_size: int | None = flag(None, "number of rows [default: from the files' names and sizes]", minimum=1)
+    dimension: int | None = flag(None, "width of a key [default: from the files' names and sizes]", minimum=1)
+    dstore_fp16: bool = flag(False, "keys are float16 [default: from the files' names and sizes]")
+    copy: bool = flag(False, "copy files that do not change, instead of linking to them")
+    overwrite: bool = flag(False, "replace existing files, but never the other tool's")
 
 
 @dataclass(frozen=True)
 class OriginConfig:
-    """The run that wrote it: values are checked against the text, and mended from it; keys against the model."""
+    """Text (checks and mends values) and model (checks keys) that it came from."""
 
-    data: str | None = flag(None, "directory of the binarised text")
-    gen_subset: str = flag("train", "name of the text")
-    path: str | None = flag(None, "checkpoint that made the keys")
-    context_window: int = flag(0, "--context-window of that run", minimum=0)
+    data: Dir | None = flag(None, "directory of the binarised text")
+    gen_subset: Split = flag("train", "split that it was written from")
+    path: File | None = flag(None, "checkpoint that the keys were written with")
+    context_window: int = flag(0, "--context-window that it was written with", minimum=0)
     tokens_per_sample: int | None = flag(
-        None, "tokens_per_sample of the checkpoint, context window included; --path tells", minimum=1
+        None, "tokens_per_sample of the checkpoint, context window included [default: from --path]", minimum=1
     )
-    sample_break_mode: str = flag("none", "how the token stream was cut into blocks", choices=BREAK_MODES)
+    sample_break_mode: str = flag("none", "how the text was cut into blocks", choices=BREAK_MODES)
 
     def __post_init__(self) -> None:
         if self.path and not self.data:

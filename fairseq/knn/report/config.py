@@ -4,27 +4,28 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, File, Place, Places
 from fairseq.knn.config import LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """The saved retrieval that is shown, how its neighbours are weighed, and how large the page may be."""
+    """What to show, how neighbours are weighed, and the size of the page."""
 
-    retrieval: str = flag(dataclasses.MISSING, "directory that fairseq-eval-lm --save-retrieval wrote", positional=True)
-    out: str | None = flag(None, "the page; report.html in the directory if left out")
+    retrieval: Dir = flag(dataclasses.MISSING, "directory that fairseq-eval-lm --save-retrieval wrote", positional=True)
+    out: File | None = flag(None, "page to write [default: RETRIEVAL/report.html]")
     lmbda: float | None = flag(None, "weight of the neighbours; that of the run if left out", minimum=0, maximum=1)
-    k: int | None = flag(None, "the nearest neighbours that vote; all that were saved if left out", minimum=1)
+    k: int | None = flag(None, "neighbours that vote [default: all that were saved]", minimum=1)
     knn_temp: float | None = flag(
         None, "temperature of their softmax; that of the run if left out", minimum=LEAST_TEMPERATURE
     )
-    data: str | None = flag(None, "where the scored text is now: its directory, or the split without suffix")
-    dstore_data: str | None = flag(
-        None, r"where the datastore's text is now, likewise; of several, separated by colons (\: is a colon in a name)"
+    data: Place | None = flag(None, "the evaluated text, if it has moved: its directory, or the split without suffix")
+    dstore_data: Places | None = flag(
+        None, r"the datastore's text, if it has moved; A:B for several (a colon in a name: \:)"
     )
-    neighbours: int = flag(8, "neighbours of a token that are shown", minimum=1, maximum=64)
-    max_tokens: int = flag(200_000, "tokens that are shown, the first ones", minimum=1)
+    neighbours: int = flag(8, "neighbours to show for each token", minimum=1, maximum=64)
+    max_tokens: int = flag(200_000, "show the first N tokens", minimum=1)
     max_megabytes: float = flag(
-        30, "room for neighbours; where it is short, tokens with the largest change have them", minimum=0
+        30, "room for neighbours; if it is short, only tokens with the largest gains and harms have them", minimum=0
     )
-    overwrite: bool = flag(False, "replace a page that is there")
+    overwrite: bool = flag(False, "replace an existing page")

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, Values
 from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.sweep.grid import MOST_VALUES, Grid, powers, values_of, whole_values_of
 
@@ -12,28 +13,29 @@ from fairseq.knn.sweep.grid import MOST_VALUES, Grid, powers, values_of, whole_v
 class OfRetrievalConfig:
     """Of which retrieval, and what is written."""
 
-    directory: str = flag(
+    directory: Dir = flag(
         dataclasses.MISSING,
-        "what fairseq-eval-lm --save-retrieval (with --cache-size for sweep-cache) has written: the text to choose on",
+        "directory that fairseq-eval-lm --save-retrieval wrote: the text to choose on; for sweep-cache also with"
+        " --cache-size",
         positional=True,
     )
-    apply: str | None = flag(None, "another retrieval, on which the choice is reported: the test text")
-    out: str | None = flag(None, "directory of table and figures; if left out, one in DIRECTORY named as the command")
-    resamples: int = flag(
-        10_000, "resamples of the bootstrap that gives the intervals of gains", minimum=100, maximum=1_000_000
-    )
+    apply: Dir | None = flag(None, "another saved retrieval, to report the choice on: the test text")
+    out: Dir | None = flag(None, "where table and figures go [default: DIRECTORY/sweep or DIRECTORY/sweep-cache]")
+    resamples: int = flag(10_000, "bootstrap resamples, for the intervals of gains", minimum=100, maximum=1_000_000)
     overwrite: bool = flag(False, "replace an earlier sweep of other settings")
     no_figures: bool = flag(False, "draw nothing (figures need matplotlib, the extra [plots])")
-    allow_mismatch: bool = flag(False, "only warn when the two retrievals are of different models or datastores")
+    allow_mismatch: bool = flag(False, "only warn if the two retrievals are of different models or datastores")
 
 
 @dataclass(frozen=True)
 class SweepConfig(OfRetrievalConfig):
-    """Which settings, and of which retrieval."""
+    """Which retrieval, and which settings to try."""
 
-    lmbda: str = flag("0:1:0.05", "weights λ: values and ranges FROM:TO:STEP, comma-separated")
-    k: str | None = flag(None, "numbers of neighbours, likewise; 1, 4, 16, … and all that were saved, if left out")
-    knn_temp: str = flag("0.1,1,10,100", "temperatures T, likewise")
+    lmbda: Values = flag("0:1:0.05", "weights λ: values and ranges FROM:TO:STEP, comma-separated")
+    k: Values | None = flag(
+        None, "numbers of neighbours, as for --lmbda [default: 1, 4, 16, … and all that were saved]"
+    )
+    knn_temp: Values = flag("0.1,1,10,100", "temperatures T, as for --lmbda")
 
     def __post_init__(self) -> None:
         self.grid(MOST_VALUES)  # whatever can be said without the retrieval is said at once
@@ -49,11 +51,11 @@ class SweepConfig(OfRetrievalConfig):
 
 @dataclass(frozen=True)
 class CacheSweepConfig(OfRetrievalConfig):
-    """Which weights, and of which retrieval."""
+    """Which retrieval, and which weights to try."""
 
-    lmbda: str = flag("0:0.9:0.05", "weights λ of the neighbours: values and ranges FROM:TO:STEP, comma-separated")
-    cache_lmbda: str = flag("0:0.9:0.05", "weights μ of the cache, likewise")
-    k: int | None = flag(None, "neighbours; all that were saved, if left out", minimum=1)
+    lmbda: Values = flag("0:0.9:0.05", "weights λ of the neighbours: values and ranges FROM:TO:STEP, comma-separated")
+    cache_lmbda: Values = flag("0:0.9:0.05", "weights μ of the cache, as for --lmbda")
+    k: int | None = flag(None, "neighbours that vote [default: all that were saved]", minimum=1)
     knn_temp: float | None = flag(None, "temperature T; that of the saved run, if left out", minimum=LEAST_TEMPERATURE)
 
     def __post_init__(self) -> None:

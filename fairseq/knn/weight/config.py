@@ -4,22 +4,23 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
+from fairseq.config.kinds import Dir, File, Prefixes
 from fairseq.errors import ConfigError
 from fairseq.knn.config import LEAST_TEMPERATURE
 
 
 @dataclass(frozen=True)
 class LmbdaModelConfig:
-    """A weight λ of each token's own."""
+    """A weight λ for each token."""
 
-    lmbda_model: str | None = flag(
+    lmbda_model: File | None = flag(
         None,
-        "with --knnlm, instead of --lmbda: file of fairseq-knnlm fit-lmbda, which gives each token its own λ (with a"
-        " cache of weight μ a share of 1 − μ); --k and --knn-temp are those that it was fitted with",
+        "with --knnlm, instead of --lmbda: a file of fairseq-knnlm fit-lmbda gives each token its own λ; --k and"
+        " --knn-temp come from that file, and a cache of weight μ leaves λ a share of 1 − μ",
     )
     skip_retrieval: float = flag(
         0.0,
-        "with --lmbda-model: share of the searches to skip, those that are expected to gain least",
+        "with --lmbda-model: skip this share of the searches, those that are expected to gain least",
         minimum=0,
         maximum=1,
     )
@@ -31,27 +32,30 @@ class LmbdaModelConfig:
 
 @dataclass(frozen=True)
 class FitLmbdaConfig:
-    """What is fitted, and on what."""
+    """What to fit, and to which text."""
 
-    directory: str = flag(
-        dataclasses.MISSING, "what fairseq-eval-lm --save-retrieval has written: the text to fit on", positional=True
+    directory: Dir = flag(
+        dataclasses.MISSING,
+        "directory that fairseq-eval-lm --save-retrieval wrote: the text to fit to",
+        positional=True,
     )
-    out: str = flag(dataclasses.MISSING, "JSON file to write the fitted weight to")
-    apply: str | None = flag(None, "another retrieval, on which the fitted weight is reported: the test text")
+    out: File = flag(dataclasses.MISSING, "JSON file to write the fitted weight to")
+    apply: Dir | None = flag(None, "another saved retrieval, to report the fitted weight on: the test text")
     k: tuple[int, ...] = flag(
-        (), "neighbours; of several, the best on held-out folds; all that were saved if left out", minimum=1
+        (),
+        "neighbours that vote; of several numbers, the best on held-out folds [default: all that were saved]",
+        minimum=1,
     )
     knn_temp: tuple[float, ...] = flag(
         (), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out", minimum=LEAST_TEMPERATURE
     )
     folds: int = flag(
-        5, "runs of consecutive blocks, each judged by what was fitted on the others", minimum=2, maximum=100
+        5, "folds of cross-validation: parts of the text, each judged by a fit to the others", minimum=2, maximum=100
     )
-    dstore_filename: str | None = flag(
+    dstore_filename: Prefixes | None = flag(
         None,
-        "prefix of the datastore, if it is not where the retrieval found it; of several, separated by colons"
-        r" (\: is a colon in a name)",
+        r"prefix of the datastore, if it has moved; A:B for several (a colon in a name: \:)",
     )
-    dictionary: str | None = flag(None, "dict.txt, if it is not where the retrieval found it")
-    overwrite: bool = flag(False, "replace a file that stands in the way")
-    allow_mismatch: bool = flag(False, "only warn when retrievals, datastore and dictionary do not belong together")
+    dictionary: File | None = flag(None, "dict.txt, if it has moved")
+    overwrite: bool = flag(False, "replace an existing file")
+    allow_mismatch: bool = flag(False, "only warn if retrievals, datastore and dictionary do not belong together")
