@@ -4,6 +4,7 @@
 # of 1950 to 1990, and from both together. Finished steps are reused; WORK=DIR changes where files go.
 
 WORK=${WORK:-adapt}
+STEPS=22
 here=$(dirname "$0")
 . "$here/steps.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}

@@ -3,6 +3,7 @@
 # Every step goes through the public commands; a second run reuses finished steps. WORK=DIR changes where files go.
 
 WORK=${WORK:-demo}
+STEPS=11
 here=$(dirname "$0")
 . "$here/steps.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}

@@ -7,6 +7,7 @@
 # Finished steps are reused; WORK=DIR changes where files go.
 
 WORK=${WORK:-sentences}
+STEPS=9
 here=$(dirname "$0")
 . "$here/steps.sh"
 source_text=${1:?usage: sentences.sh SOURCE (a zip or a directory with the text of WikiText-2)}

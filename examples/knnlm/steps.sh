@@ -1,15 +1,19 @@
-# Sourced by the recipes, which set WORK, the directory that everything goes to.
+# Sourced by the recipes, which set WORK, the directory that everything goes to, and STEPS, how many steps they have.
 #
 #   step NAME COMMAND…     echoes a command, runs it with its output in WORK/logs/NAME.log and its seconds in
-#                          NAME.seconds; a step that an earlier run has finished with the same command is left out
+#                          NAME.seconds; a step that an earlier run has finished with the same command is left out.
+#                          In a terminal, commands of ours show their bars and write their log themselves; of others the
+#                          seconds are shown.
 #   cell FILE KEY [FORMAT] prints a value of a JSON file; KEY.KEY is inside another
 
 set -euo pipefail
+number=0
 
 step() {
     local name=$1 log=$WORK/logs/$1.log
     shift
-    printf '\n[%s]' "$name"
+    number=$((number + 1))
+    printf '\n[%s, step %d of %d]' "$name" "$number" "$STEPS"
     if [ -e "$WORK/logs/$name.seconds" ] && [ "$*" = "$(cat "$WORK/logs/$name.command")" ]; then
         printf ' done before, in %s s\n' "$(cat "$WORK/logs/$name.seconds")"
         return
@@ -17,16 +21,52 @@ step() {
     printf '\n$ %s\n' "$*"
     local start=$SECONDS
     mkdir -p "$WORK/logs"
-    if ! "$@" >"$log" 2>&1; then
+    if ! logged "$log" "$@"; then
         tail -n 5 "$log"
         echo "$name failed; its whole output is in $log" >&2
         exit 1
     fi
-    grep -h -o -E 'Dictionary: .*|[^ ]+: [0-9,]+ sents, .*|done training .*|wrote [0-9,]+ rows .*|Loss \(base 2\).*' \
-        "$log" | tail -n 4 || true
+    results "$log" | tail -n 4 || true
     echo "$*" >"$WORK/logs/$name.command"
     echo "$((SECONDS - start))" >"$WORK/logs/$name.seconds"
     echo "$((SECONDS - start)) s"
+}
+
+# logged LOG COMMAND… runs a command with its output in a log
+logged() {
+    local log=$1 status=0
+    shift
+    if ! [ -t 2 ]; then
+        "$@" >"$log" 2>&1
+    elif is_ours "$@"; then
+        : >"$log"
+        "$@" --log-file "$log" >>"$log"
+    else
+        clock &
+        "$@" >"$log" 2>&1 || status=$?
+        kill $!
+        wait $! 2>/dev/null || true
+        printf '\r' >&2
+        return "$status"
+    fi
+}
+
+is_ours() {
+    [[ $1 = fairseq-* || "$*" = "python -m build_dstore "* ]]
+}
+
+# Shows seconds in the terminal until it is stopped, or the recipe is: Ctrl-C does not reach what runs in the background.
+clock() {
+    local start=$SECONDS
+    while sleep 1 && kill -0 $$ 2>/dev/null; do
+        printf '\r%d s' "$((SECONDS - start))" >&2
+    done
+}
+
+# results LOG prints the lines that say what has come out; those that a terminal has shown already are left out
+results() {
+    { if [ -t 2 ]; then grep -v ' | INFO | ' "$1"; else cat "$1"; fi; } |
+        grep -o -E 'Dictionary: .*|[^ ]+: [0-9,]+ sents, .*|done training .*|wrote [0-9,]+ rows .*|Loss \(base 2\).*'
 }
 
 cell() {

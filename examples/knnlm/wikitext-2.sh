@@ -8,6 +8,7 @@
 # UPDATES=N how long is trained.
 
 WORK=${WORK:-wikitext-2}
+STEPS=12
 UPDATES=${UPDATES:-3300}
 here=$(dirname "$0")
 . "$here/steps.sh"

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from fairseq.runtime.files import encoded, is_stream, open_stream
@@ -32,8 +32,18 @@ def setup_logging() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(stream=sys.stderr, format=_FORMAT, datefmt=_DATE)
+    logging.basicConfig(handlers=[_BesideBars(sys.stderr)], format=_FORMAT, datefmt=_DATE)
     logging.getLogger().setLevel(logging.INFO)
+
+
+class _BesideBars(logging.StreamHandler):  # type: ignore[type-arg] # Python 3.10 takes none at run time
+    """Writes records to a terminal above the bars that are drawn there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record as a line; where tqdm is not loaded there is no bar."""
+        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        with tqdm.external_write_mode(self.stream) if tqdm is not None else nullcontext():
+            super().emit(record)
 
 
 class _LogFile(logging.Handler):

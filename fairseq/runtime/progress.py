@@ -1,7 +1,8 @@
 """Progress of long work: a tqdm bar in a terminal, elsewhere a line every few seconds, plain or JSON.
 
 ``Progress`` counts units (tokens, rows, lines) up to a total; ``at_work`` is for what cannot be counted. With
-``--log-file`` the lines go to that file as well, also those that a bar stands for.
+``--log-file`` the lines go to that file as well, also those that a bar stands for. What is logged while a bar is drawn
+goes above it (``fairseq/runtime/log.py``).
 """
 
 import json
@@ -18,6 +19,10 @@ from tqdm import tqdm
 from fairseq.runtime.log import format_duration, log_format, log_to_file_alone, logger
 
 LINE_INTERVAL_S = 10.0
+CLOCK_INTERVAL_S = 1.0
+# Of the bar alone, tqdm's own; beside statistics it has 20 columns, and a narrow terminal cuts the statistics.
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{in_all}, {rate_fmt}]"
+_BAR_AND_STATS = _BAR.replace("{bar}", "{bar:20}").replace("]", "{postfix}]")
 
 
 class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
@@ -49,6 +54,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
         shown: bool = True,
     ) -> None:
         self.form = log_format() if shown else "none"
+        self.every, self.more = every, more
         super().__init__(
             desc=stage,
             total=total,
@@ -59,14 +65,27 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
             leave=False,
             disable=False,  # whatever TQDM_DISABLE says: n is counted
             gui=self.form != "tqdm",  # as tqdm's other front ends have it: nothing is drawn on the terminal
+            bar_format=_BAR,
             **_shape(),
         )
-        self.every, self.more = every, more
         self._num_advances, self._last_line_s = 0, 0.0
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
         """Draws the bar, where there is one."""
         return self.form == "tqdm" and bool(super().display(msg, pos))
+
+    def clear(self, nolock: bool = False) -> None:
+        """Removes the bar, where there is one, until it is drawn again."""
+        if self.form == "tqdm":
+            super().clear(nolock=nolock)
+
+    @property
+    def format_dict(self) -> Any:
+        """What the bar shows: tqdm's fields, and the time left of this stage and those after it."""
+        fields = super().format_dict
+        rate, left = fields["rate"], fields["total"] - fields["n"] + (self.more or 0)
+        in_all = f", {format_duration(left / rate)} in all" if self.more and rate else ""
+        return {**fields, "in_all": in_all}
 
     @property
     def elapsed_s(self) -> float:
@@ -81,6 +100,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
     def advance(self, count: int, **stats: float) -> None:
         """Counts ``count`` further units; ``stats`` are shown beside them."""
         if stats:
+            self.bar_format = _BAR_AND_STATS
             self.set_postfix({name: f"{value:.4g}" for name, value in stats.items()}, refresh=False)
         self.update(count)
         self._num_advances += 1
@@ -126,7 +146,10 @@ def _shape() -> dict[str, Any]:
 
 @contextmanager
 def at_work(stage: str) -> Iterator[None]:
-    """Says every few seconds that a stage goes on, such as one call of another library, which nobody can count."""
+    """Says that a stage goes on, such as one call of another library, which nobody can count, and for how long so far.
+
+    In a terminal a line shows it every second, elsewhere there is one every few seconds.
+    """
     form = log_format()
     if form == "none":
         yield
@@ -137,12 +160,23 @@ def at_work(stage: str) -> Iterator[None]:
         while not done.wait(LINE_INTERVAL_S):
             seconds = time.monotonic() - start
             record = json.dumps({"stage": stage, "seconds": round(seconds, 1)})
-            logger.info("%s", record if form == "json" else f"{stage}: {format_duration(seconds)} so far")
+            line = record if form == "json" else f"{stage}: {format_duration(seconds)} so far"
+            if form == "tqdm":
+                log_to_file_alone(line)
+            else:
+                logger.info("%s", line)
 
-    teller = threading.Thread(target=tell, name=stage, daemon=True)
-    teller.start()
+    def draw() -> None:
+        with tqdm(desc=stage, bar_format="{desc}: {elapsed}", leave=False, **_shape()) as clock:
+            while not done.wait(CLOCK_INTERVAL_S):
+                clock.refresh()
+
+    tellers = [threading.Thread(target=work, name=stage, daemon=True) for work in (tell, draw)[: 1 + (form == "tqdm")]]
+    for teller in tellers:
+        teller.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        for teller in tellers:
+            teller.join()

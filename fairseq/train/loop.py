@@ -10,10 +10,11 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq.data.block_dataset import Batch
 from fairseq.optim.lr_schedules import stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
 from fairseq.runtime.log import log_format
@@ -185,9 +186,7 @@ class Training:
     def _validate(self) -> float | None:
         """Validates on all splits, logs the results and returns the metric of the first."""
         first: float | None = None
-        alone = self.trainer.group.world_size == 1  # one process among several validates to the end
-        batches = [map(valid.dataset.collate, valid.batches) for valid in self._valid]
-        sums = [self.trainer.validate(checked(part) if alone else part) for part in batches]
+        sums = [self.trainer.validate(self._batches_of(valid)) for valid in self._valid]
         for valid, (nats, num_targets) in zip(self._valid, sums, strict=True):
             values = {**loss_and_ppl(nats, num_targets), "num_updates": self.trainer.num_updates}
             if first is None:
@@ -197,6 +196,14 @@ class Training:
             self._log_line(valid.split, values)
             self._tensorboard.add(valid.split, values, self.trainer.num_updates)
         return first
+
+    def _batches_of(self, valid: ValidationSplit) -> Iterator[Batch]:
+        """Yields the batches of a split, and shows how far it is."""
+        alone = self.trainer.group.world_size == 1  # one process among several validates to the end
+        with Progress(f"validate on {valid.split}", len(valid.batches), "batches") as progress:
+            for idx in checked(valid.batches) if alone else valid.batches:
+                yield valid.dataset.collate(idx)
+                progress.advance(1)
 
     def _log_line(self, part: str, values: Mapping[str, float]) -> None:
         if self.trainer.group.rank:

@@ -1,8 +1,12 @@
 """Progress: what each format shows, and when."""
 
+import contextlib
+import io
 import json
 import logging
 import os
+import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -149,28 +153,75 @@ def test_a_log_file_has_a_line_an_interval_even_beside_a_bar(
 
 
 @pytest.mark.parametrize("log_format", ["simple", "json", "tqdm", "none"])
-def test_what_cannot_be_counted_says_that_it_goes_on(log_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_counted_says_that_it_goes_on(
+    log_format: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    told, drawn, terminal = threading.Event(), threading.Event(), io.StringIO()
+
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            if "train index: 00:00" in text:
+                drawn.set()
+            return terminal.write(text)
+
     monkeypatch.setattr("fairseq.runtime.progress.LINE_INTERVAL_S", 0.001)
-    told, lines = threading.Event(), []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-            told.set()
-
-    listener = Listener()
-    log.logger.addHandler(listener)
+    monkeypatch.setattr("fairseq.runtime.progress.CLOCK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(sys, "stderr", Terminal())
     set_log_format(log_format)
-    try:
+    with log_to(str(tmp_path / "log")):
+        assert log._file is not None
+        log._file.addFilter(lambda record: told.set() or True)
         with at_work("train index"):
             assert log_format == "none" or told.wait(60)
-        count = len(lines)
-        assert not any(thread.name == "train index" for thread in threading.enumerate()), "the teller is gone"
-    finally:
-        log.logger.removeHandler(listener)
+            assert log_format != "tqdm" or drawn.wait(60)
+    assert not any(thread.name == "train index" for thread in threading.enumerate()), "the tellers are gone"
+    lines = [line.split(" | ")[-1] for line in (tmp_path / "log").read_text().splitlines()[1:]]
     if log_format == "none":
-        assert not count
+        assert not lines
     elif log_format == "json":
         assert json.loads(lines[0])["stage"] == "train index" and json.loads(lines[0])["seconds"] >= 0
     else:
         assert lines[0] == "train index: 0:00 so far"
+    assert bool(caplog.messages) == (log_format in ("simple", "json")), "a line would tear the clock"
+    assert (terminal.getvalue() != "") == (log_format == "tqdm")
+
+
+def on_terminal(columns: int, script: str) -> str:
+    """Returns all that a program writes to a terminal."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # Linux: the other end is closed
+        while part := os.read(main, 65536):
+            seen += part
+    os.close(main)
+    assert child.wait() == 0, seen
+    return seen.decode().replace("\r\n", "\n")
+
+
+def test_a_line_goes_above_a_bar_and_the_bar_tells_the_time_left_in_all() -> None:
+    script = """
+import time
+from fairseq.runtime.log import logger, setup_logging
+from fairseq.runtime.progress import Progress
+setup_logging()
+with Progress("epoch 001", 10, "updates", more=10**6) as progress:
+    for _ in range(3):
+        time.sleep(0.15)
+        progress.advance(1, loss=2.0, **{f"further_{i}": i for i in range(20)})
+    logger.info("in between")
+    progress.advance(1)
+"""
+    before, drawn_again = on_terminal(90, script).split("in between")
+    assert before.split("\r")[-1].endswith(" | INFO | fairseq | "), "the bar is taken away first"
+    assert "epoch 001:" in drawn_again
+    bars = [bar for bar in before.split("\r") if bar.startswith("epoch 001:")]
+    assert re.search(r"30%\|█{6} {14}\| 3\.00/10\.0 \[00:00<00:0\d, \d+:\d\d:\d\d in all, ", bars[-1]), bars
+    assert all(len(bar) <= 90 for bar in bars)
