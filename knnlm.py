@@ -15,6 +15,7 @@ Queries are the vectors that the datastore's keys are made of: the last layer's 
 Legend: N queries · K neighbours · D key width.
 """
 
-from fairseq.knn.neighbours.dstore import KNN, KNN_Dstore, open_neighbours
+from fairseq.knn.neighbours.dstore import KNN_Dstore
+from fairseq.knn.neighbours.opening import KNN, open_neighbours
 
 __all__ = ["KNN", "KNN_Dstore", "open_neighbours"]

@@ -12,8 +12,10 @@ A message says what (flag or path), what was expected against what was found, an
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher
+
+_MOST_LISTED = 30  # settings, in an error of one line
 
 
 class FairseqError(Exception):
@@ -84,8 +86,20 @@ def _likeness(word: str, other: str) -> float:
     return SequenceMatcher(None, word, other, autojunk=False).ratio()
 
 
-def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Raises ConfigError for a name that is not among the known settings of ``owner``."""
+def refuse_unknown(
+    names: Iterable[str], known: Collection[str], owner: str, other_words: Mapping[str, str] | None = None
+) -> None:
+    """Raises ConfigError for a name that is not among the known settings of ``owner``, and lists those, if not many.
+
+    Args:
+        names: that were given.
+        known: settings that there are.
+        owner: what they are settings of.
+        other_words: what other programs call some of them.
+    """
     for name in names:
         if name not in known:
-            raise ConfigError(f"{shown(name)} is not a setting of {owner}{did_you_mean(name, known)}")
+            other = (other_words or {}).get(name)
+            hint = f"; did you mean {other}?" if other else did_you_mean(name, known)
+            listed = f" (settings: {', '.join(sorted(known))})" if len(known) <= _MOST_LISTED else ""
+            raise ConfigError(f"{shown(name)} is not a setting of {owner}{hint}{listed}")

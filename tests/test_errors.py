@@ -31,10 +31,17 @@ def test_did_you_mean(word: str, known: list[str], hint: str) -> None:
     assert errors.did_you_mean(word, known) == hint
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest_known_one() -> None:
+def test_an_unknown_setting_is_refused_with_the_nearest_known_one_and_all_there_are() -> None:
     errors.refuse_unknown(["k", "probe"], {"k", "probe", "lmbda"}, "KNN")
-    with pytest.raises(errors.ConfigError, match=r"^'prob' is not a setting of KNN; did you mean probe\?$"):
-        errors.refuse_unknown(["k", "prob"], {"k", "probe"}, "KNN")
+    with pytest.raises(errors.ConfigError) as caught:
+        errors.refuse_unknown(["k", "prob"], {"probe", "k"}, "KNN")
+    assert str(caught.value) == "'prob' is not a setting of KNN; did you mean probe? (settings: k, probe)"
+    with pytest.raises(errors.ConfigError, match="'nprobe' is not a setting of KNN; did you mean probe"):
+        errors.refuse_unknown(["nprobe"], {"k", "probe"}, "KNN", {"nprobe": "probe"})
+    many = {f"setting_{number}" for number in range(50)}
+    with pytest.raises(errors.ConfigError) as caught:
+        errors.refuse_unknown(["x"], many, "a model")
+    assert str(caught.value) == "'x' is not a setting of a model"
 
 
 def failing(err: BaseException) -> object:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fairseq.arrays import Float64s, Int64s
 from fairseq.generate.config import GenerationConfig
@@ -23,6 +25,13 @@ class Hypothesis:
     tokens_T: Int64s
     log_p_T: Float64s
     score: float
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Returns what fairseq's hypotheses call by this name: of the generated tokens, without the prompt."""
+        values = {"tokens": self.tokens_T, "positional_scores": self.log_p_T, "score": self.score}
+        if name not in values:
+            raise KeyError(f"{name!r} is not part of a text; {', '.join(values)} are")
+        return torch.as_tensor(values[name])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Where a model's files are: a directory, an archive, or the name of a model that fairseq published.
 
     directory or archive   model.pt   dict.txt      (one directory around them is looked into)
+    --save-dir             checkpoint_best.pt       (or checkpoint_last.pt), which names its own data directory
 
 Names are fairseq's. Their archives are downloaded once, into the cache of ``torch.hub`` (``TORCH_HOME`` moves it).
 """
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from fairseq.checkpoints.format import Checkpoint
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.hub.archives import unpacked
@@ -21,32 +23,69 @@ PUBLISHED = {
     "transformer_lm.wiki103.adaptive": f"{_ROOT}/adaptive_lm_wiki103.v2.tar.bz2",
     "transformer_lm.gbw.adaptive_huge": f"{_ROOT}/adaptive_lm_gbw_huge.tar.bz2",
 }
-DEFAULT_FILE = "model.pt"
+DEFAULT_FILES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+_CHECKPOINTS = (".pt", ".pth")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def find_model(name_or_path: str | Path, checkpoint_file: str, data: str | Path) -> tuple[list[Path], Path]:
-    """Returns the checkpoints of a model (several are an ensemble), and the directory of its ``dict.txt``.
+def find_checkpoints(name_or_path: str | Path, checkpoint_file: str | None) -> tuple[Path, list[Path]]:
+    """Returns the directory of a model and its checkpoints, of which several are an ensemble.
 
     An archive is unpacked, a name is downloaded.
 
     Args:
-        name_or_path: a directory, an archive, or a name of ``PUBLISHED``.
-        checkpoint_file: in there; ``a.pt:b.pt`` is an ensemble. Where there is no ``model.pt`` but one other ``.pt``,
-            the default means that one.
-        data: directory with ``dict.txt``; one that begins with ``.`` is relative to the model's.
+        name_or_path: a directory, a checkpoint, an archive, or a name of ``PUBLISHED``.
+        checkpoint_file: in there; ``a.pt:b.pt`` is an ensemble. If None, the first of ``DEFAULT_FILES`` that is there,
+            or the only ``.pt``.
 
     Raises:
         CheckpointError: there is no such checkpoint, or no such archive.
         ConfigError: no such name.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file() and path.suffix in _CHECKPOINTS:
+        if checkpoint_file is not None:
+            raise ConfigError(
+                f"{path} is a checkpoint, and checkpoint_file names {checkpoint_file}; give the directory, or one of"
+                " them"
+            )
+        return path.parent, [path]
+    root = _root(name_or_path)
+    if checkpoint_file is None:
+        return root, [_default_checkpoint(root)]
+    names = [name for name in split_paths(checkpoint_file) if name]
+    if not names:
+        raise ConfigError(f"checkpoint_file must name a file in {root}, but is empty; it has {_listed(root)}")
+    return root, [_checkpoint(root, name) for name in names]
+
+
+def find_data(root: Path, data: str | Path | None, checkpoint: Checkpoint) -> Path:
+    """Returns the directory of a model's ``dict.txt``.
+
+    Args:
+        root: directory of the model.
+        data: as the caller gave it; one that begins with ``.`` is relative to the model's directory. If None, the
+            model's directory, or that which the checkpoint was trained with, if it tells that the dictionary is its.
+        checkpoint: the model's.
+
+    Raises:
         DataError: there is no dictionary.
     """
-    root = _root(name_or_path)
-    names = [name for name in split_paths(checkpoint_file) if name]
-    checkpoints = [_checkpoint(root, name, is_default=checkpoint_file == DEFAULT_FILE) for name in names]
-    if not checkpoints:
-        raise ConfigError(f"checkpoint_file must name a file in {root}, but is empty; it has {_listed(root)}")
-    return checkpoints, _data_dir(root, str(data))
+    if data is not None:
+        return _data_dir(root, str(data))
+    recorded = checkpoint.fields.get("data")
+    looked_in = [root]
+    if isinstance(recorded, str) and checkpoint.extra_state.get("dictionary_sha256"):  # compared when it is opened
+        first = split_paths(recorded)[0]
+        looked_in += [Path(first), root.parent / first]
+    for directory in looked_in:
+        if (directory / "dict.txt").is_file():
+            return directory
+    places = " or ".join(str(directory) for directory in dict.fromkeys(looked_in))
+    raise DataError(
+        f"no dict.txt in {places}; give data_name_or_path= the directory of the dictionary that the model was trained"
+        " with, such as data-bin"
+    )
 
 
 def cache_dir() -> Path:
@@ -59,19 +98,14 @@ def _root(name_or_path: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        if path.suffix in (".pt", ".pth"):
-            raise ConfigError(
-                f"{path} is a checkpoint, but a directory, an archive or a name is expected first; give"
-                f" ({str(path.parent)!r}, {path.name!r})"
-            )
         return _inner(unpacked(path, cache_dir()))
     if name in PUBLISHED:
         return _inner(_unpacked_download(name, PUBLISHED[name]))
     if "/" in name:
         raise CheckpointError(f"{name} does not exist; give the directory of a checkpoint, or an archive (.tar.bz2)")
     raise ConfigError(
-        f"{name} is neither a directory nor an archive nor a known model{did_you_mean(name, PUBLISHED)} (known:"
-        f" {', '.join(PUBLISHED)})"
+        f"{name} is neither a directory nor a checkpoint, an archive or a known model{did_you_mean(name, PUBLISHED)}"
+        f" (known: {', '.join(PUBLISHED)})"
     )
 
 
@@ -101,14 +135,32 @@ def _inner(root: Path) -> Path:
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else root
 
 
-def _checkpoint(root: Path, name: str, *, is_default: bool) -> Path:
+def _default_checkpoint(root: Path) -> Path:
+    models = _models(root)
+    for name in DEFAULT_FILES:
+        if root / name in models:
+            return root / name
+    if len(models) == 1:
+        return models[0]
+    if not models and (root / "dict.txt").is_file():
+        raise CheckpointError(
+            f"{root} has a dictionary, but no checkpoint; give the directory of the checkpoints first, and this one as"
+            " data_name_or_path="
+        )
+    raise CheckpointError(
+        f"{root} has none of {', '.join(DEFAULT_FILES)} (there: {_listed(root)}); give checkpoint_file= a model's"
+    )
+
+
+def _checkpoint(root: Path, name: str) -> Path:
     path = root / name
     if path.is_file():
         return path
-    models = _models(root)
-    if is_default and len(models) == 1:
-        return models[0]
-    hint = did_you_mean(name, [model.name for model in models])
+    if (path / "dict.txt").is_file() or (Path(name) / "dict.txt").is_file():
+        raise CheckpointError(
+            f"{name} is a data directory, but checkpoint_file is a model's; give it as data_name_or_path="
+        )
+    hint = did_you_mean(name, [model.name for model in _models(root)])
     raise CheckpointError(f"{root} has no {name}{hint} (there: {_listed(root)}); give checkpoint_file a model's")
 
 

@@ -10,21 +10,20 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from fairseq.arrays import Int64s
-from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import coerce, flag_fields, resolve
+from fairseq.config.keywords import in_keywords
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, refuse_unknown
-from fairseq.evaluate.mixture import Mixture
+from fairseq.evaluate.mixture import Mixture, NextTokenMixture, average_probabilities
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.evaluate.texts import TextScorer
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis
+from fairseq.hub.module import EvaluationModule
 from fairseq.hub.protocol import RowMemory
-from fairseq.hub.records import Neighbour, Neighbourhood, Score, checked_weight
-from fairseq.hub.texts import decode, encode
-from fairseq.runtime.precision import Precision
+from fairseq.hub.records import Neighbour, Neighbourhood, Output, Score, checked_weight
+from fairseq.hub.texts import OTHER_WORDS, Ids, decode, encode, prompts_of, rows_of_ids
 from fairseq.runtime.progress import Progress
 
 # Fewer tokens are scored before a line of progress could be read.
@@ -35,44 +34,74 @@ BATCH_TOKENS = 4096
 PROMPTS_AT_ONCE = 16
 
 
-def precision_on(device: str | torch.device | None) -> Precision:
-    """Returns float32 on a device, the CPU if none is named; raises ConfigError for one that is not there."""
-    try:
-        place = torch.device("cpu" if device is None else device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as err:
-        raise ConfigError(f"device must be cpu, or cuda where there is a GPU, but is {device}") from err
-    return Precision(DeviceConfig(), place)
-
-
 def _listed(text: object) -> list[Any]:
     """Returns one text, or several, as a list; what is no text is refused when it is encoded."""
     return list(text) if isinstance(text, (list, tuple)) else [text]
 
 
-class LanguageModelHub:
-    """A model that was loaded by ``from_pretrained``.
+class LanguageModelHub(EvaluationModule):
+    """A model that was loaded by ``from_pretrained``, as an ``nn.Module``.
+
+        lm.score("words between spaces").perplexity
+        lm.sample("words between", sampling=True, sampling_topk=10)
+        lm(lm.encode("words between")).logits.argmax(-1)
 
     Attributes:
         models: one, or those of an ensemble, in evaluation mode.
         dictionary: words and ids.
         longest_row: tokens that the model sees at once; longer texts are scored block by block.
+        knn: the neighbours that are mixed in, None where there are none.
     """
 
     def __init__(
         self,
         models: Sequence[nn.Module],
         dictionary: Dictionary,
-        precision: Precision,
         longest_row: int,
         *,
+        device: str | torch.device | None = None,
+        name: str = "",
         add_bos: bool = False,
         memory: RowMemory | None = None,
         lmbda: float = 0.0,
     ) -> None:
-        self.models: list[Any] = [model.to(precision.device).eval() for model in models]
-        self.dictionary, self.longest_row, self._lmbda = dictionary, longest_row, lmbda
-        self._precision, self._add_bos, self._memory = precision, add_bos, memory
+        super().__init__(models, device)
+        self.dictionary, self.longest_row, self.knn = dictionary, longest_row, memory
+        self._name, self._add_bos, self._lmbda = name, add_bos, lmbda
+
+    def __call__(self, tokens: Ids | Sequence[Sequence[int]]) -> Output:
+        """Returns what the model says comes next behind each token of rows of ids.
+
+        ``logits[b, t]`` are ln p of every word behind ``tokens[b, : t + 1]``, those of the mixture where there are
+        neighbours. Ids are taken as they are: a text begins behind ``</s>`` (2), and ``encode`` ends with one.
+
+        Args:
+            tokens: int64 ``[T]`` or ``[B, T]``, or lists of ids; rows are filled on the right, with anything.
+
+        Raises:
+            ConfigError: no ids (a text is for ``score``), or more in a row than the model has positions.
+        """
+        return super().__call__(tokens)  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Ids | Sequence[Sequence[int]]) -> Output:
+        """See ``__call__``; nothing is kept for gradients."""
+        ids = rows_of_ids(self.dictionary, tokens).to(self.device)
+        longest = min([m.longest_row for m in self.models if m.longest_row is not None], default=ids.shape[-1])
+        if ids.shape[-1] > longest:
+            raise ConfigError(
+                f"a row must have at most {longest} tokens, the model's positions, but has {ids.shape[-1]}; lm.score"
+                " takes texts of any length"
+            )
+        log_ps, vectors = [], []
+        with torch.no_grad(), self._precision.autocast():
+            for model in self.models:
+                out = model(ids.reshape(-1, ids.shape[-1]), 0)
+                log_ps.append(model.log_prob(out.features_BSC.flatten(0, 1)))
+                vectors.append(out.ffn_input_BSC.flatten(0, 1).float())
+            log_p_NV = NextTokenMixture(self._memories()).mixed(average_probabilities(log_ps), vectors[0])
+        shape = (*ids.shape, -1)
+        extra = {"context_vectors": vectors[0].view(shape)} if len(vectors) == 1 else {}
+        return Output(log_p_NV.float().view(shape), extra)
 
     def encode(self, text: str) -> Tensor:
         """Returns the ids of a text's words, int64 ``[N]``, ``</s>`` after each line; unknown words are ``<unk>``."""
@@ -103,7 +132,7 @@ class LanguageModelHub:
         """
         texts = [encode(self.dictionary, each) for each in _listed(text)]
         window, total = self._window(context_window), sum(map(len, texts))
-        mixture = Mixture([(self._memory, self.lmbda)] if self._memory is not None else [])
+        mixture = Mixture(self._memories())
         with Progress("score", total, "tokens", shown=total >= SHOWN_TOKENS) as progress:
             scored = self._scorer(mixture).score(texts, window, progress.advance)
         scores = [Score.of(each, self.dictionary, self.lmbda) for each in scored]
@@ -127,24 +156,45 @@ class LanguageModelHub:
         Raises:
             ConfigError: no such setting, one out of range, or a prompt that leaves no room.
         """
+        for text in _listed(prompts):
+            encode(self.dictionary, text)  # refuses what is no text
         found = self.generate(_listed(prompts), seed=seed, **settings)
         texts = [self.decode([*best[0].prompt_T, *best[0].tokens_T]) for best in found]
         return texts[0] if isinstance(prompts, str) else texts
 
-    def generate(self, prompts: list[str], *, seed: int = 1, **settings: Any) -> list[list[Hypothesis]]:
-        """Returns the texts behind each prompt, ``nbest`` of them, the best first, token by token; see ``sample``."""
+    @overload
+    def generate(self, prompts: str | Sequence[int], *, seed: int = 1, **settings: Any) -> list[Hypothesis]: ...
+    @overload
+    def generate(
+        self, prompts: list[str] | list[Tensor] | list[list[int]], *, seed: int = 1, **settings: Any
+    ) -> list[list[Hypothesis]]: ...
+    @overload
+    def generate(self, prompts: Ids, *, seed: int = 1, **settings: Any) -> list[Any]: ...
+    def generate(self, prompts: Any, *, seed: int = 1, **settings: Any) -> list[Any]:
+        """Returns the texts behind a prompt, ``nbest`` of them, the best first, token by token; of several, a list.
+
+        Args:
+            prompts: a text, or its ids (int64 ``[T]``, or a list); several as a list of either, or as rows ``[B, T]``.
+                The ``</s>`` that ``encode`` ends with, and ``<pad>`` at either end, are left off.
+            seed: as in ``sample``.
+            settings: as in ``sample``.
+
+        Raises:
+            ConfigError: as ``sample``.
+        """
         if len(self.models) > 1:
             raise ConfigError("text is generated by one model, but this is an ensemble; load one checkpoint")
-        refuse_unknown(settings, [*flag_fields(GenerationConfig), "seed"], "generating text")
-        config = resolve(GenerationConfig, {"beam": 1, **settings})  # 1 as in fairseq's hub
-        memories = [(self._memory, self.lmbda)] if self._memory is not None else []
+        refuse_unknown(settings, [*flag_fields(GenerationConfig), "seed"], "generating text", OTHER_WORDS)
+        texts, is_one = prompts_of(self.dictionary, prompts)
         seed = coerce(seed, int, "seed")
-        generator = Generator(self.models[0], self._precision, config, memories, seed=seed, add_bos=self._add_bos)
-        texts = [self._prompt(text) for text in _listed(prompts)]
-        found: list[list[Hypothesis]] = []
-        for numbers in generator.batches(texts, None, PROMPTS_AT_ONCE):
-            found += generator.generate([texts[number] for number in numbers], numbers)
-        return found
+        with in_keywords(GenerationConfig):
+            config = resolve(GenerationConfig, {"beam": 1, **settings})  # 1 as in fairseq's hub
+            memories = self._memories()
+            generator = Generator(self.models[0], self._precision, config, memories, seed=seed, add_bos=self._add_bos)
+            found: list[list[Hypothesis]] = []
+            for numbers in generator.batches(texts, None, PROMPTS_AT_ONCE):
+                found += generator.generate([texts[number] for number in numbers], numbers)
+        return found[0] if is_one else found
 
     def neighbours(
         self, text: str, k: int = 8, context_window: int | None = None, *, words: int = 8
@@ -160,15 +210,15 @@ class LanguageModelHub:
         Raises:
             ConfigError: the model was loaded without neighbours, or a number is out of range.
         """
-        if self._memory is None:
+        if self.knn is None:
             raise ConfigError("there are no neighbours; load the model with knn=KNN(datastore, index)")
         if coerce(words, int, "words") < 0:
             raise ConfigError(f"words must be at least 0, but is {words}")
         found: list[Neighbourhood] = []
         for queries_ND, target_N in self._contexts(text, context_window):
-            distances_NK, ids_NK = self._memory.search(queries_ND, k)
+            distances_NK, ids_NK = self.knn.search(queries_ND, k)
             for target, *near in zip(target_N.tolist(), distances_NK.cpu(), ids_NK.cpu(), strict=True):
-                rows = self._shown(self._memory, near[0], near[1], words)
+                rows = self._shown(self.knn, near[0], near[1], words)
                 found.append(Neighbourhood(self.dictionary[target], tuple(rows)))
         return found
 
@@ -190,32 +240,15 @@ class LanguageModelHub:
     def lmbda(self, weight: float) -> None:
         self._lmbda = checked_weight(weight)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self._precision.device
-
-    def to(self, device: str | torch.device) -> "LanguageModelHub":
-        """Moves the model, and returns this object; raises ConfigError for a device that is not there."""
-        self._precision = precision_on(device)
-        self.models = [model.to(self.device) for model in self.models]
-        return self
-
-    def cuda(self) -> "LanguageModelHub":
-        """Moves the model to the GPU, and returns this object."""
-        return self.to("cuda")
-
-    def cpu(self) -> "LanguageModelHub":
-        """Moves the model to the CPU, and returns this object."""
-        return self.to("cpu")
-
-    def eval(self) -> "LanguageModelHub":
-        """Returns this object, which is in evaluation mode from the beginning."""
-        return self
-
     def __repr__(self) -> str:
-        neighbours = f", neighbours with λ = {self.lmbda}" if self._memory is not None else ""
-        return f"LanguageModelHub({len(self.dictionary)} words, rows of {self.longest_row}, {self.device}{neighbours})"
+        name = f"{self._name}, " if self._name else ""
+        format_ = "" if self.dtype == torch.float32 else f", {str(self.dtype).removeprefix('torch.')}"
+        neighbours = f", {self.knn} with λ = {self.lmbda}" if self.knn is not None else ""
+        size = f"{len(self.dictionary):,} words, rows of {self.longest_row:,}"
+        return f"LanguageModelHub({name}{size}, {self.device}{format_}{neighbours})"
+
+    def _memories(self) -> list[tuple[RowMemory, float]]:
+        return [(self.knn, self.lmbda)] if self.knn is not None else []
 
     def _scorer(self, mixture: Mixture | None = None) -> TextScorer:
         scorer = SequenceScorer(self.models, self._precision, mixture)
@@ -243,11 +276,6 @@ class LanguageModelHub:
             before, after = (None, None) if passage is None else (self._line(ids) for ids in passage)
             shown.append(Neighbour(row, distance, self.dictionary[value], before, after))
         return shown
-
-    def _prompt(self, text: str) -> Int64s:
-        """Returns a prompt's ids: an ended line stays ended, the last word is to be followed by another."""
-        ids = encode(self.dictionary, text)
-        return ids if text.endswith(("\n", "\r")) else ids[:-1]
 
     def _line(self, ids: Sequence[int]) -> str:
         return " ".join(self.dictionary[idx] for idx in ids)

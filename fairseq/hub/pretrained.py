@@ -8,11 +8,13 @@ import torch
 
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.flags import flag_fields, resolve
+from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, refuse_unknown
-from fairseq.hub.files import DEFAULT_FILE, find_model
-from fairseq.hub.model import LanguageModelHub, precision_on
+from fairseq.hub.files import find_checkpoints, find_data
+from fairseq.hub.model import LanguageModelHub
+from fairseq.hub.module import checked_device
 from fairseq.hub.protocol import MemoryConfig
 from fairseq.models import MODELS
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -26,19 +28,26 @@ _TEXT_TOOLS = ("tokenizer", "bpe", "bpe_codes", "moses_source_lang", "moses_targ
 
 def from_pretrained(
     name_or_path: str | Path,
-    checkpoint_file: str = DEFAULT_FILE,
-    data_name_or_path: str | Path = ".",
+    checkpoint_file: str | None = None,
+    data_name_or_path: str | Path | None = None,
     *,
     knn: MemoryConfig | None = None,
     device: str | torch.device | None = None,
     **overrides: Any,
 ) -> LanguageModelHub:
-    """Returns a trained model, ready to score.
+    """Returns a trained model, ready to score and to generate.
+
+        lm = from_pretrained("checkpoints")  # its checkpoint_best.pt, and the data directory that it was trained with
+        lm = from_pretrained("checkpoints/checkpoint_last.pt", data_name_or_path="data-bin", device="cuda")
+        lm = from_pretrained("checkpoints", knn=KNN("checkpoints/dstore", "checkpoints/knn.index", k=64, lmbda=0.25))
 
     Args:
-        name_or_path: a directory, an archive (``.tar.bz2``, ``.tar.gz``), or a name that fairseq published.
-        checkpoint_file: file in there; ``a.pt:b.pt`` averages the probabilities of several.
+        name_or_path: a directory, a checkpoint, an archive (``.tar.bz2``, ``.tar.gz``), or a name that fairseq
+            published.
+        checkpoint_file: file in there; ``a.pt:b.pt`` averages the probabilities of several. If left out
+            ``model.pt``, else ``checkpoint_best.pt``, ``checkpoint_last.pt`` or the only ``.pt``.
         data_name_or_path: directory with ``dict.txt``; one that begins with ``.`` is relative to the model's directory.
+            If left out, that one, or the data directory that the checkpoint was trained with.
         knn: neighbours to mix in, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
         device: the CPU if left out.
         overrides: settings of the model in place of the checkpoint's, such as ``max_target_positions``.
@@ -51,23 +60,32 @@ def from_pretrained(
     """
     _check_overrides(overrides)
     _check_knn(knn)
-    precision = precision_on(device)
-    paths, data_dir = find_model(name_or_path, checkpoint_file, data_name_or_path)
+    checked_device(device)
+    root, paths = find_checkpoints(name_or_path, checkpoint_file)
     if knn is not None and len(paths) > 1:
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
-    checkpoints = [load_checkpoint(path) for path in paths]
-    fields = {**checkpoints[0].fields, **overrides}
-    own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
-    config = resolve(LanguageModelingConfig, {"data": join_paths([data_dir]), **own})
-    task = LanguageModelingTask(config)
-    models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
-    memory, lmbda = None, 0.0
-    if knn is not None:
-        memory, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
+    with in_keywords(LanguageModelingConfig, *MODELS.configs()):
+        checkpoints = [load_checkpoint(path) for path in paths]
+        fields = {**checkpoints[0].fields, **overrides}
+        own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
+        data_dir = find_data(root, data_name_or_path, checkpoints[0])
+        config = resolve(LanguageModelingConfig, {"data": join_paths([data_dir]), **own})
+        task = LanguageModelingTask(config)
+        models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
+        memory, lmbda = None, 0.0
+        if knn is not None:
+            memory, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
     positions = min(model.max_positions for model in models) - config.add_bos_token  # <s> takes one of them
     longest_row = min(config.tokens_per_sample, positions)
     return LanguageModelHub(
-        models, task.dictionary, precision, longest_row, add_bos=config.add_bos_token, memory=memory, lmbda=lmbda
+        models,
+        task.dictionary,
+        longest_row,
+        device=device,
+        name=", ".join(map(str, paths)),
+        add_bos=config.add_bos_token,
+        memory=memory,
+        lmbda=lmbda,
     )
 
 

@@ -1,8 +1,8 @@
-"""What the hub returns: a text's scores, token by token, and the neighbours of a token."""
+"""What the hub returns: what comes next, a text's scores, token by token, and the neighbours of a token."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,18 @@ def checked_weight(weight: object) -> float:
     if not 0 <= number <= 1:
         raise ConfigError(f"lmbda must be from 0 to 1, but is {number:g}")
     return number
+
+
+class Output(NamedTuple):
+    """What a model says comes next behind each token of a row: ``logits, extra = lm(tokens)``, as in fairseq.
+
+    Attributes:
+        logits: ln p of every word, float32 ``[…, V]``: their softmax is p, and so is their exponential.
+        extra: ``context_vectors``, float32 ``[…, D]``, which a datastore is asked with; nothing of an ensemble.
+    """
+
+    logits: Tensor
+    extra: dict[str, Tensor]
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,20 +1,38 @@
 """From strings to token ids and back: words between white space, ``</s>`` at the end of each line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fairseq.arrays import Int64s
-from fairseq.data.dictionary import BOS, EOS, Dictionary
+from fairseq.arrays import Array, Int64s
+from fairseq.data.dictionary import BOS, EOS, PAD, Dictionary
 from fairseq.data.encoding import MARK, warn_of_mark
 from fairseq.errors import ConfigError, shown
 from fairseq.evaluate.texts import split_lines
+
+Ids: TypeAlias = Tensor | Array | Sequence[int]
+
+# What the users of Hugging Face's generate call our settings.
+OTHER_WORDS = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "max_len"), "max_len_b"),
+    **dict.fromkeys(("min_new_tokens", "min_length"), "min_len"),
+    **dict.fromkeys(("num_beams", "beam_size"), "beam"),
+    "num_return_sequences": "nbest",
+    "do_sample": "sampling",
+    "top_k": "sampling_topk",
+    "top_p": "sampling_topp",
+    "length_penalty": "lenpen",
+}
 
 
 def encode(dictionary: Dictionary, text: str) -> Int64s:
     """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
     if not isinstance(text, str):
-        raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}")
+        hint = "" if isinstance(text, (str, bytes)) or not _is_ids(text) else "; lm.decode(ids) makes a text of ids"
+        raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
     warn_of_mark(text, "a text")
     return np.concatenate([dictionary.encode_line(line) for line in split_lines(text.removeprefix(MARK))])
 
@@ -25,9 +43,7 @@ def decode(dictionary: Dictionary, ids: Iterable[int]) -> str:
     The last line has no ``\n`` behind it unless it is empty, for ``encode`` takes that one for the end of a line.
     """
     tokens = [idx for idx in map(int, ids) if idx != BOS]
-    for idx in tokens:
-        if not 0 <= idx < len(dictionary):
-            raise ConfigError(f"a token must be an id from 0 to {len(dictionary) - 1}, but is {idx}")
+    _check_ids(dictionary, np.array(tokens, np.int64))
     if tokens and tokens[-1] == EOS:
         del tokens[-1]
     lines: list[list[str]] = [[]]
@@ -38,3 +54,66 @@ def decode(dictionary: Dictionary, ids: Iterable[int]) -> str:
             lines[-1].append(dictionary[idx])
     text = "\n".join(" ".join(line) for line in lines)
     return f"{text}\n" if text.endswith("\n") else text
+
+
+def prompts_of(dictionary: Dictionary, prompts: Any) -> tuple[list[Int64s], bool]:
+    """Returns the ids of each prompt, and whether one was given, rather than several.
+
+    A text's ended line stays ended, its last word is to be followed by another. Of ids, one ``</s>`` at the end is
+    left off, as in fairseq, since ``encode`` puts it there, and ``<pad>`` at either end.
+
+    Raises:
+        ConfigError: neither texts nor ids.
+    """
+    if isinstance(prompts, str) or _is_ids(prompts):
+        return [_prompt(dictionary, prompts)], True
+    is_several = isinstance(prompts, (list, tuple)) or getattr(prompts, "ndim", 0) == 2
+    return [_prompt(dictionary, prompt) for prompt in (prompts if is_several else [prompts])], False
+
+
+def _prompt(dictionary: Dictionary, prompt: Any) -> Int64s:
+    if isinstance(prompt, str) or not _is_ids(prompt):
+        ids = encode(dictionary, prompt)
+        return ids if prompt.endswith(("\n", "\r")) else ids[:-1]
+    ids = rows_of_ids(dictionary, prompt).cpu().numpy()
+    words = np.flatnonzero(ids != PAD)
+    ids = ids[words[0] : words[-1] + 1] if len(words) else ids[:0]
+    return ids[:-1] if len(ids) and ids[-1] == EOS else ids
+
+
+def rows_of_ids(dictionary: Dictionary, tokens: Any) -> Tensor:
+    """Returns ids as int64 ``[T]`` or ``[B, T]``.
+
+    Raises:
+        ConfigError: not whole numbers in a row, or in rows of one length, or an id that is no word.
+    """
+    if isinstance(tokens, str) or (isinstance(tokens, (list, tuple)) and any(isinstance(t, str) for t in tokens)):
+        raise ConfigError(
+            "ids of words are expected, but a text is given; lm.score(text) scores it, lm.encode(text) gives its ids"
+        )
+    try:
+        ids = tokens if isinstance(tokens, Tensor) else torch.as_tensor(np.asarray(tokens))
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"ids must be whole numbers, in rows of one length, but are {shown(tokens)}") from err
+    is_whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if not is_whole or ids.ndim not in (1, 2) or not ids.numel():
+        kind = str(ids.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"ids must be whole numbers, in a row or in rows of one length, but are {kind} of shape {tuple(ids.shape)};"
+            " lm.encode(text) gives those of a text"
+        )
+    _check_ids(dictionary, ids.cpu().numpy())
+    return ids.long()
+
+
+def _is_ids(given: Any) -> bool:
+    """Whether what is given is one row of ids, rather than several, or something else."""
+    if isinstance(given, (list, tuple)):
+        return bool(given) and all(isinstance(item, (int, np.integer)) for item in given)
+    return isinstance(given, (Tensor, np.ndarray)) and given.ndim == 1
+
+
+def _check_ids(dictionary: Dictionary, ids: Int64s) -> None:
+    bad = ids[(ids < 0) | (ids >= len(dictionary))]
+    if len(bad):
+        raise ConfigError(f"a token must be an id from 0 to {len(dictionary) - 1}, but is {bad[0]}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, cast
 
 from fairseq.config.flags import as_dict, flag, resolve
+from fairseq.config.keywords import in_keywords
 from fairseq.config.kinds import Dir, Files, Prefixes
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError, refuse_unknown
@@ -128,14 +129,13 @@ def check_temperature(temperature: KnnTemp) -> None:
         raise ConfigError(f"--knn-temp must be at least {LEAST_TEMPERATURE}, and finite, but is {temperature}")
 
 
-class KNNSettings(TypedDict, total=False):
-    """Fields of ``KNNConfig`` that ``KNN_Dstore.open`` and ``KNN`` take as keywords: all but the files' names."""
+class NeighbourSettings(TypedDict, total=False):
+    """Fields of ``KNNConfig`` that are keywords in Python, ``temperature`` for ``knn_temp`` among them."""
 
-    k: int
     rerank: int | None
     probe: int
-    lmbda: float
     knn_temp: KnnTemp
+    temperature: KnnTemp
     knn_sim_func: str | None
     faiss_metric_type: str
     no_load_keys: bool
@@ -145,14 +145,39 @@ class KNNSettings(TypedDict, total=False):
     allow_mismatch: bool
 
 
+class KNNSettings(NeighbourSettings, total=False):
+    """The keywords of ``KNN_Dstore.open``; ``KNN`` takes the first two by position as well."""
+
+    k: int
+    lmbda: float
+
+
+# What other programs, and the formulas of the papers, call a setting.
+_OTHER_WORDS = {
+    **dict.fromkeys(("lambda_", "lam", "lamda", "weight"), "lmbda"),
+    **dict.fromkeys(("temp", "knn_temperature", "t", "T"), "temperature"),
+    **dict.fromkeys(("nprobe", "n_probe"), "probe"),
+    **dict.fromkeys(("n_neighbors", "n_neighbours", "num_neighbors", "neighbours", "neighbors", "top_k"), "k"),
+    **dict.fromkeys(("metric", "metric_type"), "faiss_metric_type"),
+}
+
+
 def with_settings(config: KNNConfig, settings: KNNSettings, caller: str) -> KNNConfig:
-    """Returns the config with some settings replaced.
+    """Returns the config with some settings replaced; ``temperature`` is Python's word for ``knn_temp``.
 
     Raises:
-        ConfigError: ``caller`` has no such setting, or a value is out of range.
+        ConfigError: ``caller`` has no such setting, a value is out of range, or both words are given.
     """
-    refuse_unknown(settings, KNNSettings.__annotations__, caller)
-    return resolve(KNNConfig, as_dict(config), cast("dict[str, object]", settings))
+    refuse_unknown(settings, KNNSettings.__annotations__, caller, _OTHER_WORDS)
+    fields = cast("dict[str, object]", dict(settings))
+    renamed = {}
+    if "temperature" in fields:
+        if "knn_temp" in fields:
+            raise ConfigError("temperature and knn_temp are two words for the same number; give one")
+        fields["knn_temp"] = fields.pop("temperature")
+        renamed["knn_temp"] = "temperature"
+    with in_keywords(KNNConfig, **renamed):
+        return resolve(KNNConfig, as_dict(config), fields)
 
 
 def paired_names(prefixes: str, indexfiles: str) -> tuple[tuple[str, str], ...]:

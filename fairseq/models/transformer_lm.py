@@ -149,11 +149,14 @@ class TransformerLanguageModel(nn.Module):
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        checkpoint_file: str = "model.pt",
-        data_name_or_path: str | Path = ".",
+        checkpoint_file: str | None = None,
+        data_name_or_path: str | Path | None = None,
         **more: Any,
     ) -> Any:
         """Returns a trained model with its dictionary: see ``fairseq.hub.from_pretrained``.
+
+            lm = TransformerLanguageModel.from_pretrained("checkpoints")
+            lm.score("a text").perplexity
 
         The hub is above this module, which therefore loads it by name.
         """

@@ -279,17 +279,17 @@ def test_what_is_missing_or_too_much_is_named(artefacts: Artefacts, tmp_path: Pa
     shutil.copy(artefacts.checkpoint, tmp_path / "b.pt")
     two = {"a.pt": artefacts.checkpoint, "b.pt": tmp_path / "b.pt", "dict.txt": artefacts.data / "dict.txt"}
     archive = make_archive(tmp_path / "two.tar.bz2", two)
-    with pytest.raises(CheckpointError, match=r"has no model\.pt \(there: a\.pt, b\.pt\); give checkpoint_file"):
+    with pytest.raises(
+        CheckpointError, match=r"has none of model\.pt, .* \(there: a\.pt, b\.pt\); give checkpoint_file="
+    ):
         from_pretrained(archive)
     with pytest.raises(CheckpointError, match=r"has no c\.pt \(there: a\.pt, b\.pt\)"):
         from_pretrained(archive, "c.pt")
     assert len(from_pretrained(archive, "b.pt").score(TEXT)) == 4
     bare = make_archive(tmp_path / "bare.tar.bz2", {"model.pt": artefacts.checkpoint})
     with pytest.raises(DataError, match=r"has no dict\.txt \(a path that begins with '\.'"):
-        from_pretrained(bare)
+        from_pretrained(bare, data_name_or_path=".")
     assert len(from_pretrained(bare, data_name_or_path=artefacts.data).score(TEXT)) == 4
-    with pytest.raises(ConfigError, match=r"is a checkpoint, but a directory.*'checkpoint_last\.pt'\)"):
-        from_pretrained(artefacts.checkpoint)
     with pytest.raises(ConfigError, match="checkpoint_file must name a file"):
         from_pretrained(artefacts.checkpoint.parent, "", artefacts.data)
 
@@ -325,9 +325,9 @@ def test_another_models_neighbours_are_refused(artefacts: Artefacts, tmp_path: P
         from_pretrained(artefacts.checkpoint.parent, artefacts.checkpoint.name, tmp_path)
     with pytest.raises(ConfigError, match=r"'prob' is not a setting of KNN; did you mean probe\?"):
         KNN(artefacts.store, artefacts.index, prob=3)
-    with pytest.raises(ConfigError, match="--k must be at least 1"):
+    with pytest.raises(ConfigError, match=r"^k must be at least 1"):
         KNN(artefacts.store, artefacts.index, k=0)
-    with pytest.raises(ConfigError, match="--lmbda must be at most 1"):
+    with pytest.raises(ConfigError, match=r"^lmbda must be at most 1"):
         KNN(artefacts.store, artefacts.index, lmbda=1.5)
 
 

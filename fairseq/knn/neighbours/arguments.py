@@ -84,6 +84,32 @@ def checked_k(k: object) -> int:
     return int(k)
 
 
+def checked_vocabulary(size: object, known: int | None, values: Integers) -> int:
+    """Returns the number of words to tell probabilities of.
+
+    Args:
+        size: as given; ``known`` if None.
+        known: what the datastore's manifest says, None where it says nothing.
+        values: of the rows that were found.
+
+    Raises:
+        ConfigError: none is given or known, or it leaves out a word that is needed.
+    """
+    size = known if size is None else size
+    if size is None:
+        raise ConfigError(
+            "vocabulary_size must be given, for the datastore has no manifest that tells it; give the size of the"
+            " model's dictionary, len(lm.dictionary)"
+        )
+    least = max(known or 1, int(values.max(initial=0)) + 1)
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < least:
+        raise ConfigError(
+            f"vocabulary_size must be a whole number from {least} on, for the datastore has such words, but is"
+            f" {shown(size)}; give the size of the model's dictionary"
+        )
+    return int(size)
+
+
 def like(array: Array, model: A) -> A:
     """Returns an array as the kind of the other, on its device."""
     return torch.from_numpy(array).to(model.device) if isinstance(model, Tensor) else array

@@ -47,6 +47,12 @@ class Votes:
         """Returns those of some queries."""
         return Votes(self.distances_NK[rows], self.ids_NK[rows], self.hits_NK[rows])
 
+    @staticmethod
+    def joined(parts: "Sequence[Votes]") -> "Votes":
+        """Returns those of all queries, in their order."""
+        names = ("distances_NK", "ids_NK", "hits_NK")
+        return Votes(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
     def nearest_first(self) -> "Votes":
         """Returns them by distance; those equally far in the order that they were in."""
         order_NK = torch.sort(torch.from_numpy(self.distances_NK), dim=1, stable=True).indices.numpy()

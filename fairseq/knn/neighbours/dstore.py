@@ -1,4 +1,4 @@
-"""A datastore with its index as a source of neighbours, and what opens one or several.
+"""A datastore with its index as a source of neighbours.
 
 The index gives the rows, list by list where many queries visit each list (fairseq/knn/search/by_list.py); distances are
 its own, or exact ones from the stored keys.
@@ -7,16 +7,15 @@ Legend: N queries · K neighbours · D key width.
 """
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
-from fairseq.config.path_lists import join_paths
-from fairseq.errors import ConfigError, DatastoreError
-from fairseq.knn.config import AUTO, KNNConfig, KNNSettings, several_sizes, with_settings
+from fairseq.config.keywords import in_keywords
+from fairseq.errors import ConfigError, DatastoreError, shown
+from fairseq.knn.config import KNNConfig, KNNSettings, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import manifest_path
@@ -27,8 +26,6 @@ from fairseq.knn.index.index_file import IndexFile, look_at
 from fairseq.knn.index.without_rows import take_out, without_rows
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.parts import StorePart
-from fairseq.knn.neighbours.passages import RowText
-from fairseq.knn.neighbours.several_stores import SeveralStores
 from fairseq.knn.neighbours.tally import Lists
 from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
@@ -41,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What Python calls flags that are arguments there.
+KEYWORDS = {"dstore_filename": "prefix", "dstore_size": "rows", "dstore_fp16": "key_fp16"}
+
 
 class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
     """A datastore with its index; what it answers, and how it is asked, is a ``NeighbourSource``'s.
@@ -52,6 +52,9 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         index_file: what is known of the index's file.
         distinct_ids: the index is known to hold each row once, as ``open`` checks.
         vocabulary_size: targets are below it; the datastore's manifest may know it too.
+
+    Raises:
+        ConfigError: names of files, which ``open`` takes.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         distinct_ids: bool = False,
         vocabulary_size: int | None = None,
     ) -> None:
+        if not isinstance(datastore, Datastore):
+            raise ConfigError(_how_to_open(datastore, index))
         self.datastore, self.parts = datastore, (StorePart(datastore, 0),)
         self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
@@ -93,8 +98,8 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             indexfile: of its index.
             config: settings; the defaults if left out.
             model: that the datastore must have been written with, as far as both are known.
-            rows: ``--dstore-size``, only needed for datastores without a manifest.
-            key_fp16: ``--dstore-fp16``, likewise.
+            rows: how many there are, only needed for datastores without a manifest.
+            key_fp16: whether the keys are float16, likewise.
             settings: ``k``, ``probe`` and others, which replace the config's.
 
         Raises:
@@ -102,19 +107,24 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             DatastoreError: a file cannot be read.
             MismatchError: they do not belong together.
         """
+        if config is not None and not isinstance(config, KNNConfig):
+            raise ConfigError(f"config must be a KNNConfig, but is {shown(config)}; numbers are given by name: k=16")
         config = with_settings(config if config is not None else KNNConfig(), settings, "KNN_Dstore.open")
-        return cls._open(prefix, indexfile, config, model, rows, key_fp16).settled()
+        with in_keywords(KNNConfig, **KEYWORDS):
+            return cls.opened(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16).settled()
 
     @classmethod
-    def _open(
+    def opened(
         cls,
         prefix: str | Path,
         indexfile: str | Path,
         config: KNNConfig,
         model: ModelIdentity | None,
+        *,
         rows: int | None,
         key_fp16: bool,
     ) -> "KNN_Dstore":
+        """Returns what ``open`` does, before its temperature is measured, for a command as well: errors name flags."""
         _require_memory(Path(prefix), Path(indexfile), config)
         file = look_at(indexfile)
         allow = config.allow_mismatch
@@ -210,77 +220,13 @@ def _width(prefix: str | Path, index: Any, model: ModelIdentity | None) -> int |
     return None if manifest_path(prefix).is_file() else int(index.d)
 
 
-def open_neighbours(
-    config: KNNConfig, model: ModelIdentity | None = None, *, rows: int | None = None, key_fp16: bool = False
-) -> NeighbourSource:
-    """Returns what ``--dstore-filename`` and ``--indexfile`` name: a datastore, or several that are searched together.
-
-    A datastore that is named twice with the same index is searched once, with a warning.
-
-    Args:
-        config: names and settings.
-        model: that each must have been written with.
-        rows: ``--dstore-size``, of one datastore.
-        key_fp16: ``--dstore-fp16``, of each.
-
-    Raises:
-        ConfigError: ``rows`` with several.
-        DatastoreError: a file cannot be read.
-        MismatchError: they do not belong together.
-    """
-    pairs = config.stores
-    if rows is not None and len(pairs) > 1:
-        raise ConfigError(several_sizes(rows, len(pairs)))
-    opened: dict[tuple[Path, Path], KNN_Dstore] = {}
-    for prefix, indexfile in pairs:
-        place = Path(prefix).resolve(), Path(indexfile).resolve()
-        if place in opened:
-            logger.warning("%s is named twice with the index %s; it is searched once", prefix, indexfile)
-            continue
-        opened[place] = KNN_Dstore._open(prefix, indexfile, config, model, rows, key_fp16)
-    members = list(opened.values())
-    source = members[0] if len(members) == 1 else SeveralStores(members, config)
-    return source.settled()
-
-
-class KNN:
-    r"""A datastore, its index and its weight, to be opened for a model: ``from_pretrained(…, knn=KNN(…))``.
-
-    Args:
-        prefix: of the datastore's files; several in one string, separated by colons, are searched together (a colon in
-            a name is written ``\:``).
-        indexfile: of its index; of several one each, in their order.
-        data: of the text that the datastore was written from, its directory or its split, where that was moved; what
-            the manifest says if left out.
-        rows: of a datastore without a manifest.
-        key_fp16: whether the keys of one are float16.
-        settings: ``lmbda`` (the weight λ of the neighbours, 0.25 if left out), ``k``, ``probe``, ``knn_temp``
-            (T, ``"auto"`` if left out: from the distances between rows; of inner products 1), and others.
-
-    Raises:
-        ConfigError: no such setting, or one out of range.
-    """
-
-    def __init__(
-        self,
-        prefix: str | Path,
-        indexfile: str | Path,
-        *,
-        data: str | Path | None = None,
-        rows: int | None = None,
-        key_fp16: bool = False,
-        **settings: "Unpack[KNNSettings]",
-    ) -> None:
-        self.data, self.rows, self.key_fp16 = data, rows, key_fp16
-        names = [join_paths([name]) if isinstance(name, Path) else name for name in (prefix, indexfile)]
-        named = KNNConfig(dstore_filename=names[0], indexfile=names[1], lmbda=0.25)
-        config = with_settings(named, settings, "KNN")
-        is_auto = "knn_temp" not in settings and not config.is_inner_product
-        self.config = replace(config, knn_temp=AUTO) if is_auto else config
-
-    def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:
-        """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""
-        opened = open_neighbours(self.config, model, rows=self.rows, key_fp16=self.key_fp16)
-        if self.data is not None:
-            opened.texts = [RowText.open(part.datastore, self.data) for part in opened.parts]
-        return opened, self.config.lmbda
+def _how_to_open(datastore: object, index: object) -> str:
+    """Returns what to call instead of the constructor, given names, or the arguments of the original's."""
+    if hasattr(datastore, "dstore_filename") and hasattr(datastore, "indexfile"):
+        asked = f"{datastore.dstore_filename!r}, {datastore.indexfile!r}"
+        given = {name: getattr(datastore, name, None) for name in ("k", "probe", "knn_temp", "knn_sim_func")}
+        asked += "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+    else:
+        paths = [str(given) if isinstance(given, Path) else given for given in (datastore, index)]
+        asked = ", ".join(repr(path) if isinstance(path, str) else "…" for path in paths)
+    return f"KNN_Dstore is made of what is open already; open the files by KNN_Dstore.open({asked})"

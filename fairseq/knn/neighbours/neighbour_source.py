@@ -29,6 +29,7 @@ from fairseq.knn.neighbours.arguments import (
     checked_queries,
     checked_rows,
     checked_targets,
+    checked_vocabulary,
     like,
 )
 from fairseq.knn.neighbours.distribution import (
@@ -87,6 +88,9 @@ class NeighbourSource(Memory, ABC):
     def rows_left(self) -> int:
         """Rows that can be found."""
         return sum(part.datastore.rows_left for part in self.parts)
+
+    def __len__(self) -> int:
+        return self.rows_left
 
     @property
     def dimension(self) -> int:
@@ -164,10 +168,8 @@ class NeighbourSource(Memory, ABC):
         queries = checked_queries(queries_ND, self.dimension)
         distances_NK, ids_NK = self._neighbours(queries, self.config.k if k is None else checked_k(k))
         order_NK = np.argsort(distances_NK, axis=1, kind="stable")
-        return (
-            like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
-            like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
-        )
+        ordered = partial(np.take_along_axis, indices=order_NK, axis=1)
+        return like(ordered(distances_NK), queries_ND), like(ordered(ids_NK), queries_ND)
 
     def values(self, ids_NK: A) -> A:
         """Returns the tokens that came next at some rows, int64, of any shape; −1 for no row.
@@ -228,29 +230,30 @@ class NeighbourSource(Memory, ABC):
             tally.add(part)
         return np.concatenate([log_p_N for log_p_N, _ in parts]), tally
 
-    def next_log_prob(self, queries_ND: A, vocabulary_size: int) -> A:
+    def next_log_prob(self, queries_ND: A, vocabulary_size: int | None = None) -> A:
         """Returns ln p_kNN of every word, float32 ``[N, V]``, on the device and of the kind that the queries are.
 
         Args:
             queries_ND: floating point, torch or NumPy; they are searched for together.
-            vocabulary_size: V.
+            vocabulary_size: V; the manifest's if left out.
+
+        Raises:
+            ConfigError: V is too small or not known, or as ``search``.
+            MismatchError: as ``search``.
         """
         queries = checked_queries(queries_ND, self.dimension)
         distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
-        found = distances_NK, ids_NK, self.values_of(ids_NK)
-        return like(next_log_prob(*found, vocabulary_size, self.temperature, distinct=self.distinct_ids), queries_ND)
+        values_NK = self.values_of(ids_NK)
+        size = checked_vocabulary(vocabulary_size, self.vocabulary_size, values_NK[ids_NK >= 0])
+        found = distances_NK, ids_NK, values_NK
+        return like(next_log_prob(*found, size, self.temperature, distinct=self.distinct_ids), queries_ND)
 
     def votes(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None = None) -> Votes:
         """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
 
         Arguments are those of ``log_prob``.
         """
-        parts = list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS))
-        return Votes(
-            np.concatenate([part.distances_NK for part in parts]),
-            np.concatenate([part.ids_NK for part in parts]),
-            np.concatenate([part.hits_NK for part in parts]),
-        )
+        return Votes.joined(list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS)))
 
     def _of_votes(
         self,

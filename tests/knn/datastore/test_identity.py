@@ -38,4 +38,4 @@ def test_what_either_side_does_not_know_does_not_differ():
 def test_every_setting_of_neighbours_is_a_keyword_that_a_type_checker_knows():
     kinds = get_type_hints(KNNConfig)
     names = {field.name for field in fields(KNNConfig)} - {"knnlm", "dstore_filename", "indexfile"}
-    assert get_type_hints(KNNSettings) == {name: kinds[name] for name in names}
+    assert get_type_hints(KNNSettings) == {name: kinds[name] for name in names} | {"temperature": kinds["knn_temp"]}

@@ -70,6 +70,8 @@ def test_no_row_has_no_value(dstore):
         (lambda d: d.log_prob(QUERIES, np.array([1, VOCABULARY, 2])), ConfigError, f"but one is {VOCABULARY}"),
         (lambda d: d.log_prob(QUERIES[:, :5], TARGETS), MismatchError, "but are (3, 5)"),
         (lambda d: d.next_log_prob(QUERIES[:, :5], VOCABULARY), MismatchError, "but are (3, 5)"),
+        (lambda d: d.next_log_prob(QUERIES, VOCABULARY - 1), ConfigError, f"a whole number from {VOCABULARY} on"),
+        (lambda d: d.next_log_prob(QUERIES, 5e5), ConfigError, "but is 500000.0"),
         (lambda d: d.values(np.array([ROWS])), ConfigError, f"from -1 to {ROWS - 1}, but one is {ROWS}; give the ids"),
         (lambda d: d.values(np.array([0.5])), ConfigError, "rows must be whole numbers"),
     ],
@@ -81,6 +83,6 @@ def test_what_is_no_query_or_target_is_refused(dstore, ask, kind, expect):
 
 
 def test_settings_are_checked_when_it_is_opened(dstore, tmp_path):
-    for more, expect in (({"k": 0}, "--k must be at least 1"), ({"knn_temp": 0}, "--knn-temp must be at least 1e-09")):
+    for more, expect in (({"k": 0}, "^k must be at least 1"), ({"knn_temp": 0}, "^knn_temp must be at least 1e-09")):
         with pytest.raises(ConfigError, match=expect):
             KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", **more)

@@ -267,11 +267,15 @@ def test_another_index_under_the_name_of_ours_is_refused_or_named(flat, make_sto
     ("flags", "read", "remedy"),
     [
         ({}, ("i",), "build a smaller one"),
-        ({"move_dstore_to_mem": True}, ("i", "dstore_vals.npy", "dstore_keys.npy"), "leave --move-dstore-to-mem out"),
+        (
+            {"move_dstore_to_mem": True},
+            ("i", "dstore_vals.npy", "dstore_keys.npy"),
+            "leave move_dstore_to_mem=True out",
+        ),
         (
             {"move_dstore_to_mem": True, "no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"},
             ("i", "dstore_vals.npy"),
-            "leave --move-dstore-to-mem out",
+            "leave move_dstore_to_mem=True out",
         ),
     ],
 )
