@@ -1,4 +1,4 @@
-"""``build_dstore.py``: the FAISS index of a datastore."""
+"""``fairseq-build-dstore``, or ``python build_dstore.py``: the FAISS index of a datastore."""
 
 import sys
 import time
@@ -13,12 +13,15 @@ from fairseq.runtime.log import logger
 from fairseq.runtime.outputs import claim_index
 from fairseq_cli.run import run
 
-PROG = "build_dstore.py"
+PROG = CALL = "fairseq-build-dstore"
+if __name__ == "__main__":
+    PROG = "build_dstore.py"
+    CALL = "python build_dstore.py" if __spec__ is None else "python -m build_dstore"
 DESCRIPTION = """Build the FAISS index of a datastore. A stopped build goes on when the same command is given again."""
 EXAMPLES = (
-    """python build_dstore.py --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --index_spec auto""",
-    """# after fairseq-eval-lm --save-knnlm-dstore --append
-python build_dstore.py --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --append""",
+    f"""{CALL} --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --index_spec auto""",
+    f"""# after fairseq-eval-lm --save-knnlm-dstore --append
+{CALL} --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --append""",
 )
 
 

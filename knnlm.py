@@ -15,7 +15,11 @@ Queries are the vectors that the datastore's keys are made of: the last layer's 
 Legend: N queries · K neighbours · D key width.
 """
 
-from fairseq.knn.neighbours.dstore import KNN_Dstore
-from fairseq.knn.neighbours.opening import KNN, open_neighbours
+import fairseq_cli.start
+
+fairseq_cli.start.require_own_fairseq()
+
+from fairseq.knn.neighbours.dstore import KNN_Dstore  # noqa: E402
+from fairseq.knn.neighbours.opening import KNN, open_neighbours  # noqa: E402
 
 __all__ = ["KNN", "KNN_Dstore", "open_neighbours"]

@@ -33,7 +33,7 @@ split instead."""
 EXAMPLES = (
     """# perplexity of valid
 fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid""",
-    """# write the datastore of the training text, then index it with build_dstore.py
+    """# write the datastore of the training text, then index it with fairseq-build-dstore
 fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset train \\
     --context-window 64 --save-knnlm-dstore --dstore-mmap checkpoints/dstore""",
     """# perplexity with neighbours, which are kept for fairseq-knnlm sweep and report

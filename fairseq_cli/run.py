@@ -13,6 +13,7 @@ from fairseq.errors import FairseqError
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.runtime.outputs import one_run
+from fairseq_cli.start import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -28,6 +29,8 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     words = list(sys.argv[1:] if argv is None else argv)
     setup_logging()
     start = time.monotonic()
+    if others := other_fairseqs():
+        logger.warning(clash(others))
     try:
         set_log_format(early_value("--log-format", words), no_bar="--no-progress-bar" in map(hyphens, words))
         with handled(), one_run(), log_to(early_value("--log-file", words), prog):

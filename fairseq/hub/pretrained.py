@@ -42,8 +42,7 @@ def from_pretrained(
         lm = from_pretrained("checkpoints", knn=KNN("checkpoints/dstore", "checkpoints/knn.index", k=64, lmbda=0.25))
 
     Args:
-        name_or_path: a directory, a checkpoint, an archive (``.tar.bz2``, ``.tar.gz``), or a name that fairseq
-            published.
+        name_or_path: a directory, a checkpoint, an archive (``.tar.gz``, ``.tar.bz2``), or a name of fairseq's.
         checkpoint_file: file in there; ``a.pt:b.pt`` averages the probabilities of several. If left out
             ``model.pt``, else ``checkpoint_best.pt``, ``checkpoint_last.pt`` or the only ``.pt``.
         data_name_or_path: directory with ``dict.txt``; one that begins with ``.`` is relative to the model's directory.

@@ -112,6 +112,7 @@ def main_of(prog: str) -> Callable[[Sequence[str]], None]:
         "fairseq-score-lm": "fairseq_cli.score_lm",
         "fairseq-knnlm": "fairseq_cli.knnlm",
         "build_dstore.py": "build_dstore",
+        "fairseq-build-dstore": "build_dstore",
     }
     main: Callable[[Sequence[str]], None] = importlib.import_module(modules[prog]).main
     return main

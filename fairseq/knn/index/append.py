@@ -1,4 +1,4 @@
-"""Adding to an index the rows that were appended to its datastore: ``build_dstore.py --append``.
+"""Adding to an index the rows that were appended to its datastore: ``fairseq-build-dstore --append``.
 
 The index is known by the id that the datastore had when it was built (fairseq/knn/datastore/manifest.py). Its
 centroids and codes stay as they were trained; drift.py measures how far the new rows are from them.

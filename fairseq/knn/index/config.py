@@ -1,4 +1,4 @@
-"""Flags of ``build_dstore.py``."""
+"""Flags of ``fairseq-build-dstore``."""
 
 import os
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
-            " build_dstore.py --overwrite"
+            " fairseq-build-dstore --overwrite"
         ) from err
 
 
@@ -177,7 +177,9 @@ def open_index(
             f" --faiss-metric-type {metric_name(index)}"
         )
     if index.ntotal == 0:
-        raise DatastoreError(f"{path} has no keys (a .trained file?); give the index that build_dstore.py finished")
+        raise DatastoreError(
+            f"{path} has no keys (a .trained file?); give the index that fairseq-build-dstore finished"
+        )
     _check_ids(index, path)
     if nprobe is not None and not set_nprobe(index, nprobe):
         logger.info("%s has no inverted lists: --probe %d has no effect", path, nprobe)
@@ -198,7 +200,7 @@ def _check_ids(index: Any, path: str | Path) -> None:
     if count != n or not seen_N.all():
         raise MismatchError(
             f"{path} must number its keys by the rows of a datastore, 0 to {n - 1}, each once, but has {count} ids from"
-            f" {low} to {high}; give --indexfile an index that build_dstore.py made"
+            f" {low} to {high}; give --indexfile an index that fairseq-build-dstore made"
         )
 
 

@@ -24,13 +24,13 @@ def index_differences(
     if index.ntotal != store.rows:
         found["rows"] = (
             f"{indexfile} has {index.ntotal} keys, but {store.prefix} was opened with {store.rows} rows; give"
-            " --indexfile the datastore's own, and --dstore-size to both commands or to neither; build_dstore.py"
+            " --indexfile the datastore's own, and --dstore-size to both commands or to neither; fairseq-build-dstore"
             " --append adds rows that were appended"
         )
     if manifest is not None and store.rows_id not in (None, manifest.store_id):
         found["store"] = (
             f"{indexfile} was built from datastore {short(manifest.store_id)}, but {store.prefix} is datastore"
-            f" {short(store.rows_id)}; give --indexfile the datastore's own, or build it with build_dstore.py"
+            f" {short(store.rows_id)}; give --indexfile the datastore's own, or build it with fairseq-build-dstore"
         )
     return found
 
@@ -66,7 +66,7 @@ def missing_rows(file: IndexFile, part: Datastore, rows: int) -> str:
     """Returns that an index lacks the last of a datastore's ``rows``."""
     return (
         f"{file.path} has the first {part.rows} of {rows} rows of {part.prefix}: the {rows - part.rows} that were"
-        " appended since are not found; build_dstore.py --append adds them"
+        " appended since are not found; fairseq-build-dstore --append adds them"
     )
 
 

@@ -58,11 +58,11 @@ def require_file(path: str | Path) -> None:
     if partial is not None or Path(f"{path}.trained").is_file():
         done = partial.rows if partial is not None else 0
         raise DatastoreError(
-            f"{path} is unfinished: its build has saved {done} keys; run build_dstore.py again, which goes on from"
+            f"{path} is unfinished: its build has saved {done} keys; run fairseq-build-dstore again, which goes on from"
             " there"
         )
     problem = "is not a file" if Path(path).exists() else "does not exist"
-    raise DatastoreError(f"{path} {problem}; check the path, or make the index with build_dstore.py")
+    raise DatastoreError(f"{path} {problem}; check the path, or make the index with fairseq-build-dstore")
 
 
 def look_at(path: str | Path) -> IndexFile:
@@ -105,7 +105,7 @@ def _tried_once(path: Path, _fingerprint: str) -> None:
 
 
 def _problem(path: Path, manifest: IndexManifest, found: str) -> str | None:
-    size, remedy = path.stat().st_size, "restore the file, or build it again with build_dstore.py --overwrite"
+    size, remedy = path.stat().st_size, "restore the file, or build it again with fairseq-build-dstore --overwrite"
     if size != manifest.num_bytes:
         return (
             f"{path} must have {manifest.num_bytes} bytes by its manifest, but has {size}: it was truncated or"

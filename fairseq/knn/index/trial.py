@@ -95,7 +95,7 @@ def _asked_of_child(path: Path, directory: Path, *more: str) -> dict[str, Any]:
             problem = f"FAISS ended its process: {_ending(done)}"
     if problem is not None:
         raise DatastoreError(
-            f"{path} must be a FAISS index, but cannot be read ({problem}); make it again with build_dstore.py"
+            f"{path} must be a FAISS index, but cannot be read ({problem}); make it again with fairseq-build-dstore"
             " --overwrite"
         )
     return said

@@ -87,7 +87,7 @@ def describe(name: str) -> Description:
         return _datastore(path)
     for stage in (Path(f"{name}.partial"), Path(f"{name}.trained")):  # an index that is being built, or was stopped
         if stage.is_file():
-            return f"unfinished index, as far as {stage.name}; build_dstore.py goes on from there", _index(stage)[1]
+            return f"unfinished index, as far as {stage.name}; fairseq-build-dstore goes on with it", _index(stage)[1]
     raise DataError(f"{name} does not exist, nor does {keys_path(path)}; give a file, or a datastore's prefix")
 
 

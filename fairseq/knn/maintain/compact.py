@@ -73,7 +73,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
                 if own is None or own.store_id != manifest.rows_id:
                     raise MismatchError(
                         f"{path} is not of these rows, and no compaction of it was begun; build it again with"
-                        " build_dstore.py --overwrite"
+                        " fairseq-build-dstore --overwrite"
                     )
             return f"{prefix}: nothing is forgotten that is still in the files; nothing to compact"
         forgotten = read_forgotten(prefix, manifest)
@@ -151,11 +151,11 @@ def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManif
         )
     own = read_manifest(manifest_path(path), IndexManifest)
     if own is None:
-        raise DatastoreError(f"{path} has no manifest; build it with build_dstore.py, after the compaction")
+        raise DatastoreError(f"{path} has no manifest; build it with fairseq-build-dstore, after the compaction")
     if own.store_id not in (manifest.rows_id, target.rows_id) or index.ntotal not in (manifest.rows, target.rows):
         raise MismatchError(
             f"{path} was built from datastore {own.store_id[:12]}, but this one's rows are {manifest.rows_id[:12]};"
-            " give --indexfile the datastore's own (build_dstore.py --append brings it up to date)"
+            " give --indexfile the datastore's own (fairseq-build-dstore --append brings it up to date)"
         )
     return own
 
@@ -177,7 +177,7 @@ def _require_own(path: Path, own: IndexManifest, prefix: Path) -> None:
         if found is not None and found.rows_id == own.store_id:
             raise MismatchError(
                 f"{path} is the index of {os.path.realpath(other)}, which has the same rows as {prefix}; give"
-                " --indexfile the datastore's own, or leave it out and build one with build_dstore.py"
+                " --indexfile the datastore's own, or leave it out and build one with fairseq-build-dstore"
             )
 
 

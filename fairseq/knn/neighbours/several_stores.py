@@ -112,7 +112,7 @@ def _offsets(stores: Sequence[Datastore]) -> list[int]:
         if rows != store.rows:
             raise MismatchError(
                 f"{store.prefix} is named twice, with indexes of {rows} and of {store.rows} of its rows: they would"
-                " count twice; name it once, or bring both indexes up to date with build_dstore.py --append"
+                " count twice; name it once, or bring both indexes up to date with fairseq-build-dstore --append"
             )
         total += store.rows if same is store else 0
         offsets.append(offset)
