@@ -17,7 +17,7 @@ from fairseq_cli.knnlm import SUBCOMMANDS
 from tests.builders.tiny_lm import main_of
 
 COMMANDS = ("train", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm")
-PROGS = (*(f"fairseq-{name.replace('_', '-')}" for name in COMMANDS if name != "knnlm"), "build_dstore.py")
+PROGS = (*(f"fairseq-{name.replace('_', '-')}" for name in COMMANDS if name != "knnlm"), "fairseq-build-dstore")
 HEAVY = {"torch", "faiss", "matplotlib", "numpy", "tqdm"}
 HELP = """
 import importlib, sys
@@ -149,7 +149,7 @@ def test_what_is_required_looks_required(capsys: pytest.CaptureFixture[str]) -> 
     usages = {
         "fairseq-eval-lm": "[DATA] --path FILE[:FILE…]",
         "fairseq-preprocess": "--only-source",
-        "build_dstore.py": "--dstore-mmap PREFIX --faiss-index FILE",
+        "fairseq-build-dstore": "--dstore-mmap PREFIX --faiss-index FILE",
         "fairseq-knnlm rows": "PREFIX [ROW …]",
         "fairseq-knnlm fit-lmbda": "DIRECTORY --out FILE",
     }

@@ -238,8 +238,7 @@ class NeighbourSource(Memory, ABC):
             vocabulary_size: V; the manifest's if left out.
 
         Raises:
-            ConfigError: V is too small or not known, or as ``search``.
-            MismatchError: as ``search``.
+            ConfigError: V is too small, or not known; and what ``search`` raises.
         """
         queries = checked_queries(queries_ND, self.dimension)
         distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
