@@ -15,8 +15,9 @@ from fairseq_cli.run import run
 
 PROG = CALL = "fairseq-build-dstore"
 if __name__ == "__main__":
-    PROG = "build_dstore.py"
-    CALL = "python build_dstore.py" if __spec__ is None else "python -m build_dstore"
+    PROG = CALL = "python -m build_dstore"
+    if __spec__ is None:
+        PROG, CALL = "build_dstore.py", "python build_dstore.py"
 DESCRIPTION = """Build the FAISS index of a datastore. A stopped build goes on when the same command is given again."""
 EXAMPLES = (
     f"""{CALL} --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --index_spec auto""",

@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parser.parse_args()
     clock = CLOCKS[args.clock]
+    if not (args.golden / "data-bin").is_dir():
+        raise SystemExit(f"{args.golden} has no data-bin; give the directory of the golden files (docs/performance.md)")
     task = LanguageModelingTask(LanguageModelingConfig(data=str(args.golden / "data-bin"), tokens_per_sample=BLOCK))
     model = task.load_model(load_checkpoint(str(args.golden / "checkpoint_best.pt")), {}).eval()
     tokens = task.load_split("valid").tokens

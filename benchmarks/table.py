@@ -200,7 +200,10 @@ def main() -> None:
     """Measures and prints."""
     args = parse()
     if not (args.golden / "expected.json").exists():
-        raise SystemExit(f"--golden {args.golden} has no expected.json; give the directory of the golden artefacts")
+        raise SystemExit(
+            f"--golden {args.golden} has no expected.json; give the directory of the golden files, which"
+            " are not in the repository (docs/performance.md names the benchmarks that run without)"
+        )
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     peer = make_peer(args.peer) if args.peer else None

@@ -3,7 +3,7 @@
 OUT/sweep.json    every setting as arrays, with the retrieval's identity, the choices and their intervals
 OUT/table.md      what is printed, and a comment that says who wrote it
 OUT/sweep.csv     every setting: its values, loss_base2, ppl, gain_ppl
-OUT/*.svg, *.png  figures
+OUT/*.svg, *.png  figures, where matplotlib is installed
 
 sweep.json comes first: it has the settings, by which the same command is known again after it was killed.
 """
@@ -34,7 +34,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     """Sweeps, writes everything, shows the table, and returns what the retrieval's results are to keep.
 
     Raises:
-        ConfigError: flags do not go together, or matplotlib is missing.
+        ConfigError: flags do not go together.
         DatastoreError: a retrieval cannot be read, has no cache to sweep, or no setting has a finite loss.
         MismatchError: the other retrieval is of another model, datastore or cache.
     """
@@ -51,10 +51,11 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     if len(texts) == 2:
         require_comparable(first, texts[1], allow_mismatch=config.allow_mismatch)
     check_results(first.directory)
+    with_figures = False
     if not config.no_figures:
-        from fairseq.knn.sweep.figures import draw_figures, require_matplotlib
+        from fairseq.knn.sweep.figures import can_draw, draw_figures
 
-        require_matplotlib()
+        with_figures = can_draw()
     with locked(out):
         swept = sweep(first, grid)
         report = kind(texts, swept, config.resamples, seed)
@@ -65,7 +66,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         for name, content in (("table.md", f"{table}\n\n{TABLE_MARK}\n"), ("sweep.csv", report.csv())):
             with atomic_write(out / name) as file:
                 file.write(encoded(content))
-        if not config.no_figures:
+        if with_figures:
             draw_figures(swept, first.manifest.split, out)
     show(table)
     return Kept(first.directory, kind.command.replace("-", "_"), found)
