@@ -14,6 +14,7 @@ from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.files import is_stream, locked, write_json
+from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.tasks import TASKS
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure the perplexity of a language model on a split of binarised data. --knnlm mixes in the nearest
 neighbours from a datastore, --cache-size the text's most recent tokens. --save-knnlm-dstore writes the datastore of the
 split instead."""
+STOPPED = "nothing is kept of a stopped evaluation; the same command starts from the beginning"
 EXAMPLES = (
     """# perplexity of valid
 fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid""",
@@ -83,7 +85,8 @@ def main(argv: Sequence[str]) -> None:
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
         mixture, recorder = open_mixture(evaluation, settings, stack)
-        result = evaluate(evaluation, settings, mixture, recorder)
+        with advising(STOPPED):
+            result = evaluate(evaluation, settings, mixture, recorder)
         report(result, evaluation, settings, mixture, argv)
 
 

@@ -1,12 +1,12 @@
 """Settings of ``fairseq-eval-lm`` and ``fairseq-score-lm``: the configs of one run, and which of them go together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.config.flags import Flags, as_dict, flag_name, resolve
+from fairseq.config.flags import Flags, as_dict, flag_name
 from fairseq.config.path_lists import split_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
@@ -21,8 +21,6 @@ from fairseq.runtime.marks import RESULTS, TIMES, json_at
 from fairseq.runtime.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
 from fairseq.runtime.stores import retrieval_names
 from fairseq.tasks import TASKS
-
-T = TypeVar("T")
 
 
 def task_fields(flags: Flags, task: str, path: str, split: str | None = None) -> dict[str, Any]:
@@ -44,11 +42,11 @@ class NeighbourSettings:
     """
 
     def __init__(self, flags: Flags, path: str, *, saved: bool = False) -> None:
-        self.weight = _built_if(flags, LmbdaModelConfig, "lmbda_model")
-        self.knn = _built_if(flags, KNNConfig, "knnlm", weaker=_fitted_settings(self.weight.lmbda_model))
+        self.weight = flags.build_if(LmbdaModelConfig, "lmbda_model")
+        self.knn = flags.build_if(KNNConfig, "knnlm", weaker=_fitted_settings(self.weight.lmbda_model))
         if self.weight.lmbda_model is not None and self.knn.knn_temp == AUTO:  # the best one was looked for already
             self.knn = replace(self.knn, knn_temp=_fitted_settings(self.weight.lmbda_model)["knn_temp"])
-        self.dstore = _built_if(flags, DatastoreConfig, "knnlm", "save_knnlm_dstore")
+        self.dstore = flags.build_if(DatastoreConfig, "knnlm", "save_knnlm_dstore")
         if self.weight.lmbda_model is not None:
             if not self.knn.knnlm:
                 raise ConfigError("--lmbda-model weighs neighbours, but there are none; give --knnlm and its datastore")
@@ -63,17 +61,32 @@ class NeighbourSettings:
             raise ConfigError("--path names several checkpoints, but a datastore belongs to one; give one")
 
 
+def _tell_reading_from_writing(flags: Flags) -> None:
+    """Raises ConfigError where the flag of the datastore to write was given for the one to read, or the reverse."""
+    reading, writing = (flags.typed.get(name) for name in ("dstore_filename", "dstore_mmap"))
+    if flags.typed.get("knnlm") and writing and not reading and not flags.typed.get("save_knnlm_dstore"):
+        raise ConfigError(
+            f"--dstore-mmap names a datastore to write, but --knnlm reads one; give --dstore-filename {writing}"
+        )
+    if flags.typed.get("save_knnlm_dstore") and reading and not writing:
+        raise ConfigError(
+            f"--dstore-filename names a datastore to read, but --save-knnlm-dstore writes one; give --dstore-mmap"
+            f" {reading}"
+        )
+
+
 class EvalSettings:
     """Every config of one run of ``fairseq-eval-lm``."""
 
     def __init__(self, flags: Flags) -> None:
+        _tell_reading_from_writing(flags)
         self.common = flags.build(CommonConfig)
         self.eval = flags.build(EvalConfig)
         self.device = flags.build(DeviceConfig)
-        self.retrieval = _built_if(flags, RetrievalConfig, "save_retrieval")
-        self.dump = _built_if(flags, DumpConfig, "save_knnlm_dstore")
-        self.cache = _built_if(flags, CacheConfig, "cache_size")
-        self.own_row = _built_if(flags, OwnRowConfig, "knnlm")
+        self.retrieval = flags.build_if(RetrievalConfig, "save_retrieval")
+        self.dump = flags.build_if(DumpConfig, "save_knnlm_dstore")
+        self.cache = flags.build_if(CacheConfig, "cache_size")
+        self.own_row = flags.build_if(OwnRowConfig, "knnlm")
         saved = self.retrieval.save_retrieval is not None
         self.neighbours = NeighbourSettings(flags, self.eval.path, saved=saved)
         self.has_cache = self.cache.is_on or (saved and bool(self.cache.cache_size))
@@ -174,9 +187,3 @@ def _fitted_settings(path: str | None) -> dict[str, Any]:
 
     model = read_model(Path(path))
     return {"k": model.k, "knn_temp": model.knn_temp}
-
-
-def _built_if(flags: Flags, config: type[T], *switches: str, weaker: Mapping[str, Any] | None = None) -> T:
-    """Returns the config; its flags count as used, and are not warned of, only with one of the switches."""
-    used, layer = any(flags.typed.get(switch) for switch in switches), weaker or {}
-    return flags.build(config, layer) if used else resolve(config, layer, flags.typed)

@@ -7,12 +7,14 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
+from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import logger
 from fairseq_cli.generation_run import OUTPUT, flag_groups, open_run
 from fairseq_cli.run import run
 
 DESCRIPTION = """Continue the first --prefix-size tokens of each block of a split: with the most probable texts, or with
 random ones (--sampling). --knnlm mixes in the nearest neighbours from a datastore."""
+STOPPED = "nothing is kept but the texts that were printed; the same command starts from the first prompt"
 EXAMPLES = (
     """fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid \\
     --prefix-size 20 --max-len-b 50""",
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     num_tokens = 0
     # A line of progress every few seconds, unless batches were asked for.
     every = flags.build(CommonConfig).log_interval if "log_interval" in flags.typed else None
-    with Progress("generate", len(ids), "prompts", every=every) as progress:
+    with advising(STOPPED), Progress("generate", len(ids), "prompts", every=every) as progress:
         for batch, found in opened.texts(prompts, ids):
             for i, texts in zip(batch, found, strict=True):
                 most = opened.generator.most_tokens(len(prompts[i]))

@@ -92,7 +92,9 @@ def main(argv: Sequence[str]) -> None:
     """Trains."""
     config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES))
     if isinstance(config.task, LanguageModelingConfig):
-        require_inputs("", config.task.data, config.batching.train_subset)
+        subsets = [] if config.checkpoint.disable_validation else config.batching.valid_subset.split(",")
+        for subset in (config.batching.train_subset, *subsets):
+            require_inputs("", config.task.data, subset)
     if not config.checkpoint.no_save:
         require_directory("--save-dir", config.checkpoint.save_dir)
     if (logdir := config.train.tensorboard_logdir) is not None:

@@ -27,6 +27,28 @@ from fairseq.config.help import (
 from fairseq.config.plugins import import_user_dir
 from fairseq.errors import ConfigError, did_you_mean
 
+# Flags of one meaning: of our own commands, of fairseq, and of other tools.
+SYNONYMS = (
+    ("--dstore-filename", "--dstore-mmap", "--prefix", "--dstore", "--datastore"),
+    ("--indexfile", "--faiss-index", "--index", "--index-file"),
+    ("--path", "--checkpoint", "--model", "--ckpt"),
+    ("--gen-subset", "--split", "--subset"),
+    ("--k", "--num-neighbors", "--num-neighbours", "--neighbors", "--topk"),
+    ("--probe", "--nprobe"),
+    ("--lmbda", "--lambda", "--knn-lambda"),
+    ("--knn-temp", "--knn-temperature"),
+    ("--lr", "--learning-rate"),
+    ("--max-update", "--max-steps", "--max-updates", "--steps"),
+    ("--max-epoch", "--epochs", "--max-epochs", "--num-train-epochs"),
+    ("--save-dir", "--output-dir", "--out", "--destdir"),
+    ("--tokens-per-sample", "--seq-len", "--block-size", "--context-length"),
+    ("--index-spec", "--factory"),
+    ("--max-len-b", "--max-new-tokens", "--max-length"),
+    ("--sampling-topp", "--top-p"),
+    ("--sampling-topk", "--top-k"),
+    ("--beam", "--num-beams"),
+)
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse with errors of ours, one line each, and paragraphs at the end of its help that stand as written."""
@@ -75,7 +97,19 @@ def _unknown(word: str, known: Sequence[str]) -> str:
     name, blank, value = word.partition(" ")
     if blank and name in known:
         return f"{word!r} is one argument: write {name} and {value} without quotes around both"
+    if not word.startswith("-"):
+        return f"unexpected argument {word}: it stands after all that the command takes by place"
+    if meant := _meant(word.split("=")[0], known):
+        return f"unrecognised argument {word}; here it is {meant}"
     return f"unrecognised argument {word}{did_you_mean(word.split('=')[0], known)}"
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """Returns the flag of this command that means what ``word`` means elsewhere; empty where none does."""
+    for names in SYNONYMS:
+        if word in names:
+            return next((name for name in names if name in known), "")
+    return ""
 
 
 def load_plugins(argv: Sequence[str]) -> None:

@@ -179,7 +179,7 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
     kinds, annotated = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for name, field in flag_fields(cls).items():
-        what = name if field.metadata["positional"] else flag_name(name)
+        what = name.upper() if field.metadata["positional"] else flag_name(name)
         for layer in layers:
             if name in layer:
                 values[name] = coerce(layer[name], kinds[name], what)
@@ -214,7 +214,12 @@ class Flags:
             for name, field in flag_fields(cls).items()
             if field.metadata["no_effect"]
         }
+        self._owners: dict[str, list[str]] = {}
+        for cls in known:
+            for name in flag_fields(cls):
+                self._owners.setdefault(name, []).append((cls.__doc__ or cls.__name__).partition("\n")[0].rstrip("."))
         self._used: set[str] = set()
+        self._switches: dict[str, str] = {}
 
     def build(self, cls: type[T], *weaker: Mapping[str, Any]) -> T:
         """Returns ``cls`` from the weaker layers and the typed flags, and marks its flags as used."""
@@ -226,10 +231,25 @@ class Flags:
         self.build(cls)
         return {name: self.typed[name] for name in flag_fields(cls) if name in self.typed}
 
-    def warn_unused(self, reason: str = "nothing that was chosen uses it") -> None:
-        """Logs one warning for each typed flag that is accepted without effect or that nothing has used."""
+    def build_if(self, cls: type[T], *switches: str, weaker: Mapping[str, Any] | None = None) -> T:
+        """Returns ``cls``; its flags have an effect, and are not warned of, only with one of the switches."""
+        layer = weaker or {}
+        if any(self.typed.get(switch) for switch in switches):
+            return self.build(cls, layer)
+        needed = " or ".join(map(flag_name, switches))
+        self._switches.update((name, f"it needs {needed}") for name in flag_fields(cls) if name not in switches)
+        return resolve(cls, layer, self.typed)
+
+    def warn_unused(self, reason: str = "") -> None:
+        """Logs one warning for each typed flag that is accepted without effect or that nothing has used.
+
+        Args:
+            reason: why not; without, the switch that it needs, or what it belongs to, is named.
+        """
         for name, value in self.typed.items():
             if name in self._no_effect:
                 logger.warning("%s %s has no effect: %s", flag_name(name), value, self._no_effect[name])
             elif name not in self._used:
-                logger.warning("%s %s has no effect: %s", flag_name(name), value, reason)
+                owners = " or ".join(self._owners.get(name, ()))
+                why = reason or self._switches.get(name) or f"it belongs to {owners}, which was not chosen"
+                logger.warning("%s %s has no effect: %s", flag_name(name), value, why)

@@ -30,6 +30,16 @@ class Kind:
     check: Callable[[str, str], None] | None = None
 
 
+def check_not_directory(what: str, value: str) -> None:
+    """Raises ConfigError for a directory where a datastore's prefix must stand."""
+    if value and Path(value).is_dir() and not _has_rows(value.rstrip("/")):
+        there = stores_in(Path(value))
+        raise ConfigError(
+            f"{what} takes a datastore's prefix, the start of its files' names, but {value} is a directory; give a"
+            f" prefix such as {there[0] if there else Path(value) / 'dstore'}"
+        )
+
+
 def check_prefix(what: str, value: str) -> None:
     """Raises ConfigError for a file of a datastore, or a directory, where a datastore's prefix must stand.
 
@@ -45,13 +55,7 @@ def check_prefix(what: str, value: str) -> None:
             f" {join_paths(prefixes)}"
         )
     for name in names:
-        if name and Path(name).is_dir() and not _has_rows(name.rstrip("/")):
-            there = stores_in(Path(name))
-            example = " or ".join(there[:3]) if there else f"a prefix in it, such as {Path(name) / 'dstore'}"
-            raise ConfigError(
-                f"{what} takes a datastore's prefix, the start of its files' names, but {name} is a directory; give"
-                f" {example}"
-            )
+        check_not_directory(what, name)
 
 
 def _prefix_of(name: str) -> str:
@@ -83,7 +87,7 @@ Files = Annotated[str, Kind("FILE[:FILE…]")]
 Dirs = Annotated[str, Kind("DIR[:DIR…]")]
 Prefix = Annotated[str, Kind("PREFIX", check_prefix)]
 Prefixes = Annotated[str, Kind("PREFIX[:PREFIX…]", check_prefix)]
-AnyStoreFile = Annotated[str, Kind("PREFIX")]  # a prefix, or a file of the datastore
+AnyStoreFile = Annotated[str, Kind("PREFIX", check_not_directory)]  # a prefix, or a file of the datastore
 Split = Annotated[str, Kind("SPLIT")]
 Splits = Annotated[str, Kind("SPLIT,…")]
 Name = Annotated[str, Kind("NAME")]

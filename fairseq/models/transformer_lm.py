@@ -246,12 +246,20 @@ def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> Tra
     return TransformerLanguageModel(config, vocabulary_size)
 
 
+def fitting_cutoffs(vocabulary_size: int, most: int) -> list[int]:
+    """Returns round cutoffs that fit a dictionary, at most so many: each band about four times the one before."""
+    cutoffs = [vocabulary_size // 4**band for band in range(1, most + 1)]
+    return sorted({round(end, 1 - len(str(end))) for end in cutoffs if end > 1}) or [vocabulary_size // 2]
+
+
 def _check_bands(name: str, cutoff: tuple[int, ...], width: int, factor: float, ends: tuple[int, int]) -> None:
     """Raises ConfigError if a band would have no words, or vectors of width 0."""
     if any(left >= right for left, right in pairwise([ends[0], *cutoff, ends[1]])):
+        fitting = ",".join(map(str, fitting_cutoffs(ends[1], len(cutoff))))
         raise ConfigError(
             f"--adaptive-{name}-cutoff {','.join(map(str, cutoff))} must rise and stay below the {ends[1]} ids of the"
-            f" dictionary, and begin above {ends[0]}"
+            f" dictionary, and begin above {ends[0]}; such as --adaptive-softmax-cutoff {fitting} and, with an adaptive"
+            f" input, --adaptive-input-cutoff {fitting}"
         )
     if width < factor ** len(cutoff):
         raise ConfigError(

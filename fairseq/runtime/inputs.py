@@ -3,6 +3,7 @@
 Commands call them before they import torch, so that a typing error is answered at once.
 """
 
+import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,16 +11,33 @@ from typing import IO
 
 from fairseq.config.path_lists import colon_hint, split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
+from fairseq.runtime.file_kinds import (
+    TEXTS,
+    checkpoints_in,
+    directory_kind,
+    is_instead,
+    kind_at,
+    texts_in,
+)
 from fairseq.runtime.outputs import reads
 
 
 def require_checkpoint(path: str | Path, typed: str = "") -> None:
-    """Raises CheckpointError unless there is such a file; ``typed`` is the list that names it."""
-    if not Path(path).is_file():
-        reason = "is a directory" if Path(path).is_dir() else "does not exist"
+    """Raises CheckpointError unless there is such a file, of no other kind; ``typed`` is the list that names it."""
+    path = Path(path)
+    ask = "give --path (or --restore-file) the file of a checkpoint"
+    if path.is_dir():
+        there = checkpoints_in(path)
         raise CheckpointError(
-            f"checkpoint {path} {reason}; give --path (or --restore-file) the file of a checkpoint{colon_hint(typed)}"
+            f"checkpoint {path} is {directory_kind(path)}; {ask}{f': {there[0]}' if there else ''}{colon_hint(typed)}"
         )
+    if not path.is_file():
+        hint = did_you_mean(path.name, (other.name for other in checkpoints_in(path.parent)))
+        raise CheckpointError(f"checkpoint {path} does not exist{hint or f'; {ask}'}{colon_hint(typed)}")
+    if other := is_instead(path, "a checkpoint"):
+        ask += f": {path.with_suffix('.pt')}" if path.with_suffix(".pt").is_file() else ""
+        convert = "; fairseq-knnlm convert makes a checkpoint of it" if path.suffix == ".safetensors" else f"; {ask}"
+        raise CheckpointError(f"{path}{other}{convert}")
 
 
 def require_inputs(checkpoints: str, data: str, split: str | None = None) -> None:
@@ -33,18 +51,45 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
     directories = data_directories(data)
     if split is None:
         return
-    dictionary = directories[0] / "dict.txt"
-    if not dictionary.exists():
-        raise DataError(f"dictionary {dictionary} does not exist; fairseq-preprocess --destdir makes one")
+    require_dictionary(directories[0])
     require_split(data, directories[0] / split)
+
+
+def require_dictionary(directory: Path) -> None:
+    """Raises DataError unless a data directory has a dictionary; says what it is instead."""
+    if (directory / "dict.txt").exists():
+        return
+    texts = texts_in(directory)
+    if texts and directory_kind(directory) == TEXTS:
+        raise DataError(f"{directory} has texts that are not binarised ({_some(texts)}); {_binarise(*texts)}")
+    other = is_instead(directory, "one of binarised data")
+    raise DataError(
+        f"{directory}{other}: it has no dict.txt; give the directory that fairseq-preprocess wrote"
+        if other and directory_kind(directory) != "a directory"
+        else f"dictionary {directory / 'dict.txt'} does not exist; give the directory that fairseq-preprocess wrote"
+    )
+
+
+def _some(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+
+
+def _binarise(*texts: Path) -> str:
+    """Returns the command that binarises texts, as far as their names tell which is which."""
+    named = [(name, text) for name in ("train", "valid", "test") for text in texts if name in text.name]
+    flags = {f"--{name}pref {shlex.quote(str(text))}": None for name, text in named} or {
+        f"--trainpref {texts[0]}": None
+    }
+    return f"binarise first: fairseq-preprocess --only-source {' '.join(flags)} --destdir data-bin, then give data-bin"
 
 
 def require_split(data: str, prefix: Path) -> None:
     """Raises DataError unless the split's two files are there."""
-    if Path(split_paths(data)[0]).is_file():
+    if (file := Path(split_paths(data)[0])).is_file():
         raise DataError(
-            f"{data} is a file, but the split {prefix.name!r} lies in a data directory; give that"
-            " (fairseq-preprocess --destdir makes one)"
+            f"{data} is a text that is not binarised; {_binarise(file)}"
+            if kind_at(file) == "a text"
+            else f"{data} is a file, but the split {prefix.name!r} lies in a data directory; give {file.parent}"
         )
     for suffix in (".idx", ".bin"):
         if not (path := Path(f"{prefix}{suffix}")).exists():
@@ -52,13 +97,17 @@ def require_split(data: str, prefix: Path) -> None:
 
 
 def missing_split(path: Path) -> DataError:
-    """Returns the error for a missing file of a split; it suggests one that exists, or how to make it."""
+    """Returns the error for a missing file of a split; it names those that exist, and says how to make it."""
     split, there = path.stem, sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))
-    hint = did_you_mean(split, there)
+    first = split.partition(".")[0]  # valid.txt
+    if hint := f"; did you mean {first}?" if first != split and first in there else did_you_mean(split, there):
+        return DataError(f"{path} does not exist{hint}")
     known = split.rstrip("0123456789")
     pref = known if known in ("train", "valid", "test") else "test"
-    hint = hint or f"; fairseq-preprocess --only-source --{pref}pref TEXT --destdir {path.parent} makes it"
-    return DataError(f"{path} does not exist{hint}")
+    makes = f"fairseq-preprocess --only-source --{pref}pref TEXT --destdir {path.parent} makes {known}"
+    if known not in ("train", "valid", "test"):
+        makes = f"{path.parent} has {', '.join(there)}; give one of these" if there else makes
+    return DataError(f"{path} does not exist; {makes}")
 
 
 def data_directories(data: str) -> list[Path]:
@@ -69,8 +118,13 @@ def data_directories(data: str) -> list[Path]:
     """
     found = [path.parent if path.is_file() else path for path in map(Path, filter(None, split_paths(data)))]
     if not found or not found[0].is_dir():
+        shown_data = data if data == data.strip() else repr(data)
+        split = Path(f"{split_paths(data)[0]}.idx")
         raise DataError(
-            f"data directory {data} does not exist; fairseq-preprocess --destdir makes one{colon_hint(data)}"
+            f"{data} is a split of the data directory {split.parent}; give that"
+            if split.is_file()
+            else f"data directory {shown_data} does not exist; give the one that fairseq-preprocess --destdir wrote"
+            f"{colon_hint(data)}"
         )
     return found
 

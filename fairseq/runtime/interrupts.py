@@ -33,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
         self.signum, self.advice, self.between_steps = signum, advice, between_steps
 
 
-_depth = 0
+_steps: list[str] = []  # what is finished first, the innermost last
 _asked: int | None = None
 
 
@@ -54,14 +54,13 @@ def handled() -> Iterator[None]:
 
 
 @contextmanager
-def finish_step_first() -> Iterator[None]:
-    """Makes the first signal wait for ``check`` while the block runs."""
-    global _depth
-    _depth += 1
+def finish_step_first(step: str = "this step") -> Iterator[None]:
+    """Makes the first signal wait for ``check`` while the block runs; ``step`` is what is finished, in words."""
+    _steps.append(step)
     try:
         yield
     finally:
-        _depth -= 1
+        _steps.pop()
 
 
 def asked_to_stop() -> bool:
@@ -75,6 +74,16 @@ def check(advice: str) -> None:
         raise Interrupted(_asked, advice, between_steps=True)
 
 
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Has a stop while the block runs say this, unless it says itself how to go on."""
+    try:
+        yield
+    except Interrupted as err:
+        err.advice = err.advice or advice
+        raise
+
+
 def checked(items: Iterable[T]) -> Iterator[T]:
     """Yields the items, with a check before each."""
     for item in items:
@@ -84,7 +93,8 @@ def checked(items: Iterable[T]) -> Iterator[T]:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _asked
-    if _depth == 0 or _asked is not None:
+    if not _steps or _asked is not None:
         raise Interrupted(number)
     _asked = number
-    logger.warning("%s: stopping after this step; a second signal stops at once", signal.Signals(number).name)
+    name = signal.Signals(number).name
+    logger.warning("%s: stopping after %s; a second signal stops at once", name, _steps[-1])

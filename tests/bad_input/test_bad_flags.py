@@ -127,7 +127,7 @@ CASES = [
     typed(TRAIN, "--lr -1", "--lr must be at least 0"),
     typed(TRAIN, "--update-freq 0", "--update-freq must be at least 1"),
     typed(TRAIN, "--update-freq 1,x", "--update-freq must be a whole number"),
-    typed(TRAIN, "--arch transformer_lm_hugee", "--arch transformer_lm_hugee is not a known architecture"),
+    typed(TRAIN, "--arch transformer_lm_hugee", "--arch must be one of transformer_lm, "),
     typed(TRAIN, "--optimizer adamm", "--optimizer"),
     typed(TRAIN, "--decoder-layers 0", "--decoder-layers must be at least 1"),
     typed(TRAIN, "--decoder-layers 100000000", "--decoder-layers must be at most"),

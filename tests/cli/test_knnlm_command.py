@@ -327,13 +327,13 @@ def test_info_of_a_foreign_store_lists_the_layouts_that_fit(command: Command, tm
     [
         ("a.json", b"{}"),
         ("b.json", b"[" * 10**5),
-        ("c", b"hello"),
+        ("c", b"hello\0"),
         ("d.pt", b"PK\x03\x04 torn"),
         ("e", b"IwFl torn"),
         ("f.idx", b"MMIDIDX\0\0"),
         ("g.safetensors", b"\xff" * 7 + b"\x7f{}"),
         ("h", b""),
-        ("i.txt", b"the\n"),
+        ("dict.txt", b"the\n"),
     ],
 )
 def test_info_of_what_is_unknown_or_torn_is_one_line(command: Command, tmp_path: Path, name: str, data: bytes) -> None:

@@ -158,7 +158,7 @@ def test_a_flag_that_nothing_uses_warns_once_with_its_value(caplog: pytest.LogCa
     flags.build(Model)
     flags.warn_unused()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert caplog.messages == ["--extra 2.5 has no effect: nothing that was chosen uses it"]
+    assert caplog.messages == ["--extra 2.5 has no effect: it belongs to Other, which was not chosen"]
 
 
 def test_a_flag_that_was_used_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
@@ -172,7 +172,7 @@ def test_what_was_typed_of_a_config_is_given_away_checked_and_used(caplog: pytes
     flags = Flags({"layers": "3", "extra": "2.5"}, (Model, Other))
     assert flags.given(Model) == {"layers": "3"}
     flags.warn_unused()
-    assert caplog.messages == ["--extra 2.5 has no effect: nothing that was chosen uses it"]
+    assert caplog.messages == ["--extra 2.5 has no effect: it belongs to Other, which was not chosen"]
     with pytest.raises(ConfigError, match="--layers must be a whole number"):
         Flags({"layers": "many"}, (Model,)).given(Model)
 

@@ -27,13 +27,13 @@ print(sorted({{"torch", "faiss"}} & set(sys.modules)))
 @pytest.fixture
 def data_bin(tmp_path: Path) -> Path:
     """Returns a data directory with empty files: whether they are there is all that is asked."""
-    for name in ("dict.txt", "train.idx", "train.bin", "valid.idx", "valid.bin", "test.idx"):
+    for name in ("dict.txt", "train.idx", "train.bin", "valid.idx", "valid.bin", "test.idx", "a.pt", "b.pt"):
         (tmp_path / name).touch()
     return tmp_path
 
 
 def test_what_is_there_is_not_complained_of(data_bin: Path) -> None:
-    checkpoints = f"{data_bin}/dict.txt:{data_bin}/valid.bin"
+    checkpoints = f"{data_bin}/a.pt:{data_bin}/b.pt"
     assert refusal(require_inputs, checkpoints, str(data_bin), "valid") == ""
     assert refusal(require_inputs, "", f"{data_bin}/dict.txt") == ""
     (data_bin / "valid.bin").unlink()
@@ -45,10 +45,10 @@ def test_what_is_there_is_not_complained_of(data_bin: Path) -> None:
     [
         ("", "vald", "vald.idx does not exist; did you mean valid?"),
         ("", "valid1", "valid1.idx does not exist; did you mean valid?"),
-        ("", "other", "other.idx does not exist; fairseq-preprocess --only-source --testpref TEXT --destdir"),
+        ("", "other", " has test, train, valid; give one of these"),
         ("", "test", "test.bin does not exist; fairseq-preprocess --only-source --testpref TEXT --destdir"),
         ("/dict.txt", "valid", "is a file, but the split 'valid' lies in a data directory"),
-        ("x", "valid", "does not exist; fairseq-preprocess --destdir makes one"),
+        ("x", "valid", "does not exist; give the one that fairseq-preprocess --destdir wrote"),
     ],
 )
 def test_a_split_that_is_not_there(data_bin: Path, data: str, split: str, message: str) -> None:
@@ -66,7 +66,7 @@ def test_a_split_that_is_not_there(data_bin: Path, data: str, split: str, messag
     ],
 )
 def test_a_mistyped_split_is_answered_without_torch(data_bin: Path, module: str, words: list[str]) -> None:
-    words = [str(data_bin), *(str(data_bin / "dict.txt") if word == "MODEL" else word for word in words)]
+    words = [str(data_bin), *(str(data_bin / "a.pt") if word == "MODEL" else word for word in words)]
     program = PROGRAM.format(module=module, words=words)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

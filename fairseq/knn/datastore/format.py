@@ -25,7 +25,9 @@ from typing import Literal, NoReturn
 
 import numpy as np
 
-from fairseq.errors import DatastoreError
+from fairseq.config.kinds import stores_in
+from fairseq.errors import DatastoreError, did_you_mean
+from fairseq.runtime.file_kinds import is_instead
 from fairseq.runtime.progress import Progress
 
 KeyDtype = Literal["float32", "float16"]
@@ -61,6 +63,26 @@ def compact_prefix(prefix: str | Path) -> Path:
 def has_unfinished_compaction(prefix: str | Path) -> bool:
     """Returns whether a compaction has written something that has not taken its place yet."""
     return Path(f"{compact_prefix(prefix)}.json").is_file()
+
+
+def require_rows(prefix: Path, *, load_keys: bool) -> None:
+    """Raises DatastoreError unless the files are there; says what the prefix is instead, or which datastores are near.
+
+    Without ``load_keys`` there may be no keys.
+    """
+    missing = [path for path in (values_path(prefix), keys_path(prefix)) if not path.is_file()]
+    if not missing or (not load_keys and missing == [keys_path(prefix)]):
+        return
+    there = stores_in(prefix.parent)
+    if len(missing) == 1:
+        advice = "; restore the file, or write the datastore again"
+    elif other := is_instead(prefix, "a datastore"):
+        advice = f"; {prefix}{other}: give a datastore's prefix"
+    else:
+        near = did_you_mean(str(prefix), there)
+        others = f"; {prefix.parent} has {', '.join(there[:3])}" if there else ""
+        advice = near or others or "; fairseq-eval-lm --save-knnlm-dstore writes a datastore"
+    raise DatastoreError(f"there is no datastore {prefix}: {missing[0]} does not exist{advice}")
 
 
 @dataclass(frozen=True)

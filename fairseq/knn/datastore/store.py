@@ -27,6 +27,7 @@ from fairseq.knn.datastore.format import (
     has_unfinished_compaction,
     infer_layout,
     keys_path,
+    require_rows,
     row_files,
     values_path,
 )
@@ -126,9 +127,7 @@ class Datastore:
         """
         prefix = Path(prefix)
         manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
-        for path in (values_path(prefix), *([keys_path(prefix)] if load_keys else [])):
-            if not path.is_file():
-                raise DatastoreError(f"{path} does not exist; check the prefix, or write the datastore first")
+        require_rows(prefix, load_keys=load_keys)
         if manifest is not None:
             layout = manifest.layout
             _check_flags(manifest, prefix, dimension, key_fp16)

@@ -19,6 +19,7 @@ import numpy as np
 
 from fairseq.arrays import Array
 from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.datastore.differences import differences
 from fairseq.knn.datastore.forgotten import remove_others
 from fairseq.knn.datastore.format import (
     CHUNK_ROWS,
@@ -277,11 +278,14 @@ def _unfinished(prefix: Path, manifest: DatastoreManifest) -> DatastoreManifest 
                 raise DatastoreError(f"{path} exists and has no manifest; --overwrite replaces it")
         return None
     if earlier.state == "complete":
-        raise DatastoreError(f"{prefix} is a complete datastore of {earlier.rows} rows; --overwrite replaces it")
+        raise DatastoreError(
+            f"{prefix} is a complete datastore of {earlier.rows} rows{differences(earlier, manifest)}; give another"
+            " --dstore-mmap, --append to add these rows to it, or --overwrite to replace it"
+        )
     if earlier.store_id != manifest.store_id:
         raise MismatchError(
-            f"{prefix} is an unfinished datastore of another run (other data, model or flags); give the same flags"
-            " to go on, or --overwrite to replace it"
+            f"{prefix} is an unfinished datastore of another run{differences(earlier, manifest)}; give its flags to go"
+            " on, another --dstore-mmap, or --overwrite to replace it"
         )
     for path, row_bytes in row_files(prefix, earlier.layout):
         if earlier.rows_written and (not path.exists() or path.stat().st_size < earlier.rows_written * row_bytes):

@@ -30,7 +30,7 @@ from fairseq.knn.index.faiss_index import code_bytes, num_lists, read_index, set
 from fairseq.knn.index.reading import faiss_reason
 from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
-from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
+from fairseq.runtime.interrupts import advising, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import format_duration
 from fairseq.runtime.outputs import claim_index
 from fairseq.runtime.progress import Progress, at_work
@@ -39,6 +39,7 @@ from fairseq.runtime.resources import require_disk, require_memory
 logger = logging.getLogger(__name__)
 
 GO_ON = "what was added is saved, and the same command goes on from there"
+TRAIN_AGAIN = "the training is not saved; the same command trains again"
 ID_BYTES = 8  # of a key in an inverted list
 LINK_BYTES = 4 * 64  # of a key in a graph, HNSW32's
 ADDED_BYTES = 1 << 28  # most bytes of rows that are added at a time, which is quick enough: wide rows are many bytes
@@ -215,14 +216,14 @@ def _train(build: Build, index: Any) -> None:
     check_finite(build.store.prefix, sample_ND)
     start = time.monotonic()
     try:
-        with at_work("train the index"):
+        with at_work("train the index"), finish_step_first("the training, which is saved"), advising(TRAIN_AGAIN):
             train(index, sample_ND, config.seed, quick=config.effort == "quick", gpu=config.gpu_index)
     except RuntimeError as err:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
     save_index(index, build.stage("trained"), build.manifest.replace(rows=0))
-    check(GO_ON)
+    check("the trained index is saved, and the same command goes on from there")
 
 
 def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:

@@ -14,11 +14,14 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.trial import try_index
+from fairseq.runtime.file_kinds import is_instead, kind_at
 from fairseq.runtime.files import file_sha256
 from fairseq.runtime.fingerprint import fingerprint
 from fairseq.runtime.outputs import require_utf8
 
 logger = logging.getLogger(__name__)
+
+INDEX_WORDS = "a FAISS index"
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,21 @@ def require_file(path: str | Path) -> None:
             f"{path} is unfinished: its build has saved {done} keys; run fairseq-build-dstore again, which goes on from"
             " there"
         )
-    problem = "is not a file" if Path(path).exists() else "does not exist"
-    raise DatastoreError(f"{path} {problem}; check the path, or make the index with fairseq-build-dstore")
+    if Path(path).exists():
+        raise DatastoreError(f"{path}{is_instead(path, INDEX_WORDS) or ' is not a file'}; give the index's file")
+    raise DatastoreError(f"{path} does not exist; {_instead(Path(path))}")
+
+
+def _instead(path: Path) -> str:
+    """Returns what to give instead of an index that is not there."""
+    if Path(f"{path}_vals.npy").is_file():
+        return "it is a datastore's prefix, not an index; give the index that fairseq-build-dstore wrote"
+    stages = (".trained", ".partial")
+    there = sorted(str(other) for other in path.parent.glob("*") if kind_at(other) == INDEX_WORDS)
+    there = [other for other in there if not other.endswith(stages)]
+    return (
+        f"{path.parent} has {', '.join(there[:3])}" if there else "make a datastore's index with fairseq-build-dstore"
+    )
 
 
 def look_at(path: str | Path) -> IndexFile:
@@ -95,6 +111,8 @@ def require_ours(file: IndexFile, *, allow_mismatch: bool = False) -> None:
 def require_readable(file: IndexFile) -> None:
     """Raises DatastoreError where a file is not ours and FAISS cannot read it."""
     if not file.is_ours:
+        if other := is_instead(file.path, INDEX_WORDS):
+            raise DatastoreError(f"{file.path}{other}; give the index that fairseq-build-dstore wrote")
         _tried_once(file.path, file.fingerprint)
 
 

@@ -1,6 +1,7 @@
 """What a file is, told by its content: a line for what it is, and one for each thing that it says.
 
-``FILES`` says how a kind of file is known and what describes it, ``JSON_KINDS`` and ``JSON_FIELDS`` the same of JSON.
+``FILES`` says what describes a kind of file (fairseq/runtime/file_kinds.py), ``JSON_KINDS`` and ``JSON_FIELDS`` the
+same of JSON. Of a directory it tells what is in it (directory.py).
 Nothing is loaded that need not be: the inverted lists of an index and the keys of a datastore stay on the disk.
 """
 
@@ -12,25 +13,26 @@ from typing import Any
 
 from fairseq.checkpoints.format import load_checkpoint, saved_by, weights_sha256
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import MAGIC, OLD_MAGIC, MMapIndexedDataset
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.faiss_index import code_bytes, metric_name, nprobe_of, num_lists, read_index
 from fairseq.knn.index.index_file import look_at, require_readable
 from fairseq.knn.inspect.config import InfoConfig
+from fairseq.knn.inspect.directory import things_in
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
 from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
+from fairseq.runtime.file_kinds import directory_kind, file_kind
 from fairseq.runtime.records import as_json, parse, read_record
 
 Lines = list[tuple[str, Any]]
 Description = tuple[str, Lines]
 
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _SETTINGS = (
     "arch",
     "decoder_layers",
@@ -77,7 +79,8 @@ def describe(name: str) -> Description:
     """
     path = Path(name)
     if path.is_dir():
-        return _retrieval(path)
+        kind = directory_kind(path)
+        return _retrieval(path) if kind == "a saved retrieval" else (kind.partition(" ")[2], things_in(path))
     for suffix in ("_keys.npy", "_vals.npy"):
         if name.endswith(suffix):
             return _datastore(Path(name.removesuffix(suffix)))
@@ -92,11 +95,8 @@ def describe(name: str) -> Description:
 
 
 def _file(path: Path) -> Description:
-    with path.open("rb") as file:
-        head = file.read(9)
-    for is_one, description in FILES:
-        if is_one(path, head):
-            return description(path)
+    if (description := FILES.get(file_kind(path))) is not None:
+        return description(path)
     raise DataError(
         f"{path} is of no known kind (a dictionary, .idx or .bin, checkpoint, datastore, FAISS index, manifest or"
         " results); check the path"
@@ -272,16 +272,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-# How a kind of file is known, from its path and first bytes, and what describes it; the first that fits counts.
-FILES: tuple[tuple[Callable[[Path, bytes], bool], Callable[[Path], Description]], ...] = (
-    (lambda path, head: head.startswith((MAGIC, OLD_MAGIC)), _text),
-    (lambda path, head: path.suffix == ".bin" and path.with_suffix(".idx").is_file(), _text),
-    (lambda path, head: path.suffix == ".json", _json),
-    (lambda path, head: head.startswith((_ZIP, _PICKLE)), _checkpoint),
-    (lambda path, head: path.suffix == ".safetensors" and head[8:9] == b"{", _safetensors),
-    (lambda path, head: path.suffix != ".txt" and head[:1] == b"I" and head[:4].isalnum(), _index),
-    (lambda path, head: path.suffix == ".txt", _dictionary),
-)
+# What describes a kind of file.
+FILES: dict[str, Callable[[Path], Description]] = {
+    "binarised text": _text,
+    "JSON": _json,
+    "a checkpoint": _checkpoint,
+    "weights in safetensors": _safetensors,
+    "a FAISS index": _index,
+    "a dictionary": _dictionary,
+    "a text": lambda path: ("text, not binarised", [("bytes", path.stat().st_size)]),
+}
 # What describes JSON, by its kind; what has none is known by its fields.
 JSON_KINDS: dict[str, Callable[[Path, dict[str, Any]], Description]] = {
     "datastore": lambda path, _: _store_file(path),

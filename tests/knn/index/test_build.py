@@ -200,7 +200,7 @@ def test_gpu_flag_without_a_gpu_warns(make_store, tmp_path, caplog):
     assert "--gpu-index has no effect" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"root:x:0:0", b"IwPQ" + b"\xff" * 64, b"IxF2" + bytes(20)])
+@pytest.mark.parametrize("content", [b"", b"\0root:x:0:0", b"IwPQ" + b"\xff" * 64, b"IxF2" + bytes(20)])
 def test_foreign_and_torn_files(tmp_path, content):
     (tmp_path / "i").write_bytes(content)
     with pytest.raises(DatastoreError, match="must be a FAISS index, but cannot be read") as caught:
