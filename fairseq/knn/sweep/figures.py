@@ -16,7 +16,6 @@ import numpy as np
 
 from fairseq.arrays import Float64s
 from fairseq.criterions.perplexity import perplexity_of
-from fairseq.errors import ConfigError
 from fairseq.knn.sweep.sweep import Swept
 from fairseq.runtime.files import atomic_write
 from fairseq.runtime.marks import IMAGE_MARK
@@ -24,6 +23,7 @@ from fairseq.runtime.marks import IMAGE_MARK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+logger = logging.getLogger(__name__)
 # It reports at INFO that it looks for fonts.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
@@ -37,14 +37,17 @@ _ABOVE_LM = 1.1
 Value = TypeVar("Value")
 
 
-def require_matplotlib() -> None:
-    """Raises ConfigError where matplotlib is not installed."""
+def can_draw() -> bool:
+    """Returns whether matplotlib is installed; warns where it is not."""
     try:
         import matplotlib  # noqa: F401
-    except ImportError as err:
-        raise ConfigError(
-            "figures need matplotlib, which is not installed; pip install 'fairseq-knnlm[plots]', or give --no-figures"
-        ) from err
+    except ImportError:
+        logger.warning(
+            "no figures are drawn: matplotlib is not installed; pip install 'fairseq-knnlm[plots]' brings it, and"
+            " --no-figures goes without"
+        )
+        return False
+    return True
 
 
 def draw_figures(swept: Swept, split: str, directory: Path) -> None:
