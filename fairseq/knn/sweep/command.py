@@ -14,25 +14,22 @@ from typing import Any
 
 from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError
-from fairseq.knn.config import AUTO
 from fairseq.knn.retrieval.compare import require_comparable, warn_if_outdated
 from fairseq.knn.retrieval.results import Choice, Kept, check_results, plain, swept_choice
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.knn.retrieval.unit import has_unit, unit_of
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.sweep.figures import can_draw, draw_figures
-from fairseq.knn.sweep.grid import Grid, temperatures_of
+from fairseq.knn.sweep.grid import Grid
 from fairseq.knn.sweep.report import CacheReport, NeighbourReport, Origin
 from fairseq.knn.sweep.sources import read_caches
 from fairseq.knn.sweep.sweep import sweep
+from fairseq.knn.sweep.temperatures import offered_temperatures
 from fairseq.runtime.files import atomic_write, encoded, locked, write_json
 from fairseq.runtime.marks import TABLE_MARK, json_at
 from fairseq.runtime.outputs import claim, claim_directory
 from fairseq.runtime.stores import sweep_names
 
 VERSION = 1
-# Temperatures to try where distances have no unit.
-OF_INNER_PRODUCTS = (0.1, 1.0, 10.0, 100.0)
 
 
 def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[[str], None]) -> Kept:
@@ -117,11 +114,3 @@ def _grid_of(
     best = sweep(first, Grid(weights, (k,), offered)).best()
     origin = Origin(f", the best of {len(offered)} temperatures for the neighbours alone", offered)
     return config.grid(k, best.knn_temp, caches[0]), origin
-
-
-def offered_temperatures(retrieval: Retrieval, text: str | None) -> tuple[float, ...]:
-    """Returns the temperatures that ``--knn-temp`` offers for a retrieval; multiples of its unit if left out."""
-    if text is None and not has_unit(retrieval):
-        return OF_INNER_PRODUCTS
-    text = AUTO if text is None else text
-    return temperatures_of(text, unit_of(retrieval) if AUTO in text.split(",") else 1.0)
