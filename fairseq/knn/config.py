@@ -16,6 +16,10 @@ METRICS = ("l2", "ip")
 LEAST_TEMPERATURE = 1e-9
 AUTO: Literal["auto"] = "auto"
 KnnTemp: TypeAlias = float | Literal["auto"]
+# Of the unit, the median squared distance from a row to the nearest other one: what ``auto`` stands for, and what it
+# stands for where several T are tried. docs/evaluation.md has the measurements.
+AUTO_SHARE = 2.0
+AUTO_GRID = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,11 @@ def check_temperature(temperature: KnnTemp) -> None:
     """Raises ConfigError for a ``--knn-temp`` that no distances can be divided by."""
     if temperature != AUTO and not LEAST_TEMPERATURE <= temperature < math.inf:
         raise ConfigError(f"--knn-temp must be at least {LEAST_TEMPERATURE}, and finite, but is {temperature}")
+
+
+def multiple(unit: float, factor: float) -> float:
+    """Returns a multiple of a unit, of three digits: a T that can be typed as it is printed."""
+    return float(f"{unit * factor:.3g}")
 
 
 class NeighbourSettings(TypedDict, total=False):

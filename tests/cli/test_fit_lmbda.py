@@ -218,7 +218,9 @@ def test_the_report_names_every_weight_and_what_skipping_costs(fit, fitted, tmp_
         assert percents[5] == pytest.approx(50, abs=20)
     assert f"language model{manifest['lm']['ppl']:26.2f}" in outcome.out
     record = json.loads((tmp_path / "m.json").read_text())
-    assert record["k"] == 10 and record["knn_temp"] == 1.0
+    unit, factor = manifest["distance_unit"], record["knn_temp"] / manifest["distance_unit"]
+    assert record["k"] == 10 and 0.099 < factor < 10.1, "one of the multiples"
+    assert (record["knn_temp_asked"], record["distance_unit"]) == ("auto", unit)
     assert record["fitted_for"]["store_id"] == manifest["identity"]["store_id"]
     held_out = record["held_out"]
     chosen = {"fixed": "fixed", "buckets": "buckets", "network": "network"}[record["weights"]["kind"]]
@@ -241,6 +243,25 @@ def test_of_several_temperatures_the_best_on_held_out_folds_is_taken(fit, tmp_pa
     assert "held out, " not in alone.out
     two = fit("--out", tmp_path / "two.json", "--folds", 2, "--k", "4,24")
     assert two.out.count("held out, ") == 2
+
+
+def test_the_choice_of_a_sweep_is_what_is_fitted_and_auto_means_it(
+    fitted: Path, command: Command, eval_lm: Command, tmp_path: Path
+) -> None:
+    shutil.copytree(fitted / "valid", tmp_path / "valid")
+    flags = ("--lmbda", 0.3, "--k", 7, "--knn-temp", 3, "--no-figures")
+    assert command("fairseq-knnlm", "sweep", tmp_path / "valid", *flags).code == 0
+    outcome = command("fairseq-knnlm", "fit-lmbda", tmp_path / "valid", "--out", tmp_path / "m.json", "--folds", 2)
+    assert outcome.code == 0, outcome.err
+    assert "7 neighbours, temperature 3 (as fairseq-knnlm sweep has chosen)" in outcome.out
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert (record["k"], record["knn_temp"]) == (7, 3)
+    store = ["--knnlm", "--dstore-filename", fitted / "dstore", "--indexfile", fitted / "index", "--probe", 3]
+    model = ["--context-window", CONTEXT, "--lmbda-model", tmp_path / "m.json", "--results-path", tmp_path / "r.json"]
+    assert eval_lm(*store, *model, "--knn-temp", "auto").code == 0
+    settings = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert (settings["k"], settings["knn_temp"]) == (7, 3)
+    assert "leave --knn-temp out, or give 3" in eval_lm(*store, *model, "--overwrite", "--knn-temp", 2).error
 
 
 def test_fitting_again_gives_the_same_bytes(fit, tmp_path) -> None:

@@ -237,7 +237,7 @@ DEFAULTS = {
     },
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
-    "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--knn-temp": "0.1,1,10,100", "--resamples": 10000, "--seed": 1},
+    "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--resamples": 10000, "--seed": 1},
     "fairseq-knnlm sweep-cache": {"--lmbda": "0:0.9:0.05", "--cache-lmbda": "0:0.9:0.05", "--resamples": 10000},
     "fairseq-knnlm fit-lmbda": {"--folds": 5, "--seed": 1},
     "fairseq-knnlm rows": {"--context": 12},

@@ -1,5 +1,6 @@
 """``fairseq-knnlm report``: what the file holds, and what is refused."""
 
+import json
 import re
 from pathlib import Path
 
@@ -110,3 +111,30 @@ def test_the_sweeps_figures_are_in_the_page(command: Command, directory: Path) -
     assert command("fairseq-knnlm", "report", directory, "--log-format", "none").code == 0
     [[name, url]] = Page(directory / "report.html").facts["figures"]
     assert name == "lmbda" and url.startswith("data:image/svg+xml;base64,")
+
+
+def test_the_page_begins_where_the_sweep_has_chosen(command: Command, directory: Path) -> None:
+    """A retrieval is mostly saved at λ 0, which weighs nothing; what is typed is stronger than the choice."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps({**manifest, "lmbda": 0.0, "distance_unit": 3.0}))
+
+    def report(*flags: object) -> tuple[str, dict, str]:
+        done = command("fairseq-knnlm", "report", directory, "--overwrite", "--log-format", "none", *flags)
+        assert done.code == 0, done.err
+        facts = Page(directory / "report.html").facts
+        return done.out, facts["settings"], facts["origin"]
+
+    out, settings, origin = report()
+    assert settings == {"k": 12, "temperature": 2.0, "lmbda": 0.0} and origin == "as in the saved run"
+    assert "λ 0 leaves neighbours no weight: give --lmbda" in out and "most of the gain" not in out
+    done = command(
+        "fairseq-knnlm", "sweep", directory, "--lmbda", "0.15,0.3", "--k", 7, "--knn-temp", 5, "--no-figures"
+    )
+    assert done.code == 0, done.err
+    chosen = float(done.out.split("Chosen on ")[1].split()[2])
+    out, settings, origin = report()
+    assert settings == {"k": 7, "temperature": 5.0, "lmbda": chosen} and origin == "as fairseq-knnlm sweep has chosen"
+    assert "most of the gain comes from" in out and origin in out
+    _, settings, origin = report("--lmbda", 0.4, "--knn-temp", "auto")
+    assert settings == {"k": 7, "temperature": 6.0, "lmbda": 0.4}
+    assert origin == "by --lmbda and --knn-temp, else as fairseq-knnlm sweep has chosen"

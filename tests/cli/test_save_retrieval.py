@@ -92,6 +92,28 @@ def test_the_search_is_recorded_as_it_was_typed(save, flags, recorded):
     assert (manifest["knn_temp"], manifest["k"], manifest["lmbda"]) == (2.5, 20 if "--k 20" in flags else K, 0.0)
 
 
+def test_auto_is_recorded_as_the_number_that_it_came_to(save, eval_lm, neighbours, tmp_path):
+    manifest = json.loads((save("r", "--knn-temp", "auto", "--lmbda", 0.3) / "manifest.json").read_text())
+    keys = np.fromfile(f"{neighbours[2]}_keys.npy", np.float32).reshape(-1, 16).astype(np.float64)
+    nearest = []
+    for row in np.linspace(0, len(keys) - 1, 1000).astype(int):
+        squares = ((keys - keys[row]) ** 2).sum(1)
+        nearest.append(squares[squares > 1e-6 * (keys[row] ** 2).sum()].min())
+    unit = float(f"{np.median(nearest):.3g}")
+    found = {"knn_temp": pytest.approx(2 * unit, rel=5e-3), "knn_temp_asked": "auto", "distance_unit": unit}
+    assert manifest.items() >= found.items()
+    words = ("--context-window", CONTEXT, "--lmbda", 0.3, "--knn-temp", "auto", "--results-path", tmp_path / "a.json")
+    outcome = eval_lm(*neighbours, *words)
+    assert outcome.code == 0 and sum("--knn-temp auto is" in line for line in outcome.log) == 1
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["settings"].items() >= found.items()
+    assert result["loss_base2"] == manifest["mixture"]["loss_base2"]
+    typed = loss_of(eval_lm, tmp_path, *neighbours, "--knn-temp", manifest["knn_temp"], "--lmbda", 0.3)
+    assert typed == result["loss_base2"]
+    assert "distance_unit" in json.loads((save("t", "--knn-temp", 3) / "manifest.json").read_text())
+    assert "--knn-temp must be a number or auto, but is 'abc'" in eval_lm(*neighbours, "--knn-temp", "abc").error
+
+
 def test_separate_runs_say_the_same(save, eval_lm, neighbours, tmp_path):
     directory = save("r", "--lmbda", 0.3)
     found, manifest = columns(directory), json.loads((directory / "manifest.json").read_text())

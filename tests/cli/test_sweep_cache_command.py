@@ -76,7 +76,9 @@ def test_the_chosen_mixture_is_the_naive_one_on_the_other_text(command: Command,
     s = [cache["cache_size"] for cache in CACHES].index(best["cache_size"])
     bits = []
     for n in range(80):
-        knn = knn_probability(columns["distances"][n], columns["ids"][n], hits[n].astype(int), 1, 1.0)
+        knn = knn_probability(
+            columns["distances"][n], columns["ids"][n], hits[n].astype(int), 1, record["neighbours"]["knn_temp"]
+        )
         rest = 1 - best["lmbda"] - best["cache_lmbda"]
         p = rest * np.exp(columns["lm_log_prob"][n]) + best["lmbda"] * knn
         bits.append(-np.log2(p + best["cache_lmbda"] * np.exp(np.float64(columns["cache_log_prob"][n, s]))))

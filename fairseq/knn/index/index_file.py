@@ -72,7 +72,7 @@ def require_file(path: str | Path) -> None:
 def _instead(path: Path) -> str:
     """Returns what to give instead of an index that is not there."""
     if Path(f"{path}_vals.npy").is_file():
-        return "it is a datastore's prefix, not an index; give the index that fairseq-build-dstore wrote"
+        return "it is a datastore's prefix; give the index of fairseq-build-dstore"
     stages = (".trained", ".partial")
     there = sorted(str(other) for other in path.parent.glob("*") if kind_at(other) == INDEX_WORDS)
     there = [other for other in there if not other.endswith(stages)]

@@ -44,7 +44,7 @@ _SETTINGS = (
     "max_target_positions",
     "criterion",
 )
-_OF_A_RETRIEVAL = ("split", "lmbda", "knn_temp", "lm", "mixture", "settings", "identity", "datastore")
+_OF_A_RETRIEVAL = ("split", "lmbda", "knn_temp", "distance_unit", "lm", "mixture", "settings", "identity", "datastore")
 _LARGEST_HEADER = 100_000_000
 _LARGEST_JSON = 1 << 28
 _UNKNOWN = "not recorded"

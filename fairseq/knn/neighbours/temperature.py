@@ -20,7 +20,7 @@ import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import ConfigError
-from fairseq.knn.config import AUTO, LEAST_TEMPERATURE, KnnTemp
+from fairseq.knn.config import AUTO, AUTO_SHARE, LEAST_TEMPERATURE, KnnTemp, multiple
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.neighbours.distribution import drop_own
@@ -36,8 +36,6 @@ SAMPLE = 1000
 ASKED = 16
 # Below this share of a row's own length, a distance is rounding.
 LEAST_SHARE = 1e-6
-# T over the unit, where "auto" is asked for. docs/evaluation.md has the measurements.
-AUTO_SHARE = 0.5
 
 
 def temperature_of(asked: KnnTemp, unit: Callable[[], float]) -> float:
@@ -53,11 +51,6 @@ def temperature_of(asked: KnnTemp, unit: Callable[[], float]) -> float:
         measured,
     )
     return found
-
-
-def multiple(unit: float, factor: float) -> float:
-    """Returns a multiple of a unit, of three digits."""
-    return float(f"{unit * factor:.3g}")
 
 
 def measure_unit(stores: Stores, search: Search) -> float:

@@ -18,6 +18,7 @@ from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
 from fairseq.knn.report.pack import AFTER, BEFORE, by_change, choose, packed
 from fairseq.knn.report.page import render
 from fairseq.knn.report.scores import Columns, MixtureSettings, gain, longest_overlap, score
+from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
@@ -44,6 +45,7 @@ class _Report:
         summary: of its results.
         texts: of the tokens and of the datastores.
         settings: k, temperature and weight.
+        origin: where they come from, in words.
         columns: of the tokens.
         mixture_log_p_N: ln p of the mixture.
         groupings: of the tokens.
@@ -55,6 +57,7 @@ class _Report:
     summary: dict[str, Any] | None
     texts: Texts
     settings: MixtureSettings
+    origin: str
     columns: Columns
     mixture_log_p_N: Float64s
     groupings: tuple[Grouping, ...]
@@ -83,10 +86,7 @@ def write_report(config: ReportConfig) -> str:
 def _read(config: ReportConfig) -> _Report:
     retrieval = Retrieval.open(config.retrieval)
     warn_if_outdated(retrieval)
-    k = retrieval.k if config.k is None else config.k
-    retrieval.check_k(k)
-    temperature = retrieval.manifest.knn_temp if config.knn_temp is None else config.knn_temp
-    settings = MixtureSettings(k, temperature, retrieval.manifest.lmbda if config.lmbda is None else config.lmbda)
+    settings, origin = settings_of(config, retrieval)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)
@@ -100,6 +100,7 @@ def _read(config: ReportConfig) -> _Report:
         summary,
         texts,
         settings,
+        origin,
         columns,
         columns.mixture(settings.lmbda),
         groupings(columns, texts.dictionary.symbols, target_N, texts.count_V[target_N]),
@@ -154,6 +155,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "title": f"kNN-LM on {split}",
         "split": split,
         "settings": asdict(report.settings),
+        "origin": report.origin,
         "tokens": n,
         "all_tokens": len(retrieval),
         "shown": report.distances_NH.shape[1],
@@ -208,6 +210,13 @@ def _lines(report: _Report) -> Iterator[str]:
         f"{len(lm_N):,} of {len(report.retrieval):,} tokens, k {settings.k}, temperature"
         f" {settings.temperature:g}, λ {settings.lmbda:g}: perplexity {lm:.2f} → {mixture:.2f}"
     )
+    yield f"these settings: {report.origin}"
+    if settings.lmbda == 0:
+        yield (
+            "λ 0 leaves neighbours no weight: give --lmbda, such as 0.25, or run fairseq-knnlm sweep"
+            f" {report.retrieval.directory} first, whose choice this takes"
+        )
+        return
     for grouping in report.groupings:
         label, bits = max(gain_by_group(grouping, gain(lm_N, mixture_N)), key=lambda group: group[1])
         yield f"{grouping.title}: most of the gain comes from '{label}', {bits:+.4f} bits a token"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Dir, File, Place, Places
@@ -14,10 +15,16 @@ class ReportConfig:
 
     retrieval: Dir = flag(dataclasses.MISSING, "directory that fairseq-eval-lm --save-retrieval wrote", positional=True)
     out: File | None = flag(None, "page to write [default: RETRIEVAL/report.html]")
-    lmbda: float | None = flag(None, "weight of the neighbours; that of the run if left out", minimum=0, maximum=1)
-    k: int | None = flag(None, "neighbours that vote [default: all that were saved]", minimum=1)
-    knn_temp: float | None = flag(
-        None, "temperature of their softmax; that of the run if left out", minimum=LEAST_TEMPERATURE
+    lmbda: float | None = flag(
+        None, "weight of the neighbours [default: as sweep has chosen, else that of the run]", minimum=0, maximum=1
+    )
+    k: int | None = flag(
+        None, "neighbours that vote [default: as sweep has chosen, else all that were saved]", minimum=1
+    )
+    knn_temp: float | Literal["auto"] | None = flag(
+        None,
+        "temperature of their softmax, or auto [default: as sweep has chosen, else that of the run]",
+        minimum=LEAST_TEMPERATURE,
     )
     data: Place | None = flag(None, "the evaluated text, if it has moved: its directory, or the split without suffix")
     dstore_data: Places | None = flag(

@@ -244,7 +244,7 @@ async function start() {
   Object.assign(model, {word, lm, knn, votes, hits, first, overlap, lmMax, lmEntropy, gain: new Float32Array(facts.tokens)});
   model.update();
   const {k, temperature} = facts.settings;
-  $("sub").textContent = `${facts.split}: ${count(facts.tokens)}${facts.tokens < facts.all_tokens ? ` of ${count(facts.all_tokens)}` : ""} tokens · k = ${count(k)} · temperature ${temperature}`;
+  $("sub").textContent = `${facts.split}: ${count(facts.tokens)}${facts.tokens < facts.all_tokens ? ` of ${count(facts.all_tokens)}` : ""} tokens · k = ${count(k)} · temperature ${temperature} · ${facts.origin}`;
   $("lmbda").value = model.lmbda;
   textView = new TextView($("text"), model);
   listView = new ListView($("text"), model);

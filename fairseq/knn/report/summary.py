@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq.errors import DatastoreError
-from fairseq.knn.retrieval.results import RESULTS, read_results
+from fairseq.knn.retrieval.results import read_results, unsound
 
 # What the rows of both sweeps are compared with.
 _OVER = {"gain_over_lm": "language model", "gain_over_neighbours": "+ neighbours"}
@@ -41,10 +40,7 @@ def summary_of(directory: Path) -> dict[str, Any] | None:
         try:
             more_rows, more_gains = read(sections[name])
         except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise DatastoreError(
-                f"{directory / RESULTS}: the section {name!r} is not sound ({type(err).__name__}: {err});"
-                f" run {command} again"
-            ) from err
+            raise unsound(directory, name, command, err) from err
         rows |= {name: row for name, row in more_rows.items() if name not in rows}
         gains |= {name: words for name, words in more_gains.items() if name not in gains}
     if not rows:

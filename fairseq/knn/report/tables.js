@@ -86,7 +86,7 @@ function showAbout(box) {
   box.replaceChildren(
     make("h2", {}, "What is shown"),
     make("p", {}, "A kNN-LM mixes the opinion of a language model on the next word with that of the nearest neighbours of its context in a datastore: p = (1 − λ) p LM + λ p kNN. A word's colour says how much the mixture gave it more (blue) or less (orange) than the model alone: log p − log p LM, in bits. Words count as helped or harmed from 0.05 bits on."),
-    make("p", {}, `Settings: k = ${count(settings.k)}, temperature ${settings.temperature}, λ = ${settings.lmbda}. The slider changes λ in the page; p kNN stays.`),
+    make("p", {}, `Settings: k = ${count(settings.k)}, temperature ${settings.temperature}, λ = ${settings.lmbda}, ${facts.origin}. The slider changes λ in the page; p kNN stays.`),
     make("h2", {}, "What is left out"), make("ul", {}, ...left.map((line) => make("li", {}, line))),
     make("h2", {}, "Keys"), make("table", {class: "keys"}, make("tbody", {}, ...KEYS.map(([keys, does]) => make("tr", {}, make("td", {}, make("kbd", {}, keys)), make("td", {}, does))))),
     make("p", {class: "note"}, "This file is complete in itself: it loads nothing and sends nothing."),

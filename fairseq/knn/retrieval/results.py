@@ -10,12 +10,13 @@ another manifest: sections about the old one are not read, and are gone when the
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fairseq.errors import DatastoreError
+from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.retrieval.format import MANIFEST
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.runtime.files import file_sha256, locked
@@ -44,6 +45,49 @@ class Kept:
     directory: Path
     section: str
     record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Weight λ, k and T of the neighbours that a command has chosen for a retrieval."""
+
+    lmbda: float
+    k: int
+    knn_temp: float
+    command: str
+
+
+def swept_choice(retrieval: Retrieval, names: Sequence[str] = ("sweep", "sweep_cache")) -> Choice | None:
+    """Returns the choice of the first of some sweeps that has made one; None where none ran, or λ 0 was best.
+
+    Args:
+        retrieval: that was swept.
+        names: of the sections; a cache sweep's choice is that of the neighbours alone.
+
+    Raises:
+        DatastoreError: the results are broken.
+    """
+    sections = read_results(retrieval.directory)
+    for name in (name for name in names if name in sections):
+        command, section = f"fairseq-knnlm {name.replace('_', '-')}", sections[name]
+        try:
+            best = section["best"]
+            weight, search = (best, best) if name == "sweep" else (best["+ neighbours"], section["neighbours"])
+            choice = Choice(float(weight["lmbda"]), int(search["k"]), float(search["knn_temp"]), command)
+            if not (0 <= choice.lmbda <= 1 and 1 <= choice.k <= retrieval.k and choice.knn_temp >= LEAST_TEMPERATURE):
+                raise ValueError(f"{choice.lmbda:g}, {choice.k}, {choice.knn_temp:g} are no λ, k and T of it")
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
+            raise unsound(retrieval.directory, name, command, err) from err
+        if choice.lmbda > 0:
+            return choice
+    return None
+
+
+def unsound(directory: Path, name: str, command: str, err: Exception) -> DatastoreError:
+    """Returns the error of a section that is not what its command writes."""
+    return DatastoreError(
+        f"{directory / RESULTS}: the section {name!r} is not sound ({type(err).__name__}: {err}); run {command} again"
+    )
 
 
 def text_record(retrieval: Retrieval) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from typing import Any
 from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError
 from fairseq.knn.retrieval.compare import require_comparable, warn_if_outdated
-from fairseq.knn.retrieval.results import Kept, check_results, plain
+from fairseq.knn.retrieval.results import Choice, Kept, check_results, plain, swept_choice
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
+from fairseq.knn.sweep.figures import can_draw, draw_figures
 from fairseq.knn.sweep.grid import Grid
-from fairseq.knn.sweep.report import CacheReport, NeighbourReport
+from fairseq.knn.sweep.report import CacheReport, NeighbourReport, Origin
 from fairseq.knn.sweep.sources import read_caches
 from fairseq.knn.sweep.sweep import sweep
+from fairseq.knn.sweep.temperatures import offered_temperatures
 from fairseq.runtime.files import atomic_write, encoded, locked, write_json
 from fairseq.runtime.marks import TABLE_MARK, json_at
 from fairseq.runtime.outputs import claim, claim_directory
@@ -45,20 +47,17 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
     first = texts[0]
     warn_if_outdated(first)
-    grid = _grid_of(config, texts)
+    choice = _choice_for(config, first)
     for text in texts:
-        text.check_k(grid.ks[-1])
+        text.check_k(_largest_k(config, choice, first.k))
     if len(texts) == 2:
         require_comparable(first, texts[1], allow_mismatch=config.allow_mismatch)
     check_results(first.directory)
-    with_figures = False
-    if not config.no_figures:
-        from fairseq.knn.sweep.figures import can_draw, draw_figures
-
-        with_figures = can_draw()
+    grid, origin = _grid_of(config, choice, texts)
+    figures = not config.no_figures and can_draw()
     with locked(out):
         swept = sweep(first, grid)
-        report = kind(texts, swept, config.resamples, seed)
+        report = kind(texts, swept, config.resamples, seed, origin)
         table = "\n".join(report.table())
         found = plain(report.record())
         record = {"kind": kind.kind, "version": VERSION, **found, **plain(report.losses()), "settings": settings}
@@ -66,7 +65,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         for name, content in (("table.md", f"{table}\n\n{TABLE_MARK}\n"), ("sweep.csv", report.csv())):
             with atomic_write(out / name) as file:
                 file.write(encoded(content))
-        if with_figures:
+        if figures:
             draw_figures(swept, first.manifest.split, out)
     show(table)
     return Kept(first.directory, kind.command.replace("-", "_"), found)
@@ -81,13 +80,37 @@ def _claim(config: SweepConfig | CacheSweepConfig, out: Path, settings: dict[str
         claim("--out", path, kind, overwrite=config.overwrite or same)
 
 
-def _grid_of(config: SweepConfig | CacheSweepConfig, texts: list[Retrieval]) -> Grid:
+def _choice_for(config: SweepConfig | CacheSweepConfig, retrieval: Retrieval) -> Choice | None:
+    """Returns the sweep's choice that a cache sweep without k and T goes by."""
+    is_open = isinstance(config, CacheSweepConfig) and config.k is None and config.knn_temp is None
+    return swept_choice(retrieval, ("sweep",)) if is_open else None
+
+
+def _largest_k(config: SweepConfig | CacheSweepConfig, choice: Choice | None, saved_k: int) -> int:
     if isinstance(config, SweepConfig):
-        return config.grid(texts[0].k)
+        return config.ks(saved_k)[-1]
+    return choice.k if choice is not None else saved_k if config.k is None else config.k
+
+
+def _grid_of(
+    config: SweepConfig | CacheSweepConfig, choice: Choice | None, texts: list[Retrieval]
+) -> tuple[Grid, Origin]:
+    """Returns the settings, and where those that a cache sweep does not vary come from."""
+    first = texts[0]
+    if isinstance(config, SweepConfig):
+        return config.grid(first.k, offered_temperatures(first, config.knn_temp)), Origin()
     caches = [read_caches(text)[0] for text in texts]
     if caches[0] != caches[-1]:
         raise ConfigError(
             f"{texts[1].directory} was saved with other caches than {texts[0].directory}; save both with the same"
             " --cache-size and --cache-theta"
         )
-    return config.grid(texts[0].k, texts[0].manifest.knn_temp, caches[0])
+    if choice is not None:
+        return config.grid(choice.k, choice.knn_temp, caches[0]), Origin(f", as {choice.command} has chosen")
+    k, offered = _largest_k(config, None, first.k), offered_temperatures(first, config.knn_temp)
+    if len(offered) == 1:
+        return config.grid(k, offered[0], caches[0]), Origin()
+    weights = tuple(lmbda for lmbda in config.lmbdas if lmbda > 0) or config.lmbdas  # with λ 0, every T is the best
+    best = sweep(first, Grid(weights, (k,), offered)).best()
+    origin = Origin(f", the best of {len(offered)} temperatures for the neighbours alone", offered)
+    return config.grid(k, best.knn_temp, caches[0]), origin

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Dir, Values
-from fairseq.knn.config import LEAST_TEMPERATURE
-from fairseq.knn.sweep.grid import MOST_VALUES, Grid, powers, values_of, whole_values_of
+from fairseq.knn.config import AUTO
+from fairseq.knn.sweep.grid import MOST_VALUES, Grid, powers, temperatures_of, values_of, whole_values_of
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,26 @@ class SweepConfig(OfRetrievalConfig):
     k: Values | None = flag(
         None, "numbers of neighbours, as for --lmbda [default: 1, 4, 16, … and all that were saved]"
     )
-    knn_temp: Values = flag("0.1,1,10,100", "temperatures T, as for --lmbda")
+    knn_temp: Values | None = flag(
+        None,
+        "temperatures T, as for --lmbda; auto stands for 0.1 to 10 times the median squared distance from a row to the"
+        " nearest other one [default: auto; of inner products 0.1,1,10,100]",
+    )
 
     def __post_init__(self) -> None:
-        self.grid(MOST_VALUES)  # whatever can be said without the retrieval is said at once
+        # Whatever can be said without the retrieval is said at once.
+        self.grid(MOST_VALUES, temperatures_of(self.knn_temp or AUTO, 1.0))
 
-    def grid(self, saved_k: int) -> Grid:
+    def ks(self, saved_k: int) -> tuple[int, ...]:
+        """Returns the numbers of neighbours, of ``saved_k`` at the most."""
+        return powers(saved_k) if self.k is None else whole_values_of(self.k, "--k")
+
+    def grid(self, saved_k: int, temperatures: tuple[float, ...]) -> Grid:
         """Returns the settings, of ``saved_k`` neighbours at the most."""
         return Grid(
             lmbdas=values_of(self.lmbda, "--lmbda", smallest=0, largest=1),
-            ks=powers(saved_k) if self.k is None else whole_values_of(self.k, "--k"),
-            temperatures=values_of(self.knn_temp, "--knn-temp", smallest=LEAST_TEMPERATURE),
+            ks=self.ks(saved_k),
+            temperatures=temperatures,
         )
 
 
@@ -55,21 +64,33 @@ class CacheSweepConfig(OfRetrievalConfig):
 
     lmbda: Values = flag("0:0.9:0.05", "weights λ of the neighbours: values and ranges FROM:TO:STEP, comma-separated")
     cache_lmbda: Values = flag("0:0.9:0.05", "weights μ of the cache, as for --lmbda")
-    k: int | None = flag(None, "neighbours that vote [default: all that were saved]", minimum=1)
-    knn_temp: float | None = flag(None, "temperature T; that of the saved run, if left out", minimum=LEAST_TEMPERATURE)
+    k: int | None = flag(
+        None, "neighbours that vote [default: as sweep has chosen, else all that were saved]", minimum=1
+    )
+    knn_temp: Values | None = flag(
+        None,
+        "temperature T, or several and auto, of which the best one for neighbours alone is taken [default: as sweep has"
+        " chosen, else auto]",
+    )
 
     def __post_init__(self) -> None:
+        temperatures_of(self.knn_temp or AUTO, 1.0)
         self.grid(1, 1.0, ())
 
-    def grid(self, saved_k: int, saved_temp: float, caches: tuple[tuple[int, float], ...]) -> Grid:
-        """Returns the settings, both weights 0 among them, of neighbours and caches that were saved."""
+    def grid(self, k: int, temperature: float, caches: tuple[tuple[int, float], ...]) -> Grid:
+        """Returns the settings, both weights 0 among them, of caches that were saved."""
         return Grid(
-            lmbdas=_with_zero(values_of(self.lmbda, "--lmbda", smallest=0, largest=1)),
-            ks=(saved_k if self.k is None else self.k,),
-            temperatures=(saved_temp if self.knn_temp is None else self.knn_temp,),
+            lmbdas=self.lmbdas,
+            ks=(k,),
+            temperatures=(temperature,),
             caches=caches,
             cache_lmbdas=_with_zero(values_of(self.cache_lmbda, "--cache-lmbda", smallest=0, largest=1)),
         )
+
+    @property
+    def lmbdas(self) -> tuple[float, ...]:
+        """The weights λ, 0 among them."""
+        return _with_zero(values_of(self.lmbda, "--lmbda", smallest=0, largest=1))
 
 
 def _with_zero(values: tuple[float, ...]) -> tuple[float, ...]:

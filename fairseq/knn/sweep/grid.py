@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from fairseq.errors import ConfigError, shown
+from fairseq.knn.config import AUTO, AUTO_GRID, LEAST_TEMPERATURE, multiple
 
 # Values of one flag, and settings of a sweep: beyond, it is a slip of the pen.
 MOST_VALUES = 10_000
@@ -95,15 +96,32 @@ class Grid:
         return Setting(self.lmbdas[i], self.ks[j], self.temperatures[t], cache, self.cache_lmbdas[m])
 
 
+def temperatures_of(text: str, unit: float) -> tuple[float, ...]:
+    """Returns the temperatures that a list of numbers, ranges and ``auto`` spells; ``auto`` is multiples of the unit.
+
+    Raises:
+        ConfigError: it spells no values, or some that are out of range.
+    """
+    parts = text.split(",")
+    numbers = ",".join(part for part in parts if part != AUTO)
+    found = set(values_of(numbers, "--knn-temp", smallest=LEAST_TEMPERATURE, words=f"{AUTO}, ")) if numbers else set()
+    if AUTO in parts:
+        found |= {multiple(unit, factor) for factor in AUTO_GRID}
+    return tuple(sorted(found))
+
+
 def powers(most: int) -> tuple[int, ...]:
     """Returns 1, 4, 16, … below ``most``, and ``most``."""
     return (*itertools.takewhile(lambda k: k < most, (4**i for i in range(16))), most)
 
 
-def values_of(text: str, what: str, smallest: float = -math.inf, largest: float = math.inf) -> tuple[float, ...]:
+def values_of(
+    text: str, what: str, smallest: float = -math.inf, largest: float = math.inf, words: str = ""
+) -> tuple[float, ...]:
     """Returns the values that a list of numbers and ranges spells, ascending, each once.
 
-    Steps are decimal, as they are written: 0:1:0.1 holds 0.3, not 0.30000000000000004.
+    Steps are decimal, as they are written: 0:1:0.1 holds 0.3, not 0.30000000000000004. ``words`` name what else may
+    stand there.
 
     Raises:
         ConfigError: it spells no values, or some that are out of range.
@@ -116,7 +134,8 @@ def values_of(text: str, what: str, smallest: float = -math.inf, largest: float 
             numbers = []
         if len(numbers) not in (1, 3) or not all(n.is_finite() and abs(n) <= _LARGEST for n in numbers):
             raise ConfigError(
-                f"{what} must be numbers and ranges FROM:TO:STEP, such as 0:1:0.05 or 1,8,64, but is {shown(text)}"
+                f"{what} must be {words}numbers and ranges FROM:TO:STEP, such as 0:1:0.05 or 1,8,64, but is"
+                f" {shown(text)}"
             )
         start, stop, step = numbers if len(numbers) == 3 else (numbers[0], numbers[0], Decimal(1))
         if step < _SMALLEST or stop < start:

@@ -5,6 +5,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,13 +14,22 @@ from fairseq.criterions.perplexity import perplexity_of
 from fairseq.knn.retrieval.results import text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.bootstrap import Gain, gain_of
-from fairseq.knn.sweep.grid import Grid, Setting
+from fairseq.knn.sweep.edges import cache_edges, neighbour_edges, search_edges, weight_edge
+from fairseq.knn.sweep.grid import Setting
 from fairseq.knn.sweep.sweep import Swept, log_probs_of
 
 MOST_PRINTED = 40
 LM, KNN_LM, CACHE, NEIGHBOURS, BOTH = "language model", "kNN-LM", "+ cache", "+ neighbours", "+ both"
 # What may have a weight: neighbours, cache.
 PARTS = {LM: (False, False), KNN_LM: (True, False), CACHE: (False, True), NEIGHBOURS: (True, False), BOTH: (True, True)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where k and T of a cache sweep come from: in words, and the temperatures that T was chosen from."""
+
+    words: str = ""
+    temperatures: tuple[float, ...] = ()
 
 
 class Report(ABC):
@@ -37,8 +47,10 @@ class Report(ABC):
     compared: ClassVar[tuple[tuple[str, str], ...]]
     columns: ClassVar[tuple[str, ...]]
 
-    def __init__(self, texts: list[Retrieval], swept: Swept, resamples: int, seed: int) -> None:
-        self.texts, self.swept, self.seed = texts, swept, seed
+    def __init__(
+        self, texts: list[Retrieval], swept: Swept, resamples: int, seed: int, origin: Origin | None = None
+    ) -> None:
+        self.texts, self.swept, self.seed, self.origin = texts, swept, seed, origin or Origin()
         self.splits = [text.manifest.split for text in texts]
         parts = {name: PARTS[name] for name in self.names[1:]}
         self.settings = {
@@ -124,7 +136,7 @@ class NeighbourReport(Report):
                 yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
         yield ""
         yield f"Chosen on {self.splits[0]}: {_flags_to_evaluate(self.texts[0], setting)}"
-        yield from _at_the_edge(grid, setting, self.texts[0].k)
+        yield from neighbour_edges(setting, grid.lmbdas, grid.ks, grid.temperatures, self.texts[0].k)
         yield ""
         gains = self.gains[KNN_LM, LM]
         rows = {
@@ -170,7 +182,7 @@ class CacheReport(Report):
         """Yields the perplexity of each combination of parts at its best, and the gains."""
         grid = self.swept.grid
         count = f"{len(grid):,} settings of {self.swept.num_tokens:,} tokens"
-        yield f"{count}; neighbours with --k {grid.ks[0]} --knn-temp {grid.temperatures[0]:g}"
+        yield f"{count}; neighbours with --k {grid.ks[0]} --knn-temp {grid.temperatures[0]:g}{self.origin.words}"
         yield ""
         yield f"| | {' | '.join(self.splits)} | chosen on {self.splits[0]} |"
         yield "|---|" + "---:|" * len(self.splits) + "---|"
@@ -184,6 +196,22 @@ class CacheReport(Report):
             cells = [f"{gain.ppl:.2f}, {_interval_words(gain)}" for gain in gains]
             yield f"| {name} over {over} | {' | '.join(cells)} |"
         yield from self.interval_lines()
+        edges = list(self._edges())
+        yield from ["", *edges] if edges else []
+
+    def _edges(self) -> Iterator[str]:
+        """Yields the edges that the best of both lies at."""
+        grid, best = self.swept.grid, self.settings[BOTH]
+        offered = self.origin.temperatures
+        if best.lmbda == 0 and best.cache_lmbda == 0:
+            yield "--lmbda 0 and --cache-lmbda 0 are best: neither neighbours nor cache help at any of these settings."
+        if best.lmbda > 0:
+            yield from weight_edge("--lmbda", best.lmbda, grid.lmbdas)
+            if offered:
+                yield from search_edges(best.k, best.knn_temp, grid.ks, offered, self.texts[0].k)
+        if best.cache_lmbda > 0 and best.cache is not None:
+            yield from weight_edge("--cache-lmbda", best.cache_lmbda, grid.cache_lmbdas)
+            yield from cache_edges(best.cache, grid.caches, self.swept.num_tokens)
 
     def choice(self) -> dict[str, Any]:
         """Returns what was chosen for each combination of parts."""
@@ -230,20 +258,6 @@ def _flags_to_evaluate(retrieval: Retrieval, setting: Setting) -> str:
     own_distances = saved.knn_sim_func == "do_not_recomp_l2" or (saved.knn_sim_func is None and saved.metric == "ip")
     asked = saved.rerank or retrieval.k
     return words if own_distances or asked == setting.k else f"{words} --rerank {asked}"
-
-
-def _at_the_edge(grid: Grid, setting: Setting, saved_k: int) -> Iterator[str]:
-    """Yields advice where the best value is the first or the last that was tried."""
-    tried = (
-        ("--lmbda", setting.lmbda, grid.lmbdas, (0.0, 1.0)),
-        ("--knn-temp", setting.knn_temp, grid.temperatures, ()),
-    )
-    for name, value, values, ends in tried:
-        if value not in ends and value in (values[0], values[-1]):
-            side = ("smaller" if value == values[0] else "larger") if len(values) > 1 else "other"
-            yield f"{name} {value:g} is at the edge of what was tried: {side} values may be better."
-    if setting.k == saved_k and len(grid.ks) > 1:
-        yield f"--k {saved_k} is all that was saved: a retrieval with more neighbours may be better."
 
 
 def _interval_words(gain: Gain) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Dir, File, Prefixes
@@ -43,11 +44,14 @@ class FitLmbdaConfig:
     apply: Dir | None = flag(None, "another saved retrieval, to report the fitted weight on: the test text")
     k: tuple[int, ...] = flag(
         (),
-        "neighbours that vote; of several numbers, the best on held-out folds [default: all that were saved]",
+        "neighbours that vote; of several numbers, the best on held-out folds [default: as sweep has chosen, else those"
+        " that are best with a fixed λ]",
         minimum=1,
     )
-    knn_temp: tuple[float, ...] = flag(
-        (), "temperatures T of p_kNN, likewise; that of the retrieval's run if left out", minimum=LEAST_TEMPERATURE
+    knn_temp: tuple[float | Literal["auto"], ...] = flag(
+        (),
+        "temperatures T of p_kNN, as for --k; auto stands for what it stands for in sweep, and each is fitted",
+        minimum=LEAST_TEMPERATURE,
     )
     folds: int = flag(
         5, "folds of cross-validation: parts of the text, each judged by a fit to the others", minimum=2, maximum=100

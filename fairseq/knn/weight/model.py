@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.arrays import Bools, Float64s
 from fairseq.errors import shown
@@ -174,6 +174,8 @@ class LmbdaModel(Record, frozen=True, kw_only=True):
         skip: which searches to skip.
         k: neighbours that the features describe.
         knn_temp: T of the p_kNN that it weighs.
+        knn_temp_asked: ``auto`` where it was not typed as a number.
+        distance_unit: what the temperatures of ``auto`` are multiples of, where it is known.
         fitted_for: hashes and settings of model, datastore and retrieval.
         held_out: what cross-validation found: perplexities by the kind of weight.
     """
@@ -184,5 +186,7 @@ class LmbdaModel(Record, frozen=True, kw_only=True):
     skip: Skip
     k: Positive
     knn_temp: Annotated[float, Meta(ge=LEAST_TEMPERATURE, lt=1e30)]
+    knn_temp_asked: Literal["auto"] | UnsetType = UNSET
+    distance_unit: Annotated[float, Meta(ge=LEAST_TEMPERATURE, lt=1e30)] | UnsetType = UNSET
     fitted_for: dict[str, str | None]
     held_out: dict[str, Finite]

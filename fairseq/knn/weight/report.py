@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from fairseq.arrays import Bools, Float64s, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError, DatastoreError
+from fairseq.knn.config import AUTO
 from fairseq.knn.neighbours.parts import Values
 from fairseq.knn.retrieval.results import Kept, check_results, plain, text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.knn.retrieval.unit import has_unit, unit_of
+from fairseq.knn.sweep.edges import search_edges
 from fairseq.knn.weight.config import FitLmbdaConfig
 from fairseq.knn.weight.features import BEFORE_SEARCH
 from fairseq.knn.weight.file import check_fits
 from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, fit_skip, folds_of
 from fairseq.knn.weight.model import FixedWeight, LmbdaModel, Skip, Weights
+from fairseq.knn.weight.offered import Offered, offered
 from fairseq.knn.weight.tokens import identity_of, open_counts, open_values, read_tokens
 from fairseq.runtime.files import locked
 from fairseq.runtime.marks import LMBDA_MODEL
@@ -100,7 +105,8 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     other = Retrieval.open(config.apply) if config.apply is not None else None
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
-    candidates = _candidates(config, retrieval, values, counts_V, seed, show)
+    tried = offered(config, retrieval)
+    candidates = _candidates(config, tried, retrieval, values, counts_V, seed, show)
     best = max(candidates, key=lambda one: float(one.held_out.log_p_N[one.kind].sum()))
     k, temperature, tokens, held_out, kind = best.k, best.temperature, best.tokens, best.held_out, best.kind
     weights = fit_all(tokens, seed)
@@ -111,10 +117,15 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
         skip=skip,
         k=k,
         knn_temp=temperature,
+        knn_temp_asked=AUTO if tried.is_auto else UNSET,
+        distance_unit=unit_of(retrieval) if tried.is_auto and has_unit(retrieval) else UNSET,
         fitted_for=identity_of(retrieval),
         held_out=finite,
     )
-    show(f"{len(tokens)} tokens of {retrieval.manifest.split}, {k} neighbours, temperature {temperature:g}")
+    source = f" ({tried.words})" if tried.words else ""
+    show(f"{len(tokens)} tokens of {retrieval.manifest.split}, {k} neighbours, temperature {temperature:g}{source}")
+    for line in tried.edges or search_edges(k, temperature, tried.ks, tried.temperatures, retrieval.k):
+        show(line)
     show(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     show("\n".join(held_out.lines(kind, weights["fixed"])))
     applied_to = None
@@ -145,13 +156,16 @@ def _labelled(scores: Scores) -> dict[str, float]:
 
 
 def _candidates(
-    config: FitLmbdaConfig, retrieval: Retrieval, values: Values, counts_V: Int64s, seed: int, show: Show
+    config: FitLmbdaConfig,
+    tried: Offered,
+    retrieval: Retrieval,
+    values: Values,
+    counts_V: Int64s,
+    seed: int,
+    show: Show,
 ) -> Iterator[_Candidate]:
     """Yields every k and temperature with its held-out scores."""
-    ks = tuple(dict.fromkeys(config.k)) or (retrieval.k,)
-    temperatures = tuple(dict.fromkeys(config.knn_temp)) or (retrieval.manifest.knn_temp,)
-    retrieval.check_k(max(ks))
-    for k, temperature in itertools.product(ks, temperatures):
+    for k, temperature in itertools.product(tried.ks, tried.temperatures):
         tokens = read_tokens(retrieval, values, counts_V, k, temperature)
         if not len(tokens.usable):
             raise DatastoreError(f"{retrieval.directory} has no token with a neighbour: there is nothing to fit")
@@ -163,7 +177,7 @@ def _candidates(
             )
         held_out = cross_validate(tokens, config.folds, seed)
         kind = best_kind(held_out)
-        if len(ks) * len(temperatures) > 1:
+        if len(tried.ks) * len(tried.temperatures) > 1:
             perplexity = held_out.perplexities()[kind]
             show(f"--k {k:<6} --knn-temp {temperature:<8g}held out, {LABELS[kind]:<30}{perplexity:10.2f}")
         yield _Candidate(k, temperature, tokens, held_out, kind)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq.arrays import Int64s
+from fairseq.arrays import Float64s, Int64s
 from fairseq.config.path_lists import join_paths, split_paths
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DatastoreError
@@ -110,15 +110,21 @@ def open_counts(retrieval: Retrieval, path: str | None, *, allow_mismatch: bool)
     return np.array(dictionary.counts, np.int64)
 
 
-def read_tokens(retrieval: Retrieval, values: Values, counts_V: Int64s, k: int, temperature: float) -> Tokens:
-    """Returns each token of a retrieval with the features of its k nearest neighbours, at temperature T."""
-    retrieval.check_k(k)
+def lm_log_probs(retrieval: Retrieval) -> Float64s:
+    """Returns ln p_LM of each token; raises DatastoreError where one is no number."""
     log_p_lm_N = np.array(retrieval.lm_log_p_N)
     if np.isnan(log_p_lm_N).any():
         raise DatastoreError(
             f"{array_path(retrieval.directory, 'lm_log_prob')} holds values that are no numbers; save the retrieval"
             " again, with a sound checkpoint"
         )
+    return log_p_lm_N
+
+
+def read_tokens(retrieval: Retrieval, values: Values, counts_V: Int64s, k: int, temperature: float) -> Tokens:
+    """Returns each token of a retrieval with the features of its k nearest neighbours, at temperature T."""
+    retrieval.check_k(k)
+    log_p_lm_N = lm_log_probs(retrieval)
     before_NF = context_features(read_known(retrieval), counts_V)
     after, log_p_knn, there = [], [], []
     with Progress("describe neighbours", len(retrieval), "tokens") as progress:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fairseq.errors import ConfigError
-from fairseq.knn.config import KNNConfig
+from fairseq.knn.config import AUTO_SHARE, KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import build_index
@@ -49,7 +49,7 @@ def small(tmp_path):
 def test_auto_is_a_share_of_the_median_distance_to_the_nearest_other_row(small, flags):
     found = KNN_Dstore.open(*small, knn_temp="auto", **{"k": 20, **flags})
     assert found.distance_unit == unit_of(KEYS, range(FEW))
-    assert found.temperature == float(f"{found.distance_unit * temperature.AUTO_SHARE:.3g}")
+    assert found.temperature == float(f"{found.distance_unit * AUTO_SHARE:.3g}")
     auto = {"knn_temp_asked": "auto", "distance_unit": found.distance_unit}
     assert found.temperature_record() == {"knn_temp": found.temperature, **auto}
     queries, target = clustered_keys(9, seed=4), np.full(9, 39995)
@@ -83,7 +83,7 @@ def test_several_datastores_are_one_in_whatever_order(tmp_path):
 def test_what_python_opens_by_itself(small):
     """``KNN`` takes T from the distances; ``KNN_Dstore`` has the commands' T of 1."""
     by_name, _ = KNN(*small).open_for(ModelIdentity())
-    assert by_name.temperature == pytest.approx(temperature.AUTO_SHARE * unit_of(KEYS, range(FEW)), rel=5e-3)
+    assert by_name.temperature == pytest.approx(AUTO_SHARE * unit_of(KEYS, range(FEW)), rel=5e-3)
     assert KNN(*small, knn_temp=3).open_for(ModelIdentity())[0].temperature == 3
     assert KNN(*small, knn_sim_func="dot").open_for(ModelIdentity())[0].temperature == 1
     assert KNN_Dstore.open(*small).temperature == 1

@@ -43,7 +43,7 @@ def test_what_is_no_grid(text):
         ({"knn_temp": "0,1"}, "--knn-temp must be at least 1e-09, but has 0"),
         ({"k": "1,2.5"}, "--k must be whole numbers from 1 on, but has 2.5"),
         ({"k": "0:4:2"}, "--k must be whole numbers from 1 on, but has 0"),
-        ({"k": "1:1000:1", "lmbda": "0:1:0.001"}, "at most 100000 settings, but has 4004000"),
+        ({"k": "1:1000:1", "lmbda": "0:1:0.001"}, "at most 100000 settings, but has 9009000"),
     ],
 )
 def test_grids_out_of_range(flags, message):
@@ -67,7 +67,7 @@ def test_weights_of_a_cache_out_of_range(flags, message):
 
 def test_neighbours_by_default():
     assert powers(1024) == (1, 4, 16, 64, 256, 1024) and powers(1) == (1,) and powers(20) == (1, 4, 16, 20)
-    assert SweepConfig("r").grid(64).ks == (1, 4, 16, 64)
+    assert SweepConfig("r").grid(64, (1.0,)).ks == (1, 4, 16, 64)
 
 
 def test_the_grid_of_caches_has_both_weights_0() -> None:

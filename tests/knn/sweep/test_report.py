@@ -99,17 +99,19 @@ def test_gains_are_those_of_the_choice_on_each_text(columns: tuple[list[Path], l
 def test_a_best_value_at_the_edge_is_said(
     columns: tuple[list[Path], list[dict]], lmbdas: tuple[float, ...], temperatures: tuple[float, ...]
 ) -> None:
-    """λ of 0 and 1 are ends that nothing lies behind. With λ 0 all are equal, and the first is taken."""
+    """λ of 0 and 1 are ends that nothing lies behind. With λ 0 no T is better than another."""
     directories, (valid, _) = columns
     lines = [line for line in neighbour_report(directories[:1], Grid(lmbdas, (4,), temperatures)).table()]
     settings = [(t, i) for t in temperatures for i in lmbdas]
     temperature, lmbda = min(settings, key=lambda one: round(loss_of(valid, 4, *one), 12))
     expected = []
     for name, best, tried in (("--lmbda", lmbda, lmbdas), ("--knn-temp", temperature, temperatures)):
-        if best in (tried[0], tried[-1]) and not (name == "--lmbda" and best in (0, 1)):
+        if lmbda > 0 and best in (tried[0], tried[-1]) and not (name == "--lmbda" and best == 1):
             side = "other" if len(tried) == 1 else "smaller" if best == tried[0] else "larger"
-            expected.append(f"{name} {best:g} is at the edge of what was tried: {side} values may be better.")
-    assert [line for line in lines if "at the edge" in line] == expected
+            expected.append((f"{name} {best:g} is at the edge of what was tried: {side} values may be better", name))
+    found = [line.split("; try ") for line in lines if "at the edge" in line]
+    assert [(words, remedy.split()[0]) for words, remedy in found] == expected
+    assert any("help at none of these settings" in line for line in lines) == (lmbda == 0 and len(lmbdas) > 1)
 
 
 def test_all_neighbours_that_were_saved_being_the_best_is_said(columns: tuple[list[Path], list[dict]]) -> None:
