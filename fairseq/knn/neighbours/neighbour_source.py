@@ -44,10 +44,11 @@ from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.records import as_json
 from fairseq.runtime.resources import share_of_memory
 
 if TYPE_CHECKING:
-    from fairseq.knn.neighbours.own_rows import OwnRows
+    from fairseq.knn.neighbours.own_rows import OwnRows, OwnText
 
 T = TypeVar("T")
 
@@ -68,9 +69,11 @@ class NeighbourSource(Memory, ABC):
         distinct_ids: no search finds a row twice.
         vocabulary_size: targets are below it; None where that is not known.
         own_rows: what tells of scored tokens which rows they are themselves, which they then do not find; else None.
+        own_text: the rows that are of the evaluated text, and are found.
     """
 
     own_rows: "OwnRows | None" = None
+    own_text: "Sequence[OwnText]" = ()
     config: KNNConfig
     parts: tuple[StorePart, ...]
     distinct_ids: bool
@@ -176,7 +179,7 @@ class NeighbourSource(Memory, ABC):
         tally, k = self.tally, self.config.k
         return MemoryReport(
             identity=self.identity(),
-            found={"neighbours": tally.record(k)},
+            found={"neighbours": tally.record(k), **({"own_text": as_json(self.own_text)} if self.own_text else {})},
             summary=[tally.line(k)],
             warnings=empty_places(tally, k, self.rows_left, self.lists()),
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET
 
 from fairseq.arrays import Array, Int64s
 from fairseq.criterions.perplexity import perplexity_of
@@ -203,5 +204,6 @@ def _manifest(
         knn_temp=knn.knn_temp,
         identity=msgspec.convert({**inputs, **neighbours.identity()}, Identity),
         datastore=datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
+        own_text=list(neighbours.own_text) or UNSET,
         files={},
     )

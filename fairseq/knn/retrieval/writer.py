@@ -142,7 +142,9 @@ def is_saved(directory: Path, columns: Iterable[Column], manifest: RetrievalMani
         found = RetrievalManifest.read(directory)
     except DatastoreError:
         return False
-    same = found.replace(state=manifest.state, lm=UNSET, mixture=UNSET, files={}) == manifest
+    # Older retrievals do not tell of their own text, which data and datastore decide.
+    told = found.replace(state=manifest.state, lm=UNSET, mixture=UNSET, own_text=manifest.own_text, files={})
+    same = told == manifest
     files = {array_path(directory, column.name).name for column in columns}
     return found.state == "done" and same and set(found.files) == files
 

@@ -16,6 +16,7 @@ from fairseq.arrays import Bools, Float64s, Int64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.neighbours.parts import Values
+from fairseq.knn.retrieval.own_text import warn_if_own_text
 from fairseq.knn.retrieval.results import Kept, check_results, plain, text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.config import FitLmbdaConfig
@@ -98,6 +99,8 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     retrieval = Retrieval.open(config.directory)
     check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
+    for text in (retrieval, *([other] if other is not None else [])):
+        warn_if_own_text(text)
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
     candidates = _candidates(config, retrieval, values, counts_V, seed, show)
