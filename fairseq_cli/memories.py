@@ -73,8 +73,19 @@ def _mind_own_text(neighbours: NeighbourSource, evaluation: Evaluation, settings
 
 
 def open_neighbours(model: ModelIdentity, knn: KNNConfig, dstore: DatastoreConfig) -> NeighbourSource:
-    """Returns the datastores after checking that they belong to the model."""
+    """Returns the datastores after checking that they belong to the model; k is at most the rows that they have."""
     import knnlm
 
     model = dataclasses.replace(model, key_type=dstore.knn_keytype)
-    return knnlm.open_neighbours(knn, model, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
+    found = knnlm.open_neighbours(knn, model, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
+    rows = found.rows_left
+    if 0 < rows < knn.k:
+        logger.warning(
+            "--k %d is more than the %d rows of %s: every row is a neighbour of every token, as with --k %d",
+            knn.k,
+            rows,
+            knn.dstore_filename,
+            rows,
+        )
+        found.config = dataclasses.replace(found.config, k=rows)
+    return found

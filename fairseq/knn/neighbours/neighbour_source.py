@@ -35,6 +35,7 @@ from fairseq.knn.neighbours.distribution import (
     Votes,
     drop_nearest,
     drop_own,
+    filled_up,
     keep_nearest,
     next_log_prob,
     votes_for,
@@ -106,7 +107,10 @@ class NeighbourSource(Memory, ABC):
 
     @abstractmethod
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
-        """Returns distances and ids, ``[N, K]`` or wider, in no order, with the k nearest of what is found; −1 none."""
+        """Returns distances and ids, ``[N, K]`` or wider, in no order, with the k nearest of what is found; −1 none.
+
+        It is never asked for more than ``rows_left``: places of no neighbour cost as much as others.
+        """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -140,13 +144,12 @@ class NeighbourSource(Memory, ABC):
             ConfigError: the queries are no vectors, or k is no number of neighbours.
             MismatchError: the queries have another width than the keys.
         """
-        queries = checked_queries(queries_ND, self.dimension)
-        distances_NK, ids_NK = self._neighbours(queries, self.config.k if k is None else checked_k(k))
+        queries, k = checked_queries(queries_ND, self.dimension), self.config.k if k is None else checked_k(k)
+        distances_NK, ids_NK = self._neighbours(queries, k)
         order_NK = np.argsort(distances_NK, axis=1, kind="stable")
-        return (
-            like(np.take_along_axis(distances_NK, order_NK, axis=1), queries_ND),
-            like(np.take_along_axis(ids_NK, order_NK, axis=1), queries_ND),
-        )
+        distances_NK = np.take_along_axis(distances_NK, order_NK, axis=1)
+        distances_NK, ids_NK = filled_up(distances_NK, np.take_along_axis(ids_NK, order_NK, axis=1), k)
+        return like(distances_NK, queries_ND), like(ids_NK, queries_ND)
 
     def values(self, ids_NK: A) -> A:
         """Returns the tokens that came next at some rows, int64, of any shape; −1 for no row.
@@ -199,7 +202,7 @@ class NeighbourSource(Memory, ABC):
         return like(self._tallied(queries_ND, target_N, own_NS)[0], queries_ND)
 
     def _tallied(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None) -> tuple[Float32s, Tally]:
-        k, tally = min(self.config.k, max(self.rows_left, 1)), Tally()  # further places would be empty
+        k, tally = self.config.k, Tally()
         compute = partial(tallied, temperature=self.config.knn_temp)
         parts = list(self._of_votes(compute, queries_ND, target_N, k, own_NS))
         for _, part in parts:
@@ -214,7 +217,7 @@ class NeighbourSource(Memory, ABC):
             vocabulary_size: V.
         """
         queries = checked_queries(queries_ND, self.dimension)
-        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
+        distances_NK, ids_NK = self._neighbours(queries, self.config.k)
         log_p_NV = next_log_prob(
             distances_NK,
             ids_NK,
@@ -234,11 +237,12 @@ class NeighbourSource(Memory, ABC):
             own_NS: rows that each query is not to find, −1 for none.
         """
         parts = list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS))
-        return Votes(
+        votes = Votes(
             np.concatenate([part.distances_NK for part in parts]),
             np.concatenate([part.ids_NK for part in parts]),
             np.concatenate([part.hits_NK for part in parts]),
         )
+        return votes.filled_up(self.config.k)
 
     def _of_votes(
         self,
@@ -272,9 +276,9 @@ class NeighbourSource(Memory, ABC):
             return run_all(workers, of_some, range(0, max(len(ids_NK), 1), _PROBABILITY_BLOCK))
 
     def _neighbours(self, queries_ND: Float32s, k: int, own_NS: Int64s | None = None) -> tuple[Float32s, Int64s]:
-        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
+        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found, or all rows if fewer."""
         more = 0 if own_NS is None else own_NS.shape[1]
-        distances_NK, ids_NK = self.found(queries_ND, self._asked(k) + more)
+        distances_NK, ids_NK = self.found(queries_ND, min(self._asked(k) + more, max(self.rows_left, 1)))
         if own_NS is not None:
             distances_NK, ids_NK = drop_own(distances_NK, ids_NK, own_NS)
         if self.config.drop_top1:
@@ -283,4 +287,4 @@ class NeighbourSource(Memory, ABC):
 
     def _asked(self, k: int) -> int:
         """Returns how many rows the index is asked for, of which k are kept."""
-        return max(k, min(self.config.rerank or 0, self.rows_left)) + self.config.drop_top1
+        return min(max(k, self.config.rerank or 0) + self.config.drop_top1, max(self.rows_left, 1))
