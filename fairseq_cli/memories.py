@@ -10,11 +10,12 @@ from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
-from fairseq.knn.neighbours.own_rows import find_own_rows
+from fairseq.knn.neighbours.own_rows import find_own_rows, own_text, own_text_warning
 from fairseq.knn.retrieval.recorder import RetrievalRecorder, SavedNeighbours, open_recorder
 from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.weight.apply import open_weighed
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.log import logger
 from fairseq.tasks.opening import OpenedModels
 from fairseq_cli.eval_settings import EvalSettings, NeighbourSettings
 
@@ -30,7 +31,7 @@ def open_mixture(
     if settings.retrieval.save_retrieval is not None:
         check_results(Path(settings.retrieval.save_retrieval))
         neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
-        _exclude_own(neighbours, evaluation, settings)
+        _mind_own_text(neighbours, evaluation, settings)
         caches = settings.cache if cache is not None else None
         recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches)
         if recorder is not None:
@@ -38,7 +39,7 @@ def open_mixture(
         memories.append((SavedNeighbours(neighbours) if recorder is not None else neighbours, config.knn.lmbda))
     elif config.needed:
         neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
-        _exclude_own(neighbours, evaluation, settings)
+        _mind_own_text(neighbours, evaluation, settings)
         memories.append(_weighed(neighbours, evaluation, config))
     if cache is not None:
         memories.append((cache, settings.cache.weight))
@@ -58,18 +59,33 @@ def _weighed(
     return open_weighed(neighbours, settings.weight, opened.task.dictionary, opened.identity), None
 
 
-def _exclude_own(neighbours: NeighbourSource, evaluation: Evaluation, settings: EvalSettings) -> None:
-    """Has no token of an evaluation find the row that it is itself, where that was asked for."""
+def _mind_own_text(neighbours: NeighbourSource, evaluation: Evaluation, settings: EvalSettings) -> None:
+    """Has no token of an evaluation find the row that it is itself, or warns where tokens can."""
+    task, subset = evaluation.task, settings.eval.gen_subset
+    prefix = task.split_prefix(subset)
     if settings.own_row.exclude_own_row:
-        task, subset = evaluation.task, settings.eval.gen_subset
-        prefix = task.split_prefix(subset)
         stores = [(part.datastore, part.offset) for part in neighbours.parts]
         neighbours.own_rows = find_own_rows(stores, evaluation.dataset, prefix, task.dictionary)
+    elif not neighbours.config.drop_top1:
+        neighbours.own_text = own_text([part.datastore for part in neighbours.parts], evaluation.dataset.sha256())
+        if neighbours.own_text:
+            logger.warning(own_text_warning(neighbours.own_text, str(prefix)))
 
 
 def open_neighbours(model: ModelIdentity, knn: KNNConfig, dstore: DatastoreConfig) -> NeighbourSource:
-    """Returns the datastores after checking that they belong to the model."""
+    """Returns the datastores after checking that they belong to the model; k is at most the rows that they have."""
     import knnlm
 
     model = dataclasses.replace(model, key_type=dstore.knn_keytype)
-    return knnlm.open_neighbours(knn, model, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
+    found = knnlm.open_neighbours(knn, model, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
+    rows = found.rows_left
+    if 0 < rows < knn.k:
+        logger.warning(
+            "--k %d is more than the %d rows of %s: every row is a neighbour of every token, as with --k %d",
+            knn.k,
+            rows,
+            knn.dstore_filename,
+            rows,
+        )
+        found.config = dataclasses.replace(found.config, k=rows)
+    return found

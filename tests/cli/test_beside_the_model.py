@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from knnlm import KNN_Dstore
 from tests.builders.cases import Artefacts
 from tests.builders.tiny_lm import Command, Outcome
 
@@ -141,3 +142,28 @@ def test_without_neighbours_nothing_stands_beside(command: Command, artefacts: A
     cache = command("fairseq-eval-lm", *flags, "--cache-size", 1, "--cache-lmbda", 0.99, "--cache-theta", 0)
     assert len(cache.out.splitlines()) == 3 and re.search(MODEL, cache.out)
     assert any("worse than the model alone" in w and "lower --cache-lmbda" in w for w in cache.warnings)
+
+
+def test_k_beyond_the_rows_is_all_rows_and_said_once(
+    evaluate: Any, artefacts: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million places of no neighbour would take minutes; the search is asked for no more than there is."""
+    rows, asked = json.loads(Path(f"{artefacts.store}.json").read_text())["rows"], []
+    found = KNN_Dstore.found
+
+    def counted(self: KNN_Dstore, queries_ND: Any, k: int) -> Any:
+        asked.append(k)
+        return found(self, queries_ND, k)
+
+    monkeypatch.setattr(KNN_Dstore, "found", counted)
+    flags = ("--lmbda", 0.25, "--probe", 4)
+    all_rows, record = evaluate(*flags, "--k", rows)
+    assert not all_rows.warnings and record["neighbours"]["found_mean"] == rows
+    for more in ((), ("--rerank", 1 << 20), ("--save-retrieval", tmp_path / "r")):
+        outcome, beyond = evaluate(*flags, "--k", 1 << 20, *more)
+        assert beyond["loss_base2"] == record["loss_base2"] and beyond["neighbours"] == record["neighbours"]
+        (line,) = outcome.warnings
+        assert line.startswith(f"--k {1 << 20} is more than the {rows} rows of {artefacts.store}: every row")
+        assert line.endswith(f"as with --k {rows}")
+    assert set(asked) == {rows}
+    assert np.load(tmp_path / "r" / "ids.npy").shape[1] == rows

@@ -1,4 +1,4 @@
-"""``--exclude-own-row``: on the datastore's own text, no token finds the row that it is itself."""
+"""The datastore's own text: who says so, and ``--exclude-own-row``, with which no token finds itself."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fairseq_cli.run import run
-from tests.builders.tiny_lm import Command, main_of, make_sentences, write_split
+from tests.builders.tiny_lm import Command, Outcome, main_of, make_sentences, write_split
 
 K, CONTEXT, WIDTH = 12, 6, 16
 
@@ -138,3 +138,92 @@ def test_pad_in_the_text_is_a_token_with_a_row(
         distances[own[token]] = np.inf
         assert found["distances"][token] == pytest.approx(np.sort(distances)[:K], abs=2e-4)
     assert not (found["ids"] == own[:, None]).any()
+
+
+OWN_TEXT = "THE DATASTORE HOLDS THE EVALUATED TEXT: "
+
+
+def own_text_warnings(outcome: Outcome) -> list[str]:
+    return [line for line in outcome.warnings if OWN_TEXT in line]
+
+
+def test_the_datastores_own_text_is_said_however_it_is_cut_and_wherever_it_lies(
+    eval_lm: Command, command: Command, store: Path, tmp_path: Path, data_dir: Path, checkpoint: Path
+) -> None:
+    """The rows are of blocks with a window of 6; the same words were binarised again elsewhere."""
+    rows = json.loads(Path(f"{store}.json").read_bytes())["rows"]
+    shutil.copytree(data_dir, tmp_path / "again")
+    words = neighbours(store, "exact", "--results-path", tmp_path / "r.json", "--overwrite")
+    elsewhere = [tmp_path / "again", "--path", checkpoint, "--cpu"]
+    for outcome in (
+        eval_lm(*words, "--context-window", 2),
+        eval_lm(*words, "--sample-break-mode", "eos"),
+        eval_lm(*words, "--model-overrides", "{'tokens_per_sample': 12}"),
+        command("fairseq-eval-lm", *elsewhere, *words, "--context-window", CONTEXT),
+    ):
+        (line,) = own_text_warnings(outcome)
+        assert f"{rows} rows of {store} are tokens of " in line and "or evaluate with --exclude-own-row, or" in line
+        assert f"fairseq-knnlm forget {store} --source train" in line
+        record = json.loads((tmp_path / "r.json").read_bytes())
+        assert record["own_text"] == [{"prefix": str(store), "source": "train", "rows": rows}]
+    recall = ["--dstore-filename", store, "--indexfile", store.parent / "exact", "--sample", 20, "--k", 5]
+    for split, times in (("train", 1), ("valid", 0)):
+        outcome = command("fairseq-knnlm", "recall", *elsewhere, "--gen-subset", split, *recall)
+        assert outcome.code == 0 and len(own_text_warnings(outcome)) == times, outcome.err
+    for more in (["--exclude-own-row"], ["--drop-top1"], ["--gen-subset", "valid"]):
+        outcome = eval_lm(*words, *more, "--context-window", CONTEXT)
+        assert outcome.code == 0 and not own_text_warnings(outcome), more
+        assert "own_text" not in json.loads((tmp_path / "r.json").read_bytes())
+
+
+def test_every_command_that_shows_a_retrieval_of_the_own_text_says_so(
+    eval_lm: Command, command: Command, store: Path, tmp_path: Path
+) -> None:
+    cache = ["--cache-size", 5, "--cache-lmbda", 0.1, "--context-window", CONTEXT]
+    flags = neighbours(store, "exact", "--k", 4, *cache)
+    for name, more in (("own", []), ("excluded", ["--exclude-own-row"])):
+        assert eval_lm(*flags, *more, "--save-retrieval", tmp_path / name).code == 0
+    older = shutil.copytree(tmp_path / "own", tmp_path / "older")  # of a version that did not record it
+    record = json.loads((older / "manifest.json").read_bytes())
+    assert len(record.pop("own_text")) == 1
+    (older / "manifest.json").write_text(json.dumps(record), encoding="utf-8")
+    quick = ["--no-figures", "--resamples", 100]
+    for name, times in (("own", 1), ("older", 1), ("excluded", 0)):
+        directory = tmp_path / name
+        commands = [
+            ["sweep", directory, "--knn-temp", 1, "--k", 4, *quick, "--overwrite"],
+            ["sweep", tmp_path / "excluded", "--apply", directory, "--knn-temp", 1, "--k", 4, *quick, "--overwrite"],
+            ["sweep-cache", directory, "--lmbda", 0.1, "--cache-lmbda", 0.1, *quick],
+            ["fit-lmbda", directory, "--out", tmp_path / "m.json", "--k", 999],  # refused, but warned before
+            ["report", directory],
+        ]
+        for words in commands:
+            outcome = command("fairseq-knnlm", *words)
+            assert outcome.code == 2 * (words[0] == "fit-lmbda"), outcome.err
+            assert len(own_text_warnings(outcome)) == times, words
+        assert (directory / "report.html").read_text(encoding="utf-8").count(f'role="alert">{OWN_TEXT}') == times
+    assert any("is there already" in line for line in eval_lm(*flags, "--save-retrieval", older).log)
+
+
+def test_a_text_that_was_appended_is_the_datastores_own_until_it_is_forgotten(
+    eval_lm: Command, command: Command, store: Path, tmp_path: Path
+) -> None:
+    prefix, index = tmp_path / "d", tmp_path / "exact"
+    for name in ("d_keys.npy", "d_vals.npy", "d.json", "exact", "exact.json"):
+        shutil.copy(store.parent / name, tmp_path)
+    valid = ["--gen-subset", "valid", "--context-window", CONTEXT]
+    dump = eval_lm(*valid, "--save-knnlm-dstore", "--dstore-mmap", prefix, "--append")
+    assert dump.code == 0, dump.err
+    flags = [*neighbours(prefix, "exact"), *valid]
+    assert not own_text_warnings(eval_lm(*flags))  # the index does not have the new rows yet
+    assert command("build_dstore.py", "--dstore-mmap", prefix, "--faiss-index", index, "--append").code == 0
+    (line,) = own_text_warnings(eval_lm(*flags))
+    rows = [json.loads(Path(f"{name}.json").read_bytes())["rows"] for name in (prefix, store)]
+    assert f"{rows[0] - rows[1]} rows of {prefix} are tokens of" in line
+    assert command("fairseq-knnlm", "forget", prefix, "--rows", f"{rows[1]}:{rows[0] - 5}").code == 0
+    assert f": 5 rows of {prefix}" in own_text_warnings(eval_lm(*flags))[0]
+    assert command("fairseq-knnlm", "forget", prefix, "--source", "valid").code == 0
+    assert not own_text_warnings(eval_lm(*flags))
+    assert command("fairseq-knnlm", "forget", prefix, "--compact", "--indexfile", index).code == 0
+    assert not own_text_warnings(eval_lm(*flags))
+    assert len(own_text_warnings(eval_lm(*flags, "--gen-subset", "train"))) == 1

@@ -6,6 +6,7 @@ find the same rows, and a sample of one place would say little of the others.
 Legend: N queries · K neighbours · D key width.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,11 @@ from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.ranges import evenly_spaced
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
+from fairseq.knn.neighbours.own_rows import own_text, own_text_warning
 from fairseq.runtime.precision import Precision, select_device
 from fairseq.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = 1024
 LEAST_BATCHES = 16
@@ -81,6 +85,9 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     text = {"data": config.data, "sample_break_mode": config.sample_break_mode}
     evaluation = prepare(settings, text, Precision(device, select_device(device)))
     require_model(store.prefix, store.model, evaluation.identity, allow_mismatch=recall.allow_mismatch)
+    if own := own_text([store], evaluation.dataset.sha256()):
+        prefix = evaluation.task.split_prefix(config.gen_subset)
+        logger.warning(own_text_warning(own, str(prefix), "Give --gen-subset another text"))
     sizes = [int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches]
     if not sizes:
         raise ConfigError(f"the split '{config.gen_subset}' holds no tokens; give --gen-subset another")

@@ -43,6 +43,11 @@ class Votes:
     ids_NK: Int64s
     hits_NK: Bools
 
+    def filled_up(self, k: int) -> "Votes":
+        """Returns them with places of no neighbour behind them, ``[N, k]``, where there are fewer."""
+        missing = ((0, 0), (0, max(k - self.ids_NK.shape[1], 0)))
+        return Votes(*filled_up(self.distances_NK, self.ids_NK, k), np.pad(self.hits_NK, missing))
+
     def rows(self, rows: slice) -> "Votes":
         """Returns those of some queries."""
         return Votes(self.distances_NK[rows], self.ids_NK[rows], self.hits_NK[rows])
@@ -245,3 +250,12 @@ def keep_nearest(distances_NK: Float32s, ids_NK: Int64s, k: int) -> tuple[Float3
         return distances_NK, ids_NK
     place_NK = smallest(distances_NK, k)
     return distances_NK.take(place_NK), ids_NK.take(place_NK)
+
+
+def filled_up(distances_NK: Float32s, ids_NK: Int64s, k: int) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids with places of no neighbour behind them, ``[N, k]``, where there are fewer."""
+    missing = k - ids_NK.shape[1]
+    if missing <= 0:
+        return distances_NK, ids_NK
+    places = ((0, 0), (0, missing))
+    return np.pad(distances_NK, places, constant_values=np.inf), np.pad(ids_NK, places, constant_values=-1)

@@ -111,7 +111,9 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             raise ConfigError(f"config must be a KNNConfig, but is {shown(config)}; numbers are given by name: k=16")
         config = with_settings(config if config is not None else KNNConfig(), settings, "KNN_Dstore.open")
         with in_keywords(KNNConfig, **KEYWORDS):
-            return cls.opened(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16).settled()
+            store = cls.opened(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
+            _ = store.temperature  # an error of measuring it belongs here
+            return store
 
     @classmethod
     def opened(

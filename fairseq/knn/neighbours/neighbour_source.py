@@ -20,7 +20,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
-from fairseq.knn.config import AUTO, KNNConfig
+from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.neighbours.arguments import (
     A,
@@ -36,6 +36,7 @@ from fairseq.knn.neighbours.distribution import (
     Votes,
     drop_nearest,
     drop_own,
+    filled_up,
     keep_nearest,
     next_log_prob,
     votes_for,
@@ -43,16 +44,16 @@ from fairseq.knn.neighbours.distribution import (
 from fairseq.knn.neighbours.parts import StorePart, Values
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
-from fairseq.knn.neighbours.temperature import measure_unit, temperature_of
+from fairseq.knn.neighbours.temperature import measure_unit, temperature_of, temperature_record
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
+from fairseq.runtime.records import as_json
 from fairseq.runtime.resources import share_of_memory
 
 if TYPE_CHECKING:
-    from fairseq.knn.neighbours.own_rows import OwnRows
+    from fairseq.knn.neighbours.own_rows import OwnRows, OwnText
 
 T = TypeVar("T")
-S = TypeVar("S", bound="NeighbourSource")
 
 # Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024, and those
 # whose probabilities are computed together.
@@ -71,9 +72,11 @@ class NeighbourSource(Memory, ABC):
         distinct_ids: no search finds a row twice.
         vocabulary_size: targets are below it; None where that is not known.
         own_rows: what tells of scored tokens which rows they are themselves, which they then do not find; else None.
+        own_text: the rows that are of the evaluated text, and are found.
     """
 
     own_rows: "OwnRows | None" = None
+    own_text: "Sequence[OwnText]" = ()
     config: KNNConfig
     parts: tuple[StorePart, ...]
     distinct_ids: bool
@@ -119,19 +122,14 @@ class NeighbourSource(Memory, ABC):
 
     def temperature_record(self) -> dict[str, Any]:
         """Returns T as results and files have it, and where it was ``auto`` that word and the unit."""
-        record = {"knn_temp": self.temperature}
-        if self.config.knn_temp != AUTO:
-            return record
-        return {**record, "knn_temp_asked": AUTO, "distance_unit": self.distance_unit}
-
-    def settled(self: S) -> S:
-        """Returns this source, with its temperature measured where that is to be done."""
-        _ = self.temperature
-        return self
+        return temperature_record(self.config.knn_temp, self.temperature, lambda: self.distance_unit)
 
     @abstractmethod
     def found(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
-        """Returns distances and ids, ``[N, K]`` or wider, in no order, with the k nearest of what is found; −1 none."""
+        """Returns distances and ids, ``[N, K]`` or wider, in no order, with the k nearest of what is found; −1 none.
+
+        It is never asked for more than ``rows_left``: places of no neighbour cost as much as others.
+        """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -165,11 +163,12 @@ class NeighbourSource(Memory, ABC):
             ConfigError: the queries are no vectors, or k is no number of neighbours.
             MismatchError: the queries have another width than the keys.
         """
-        queries = checked_queries(queries_ND, self.dimension)
-        distances_NK, ids_NK = self._neighbours(queries, self.config.k if k is None else checked_k(k))
+        queries, k = checked_queries(queries_ND, self.dimension), self.config.k if k is None else checked_k(k)
+        distances_NK, ids_NK = self._neighbours(queries, k)
         order_NK = np.argsort(distances_NK, axis=1, kind="stable")
         ordered = partial(np.take_along_axis, indices=order_NK, axis=1)
-        return like(ordered(distances_NK), queries_ND), like(ordered(ids_NK), queries_ND)
+        distances_NK, ids_NK = filled_up(ordered(distances_NK), ordered(ids_NK), k)
+        return like(distances_NK, queries_ND), like(ids_NK, queries_ND)
 
     def values(self, ids_NK: A) -> A:
         """Returns the tokens that came next at some rows, int64, of any shape; −1 for no row.
@@ -203,7 +202,7 @@ class NeighbourSource(Memory, ABC):
         return MemoryReport(
             identity=self.identity(),
             settings=self.temperature_record(),
-            found={"neighbours": tally.record(k)},
+            found={"neighbours": tally.record(k), **({"own_text": as_json(self.own_text)} if self.own_text else {})},
             summary=[tally.line(k)],
             warnings=empty_places(tally, k, self.rows_left, self.lists()),
         )
@@ -223,7 +222,7 @@ class NeighbourSource(Memory, ABC):
         return like(self._tallied(queries_ND, target_N, own_NS)[0], queries_ND)
 
     def _tallied(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None) -> tuple[Float32s, Tally]:
-        k, tally = min(self.config.k, max(self.rows_left, 1)), Tally()  # further places would be empty
+        k, tally = self.config.k, Tally()
         compute = partial(tallied, temperature=self.temperature)
         parts = list(self._of_votes(compute, queries_ND, target_N, k, own_NS))
         for _, part in parts:
@@ -241,7 +240,7 @@ class NeighbourSource(Memory, ABC):
             ConfigError: V is too small, or not known; and what ``search`` raises.
         """
         queries = checked_queries(queries_ND, self.dimension)
-        distances_NK, ids_NK = self._neighbours(queries, min(self.config.k, max(self.rows_left, 1)))
+        distances_NK, ids_NK = self._neighbours(queries, self.config.k)
         values_NK = self.values_of(ids_NK)
         size = checked_vocabulary(vocabulary_size, self.vocabulary_size, values_NK[ids_NK >= 0])
         found = distances_NK, ids_NK, values_NK
@@ -252,7 +251,8 @@ class NeighbourSource(Memory, ABC):
 
         Arguments are those of ``log_prob``.
         """
-        return Votes.joined(list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS)))
+        votes = Votes.joined(list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS)))
+        return votes.filled_up(self.config.k)
 
     def _of_votes(
         self,
@@ -286,9 +286,9 @@ class NeighbourSource(Memory, ABC):
             return run_all(workers, of_some, range(0, max(len(ids_NK), 1), _PROBABILITY_BLOCK))
 
     def _neighbours(self, queries_ND: Float32s, k: int, own_NS: Int64s | None = None) -> tuple[Float32s, Int64s]:
-        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found."""
+        """Returns distances and ids ``[N, K]``, in no order: the k nearest of what is found, or all rows if fewer."""
         more = 0 if own_NS is None else own_NS.shape[1]
-        distances_NK, ids_NK = self.found(queries_ND, self._asked(k) + more)
+        distances_NK, ids_NK = self.found(queries_ND, min(self._asked(k) + more, max(self.rows_left, 1)))
         if own_NS is not None:
             distances_NK, ids_NK = drop_own(distances_NK, ids_NK, own_NS)
         if self.config.drop_top1:
@@ -297,4 +297,4 @@ class NeighbourSource(Memory, ABC):
 
     def _asked(self, k: int) -> int:
         """Returns how many rows the index is asked for, of which k are kept."""
-        return max(k, min(self.config.rerank or 0, self.rows_left)) + self.config.drop_top1
+        return min(max(k, self.config.rerank or 0) + self.config.drop_top1, max(self.rows_left, 1))

@@ -51,7 +51,8 @@ def open_neighbours(
         opened[place] = KNN_Dstore.opened(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
     members = list(opened.values())
     source = members[0] if len(members) == 1 else SeveralStores(members, config)
-    return source.settled()
+    _ = source.temperature  # measured before the work
+    return source
 
 
 class KNN:

@@ -1,4 +1,4 @@
-"""The rows that the tokens of an evaluated text are themselves: what ``--exclude-own-row`` leaves out.
+"""The rows that the tokens of an evaluated text are themselves: what ``--exclude-own-row`` leaves out, and who warns.
 
     block 7, its 3rd target ── token 4711 of the text ── row 3687 of a segment ── id 3687 + its first row's
 
@@ -6,10 +6,13 @@ A datastore that is asked about the text that it was written from holds the answ
 not be the nearest one. Codes may rank another before it, and rows of the same context are as near. So it is known by
 its id. How the text is cut now does not matter: a row is of a token, whatever block that stands in.
 
+A text is known by the hash of its token stream, which neither the context window nor the block size changes, nor where
+its files lie. ``own_text`` decides whether a datastore holds the evaluated text; whoever shows a result warns by it.
+
 Legend: N tokens · S segments that are of the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +23,24 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import MismatchError
+from fairseq.knn.datastore.manifest import DatastoreManifest, Segment
 from fairseq.knn.datastore.provenance import Source
 from fairseq.knn.datastore.store import Datastore
+from fairseq.runtime.records import Positive, Record
+
+
+class OwnText(Record, frozen=True):
+    """The rows of a datastore that are of the evaluated text.
+
+    Attributes:
+        prefix: of the datastore.
+        source: name of the text, as the datastore has it.
+        rows: how many of them can be found.
+    """
+
+    prefix: str
+    source: str
+    rows: Positive
 
 
 @dataclass(frozen=True)
@@ -69,11 +88,8 @@ def find_own_rows(
     """
     sha256, sources = dataset.sha256(), []
     for store, offset in stores:
-        first_row = 0
-        for segment in store.require_manifest().all_segments:
-            if segment.settings.get("data_sha256") == sha256:
-                sources.append((Source(segment, first_row, prefix, dictionary, None), offset))
-            first_row += segment.rows
+        for segment, first_row in _segments_of(store.require_manifest(), sha256):
+            sources.append((Source(segment, first_row, prefix, dictionary, None), offset))
     if not sources:
         names = " and ".join(str(store.prefix) for store, _ in stores)
         raise MismatchError(
@@ -81,3 +97,46 @@ def find_own_rows(
             " the datastore's own text"
         )
     return OwnRows(dataset, sources)
+
+
+def own_text(stores: Sequence[Datastore], data_sha256: str | None) -> list[OwnText]:
+    """Returns the rows of a text that can be found in datastores which were written from it; none if not known.
+
+    Args:
+        stores: the datastores, as they are searched.
+        data_sha256: hash of the text's token stream.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for store in stores:
+        if store.manifest is None or data_sha256 is None:
+            continue
+        for segment, first_row in _segments_of(store.manifest, data_sha256):
+            end = min(first_row + segment.rows, store.rows)
+            rows = max(end - first_row, 0) - store.forgotten.within(first_row, max(end, first_row)).num_rows
+            if rows:
+                name = str(store.prefix), segment.name
+                found[name] = found.get(name, 0) + rows
+    return [OwnText(prefix, source, rows) for (prefix, source), rows in found.items()]
+
+
+def own_text_warning(
+    found: Sequence[OwnText],
+    text: str,
+    instead: str = "Evaluate another text, or evaluate with --exclude-own-row",
+) -> str:
+    """Returns a warning in one line, with what to do."""
+    rows = " and ".join(f"{one.rows} rows of {one.prefix}" for one in found)
+    forget = " and ".join(f"fairseq-knnlm forget {one.prefix} --source {one.source}" for one in found)
+    return (
+        f"THE DATASTORE HOLDS THE EVALUATED TEXT: {rows} are tokens of {text}. Tokens find themselves, so the"
+        f" perplexity means nothing. {instead}, or forget these rows: {forget}"
+    )
+
+
+def _segments_of(manifest: DatastoreManifest, data_sha256: str) -> Iterator[tuple[Segment, int]]:
+    """Yields the segments that were written from a text, each with its first row."""
+    first_row = 0
+    for segment in manifest.all_segments:
+        if segment.settings.get("data_sha256") == data_sha256:
+            yield segment, first_row
+        first_row += segment.rows

@@ -59,7 +59,7 @@ class SeveralStores(NeighbourSource):
         """Returns distances and ids of the k nearest in each member, side by side, in no order; −1 for none."""
         near, ids = [], []
         for member, offset in ((self.members[place], self.offsets[place]) for place in self._places):
-            distances_NK, rows_NK = member.found(queries_ND, k)
+            distances_NK, rows_NK = member.found(queries_ND, min(k, max(member.rows_left, 1)))
             near.append(distances_NK)
             ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
         distances_NK, ids_NK = np.concatenate(near, axis=1), np.concatenate(ids, axis=1)

@@ -15,6 +15,7 @@ Legend: N rows · K neighbours · D key width.
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,12 @@ def temperature_of(asked: KnnTemp, unit: Callable[[], float]) -> float:
     return found
 
 
+def temperature_record(asked: KnnTemp, temperature: float, unit: Callable[[], float]) -> dict[str, Any]:
+    """Returns T as results and files have it, and where it was ``auto`` that word and the unit."""
+    measured = {"knn_temp_asked": AUTO, "distance_unit": unit()} if asked == AUTO else {}
+    return {"knn_temp": temperature, **measured}
+
+
 def measure_unit(stores: Stores, search: Search) -> float:
     """Returns the median squared distance from a row to the nearest other row, of three digits.
 
@@ -65,7 +72,9 @@ def measure_unit(stores: Stores, search: Search) -> float:
     """
     with at_work("measure distances between rows"):
         ids_N, keys_ND = _sample(stores)
-        distances_NK, ids_NK = drop_own(*search(keys_ND, ASKED + 1), ids_N[:, None])
+        distances_NK, ids_NK = drop_own(
+            *search(keys_ND, min(ASKED + 1, sum(store.rows_left for store, _ in stores))), ids_N[:, None]
+        )
         least_N1 = np.maximum(LEAST_SHARE * (keys_ND * keys_ND).sum(axis=1, keepdims=True), LEAST_TEMPERATURE)
         is_apart_NK = (ids_NK >= 0) & (distances_NK > least_N1)
         nearest_N = np.where(is_apart_NK, distances_NK, np.inf).min(axis=1, initial=np.inf)

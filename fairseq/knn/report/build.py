@@ -23,6 +23,7 @@ from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
 from fairseq.knn.retrieval.compare import warn_if_outdated
+from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.runtime.files import atomic_write, encoded, locked
 from fairseq.runtime.marks import PAGE
@@ -77,7 +78,7 @@ def write_report(config: ReportConfig) -> str:
     report = _read(config)
     facts, arrays = _contents(report, config.max_megabytes)
     with locked(out), atomic_write(out) as file:
-        for piece in render(facts["title"], facts, packed(arrays)):
+        for piece in render(facts["title"], facts, packed(arrays), banner=own_text_line(report.retrieval)):
             file.write(encoded(piece))
     written = [f"{out}: {out.stat().st_size / 1e6:.1f} MB"] if out.is_file() else []
     return "\n".join([*_lines(report), *written])
@@ -86,6 +87,7 @@ def write_report(config: ReportConfig) -> str:
 def _read(config: ReportConfig) -> _Report:
     retrieval = Retrieval.open(config.retrieval)
     warn_if_outdated(retrieval)
+    warn_if_own_text(retrieval)
     settings, origin = settings_of(config, retrieval)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval, config.data, config.dstore_data)

@@ -14,16 +14,20 @@ from typing import Any
 SCRIPTS = ("data.js", "text.js", "list.js", "details.js", "tables.js", "main.js")
 
 
-def render(title: str, facts: Mapping[str, Any], arrays: Iterable[tuple[str, str, int, str]]) -> Iterable[str]:
+def render(
+    title: str, facts: Mapping[str, Any], arrays: Iterable[tuple[str, str, int, str]], banner: str | None = None
+) -> Iterable[str]:
     """Yields the pieces of the page.
 
     Args:
         title: of the document.
         facts: what is no array: settings, words, groups.
         arrays: (name, dtype, length, base64 text), as ``pack.packed`` gives them.
+        banner: a warning that stands above everything.
     """
     room = files("fairseq.knn.report")
     parts = {"title": html.escape(title), "css": room.joinpath("report.css").read_text(encoding="utf-8")}
+    parts["banner"] = f'<p class="banner" role="alert">{html.escape(banner)}</p>' if banner is not None else ""
     parts["js"] = "\n".join(room.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     template = room.joinpath("template.html").read_text(encoding="utf-8")
     for number, piece in enumerate(re.split(r"\{\{(\w+)\}\}", template)):

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from fairseq.errors import DatastoreError
 from fairseq.evaluate.cache import CacheSetting
 from fairseq.knn.config import LEAST_TEMPERATURE
+from fairseq.knn.neighbours.own_rows import OwnText
 from fairseq.knn.retrieval.datastores import StoreRecord
 from fairseq.runtime.records import Count, Positive, Record, read_record
 
@@ -127,6 +128,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
         distance_unit: the median squared distance from a row to the nearest other row, if it was measured.
         lm: what the language model alone gives.
         mixture: what the run gives.
+        own_text: the rows that are of the scored text and could be found, if there are any.
         files: of the columns, by name.
     """
 
@@ -149,6 +151,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     cache: CacheRecord | UnsetType = UNSET
     lm: Loss | UnsetType = UNSET
     mixture: Loss | UnsetType = UNSET
+    own_text: list[OwnText] | UnsetType = UNSET
     files: dict[str, FileRecord]
 
     def __post_init__(self) -> None:

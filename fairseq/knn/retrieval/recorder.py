@@ -215,5 +215,6 @@ def _manifest(
         **{"distance_unit": _unit(neighbours), **neighbours.temperature_record()},
         identity=msgspec.convert({**inputs, **neighbours.identity()}, Identity),
         datastore=datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
+        own_text=list(neighbours.own_text) or UNSET,
         files={},
     )

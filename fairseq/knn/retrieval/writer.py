@@ -142,10 +142,9 @@ def is_saved(directory: Path, columns: Iterable[Column], manifest: RetrievalMani
         found = RetrievalManifest.read(directory)
     except DatastoreError:
         return False
-    # The unit follows from the rest; older versions of this program left it out.
-    found_but = found.replace(
-        state=manifest.state, lm=UNSET, mixture=UNSET, files={}, distance_unit=manifest.distance_unit
-    )
+    # The unit and its own text follow from the rest; older versions of this program left them out.
+    told = {"distance_unit": manifest.distance_unit, "own_text": manifest.own_text}
+    found_but = found.replace(state=manifest.state, lm=UNSET, mixture=UNSET, files={}, **told)
     files = {array_path(directory, column.name).name for column in columns}
     return found.state == "done" and found_but == manifest and set(found.files) == files
 

@@ -15,6 +15,7 @@ from typing import Any
 from fairseq.config.flags import as_dict
 from fairseq.errors import ConfigError
 from fairseq.knn.retrieval.compare import require_comparable, warn_if_outdated
+from fairseq.knn.retrieval.own_text import warn_if_own_text
 from fairseq.knn.retrieval.results import Choice, Kept, check_results, plain, swept_choice
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
@@ -47,6 +48,8 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
     first = texts[0]
     warn_if_outdated(first)
+    for text in texts:
+        warn_if_own_text(text)
     choice = _choice_for(config, first)
     for text in texts:
         text.check_k(_largest_k(config, choice, first.k))

@@ -125,6 +125,7 @@ def open_weighed(
         "store_id": neighbours.identity()["store_id"],
         **measure_of(knn.knn_sim_func, knn.faiss_metric_type, knn.drop_top1),
     }
-    check_fits(model, path, found, knn.k, neighbours.temperature, allow_mismatch=knn.allow_mismatch)
+    k = model.k if min(model.k, neighbours.rows_left) == knn.k else knn.k  # more than there are find as many
+    check_fits(model, path, found, k, neighbours.temperature, allow_mismatch=knn.allow_mismatch)
     counts_V = np.array(dictionary.counts, np.int64)
     return WeighedNeighbours(neighbours, model, counts_V, config.skip_retrieval, file_sha256(path))

@@ -18,6 +18,7 @@ from fairseq.criterions.perplexity import perplexity_of
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.config import AUTO
 from fairseq.knn.neighbours.parts import Values
+from fairseq.knn.retrieval.own_text import warn_if_own_text
 from fairseq.knn.retrieval.results import Kept, check_results, plain, text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.retrieval.unit import has_unit, unit_of
@@ -103,6 +104,8 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     retrieval = Retrieval.open(config.directory)
     check_results(retrieval.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
+    for text in (retrieval, *([other] if other is not None else [])):
+        warn_if_own_text(text)
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
     tried = offered(config, retrieval)

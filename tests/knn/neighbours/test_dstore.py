@@ -309,3 +309,20 @@ def test_as_many_lists_are_searched_as_are_asked_for_whatever_the_index_was_buil
     for probe, all_found in ((20, True), (1, False)):
         found = KNN_Dstore.open(tmp_path / "dstore", tmp_path / "i", k=100, probe=probe).search(query)[1]
         assert (found.tolist() == exact) is all_found
+
+
+def test_places_beyond_the_rows_are_no_neighbours_and_are_not_searched_for(flat, monkeypatch):
+    dstore, asked = KNN_Dstore.open(flat / "dstore", flat / "i", k=ROWS + 100, drop_top1=True), []
+    found, queries = dstore.found, clustered_keys(3, seed=4)
+    monkeypatch.setattr(dstore, "found", lambda queries, k: asked.append(k) or found(queries, k))
+    distances, ids = dstore.search(queries)
+    votes = dstore.votes(queries, np.array([40000, 7, 39990])).nearest_first()
+    assert asked == [ROWS] * 2
+    for got_distances, got_ids in ((distances, ids), (votes.distances_NK, votes.ids_NK)):
+        assert got_ids.shape == got_distances.shape == (3, ROWS + 100)
+        for query, near_K, ids_K in zip(queries, got_distances, got_ids, strict=True):
+            expected, rows = nearest(clustered_keys(), query, ROWS)
+            assert sorted(ids_K[: ROWS - 1]) == sorted(rows[1:]) and (ids_K[ROWS - 1 :] == -1).all()
+            assert near_K[: ROWS - 1] == pytest.approx(expected[1:], rel=1e-4, abs=1e-4)
+            assert np.isinf(near_K[ROWS - 1 :]).all()
+    assert not votes.hits_NK[:, ROWS - 1 :].any() and votes.hits_NK.shape == (3, ROWS + 100)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.neighbours.own_rows import find_own_rows
+from fairseq.knn.neighbours.own_rows import OwnText, find_own_rows, own_text
 from tests.builders.tiny_lm import write_split
 
 TEXT = np.random.default_rng(3).integers(4, 40, 60)
@@ -76,3 +77,22 @@ def test_tokens_know_their_rows_in_every_segment_of_their_text(
     bare.manifest = None
     with pytest.raises(DatastoreError):
         find_own_rows([(bare, 0)], dataset, train, dictionary)
+
+
+def test_the_rows_of_a_text_that_can_be_found_are_counted(make_store: Callable[..., Datastore], tmp_path: Path) -> None:
+    """Rows 0 to 19 and 50 to 69 of 70 are of the text; what is forgotten or beyond ``--dstore-size`` is not found."""
+    for name, text in (("train", TEXT), ("other", TEXT[::-1])):
+        write_split(tmp_path / name, [text.tolist()])
+    parts = [("train", [[0, 20]]), ("other", [[0, 30]]), ("train", [[30, 50]])]
+    segments = tuple(segment(tmp_path / name, 50, spans) for name, spans in parts)
+    keys = np.zeros((70, 4), np.float32)
+    store = make_store("d", keys, np.zeros(70, np.int64), settings=segments[0].settings, segments=segments)
+    sha256 = segments[0].settings["data_sha256"]
+    mine = [row for row in range(70) if row < 20 or row >= 50]
+    for rows, forgotten in ((70, []), (70, [[5, 55]]), (60, [[0, 3]]), (50, [[0, 20]]), (70, [[0, 20], [50, 70]])):
+        some = replace(store, rows=rows, forgotten=RowRanges.of(forgotten))
+        left = [r for r in mine if r < rows and not any(a <= r < b for a, b in forgotten)]
+        assert own_text([some], sha256) == ([OwnText(str(store.prefix), "train", len(left))] if left else [])
+    assert [one.source for one in own_text([store, store], segments[1].settings["data_sha256"])] == ["other"]
+    assert own_text([store], "0" * 64) == own_text([store], None) == []
+    assert own_text([replace(store, manifest=None)], sha256) == []
