@@ -97,7 +97,8 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
             )
     arguments = ("knn", "device", "checkpoint_file", "data_name_or_path")
     settings = [name for config in MODELS.configs() for name in flag_fields(config)]
-    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *settings], "a model (from_pretrained)")
+    owner = "from_pretrained, which takes knn, device and the model's settings (fairseq-train --help lists them)"
+    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *settings], owner)
 
 
 def _check_knn(knn: object) -> None:
