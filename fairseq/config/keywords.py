@@ -49,8 +49,8 @@ def _with_keywords(message: str, fields: dict[str, dataclasses.Field[Any]], rena
         shown = renamed.get(name, name)
         if value is not None:
             return f"{shown}={value}"
-        is_switch = name in fields and fields[name].type is bool
-        return shown + ("=True" if is_switch else "") + (f" {word}" if word else "")
+        is_set = name in fields and fields[name].type is bool and word != "must"
+        return shown + ("=True" if is_set else "") + (f" {word}" if word else "")
 
     return _FLAG.sub(keyword, _OVERRIDE.sub(r"from_pretrained(…, \1=\2)", message))
 

@@ -22,6 +22,8 @@ from fairseq.tasks.opening import identity_of
 
 # Settings of the task that belong to the model.
 _OF_THE_TASK = ("tokens_per_sample", "add_bos_token")
+# Flags of commands that are arguments here.
+_RENAMED = {"path": "checkpoint_file", "restore_file": "name_or_path"}
 # What fairseq's users give to have a text tokenised and split into subwords.
 _TEXT_TOOLS = ("tokenizer", "bpe", "bpe_codes", "moses_source_lang", "moses_target_lang")
 
@@ -63,7 +65,7 @@ def from_pretrained(
     root, paths = find_checkpoints(name_or_path, checkpoint_file)
     if knn is not None and len(paths) > 1:
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
-    with in_keywords(LanguageModelingConfig, *MODELS.configs()):
+    with in_keywords(LanguageModelingConfig, *MODELS.configs(), **_RENAMED):
         checkpoints = [load_checkpoint(path) for path in paths]
         fields = {**checkpoints[0].fields, **overrides}
         own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
@@ -97,7 +99,8 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
             )
     arguments = ("knn", "device", "checkpoint_file", "data_name_or_path")
     settings = [name for config in MODELS.configs() for name in flag_fields(config)]
-    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *settings], "a model (from_pretrained)")
+    owner = "from_pretrained, which takes knn, device and the model's settings (fairseq-train --help lists them)"
+    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *settings], owner)
 
 
 def _check_knn(knn: object) -> None:

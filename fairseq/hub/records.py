@@ -169,7 +169,7 @@ class Neighbour:
         return f"{self.distance:9.3f}  {self.word}{passage}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Neighbourhood:
     """A token of a text, and the rows whose contexts are nearest to the context before it, nearest first."""
 
@@ -180,6 +180,9 @@ class Neighbourhood:
     def hits(self) -> int:
         """How many of the neighbours have this word as their value."""
         return sum(neighbour.word == self.word for neighbour in self.neighbours)
+
+    def __repr__(self) -> str:
+        return f"Neighbourhood({self.word!r}, {len(self.neighbours)} neighbours, {self.hits} of this word)"
 
     def __str__(self) -> str:
         return "\n".join([self.word, *map(str, self.neighbours)])

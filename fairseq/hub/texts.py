@@ -31,7 +31,9 @@ OTHER_WORDS = {
 def encode(dictionary: Dictionary, text: str) -> Int64s:
     """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
     if not isinstance(text, str):
-        hint = "" if isinstance(text, (str, bytes)) or not _is_ids(text) else "; lm.decode(ids) makes a text of ids"
+        hint = "; lm.decode(ids) makes a text of ids" if _is_ids(text) else ""
+        if isinstance(text, (list, tuple)) and all(isinstance(item, str) for item in text):
+            hint = "; give them one by one here"
         raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
     warn_of_mark(text, "a text")
     return np.concatenate([dictionary.encode_line(line) for line in split_lines(text.removeprefix(MARK))])

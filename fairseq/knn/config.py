@@ -161,6 +161,8 @@ class KNNSettings(NeighbourSettings, total=False):
     lmbda: float
 
 
+# What Python calls flags that are arguments there.
+KEYWORDS = {"dstore_filename": "prefix", "dstore_size": "rows", "dstore_fp16": "key_fp16"}
 # What other programs, and the formulas of the papers, call a setting.
 _OTHER_WORDS = {
     **dict.fromkeys(("lambda_", "lam", "lamda", "weight"), "lmbda"),
@@ -179,7 +181,7 @@ def with_settings(config: KNNConfig, settings: KNNSettings, caller: str) -> KNNC
     """
     refuse_unknown(settings, KNNSettings.__annotations__, caller, _OTHER_WORDS)
     fields = cast("dict[str, object]", dict(settings))
-    renamed = {}
+    renamed = dict(KEYWORDS)
     if "temperature" in fields:
         if "knn_temp" in fields:
             raise ConfigError("temperature and knn_temp are two words for the same number; give one")

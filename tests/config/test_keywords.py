@@ -28,6 +28,7 @@ class SomeConfig:
         ("--beta -1e-9, or --beta 0.5; raise it", "beta=-1e-9, or beta=0.5; raise it"),
         ("--beta is about drawing; give --sampling as well", "beta is about drawing; give sampling=True as well"),
         ("add --sim-func dot, or (--sim_func)", "add sim_func='dot', or (sim_func)"),
+        ("--sampling must be true or false, but is 3", "sampling must be true or false, but is 3"),
         ("--sim-func must be dot", "sim_func must be dot"),
         ("--dstore-filename 2; leave --dstore-size out", "prefix 2; leave rows out"),
         ("the keys; fairseq-knnlm check --recall lists them", "the keys; fairseq-knnlm check --recall lists them"),

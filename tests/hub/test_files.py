@@ -82,3 +82,9 @@ def test_a_checkpoint_that_does_not_know_its_dictionary_names_no_place(
     torch.save(checkpoint, run / "checkpoint_best.pt")
     with pytest.raises(DataError, match=r"no dict\.txt in [^ ]*run; give data_name_or_path="):
         from_pretrained(run)
+
+
+def test_what_is_no_checkpoint_is_told_by_keyword(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_text("text\n")
+    with pytest.raises(CheckpointError, match=r"is a text, not a checkpoint; give checkpoint_file \(or name_or_path\)"):
+        from_pretrained(tmp_path)

@@ -173,6 +173,7 @@ def test_neighbours_are_the_nearest_rows(knn_lm: LanguageModelHub, artefacts: Ar
         queries = knn_lm.models[0](source, 0).ffn_input_BSC[0].numpy()
     found = knn_lm.neighbours(text, k=K, words=3)
     assert [near.word for near in found] == ["w1", "w2", "w3", "w9", "w4", "</s>"]
+    assert repr(found[0]) == f"Neighbourhood('w1', {K} neighbours, {found[0].hits} of this word)"
     scores = knn_lm.score(text).knn_scores
     assert scores is not None
     for query, near, token, log_p in zip(queries, found, knn_lm.encode(text).tolist(), scores.tolist(), strict=True):
@@ -248,6 +249,8 @@ def test_draws_are_repeated_by_their_seed_and_differ_without(knn_lm: LanguageMod
         (lambda lm: lm.score([3]), "a text must be a string"),
         (lambda lm: lm.score(3), "a text must be a string"),
         (lambda lm: lm.score(lm.encode("w1")), "lm.decode(ids) makes a text of ids"),
+        (lambda lm: lm.encode(["w1", "w2"]), "give them one by one here"),
+        (lambda lm: lm.neighbours(["w1", "w2"]), "give them one by one here"),
         (lambda lm: lm.decode([4, 40]), "from 0 to 39, but is 40"),
         (lambda lm: lm.neighbours("w1", k=0), "k must be a whole number from 1 on"),
         (lambda lm: lm.neighbours("w1", words=-1), "words must be at least 0"),

@@ -15,7 +15,7 @@ import numpy as np
 from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.config.keywords import in_keywords
 from fairseq.errors import ConfigError, DatastoreError, shown
-from fairseq.knn.config import KNNConfig, KNNSettings, with_settings
+from fairseq.knn.config import KEYWORDS, KNNConfig, KNNSettings, with_settings
 from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import manifest_path
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
-
-# What Python calls flags that are arguments there.
-KEYWORDS = {"dstore_filename": "prefix", "dstore_size": "rows", "dstore_fp16": "key_fp16"}
 
 
 class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, shown
-from fairseq.knn.config import AUTO, KNNConfig, NeighbourSettings, several_sizes, with_settings
-from fairseq.knn.neighbours.dstore import KEYWORDS, KNN_Dstore
+from fairseq.knn.config import AUTO, KEYWORDS, KNNConfig, NeighbourSettings, several_sizes, with_settings
+from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.several_stores import SeveralStores

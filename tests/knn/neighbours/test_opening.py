@@ -106,3 +106,8 @@ def test_the_manifest_knows_how_many_words_there_are(files: tuple[Path, Path], t
     largest = int(np.max(known.values(known.search(queries)[1])))
     with pytest.raises(ConfigError, match=f"a whole number from {largest + 1} on"):
         unknown.next_log_prob(queries, largest)
+
+
+def test_a_file_in_place_of_the_prefix_is_told_by_keyword(files: tuple[Path, Path]) -> None:
+    with pytest.raises(FairseqError, match=r"^prefix takes a datastore's prefix"):
+        KNN(f"{files[0]}_keys.npy", files[1]).open_for(ModelIdentity())
