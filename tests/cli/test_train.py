@@ -383,7 +383,7 @@ def test_training_blocks_beyond_the_positions_are_left_out_and_counted(
 def test_a_data_directory_that_is_none(command: Command, tmp_path: Path) -> None:
     outcome = command("fairseq-train", tmp_path / "nowhere", *MODEL, *BATCHING, *OPTIMIZATION, "--max-epoch", "1")
     assert outcome.error == (
-        f"data directory {tmp_path / 'nowhere'} does not exist; fairseq-preprocess --destdir makes one"
+        f"data directory {tmp_path / 'nowhere'} does not exist; give the one that fairseq-preprocess --destdir wrote"
     )
 
 
