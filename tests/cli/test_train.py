@@ -394,7 +394,7 @@ def test_a_data_directory_without_a_dictionary(command: Command, tmp_path: Path)
 
 def test_without_a_batch_size(command: Command, data_dir: Path) -> None:
     assert command("fairseq-train", data_dir).error == (
-        "--max-tokens or --batch-size is required: how much goes into a batch"
+        "--max-tokens or --batch-size is required: the size of a batch, such as --max-tokens 2048"
     )
 
 

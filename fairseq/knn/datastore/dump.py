@@ -152,8 +152,8 @@ def _rows_of(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
     blocks, starts = full_context_rows(dataset)
     if not starts[-1]:
         raise ConfigError(
-            f"--context-window {dataset.context_window} leaves no rows: no block of this split has so much context before it;"
-            " lower it"
+            f"--context-window {dataset.context_window} leaves no rows: no block of this split has so much context"
+            " before it; lower it"
         )
     without = int(dataset.lengths.sum()) - len(dataset) * dataset.add_bos - int(starts[-1])
     if without:

@@ -27,6 +27,7 @@ from fairseq.runtime.progress import Progress
 BLOCK_NEIGHBOURS = 1 << 21
 AGAIN = "save the retrieval again"
 IDS, DISTANCES, ORDER = "retrieval ids", "retrieval distances", "retrieval order"
+LOG_PROBS, HITS, STORE = "retrieval log-probabilities", "retrieval hits", "retrieval datastore"
 # What a finding says of columns that are sound.
 _SOUND = {
     IDS: "in range, distinct",
@@ -35,7 +36,6 @@ _SOUND = {
     LOG_PROBS: "all finite, at most 0",
     ORDER: "that of the text",
 }
-LOG_PROBS, HITS, STORE = "retrieval log-probabilities", "retrieval hits", "retrieval datastore"
 
 
 def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores: Sequence[Datastore]) -> None:
