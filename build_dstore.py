@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     flags.warn_unused()
     for name in ("ncentroids", "code_size"):
         if config.index_spec is not None and name in flags.typed:
-            logger.warning("%s has no effect: --index-spec %s says it all", flag_name(name), config.index_spec)
+            logger.warning("%s has no effect: --index-spec %s decides it", flag_name(name), config.index_spec)
     if config.index_spec != AUTO and "recall" in flags.typed:
         logger.warning("--recall has no effect without --index-spec auto")
     if config.append:

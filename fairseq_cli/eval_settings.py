@@ -64,7 +64,9 @@ class NeighbourSettings:
 def _tell_reading_from_writing(flags: Flags) -> None:
     """Raises ConfigError where the flag of the datastore to write was given for the one to read, or the reverse."""
     reading, writing = (flags.typed.get(name) for name in ("dstore_filename", "dstore_mmap"))
-    if flags.typed.get("knnlm") and writing and not reading and not flags.typed.get("save_knnlm_dstore"):
+    if flags.typed.get("knnlm") and flags.typed.get("save_knnlm_dstore"):
+        raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
+    if flags.typed.get("knnlm") and writing and not reading:
         raise ConfigError(
             f"--dstore-mmap names a datastore to write, but --knnlm reads one; give --dstore-filename {writing}"
         )
@@ -125,8 +127,6 @@ class EvalSettings:
         for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
             if name in flags.typed:
                 logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
-        if self.neighbours.knn.knnlm:
-            raise ConfigError("--knnlm and --save-knnlm-dstore exclude each other; write the datastore first")
         if self.eval.num_shards > 1:
             raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
         if "gen_subset" not in flags.typed:

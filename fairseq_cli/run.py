@@ -63,7 +63,8 @@ def describe(err: Exception) -> str:
         return f"out of memory ({' '.join(str(err).split())[:160]}); {_LESS}"
     if isinstance(err, OSError) and err.strerror:
         advice = "; make room, then run the same command again" if err.errno in _NO_ROOM else ""
-        advice = "; give the path of a file" if err.errno == errno.EISDIR else advice
+        if err.errno == errno.EISDIR and err.filename:
+            return f"{err.filename} is a directory; give the path of a file"
         return f"{err.filename}: {err.strerror}{advice}" if err.filename else err.strerror + advice
     return " ".join(str(err).split())
 

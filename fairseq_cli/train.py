@@ -61,7 +61,7 @@ def run_config(flags: Flags) -> RunConfig:
     model, preset = architecture(train.arch)
     batching = flags.build(BatchConfig)
     if batching.max_tokens is None and batching.max_sentences is None:
-        raise ConfigError("--max-tokens or --batch-size is required: how much goes into a batch")
+        raise ConfigError("--max-tokens or --batch-size is required: the size of a batch, such as --max-tokens 2048")
 
     def chosen(registry: Registry, name: str, *weaker: Mapping[str, Any]) -> Any:
         config = registry.config(name)

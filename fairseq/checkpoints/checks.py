@@ -95,7 +95,8 @@ def check_same_computation(model: Any, fields: Mapping[str, Any], path: str | os
         raise CheckpointError(f"the settings in {path} do not make a model: {err}") from err
     if differences:
         raise CheckpointError(
-            f"the weights of {path} were trained with {', '.join(differences)}; give the flags that it was trained with"
+            f"the weights of {path} were trained with {', '.join(differences)}; give the flags that it was trained"
+            " with, or another --save-dir"
         )
 
 

@@ -34,7 +34,10 @@ def batch_by_size(
     length_N = lengths[ordered]
     if max_tokens is not None and (length_N > max_tokens).any():
         idx = int(ordered[np.argmax(length_N > max_tokens)])
-        raise ConfigError(f"--max-tokens {max_tokens} is below the {lengths[idx]} tokens of block {idx}; raise it")
+        raise ConfigError(
+            f"--max-tokens {max_tokens} is below the {lengths[idx]} tokens of block {idx}; raise it, or lower"
+            " --tokens-per-sample in training"
+        )
     batches: list[Int64s] = []
     start = 0
     while start < len(ordered):

@@ -94,7 +94,9 @@ class PreprocessConfig:
                 " into subwords beforehand and leave the flag out"
             )
         if self.trainpref is None and self.srcdict is None:
-            raise ConfigError("--trainpref or --srcdict is required: a text to count words in, or a dictionary")
+            raise ConfigError(
+                "--trainpref or --srcdict is required: a text to make the dictionary from, or a dictionary"
+            )
         if 0 <= self.nwordssrc < NUM_SPECIALS:
             raise ConfigError(
                 f"--nwordssrc must be at least {NUM_SPECIALS}, for the specials, or -1 for no limit, but is"

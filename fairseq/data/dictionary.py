@@ -147,7 +147,7 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError as err:
-        raise DataError(f"dictionary {path} does not exist; fairseq-preprocess --destdir makes one") from err
+        raise DataError(f"dictionary {path} does not exist; give the directory that fairseq-preprocess wrote") from err
     text = decoded(data, str(path), lambda position: len((data[:position] + b"x").splitlines()), what="dictionary")
     warn_of_mark(data, str(path))
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from fairseq.errors import DataError
+from fairseq.runtime.file_kinds import kind_at
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,10 @@ def decoded(data: bytes, name: str, line: int | Callable[[int], int], *, start: 
             ) from err
         position = start + err.start
         number = line(position) if callable(line) else line
+        kind = kind_at(name)
+        advice = f"; the file is {kind}" if kind else "; convert the file, for example with iconv -t UTF-8"
         raise DataError(
-            f"{name}:{number}: the {what} must be UTF-8, but holds byte 0x{data[err.start]:02x} (at"
-            f" {position}); convert the file, for example with iconv -t UTF-8"
+            f"{name}:{number}: the {what} must be UTF-8, but holds byte 0x{data[err.start]:02x} (at {position}){advice}"
         ) from err
     return text.removeprefix(MARK) if start == 0 else text
 

@@ -188,9 +188,7 @@ def _binarize(split: Split, dictionary: Dictionary, workers: int) -> dict[str, A
     logger.info("%s: %s (%s lines/s)", split.text, summary, f"{lines_per_s:,.0f}")
     if summary.specials:
         named = ", ".join(f"{word} {count:,} times" for word, count in summary.specials.items())
-        logger.warning(
-            "%s holds words that are specials of the dictionary, and are read as such: %s", split.text, named
-        )
+        logger.warning("%s holds special symbols of the dictionary, which are read as these: %s", split.text, named)
     return {
         "text": str(split.text),
         "text_sha256": file_sha256(split.text),

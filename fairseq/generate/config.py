@@ -40,7 +40,7 @@ class GenerationConfig:
         if self.nbest > self.beam:
             raise ConfigError(f"--nbest {self.nbest} must be at most --beam {self.beam}; raise --beam")
         if self.temperature != 1 and not self.sampling:
-            raise ConfigError("--temperature is about drawing at random; give --sampling as well")
+            raise ConfigError("--temperature has an effect only with --sampling; give that as well")
         if self.temperature < LEAST_TEMPERATURE:
             raise ConfigError(
                 f"--temperature must be at least {LEAST_TEMPERATURE:g}, but is {self.temperature}; --beam 1 without"
@@ -50,7 +50,7 @@ class GenerationConfig:
             if value != -1 and value <= 0:
                 raise ConfigError(f"{name} must be greater than 0, or -1 for all, but is {value}")
             if value != -1 and not self.sampling:
-                raise ConfigError(f"{name} is about drawing at random; give --sampling as well")
+                raise ConfigError(f"{name} has an effect only with --sampling; give that as well")
         if self.sampling_topk != -1 and self.sampling_topp != -1:
             raise ConfigError("--sampling-topk and --sampling-topp exclude each other; leave one out")
         if self.max_len_a == 0 and self.min_len > self.max_len_b:

@@ -85,7 +85,7 @@ def remove_leftover(temporary: Path) -> None:
     """Removes what a killed run has left under a temporary name; raises FairseqError for what no run leaves there."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(temporary.lstat().st_mode):
-            raise FairseqError(f"{temporary} is in the way, and is no file of this program; move it away")
+            raise FairseqError(f"{temporary} is in the way: it is no file of this program; move it away")
         temporary.unlink()
 
 
@@ -234,5 +234,5 @@ def _is_lock(file: Path) -> bool:
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(found.st_mode) or found.st_size:
-        raise FairseqError(f"{file} is in the way, and is no lock of this program, which is empty; move it away")
+        raise FairseqError(f"{file} is in the way: it is no lock of this program (those are empty); move it away")
     return True

@@ -27,12 +27,11 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
     path = Path(path)
     ask = "give --path (or --restore-file) the file of a checkpoint"
     if path.is_dir():
-        there = checkpoints_in(path)
-        raise CheckpointError(
-            f"checkpoint {path} is {directory_kind(path)}; {ask}{f': {there[0]}' if there else ''}{colon_hint(typed)}"
-        )
+        best = f": {checkpoints_in(path)[0]}" if checkpoints_in(path) else ""
+        raise CheckpointError(f"checkpoint {path} is {directory_kind(path)}; {ask}{best}{colon_hint(typed)}")
     if not path.is_file():
-        hint = did_you_mean(path.name, (other.name for other in checkpoints_in(path.parent)))
+        there = [str(other) for other in checkpoints_in(path.parent)]
+        hint = f"; did you mean {path}.pt?" if f"{path}.pt" in there else did_you_mean(str(path), there)
         raise CheckpointError(f"checkpoint {path} does not exist{hint or f'; {ask}'}{colon_hint(typed)}")
     if other := is_instead(path, "a checkpoint"):
         ask += f": {path.with_suffix('.pt')}" if path.with_suffix(".pt").is_file() else ""
@@ -51,6 +50,7 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
     directories = data_directories(data)
     if split is None:
         return
+    _refuse_file(data, split)
     require_dictionary(directories[0])
     require_split(data, directories[0] / split)
 
@@ -85,15 +85,20 @@ def _binarise(*texts: Path) -> str:
 
 def require_split(data: str, prefix: Path) -> None:
     """Raises DataError unless the split's two files are there."""
+    _refuse_file(data, prefix.name)
+    for suffix in (".idx", ".bin"):
+        if not (path := Path(f"{prefix}{suffix}")).exists():
+            raise missing_split(path)
+
+
+def _refuse_file(data: str, split: str) -> None:
+    """Raises DataError for a file where a data directory must be given."""
     if (file := Path(split_paths(data)[0])).is_file():
         raise DataError(
             f"{data} is a text that is not binarised; {_binarise(file)}"
             if kind_at(file) == "a text"
-            else f"{data} is a file, but the split {prefix.name!r} lies in a data directory; give {file.parent}"
+            else f"{data} is a file, but the split {split!r} lies in a data directory; give {file.parent}"
         )
-    for suffix in (".idx", ".bin"):
-        if not (path := Path(f"{prefix}{suffix}")).exists():
-            raise missing_split(path)
 
 
 def missing_split(path: Path) -> DataError:

@@ -152,7 +152,7 @@ def test_min_lr_is_a_bound_or_warns_under_other_schedules(caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("d", "--max-tokens or --batch-size is required: how much goes into a batch"),
+        ("d", "--max-tokens or --batch-size is required: the size of a batch"),
         ("d --max-tokens 10 --arch transformer_lm_wiki13", "--arch transformer_lm_wiki13 is not a known architecture;"),
         ("d --max-tokens 10 --optimizer adan", "--optimizer must be one of nag, .* but is 'adan'; did you mean adam"),
         ("d --max-tokens 10 --criterion adaptive", "--criterion must be one of"),

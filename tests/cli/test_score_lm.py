@@ -180,7 +180,7 @@ def test_errors(score: Any, words: list[str], message: str) -> None:
 
 
 def test_there_must_be_a_dictionary(score: Any, tmp_path: Path) -> None:
-    assert "does not exist; fairseq-preprocess --destdir makes one" in score("w0\n", data=tmp_path / "gone").error
+    assert "does not exist; give the one that fairseq-preprocess" in score("w0\n", data=tmp_path / "gone").error
 
 
 def test_a_line_is_scored_without_torchs_compiler_and_without_faiss(data_dir: Path, checkpoint: Path) -> None:

@@ -383,7 +383,7 @@ def test_training_blocks_beyond_the_positions_are_left_out_and_counted(
 def test_a_data_directory_that_is_none(command: Command, tmp_path: Path) -> None:
     outcome = command("fairseq-train", tmp_path / "nowhere", *MODEL, *BATCHING, *OPTIMIZATION, "--max-epoch", "1")
     assert outcome.error == (
-        f"data directory {tmp_path / 'nowhere'} does not exist; fairseq-preprocess --destdir makes one"
+        f"data directory {tmp_path / 'nowhere'} does not exist; give the one that fairseq-preprocess --destdir wrote"
     )
 
 
@@ -394,7 +394,7 @@ def test_a_data_directory_without_a_dictionary(command: Command, tmp_path: Path)
 
 def test_without_a_batch_size(command: Command, data_dir: Path) -> None:
     assert command("fairseq-train", data_dir).error == (
-        "--max-tokens or --batch-size is required: how much goes into a batch"
+        "--max-tokens or --batch-size is required: the size of a batch, such as --max-tokens 2048"
     )
 
 

@@ -134,7 +134,7 @@ def test_reading_all_lines_at_once_is_reading_them_one_by_one(
 
 
 def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist; fairseq-preprocess --destdir makes one"):
+    with pytest.raises(DataError, match="does not exist; give the directory that fairseq-preprocess wrote"):
         Dictionary.load(tmp_path / "dict.txt")
 
 

@@ -152,11 +152,16 @@ def _rows_of(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
     blocks, starts = full_context_rows(dataset)
     if not starts[-1]:
         raise ConfigError(
-            f"--context-window {dataset.context_window} is never full in this split: there are no rows to write"
+            f"--context-window {dataset.context_window} leaves no rows: no block of this split has so much context"
+            " before it; lower it"
         )
     without = int(dataset.lengths.sum()) - len(dataset) * dataset.add_bos - int(starts[-1])
     if without:
-        logger.info("%d tokens have no row: their context of %d tokens is not full", without, dataset.context_window)
+        logger.info(
+            "skipped the first %d tokens: their blocks have less than %d tokens of context",
+            without,
+            dataset.context_window,
+        )
     return blocks, starts
 
 

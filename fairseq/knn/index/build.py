@@ -85,8 +85,6 @@ def build_index(
         DatastoreError: an index is there already, without ``--overwrite``; or keys are missing at the end.
     """
     path = Path(index_path)
-    if config.starting_point:
-        logger.warning("--starting-point %d has no effect: a stopped build resumes by itself", config.starting_point)
     claim_index("", path, overwrite=config.overwrite)
     with locked(path):
         config = resolved(config, store, path)
@@ -126,7 +124,7 @@ def _finished(build: Build) -> IndexManifest | None:
         if is_whole and build.is_of(manifest):
             logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
             return manifest
-        whose = f", of datastore {manifest.store_id[:12]} with {manifest.spec}"
+        whose = f", of datastore {manifest.store_id[:12]} with {manifest.spec} (this build: {build.manifest.spec})"
     elif build.is_of(read_manifest(manifest_path(build.stage("partial")), IndexManifest)):
         return None  # killed before its manifest was written
     raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it, --append adds rows to it")

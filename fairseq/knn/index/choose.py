@@ -162,7 +162,7 @@ def _time_words(choice: Choice, config: BuildConfig) -> str:
         return ""
     rate = products_per_s()
     told_s = timedelta(seconds=math.ceil(choice.build_flops / rate))
-    return f"; at most about {told_s} of products on {rate / 1e9:.0f} GFLOP/s"
+    return f"; its matrix products take {told_s} at most, at {rate / 1e9:.0f} GFLOP/s"
 
 
 def _earlier_specs(config: BuildConfig, store: Datastore, path: Path) -> Iterator[str]:

@@ -70,8 +70,8 @@ def measure_drift(index: Any, store: Datastore, old_rows: int, threshold: float)
     largest = max((value for value in (drift.centroids, codes) if value is not None), default=0.0)
     if largest > threshold:
         logger.warning(
-            "the appended rows are unlike those that the index was trained on (%.2f, --drift-warning %g): their"
-            " neighbours are found less surely; --append --retrain trains it anew, fairseq-knnlm recall measures it",
+            "the appended rows are unlike those that the index was trained on (%.2f, --drift-warning %g):"
+            " searches may miss them; --append --retrain trains it again, fairseq-knnlm recall measures it",
             largest,
             threshold,
         )

@@ -28,6 +28,14 @@ BLOCK_NEIGHBOURS = 1 << 21
 AGAIN = "save the retrieval again"
 IDS, DISTANCES, ORDER = "retrieval ids", "retrieval distances", "retrieval order"
 LOG_PROBS, HITS, STORE = "retrieval log-probabilities", "retrieval hits", "retrieval datastore"
+# What a finding says of columns that are sound.
+_SOUND = {
+    IDS: "in range, distinct",
+    DISTANCES: "nearest first",
+    HITS: "only of neighbours, as the datastore's values say",
+    LOG_PROBS: "all finite, at most 0",
+    ORDER: "that of the text",
+}
 
 
 def check_retrieval(findings: Findings, directory: Path, inputs: Inputs, stores: Sequence[Datastore]) -> None:
@@ -61,7 +69,7 @@ def _check_tokens(findings: Findings, retrieval: Retrieval, values: Values | Non
             progress.advance(rows.stop - start)
     for what, problems in found.items():
         said = [f"{bad.count} tokens {text} (the first is {bad.first})" for text, bad in problems.items() if bad.count]
-        findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, "as they must be")
+        findings.judge(what, f"{', '.join(said)}; {AGAIN}" if said else None, _SOUND[what])
 
 
 def _faults(retrieval: Retrieval, rows: slice, values: Values | None) -> Iterator[tuple[str, str, Any]]:

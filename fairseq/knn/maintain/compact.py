@@ -93,7 +93,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
             _place_index(path, target)
         _clean_up(prefix, target)
         if not indexes:
-            logger.warning("indexes of %s name its old rows, and are refused from now on; build them again", prefix)
+            logger.warning("indexes of %s are of its old rows, and cannot be used any more; build them again", prefix)
     return f"{prefix}: {target.rows} rows, {forgotten.num_rows} fewer; store {target.store_id[:12]}"
 
 

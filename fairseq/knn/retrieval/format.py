@@ -16,6 +16,8 @@ from fairseq.evaluate.cache import CacheSetting
 from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.neighbours.own_rows import OwnText
 from fairseq.knn.retrieval.datastores import StoreRecord
+from fairseq.runtime.file_kinds import kind_at
+from fairseq.runtime.marks import is_of_kind
 from fairseq.runtime.records import Count, Positive, Record, read_record
 
 MANIFEST = "manifest.json"
@@ -169,7 +171,14 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
         try:
             return read_record(directory / MANIFEST, cls, DatastoreError, "save the retrieval again")
         except (FileNotFoundError, NotADirectoryError) as err:
-            raise DatastoreError(
-                f"{directory} must be a saved retrieval, but has no {MANIFEST}; fairseq-eval-lm --save-retrieval writes"
-                " one"
-            ) from err
+            raise DatastoreError(f"{directory} must be a saved retrieval, but {_instead(directory)}") from err
+
+
+def _instead(directory: Path) -> str:
+    """Returns what a directory is that has no retrieval's manifest, and what to give."""
+    inside = [found.parent for found in sorted(directory.glob(f"*/{MANIFEST}")) if is_of_kind(found, "retrieval")]
+    if inside:
+        return f"is a directory that has some; give {' or '.join(map(str, inside[:3]))}"
+    kind = kind_at(directory)
+    what = f"is {kind}" if kind and kind != "a directory" else f"has no {MANIFEST}"
+    return f"{what}; fairseq-eval-lm --save-retrieval writes one"

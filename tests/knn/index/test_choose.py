@@ -89,7 +89,7 @@ def test_a_build_that_was_begun_keeps_its_choice(make_store, tmp_path, monkeypat
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: GIB)
     made = build_index(store, build, path)
     assert made.spec == "IVF16,SQ8" and "the most faithful that fits" in caplog.text
-    assert "at most about 0:00:01 of products on" in caplog.text
+    assert "its matrix products take 0:00:01 at most" in caplog.text
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: 1000)
     assert build_index(store, build, path) == made  # finished: nothing to do
     path.unlink()
