@@ -9,6 +9,7 @@ from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
+from fairseq.knn.neighbours.contexts import Cut, context_warning
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.own_rows import find_own_rows, own_text, own_text_warning
 from fairseq.knn.retrieval.recorder import RetrievalRecorder, SavedNeighbours, open_recorder
@@ -31,7 +32,7 @@ def open_mixture(
     if settings.retrieval.save_retrieval is not None:
         check_results(Path(settings.retrieval.save_retrieval))
         neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
-        _mind_own_text(neighbours, evaluation, settings)
+        _mind_texts(neighbours, evaluation, settings)
         caches = settings.cache if cache is not None else None
         recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches)
         if recorder is not None:
@@ -39,7 +40,7 @@ def open_mixture(
         memories.append((SavedNeighbours(neighbours) if recorder is not None else neighbours, config.knn.lmbda))
     elif config.needed:
         neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
-        _mind_own_text(neighbours, evaluation, settings)
+        _mind_texts(neighbours, evaluation, settings)
         memories.append(_weighed(neighbours, evaluation, config))
     if cache is not None:
         memories.append((cache, settings.cache.weight))
@@ -59,9 +60,14 @@ def _weighed(
     return open_weighed(neighbours, settings.weight, opened.task.dictionary, opened.identity), None
 
 
-def _mind_own_text(neighbours: NeighbourSource, evaluation: Evaluation, settings: EvalSettings) -> None:
-    """Has no token of an evaluation find the row that it is itself, or warns where tokens can."""
+def _mind_texts(neighbours: NeighbourSource, evaluation: Evaluation, settings: EvalSettings) -> None:
+    """Has no token of an evaluation find the row that it is itself, or warns where it can; warns of other contexts."""
     task, subset = evaluation.task, settings.eval.gen_subset
+    window, mode = settings.eval.context_window, evaluation.task_config.sample_break_mode
+    cut = Cut.of({"context_window": window, "tokens_per_sample": evaluation.block_size, "sample_break_mode": mode})
+    warning = context_warning([part.datastore for part in neighbours.parts], cut) if cut is not None else None
+    if warning is not None:
+        logger.warning(warning)
     prefix = task.split_prefix(subset)
     if settings.own_row.exclude_own_row:
         stores = [(part.datastore, part.offset) for part in neighbours.parts]

@@ -165,5 +165,5 @@ def test_k_beyond_the_rows_is_all_rows_and_said_once(
         (line,) = outcome.warnings
         assert line.startswith(f"--k {1 << 20} is more than the {rows} rows of {artefacts.store}: every row")
         assert line.endswith(f"as with --k {rows}")
-    assert set(asked) == {rows}
+    assert max(asked) == rows
     assert np.load(tmp_path / "r" / "ids.npy").shape[1] == rows

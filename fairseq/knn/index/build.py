@@ -27,6 +27,7 @@ from fairseq.knn.datastore.store import Datastore, check_finite, gather_rows
 from fairseq.knn.index.choose import check_kind, new_index, resolved
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import code_bytes, num_lists, read_index, set_nprobe, write_index
+from fairseq.knn.index.lists import check_lists
 from fairseq.knn.index.reading import faiss_reason
 from fairseq.knn.index.training import adder, points_wanted, train
 from fairseq.runtime.files import file_sha256, fsync_directory, locked
@@ -43,9 +44,6 @@ TRAIN_AGAIN = "the training is not saved; the same command trains again"
 ID_BYTES = 8  # of a key in an inverted list
 LINK_BYTES = 4 * 64  # of a key in a graph, HNSW32's
 ADDED_BYTES = 1 << 28  # most bytes of rows that are added at a time, which is quick enough: wide rows are many bytes
-# What FAISS asks for: product codes need 2**8 points, and k-means 39 a list for centroids that are worth something.
-PQ_CENTROIDS = 256
-POINTS_PER_CENTROID = 39
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def read_whole(path: Path, manifest: IndexManifest) -> Any:
 def _train(build: Build, index: Any) -> None:
     """Trains an index on a sample of rows, and saves it."""
     config, count = build.config, build.manifest.sample
-    _check_sample(build, count)
+    check_lists(build.config.index_spec, build.manifest.nlist, count, build.store.rows_left, config.probe)
     start = time.monotonic()
     logger.info("reading %d of %d rows to train on", count, build.store.rows)
     sample_ND = sample_keys(build.store, count, config.seed)
@@ -231,23 +229,6 @@ def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:
     if count != store.rows_left:
         places = np.sort(np.random.default_rng(seed).choice(store.rows_left, count, replace=False, shuffle=False))
     return gather_rows(store.keys_ND, store.left.nth(places))
-
-
-def _check_sample(build: Build, count: int) -> None:
-    """Refuses, before anything is read, to train on fewer rows than there are centroids."""
-    nlist, fitting = build.manifest.nlist, max(count // POINTS_PER_CENTROID, 1)
-    is_default = build.config.index_spec is None
-    needed = max(nlist, PQ_CENTROIDS) if is_default else nlist
-    if count < needed:
-        name = "--ncentroids" if is_default else f"--index-spec {build.manifest.spec}:"
-        raise ConfigError(
-            f"{name} {nlist} lists need {needed} rows to train on, but there are {count}; use {fitting} lists or fewer,"
-            " or --index-spec Flat for so small a store"
-        )
-    if count < POINTS_PER_CENTROID * nlist:
-        logger.warning(
-            "%d rows are few to train %d inverted lists on; %d lists or fewer would do", count, nlist, fitting
-        )
 
 
 def rows_at_a_time(build: Build) -> int:

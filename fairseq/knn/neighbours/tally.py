@@ -8,7 +8,6 @@ Both are known where p_kNN is computed, so that they cost no pass of their own.
 Legend: N queries · K neighbours.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Bools, Float32s
+from fairseq.knn.index.lists import fitting
 from fairseq.knn.neighbours.distribution import Votes, log_prob_and_nearest
 
-# From which share of empty places on a run warns, and how many rows the visited lists should hold for each of the k.
-EMPTY_SHARE, ROWS_A_PLACE = 0.05, 2
+# From which share of empty places on a run warns.
+EMPTY_SHARE = 0.05
 
 
 @dataclass
@@ -100,11 +100,10 @@ def empty_places(tally: Tally, k: int, rows: int, indexes: Sequence[Lists | None
     if len(lists) < len(indexes) or all(one.visited >= one.count for one in lists):
         return [f"{empty}: the index does not find {k} rows for each query; lower --k, or build another index"]
     visited = sum(one.visited * one.rows / one.count for one in lists)
-    factor = max(ROWS_A_PLACE * k / visited, 2.0)
-    probe = min(math.ceil(max(one.visited for one in lists) * factor), max(one.count for one in lists))
-    fewer = f"--ncentroids {max(int(lists[0].count / factor), 1)}" if len(lists) == 1 else "fewer --ncentroids"
+    fewer, more = fitting(max(one.count for one in lists), max(one.visited for one in lists), visited, k)
+    rebuilt = f"--ncentroids {fewer}" if len(lists) == 1 else "fewer --ncentroids"
     each = " and ".join(f"{one.visited} of {one.count} lists" for one in lists)
     return [
-        f"{empty}: a search visits {each}, which hold about {visited:.0f} rows, and --k is {k}; give --probe {probe},"
-        f" or build the index with {fewer}"
+        f"{empty}: a search visits {each}, which hold about {visited:.0f} rows, and --k is {k}; give --probe {more},"
+        f" or build the index with {rebuilt}"
     ]
