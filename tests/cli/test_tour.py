@@ -2,70 +2,35 @@
 
 import contextlib
 import io
-import os
-import re
 import shlex
 import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fairseq_cli.run import run
+from tests.builders.markdown import ROOT, blocks_of, run_shell
 from tests.builders.tiny_lm import main_of
 
-ROOT = Path(__file__).resolve().parents[2]
 TOUR = ROOT / "examples" / "knnlm" / "tour.md"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of code, and what stands below it as its output."""
-
-    language: str
-    code: str
-    output: str | None
-
-
-def blocks() -> list[Block]:
-    found: list[Block] = []
-    for language, text in BLOCK.findall(TOUR.read_text(encoding="utf-8")):
-        if language == "text":
-            before = found.pop()
-            assert before.output is None
-            found.append(Block(before.language, before.code, text))
-        else:
-            assert language in ("python", "bash"), language
-            found.append(Block(language, text, None))
-    return found
 
 
 def run_shell_in_this_process(code: str) -> None:
     """Runs the project's commands without a process of their own, which would import torch each time."""
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line)
-        prog = "build_dstore.py" if words[:3] == ["python", "-m", "build_dstore"] else words[0]
-        if prog == "build_dstore.py":
-            words = words[2:]
-        if prog.startswith("fairseq-") or prog == "build_dstore.py":
+        prog = words[0]
+        if prog.startswith("fairseq-"):
             assert run(prog, main_of(prog), words[1:]) == 0, line
         else:
             subprocess.run(words, check=True)
 
 
-def run_shell(code: str) -> None:
-    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    environment = {**os.environ, "PATH": os.pathsep.join(places), "PYTHONPATH": str(ROOT)}
-    subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, env=environment)
-
-
 def go(shell: Any) -> dict[str, Any]:
     """Runs every block; Python's share one set of names, which is returned."""
     names: dict[str, Any] = {}
-    for block in blocks():
+    for block in blocks_of(TOUR):
         printed = io.StringIO()
         if block.language == "bash":
             shell(block.code)
@@ -84,12 +49,19 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("empty_place")
-def test_the_tour_runs_and_prints_what_it_says() -> None:
+def test_the_tour_runs_and_shows_what_it_promises() -> None:
     names = go(run_shell_in_this_process)
-    assert names["test"].at(names["best"][1]).perplexity < names["test"].at(0).perplexity, "neighbours help"
-    assert names["best"][1] > 0
+    p_lm, p_knn = (names["score"].at(weight).positional_scores[names["paris"]].exp().item() for weight in (0, 1))
+    assert p_lm < 0.8 and p_knn > 0.9, "the model is not sure of Paris, its neighbours are"
+    assert names["test"].at(names["best"][1]).perplexity < names["test"].at(0).perplexity and names["best"][1] > 0
     assert names["near"][7].word == "Tokyo"
+    assert [neighbour.word for neighbour in names["near"][7].neighbours] == ["Tokyo", "Tokyo"]
     assert all(neighbour.before is not None for near in names["near"] for neighbour in near.neighbours)
+    for country, city in names["FACTS"]:
+        sentence = f"the capital of {country} is {city} ."
+        assert names["lm"].sample(f"the capital of {country}", max_len_b=4) == sentence
+        if country in ("Greece", "Japan"):
+            assert f"`{sentence}`" in TOUR.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -99,6 +71,6 @@ def test_the_tour_runs_in_a_shell() -> None:
 
 
 def test_the_tour_is_short_and_some_of_its_output_is_checked() -> None:
-    found = blocks()
+    found = blocks_of(TOUR)
     assert sum(block.output is not None for block in found) >= 3
     assert {block.language for block in found} == {"python", "bash"}
