@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shutil
 import textwrap
+import types
 import typing
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -88,6 +89,8 @@ def metavar(name: str, field: dataclasses.Field[Any], annotation: Any) -> str:
     is_tuple = typing.get_origin(annotation) is tuple
     kind = kind_of(annotation)
     plain = parts[0] if parts and kind is None else annotation
+    if typing.get_origin(plain) in (typing.Union, types.UnionType):  # a number, or one of a few words
+        plain = typing.get_args(plain)[0]
     word = kind.metavar if kind is not None else {int: "N", float: "X"}.get(plain, "TEXT")
     return f"{word},{word},…" if is_tuple or typing.get_origin(plain) is tuple else word
 

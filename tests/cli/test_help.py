@@ -75,11 +75,12 @@ for prog, command in (("fairseq-eval-lm", eval_lm), ("fairseq-score-lm", score_l
 def test_a_slip_of_the_pen_is_answered_before_torch_is_imported() -> None:
     """The error goes through ``run``, which imports nothing heavy either."""
     here = __file__
-    slips = ["data --path gone.pt", f". --path {here}:gone.pt", f"gone --path {here}", "--pathh x"]
+    slips = ["data --path gone.pt", f". --path gone.pt:{here}", f"gone --path {here}", "--pathh x"]
     done = run_python(SLIPS.format(slips=slips))
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if ": error: " in line]
-    assert ["gone" in line for line in lines] == [True, True, True, False] * 2, lines
+    assert ["gone.pt does not exist" in line for line in lines] == [True, True, False, False] * 2, lines
+    assert ["is a text, not a checkpoint" in line for line in lines] == [False, False, True, False] * 2, lines
     assert ["did you mean --path?" in line for line in lines] == [False, False, False, True] * 2, lines
 
 
