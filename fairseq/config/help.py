@@ -9,7 +9,6 @@ import dataclasses
 import re
 import shutil
 import textwrap
-import types
 import typing
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,12 +36,15 @@ class Formatter(argparse.HelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         lines: list[str] = []
-        for line in text.split("\n"):
+        for part in text.split("\n"):
+            line = part
             head = re.match(r" +\S+ +|", line)
             assert head is not None
-            whole = re.sub(r"\[default: .*?\]", lambda found: found[0].replace(" ", _TIED), line)
             hanging = " " * (len(head[0]) if len(head[0]) <= _LONGEST_NAME + 4 else 6)
-            lines += textwrap.wrap(whole, width, subsequent_indent=hanging, break_on_hyphens=False)
+            default = re.search(r"\[default: .*\]", line)
+            if default is not None and len(default[0]) <= width - len(hanging):
+                line = line.replace(default[0], default[0].replace(" ", _TIED))
+            lines += textwrap.wrap(line, width, subsequent_indent=hanging, break_on_hyphens=False)
         return [line.replace(_TIED, " ") for line in lines]
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
@@ -85,14 +87,21 @@ def metavar(name: str, field: dataclasses.Field[Any], annotation: Any) -> str:
     choices = choices_of(field)
     if choices:
         return _braced(choices) if _are_short(choices) else "NAME"
-    parts = [part for part in typing.get_args(annotation) if part not in (type(None), ...)]
-    is_tuple = typing.get_origin(annotation) is tuple
-    kind = kind_of(annotation)
-    plain = parts[0] if parts and kind is None else annotation
-    if typing.get_origin(plain) in (typing.Union, types.UnionType):  # a number, or one of a few words
-        plain = typing.get_args(plain)[0]
-    word = kind.metavar if kind is not None else {int: "N", float: "X"}.get(plain, "TEXT")
-    return f"{word},{word},…" if is_tuple or typing.get_origin(plain) is tuple else word
+    if typing.get_origin(annotation) is tuple:
+        word = _word(typing.get_args(annotation)[0])
+        return f"{word},{word},…"
+    parts = [part for part in typing.get_args(annotation) if typing.get_origin(part) is tuple]
+    return metavar(name, field, parts[0]) if parts else _word(annotation)
+
+
+def _word(annotation: Any) -> str:
+    """Returns the word for one value: ``X|auto`` where several types will do."""
+    if (kind := kind_of(annotation)) is not None:
+        return kind.metavar
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(typing.get_args(annotation))
+    parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+    return "|".join(map(_word, parts)) if parts else {int: "N", float: "X"}.get(annotation, "TEXT")
 
 
 def choices_of(field: dataclasses.Field[Any]) -> Collection[str]:
