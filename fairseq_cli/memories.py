@@ -9,7 +9,7 @@ from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
-from fairseq.knn.neighbours.contexts import Cut, context_warning
+from fairseq.knn.neighbours.contexts import Cut, tell_of_contexts
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.own_rows import find_own_rows, own_text, own_text_warning
 from fairseq.knn.retrieval.recorder import RetrievalRecorder, SavedNeighbours, open_recorder
@@ -61,13 +61,12 @@ def _weighed(
 
 
 def _mind_texts(neighbours: NeighbourSource, evaluation: Evaluation, settings: EvalSettings) -> None:
-    """Has no token of an evaluation find the row that it is itself, or warns where it can; warns of other contexts."""
+    """Has no token of an evaluation find the row that it is itself, or warns where it can; tells of other contexts."""
     task, subset = evaluation.task, settings.eval.gen_subset
     window, mode = settings.eval.context_window, evaluation.task_config.sample_break_mode
     cut = Cut.of({"context_window": window, "tokens_per_sample": evaluation.block_size, "sample_break_mode": mode})
-    warning = context_warning([part.datastore for part in neighbours.parts], cut) if cut is not None else None
-    if warning is not None:
-        logger.warning(warning)
+    if cut is not None:
+        tell_of_contexts([part.datastore for part in neighbours.parts], cut)
     prefix = task.split_prefix(subset)
     if settings.own_row.exclude_own_row:
         stores = [(part.datastore, part.offset) for part in neighbours.parts]

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
@@ -47,16 +48,20 @@ def main(argv: Sequence[str]) -> None:
 
     from fairseq.criterions.perplexity import Perplexity
 
-    total, num_lines = Perplexity(), 0
+    total, alone, num_lines = Perplexity(), Perplexity() if neighbours.needed else None, 0
     lines = lines_of(config)
     while some := list(itertools.islice(lines, config.buffer_size)):
         for scored in scorer.score_lines(some, dictionary):
             total.add(scored.log_p_N, scored.target_N)
-            sys.stdout.write(as_json(scored, dictionary, found) if config.json else as_text(scored, dictionary))
+            if alone is not None:
+                alone.add(scored.model_log_p_N, scored.target_N)
+            mixed = alone is not None
+            write = partial(as_json, found=found) if config.json else as_text
+            sys.stdout.write(write(scored, dictionary, mixed=mixed))
         num_lines += len(some)
         sys.stdout.flush()
     if num_lines > 1 and not config.json:
-        sys.stdout.write(f"{num_lines} lines: {summary(total)}\n")
+        sys.stdout.write(f"{num_lines} lines: {summary(total, alone)}\n")
 
 
 def open_scorer(
@@ -95,30 +100,37 @@ def lines_of(config: ScoreConfig) -> "Iterator[Line]":
             yield from read_lines(name, file)
 
 
-def as_text(scored: "ScoredLine", dictionary: "Dictionary") -> str:
+def as_text(scored: "ScoredLine", dictionary: "Dictionary", *, mixed: bool) -> str:
     """Returns two lines: ``word [log2 p]`` and so on, separated by tabs; then the sum."""
     words = [
         f"{symbol if word is None else f'{symbol}({word})'} [{log2_p:.4f}]"
         for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
     ]
-    return "\t".join(words) + f"\n{summary(scored.perplexity())}\n"
+    alone = scored.alone.perplexity() if mixed else None
+    return "\t".join(words) + f"\n{summary(scored.perplexity(), alone)}\n"
 
 
-def summary(found: "Perplexity") -> str:
-    """Returns what several tokens come to, in words."""
+def summary(found: "Perplexity", alone: "Perplexity | None") -> str:
+    """Returns what several tokens come to, in words; with neighbours also by the model alone."""
     return (
         f"{found.count} tokens, log2 p {found.log_p_sum / math.log(2):.4f}, loss (base 2) {found.loss:.4f},"
-        f" perplexity {found.ppl:.2f}"
+        f" perplexity {found.ppl:.2f}" + (f"; the model alone {alone.ppl:.2f}" if alone is not None else "")
     )
 
 
-def as_json(scored: "ScoredLine", dictionary: "Dictionary", found: Mapping[str, Any]) -> str:
-    """Returns a line of JSON, with T where there are neighbours; log-probabilities in base 2, null if not finite."""
+def as_json(scored: "ScoredLine", dictionary: "Dictionary", *, found: Mapping[str, Any], mixed: bool) -> str:
+    """Returns a line of JSON; log-probabilities in base 2, null if not finite.
+
+    With neighbours (``mixed``) also T, and what the model alone says.
+    """
     tokens: list[dict[str, Any]] = [
         {"token": symbol, "log2_p": _finite(log2_p), **({"unknown": word} if word is not None else {})}
         for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
     ]
-    line = scored.perplexity()
+    line, alone = scored.perplexity(), scored.alone.perplexity()
+    if mixed:
+        for token, log2_p in zip(tokens, scored.alone.log2_p(), strict=True):
+            token["lm_log2_p"] = _finite(log2_p)
     record = {
         "input": scored.line.name,
         "line": scored.line.number,
@@ -126,6 +138,7 @@ def as_json(scored: "ScoredLine", dictionary: "Dictionary", found: Mapping[str, 
         "log2_p": _finite(line.log_p_sum / math.log(2)),
         "loss_base2": _finite(line.loss),
         "ppl": _finite(line.ppl),
+        **({"lm_loss_base2": _finite(alone.loss), "lm_ppl": _finite(alone.ppl)} if mixed else {}),
         **found,
     }
     return json.dumps(record, ensure_ascii=False) + "\n"

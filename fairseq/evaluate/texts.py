@@ -7,6 +7,7 @@ Blocks and numbers are those of a split that is binarised and evaluated: with ``
 fit, with ``none`` and ``--context-window`` for longer ones, so that each of their tokens is scored once.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ class TextScorer:
             ConfigError: it is too long for a batch.
         """
         texts = self.score([self._ids(line, dictionary) for line in lines])
-        return [ScoredLine(line, text.target_N, text.log_p_N) for line, text in zip(lines, texts, strict=True)]
+        return [
+            ScoredLine(line, text.target_N, text.log_p_N, text.model_log_p_N)
+            for line, text in zip(lines, texts, strict=True)
+        ]
 
     def context_vectors(self, text: Int64s, context_window: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the context vectors of a text's tokens, float32 ``[N, D]``, and the tokens, part by part."""
@@ -159,16 +163,23 @@ class ScoredLine:
         line: what was read.
         target_N: int64 ids, ``</s>`` last.
         log_p_N: float64, natural.
+        model_log_p_N: the same of the models alone.
     """
 
     line: Line
     target_N: Int64s
     log_p_N: Float64s
+    model_log_p_N: Float64s
 
     def log2_p(self) -> list[float]:
         """Returns the log-probabilities in base 2."""
         found: list[float] = (self.log_p_N / math.log(2)).tolist()
         return found
+
+    @property
+    def alone(self) -> "ScoredLine":
+        """The line as the models alone score it."""
+        return dataclasses.replace(self, log_p_N=self.model_log_p_N)
 
     def tokens(self, dictionary: Dictionary) -> Iterator[tuple[str, str | None]]:
         """Yields each token's symbol, and the word that stands in the text where it is not in the dictionary."""

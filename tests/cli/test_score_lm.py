@@ -139,7 +139,20 @@ def neighbours(eval_lm: Command, command: Command, tmp_path: Path) -> list[objec
 def test_neighbours_are_mixed_in_as_eval_lm_does(score: Any, eval_lm: Command, neighbours: list[object]) -> None:
     flags = [*neighbours, "--lmbda", 0.3]
     wanted = token_log_probs(eval_lm("--sample-break-mode", "eos", "--output-word-probs", *flags).out) / math.log(2)
-    np.testing.assert_allclose(log2_ps(score(TEXT, "--json", *flags)), wanted, atol=OTHER_BATCHES, rtol=0)
+    found = score(TEXT, "--json", *flags)
+    np.testing.assert_allclose(log2_ps(found), wanted, atol=OTHER_BATCHES, rtol=0)
+    # The model alone stands beside it: the same lines without neighbours.
+    alone = score(TEXT, "--json")
+    beside = [token["lm_log2_p"] for record in records(found) for token in record["tokens"]]
+    assert beside == log2_ps(alone) and "lm_log2_p" not in alone.out
+    assert [(r["lm_loss_base2"], r["lm_ppl"]) for r in records(found)] == [
+        (r["loss_base2"], r["ppl"]) for r in records(alone)
+    ]
+    lines = zip(score(TEXT, *flags).out.splitlines()[1::2], score(TEXT).out.splitlines()[1::2], strict=True)
+    for mixed, plain in lines:
+        assert mixed.rsplit("; the model alone ", 1)[1] == plain.rsplit("perplexity ", 1)[1]
+    both = score(TEXT, *flags).out.splitlines()[-1], score(TEXT).out.splitlines()[-1]
+    assert both[0].rsplit("; the model alone ", 1)[1] == both[1].rsplit("perplexity ", 1)[1]
 
 
 def test_probability_0_is_null_in_json_and_infinite_in_print(score: Any, neighbours: list[object]) -> None:
