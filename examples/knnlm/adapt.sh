@@ -42,7 +42,7 @@ for era in before between; do
 done
 
 # The indexes keep a byte per dimension: their own distances are good enough, and no key is read.
-neighbours=(--k 256 --probe 8 --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25)
+neighbours=(--k 256 --probe 8 --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp auto --lmbda 0.25)
 cache=(--cache-size 500,2000 --cache-theta 0.1,0.3)
 # evaluated NAME DATASTORES INDEXES FLAGS… keeps every token's neighbours, and chooses λ, k and temperature on valid
 evaluated() {
@@ -54,16 +54,13 @@ evaluated() {
             --max-tokens 8192 --save-retrieval "$WORK/retrieval/$name-$split" --overwrite
     done
     step "sweep-$name" fairseq-knnlm sweep --overwrite "$WORK/retrieval/$name-valid" --apply "$WORK/retrieval/$name-test" \
-        --lmbda 0:0.9:0.05 --k 16,64,256 --knn-temp 1,3,10,30 --no-figures
+        --lmbda 0:0.9:0.05 --k 16,64,256 --knn-temp auto --no-figures
 }
 evaluated before "$WORK/before-dstore" "$WORK/before.index"
 evaluated between "$WORK/between-dstore" "$WORK/between.index"
 evaluated both "$WORK/before-dstore:$WORK/between-dstore" "$WORK/before.index:$WORK/between.index" "${cache[@]}"
 # k and temperature of the cache's table are those that the sweep has chosen.
-best=$(python -c 'import json, sys; best = json.load(open(sys.argv[1]))["best"]; print(best["k"], best["knn_temp"])' \
-    "$WORK/retrieval/both-valid/sweep/sweep.json")
-step sweep-cache fairseq-knnlm sweep-cache --overwrite "$WORK/retrieval/both-valid" --apply "$WORK/retrieval/both-test" \
-    --k "${best% *}" --knn-temp "${best#* }"
+step sweep-cache fairseq-knnlm sweep-cache --overwrite "$WORK/retrieval/both-valid" --apply "$WORK/retrieval/both-test"
 
 python - "$WORK" <<'TABLE'
 import json, sys

@@ -31,7 +31,7 @@ evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_
     --max-tokens 2048)
 # The index keeps a byte per dimension: its own distances are good enough, and no key is read again.
 neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 256 --probe 8
-    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.25)
+    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp auto --lmbda 0.25)
 
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
@@ -41,7 +41,7 @@ for split in valid test; do
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"
 done
 step sweep fairseq-knnlm sweep --overwrite "$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.6:0.05 \
-    --k 16,64,256 --knn-temp 1,3,10,30 --no-figures
+    --k 16,64,256 --knn-temp auto --no-figures
 
 echo
 cat "$WORK/logs/sweep.log"

@@ -30,10 +30,10 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
     --max-tokens 2048 --bf16)
 # The index keeps a byte per dimension: its own distances are good enough, and no key is read again. Keys of a model
-# trained with Adam are long (11 on average): distances are long as well, which a temperature makes up for, and so are
+# trained with Adam are long (11 on average): distances are long as well, which --knn-temp auto makes up for, and so are
 # the inner products of the cache, which a small θ makes up for.
 neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.index" --k 1024 --probe 32
-    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp 10 --lmbda 0.2
+    --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp auto --lmbda 0.2
     --cache-size 500,2000,4000 --cache-theta 0.03,0.1,0.3)
 
 for split in valid test; do
@@ -49,10 +49,9 @@ for split in valid test; do
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split-knn.json"
 done
 both=("$WORK/retrieval/valid" --apply "$WORK/retrieval/test" --lmbda 0:0.9:0.05)
-step sweep fairseq-knnlm sweep --overwrite "${both[@]}" --k 1,8,64,512,1024 --knn-temp 1,3,10,30,100
-chosen=$WORK/retrieval/valid/sweep/sweep.json
-step sweep-cache fairseq-knnlm sweep-cache --overwrite "${both[@]}" --k "$(cell "$chosen" best.k d)" \
-    --knn-temp "$(cell "$chosen" best.knn_temp g)"
+step sweep fairseq-knnlm sweep --overwrite "${both[@]}" --k 1,8,64,512,1024 --knn-temp auto
+# k and temperature are those that the sweep has chosen.
+step sweep-cache fairseq-knnlm sweep-cache --overwrite "${both[@]}"
 step report fairseq-knnlm report "$WORK/retrieval/valid" --overwrite
 
 # row LABEL STEP RESULT prints a row: perplexity, targets per second, wall seconds and peak memory of a step
