@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
@@ -23,9 +24,14 @@ fairseq-preprocess --only-source --srcdict data-bin/dict.txt --testpref other.tx
 )
 
 
+@dataclass(frozen=True)
+class UnusedDeviceConfig(DeviceConfig):
+    """Device and precision, accepted without effect."""
+
+
 def flag_groups() -> tuple[type, ...]:
     """Returns every config dataclass that the command's flags come from."""
-    return (PreprocessConfig, CommonConfig, DeviceConfig)
+    return (PreprocessConfig, CommonConfig, UnusedDeviceConfig)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from tests.bad_input import (
     test_bad_index,
     test_bad_retrieval,
     test_bad_text_and_dict,
+    test_first_hour,
     test_permissions,
 )
 from tests.builders.cases import Case
@@ -25,6 +26,7 @@ TABLES: dict[str, list[Case]] = {
         test_bad_index,
         test_bad_retrieval,
         test_bad_text_and_dict,
+        test_first_hour,
         test_permissions,
     )
 }

@@ -342,6 +342,22 @@ def test_info_of_what_is_unknown_or_torn_is_one_line(command: Command, tmp_path:
     assert outcome.error and outcome.out == ""
 
 
+def test_info_of_a_directory_lists_what_is_in_it(command: Command, files: Path, tmp_path: Path) -> None:
+    (tmp_path / "stores").mkdir()
+    for file in files.glob("dstore*"):
+        shutil.copy(file, tmp_path / "stores")
+    (tmp_path / "stores" / "notes.txt").write_text("two stores\n", encoding="utf-8")
+    (tmp_path / "stores" / "x").write_bytes(b"\0\1")
+    rows = json.loads((files / "dstore.json").read_text())["rows"]
+    lines = command("fairseq-knnlm", "info", tmp_path / "stores").out.splitlines()
+    assert lines[0] == f"{tmp_path / 'stores'}: directory with the datastore {tmp_path / 'stores' / 'dstore'}"
+    assert lines[1].startswith(f"  dstore: datastore, {rows} rows of width ")
+    assert lines[2:] == ["  notes.txt: text", "  x: of no kind that is known"]
+    data = command("fairseq-knnlm", "info", files / "data-bin").out
+    tokens = command("fairseq-knnlm", "info", files / "data-bin" / "train.idx").out
+    assert re.search(r"tokens: (\d+)", tokens)[1] in re.search(r"  train: .* (\d+) tokens", data)[1]
+
+
 def loss(outcome: Outcome) -> str:
     line = re.search(r"Loss \(base 2\).*", outcome.out)
     assert line is not None, outcome.err

@@ -161,6 +161,19 @@ def test_a_flag_that_nothing_uses_warns_once_with_its_value(caplog: pytest.LogCa
     assert caplog.messages == ["--extra 2.5 has no effect: it belongs to Other, which was not chosen"]
 
 
+def test_a_flag_without_its_switch_names_the_switch(caplog: pytest.LogCaptureFixture) -> None:
+    flags = Flags({"layers": "3"}, (Model, Other))
+    assert flags.build_if(Model, "extra").layers == 3
+    flags.warn_unused()
+    assert caplog.messages == ["--layers 3 has no effect: it needs --extra"]
+    caplog.clear()
+    flags = Flags({"layers": "3", "extra": "1"}, (Model, Other))
+    flags.build_if(Model, "path", "extra")
+    flags.build(Other, {"path": "p"})
+    flags.warn_unused()
+    assert not caplog.messages
+
+
 def test_a_flag_that_was_used_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
     flags = Flags({"layers": "3"}, (Model,))
     flags.build(Model)

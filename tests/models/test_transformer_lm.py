@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq.models.transformer_lm import fitting_cutoffs
 from tests.builders.small_model import ADAPTIVE, EDGES, SMALL, VARIANTS, perturbed_model, some_ids
 from tests.oracles.adaptive_softmax import all_log_probs, log_softmax
 from tests.oracles.transformer import decode, under
@@ -157,3 +158,11 @@ def test_layerdrop_leaves_out_its_share_of_layers() -> None:
     torch.manual_seed(2)
     model(some_ids(1, 3))
     assert (layer.runs - 1) / 400 == pytest.approx(0.75, abs=0.11)  # five sigma; the last layer always runs
+
+
+def test_cutoffs_that_are_proposed_fit() -> None:
+    for vocabulary_size in (*range(5, 200), 8080, 33278, 267744):
+        for most in (1, 2, 3):
+            cutoffs = fitting_cutoffs(vocabulary_size, most)
+            bounds = [1, *cutoffs, vocabulary_size]  # the padding's id is in the first band
+            assert 1 <= len(cutoffs) <= most and bounds == sorted(set(bounds)), (vocabulary_size, most)

@@ -126,8 +126,8 @@ class Datastore:
             MismatchError: keys of another width or dtype than was asked for.
         """
         prefix = Path(prefix)
-        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
         require_rows(prefix, load_keys=load_keys)
+        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
         if manifest is not None:
             layout = manifest.layout
             _check_flags(manifest, prefix, dimension, key_fp16)
