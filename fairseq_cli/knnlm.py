@@ -114,7 +114,7 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         ("seed", "show"),
         examples=(
             """fairseq-knnlm sweep retrieval/valid --apply retrieval/test""",
-            """fairseq-knnlm sweep retrieval/valid --lmbda 0:1:0.05 --k 1,8,64,1024 --knn-temp 0.1,1,10,100""",
+            """fairseq-knnlm sweep retrieval/valid --lmbda 0:1:0.05 --k 1,8,64,1024 --knn-temp auto,1""",
         ),
     ),
     "sweep-cache": Subcommand(
@@ -129,9 +129,7 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         "fairseq.knn.weight.report:run_fit",
         (FitLmbdaConfig,),
         ("seed", "show"),
-        examples=(
-            """fairseq-knnlm fit-lmbda retrieval/valid --out lmbda.json --knn-temp 1,2,4 --apply retrieval/test""",
-        ),
+        examples=("""fairseq-knnlm fit-lmbda retrieval/valid --out lmbda.json --apply retrieval/test""",),
     ),
     "rows": Subcommand(
         "Show which document, line and words the rows of a datastore come from; list its documents.",

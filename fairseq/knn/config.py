@@ -17,7 +17,7 @@ LEAST_TEMPERATURE = 1e-9
 AUTO: Literal["auto"] = "auto"
 KnnTemp: TypeAlias = float | Literal["auto"]
 # Of the unit, the median squared distance from a row to the nearest other one: what ``auto`` stands for, and what it
-# stands for where several T are tried. docs/evaluation.md has the measurements.
+# stands for where several T are tried. docs/temperature.md has the measurements.
 AUTO_SHARE = 2.0
 AUTO_GRID = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 

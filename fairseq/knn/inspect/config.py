@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import flag
@@ -82,7 +83,9 @@ class RecallConfig:
     probe: tuple[int, ...] = flag((8, 32), "inverted lists that a search visits; each number is tried", minimum=1)
     sample: int = flag(2000, "number of queries", minimum=1)
     lmbda: float = flag(0.25, "weight λ of the neighbours", minimum=0, maximum=1)
-    knn_temp: float = flag(1.0, "temperature T: a neighbour's weight is exp(−distance / T)")
+    knn_temp: float | Literal["auto"] = flag(
+        1.0, "temperature T: a neighbour's weight is exp(−distance / T); auto takes T from the rows' exact distances"
+    )
     effort: str = flag("quick", "how inverted lists are trained and filled", choices=EFFORTS)
     keep_in: Dir | None = flag(None, "keep the indexes that are built in this directory, and use those that are there")
     dstore_size: int | None = flag(None, "rows of a datastore without a manifest", minimum=1)

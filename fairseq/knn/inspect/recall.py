@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import as_dict, flag_name
 from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.mixture import interpolate
-from fairseq.knn.config import KNNConfig
+from fairseq.knn.config import AUTO, KNNConfig
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
@@ -41,6 +41,7 @@ from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries, text_queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
 from fairseq.knn.neighbours.dstore import KNN_Dstore
+from fairseq.knn.neighbours.temperature import measure_unit, temperature_of
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.files import write_json
@@ -106,6 +107,7 @@ def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, 
                 if field.name in SETTINGS_OF_THE_LOSS and getattr(settings, field.name) != field.default:
                     logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(field.name))
     else:
+        config = replace(config, knn_temp=temperature_of(config.knn_temp, lambda: exact_unit(store)))
         queries = text_queries(text, config, store, device)
     rows = list(measure(store, queries, config, seed))
     if config.json is not None:
@@ -117,6 +119,7 @@ def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, 
             "rows": [{**asdict(row), "pareto": best} for row, best in zip(rows, pareto(rows), strict=True)],
             "threads": torch.get_num_threads(),
             "settings": record_of,
+            "knn_temp": config.knn_temp,
         }
         write_json(config.json, record)
     return "\n".join([f"{len(queries.vectors_ND)} queries: {queries.source}; k {config.k}", *lines(rows)])
@@ -130,6 +133,19 @@ def _claim(config: RecallConfig, settings: Mapping[str, Any]) -> None:
         directory = claim_directory("--keep-in", config.keep_in)
         for spec in config.specs:
             claim_index("--keep-in", _kept(directory, spec), overwrite=False)
+
+
+def exact_unit(store: Datastore) -> float:
+    """Returns the unit of a datastore's distances, by exact search: no index that is measured has a part in it."""
+    keys_ND = store.keys_ND
+    assert keys_ND is not None
+
+    def search(queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
+        with Progress("distances between rows", store.rows, "rows") as progress:
+            k = min(k, store.rows_left)
+            return exact_neighbours(keys_ND, queries_ND, k, progress, forgotten=store.forgotten)
+
+    return measure_unit([(store, 0)], search)
 
 
 def _kept(directory: Path, spec: str) -> Path:
@@ -212,6 +228,7 @@ def loss_of(
     if queries.target_N is None or queries.log_p_N is None:
         return None
     values_NK: Array = store.values_N[np.maximum(ids_NK, 0)]
+    assert config.knn_temp != AUTO
     log_p_N = log_prob_of(votes_for(near_NK, ids_NK, values_NK, queries.target_N), config.knn_temp)
     mixed_N = interpolate(torch.from_numpy(queries.log_p_N), torch.from_numpy(log_p_N), config.lmbda)
     return float(-mixed_N.mean()) / math.log(2)

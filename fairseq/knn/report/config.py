@@ -16,14 +16,12 @@ class ReportConfig:
     retrieval: Dir = flag(dataclasses.MISSING, "directory that fairseq-eval-lm --save-retrieval wrote", positional=True)
     out: File | None = flag(None, "page to write [default: RETRIEVAL/report.html]")
     lmbda: float | None = flag(
-        None, "weight of the neighbours [default: as sweep has chosen, else that of the run]", minimum=0, maximum=1
+        None, "weight of the neighbours [default: sweep's choice, else that of the run]", minimum=0, maximum=1
     )
-    k: int | None = flag(
-        None, "neighbours that vote [default: as sweep has chosen, else all that were saved]", minimum=1
-    )
+    k: int | None = flag(None, "neighbours that vote [default: sweep's choice, else all that were saved]", minimum=1)
     knn_temp: float | Literal["auto"] | None = flag(
         None,
-        "temperature of their softmax, or auto [default: as sweep has chosen, else that of the run]",
+        "temperature of their softmax, or auto [default: sweep's choice, else that of the run]",
         minimum=LEAST_TEMPERATURE,
     )
     data: Place | None = flag(None, "the evaluated text, if it has moved: its directory, or the split without suffix")

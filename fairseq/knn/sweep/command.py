@@ -84,15 +84,17 @@ def _claim(config: SweepConfig | CacheSweepConfig, out: Path, settings: dict[str
 
 
 def _choice_for(config: SweepConfig | CacheSweepConfig, retrieval: Retrieval) -> Choice | None:
-    """Returns the sweep's choice that a cache sweep without k and T goes by."""
-    is_open = isinstance(config, CacheSweepConfig) and config.k is None and config.knn_temp is None
+    """Returns the sweep's choice, from which a cache sweep takes k and T where they were not typed."""
+    is_open = isinstance(config, CacheSweepConfig) and (config.k is None or config.knn_temp is None)
     return swept_choice(retrieval, ("sweep",)) if is_open else None
 
 
 def _largest_k(config: SweepConfig | CacheSweepConfig, choice: Choice | None, saved_k: int) -> int:
     if isinstance(config, SweepConfig):
         return config.ks(saved_k)[-1]
-    return choice.k if choice is not None else saved_k if config.k is None else config.k
+    if config.k is not None:
+        return config.k
+    return choice.k if choice is not None else saved_k
 
 
 def _grid_of(
@@ -108,9 +110,11 @@ def _grid_of(
             f"{texts[1].directory} was saved with other caches than {texts[0].directory}; save both with the same"
             " --cache-size and --cache-theta"
         )
-    if choice is not None:
-        return config.grid(choice.k, choice.knn_temp, caches[0]), Origin(f", as {choice.command} has chosen")
-    k, offered = _largest_k(config, None, first.k), offered_temperatures(first, config.knn_temp)
+    k = _largest_k(config, choice, first.k)
+    if choice is not None and config.knn_temp is None:
+        words = f", as {choice.command} has chosen" if config.k is None else ""
+        return config.grid(k, choice.knn_temp, caches[0]), Origin(words)
+    offered = offered_temperatures(first, config.knn_temp)
     if len(offered) == 1:
         return config.grid(k, offered[0], caches[0]), Origin()
     weights = tuple(lmbda for lmbda in config.lmbdas if lmbda > 0) or config.lmbdas  # with λ 0, every T is the best

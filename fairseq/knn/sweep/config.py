@@ -64,9 +64,7 @@ class CacheSweepConfig(OfRetrievalConfig):
 
     lmbda: Values = flag("0:0.9:0.05", "weights λ of the neighbours: values and ranges FROM:TO:STEP, comma-separated")
     cache_lmbda: Values = flag("0:0.9:0.05", "weights μ of the cache, as for --lmbda")
-    k: int | None = flag(
-        None, "neighbours that vote [default: as sweep has chosen, else all that were saved]", minimum=1
-    )
+    k: int | None = flag(None, "neighbours that vote [default: sweep's choice, else all that were saved]", minimum=1)
     knn_temp: Values | None = flag(
         None,
         "temperature T, or several and auto, of which the best one for neighbours alone is taken [default: as sweep has"

@@ -44,8 +44,8 @@ class FitLmbdaConfig:
     apply: Dir | None = flag(None, "another saved retrieval, to report the fitted weight on: the test text")
     k: tuple[int, ...] = flag(
         (),
-        "neighbours that vote; of several numbers, the best on held-out folds [default: as sweep has chosen, else those"
-        " that are best with a fixed λ]",
+        "neighbours that vote; of several numbers, the best on held-out folds [default: sweep's choice, else the best"
+        " for a fixed λ]",
         minimum=1,
     )
     knn_temp: tuple[float | Literal["auto"], ...] = flag(

@@ -51,11 +51,13 @@ def offered(config: FitLmbdaConfig, retrieval: Retrieval) -> Offered:
     for k in ks:
         retrieval.check_k(k)
     is_auto = all(temperature == AUTO for temperature in typed)
+    choice = swept_choice(retrieval) if not ks or not typed else None
     if typed:
-        return Offered(ks or (retrieval.k,), offered_temperatures(retrieval, ",".join(map(str, typed))), is_auto)
-    choice = swept_choice(retrieval)
+        ks = ks or (choice.k if choice is not None else retrieval.k,)
+        return Offered(ks, offered_temperatures(retrieval, ",".join(map(str, typed))), is_auto)
     if choice is not None:
-        return Offered(ks or (choice.k,), (choice.knn_temp,), is_auto, f"as {choice.command} has chosen")
+        words = f"as {choice.command} has chosen" if not ks else ""
+        return Offered(ks or (choice.k,), (choice.knn_temp,), is_auto, words)
     lm_log_probs(retrieval)  # says what is wrong with them, if anything is
     grid = Grid(LMBDAS, ks or powers(retrieval.k), offered_temperatures(retrieval, None))
     best = sweep(retrieval, grid).best()

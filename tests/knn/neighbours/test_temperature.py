@@ -12,6 +12,7 @@ from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
+from fairseq.knn.inspect.recall import exact_unit
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
 from fairseq.knn.neighbours import temperature
@@ -48,7 +49,7 @@ def small(tmp_path):
 @pytest.mark.parametrize("flags", [{}, OWN, {"move_dstore_to_mem": True, "drop_top1": True, "k": 3, "rerank": 9}])
 def test_auto_is_a_share_of_the_median_distance_to_the_nearest_other_row(small, flags):
     found = KNN_Dstore.open(*small, knn_temp="auto", **{"k": 20, **flags})
-    assert found.distance_unit == unit_of(KEYS, range(FEW))
+    assert found.distance_unit == exact_unit(Datastore.open(small[0])) == unit_of(KEYS, range(FEW))
     assert found.temperature == float(f"{found.distance_unit * AUTO_SHARE:.3g}")
     auto = {"knn_temp_asked": "auto", "distance_unit": found.distance_unit}
     assert found.temperature_record() == {"knn_temp": found.temperature, **auto}
