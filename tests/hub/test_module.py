@@ -190,7 +190,7 @@ def test_what_is_no_prompt_is_refused(lm: LanguageModelHub, given: Any, expect: 
 @pytest.mark.parametrize(
     ("settings", "expect"),
     [
-        ({"temperature": 2}, "temperature is about drawing at random; give sampling=True as well"),
+        ({"temperature": 2}, "temperature has an effect only with sampling=True"),
         ({"nbest": 4}, "nbest=4 must be at most beam=1"),
         ({"max_new_tokens": 4}, "did you mean max_len_b? (settings: beam, lenpen, "),
         ({"num_beams": 4}, "did you mean beam?"),
