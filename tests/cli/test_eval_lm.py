@@ -424,7 +424,7 @@ def test_an_error_is_one_line(eval_lm: Command, words: str, message: str) -> Non
 
 
 def test_without_a_path(command: Command, data_dir: Path) -> None:
-    assert command("fairseq-eval-lm", data_dir).error.startswith("--path is required: the checkpoint to evaluate;")
+    assert command("fairseq-eval-lm", data_dir).error.startswith("--path is required: checkpoint to evaluate;")
 
 
 def test_a_missing_split_is_named(eval_lm: Command) -> None:
@@ -432,7 +432,9 @@ def test_a_missing_split_is_named(eval_lm: Command) -> None:
 
 
 def test_a_directory_is_no_checkpoint(eval_lm: Command, trained_dir: Path) -> None:
-    assert eval_lm("--path", trained_dir).error.startswith(f"checkpoint {trained_dir} is a directory; give --path")
+    assert eval_lm("--path", trained_dir).error.startswith(
+        f"checkpoint {trained_dir} is a directory of checkpoints; give --path"
+    )
 
 
 def test_a_text_file_is_no_checkpoint(eval_lm: Command, data_dir: Path) -> None:

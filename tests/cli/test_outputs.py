@@ -97,7 +97,7 @@ READS = {
     *("path", "restore_file", "retrieval", "source", "srcdict", "testpref", "trainpref", "user_dir", "validpref"),
 }
 WORDS = {
-    *("arch", "bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
+    *("bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
     *("model_overrides", "remove_bpe", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
 }
 # Names that only an unfinished build of ours has: the next one makes it again, or goes on from it. Times go with their

@@ -146,7 +146,10 @@ def test_check_looks_at_each_and_at_all(
     [
         (["--dstore-filename", "a:b"], "--dstore-filename names 2, but --indexfile 1; give each datastore its index"),
         (["--dstore-filename", "a:", "--indexfile", "i:j"], "--dstore-filename must be names separated by colons"),
-        (["--dstore-filename", "{}/train:b", "--indexfile", "{}/train.index:j"], "j does not exist; check the path"),
+        (
+            ["--dstore-filename", "{}/train:b", "--indexfile", "{}/train.index:j"],
+            "j does not exist; make a datastore's index",
+        ),
         (["--dstore-size", "9"], "--dstore-size 9 is of one datastore, but --dstore-filename names 2"),
         (["--indexfile", "{}/valid.index:{}/train.index"], "give --indexfile the datastore's own"),
         (["--dstore-fp16"], "--dstore-fp16: "),

@@ -344,7 +344,7 @@ def test_a_loss_that_is_no_number_is_one_line(train: Command, tmp_path: Path) ->
         ("--adam-betas 0.9", "--adam-betas must be two numbers"),
         ("--dataset-impl lazy", "--dataset-impl must be one of mmap"),
         ("--valid-subset nowhere", ""),
-        ("--log-format xml", "--log-format must be one of json, simple, tqdm, none, but is 'xml'"),
+        ("--log-format xml", "--log-format must be one of tqdm, simple, json, none, but is 'xml'"),
         ("--user-dir /nowhere/plugin", "--user-dir must be a directory with an __init__.py"),
         ("--restore-file /nowhere.pt", "checkpoint /nowhere.pt does not exist"),
     ],
