@@ -118,7 +118,11 @@ def test_the_page_shows_what_was_kept(command: Command, tmp_path: Path) -> None:
     assert command("fairseq-knnlm", "report", directory, "--overwrite", "--log-format", "none").code == 0
     facts = re.search(r'id="facts">(.*?)</script>', (directory / "report.html").read_text(), re.DOTALL)
     assert facts is not None
-    summary = json.loads(facts[1])["summary"]
+    found = json.loads(facts[1])
+    summary, chosen = found["summary"], json.loads((directory / "sweep-cache" / "sweep.json").read_text())
+    neighbours = {"k": chosen["neighbours"]["k"], "temperature": chosen["neighbours"]["knn_temp"]}
+    assert found["settings"] == {**neighbours, "lmbda": chosen["best"]["+ neighbours"]["lmbda"]}
+    assert found["has_cache"], "the page says that the cache has no part in it"
     assert [row["name"] for row in summary["rows"]] == PARTS
     for row in summary["rows"]:
         assert f"| {row['name']} | {row['ppl'][0]:.2f} | " in done.out

@@ -158,6 +158,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "split": split,
         "settings": asdict(report.settings),
         "origin": report.origin,
+        "has_cache": bool(retrieval.manifest.cache),
         "tokens": n,
         "all_tokens": len(retrieval),
         "shown": report.distances_NH.shape[1],

@@ -81,6 +81,7 @@ function showAbout(box) {
   if (facts.tokens < facts.all_tokens) left.push(`The page has the first ${count(facts.tokens)} of ${count(facts.all_tokens)} scored tokens (--max-tokens).`);
   if (facts.with_neighbours < facts.tokens) left.push(`Neighbours are shown for ${count(facts.with_neighbours)} tokens: those with the largest gains and harms, as many as --max-megabytes ${facts.max_megabytes} holds.`);
   if (facts.shown < settings.k) left.push(`Of the ${count(settings.k)} neighbours that vote, each token shows the nearest ${facts.shown} (--neighbours). All of them count in p kNN.`);
+  if (facts.has_cache) left.push("The saved cache has no part in these numbers; fairseq-knnlm sweep-cache puts it into the table under Results.");
   left.push(`Of the datastore's text (${count(facts.source_tokens)} tokens), the page has what stands around these neighbours.`);
   left.push(`Verbatim context is looked for at each token's nearest ${facts.overlap_hits} hits, up to ${facts.longest_overlap} tokens.`);
   box.replaceChildren(
