@@ -97,7 +97,9 @@ class Silent(Memory):
         raise AssertionError
 
     def report(self) -> MemoryReport:
-        return MemoryReport({"id": 7}, {"searches": 3}, {"seconds": 0.5}, ["three searches"])
+        return MemoryReport(
+            {"id": 7}, {"knn_temp": 2.0}, {"searches": 3}, {"seconds": 0.5}, ["three searches"], ["few"]
+        )
 
 
 class Says:
@@ -166,8 +168,9 @@ def test_one_memory_is_mixed_in_at_its_weight_to_the_bit() -> None:
 
 def test_reports_are_joined() -> None:
     found = Mixture([(Silent(), 0.3), (Silent(), 0.1)]).report()
-    assert (found.identity, found.found, found.speed) == ({"id": 7}, {"searches": 3}, {"seconds": 0.5})
-    assert list(found.summary) == ["three searches"] * 2
+    assert (found.identity, found.settings) == ({"id": 7}, {"knn_temp": 2.0})
+    assert (found.found, found.speed) == ({"searches": 3}, {"seconds": 0.5})
+    assert (list(found.summary), list(found.warnings)) == (["three searches"] * 2, ["few"] * 2)
     assert Mixture().report() == MemoryReport(summary=[])
 
 

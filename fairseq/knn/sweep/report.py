@@ -241,7 +241,8 @@ class CacheReport(Report):
     def _values(self, name: str) -> dict[str, float]:
         """Returns the values of a combination that were chosen for it."""
         neighbours, cache = PARTS[name]
-        chosen = {"lmbda": neighbours, "cache_size": cache, "cache_theta": cache, "cache_lmbda": cache}
+        chosen = dict.fromkeys(("lmbda", "k", "knn_temp"), neighbours)
+        chosen |= dict.fromkeys(("cache_size", "cache_theta", "cache_lmbda"), cache)
         values = self.settings[name].values() if name in self.settings else {}
         return {flag: value for flag, value in values.items() if chosen.get(flag)}
 

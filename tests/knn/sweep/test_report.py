@@ -153,7 +153,7 @@ def test_each_combination_of_parts_has_its_own_best(cached: tuple[CacheReport, l
             assert (chosen["lmbda"], chosen["cache_lmbda"]) == best[1:]
             assert (chosen["cache_size"], chosen["cache_theta"]) == PAIRS[best[0]]
     assert set(report.choice()["best"][CACHE]) == {"cache_size", "cache_theta", "cache_lmbda", "flags"}
-    assert set(report.choice()["best"][NEIGHBOURS]) == {"lmbda", "flags"}
+    assert set(report.choice()["best"][NEIGHBOURS]) == {"lmbda", "k", "knn_temp", "flags"}
     assert report.choice()["best"][LM] == {"flags": ""} and report.choice()["neighbours"] == {"k": 16, "knn_temp": 2.0}
 
 
