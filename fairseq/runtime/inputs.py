@@ -34,7 +34,7 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
         hint = f"; did you mean {path}.pt?" if f"{path}.pt" in there else did_you_mean(str(path), there)
         raise CheckpointError(f"checkpoint {path} does not exist{hint or f'; {ask}'}{colon_hint(typed)}")
     if other := is_instead(path, "a checkpoint"):
-        ask += f": {path.with_suffix('.pt')}" if path.with_suffix(".pt").is_file() else ""
+        ask += f": {path.with_suffix('.pt')}" if path.suffix != ".pt" and path.with_suffix(".pt").is_file() else ""
         convert = "; fairseq-knnlm convert makes a checkpoint of it" if path.suffix == ".safetensors" else f"; {ask}"
         raise CheckpointError(f"{path}{other}{convert}")
 

@@ -126,7 +126,9 @@ def test_complete_index_is_not_replaced(make_store, tmp_path):
     before = (tmp_path / "i").stat()
     assert build(store, tmp_path / "i", index_spec="Flat") == made  # the same build again: nothing to do
     assert (tmp_path / "i").stat() == before
-    with pytest.raises(DatastoreError, match=r"exists, of datastore .* with Flat; --overwrite"):
+    with pytest.raises(
+        DatastoreError, match=r"exists, of datastore .* with Flat \(this build: IVF8,PQ8\); --overwrite"
+    ):
         build(store, tmp_path / "i", **SMALL_PQ)
     (tmp_path / "i.json").unlink()
     with pytest.raises(DatastoreError, match="exists; --overwrite"):
