@@ -97,7 +97,7 @@ class MemoryScores:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """What a memory, or several, tell of themselves when an evaluation is over.
+    """What one memory, or several, report after an evaluation.
 
     Attributes:
         identity: ids of the files that it was made of.
@@ -186,7 +186,7 @@ class NextTokenMemory(Protocol):
 
 
 class NextTokenMixture:
-    """Memories that are mixed into whole distributions, and their weights: what generates text asks them for."""
+    """Memories and their weights, mixed into probabilities of every word; generating text uses them."""
 
     def __init__(self, memories: Sequence[tuple[NextTokenMemory, float]]) -> None:
         shares = shares_of_rest([weight for _, weight in memories])

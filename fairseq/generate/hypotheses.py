@@ -12,7 +12,7 @@ from fairseq.generate.config import GenerationConfig
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text behind a prompt.
+    """A text that was generated after a prompt.
 
     Attributes:
         prompt_T: int64 ids.

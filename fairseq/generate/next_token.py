@@ -60,7 +60,7 @@ class NextTokens:
         return self.mixture.mixed(log_p_RV, self._queries_RC)
 
     def read(self, parents: Sequence[int], tokens: Sequence[int]) -> None:
-        """Makes row i what row ``parents[i]`` was, with ``tokens[i]`` behind it."""
+        """Makes row i a copy of row ``parents[i]``, followed by ``tokens[i]``."""
         self._rows = [[*self._rows[parent], token] for parent, token in zip(parents, tokens, strict=True)]
         if self._cache is not None:
             self._cache.reorder(list(parents))

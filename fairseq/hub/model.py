@@ -145,7 +145,7 @@ class LanguageModelHub(EvaluationModule):
     @overload
     def sample(self, prompts: list[str], *, seed: int = 1, **settings: Any) -> list[str]: ...
     def sample(self, prompts: str | list[str], *, seed: int = 1, **settings: Any) -> str | list[str]:
-        """Returns a prompt with the text that the model continues it by; of several prompts, a list.
+        """Returns a prompt with its continuation; of several prompts, a list.
 
         Args:
             prompts: what the texts begin with; one that ends with a new line is continued on the next line.
@@ -171,7 +171,7 @@ class LanguageModelHub(EvaluationModule):
     @overload
     def generate(self, prompts: Ids, *, seed: int = 1, **settings: Any) -> list[Any]: ...
     def generate(self, prompts: Any, *, seed: int = 1, **settings: Any) -> list[Any]:
-        """Returns the texts behind a prompt, ``nbest`` of them, the best first, token by token; of several, a list.
+        """Returns the ``nbest`` texts after a prompt, the best first, token by token; of several prompts, a list.
 
         Args:
             prompts: a text, or its ids (int64 ``[T]``, or a list); several as a list of either, or as rows ``[B, T]``.

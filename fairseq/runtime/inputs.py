@@ -124,6 +124,7 @@ def data_directories(data: str) -> list[Path]:
     found = [path.parent if path.is_file() else path for path in map(Path, filter(None, split_paths(data)))]
     if not found or not found[0].is_dir():
         shown_data = data if data == data.strip() else repr(data)
+        shown_data += " (the default)" if data == "data-bin" else ""
         split = Path(f"{split_paths(data)[0]}.idx")
         raise DataError(
             f"{data} is a split of the data directory {split.parent}; give that"
