@@ -99,6 +99,9 @@ def test_what_auto_cannot_be_taken_from_is_refused_by_name(small, tmp_path):
             KNN(*small, knn_temp=word)
     with pytest.raises(ConfigError, match=r"no two rows of .*same that are apart; give a number"):
         KNN_Dstore.open(*indexed(tmp_path, "same", np.ones((9, 4), np.float32)), knn_temp="auto")
+    forget(ForgetConfig(str(small[0]), rows=f"0:{FEW - 1}"), TextsConfig(), lambda line: None)
+    with pytest.raises(ConfigError, match=r"no two rows of .*small that are apart; give a number"):
+        KNN_Dstore.open(*small, knn_temp="auto")
     (tmp_path / "small_keys.npy").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"keys of .*small_keys.npy are not there; give a number"):
         KNN_Dstore.open(*small, knn_temp="auto", **OWN)
