@@ -20,7 +20,7 @@ from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN, KNN_Dstore, open_neighbours
 from tests.builders.small_store import clustered_keys, write_store
 
-FEW = 150
+FEW = 90
 KEYS = clustered_keys(FEW)
 OWN = {"no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"}
 
@@ -60,10 +60,10 @@ def test_auto_is_a_share_of_the_median_distance_to_the_nearest_other_row(small, 
 
 
 def test_the_rows_are_evenly_spaced_and_none_is_forgotten(small, monkeypatch):
-    monkeypatch.setattr(temperature, "SAMPLE", 40)
-    forget(ForgetConfig(str(small[0]), rows="10:60"), TextsConfig(), lambda line: None)
-    left = [*range(10), *range(60, FEW)]
-    rows = [left[place] for place in np.linspace(0, len(left) - 1, 40).astype(int)]
+    monkeypatch.setattr(temperature, "SAMPLE", 30)
+    forget(ForgetConfig(str(small[0]), rows="10:50"), TextsConfig(), lambda line: None)
+    left = [*range(10), *range(50, FEW)]
+    rows = [left[place] for place in np.linspace(0, len(left) - 1, 30).astype(int)]
     assert KNN_Dstore.open(*small).distance_unit == unit_of(KEYS, rows, left)
 
 
