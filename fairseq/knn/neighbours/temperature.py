@@ -92,7 +92,7 @@ def _sample(stores: Stores) -> tuple[Int64s, Float32s]:
     """Returns the ids of evenly spaced rows, of each datastore in proportion to its rows, and their keys."""
     total, ids, keys = sum(store.rows_left for store, _ in stores), [], []
     for store, offset in stores:
-        rows_N = store.left.spaced(-(-SAMPLE * store.rows_left // total))
+        rows_N = store.left.spaced(-(-SAMPLE * store.rows_left // max(total, 1)))
         ids.append(rows_N + offset)
         keys.append(gather_rows(_keys_of(store), rows_N))
     return np.concatenate(ids), np.concatenate(keys)

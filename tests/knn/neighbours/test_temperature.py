@@ -20,7 +20,7 @@ from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN, KNN_Dstore, open_neighbours
 from tests.builders.small_store import clustered_keys, write_store
 
-FEW = 150
+FEW = 90
 KEYS = clustered_keys(FEW)
 OWN = {"no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"}
 
@@ -60,10 +60,10 @@ def test_auto_is_a_share_of_the_median_distance_to_the_nearest_other_row(small, 
 
 
 def test_the_rows_are_evenly_spaced_and_none_is_forgotten(small, monkeypatch):
-    monkeypatch.setattr(temperature, "SAMPLE", 40)
-    forget(ForgetConfig(str(small[0]), rows="10:60"), TextsConfig(), lambda line: None)
-    left = [*range(10), *range(60, FEW)]
-    rows = [left[place] for place in np.linspace(0, len(left) - 1, 40).astype(int)]
+    monkeypatch.setattr(temperature, "SAMPLE", 30)
+    forget(ForgetConfig(str(small[0]), rows="10:50"), TextsConfig(), lambda line: None)
+    left = [*range(10), *range(50, FEW)]
+    rows = [left[place] for place in np.linspace(0, len(left) - 1, 30).astype(int)]
     assert KNN_Dstore.open(*small).distance_unit == unit_of(KEYS, rows, left)
 
 
@@ -99,6 +99,9 @@ def test_what_auto_cannot_be_taken_from_is_refused_by_name(small, tmp_path):
             KNN(*small, knn_temp=word)
     with pytest.raises(ConfigError, match=r"no two rows of .*same that are apart; give a number"):
         KNN_Dstore.open(*indexed(tmp_path, "same", np.ones((9, 4), np.float32)), knn_temp="auto")
+    forget(ForgetConfig(str(small[0]), rows=f"0:{FEW - 1}"), TextsConfig(), lambda line: None)
+    with pytest.raises(ConfigError, match=r"no two rows of .*small that are apart; give a number"):
+        KNN_Dstore.open(*small, knn_temp="auto")
     (tmp_path / "small_keys.npy").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"keys of .*small_keys.npy are not there; give a number"):
         KNN_Dstore.open(*small, knn_temp="auto", **OWN)
