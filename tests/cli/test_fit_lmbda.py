@@ -253,7 +253,7 @@ def test_the_choice_of_a_sweep_is_what_is_fitted_and_auto_means_it(
     assert command("fairseq-knnlm", "sweep", tmp_path / "valid", *flags).code == 0
     outcome = command("fairseq-knnlm", "fit-lmbda", tmp_path / "valid", "--out", tmp_path / "m.json", "--folds", 2)
     assert outcome.code == 0, outcome.err
-    assert "7 neighbours, temperature 3 (as fairseq-knnlm sweep has chosen)" in outcome.out
+    assert "7 neighbours, temperature 3 (as fairseq-knnlm sweep has chosen on valid)" in outcome.out
     record = json.loads((tmp_path / "m.json").read_text())
     assert (record["k"], record["knn_temp"]) == (7, 3)
     store = ["--knnlm", "--dstore-filename", fitted / "dstore", "--indexfile", fitted / "index", "--probe", 3]

@@ -68,9 +68,13 @@ def test_the_same_bytes_twice_and_nothing_replaced_unasked(command: Command, dir
     words = ["fairseq-knnlm", "report", directory, "--out", out, "--log-format", "none"]
     assert command(*words).code == 0
     first = out.read_bytes()
-    assert command(*words).error == f"--out: {out} is there already; give another path, or --overwrite to replace it"
-    assert command(*words, "--overwrite").code == 0
+    other = [*words, "--lmbda", 0.5]
+    assert command(*other).error == f"--out: {out} is there already; give another path, or --overwrite to replace it"
     assert out.read_bytes() == first
+    assert command(*other, "--overwrite").code == 0 and out.read_bytes() != first
+    assert command(*words, "--overwrite").code == 0 and out.read_bytes() == first
+    out.write_bytes(first[:-1])
+    assert command(*words).code == 0 and out.read_bytes() == first, "the same command replaces what it wrote"
     assert not list(directory.glob("report.html")) and not list(directory.parent.glob(".*"))
 
 
@@ -133,8 +137,11 @@ def test_the_page_begins_where_the_sweep_has_chosen(command: Command, directory:
     assert done.code == 0, done.err
     chosen = float(done.out.split("Chosen on ")[1].split()[2])
     out, settings, origin = report()
-    assert settings == {"k": 7, "temperature": 5.0, "lmbda": chosen} and origin == "as fairseq-knnlm sweep has chosen"
+    assert (
+        settings == {"k": 7, "temperature": 5.0, "lmbda": chosen}
+        and origin == "as fairseq-knnlm sweep has chosen on valid"
+    )
     assert "most of the gain comes from" in out and origin in out
     _, settings, origin = report("--lmbda", 0.4, "--knn-temp", "auto")
     assert settings == {"k": 7, "temperature": 6.0, "lmbda": 0.4}
-    assert origin == "by --lmbda and --knn-temp, else as fairseq-knnlm sweep has chosen"
+    assert origin == "by --lmbda and --knn-temp, else as fairseq-knnlm sweep has chosen on valid"

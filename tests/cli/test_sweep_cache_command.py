@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairseq.knn.retrieval.results import swept_choice
+from fairseq.knn.retrieval.retrieval import Retrieval
 from tests.builders.shown_retrieval import shown_retrieval
 from tests.builders.small_retrieval import small_retrieval
 from tests.builders.tiny_lm import Command
@@ -62,9 +64,12 @@ def test_everything_is_written_and_kept(command: Command, pair: Path) -> None:
         assert over["gain_ppl_interval"][0] < over["gain_ppl"] < over["gain_ppl_interval"][1]
         shown = f"{over['gain_ppl']:.2f}, {over['gain_ppl_interval'][0]:.2f} to {over['gain_ppl_interval'][1]:.2f}"
         assert shown in next(line for line in done.out.splitlines() if line.startswith("| + both over + neighbours"))
-    kept = json.loads((pair / "valid" / "results.json").read_text())["sections"]["sweep_cache"]
-    assert kept["best"] == record["best"] and "loss_base2" not in kept
-    assert not (pair / "test" / "results.json").exists()
+    for text in ("valid", "test"):
+        kept = json.loads((pair / text / "results.json").read_text())["sections"]["sweep_cache"]
+        assert kept["best"] == record["best"] and "loss_base2" not in kept
+        choice = swept_choice(Retrieval.open(pair / text))
+        assert choice is not None and choice.lmbda == record["best"]["+ neighbours"]["lmbda"]
+        assert choice.words == "as fairseq-knnlm sweep-cache has chosen on valid", "also for the other text"
 
 
 def test_the_chosen_mixture_is_the_naive_one_on_the_other_text(command: Command, pair: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Array, Float32s, Float64s, Int64s
+from fairseq.config.flags import as_dict
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
 from fairseq.knn.report.pack import AFTER, BEFORE, by_change, choose, packed
-from fairseq.knn.report.page import render
+from fairseq.knn.report.page import is_of, render
 from fairseq.knn.report.scores import Columns, MixtureSettings, gain, longest_overlap, score
 from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
@@ -74,11 +75,12 @@ def write_report(config: ReportConfig) -> str:
         MismatchError: the texts are not those of the retrieval.
     """
     out = Path(config.out or Path(config.retrieval) / "report.html")
-    claim("--out", out, PAGE, overwrite=config.overwrite)
+    settings = {name: value for name, value in as_dict(config).items() if name not in ("out", "overwrite")}
+    claim("--out", out, PAGE, overwrite=config.overwrite or is_of(out, settings))
     report = _read(config)
     facts, arrays = _contents(report, config.max_megabytes)
     with locked(out), atomic_write(out) as file:
-        for piece in render(facts["title"], facts, packed(arrays), banner=own_text_line(report.retrieval)):
+        for piece in render(facts["title"], facts, packed(arrays), settings, own_text_line(report.retrieval)):
             file.write(encoded(piece))
     written = [f"{out}: {out.stat().st_size / 1e6:.1f} MB"] if out.is_file() else []
     return "\n".join([*_lines(report), *written])

@@ -9,24 +9,32 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+_HEAD_BYTES = 1 << 16
 SCRIPTS = ("data.js", "text.js", "list.js", "details.js", "tables.js", "main.js")
 
 
 def render(
-    title: str, facts: Mapping[str, Any], arrays: Iterable[tuple[str, str, int, str]], banner: str | None = None
+    title: str,
+    facts: Mapping[str, Any],
+    arrays: Iterable[tuple[str, str, int, str]],
+    settings: Mapping[str, Any],
+    banner: str | None = None,
 ) -> Iterable[str]:
     """Yields the pieces of the page.
 
     Args:
         title: of the document.
         facts: what is no array: settings, words, groups.
+        settings: of the command, by which ``is_of`` knows it again.
         arrays: (name, dtype, length, base64 text), as ``pack.packed`` gives them.
         banner: a warning that stands above everything.
     """
     room = files("fairseq.knn.report")
     parts = {"title": html.escape(title), "css": room.joinpath("report.css").read_text(encoding="utf-8")}
+    parts["settings"] = html.escape(json.dumps(settings, sort_keys=True))
     parts["banner"] = f'<p class="banner" role="alert">{html.escape(banner)}</p>' if banner is not None else ""
     parts["js"] = "\n".join(room.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     template = room.joinpath("template.html").read_text(encoding="utf-8")
@@ -40,6 +48,16 @@ def render(
                 yield f"{text}</script>\n"
         else:
             yield parts[piece]
+
+
+def is_of(page: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a command with these settings wrote the page."""
+    if not page.is_file():
+        return False
+    with page.open("rb") as file:
+        head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
+    found = re.search(r'<meta name="settings" content="([^"]*)">', head)
+    return found is not None and html.unescape(found[1]) == json.dumps(settings, sort_keys=True)
 
 
 def script_json(record: Any) -> str:

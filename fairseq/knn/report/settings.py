@@ -19,7 +19,7 @@ def settings_of(config: ReportConfig, retrieval: Retrieval) -> tuple[MixtureSett
     if config.k is not None:
         retrieval.check_k(config.k)
     if choice is not None:
-        others, source = (choice.lmbda, choice.k, choice.knn_temp), f"as {choice.command} has chosen"
+        others, source = (choice.lmbda, choice.k, choice.knn_temp), choice.words
     else:
         others, source = (manifest.lmbda, retrieval.k, manifest.knn_temp), "as in the saved run"
     typed_temp = config.knn_temp

@@ -40,21 +40,22 @@ class Results(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Kept:
-    """What a command has found: the retrieval it is about, the section's name, and its plain values."""
+    """What a command has found: the retrieval it is about, the section's name, its plain values, and others it is of."""
 
     directory: Path
     section: str
     record: Mapping[str, Any]
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Weight λ, k and T of the neighbours that a command has chosen for a retrieval."""
+    """Weight λ, k and T of the neighbours that a command has chosen for a retrieval, and which one that was."""
 
     lmbda: float
     k: int
     knn_temp: float
-    command: str
+    words: str
 
 
 def swept_choice(retrieval: Retrieval, names: Sequence[str] = ("sweep", "sweep_cache")) -> Choice | None:
@@ -73,7 +74,8 @@ def swept_choice(retrieval: Retrieval, names: Sequence[str] = ("sweep", "sweep_c
         try:
             best = section["best"]
             weight, search = (best, best) if name == "sweep" else (best["+ neighbours"], section["neighbours"])
-            choice = Choice(float(weight["lmbda"]), int(search["k"]), float(search["knn_temp"]), command)
+            words = f"as {command} has chosen on {section['chosen_on']['split']}"
+            choice = Choice(float(weight["lmbda"]), int(search["k"]), float(search["knn_temp"]), words)
             if not (0 <= choice.lmbda <= 1 and 1 <= choice.k <= retrieval.k and choice.knn_temp >= LEAST_TEMPERATURE):
                 raise ValueError(f"{choice.lmbda:g}, {choice.k}, {choice.knn_temp:g} are no λ, k and T of it")
         except (KeyError, TypeError, ValueError, OverflowError) as err:
@@ -122,7 +124,7 @@ def check_results(directory: Path) -> None:
 
 
 def keep(found: Kept, command: list[str], speed: Mapping[str, float]) -> None:
-    """Puts a section into a retrieval's results, in place of an earlier one.
+    """Puts a section into the results of the retrievals that it is of, in place of an earlier one.
 
     A directory that cannot be written is no failure: what the command itself writes is there already.
 
@@ -135,15 +137,20 @@ def keep(found: Kept, command: list[str], speed: Mapping[str, float]) -> None:
         DatastoreError: the file is broken, or of another version.
         FairseqError: another process goes on writing it.
     """
-    path = found.directory / RESULTS
-    try:
-        with locked(path, timeout_s=_PATIENCE_S):
-            retrieval = file_sha256(found.directory / MANIFEST)
-            for file, section in ((path, dict(found.record)), (path.with_name(TIMES), {"command": command, **speed})):
-                sections = {**_sections(file, retrieval), found.section: section}
-                write_record(file, Results(retrieval=retrieval, sections=dict(sorted(sections.items()))))
-    except PermissionError as err:
-        logger.warning("%s cannot be written (%s): fairseq-knnlm report will not show this result", path, err.strerror)
+    for directory in (found.directory, *found.others):
+        path = directory / RESULTS
+        try:
+            with locked(path, timeout_s=_PATIENCE_S):
+                retrieval = file_sha256(directory / MANIFEST)
+                for file, section in (
+                    (path, dict(found.record)),
+                    (path.with_name(TIMES), {"command": command, **speed}),
+                ):
+                    sections = {**_sections(file, retrieval), found.section: section}
+                    write_record(file, Results(retrieval=retrieval, sections=dict(sorted(sections.items()))))
+        except PermissionError as err:
+            why = "%s cannot be written (%s): fairseq-knnlm report will not show this result"
+            logger.warning(why, path, err.strerror)
 
 
 def _sections(path: Path, retrieval: str) -> dict[str, dict[str, Any]]:

@@ -55,7 +55,8 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         text.check_k(_largest_k(config, choice, first.k))
     if len(texts) == 2:
         require_comparable(first, texts[1], allow_mismatch=config.allow_mismatch)
-    check_results(first.directory)
+    for text in texts:
+        check_results(text.directory)
     grid, origin = _grid_of(config, choice, texts)
     figures = not config.no_figures and can_draw()
     with locked(out):
@@ -71,7 +72,7 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         if figures:
             draw_figures(swept, first.manifest.split, out)
     show(table)
-    return Kept(first.directory, kind.command.replace("-", "_"), found)
+    return Kept(first.directory, kind.command.replace("-", "_"), found, tuple(text.directory for text in texts[1:]))
 
 
 def _claim(config: SweepConfig | CacheSweepConfig, out: Path, settings: dict[str, Any]) -> None:
@@ -112,7 +113,7 @@ def _grid_of(
         )
     k = _largest_k(config, choice, first.k)
     if choice is not None and config.knn_temp is None:
-        words = f", as {choice.command} has chosen" if config.k is None else ""
+        words = f", {choice.words}" if config.k is None else ""
         return config.grid(k, choice.knn_temp, caches[0]), Origin(words)
     offered = offered_temperatures(first, config.knn_temp)
     if len(offered) == 1:

@@ -30,14 +30,14 @@ class Offered:
         temperatures: of p_kNN.
         is_auto: no temperature was typed as a number.
         words: where they come from.
-        edges: what is at an edge of what was tried before.
+        edges: what is at an edge of what a sweep tried; None where no sweep was asked.
     """
 
     ks: tuple[int, ...]
     temperatures: tuple[float, ...]
     is_auto: bool
     words: str = ""
-    edges: tuple[str, ...] = ()
+    edges: tuple[str, ...] | None = None
 
 
 def offered(config: FitLmbdaConfig, retrieval: Retrieval) -> Offered:
@@ -56,8 +56,8 @@ def offered(config: FitLmbdaConfig, retrieval: Retrieval) -> Offered:
         ks = ks or (choice.k if choice is not None else retrieval.k,)
         return Offered(ks, offered_temperatures(retrieval, ",".join(map(str, typed))), is_auto)
     if choice is not None:
-        words = f"as {choice.command} has chosen" if not ks else ""
-        return Offered(ks or (choice.k,), (choice.knn_temp,), is_auto, words)
+        words = choice.words if not ks else ""
+        return Offered(ks or (choice.k,), (choice.knn_temp,), is_auto, words, edges=())  # that sweep has told them
     lm_log_probs(retrieval)  # says what is wrong with them, if anything is
     grid = Grid(LMBDAS, ks or powers(retrieval.k), offered_temperatures(retrieval, None))
     best = sweep(retrieval, grid).best()

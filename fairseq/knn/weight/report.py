@@ -127,7 +127,8 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     )
     source = f" ({tried.words})" if tried.words else ""
     show(f"{len(tokens)} tokens of {retrieval.manifest.split}, {k} neighbours, temperature {temperature:g}{source}")
-    for line in tried.edges or search_edges(k, temperature, tried.ks, tried.temperatures, retrieval.k):
+    edges = search_edges(k, temperature, tried.ks, tried.temperatures, retrieval.k)
+    for line in edges if tried.edges is None else tried.edges:
         show(line)
     show(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")
     show("\n".join(held_out.lines(kind, weights["fixed"])))

@@ -157,7 +157,9 @@ def test_a_cache_sweep_goes_by_the_sweep_or_finds_its_own_temperature(tmp_path: 
     assert f"--k 16 --knn-temp {best:g}, the best of 9 temperatures for the neighbours alone" in shown[0]
     config = SweepConfig(str(directory), lmbda="0.3", k="4", knn_temp="6", no_figures=True)
     keep(run_sweep(config, 1, lambda line: None), ["sweep"], {})
-    assert lines(directory, overwrite=True)[0].endswith("--k 4 --knn-temp 6, as fairseq-knnlm sweep has chosen")
+    assert lines(directory, overwrite=True)[0].endswith(
+        "--k 4 --knn-temp 6, as fairseq-knnlm sweep has chosen on valid"
+    )
     assert lines(directory, overwrite=True, knn_temp="5")[0].endswith("neighbours with --k 4 --knn-temp 5")
     assert lines(directory, overwrite=True, k=9)[0].endswith("neighbours with --k 9 --knn-temp 6")
 
