@@ -163,7 +163,8 @@ class EvalSettings:
             return "fit λ anew on a text like this one: --save-retrieval DIR, then fairseq-knnlm fit-lmbda DIR"
         sweep = "sweep-cache" if self.has_cache else "sweep"
         choose = f"choose λ and T on the valid split: --save-retrieval DIR, then fairseq-knnlm {sweep} DIR"
-        return f"{choose}; --knn-temp auto takes T from the distances" if knn.knn_temp == 1 else choose
+        has_auto = knn.knn_temp == 1 and not knn.is_inner_product
+        return f"{choose}; --knn-temp auto takes T from the distances" if has_auto else choose
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""

@@ -86,7 +86,7 @@ def open_neighbours(model: ModelIdentity, knn: KNNConfig, dstore: DatastoreConfi
     rows = found.rows_left
     if 0 < rows < knn.k:
         logger.warning(
-            "--k %d is more than the %d rows of %s: every row is a neighbour of every token, as with --k %d",
+            "--k %d is more than the %d rows of %s, and counts as --k %d",
             knn.k,
             rows,
             knn.dstore_filename,

@@ -19,9 +19,13 @@ step() {
         return
     fi
     printf '\n$ %s\n' "$*"
-    local start=$SECONDS
+    local start=$SECONDS status=0
     mkdir -p "$WORK/logs"
-    if ! logged "$log" "$@"; then
+    logged "$log" "$@" || status=$?
+    if [ "$status" = 130 ] || [ "$status" = 143 ]; then # SIGINT, SIGTERM
+        echo "$name was stopped; the same recipe goes on from here" >&2
+        exit "$status"
+    elif [ "$status" != 0 ]; then
         tail -n 5 "$log"
         echo "$name failed; its whole output is in $log" >&2
         exit 1

@@ -247,9 +247,11 @@ class Flags:
             reason: why not; without, the switch that it needs, or what it belongs to, is named.
         """
         for name, value in self.typed.items():
+            typed = flag_name(name if value is not False else f"no_{name}")
+            typed += "" if isinstance(value, bool) else f" {value}"
             if name in self._no_effect:
-                logger.warning("%s %s has no effect: %s", flag_name(name), value, self._no_effect[name])
+                logger.warning("%s has no effect: %s", typed, self._no_effect[name])
             elif name not in self._used:
                 owners = " or ".join(self._owners.get(name, ()))
                 why = reason or self._switches.get(name) or f"it belongs to {owners}, which was not chosen"
-                logger.warning("%s %s has no effect: %s", flag_name(name), value, why)
+                logger.warning("%s has no effect: %s", typed, why)

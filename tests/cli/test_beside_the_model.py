@@ -124,6 +124,8 @@ def test_neighbours_that_harm_are_said_with_what_to_do(evaluate: Any) -> None:
     (line,) = [w for w in infinite.warnings if "worse than" in w]
     assert "perplexity inf instead of" in line and "auto" not in line
     (line,) = [w for w in evaluate("--lmbda", 0.999, "--k", 1, "--cache-size", 5)[0].warnings if "worse than" in w]
+    (line,) = [w for w in evaluate("--lmbda", 1, "--k", 1, "--knn-sim-func", "dot")[0].warnings if "worse than" in w]
+    assert "auto" not in line, "it is refused for inner products"
     for words, least in ((("--lmbda", 1e-9), 0), (("--lmbda", 0.25), 0.1)):
         outcome, record = evaluate(*words)
         assert least <= record["lm"]["loss_base2"] - record["loss_base2"], words
@@ -163,7 +165,6 @@ def test_k_beyond_the_rows_is_all_rows_and_said_once(
         outcome, beyond = evaluate(*flags, "--k", 1 << 20, *more)
         assert beyond["loss_base2"] == record["loss_base2"] and beyond["neighbours"] == record["neighbours"]
         (line,) = outcome.warnings
-        assert line.startswith(f"--k {1 << 20} is more than the {rows} rows of {artefacts.store}: every row")
-        assert line.endswith(f"as with --k {rows}")
+        assert line == f"--k {1 << 20} is more than the {rows} rows of {artefacts.store}, and counts as --k {rows}"
     assert max(asked) == rows
     assert np.load(tmp_path / "r" / "ids.npy").shape[1] == rows

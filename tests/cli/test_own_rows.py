@@ -162,7 +162,7 @@ def test_the_datastores_own_text_is_said_however_it_is_cut_and_wherever_it_lies(
         command("fairseq-eval-lm", *elsewhere, *words, "--context-window", CONTEXT),
     ):
         (line,) = own_text_warnings(outcome)
-        assert f"{rows} rows of {store} are tokens of " in line and "or evaluate with --exclude-own-row, or" in line
+        assert f"{rows} rows of {store} are tokens of " in line and "or evaluate with --exclude-own-row; or" in line
         assert f"fairseq-knnlm forget {store} --source train" in line
         record = json.loads((tmp_path / "r.json").read_bytes())
         assert record["own_text"] == [{"prefix": str(store), "source": "train", "rows": rows}]

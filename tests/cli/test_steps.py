@@ -88,6 +88,16 @@ def test_without_a_terminal_there_are_results_alone(place: Path) -> None:
     assert logs(place)["ours"].count("wrote 40 rows") == 1
 
 
+@pytest.mark.parametrize(("status", "words"), [(130, "was stopped"), (143, "was stopped"), (2, "failed")])
+def test_a_stopped_step_has_not_failed(place: Path, status: int, words: str) -> None:
+    """Commands end in 128 + the signal's number."""
+    (place / "recipe.sh").write_text(RECIPE.replace("exit 3", f"exit {status}"))
+    run = subprocess.run(["bash", "recipe.sh"], text=True, capture_output=True)
+    assert run.returncode == (1 if words == "failed" else status)
+    assert run.stderr.startswith(f"broken {words}; ") and run.stderr.count("\n") == 1
+    assert not (place / "work" / "logs" / "broken.seconds").exists(), "the next run does it again"
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_says_how_many_steps_it_has(recipe: str, tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / recipe, tmp_path)

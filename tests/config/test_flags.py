@@ -191,10 +191,14 @@ def test_what_was_typed_of_a_config_is_given_away_checked_and_used(caplog: pytes
 
 
 def test_a_flag_without_effect_warns_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    flags = Flags({"old": True}, (Model,))
+    """It is named as it was typed: a switch has no value."""
+    flags = Flags({"old": True, "extra": "2"}, (Model, Other))
     flags.build(Model)
-    flags.warn_unused()
-    assert caplog.messages == ["--old True has no effect: always on"]
+    flags.warn_unused("here")
+    assert caplog.messages == ["--old has no effect: always on", "--extra 2 has no effect: here"]
+    caplog.clear()
+    Flags({"old": False}, (Model,)).warn_unused()
+    assert caplog.messages == ["--no-old has no effect: always on"]
 
 
 def test_configs_are_frozen() -> None:

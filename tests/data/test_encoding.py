@@ -1,6 +1,7 @@
 """Bytes to text: the marks of encodings, and where a byte stands that is none."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_single_zero_bytes_are_characters(data: bytes) -> None:
 def test_what_looks_like_a_mark_further_on_is_a_byte() -> None:
     with pytest.raises(DataError, match=r"file:7: the text must be UTF-8, but holds byte 0xff \(at 100\)"):
         decoded(b"\xff\xfea", "file", 7, start=100)
+
+
+@pytest.mark.parametrize("name", ["text", "dict.txt"])
+def test_a_long_text_whose_first_bytes_are_sound_is_to_be_converted(tmp_path: Path, name: str) -> None:
+    """As is one that is Latin-1 from its first word on; a file of another kind is named instead."""
+    archive = b"PK\x03\x04\xe9"
+    for data, advice in (
+        (b"a 1\n" * 2000 + b"caf\xe9 1\n", "iconv"),
+        (b"\xe9 1\n", "iconv"),
+        (archive, "is a checkpoint"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=f"must be UTF-8, but holds byte 0xe9 .*{advice}"):
+            decoded(data, str(tmp_path / name), 1)
 
 
 def test_the_line_of_a_byte_is_asked_for() -> None:

@@ -1,5 +1,7 @@
 """A loaded model is used as an ``nn.Module``: its weights, its place, its number format, and calls with ids."""
 
+import copy
+import pickle
 from argparse import Namespace
 from typing import Any
 
@@ -11,7 +13,7 @@ from fairseq.errors import ConfigError
 from fairseq.hub import LanguageModelHub, from_pretrained
 from knnlm import KNN_Dstore
 from tests.builders.cases import Artefacts
-from tests.builders.hub_model import LMBDA, K, load
+from tests.builders.hub_model import LMBDA, K, load, load_with_neighbours
 from tests.oracles.adaptive_softmax import all_log_probs
 from tests.oracles.knn import knn_probability, mixture, nearest
 from tests.oracles.transformer import decode, under
@@ -79,6 +81,22 @@ def test_weights_are_those_of_a_module(lm: LanguageModelHub, artefacts: Artefact
     assert sum(p.numel() for p in lm.parameters()) > 40 * 16
     assert isinstance(lm, torch.nn.Module) and not lm.training
     assert lm.requires_grad_(True) is lm
+
+
+def test_a_copy_has_weights_of_its_own_and_the_same_datastore(artefacts: Artefacts, lm: LanguageModelHub) -> None:
+    """A datastore may be larger than memory: its files are not read, neither by a copy nor by pickle."""
+    knn_lm, text = load_with_neighbours(artefacts), "w1 w2 w3"
+    copied = copy.deepcopy(knn_lm)
+    assert copied.knn is knn_lm.knn and copy.copy(knn_lm.knn) is knn_lm.knn
+    assert copied.score(text).positional_scores.tolist() == knn_lm.score(text).positional_scores.tolist()
+    with torch.no_grad():
+        for weight in copied.parameters():
+            weight.zero_()
+    assert lm.score(text).positional_scores.tolist() == knn_lm.score(text).lm_scores.tolist()
+    unpickled = pickle.loads(pickle.dumps(lm))
+    assert unpickled.score(text).positional_scores.tolist() == lm.score(text).positional_scores.tolist()
+    with pytest.raises(ConfigError, match="a datastore with its index cannot be pickled; open it in each process"):
+        pickle.dumps(knn_lm)
 
 
 def test_it_stays_in_evaluation_mode(lm: LanguageModelHub) -> None:

@@ -41,7 +41,7 @@ from fairseq.knn.neighbours.distribution import (
     next_log_prob,
     votes_for,
 )
-from fairseq.knn.neighbours.parts import StorePart, Values
+from fairseq.knn.neighbours.parts import OpenFiles, StorePart, Values
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
 from fairseq.knn.neighbours.temperature import measure_unit, temperature_of, temperature_record
@@ -63,7 +63,7 @@ _PROBABILITY_BLOCK = 512
 _NEIGHBOUR_BYTES = 48
 
 
-class NeighbourSource(Memory, ABC):
+class NeighbourSource(OpenFiles, Memory, ABC):
     """Base class of everything that finds neighbours; a memory for the mixture.
 
     Attributes:
@@ -199,12 +199,13 @@ class NeighbourSource(Memory, ABC):
     def report(self) -> MemoryReport:
         """Returns the ids of what is searched, T, and what was found."""
         tally, k = self.tally, self.config.k
+        left_out = self.config.drop_top1 + (len(self.own_rows.sources) if self.own_rows is not None else 0)
         return MemoryReport(
             identity=self.identity(),
             settings=self.temperature_record(),
             found={"neighbours": tally.record(k), **({"own_text": as_json(self.own_text)} if self.own_text else {})},
             summary=[tally.line(k)],
-            warnings=empty_places(tally, k, self.rows_left, self.lists()),
+            warnings=empty_places(tally, k, self.rows_left - left_out, self.lists()),
         )
 
     def log_prob(self, queries_ND: A, target_N: A, own_NS: Int64s | None = None) -> A:

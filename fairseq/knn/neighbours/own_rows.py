@@ -12,6 +12,7 @@ its files lie. ``own_text`` decides whether a datastore holds the evaluated text
 Legend: N tokens · S segments that are of the text.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +127,13 @@ def own_text_warning(
 ) -> str:
     """Returns a warning in one line, with what to do."""
     rows = " and ".join(f"{one.rows} rows of {one.prefix}" for one in found)
-    forget = " and ".join(f"fairseq-knnlm forget {one.prefix} --source {one.source}" for one in found)
+    forget = " && ".join(
+        f"fairseq-knnlm forget {shlex.quote(one.prefix)} --source {shlex.quote(one.source)}" for one in found
+    )
     return (
         f"THE DATASTORE HOLDS THE EVALUATED TEXT: {rows} are tokens of {text}. Tokens find themselves, so the"
-        f" perplexity means nothing. {instead}, or forget these rows: {forget}"
+        f" perplexity means nothing. {instead}; or, if the datastore has other texts as well, forget these"
+        f" rows: {forget}"
     )
 
 

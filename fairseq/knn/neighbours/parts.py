@@ -5,11 +5,28 @@ Legend: N rows · K neighbours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
 from fairseq.arrays import Integers
+from fairseq.errors import ConfigError
 from fairseq.knn.datastore.store import Datastore
+
+T = TypeVar("T")
+
+
+class OpenFiles:
+    """Base class of what holds open files: a copy is the object itself, and pickle has a message instead."""
+
+    def __copy__(self: T) -> T:
+        return self
+
+    def __deepcopy__(self: T, memo: object) -> T:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError("a datastore with its index cannot be pickled; open it in each process, by the same names")
 
 
 @dataclass(frozen=True)

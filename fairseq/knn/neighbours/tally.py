@@ -89,11 +89,11 @@ def empty_places(tally: Tally, k: int, rows: int, indexes: Sequence[Lists | None
     Args:
         tally: of the searches.
         k: places of each.
-        rows: that there are to find.
+        rows: that a query can find.
         indexes: the inverted lists of each index, None for an index without any.
     """
     k = min(k, rows)
-    if not tally.searches or 1 - tally.found / (tally.searches * k) < EMPTY_SHARE:
+    if not tally.searches or k < 1 or 1 - tally.found / (tally.searches * k) < EMPTY_SHARE:
         return []
     empty = f"{1 - tally.found / (tally.searches * k):.1%} of the neighbours' places are empty"
     lists = [one for one in indexes if one is not None]

@@ -1,6 +1,7 @@
 """The rows that the tokens of a text are themselves, against a dict that is filled row by row."""
 
 import hashlib
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.neighbours.own_rows import OwnText, find_own_rows, own_text
+from fairseq.knn.neighbours.own_rows import OwnText, find_own_rows, own_text, own_text_warning
 from tests.builders.tiny_lm import write_split
 
 TEXT = np.random.default_rng(3).integers(4, 40, 60)
@@ -96,3 +97,13 @@ def test_the_rows_of_a_text_that_can_be_found_are_counted(make_store: Callable[.
     assert [one.source for one in own_text([store, store], segments[1].settings["data_sha256"])] == ["other"]
     assert own_text([store], "0" * 64) == own_text([store], None) == []
     assert own_text([replace(store, manifest=None)], sha256) == []
+
+
+def test_the_advice_can_be_pasted_whatever_the_names() -> None:
+    line = own_text_warning([OwnText("my data/d", "a b", 3), OwnText("$HOME/e", "train", 4)], "text")
+    assert (
+        "3 rows of my data/d and 4 rows of $HOME/e are tokens of text" in line and "if the datastore has other" in line
+    )
+    words = shlex.split(line.rpartition("these rows: ")[2])
+    first = ["fairseq-knnlm", "forget", "my data/d", "--source", "a b"]
+    assert words == [*first, "&&", "fairseq-knnlm", "forget", "$HOME/e", "--source", "train"]

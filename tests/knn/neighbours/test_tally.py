@@ -1,10 +1,20 @@
 """What searches have found, by loops over neighbours; and what to do where they find too few."""
 
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import faiss
 import numpy as np
 import pytest
+import torch
 
+from fairseq.evaluate.mixture import ScoredTokens
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.distribution import Votes
 from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
+from knnlm import KNN_Dstore
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 30.0])
@@ -63,3 +73,24 @@ def test_lists_of_several_indexes_count_together_and_other_indexes_have_no_numbe
     (line,) = empty_places(Tally(10, 1900, 10), 400, 10000, [lists, None])
     assert "lower --k, or build another index" in line
     assert empty_places(Tally(10, 3000, 10), 400, 300, [lists]) == []  # more than all rows cannot be found
+
+
+def test_what_is_left_out_on_purpose_is_no_empty_place(make_store: Callable[..., Datastore]) -> None:
+    """An exact index of ten rows finds all of them, less the nearest one, or less two that are the token's own."""
+    keys = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    store, index = make_store("d", keys, np.arange(10)), faiss.IndexFlatL2(4)
+    index.add(keys)
+    own: Any = SimpleNamespace(of=lambda blocks: np.array([[2, 7]] * len(blocks)), sources=("one", "two"))
+    cases: Sequence[tuple[KNNConfig, Any, int]] = (
+        (KNNConfig(k=10, drop_top1=True), None, 9),
+        (KNNConfig(k=10), own, 8),
+        (KNNConfig(k=10), None, 10),
+    )
+    for config, own_rows, found in cases:
+        neighbours = KNN_Dstore(store, index, config)
+        neighbours.own_rows = own_rows
+        targets = {"target_N": torch.tensor([3, 4]), "log_p_N": torch.zeros(2), "known": None}
+        neighbours.scores(ScoredTokens(block_idx_N=np.array([0, 0]), query_ND=torch.zeros(2, 4), **targets))
+        assert neighbours.report().found["neighbours"]["found_mean"] == found
+        assert not neighbours.report().warnings
+    assert empty_places(Tally(3), 1, 0, [None]) == []  # no row is left that could be found
