@@ -80,7 +80,7 @@ def tallied(votes: Votes, temperature: float) -> tuple[Float32s, Tally]:
     log_p_N, nearest_N = log_prob_and_nearest(votes, temperature)
     there_NK = votes.ids_NK >= 0
     any_N: Bools = np.any(there_NK, axis=1)
-    return log_p_N, Tally(len(any_N), int(there_NK.sum()), int(any_N.sum()), float(nearest_N[any_N].sum()))
+    return log_p_N, Tally(len(any_N), int(np.count_nonzero(there_NK)), int(any_N.sum()), float(nearest_N[any_N].sum()))
 
 
 def empty_places(tally: Tally, k: int, rows: int, indexes: Sequence[Lists | None]) -> list[str]:
