@@ -248,10 +248,7 @@ class NeighbourSource(OpenFiles, Memory, ABC):
         return like(next_log_prob(*found, size, self.temperature, distinct=self.distinct_ids), queries_ND)
 
     def votes(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None = None) -> Votes:
-        """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
-
-        Arguments are those of ``log_prob``.
-        """
+        """Returns neighbours in no order, p_kNN's distances, and whose value is the target; arguments as ``log_prob``."""
         votes = Votes.joined(list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS)))
         return votes.filled_up(self.config.k)
 

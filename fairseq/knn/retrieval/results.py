@@ -40,7 +40,7 @@ class Results(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Kept:
-    """What a command has found: the retrieval it is about, the section's name, its plain values, and others it is of."""
+    """What a command has found: the retrieval, the section's name, its plain values, and what else it is about."""
 
     directory: Path
     section: str
