@@ -12,7 +12,7 @@ LOG_FORMATS = {"tqdm": "a bar", "simple": "lines", "json": "lines of JSON", "non
 
 @dataclass(frozen=True)
 class CommonConfig:
-    """Log and progress, of every command."""
+    """Seed, log and progress, of every command."""
 
     seed: int = flag(1, "seed of all random numbers", minimum=0)
     user_dir: Place | None = flag(None, "plugin: a package directory or .py file that registers models, optimizers, …")

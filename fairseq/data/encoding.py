@@ -56,9 +56,9 @@ def decoded(data: bytes, name: str, line: int | Callable[[int], int], *, start: 
             ) from err
         position = start + err.start
         number = line(position) if callable(line) else line
-        kind = kind_at(name)  # of a long text, the first bytes may be sound
-        is_text = kind in ("", "a text", "a dictionary")
-        advice = "; convert the file, for example with iconv -t UTF-8" if is_text else f"; the file is {kind}"
+        kind = kind_at(name)  # by its first bytes, which may be sound
+        is_other = kind not in ("", "a text", "a dictionary")
+        advice = f"; the file is {kind}" if is_other else "; convert the file, for example with iconv -t UTF-8"
         raise DataError(
             f"{name}:{number}: the {what} must be UTF-8, but holds byte 0x{data[err.start]:02x} (at {position}){advice}"
         ) from err

@@ -62,7 +62,9 @@ class KNNConfig:
         minimum=1,
         maximum=(1 << 31) - 1,
     )
-    probe: int = flag(8, "inverted lists of the index that a search visits; more find more, and take longer", minimum=1)
+    probe: int = flag(
+        8, "inverted lists of the index that a search visits; more lists find more, and take longer", minimum=1
+    )
     lmbda: float = flag(
         0.0, "weight λ of the neighbours: p = (1 − λ) p_LM + λ p_kNN; such as 0.25", minimum=0, maximum=1
     )

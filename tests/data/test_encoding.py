@@ -78,3 +78,10 @@ def test_a_mark_is_said(start: str | bytes, caplog: pytest.LogCaptureFixture) ->
         warn_of_mark(start, "FILE")
         warn_of_mark(start[-1:], "OTHER")
     assert [record.getMessage().split(";")[0] for record in caplog.records] == ["FILE begins with a byte-order mark"]
+
+
+def test_a_byte_far_into_a_text_is_no_sign_of_another_kind_of_file(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"the cat sat\n" * 1000 + b"caf\xe9\n")
+    with pytest.raises(DataError, match=r":1001: .* holds byte 0xe9 .*; convert the file"):
+        decoded(path.read_bytes(), str(path), 1001)

@@ -16,9 +16,7 @@ class DatastoreConfig:
     """Format of the datastore, when it is written or has no manifest."""
 
     knn_keytype: str | None = flag(None, "vector that is the key [default: last_ffn_input]", choices=KEY_TYPES)
-    dstore_size: int | None = flag(
-        None, "number of rows: writes the first N; with --knnlm, only checked [default: all]", minimum=1
-    )
+    dstore_size: int | None = flag(None, "number of rows: write, or search, only the first N [default: all]", minimum=1)
     dstore_fp16: bool = flag(False, "write keys in float16, half the size; with --knnlm, only checked")
 
 
