@@ -12,6 +12,8 @@ READY := $(VENV)/.ready-$(EXTRAS)
 # The recipes need less than the checks do, and use what is there.
 RECIPES_READY := $(firstword $(wildcard $(READY)) $(VENV)/.ready-plots)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# pytest keeps the assertions that it has rewritten, five seconds' work in each process, as bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo adapt setup test test-slow test-soak lint types check peer mutants clean
 
@@ -27,13 +29,13 @@ adapt: $(RECIPES_READY)  ## a model of before 1950 reads messages after 1990, by
 setup: $(READY)  ## .venv: the project, and all that its checks need
 
 test: $(READY)  ## the default test suite
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m slow
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 test-soak: $(READY)  ## hundreds of kills a stage, thousands of broken files a reader
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m soak
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m soak
 
 lint: $(READY)  ## style and format
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """What our speed is compared with computes the same."""
 
-import faiss
 import numpy as np
 import pytest
 from plain import log_prob
@@ -8,6 +7,7 @@ from plain import log_prob
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.store import Datastore, DatastoreWriter
 from knnlm import KNN_Dstore
+from tests.builders.small_index import small_index
 from tests.builders.small_store import WIDTH, clustered_keys, small_manifest, values_of
 
 
@@ -17,7 +17,7 @@ def test_plain_neighbours_are_ours(tmp_path, exact: bool) -> None:
     with DatastoreWriter.create(tmp_path / "dstore", small_manifest()) as writer:
         writer.append(keys, values)
         writer.finish()
-    index = faiss.index_factory(WIDTH, "IVF24,PQ8x4")
+    index = small_index(WIDTH, "IVF24,PQ8x4")
     index.train(keys)
     index.add(keys)
     index.nprobe = 5

@@ -8,6 +8,7 @@ import pytest
 
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.drift import _code_error, drift_of, measure_drift
+from tests.builders.small_index import small_index
 from tests.builders.small_store import clustered_keys
 
 WIDTH = 16
@@ -18,7 +19,7 @@ def random_keys():
 
 
 def trained(spec):
-    index = faiss.index_factory(WIDTH, spec)
+    index = small_index(WIDTH, spec)
     index.train(random_keys()[:1000])
     index.add(random_keys()[:1000])
     return index
@@ -74,7 +75,7 @@ def test_the_error_of_fast_scan_codes_is_that_of_what_they_store(spec: str) -> N
 def test_centroids_are_compared_behind_transforms_wherever_these_are(spec: str) -> None:
     """Under a refinement too; the transform by hand: A x + b."""
     keys, old, new = clustered_keys(), clustered_keys(200, seed=9), clustered_keys(200, seed=9) * 2
-    index = faiss.index_factory(16, spec)
+    index = small_index(16, spec)
     index.train(keys)
     base = faiss.downcast_index(index.base_index) if spec.count(",") > 2 else index
     linear: Any = faiss.downcast_VectorTransform(base.chain.at(0))

@@ -14,6 +14,7 @@ from fairseq.knn.index.faiss_index import open_index
 from fairseq.knn.search import by_list as list_search
 from fairseq.knn.search.by_list import ListSearch
 from knnlm import KNN_Dstore
+from tests.builders.small_index import small_index
 from tests.builders.small_store import ROWS, WIDTH, clustered_keys, write_store
 
 # Distances of up to some hundreds, expanded into products in float32.
@@ -22,7 +23,7 @@ SPECS = ["IVF24,Flat", "IVF24,SQ8", "IVF24,SQfp16", "IVF24,PQ8x4"]
 
 
 def make_index(spec: str, keys: np.ndarray, nprobe: int, metric: int = faiss.METRIC_L2):
-    index = faiss.index_factory(keys.shape[1], spec, metric)
+    index = small_index(keys.shape[1], spec, metric)
     index.train(keys)
     index.add(keys)
     faiss.extract_index_ivf(index).nprobe = nprobe
