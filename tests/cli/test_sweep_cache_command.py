@@ -130,4 +130,6 @@ def test_the_page_shows_what_was_kept(command: Command, tmp_path: Path) -> None:
     assert found["has_cache"], "the page says that the cache has no part in it"
     assert [row["name"] for row in summary["rows"]] == PARTS
     for row in summary["rows"]:
+        flags = [word for word in row["setting"].split() if word.startswith("--")]
+        assert len(set(flags)) == len(flags) and ("--knn-temp" in flags) == ("--lmbda" in flags)
         assert f"| {row['name']} | {row['ppl'][0]:.2f} | " in done.out

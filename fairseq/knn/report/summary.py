@@ -64,7 +64,8 @@ def _of_cache_sweep(section: Mapping[str, Any]) -> tuple[_Rows, _Gains]:
     rows: _Rows = {}
     gains: _Gains = {}
     for name, best in section["best"].items():
-        setting = f"{best['flags']} {search}" if "lmbda" in best else str(best["flags"])
+        is_whole = "lmbda" not in best or "k" in best  # older versions of this program left k and T out
+        setting = str(best["flags"]) if is_whole else f"{best['flags']} {search}"
         results = {text: t["results"][name] for text, t in texts.items()}
         rows[str(name)] = _row({text: result["ppl"] for text, result in results.items()}, setting)
         for key, over in _OVER.items():
