@@ -15,9 +15,9 @@ Queries are the vectors that the datastore's keys are made of: the last layer's 
 Legend: N queries · K neighbours · D key width.
 """
 
-import fairseq_cli.start
+import fairseq_knnlm
 
-fairseq_cli.start.require_own_fairseq()
+fairseq_knnlm.require_own_fairseq()
 
 from fairseq.knn.neighbours.dstore import KNN_Dstore  # noqa: E402
 from fairseq.knn.neighbours.opening import KNN, open_neighbours  # noqa: E402

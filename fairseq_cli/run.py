@@ -13,7 +13,7 @@ from fairseq.errors import FairseqError
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.runtime.outputs import one_run
-from fairseq_cli.start import clash, other_fairseqs
+from fairseq_knnlm import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

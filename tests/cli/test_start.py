@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import runpy
 import shutil
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import fairseq_cli.start
-from fairseq_cli.start import other_fairseqs
+import fairseq_knnlm
+from fairseq_knnlm import other_fairseqs
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -34,13 +35,11 @@ def test_every_console_command_is_there() -> None:
 def test_the_commands_that_start_late_print_their_version() -> None:
     """Each in a process, as a console script calls it."""
     late = {
-        prog: name
-        for prog, target in scripts().items()
-        if (name := target.removeprefix("fairseq_cli.start:")) != target
+        prog: name for prog, target in scripts().items() if (name := target.removeprefix("fairseq_knnlm:")) != target
     }
     assert sorted(late) == ["fairseq-build-dstore", "fairseq-knnlm", "fairseq-score-lm"]
     for prog, name in late.items():
-        code = f"import sys; sys.argv[1:] = ['--version']; from fairseq_cli.start import {name}; sys.exit({name}())"
+        code = f"import sys; sys.argv[1:] = ['--version']; from fairseq_knnlm import {name}; sys.exit({name}())"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.startswith(f"{prog} ")
 
@@ -80,7 +79,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Returns the directory that our files are taken to be installed in."""
     home = tmp_path / "site-packages"
     install(home, "fairseq_knnlm", "fairseq/__init__.py")
-    monkeypatch.setattr(fairseq_cli.start, "_HOME", home)
+    monkeypatch.setattr(fairseq_knnlm, "_HOME", home)
     monkeypatch.setattr(sys, "path", [str(tmp_path), str(home)])
     return home
 
@@ -116,23 +115,26 @@ def test_one_elsewhere_counts_where_python_finds_it_first(
     assert other_fairseqs() == ["fairseq"]
 
 
-def test_what_lies_under_another_fairseq_says_so_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", ["site-packages", "clone"])
+def test_what_lies_under_another_fairseq_or_behind_it_says_so_in_one_line(tmp_path: Path, ours: str) -> None:
+    """Where ours is a clone, pip install --editable, none of our packages is found."""
     home = tmp_path / "site-packages"
+    (tmp_path / ours).mkdir()
     for package in ("fairseq", "fairseq_cli"):
         (home / package).mkdir(parents=True)
         (home / package / "__init__.py").write_text("")
-    for name in ("knnlm.py", "fairseq_cli/start.py"):
-        shutil.copy(ROOT / name, home / name)
+    for name in ("knnlm.py", "fairseq_knnlm.py"):
+        shutil.copy(ROOT / name, tmp_path / ours / name)
     install(home, "fairseq", "fairseq/__init__.py")
     programs = {
         "knnlm": ("import knnlm", 1, "ImportError: "),
-        "command": ("from fairseq_cli.start import score_lm; score_lm()", 2, "fairseq-score-lm: error: "),
+        "command": ("from fairseq_knnlm import score_lm; score_lm()", 2, "fairseq-score-lm: error: "),
     }
     for code, expected, beginning in programs.values():
         done = subprocess.run(
             [sys.executable, "-S", "-c", code],
             cwd=tmp_path,
-            env={"PYTHONPATH": str(home)},
+            env={"PYTHONPATH": f"{home}{os.pathsep}{tmp_path / ours}"},
             capture_output=True,
             text=True,
         )

@@ -141,8 +141,8 @@ class NeighbourSource(OpenFiles, Memory, ABC):
 
     def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
-        values = Values([part.offset for part in self.parts], [part.datastore.values_N for part in self.parts])
-        return values.of(ids_NK)
+        arrays = [part.datastore.values_N for part in self.parts]
+        return Values([part.offset for part in self.parts], arrays).of(ids_NK)
 
     def open_for(self, model: ModelIdentity) -> tuple["NeighbourSource", float]:
         """Returns this source and its weight λ; raises MismatchError where a datastore is another model's."""
@@ -223,9 +223,8 @@ class NeighbourSource(OpenFiles, Memory, ABC):
         return like(self._tallied(queries_ND, target_N, own_NS)[0], queries_ND)
 
     def _tallied(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None) -> tuple[Float32s, Tally]:
-        k, tally = self.config.k, Tally()
-        compute = partial(tallied, temperature=self.temperature)
-        parts = list(self._of_votes(compute, queries_ND, target_N, k, own_NS))
+        tally, compute = Tally(), partial(tallied, temperature=self.temperature)
+        parts = list(self._of_votes(compute, queries_ND, target_N, own_NS))
         for _, part in parts:
             tally.add(part)
         return np.concatenate([log_p_N for log_p_N, _ in parts]), tally
@@ -248,19 +247,18 @@ class NeighbourSource(OpenFiles, Memory, ABC):
         return like(next_log_prob(*found, size, self.temperature, distinct=self.distinct_ids), queries_ND)
 
     def votes(self, queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None = None) -> Votes:
-        """Returns neighbours in no order, p_kNN's distances, and whose value is the target; arguments as ``log_prob``."""
-        votes = Votes.joined(list(self._of_votes(lambda votes: votes, queries_ND, target_N, self.config.k, own_NS)))
-        return votes.filled_up(self.config.k)
+        """Returns the neighbours, in no order, their distances as p_kNN uses them, and whose value is the target.
+
+        Arguments are those of ``log_prob``.
+        """
+        parts = self._of_votes(lambda votes: votes, queries_ND, target_N, own_NS)
+        return Votes.joined(list(parts)).filled_up(self.config.k)
 
     def _of_votes(
-        self,
-        compute: Callable[[Votes], T],
-        queries_ND: AnyArray,
-        target_N: AnyArray,
-        k: int,
-        own_NS: Int64s | None,
+        self, compute: Callable[[Votes], T], queries_ND: AnyArray, target_N: AnyArray, own_NS: Int64s | None
     ) -> Iterator[T]:
         """Yields what is computed from the votes of a few queries at a time, which stay in the cache."""
+        k = self.config.k
         queries = checked_queries(queries_ND, self.dimension)
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
         most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES

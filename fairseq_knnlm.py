@@ -1,7 +1,8 @@
 """Starts commands where another fairseq may lie over ours, or before it.
 
 fairseq and this project both own the packages ``fairseq`` and ``fairseq_cli``: whichever was installed last has
-replaced files of the other. This module imports nothing of them, so that it works whatever lies there.
+replaced files of the other, or is found first. This module lies in neither and imports nothing of them, so that it
+works whatever is there.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 OURS = "fairseq_knnlm"
-_HOME = Path(__file__).resolve().parents[1]
+_HOME = Path(__file__).resolve().parent
 _FIRST_WORDS = '"""A fairseq for language models.'  # of the package's __init__.py
 
 
