@@ -40,7 +40,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
 
     n: int  # tqdm takes floats as well
     total: int
-    monitor_interval = 0  # no thread that redraws what has not moved: ``miniters`` is 0
+    monitor_interval = 0  # no thread of tqdm's: ``miniters`` is 0, and ``_tick`` draws what has not moved
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
     ) -> None:
         self.form = log_format() if shown else "none"
         self.every, self.more = every, more
+        self._closed = threading.Event()
         super().__init__(
             desc=stage,
             total=total,
@@ -69,6 +70,18 @@ class Progress(tqdm):  # type: ignore[type-arg] # tqdm takes no type at run time
             **_shape(),
         )
         self._num_advances, self._last_line_s = 0, 0.0
+        if self.form == "tqdm":
+            threading.Thread(target=self._tick, name=stage, daemon=True).start()
+
+    def _tick(self) -> None:
+        """Draws the bar every second, so that its clock moves while much is done between two advances."""
+        while not self._closed.wait(CLOCK_INTERVAL_S):
+            self.refresh()
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._closed.set()
+        super().close()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
         """Draws the bar, where there is one."""
