@@ -1,14 +1,14 @@
 """``examples/knnlm/steps.sh``: what a step of a recipe shows and keeps, in a terminal and without one."""
 
-import contextlib
 import os
-import pty
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.builders.terminal import shown_in_terminal
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "knnlm"
 RECIPES = ("demo.sh", "adapt.sh", "sentences.sh", "wikitext-2.sh")
@@ -46,26 +46,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def in_terminal() -> str:
-    """Returns what the recipe writes to a terminal; it must fail, as its last step does."""
-    main, terminal = pty.openpty()
-    child = subprocess.Popen(["bash", "recipe.sh"], stdout=terminal, stderr=terminal)
-    os.close(terminal)
-    seen = b""
-    with contextlib.suppress(OSError):  # Linux: the other end is closed
-        while part := os.read(main, 65536):
-            seen += part
-    os.close(main)
-    assert child.wait() == 1, seen
-    return seen.decode().replace("\r\n", "\n")
-
-
 def logs(place: Path) -> dict[str, str]:
     return {path.stem: path.read_text() for path in (place / "work" / "logs").glob("*.log")}
 
 
 def test_a_terminal_has_the_bar_and_the_log_has_the_lines(place: Path) -> None:
-    shown = in_terminal()
+    code, shown = shown_in_terminal(["bash", "recipe.sh"])
+    assert code == 1, "its last step fails"
     assert "a bar" in shown and "\r1 s" in shown, "other commands show how long they have taken"
     assert shown.count("wrote 40 rows") == 1 and shown.count("Loss (base 2)") == 1
     assert re.findall(r"\[(\w+), step (\d) of 3\]", shown) == [("theirs", "1"), ("ours", "2"), ("broken", "3")]

@@ -1,12 +1,10 @@
 """Progress: what each format shows, and when."""
 
-import contextlib
 import io
 import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import pytest
 from fairseq.runtime import log
 from fairseq.runtime.log import log_to, set_log_format
 from fairseq.runtime.progress import Progress, at_work
+from tests.builders.terminal import shown_in_terminal
 
 
 class Clock:
@@ -186,26 +185,6 @@ def test_what_cannot_be_counted_says_that_it_goes_on(
     assert (terminal.getvalue() != "") == (log_format == "tqdm")
 
 
-def on_terminal(columns: int, script: str) -> str:
-    """Returns all that a program writes to a terminal."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=terminal, stderr=terminal)
-    os.close(terminal)
-    seen = b""
-    with contextlib.suppress(OSError):  # Linux: the other end is closed
-        while part := os.read(main, 65536):
-            seen += part
-    os.close(main)
-    assert child.wait() == 0, seen
-    return seen.decode().replace("\r\n", "\n")
-
-
 def test_a_line_goes_above_a_bar_and_the_bar_tells_the_time_left_in_all() -> None:
     script = """
 import time
@@ -220,7 +199,9 @@ with Progress("epoch 001", 10, "updates", more=10**6) as progress:
     progress.advance(1)
     time.sleep(2.3)  # nothing is counted, but the clock moves
 """
-    before, drawn_again = on_terminal(90, script).split("in between")
+    code, shown = shown_in_terminal([sys.executable, "-c", script], columns=90)
+    assert code == 0, shown
+    before, drawn_again = shown.split("in between")
     assert before.split("\r")[-1].endswith(" | INFO | fairseq | "), "the bar is taken away first"
     assert "epoch 001:" in drawn_again and "40%" in drawn_again and "[00:02<" in drawn_again
     bars = [bar for bar in before.split("\r") if bar.startswith("epoch 001:")]
