@@ -37,8 +37,8 @@ for era in before between; do
     lists=$([ $era = before ] && echo 1024 || echo 512)
     step "dump-$era" fairseq-eval-lm "$WORK/$era" "${evaluate[@]}" --gen-subset train \
         --save-knnlm-dstore --dstore-mmap "$WORK/$era-dstore" --dstore-fp16
-    step "index-$era" python -m build_dstore --dstore_mmap "$WORK/$era-dstore" --faiss_index "$WORK/$era.index" \
-        --index_spec "IVF$lists,SQ8" --overwrite
+    step "index-$era" fairseq-build-dstore --dstore-mmap "$WORK/$era-dstore" --faiss-index "$WORK/$era.index" \
+        --index-spec "IVF$lists,SQ8" --overwrite
 done
 
 # The indexes keep a byte per dimension: their own distances are good enough, and no key is read.

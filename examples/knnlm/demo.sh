@@ -18,7 +18,7 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
     --decoder-attention-heads 4 --adaptive-input-cutoff 2000,8000 --adaptive-softmax-cutoff 2000,8000 \
     --dropout 0 --attention-dropout 0 --activation-dropout 0 --adaptive-softmax-dropout 0 \
     --criterion adaptive_loss --optimizer adam --adam-betas "(0.9, 0.98)" --lr 0.006 --clip-norm 0.5 \
-    --lr-scheduler polynomial_decay --warmup-updates 100 --max-update 1500 \
+    --lr-scheduler polynomial_decay --warmup-updates 100 --max-update 1400 \
     --tokens-per-sample 256 --sample-break-mode none --max-tokens 1024 --bf16 --no-epoch-checkpoints
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
@@ -29,8 +29,8 @@ neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.inde
     --cache-size 500,2000 --cache-theta 0.1,0.3,1)
 
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
-step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
-    --index_spec IVF2048,SQ8 --probe 16 --overwrite
+step index fairseq-build-dstore --dstore-mmap "$WORK/dstore" --faiss-index "$WORK/knn.index" \
+    --index-spec IVF2048,SQ8 --probe 16 --overwrite
 for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --gen-subset $split "${neighbours[@]}" \
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"

@@ -34,8 +34,8 @@ neighbours=(--knnlm --dstore-filename "$WORK/dstore" --indexfile "$WORK/knn.inde
     --no-load-keys --knn-sim-func do_not_recomp_l2 --knn-temp auto --lmbda 0.25)
 
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
-step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
-    --index_spec IVF1024,SQ8 --probe 8 --overwrite
+step index fairseq-build-dstore --dstore-mmap "$WORK/dstore" --faiss-index "$WORK/knn.index" \
+    --index-spec IVF1024,SQ8 --probe 8 --overwrite
 for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --gen-subset $split "${neighbours[@]}" \
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"

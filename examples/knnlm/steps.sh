@@ -56,7 +56,7 @@ logged() {
 }
 
 is_ours() {
-    [[ $1 = fairseq-* || "$*" = "python -m build_dstore "* ]]
+    [[ $1 = fairseq-* ]]
 }
 
 # Shows seconds in the terminal until it is stopped, or the recipe is: Ctrl-C does not reach what runs in the background.

@@ -41,8 +41,8 @@ for split in valid test; do
         --overwrite --results-path "$WORK/results/$split-lm.json"
 done
 step dump "${evaluate[@]}" --context-window 128 --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore"
-step index python -m build_dstore --dstore_mmap "$WORK/dstore" --faiss_index "$WORK/knn.index" \
-    --index_spec IVF2048,SQ8 --overwrite
+step index fairseq-build-dstore --dstore-mmap "$WORK/dstore" --faiss-index "$WORK/knn.index" \
+    --index-spec IVF2048,SQ8 --overwrite
 # One search a split: what it finds is kept, and every setting is computed from that.
 for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --context-window 192 --gen-subset $split "${neighbours[@]}" \
