@@ -106,7 +106,9 @@ def _sample(stores: Stores, stored: Sequence[Array]) -> tuple[Int64s, Float32s]:
 def _exact(stored_ND: Array, offset: int, keys_ND: Float32s, ids_NK: Int64s) -> Float32s:
     """Returns exact distances to the rows that are of one datastore, ``[N, K]``; +inf for those of another."""
     is_here_NK = (ids_NK >= offset) & (ids_NK < offset + len(stored_ND))
-    return recompute_distances(stored_ND, keys_ND, np.where(is_here_NK, ids_NK - offset, -1))
+    rows, place_NK = np.unique(np.where(is_here_NK, ids_NK - offset, 0), return_inverse=True)  # of a large file, these
+    place_NK = np.where(is_here_NK, place_NK.reshape(ids_NK.shape), -1)
+    return recompute_distances(gather_rows(stored_ND, rows), keys_ND, place_NK)
 
 
 def _keys_of(store: Datastore) -> Array:

@@ -123,3 +123,16 @@ def test_what_auto_cannot_be_taken_from_is_refused_by_name(small, tmp_path):
     bare = dataclasses.replace(Datastore.open(small[0], load_keys=False), manifest=None)
     with pytest.raises(ConfigError, match="were not loaded, and no manifest says how they lie there"):
         temperature.measure_unit([(bare, 0)], KNN_Dstore.open(*small).found)
+
+
+def test_of_a_file_that_memory_does_not_hold_no_more_is_read_than_the_rows_that_were_found(small, monkeypatch):
+    """A thousand rows and 16 neighbours of each, whatever the size of the file."""
+    asked = []
+    monkeypatch.setattr("fairseq.knn.search.distances.fits_memory", lambda size: False)
+    gather = temperature.gather_rows
+    monkeypatch.setattr(temperature, "gather_rows", lambda keys, rows: asked.append(len(rows)) or gather(keys, rows))
+    monkeypatch.setattr(temperature, "SAMPLE", 3)
+    monkeypatch.setattr(temperature, "ASKED", 2)
+    rows = np.linspace(0, FEW - 1, 3).astype(int)
+    assert KNN_Dstore.open(*small, **OWN).distance_unit == unit_of(KEYS, rows, range(FEW))
+    assert asked[0] == 3 and asked[1] <= 9
