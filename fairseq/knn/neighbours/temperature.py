@@ -5,8 +5,9 @@
 
 The rows are evenly spaced; of several datastores, each gives a share that goes with its size. They are searched for as
 contexts are, by the same index, lists and kind of distance, so that the unit is on the scale of p_kNN's distances. A
-row that lies upon another (of a sentence that is there twice) is not apart from it. No text that is evaluated has a
-part in it: T is the same for valid and test, for every batch and shard, and for a single prompt.
+row that lies upon another (of a sentence that is there twice) is not apart from it, whatever their codes say. No text
+that is evaluated has a part in it: T is the same for valid and test, for every batch and shard, and for a single
+prompt.
 
 The unit has three digits, so that what is printed is T, and rounding in another order of sums leaves it as it is.
 
@@ -25,6 +26,7 @@ from fairseq.knn.config import AUTO, AUTO_SHARE, LEAST_TEMPERATURE, KnnTemp, mul
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.neighbours.distribution import drop_own
+from fairseq.knn.search.distances import recompute_distances
 from fairseq.runtime.progress import at_work
 
 Stores = Sequence[tuple[Datastore, int]]  # each with the id of its first row
@@ -71,12 +73,15 @@ def measure_unit(stores: Stores, search: Search) -> float:
         ConfigError: keys cannot be read, or no row has another one near it.
     """
     with at_work("measure distances between rows"):
-        ids_N, keys_ND = _sample(stores)
+        stored = [(_keys_of(store)[: store.rows], offset) for store, offset in stores]
+        ids_N, keys_ND = _sample(stores, [array for array, _ in stored])
         distances_NK, ids_NK = drop_own(
             *search(keys_ND, min(ASKED + 1, sum(store.rows_left for store, _ in stores))), ids_N[:, None]
         )
         least_N1 = np.maximum(LEAST_SHARE * (keys_ND * keys_ND).sum(axis=1, keepdims=True), LEAST_TEMPERATURE)
-        is_apart_NK = (ids_NK >= 0) & (distances_NK > least_N1)
+        # By the keys themselves as well: from a row to its own code there is some distance.
+        exact_NK = np.minimum.reduce([_exact(array, offset, keys_ND, ids_NK) for array, offset in stored])
+        is_apart_NK = (ids_NK >= 0) & (np.minimum(exact_NK, distances_NK) > least_N1)
         nearest_N = np.where(is_apart_NK, distances_NK, np.inf).min(axis=1, initial=np.inf)
         nearest_N = nearest_N[np.isfinite(nearest_N)]
     if not len(nearest_N):
@@ -88,14 +93,22 @@ def measure_unit(stores: Stores, search: Search) -> float:
     return multiple(float(np.median(nearest_N)), 1.0)
 
 
-def _sample(stores: Stores) -> tuple[Int64s, Float32s]:
+def _sample(stores: Stores, stored: Sequence[Array]) -> tuple[Int64s, Float32s]:
     """Returns the ids of evenly spaced rows, of each datastore in proportion to its rows, and their keys."""
     total, ids, keys = sum(store.rows_left for store, _ in stores), [], []
-    for store, offset in stores:
+    for (store, offset), stored_ND in zip(stores, stored, strict=True):
         rows_N = store.left.spaced(-(-SAMPLE * store.rows_left // max(total, 1)))
         ids.append(rows_N + offset)
-        keys.append(gather_rows(_keys_of(store), rows_N))
+        keys.append(gather_rows(stored_ND, rows_N))
     return np.concatenate(ids), np.concatenate(keys)
+
+
+def _exact(stored_ND: Array, offset: int, keys_ND: Float32s, ids_NK: Int64s) -> Float32s:
+    """Returns exact distances to the rows that are of one datastore, ``[N, K]``; +inf for those of another."""
+    is_here_NK = (ids_NK >= offset) & (ids_NK < offset + len(stored_ND))
+    rows, place_NK = np.unique(np.where(is_here_NK, ids_NK - offset, 0), return_inverse=True)  # of a large file, these
+    place_NK = np.where(is_here_NK, place_NK.reshape(ids_NK.shape), -1)
+    return recompute_distances(gather_rows(stored_ND, rows), keys_ND, place_NK)
 
 
 def _keys_of(store: Datastore) -> Array:

@@ -72,6 +72,20 @@ def test_rows_that_are_there_twice_are_not_apart(tmp_path):
     assert twice.distance_unit == unit_of(KEYS, range(FEW))
 
 
+@pytest.mark.parametrize("spec", ["SQ8", "SQfp16"])
+def test_a_row_is_not_apart_from_its_own_code(tmp_path, spec):
+    """By codes, a row that is there twice is a little away from the other one. Two datastores share the rows."""
+    names = []
+    for name, keys in (("a", KEYS), ("b", KEYS[::-1])):
+        store = write_store(tmp_path, name, keys, settings={"data_sha256": name})
+        build_index(store, BuildConfig(str(tmp_path / name), "i", index_spec=spec), tmp_path / f"{name}.index")
+        names.append((str(tmp_path / name), str(tmp_path / f"{name}.index")))
+    prefixes, indexes = (":".join(words) for words in zip(*names, strict=True))
+    config = KNNConfig(knnlm=True, dstore_filename=prefixes, indexfile=indexes, knn_temp="auto", **OWN)
+    found = open_neighbours(config)
+    assert len(found.parts) == 2 and found.distance_unit == pytest.approx(unit_of(KEYS, range(FEW)), rel=0.05)
+
+
 def test_several_datastores_are_one_in_whatever_order(tmp_path):
     indexed(tmp_path, "a", KEYS[:50], settings={"data": "a"})
     indexed(tmp_path, "b", KEYS[50:], settings={"data": "b"})
@@ -109,3 +123,16 @@ def test_what_auto_cannot_be_taken_from_is_refused_by_name(small, tmp_path):
     bare = dataclasses.replace(Datastore.open(small[0], load_keys=False), manifest=None)
     with pytest.raises(ConfigError, match="were not loaded, and no manifest says how they lie there"):
         temperature.measure_unit([(bare, 0)], KNN_Dstore.open(*small).found)
+
+
+def test_of_a_file_that_memory_does_not_hold_no_more_is_read_than_the_rows_that_were_found(small, monkeypatch):
+    """A thousand rows and 16 neighbours of each, whatever the size of the file."""
+    asked = []
+    monkeypatch.setattr("fairseq.knn.search.distances.fits_memory", lambda size: False)
+    gather = temperature.gather_rows
+    monkeypatch.setattr(temperature, "gather_rows", lambda keys, rows: asked.append(len(rows)) or gather(keys, rows))
+    monkeypatch.setattr(temperature, "SAMPLE", 3)
+    monkeypatch.setattr(temperature, "ASKED", 2)
+    rows = np.linspace(0, FEW - 1, 3).astype(int)
+    assert KNN_Dstore.open(*small, **OWN).distance_unit == unit_of(KEYS, rows, range(FEW))
+    assert asked[0] == 3 and asked[1] <= 9
