@@ -21,7 +21,7 @@ EXAMPLES = (
     """# random texts, with neighbours, and the 3 rows with the largest votes for each token
 fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid --prefix-size 20 \\
     --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
-    --indexfile checkpoints/knn.index --lmbda 0.25 --show-neighbours 3""",
+    --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --show-neighbours 3""",
 )
 
 

@@ -23,7 +23,7 @@ EXAMPLES = (
     """# random texts, with neighbours, and the 3 rows with the largest votes for each token
 fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --input prompts.txt \\
     --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
-    --indexfile checkpoints/knn.index --lmbda 0.25 --show-neighbours 3""",
+    --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --show-neighbours 3""",
 )
 MOST_WORDS_NAMED = 5
 

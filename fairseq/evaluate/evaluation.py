@@ -55,6 +55,12 @@ class Evaluation(OpenedModels):
         """Tokens in a block, without context."""
         return int(self.task_config.tokens_per_sample)
 
+    def shard_line(self, config: EvalConfig) -> str:
+        """Returns how much of the split this shard covers, for people."""
+        size_B = self.dataset.ends - self.dataset.starts
+        covered = sum(int(size_B[block_idx].sum()) for block_idx in self.batches)
+        return f"Shard {config.shard_id} of {config.num_shards}: {covered:,} of {int(size_B.sum()):,} tokens"
+
     def inputs(self) -> dict[str, Any]:
         """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
         return {

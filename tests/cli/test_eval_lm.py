@@ -141,6 +141,16 @@ def test_shards_add_up_to_the_whole(evaluate: Any, mode: str, window: int) -> No
     assert sum(shard["log_p_sum_nats"] for shard in shards) == pytest.approx(whole["log_p_sum_nats"], abs=1e-9)
 
 
+def test_a_shard_says_that_it_is_a_part(eval_lm: Command, data_dir: Path) -> None:
+    total, covered = num_tokens(data_dir, "test"), 0
+    for number in range(3):
+        evaluated, _, line = eval_lm("--max-tokens", 64, "--num-shards", 3, "--shard-id", number).out.splitlines()
+        count = int(evaluated.split()[1])
+        assert line == f"Shard {number} of 3: {count:,} of {total:,} tokens"
+        covered += count
+    assert covered == total
+
+
 @pytest.mark.parametrize("workers", [0, 4])
 @pytest.mark.pitfall(11)
 def test_num_workers_does_nothing_and_says_so(eval_lm: Command, workers: int) -> None:

@@ -123,6 +123,16 @@ def test_every_help_ends_in_examples_that_parse(
                 main(words)
 
 
+def test_examples_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neighbours vote with a T from the distances; flags have hyphens; only ``with-cache`` was saved with a cache."""
+    found = {prog: text.partition("\nexamples:\n")[2] for prog, text in helps(capsys)}
+    for prog, text in found.items():
+        assert text.count("--knnlm") == text.count("--knn-temp auto") or prog.startswith("fairseq-knnlm"), prog
+        assert not re.findall(r"--[a-z]+_", text), prog
+    assert sum("--knnlm " in text for text in found.values()) == 4
+    assert "retrieval/" not in found["fairseq-knnlm sweep-cache"]
+
+
 def test_the_word_for_a_value_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     """Not --json JSON or --out OUT."""
     kinds = vars(fairseq.config.kinds).values()
