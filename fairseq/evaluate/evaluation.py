@@ -97,7 +97,12 @@ def prepare(
     lengths = dataset.lengths
     order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(lengths)
     batches = batch_by_size(
-        order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
+        order,
+        lengths,
+        config.max_tokens,
+        config.max_sentences,
+        config.required_batch_size_multiple,
+        split=config.gen_subset,
     )
     shard = batches[config.shard_id :: config.num_shards]
     if batches and not shard:
