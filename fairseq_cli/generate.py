@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig
+from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.interrupts import advising
@@ -27,7 +28,8 @@ fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset val
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(SplitPromptsConfig), argv, EXAMPLES, OUTPUT)
+    groups = flag_groups(SplitPromptsConfig)
+    flags = parse("fairseq-generate", DESCRIPTION, groups, argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
     config = flags.build(SplitPromptsConfig)
     opened = open_run(flags, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)
