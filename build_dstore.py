@@ -20,9 +20,9 @@ if __name__ == "__main__":
         PROG, CALL = "build_dstore.py", "python build_dstore.py"
 DESCRIPTION = """Build the FAISS index of a datastore. A stopped build goes on when the same command is given again."""
 EXAMPLES = (
-    f"""{CALL} --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --index_spec auto""",
+    f"""{CALL} --dstore-mmap checkpoints/dstore --faiss-index checkpoints/knn.index --index-spec auto""",
     f"""# after fairseq-eval-lm --save-knnlm-dstore --append
-{CALL} --dstore_mmap checkpoints/dstore --faiss_index checkpoints/knn.index --append""",
+{CALL} --dstore-mmap checkpoints/dstore --faiss-index checkpoints/knn.index --append""",
 )
 
 

@@ -1,14 +1,16 @@
 """``fairseq-eval-lm``: the perplexity of a text, with neighbours or without; or the datastore of a text."""
 
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
@@ -41,7 +43,7 @@ fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset trai
     """# perplexity with neighbours, which are kept for fairseq-knnlm sweep and report
 fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid \\
     --context-window 64 --knnlm --dstore-filename checkpoints/dstore \\
-    --indexfile checkpoints/knn.index --lmbda 0.25 --save-retrieval retrieval/valid""",
+    --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --save-retrieval retrieval/valid""",
 )
 
 
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         DumpConfig,
     )
     groups += (DatastoreConfig, DeviceConfig, CommonConfig)
-    flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv, EXAMPLES)
+    flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv, EXAMPLES, without_effect=OWNED_BY_CHECKPOINT)
     settings = EvalSettings(flags)
     settings.claim_outputs(["fairseq-eval-lm", *argv])
     fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)
@@ -155,6 +157,8 @@ def report(
     sys.stdout.write(result.summary + "\n")
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
+    if settings.eval.num_shards > 1:
+        sys.stdout.write(evaluation.shard_line(settings.eval) + "\n")
     memories = mixture.report()
     if result.lm is not None:
         sys.stdout.write(result.lm_line + "\n")
@@ -162,13 +166,7 @@ def report(
     sys.stdout.flush()
     for line in memories.warnings:
         logger.warning("%s", line)
-    if result.lm is not None and result.is_worse_than_lm:
-        logger.warning(
-            "the mixture is worse than the model alone: perplexity %.2f instead of %.2f; %s",
-            result.perplexity.ppl,
-            result.lm.ppl,
-            settings.what_to_choose,
-        )
+    advise(result, settings, memories.found)
     record = {
         **result.record(symbols),
         **memories.found,
@@ -186,6 +184,24 @@ def report(
             write_json(times_path(path), {"kind": "times", **speed})
     if settings.retrieval.save_retrieval is not None:
         keep_evaluation(Path(settings.retrieval.save_retrieval), record, command, speed)
+
+
+def advise(result: "EvaluationResult", settings: EvalSettings, found: Mapping[str, Any]) -> None:
+    """Logs what to do where the mixture is worse than the model alone, or hardly better."""
+    mixture, lm = result.perplexity, result.lm
+    if lm is None:
+        return
+    if result.is_worse_than_lm:
+        logger.warning(
+            "the mixture is worse than the model alone: perplexity %.2f instead of %.2f; %s",
+            mixture.ppl,
+            lm.ppl,
+            settings.what_to_choose,
+        )
+    elif "neighbours" in found and math.isfinite(lm.ppl):
+        advice = settings.about_temperature(1 - mixture.ppl / lm.ppl, found["neighbours"]["nearest_share"])
+        if advice:
+            logger.info("%s", advice)
 
 
 def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str], speed: dict[str, float]) -> None:

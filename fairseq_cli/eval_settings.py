@@ -22,6 +22,10 @@ from fairseq.runtime.outputs import claim, claim_all, claim_datastore, claim_dir
 from fairseq.runtime.stores import retrieval_names
 from fairseq.tasks import TASKS
 
+# Neighbours that lower perplexity by less, or of which the nearest has more of the vote, may want another T. Of fewer
+# neighbours the nearest has much of the vote whatever T is.
+SMALL_GAIN, LARGE_SHARE, MANY = 0.01, 0.5, 8
+
 
 def task_fields(flags: Flags, task: str, path: str, split: str | None = None) -> dict[str, Any]:
     """Returns what was typed of the task's settings, after a look whether checkpoints, data and split are there."""
@@ -92,6 +96,7 @@ class EvalSettings:
         saved = self.retrieval.save_retrieval is not None
         self.neighbours = NeighbourSettings(flags, self.eval.path, saved=saved)
         self.has_cache = self.cache.is_on or (saved and bool(self.cache.cache_size))
+        self._temperature_was_typed = "knn_temp" in flags.typed
         # A line of progress every few seconds, unless batches were asked for.
         self.log_every = self.common.log_interval if "log_interval" in flags.typed else None
         if saved:
@@ -165,6 +170,26 @@ class EvalSettings:
         choose = f"choose λ and T on the valid split: --save-retrieval DIR, then fairseq-knnlm {sweep} DIR"
         has_auto = knn.knn_temp == 1 and not knn.is_inner_product
         return f"{choose}; --knn-temp auto takes T from the distances" if has_auto else choose
+
+    def about_temperature(self, gain: float, nearest_share: float | None) -> str:
+        """Returns what to try where T is the default and seems too low; else nothing.
+
+        Args:
+            gain: the share by which perplexity is below that of the model alone.
+            nearest_share: of p_kNN, the nearest neighbour's; None where none was found.
+        """
+        found = self.neighbours
+        has_default = not self._temperature_was_typed and found.weight.lmbda_model is None
+        has_votes = found.needed and found.knn.lmbda > 0 and found.knn.k >= MANY
+        if not has_default or not has_votes or found.knn.is_inner_product:
+            return ""
+        if nearest_share is None or (gain >= SMALL_GAIN and nearest_share <= LARGE_SHARE):
+            return ""
+        return (
+            f"--knn-temp was not given, and is {found.knn.knn_temp:g}: perplexity is {gain:.1%} below the model's"
+            f" alone, and the nearest neighbour has {nearest_share:.1%} of p_kNN; try --knn-temp auto, which takes"
+            " T from the distances"
+        )
 
     def record(self, task_config: Any) -> dict[str, Any]:
         """Returns every setting in force, flat."""

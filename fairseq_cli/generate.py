@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig
+from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.interrupts import advising
@@ -21,13 +22,14 @@ EXAMPLES = (
     """# random texts, with neighbours, and the 3 rows with the largest votes for each token
 fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid --prefix-size 20 \\
     --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
-    --indexfile checkpoints/knn.index --lmbda 0.25 --show-neighbours 3""",
+    --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --show-neighbours 3""",
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(SplitPromptsConfig), argv, EXAMPLES, OUTPUT)
+    groups = flag_groups(SplitPromptsConfig)
+    flags = parse("fairseq-generate", DESCRIPTION, groups, argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
     config = flags.build(SplitPromptsConfig)
     opened = open_run(flags, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)

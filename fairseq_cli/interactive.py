@@ -6,6 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from fairseq.config.command_line import parse
+from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.inputs import open_input
 from fairseq.runtime.log import logger
@@ -23,14 +24,15 @@ EXAMPLES = (
     """# random texts, with neighbours, and the 3 rows with the largest votes for each token
 fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --input prompts.txt \\
     --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
-    --indexfile checkpoints/knn.index --lmbda 0.25 --show-neighbours 3""",
+    --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --show-neighbours 3""",
 )
 MOST_WORDS_NAMED = 5
 
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(LinePromptsConfig), argv, EXAMPLES, OUTPUT)
+    groups = flag_groups(LinePromptsConfig)
+    flags = parse("fairseq-interactive", DESCRIPTION, groups, argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
     config = flags.build(LinePromptsConfig)
     with open_input(config.input) as file:
         opened = open_run(flags)

@@ -122,7 +122,7 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         "fairseq.knn.sweep.command:run_sweep",
         (CacheSweepConfig,),
         ("seed", "show"),
-        examples=("""fairseq-knnlm sweep-cache retrieval/valid --apply retrieval/test""",),
+        examples=("""fairseq-knnlm sweep-cache with-cache/valid --apply with-cache/test""",),
     ),
     "fit-lmbda": Subcommand(
         "Fit a weight λ for each token to a saved retrieval, and which searches may be skipped.",

@@ -30,7 +30,7 @@ EXAMPLES = (
     """echo "the cat sat on the mat ." | fairseq-score-lm data-bin/dict.txt --path checkpoints/checkpoint_best.pt""",
     """# with neighbours, as JSON
 fairseq-score-lm data-bin --path checkpoints/checkpoint_best.pt --input lines.txt --json --knnlm \\
-    --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index --lmbda 0.25""",
+    --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto""",
 )
 
 GROUPS = (ScoreConfig, KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)

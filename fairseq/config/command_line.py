@@ -9,7 +9,7 @@ import dataclasses
 import re
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from fairseq import __version__
@@ -74,15 +74,17 @@ def parse(
     argv: Sequence[str],
     examples: Sequence[str] = (),
     output: str = "",
+    without_effect: Mapping[str, str] | None = None,
 ) -> Flags:
     """Returns the flags that ``argv`` spells for the config dataclasses ``groups``.
 
-    ``--help`` and ``--version`` print and exit. The former ends in what the command prints, and examples.
+    ``--help`` and ``--version`` print and exit. The former ends in what the command prints, and examples; the flags of
+    ``without_effect`` stand among those that do nothing, each with its reason.
 
     Raises:
         ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
     """
-    parser = make_parser(prog, description, groups)
+    parser = make_parser(prog, description, groups, without_effect)
     parser.endings = (("output", (output,) if output else ()), ("examples", examples))
     namespace, unknown = parser.parse_known_args([hyphens(word) for word in argv])
     if unknown:
@@ -125,8 +127,17 @@ def early_value(name: str, argv: Sequence[str]) -> str | None:
     return early.parse_known_args([hyphens(word) for word in argv])[0].value  # type: ignore[no-any-return]
 
 
-def make_parser(prog: str, description: str, groups: Sequence[type]) -> _Parser:
-    """Returns the argument parser of a command; a flag that two groups share is declared by the first."""
+def make_parser(
+    prog: str, description: str, groups: Sequence[type], without_effect: Mapping[str, str] | None = None
+) -> _Parser:
+    """Returns the argument parser of a command; a flag that two groups share is declared by the first.
+
+    Args:
+        prog: its name.
+        description: what it does.
+        groups: whose fields are the flags.
+        without_effect: fields that do nothing in this command, each with the reason, for ``--help``.
+    """
     parser = _Parser(
         prog=prog,
         usage=usage(groups),
@@ -136,20 +147,20 @@ def make_parser(prog: str, description: str, groups: Sequence[type]) -> _Parser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    default_of, without_effect = defaults(groups), []
+    default_of, idle, reasons = defaults(groups), [], without_effect or {}
     for cls in dict.fromkeys(groups):
         group = parser.add_argument_group(title(cls))
         kinds = typing.get_type_hints(cls, include_extras=True)
         for name, field in flag_fields(cls).items():
             if name not in default_of:  # an earlier group has it
                 continue
-            text = flag_text(field, default_of.pop(name))
-            if field.metadata["no_effect"]:
-                without_effect.append((name, field, kinds[name], text))
+            text = flag_text(field, default_of.pop(name), reasons.get(name))
+            if field.metadata["no_effect"] or name in reasons:
+                idle.append((name, field, kinds[name], text))
             else:
                 _add_flag(group, name, field, kinds[name], text)
     last = parser.add_argument_group(WITHOUT_EFFECT)
-    for flag in without_effect:
+    for flag in idle:
         _add_flag(last, *flag)
     return parser
 

@@ -119,12 +119,15 @@ def _are_short(choices: Collection[str]) -> bool:
     return len(_braced(choices)) <= _SHORT_CHOICES and not isinstance(choices, Mapping)
 
 
-def flag_text(field: dataclasses.Field[Any], default: str) -> str:
-    """Returns what ``--help`` says of a flag: its text, whether it is required, its default once, its choices."""
+def flag_text(field: dataclasses.Field[Any], default: str, no_effect: str | None = None) -> str:
+    """Returns what ``--help`` says of a flag: its text, whether it is required, its default once, its choices.
+
+    Of a flag without effect, in every command or for the reason that is given, the text and the reason.
+    """
     meta = field.metadata
     text: str = meta["help"]
-    if meta["no_effect"]:
-        return f"{text}; no effect: {meta['no_effect']}".replace("%", "%%")
+    if reason := no_effect or meta["no_effect"]:
+        return f"{text}; no effect: {reason}".replace("%", "%%")
     choices = choices_of(field)
     if choices and not isinstance(choices, Mapping) and not _are_short(choices):
         text += f": {', '.join(choices)}"

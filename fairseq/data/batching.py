@@ -24,8 +24,20 @@ def batch_by_size(
     max_tokens: int | None,
     max_sentences: int | None = None,
     multiple: int = 1,
+    *,
+    split: str | None = None,
+    bound: str = "--max-tokens",
 ) -> list[Int64s]:
     """Returns batches of block indices in the order given.
+
+    Args:
+        order: block indices.
+        lengths: tokens of each block.
+        max_tokens: most of a batch, padding counted.
+        max_sentences: most blocks of a batch.
+        multiple: of which the number of blocks is one where possible.
+        split: whose blocks they are, for the message.
+        bound: the flag that ``max_tokens`` comes from, likewise.
 
     Raises:
         ConfigError: one block alone exceeds ``max_tokens``.
@@ -33,10 +45,10 @@ def batch_by_size(
     ordered: Int64s = np.asarray(order, np.int64)
     length_N = lengths[ordered]
     if max_tokens is not None and (length_N > max_tokens).any():
-        idx = int(ordered[np.argmax(length_N > max_tokens)])
+        of_split = f" of the split '{split}'" if split is not None else ""
         raise ConfigError(
-            f"--max-tokens {max_tokens} is below the {lengths[idx]} tokens of block {idx}; raise it, or lower"
-            " --tokens-per-sample in training"
+            f"{bound} {max_tokens} is below the {length_N.max()} tokens of the longest block{of_split}; give at least"
+            f" {length_N.max()}"
         )
     batches: list[Int64s] = []
     start = 0

@@ -20,7 +20,8 @@ class LanguageModelingConfig:
 
     data: Dirs = flag(
         "data-bin",
-        r"directory that fairseq-preprocess wrote; A:B trains on both in turn, an epoch each (a colon in a name: \:)",
+        r"directory that fairseq-preprocess wrote; training takes those of A:B in turn, an epoch each (a colon in a"
+        r" name: \:)",
         positional=True,
     )
     sample_break_mode: str = flag("none", "how text is cut into blocks", choices=BREAK_MODES)
@@ -29,6 +30,12 @@ class LanguageModelingConfig:
         -1, "limit the output to the first N words", no_effect="the output always covers the whole dictionary"
     )
     add_bos_token: bool = flag(False, "begin every block with <s>")
+
+
+# Settings of the task that belong to the model, and why a flag does not change them where a checkpoint is read.
+OWNED_BY_CHECKPOINT = dict.fromkeys(
+    ("tokens_per_sample", "add_bos_token"), "the checkpoint's is in force; --model-overrides replaces it"
+)
 
 
 @dataclass(frozen=True)

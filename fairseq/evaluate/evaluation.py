@@ -55,6 +55,12 @@ class Evaluation(OpenedModels):
         """Tokens in a block, without context."""
         return int(self.task_config.tokens_per_sample)
 
+    def shard_line(self, config: EvalConfig) -> str:
+        """Returns how much of the split this shard covers, for people."""
+        size_B = self.dataset.ends - self.dataset.starts
+        covered = sum(int(size_B[block_idx].sum()) for block_idx in self.batches)
+        return f"Shard {config.shard_id} of {config.num_shards}: {covered:,} of {int(size_B.sum()):,} tokens"
+
     def inputs(self) -> dict[str, Any]:
         """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
         return {
@@ -91,7 +97,12 @@ def prepare(
     lengths = dataset.lengths
     order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(lengths)
     batches = batch_by_size(
-        order, lengths, config.max_tokens, config.max_sentences, config.required_batch_size_multiple
+        order,
+        lengths,
+        config.max_tokens,
+        config.max_sentences,
+        config.required_batch_size_multiple,
+        split=config.gen_subset,
     )
     shard = batches[config.shard_id :: config.num_shards]
     if batches and not shard:

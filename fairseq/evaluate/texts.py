@@ -136,7 +136,7 @@ class TextScorer:
             )
         size = len(ids) + self._add_bos
         if size > self._max_tokens:
-            raise ConfigError(f"--max-tokens {self._max_tokens} is below the {size} tokens of {where}; raise it")
+            raise ConfigError(f"--max-tokens {self._max_tokens} is below the {size} tokens of {where}; give more")
         return ids
 
 

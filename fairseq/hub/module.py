@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +27,10 @@ def checked_device(device: str | int | torch.device | None) -> torch.device:
         place = torch.device("cpu" if device is None else device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as err:
+        if re.fullmatch(r"cuda(:\d+)?|\d+", str(device)):
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            there = f"GPUs are counted from 0, and torch sees {count}" if count else "torch sees no GPU here; give cpu"
+            raise ConfigError(f"device is {device}, but {there}") from err
         raise ConfigError(f"device must be cpu, or cuda where there is a GPU, but is {device}") from err
     return place
 

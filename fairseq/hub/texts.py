@@ -44,7 +44,14 @@ def decode(dictionary: Dictionary, ids: Iterable[int]) -> str:
 
     The last line has no ``\n`` behind it unless it is empty, for ``encode`` takes that one for the end of a line.
     """
-    tokens = [idx for idx in map(int, ids) if idx != BOS]
+    try:
+        if isinstance(ids, str):
+            raise TypeError
+        tokens = [idx for idx in map(int, ids) if idx != BOS]
+    except (TypeError, ValueError) as err:
+        raise ConfigError(
+            f"ids must be whole numbers in a row, but are {shown(ids)}; lm.encode(text) gives some"
+        ) from err
     _check_ids(dictionary, np.array(tokens, np.int64))
     if tokens and tokens[-1] == EOS:
         del tokens[-1]

@@ -13,6 +13,7 @@ from typing import Any
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
 from fairseq.config.path_lists import split_paths
+from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.models import MODELS
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 # Settings that --model-overrides of published commands hold, and that mean nothing to the model any more.
 _KNOWN_OVERRIDES = ("knn_keytype",)
-# Settings of the task that belong to the model: the checkpoint's, or an override's, but never a flag's.
-_OWNED_BY_CHECKPOINT = ("tokens_per_sample", "add_bos_token")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint) -> M
 
 def _task_config(task_class: type, given: Mapping[str, Any], checkpoint: Mapping[str, Any], context_window: int) -> Any:
     """Returns the task's settings, block size in force included."""
-    own = {name: checkpoint[name] for name in _OWNED_BY_CHECKPOINT if checkpoint.get(name) is not None}
+    own = {name: checkpoint[name] for name in OWNED_BY_CHECKPOINT if checkpoint.get(name) is not None}
     for name, value in own.items():
         if name in given and str(given[name]) != str(value):
             logger.warning(
@@ -139,7 +138,7 @@ def _check_rows(models: Sequence[Any], length: int) -> None:
 
 def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
     models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
-    used = {*_KNOWN_OVERRIDES, *_OWNED_BY_CHECKPOINT, *models}
+    used = {*_KNOWN_OVERRIDES, *OWNED_BY_CHECKPOINT, *models}
     known = {*used, *checkpoints[0].fields}
     refuse_unknown(overrides, known, f"{checkpoints[0].path} (--model-overrides)")
     for name in overrides:

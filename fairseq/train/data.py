@@ -46,6 +46,7 @@ def load_epoch(task: Any, trainer: Trainer, batching: BatchConfig, seed: int, ep
         batching.max_tokens,
         batching.max_sentences,
         batching.required_batch_size_multiple,
+        split=split,
     )
     shuffled = epoch_batches(batches, seed, epoch)
     rank, world = trainer.group.rank, trainer.group.world_size
@@ -74,6 +75,7 @@ def load_validation(
         return []
     limit: int = trainer.max_positions
     max_tokens = config.max_tokens_valid or batching.max_tokens
+    bound = "--max-tokens-valid" if config.max_tokens_valid else "--max-tokens"
     loaded = []
     for split in batching.valid_subset.split(","):
         dataset, num_left_out = task.load_split(split).without_longer_than(limit)
@@ -85,7 +87,9 @@ def load_validation(
         _warn_of_long_blocks(split, num_left_out, limit)
         _warn_of_padding(split, dataset)
         lengths = dataset.lengths
-        batches = batch_by_size(by_length(lengths), lengths, max_tokens, batching.max_sentences)
+        batches = batch_by_size(
+            by_length(lengths), lengths, max_tokens, batching.max_sentences, split=split, bound=bound
+        )
         loaded.append(ValidationSplit(split, dataset, batches[trainer.group.rank :: trainer.group.world_size]))
     return loaded
 

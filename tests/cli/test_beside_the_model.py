@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairseq.config.flags import Flags
+from fairseq.evaluate.config import EvalConfig
+from fairseq.knn.config import KNNConfig
+from fairseq_cli.eval_settings import EvalSettings
 from knnlm import KNN_Dstore
 from tests.builders.cases import Artefacts
 from tests.builders.tiny_lm import Command, Outcome
@@ -130,6 +134,24 @@ def test_neighbours_that_harm_are_said_with_what_to_do(evaluate: Any) -> None:
         outcome, record = evaluate(*words)
         assert least <= record["lm"]["loss_base2"] - record["loss_base2"], words
         assert not [w for w in outcome.warnings if "worse than" in w], words
+
+
+def test_a_temperature_that_was_not_given_is_named_where_little_is_gained(evaluate: Any) -> None:
+    def hints(*words: object) -> list[str]:
+        return [line for line in evaluate("--lmbda", 1e-9, *words)[0].log if "--knn-temp was not given" in line]
+
+    (line,) = hints()
+    share = evaluate("--lmbda", 1e-9)[1]["neighbours"]["nearest_share"]
+    assert "is 1: perplexity is 0.0% below" in line and f"has {share:.1%} of p_kNN; try --knn-temp auto" in line
+    for words in (("--knn-temp", 1), ("--knn-temp", "auto"), ("--knn-sim-func", "dot"), ("--k", 4)):
+        assert hints(*words) == [], words
+
+
+def test_a_temperature_that_was_not_given_is_named_where_the_nearest_has_most_of_the_vote() -> None:
+    flags = {"path": "m.pt", "knnlm": True, "dstore_filename": "d", "indexfile": "i", "lmbda": 0.25}
+    settings = EvalSettings(Flags(flags, (EvalConfig, KNNConfig)))
+    assert "the nearest neighbour has 51.0% of p_kNN" in settings.about_temperature(0.1, 0.51)
+    assert settings.about_temperature(0.1, 0.49) == ""
 
 
 def test_many_empty_places_are_said_with_numbers(evaluate: Any) -> None:

@@ -141,6 +141,16 @@ def test_shards_add_up_to_the_whole(evaluate: Any, mode: str, window: int) -> No
     assert sum(shard["log_p_sum_nats"] for shard in shards) == pytest.approx(whole["log_p_sum_nats"], abs=1e-9)
 
 
+def test_a_shard_says_that_it_is_a_part(eval_lm: Command, data_dir: Path) -> None:
+    total, covered = num_tokens(data_dir, "test"), 0
+    for number in range(3):
+        evaluated, _, line = eval_lm("--max-tokens", 64, "--num-shards", 3, "--shard-id", number).out.splitlines()
+        count = int(evaluated.split()[1])
+        assert line == f"Shard {number} of 3: {count:,} of {total:,} tokens"
+        covered += count
+    assert covered == total
+
+
 @pytest.mark.parametrize("workers", [0, 4])
 @pytest.mark.pitfall(11)
 def test_num_workers_does_nothing_and_says_so(eval_lm: Command, workers: int) -> None:
@@ -405,7 +415,10 @@ def test_a_target_of_probability_0_is_counted_and_named(
         ("--path /nowhere.pt", "checkpoint /nowhere.pt does not exist; give --path"),
         ("--context-window 16", "--context-window 16 must be smaller than the checkpoint's tokens_per_sample, 16"),
         ("--context-window -1", "--context-window must be at least 0, but is -1"),
-        ("--max-tokens 8", "--max-tokens 8 is below the "),
+        (
+            "--max-tokens 8",
+            "--max-tokens 8 is below the 16 tokens of the longest block of the split 'test'; give",
+        ),
         ("--num-shards 2 --shard-id 2", "--shard-id 2 must be below --num-shards 2"),
         ("--sample-break-mode full", "--sample-break-mode must be one of none, complete, complete_doc, eos"),
         ("--task translation", "--task translation is not a known task"),

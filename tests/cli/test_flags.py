@@ -316,7 +316,7 @@ def groups_of(prog: str) -> tuple[type, ...]:
         command = pytest.importorskip("build_dstore")
     seen: list[tuple[type, ...]] = []
 
-    def keep(prog: str, description: str, groups: tuple[type, ...], *more: object) -> None:
+    def keep(prog: str, description: str, groups: tuple[type, ...], *more: object, **named: object) -> None:
         seen.append(tuple(groups))
         raise SystemExit(0)
 

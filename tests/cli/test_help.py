@@ -98,7 +98,9 @@ class ParsedError(Exception):
     """The flags of an example are sound."""
 
 
-def check_flags(prog: str, description: str, groups: tuple[type, ...], argv: list[str], *more: object) -> NoReturn:
+def check_flags(
+    prog: str, description: str, groups: tuple[type, ...], argv: list[str], *more: object, **named: object
+) -> NoReturn:
     """Takes the place of ``parse``: checks the values as well, and ends the command there."""
     flags = parse(prog, description, groups, argv)
     for config in groups:
@@ -121,6 +123,28 @@ def test_every_help_ends_in_examples_that_parse(
             monkeypatch.setattr(sys.modules[main.__module__], "parse", check_flags)
             with pytest.raises(ParsedError):
                 main(words)
+
+
+def test_settings_of_the_checkpoint_stand_among_the_flags_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a checkpoint is read; training has them in force."""
+    for prog, text in helps(capsys):
+        before, _, after = text.partition("Accepted without effect, for old command lines:")
+        for flag in ("--tokens-per-sample", "--add-bos-token"):
+            shown = f"\n  {flag}"
+            if prog in ("fairseq-eval-lm", "fairseq-generate", "fairseq-interactive"):
+                assert shown in after and shown not in before, (prog, flag)
+            elif prog == "fairseq-train":
+                assert shown in before and shown not in after, (prog, flag)
+
+
+def test_examples_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neighbours vote with a T from the distances; flags have hyphens; only ``with-cache`` was saved with a cache."""
+    found = {prog: text.partition("\nexamples:\n")[2] for prog, text in helps(capsys)}
+    for prog, text in found.items():
+        assert text.count("--knnlm") == text.count("--knn-temp auto") or prog.startswith("fairseq-knnlm"), prog
+        assert not re.findall(r"--[a-z]+_", text), prog
+    assert sum("--knnlm " in text for text in found.values()) == 4
+    assert "retrieval/" not in found["fairseq-knnlm sweep-cache"]
 
 
 def test_the_word_for_a_value_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,7 @@ def test_a_bad_line_is_named(score: Any, text: bytes, message: str) -> None:
     [
         (["--path", ""], "--path is required: the file of a checkpoint"),
         (["--input", "gone.txt"], "--input must name text files, but gone.txt does not exist"),
-        (["--max-tokens", "2"], "--max-tokens 2 is below the 3 tokens of stdin:1; raise it"),
+        (["--max-tokens", "2"], "--max-tokens 2 is below the 3 tokens of stdin:1; give more"),
         (["--knnlm"], "--knnlm needs a datastore and its index; give --dstore-filename"),
         (["--inptu", "x"], "unrecognised argument --inptu; did you mean --input?"),
     ],

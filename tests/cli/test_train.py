@@ -330,7 +330,15 @@ def test_a_loss_that_is_no_number_is_one_line(train: Command, tmp_path: Path) ->
         ("--criterion adaptive_loss", "--criterion adaptive_loss needs --adaptive-softmax-cutoff"),
         ("--adaptive-softmax-cutoff 30,10", "--adaptive-softmax-cutoff 30,10 must rise and stay below the 40 ids"),
         ("--adaptive-softmax-cutoff 10,40", "--adaptive-softmax-cutoff 10,40 must rise and stay below the 40 ids"),
-        ("--max-tokens 8", "--max-tokens 8 is below the "),
+        (
+            "--max-tokens 8",
+            "--max-tokens 8 is below the 16 tokens of the longest block of the split 'valid'; give",
+        ),
+        ("--max-tokens-valid 9", "--max-tokens-valid 9 is below the 16 tokens of the longest block of the split"),
+        (
+            "--max-tokens 8 --disable-validation",
+            "--max-tokens 8 is below the 16 tokens of the longest block of the split 'train'",
+        ),
         ("--fp16 --bf16", "--fp16 and --bf16 exclude each other"),
         ("--lr-scheduler cosine --lr 0.1", "--lr-scheduler cosine needs --lr-period-updates, or --max-update"),
         ("--lr-scheduler polynomial_decay", "--lr-scheduler polynomial_decay needs --total-num-update"),

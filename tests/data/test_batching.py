@@ -56,8 +56,11 @@ def test_without_bounds_all_rows_make_one_batch() -> None:
 
 
 def test_a_block_larger_than_a_batch_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"--max-tokens 8 is below the 9 tokens of block 1; raise it"):
-        batches([3, 9, 1], 8)
+    """By the longest, not by the first that is too long: who gives as much is not refused again."""
+    message = "--max-tokens 8 is below the 12 tokens of the longest block; give at least 12"
+    with pytest.raises(ConfigError, match=message):
+        batches([3, 9, 1, 12, 10], 8)
+    assert batches([3, 9, 1, 12, 10], 12) == [[0], [1], [2], [3], [4]]
 
 
 def test_order_by_length_is_stable() -> None:

@@ -120,8 +120,9 @@ def test_place_and_format(artefacts: Artefacts, caplog: pytest.LogCaptureFixture
     with pytest.raises(ConfigError, match="device must be cpu, or cuda"):
         lm.to("nowhere")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="device must be cpu, or cuda"):
-            lm.cuda()
+        for ask in (lm.cuda, lambda: lm.to("cuda:1"), lambda: lm.to(0)):
+            with pytest.raises(ConfigError, match=r"^device is \S+, but torch sees no GPU here; give cpu$"):
+                ask()
 
 
 def test_bfloat16_is_what_products_are_computed_in(artefacts: Artefacts, monkeypatch: pytest.MonkeyPatch) -> None:

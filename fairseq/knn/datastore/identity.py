@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 # A field of the identity, its words in a message, and what to do where it differs.
 _FIELDS = (
-    ("key_dimension", "keys of width", "give --path the model that wrote it, and leave --dimension out"),
+    ("key_dimension", "keys of width", "use the model that wrote it"),
     ("vocabulary_size", "a vocabulary of", "use the dictionary that it was written with"),
     ("dictionary_sha256", "dictionary", "use the data directory whose dict.txt it was written with"),
-    ("weights_sha256", "model weights", "give --path the checkpoint that wrote it, or write it again"),
+    ("weights_sha256", "model weights", "use the checkpoint that wrote it, or write it again"),
     ("key_type", "keys of type", "give --knn-keytype its own"),
 )
 

@@ -80,7 +80,7 @@ class KNN:
     def __init__(
         self,
         prefix: str | Path,
-        indexfile: str | Path,
+        indexfile: str | Path = "",
         k: int = 1024,
         lmbda: float = 0.25,
         *,
@@ -90,6 +90,11 @@ class KNN:
         **settings: "Unpack[NeighbourSettings]",
     ) -> None:
         self.data, self.rows, self.key_fp16 = data, rows, key_fp16
+        if indexfile == "":
+            raise ConfigError(
+                f"indexfile is required, the index that fairseq-build-dstore made of {prefix}; give KNN(prefix,"
+                " indexfile)"
+            )
         names = [join_paths([name]) if isinstance(name, Path) else name for name in (prefix, indexfile)]
         for what, name in zip(("prefix", "indexfile"), names, strict=True):
             if not isinstance(name, str):

@@ -80,6 +80,11 @@ class Retrieval:
         return self.manifest.k
 
     @property
+    def rows(self) -> int | None:
+        """Rows of the datastore, of all of them together; None where the manifest does not say."""
+        return self.manifest.datastore.rows
+
+    @property
     def parts(self) -> tuple[RetrievalPart, ...]:
         """The datastores that ids are rows of, by offset."""
         return parts_of(self.manifest.datastore, self.manifest.identity.store_id)

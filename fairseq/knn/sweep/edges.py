@@ -9,7 +9,12 @@ from fairseq.knn.sweep.grid import Setting
 
 
 def neighbour_edges(
-    setting: Setting, lmbdas: Sequence[float], ks: Sequence[int], temperatures: Sequence[float], saved_k: int
+    setting: Setting,
+    lmbdas: Sequence[float],
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    saved_k: int,
+    rows: int | None,
 ) -> Iterator[str]:
     """Yields the edges that the best λ, k and T lie at; the values that were offered are ascending.
 
@@ -19,17 +24,18 @@ def neighbour_edges(
         ks: offered.
         temperatures: offered.
         saved_k: neighbours of a token in the retrieval.
+        rows: of the datastore, more than which nobody finds; None where that is not known.
     """
     if setting.lmbda == 0:
         if len(lmbdas) > 1:
             yield "--lmbda 0 is best: neighbours help at none of these settings."
         return
     yield from weight_edge("--lmbda", setting.lmbda, lmbdas)
-    yield from search_edges(setting.k, setting.knn_temp, ks, temperatures, saved_k)
+    yield from search_edges(setting.k, setting.knn_temp, ks, temperatures, saved_k, rows)
 
 
 def search_edges(
-    k: int, temperature: float, ks: Sequence[int], temperatures: Sequence[float], saved_k: int
+    k: int, temperature: float, ks: Sequence[int], temperatures: Sequence[float], saved_k: int, rows: int | None
 ) -> Iterator[str]:
     """Yields the edges that the best k and T lie at, likewise."""
     if side := _side(temperature, temperatures):
@@ -39,10 +45,12 @@ def search_edges(
     if len(ks) < 2:
         return
     if k == saved_k:
-        yield (
-            f"--k {k} is all that was saved: more neighbours may be better; give fairseq-eval-lm --save-retrieval"
-            f" --k {2 * k}"
-        )
+        more = 2 * k if rows is None else min(2 * k, rows)
+        if more > k:
+            yield (
+                f"--k {k} is all that was saved: more neighbours may be better; give fairseq-eval-lm --save-retrieval"
+                f" --k {more}"
+            )
     elif k == ks[-1]:
         yield _line(f"--k {k}", "larger", f"try --k {min(2 * k, saved_k)} as well")
     elif k == ks[0] > 1:

@@ -136,7 +136,9 @@ class NeighbourReport(Report):
                 yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
         yield ""
         yield f"Chosen on {self.splits[0]}: {_flags_to_evaluate(self.texts[0], setting)}"
-        yield from neighbour_edges(setting, grid.lmbdas, grid.ks, grid.temperatures, self.texts[0].k)
+        yield from neighbour_edges(
+            setting, grid.lmbdas, grid.ks, grid.temperatures, self.texts[0].k, self.texts[0].rows
+        )
         yield ""
         gains = self.gains[KNN_LM, LM]
         rows = {
@@ -208,7 +210,7 @@ class CacheReport(Report):
         if best.lmbda > 0:
             yield from weight_edge("--lmbda", best.lmbda, grid.lmbdas)
             if offered:
-                yield from search_edges(best.k, best.knn_temp, grid.ks, offered, self.texts[0].k)
+                yield from search_edges(best.k, best.knn_temp, grid.ks, offered, self.texts[0].k, self.texts[0].rows)
         if best.cache_lmbda > 0 and best.cache is not None:
             yield from weight_edge("--cache-lmbda", best.cache_lmbda, grid.cache_lmbdas)
             yield from cache_edges(best.cache, grid.caches, self.swept.num_tokens)

@@ -62,5 +62,6 @@ def offered(config: FitLmbdaConfig, retrieval: Retrieval) -> Offered:
     grid = Grid(LMBDAS, ks or powers(retrieval.k), offered_temperatures(retrieval, None))
     best = sweep(retrieval, grid).best()
     words = f"the best of {len(grid.ks) * len(grid.temperatures)} for a fixed λ"
-    edges = search_edges(best.k, best.knn_temp, () if ks else grid.ks, grid.temperatures, retrieval.k)
+    tried, saved = () if ks else grid.ks, (retrieval.k, retrieval.rows)
+    edges = search_edges(best.k, best.knn_temp, tried, grid.temperatures, *saved)
     return Offered(ks or (best.k,), (best.knn_temp,), is_auto, words, tuple(edges))

@@ -127,7 +127,7 @@ def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
     )
     source = f" ({tried.words})" if tried.words else ""
     show(f"{len(tokens)} tokens of {retrieval.manifest.split}, {k} neighbours, temperature {temperature:g}{source}")
-    edges = search_edges(k, temperature, tried.ks, tried.temperatures, retrieval.k)
+    edges = search_edges(k, temperature, tried.ks, tried.temperatures, retrieval.k, retrieval.rows)
     for line in edges if tried.edges is None else tried.edges:
         show(line)
     show(f"\nPerplexity on {config.folds} held-out folds of consecutive blocks")

@@ -59,6 +59,8 @@ def test_files_are_named_by_keyword_too(files: tuple[Path, Path]) -> None:
     prefix, index = files
     with pytest.raises(ConfigError, match=r"^indexfile must be a path, but is 16"):
         KNN("d", 16)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^indexfile is required, the index that .* made of d; give KNN\(prefix"):
+        KNN("d")
     with pytest.raises(ConfigError, match=r"^prefix names 2, but indexfile 1; "):
         KNN("a:b", "i").open_for(ModelIdentity())
     with pytest.raises(ConfigError, match=r"must be a KNNConfig, but is 16; .*k=16"):
@@ -68,10 +70,14 @@ def test_files_are_named_by_keyword_too(files: tuple[Path, Path]) -> None:
     for call in (
         lambda: KNN_Dstore.open(prefix, index, model=ModelIdentity(dictionary_sha256="e" * 64)),
         lambda: KNN(prefix, index).open_for(ModelIdentity(dictionary_sha256="e" * 64)),
+        lambda: KNN(prefix, index).open_for(ModelIdentity(weights_sha256="e" * 64)),
     ):
         with pytest.raises(FairseqError) as caught:
             call()
         assert "allow_mismatch=True" in str(caught.value) and "--" not in str(caught.value)
+    with pytest.raises(MismatchError, match=r"; use the model that wrote it$") as caught:
+        KNN(prefix, index).open_for(ModelIdentity(key_dimension=7))
+    assert "--" not in str(caught.value)
 
 
 def test_the_constructor_given_names_points_to_open(files: tuple[Path, Path]) -> None:

@@ -124,6 +124,17 @@ def test_all_neighbours_that_were_saved_being_the_best_is_said(columns: tuple[li
         assert told == (best == 16 and len(ks) > 1)
 
 
+@pytest.mark.parametrize(("rows", "more"), [(None, 32), (1000, 32), (20, 20), (16, None)])
+def test_no_more_neighbours_are_advised_than_there_are_rows(
+    columns: tuple[list[Path], list[dict]], tmp_path: Path, rows: int | None, more: int | None
+) -> None:
+    grid = Grid((0.3,), (1, 16), (0.5, 5.0, 50.0))
+    assert neighbour_report(columns[0][:1], grid).settings["kNN-LM"].k == 16
+    small_retrieval(tmp_path / "valid", datastore={"prefix": "dstore", **({"rows": rows} if rows else {})})
+    lines = [line for line in neighbour_report([tmp_path / "valid"], grid).table() if "all that was saved" in line]
+    assert [line.split("--save-retrieval --k ")[1] for line in lines] == ([str(more)] if more else [])
+
+
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[CacheReport, list[dict], Grid]:
     """Returns the report of two retrievals with caches, their columns, and the settings."""
