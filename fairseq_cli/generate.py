@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
             progress.advance(len(batch))
         seconds = progress.elapsed_s
     logger.info(
-        "Generated %s tokens behind %s prompts in %.1fs (%.2f tokens/s)",
+        "Generated %s tokens for %s prompts in %.1fs (%.2f tokens/s)",
         f"{num_tokens:,}",
         f"{len(ids):,}",
         seconds,
