@@ -9,7 +9,7 @@ from fairseq.config.command_line import parse
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.inputs import open_input
 from fairseq.runtime.log import logger
-from fairseq_cli.generation_run import OUTPUT, GenerationRun, flag_groups, open_run
+from fairseq_cli.generation_run import OUTPUT, GenerationRun, generation_groups, open_run
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
@@ -28,9 +28,14 @@ fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --input promp
 MOST_WORDS_NAMED = 5
 
 
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return generation_groups(LinePromptsConfig)
+
+
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(LinePromptsConfig), argv, EXAMPLES, OUTPUT)
+    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT)
     config = flags.build(LinePromptsConfig)
     with open_input(config.input) as file:
         opened = open_run(flags)
