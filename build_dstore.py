@@ -26,9 +26,14 @@ EXAMPLES = (
 )
 
 
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return (BuildConfig, CommonConfig)
+
+
 def main(argv: Sequence[str]) -> None:
     """Builds an index and prints where it is."""
-    flags = parse(PROG, DESCRIPTION, (BuildConfig, CommonConfig), argv, EXAMPLES)
+    flags = parse(PROG, DESCRIPTION, flag_groups(), argv, EXAMPLES)
     config = flags.build(BuildConfig)
     flags.build(CommonConfig)
     flags.warn_unused()

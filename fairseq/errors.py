@@ -2,6 +2,7 @@
 
     FairseqError
     ├── ConfigError        a flag, or flags that do not go together
+    │   └── UnknownFlagError  a flag that a command does not have, nor one like it
     ├── DataError          a text, dictionary or binarised file that is not what its format says
     ├── CheckpointError    a checkpoint that cannot be read, or does not fit
     └── DatastoreError     a datastore or an index that cannot be read
@@ -26,6 +27,14 @@ class ConfigError(FairseqError, ValueError):
     """A flag, or flags that do not go together."""
 
 
+class UnknownFlagError(ConfigError):
+    """A flag that a command does not have, nor one like it."""
+
+    def __init__(self, message: str, flag: str) -> None:
+        super().__init__(message)
+        self.flag = flag
+
+
 class DataError(FairseqError, ValueError):
     """A text, dictionary or binarised file that is not what its format says."""
 
@@ -46,6 +55,11 @@ def shown(value: object, limit: int = 80) -> str:
     """Returns ``repr(value)`` for a message: cut at ``limit`` characters, since a broken file can hold anything."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns ``1 row``, ``2 rows``: a number and a noun whose plural ends in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

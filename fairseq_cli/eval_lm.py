@@ -47,20 +47,24 @@ fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset vali
 )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Evaluates, or writes a datastore."""
-    groups = (
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    neighbours = (KNNConfig, OwnRowConfig, LmbdaModelConfig, RetrievalConfig)
+    return (
         EvalConfig,
         *TASKS.configs(),
-        KNNConfig,
-        OwnRowConfig,
-        LmbdaModelConfig,
-        RetrievalConfig,
+        *neighbours,
         CacheConfig,
         DumpConfig,
+        DatastoreConfig,
+        DeviceConfig,
+        CommonConfig,
     )
-    groups += (DatastoreConfig, DeviceConfig, CommonConfig)
-    flags = parse("fairseq-eval-lm", DESCRIPTION, groups, argv, EXAMPLES, without_effect=OWNED_BY_CHECKPOINT)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates, or writes a datastore."""
+    flags = parse("fairseq-eval-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES, without_effect=OWNED_BY_CHECKPOINT)
     settings = EvalSettings(flags)
     settings.claim_outputs(["fairseq-eval-lm", *argv])
     fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)

@@ -10,7 +10,7 @@ from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import logger
-from fairseq_cli.generation_run import OUTPUT, flag_groups, open_run
+from fairseq_cli.generation_run import OUTPUT, generation_groups, open_run
 from fairseq_cli.run import run
 
 DESCRIPTION = """Continue the first --prefix-size tokens of each block of a split: with the most probable texts, or with
@@ -26,10 +26,14 @@ fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset val
 )
 
 
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return generation_groups(SplitPromptsConfig)
+
+
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    groups = flag_groups(SplitPromptsConfig)
-    flags = parse("fairseq-generate", DESCRIPTION, groups, argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
+    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
     config = flags.build(SplitPromptsConfig)
     opened = open_run(flags, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)
@@ -55,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
             progress.advance(len(batch))
         seconds = progress.elapsed_s
     logger.info(
-        "Generated %s tokens behind %s prompts in %.1fs (%.2f tokens/s)",
+        "Generated %s tokens for %s prompts in %.1fs (%.2f tokens/s)",
         f"{num_tokens:,}",
         f"{len(ids):,}",
         seconds,

@@ -35,7 +35,7 @@ N-i   a neighbour (--show-neighbours): position, token, share of the vote, row, 
 """
 
 
-def flag_groups(prompts: type) -> tuple[type, ...]:
+def generation_groups(prompts: type) -> tuple[type, ...]:
     """Returns the configs of a command that generates; ``prompts`` is the one that says where its prompts come from."""
     knn = (KNNConfig, ShowNeighboursConfig, DatastoreConfig)
     return (GenerationRunConfig, prompts, GenerationConfig, *TASKS.configs(), *knn, DeviceConfig, CommonConfig)

@@ -10,7 +10,7 @@ from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.inputs import open_input
 from fairseq.runtime.log import logger
-from fairseq_cli.generation_run import OUTPUT, GenerationRun, flag_groups, open_run
+from fairseq_cli.generation_run import OUTPUT, GenerationRun, generation_groups, open_run
 from fairseq_cli.run import run
 
 if TYPE_CHECKING:
@@ -29,10 +29,14 @@ fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --input promp
 MOST_WORDS_NAMED = 5
 
 
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return generation_groups(LinePromptsConfig)
+
+
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    groups = flag_groups(LinePromptsConfig)
-    flags = parse("fairseq-interactive", DESCRIPTION, groups, argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
+    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
     config = flags.build(LinePromptsConfig)
     with open_input(config.input) as file:
         opened = open_run(flags)

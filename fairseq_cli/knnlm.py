@@ -18,6 +18,7 @@ from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
+from fairseq_cli.commands import command_for
 from fairseq_cli.run import run
 
 PROG = "fairseq-knnlm"
@@ -154,6 +155,11 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
 }
 
 
+def flag_groups_by_name() -> dict[str, tuple[type, ...]]:
+    """Returns the config dataclasses of each subcommand's flags."""
+    return {f"{PROG} {name}": (*subcommand.configs, CommonConfig) for name, subcommand in SUBCOMMANDS.items()}
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the subcommand that the first word names."""
     name = argv[0] if argv else ""
@@ -164,13 +170,15 @@ def main(argv: Sequence[str]) -> None:
         show(f"{PROG} {__version__}")
         sys.exit(0)
     if name not in SUBCOMMANDS:
+        if command := command_for(name) if name else "":
+            raise ConfigError(f"{name} is a command of its own: {command} (see {command} --help)")
         given = f"but is {name!r}" if name else "but is missing"
         raise ConfigError(
             f"the subcommand must be one of {', '.join(SUBCOMMANDS)}, {given}{did_you_mean(name, SUBCOMMANDS)}"
             f" (see {PROG} --help)"
         )
     start, subcommand = time.monotonic(), SUBCOMMANDS[name]
-    groups = (*subcommand.configs, CommonConfig)
+    groups = flag_groups_by_name()[f"{PROG} {name}"]
     flags = parse(f"{PROG} {name}", subcommand.summary, groups, argv[1:], subcommand.examples)
     configs: list[Any] = [flags.build(config) for config in subcommand.configs]
     more = {"seed": flags.build(CommonConfig).seed, "show": show}

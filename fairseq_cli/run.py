@@ -9,10 +9,11 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from fairseq.config.command_line import early_value, hyphens, load_plugins
-from fairseq.errors import FairseqError
+from fairseq.errors import FairseqError, UnknownFlagError
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.runtime.outputs import one_run
+from fairseq_cli.commands import elsewhere
 from fairseq_knnlm import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
@@ -66,7 +67,7 @@ def describe(err: Exception) -> str:
         if err.errno == errno.EISDIR and err.filename:
             return f"{err.filename} is a directory; give the path of a file"
         return f"{err.filename}: {err.strerror}{advice}" if err.filename else err.strerror + advice
-    return " ".join(str(err).split())
+    return " ".join(str(err).split()) + (elsewhere(err.flag) if isinstance(err, UnknownFlagError) else "")
 
 
 def _is_out_of_memory(err: RuntimeError) -> bool:

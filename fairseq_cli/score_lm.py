@@ -33,12 +33,15 @@ fairseq-score-lm data-bin --path checkpoints/checkpoint_best.pt --input lines.tx
     --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto""",
 )
 
-GROUPS = (ScoreConfig, KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)
+
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return (ScoreConfig, KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)
 
 
 def main(argv: Sequence[str]) -> None:
     """Scores lines."""
-    flags = parse("fairseq-score-lm", DESCRIPTION, GROUPS, argv, EXAMPLES)
+    flags = parse("fairseq-score-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES)
     config = flags.build(ScoreConfig)
     neighbours = NeighbourSettings(flags, config.path)
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)

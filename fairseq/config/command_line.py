@@ -25,7 +25,7 @@ from fairseq.config.help import (
     usage,
 )
 from fairseq.config.plugins import import_user_dir
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, UnknownFlagError, did_you_mean
 
 # Flags of one meaning: of our own commands, of fairseq, and of other tools.
 SYNONYMS = (
@@ -89,21 +89,25 @@ def parse(
     namespace, unknown = parser.parse_known_args([hyphens(word) for word in argv])
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        raise ConfigError(f"{_unknown(unknown[0], known)} (see {prog} --help)")
+        raise _unknown(unknown[0], known, f"(see {prog} --help)")
     return Flags(vars(namespace), tuple(groups))
 
 
-def _unknown(word: str, known: Sequence[str]) -> str:
+def _unknown(word: str, known: Sequence[str], see: str) -> ConfigError:
+    """Returns the error for an argument that the command does not take."""
     if not word.strip():
-        return "an argument is a space: write nothing behind the \\ that ends a line"
+        return ConfigError(f"an argument is a space: write nothing behind the \\ that ends a line {see}")
     name, blank, value = word.partition(" ")
     if blank and name in known:
-        return f"{word!r} is one argument: write {name} and {value} without quotes around both"
+        return ConfigError(f"{word!r} is one argument: write {name} and {value} without quotes around both {see}")
     if not word.startswith("-"):
-        return f"unexpected argument {word}: it stands after all that the command takes by place"
-    if meant := _meant(word.split("=")[0], known):
-        return f"unrecognised argument {word}; here it is {meant}"
-    return f"unrecognised argument {word}{did_you_mean(word.split('=')[0], known)}"
+        return ConfigError(f"unexpected argument {word}: it stands after all that the command takes by place {see}")
+    flag = word.split("=")[0]
+    if meant := _meant(flag, known):
+        return ConfigError(f"unrecognised argument {word}; here it is {meant} {see}")
+    if hint := did_you_mean(flag, known):
+        return ConfigError(f"unrecognised argument {word}{hint} {see}")
+    return UnknownFlagError(f"unrecognised argument {word} {see}", flag)
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ import math
 import types
 import typing
 from argparse import Namespace as Namespace  # checkpoints hold one; argparse itself stays here
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from string import digits
 from typing import Any, TypeVar
 
 from fairseq.config.kinds import kind_of
@@ -27,6 +28,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+SMALL = 1e-3  # a bound below it only keeps numbers from 0
 LARGEST_INT = 2**53  # beyond, a float no longer tells neighbours apart, and sums of two leave 64 bits
 
 
@@ -152,7 +154,7 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
     if choices is not None:
         known = choices() if callable(choices) else choices
         if value not in known:
-            hint = did_you_mean(str(value), known)
+            hint = did_you_mean(str(value), known) or _by_ending(str(value), known)
             plugin = "; a plugin's needs --user-dir" if callable(choices) and not hint else ""
             raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}{plugin}")
     if value == () and field.default != ():
@@ -165,9 +167,22 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
         if isinstance(item, str):
             continue
         if minimum is not None and item < minimum:
-            raise ConfigError(f"{what} must be at least {minimum}, but is {item}")
+            raise ConfigError(f"{what} must be {at_least(minimum, item)}, but is {item}")
         if maximum is not None and item > maximum:
-            raise ConfigError(f"{what} must be at most {maximum}, but is {item}")
+            share = f"; did you mean {item / 100:g}?" if maximum == 1 and 2 <= item <= 100 else ""  # given in percent
+            raise ConfigError(f"{what} must be at most {maximum}, but is {item}{share}")
+
+
+def _by_ending(word: str, known: Iterable[str]) -> str:
+    """Returns a hint at the shortest name that ends in a word, numbers aside: ``gpt2`` for ``transformer_lm_gpt``."""
+    endings = {name: name.rpartition("_")[2] for name in known}
+    found = [name for name, ending in endings.items() if ending.rstrip(digits) == word.lower().rstrip(digits) != ""]
+    return f"; did you mean {min(found, key=len)}?" if found else ""
+
+
+def at_least(least: float, value: float) -> str:
+    """Returns in words what a value that is too small must be: ``above 0`` where the least is next to nothing."""
+    return "above 0" if value <= 0 < least < SMALL else f"at least {least}"
 
 
 def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:

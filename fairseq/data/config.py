@@ -80,7 +80,7 @@ class PreprocessConfig:
     padding_factor: int = flag(8, "fill the dictionary up to a multiple of N words", minimum=1)
     dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
     tokenizer: Name | None = flag(None, "only 'space': words are what whitespace separates")
-    bpe: Name | None = flag(None, "refused: split the text into subwords beforehand")
+    bpe: Name | None = flag(None, "not supported: split the text into subwords beforehand")
     tensorboard_logdir: Dir | None = flag(
         None, "directory of TensorBoard logs", no_effect="preprocessing has no curves to draw"
     )

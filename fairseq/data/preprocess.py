@@ -20,7 +20,7 @@ from fairseq.data.config import PreprocessConfig
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoding import warn_of_mark
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.errors import ConfigError, DataError
+from fairseq.errors import ConfigError, DataError, did_you_mean
 from fairseq.runtime.files import file_sha256, locked
 from fairseq.runtime.outputs import claim_all, claim_directory, reads
 from fairseq.runtime.records import Record, read_record, write_record
@@ -128,10 +128,21 @@ def _comma_list(value: str | None) -> list[str]:
 
 def _check_text(split: Split) -> None:
     if not split.text.is_file():
-        problem = "is not a regular file" if split.text.exists() else "does not exist"
-        raise DataError(f"{split.flag} must name a text file, but {split.text} {problem}; give the path of one")
+        is_there = split.text.exists()
+        problem = "is not a regular file" if is_there else "does not exist"
+        advice = "" if is_there else _beside(split.text)
+        raise DataError(
+            f"{split.flag} must name a text file, but {split.text} {problem}{advice or '; give the path of one'}"
+        )
     with split.text.open("rb") as file:  # one that may not be read fails before anything is written
         warn_of_mark(file.read(len(codecs.BOM_UTF8)), str(split.text))
+
+
+def _beside(missing: Path) -> str:
+    """Returns a hint at the file that a missing one may be: of the same name and a suffix, or a similar one."""
+    beside = [path for path in missing.parent.iterdir() if path.is_file()] if missing.parent.is_dir() else []
+    longer = [path for path in beside if path.stem == missing.name]
+    return f"; did you mean {longer[0]}?" if len(longer) == 1 else did_you_mean(str(missing), map(str, beside))
 
 
 def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary | None) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.common import MODEL_OVERRIDES, check_subword_mark
-from fairseq.config.flags import flag
+from fairseq.config.flags import at_least, flag
 from fairseq.config.kinds import File, Mark, Name, Settings, Split
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError
@@ -43,8 +43,8 @@ class GenerationConfig:
             raise ConfigError("--temperature has an effect only with --sampling; give that as well")
         if self.temperature < LEAST_TEMPERATURE:
             raise ConfigError(
-                f"--temperature must be at least {LEAST_TEMPERATURE:g}, but is {self.temperature}; --beam 1 without"
-                " --sampling gives the most probable tokens"
+                f"--temperature must be {at_least(LEAST_TEMPERATURE, self.temperature)}, but is {self.temperature};"
+                " --beam 1 without --sampling gives the most probable tokens"
             )
         for name, value in (("--sampling-topk", self.sampling_topk), ("--sampling-topp", self.sampling_topp)):
             if value != -1 and value <= 0:

@@ -23,6 +23,7 @@ PUBLISHED = {
     "transformer_lm.wiki103.adaptive": f"{_ROOT}/adaptive_lm_wiki103.v2.tar.bz2",
     "transformer_lm.gbw.adaptive_huge": f"{_ROOT}/adaptive_lm_gbw_huge.tar.bz2",
 }
+_IN_SUBWORDS = "transformer_lm.wmt19."  # the names of fairseq's other language models begin so
 DEFAULT_FILES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 _CHECKPOINTS = (".pt", ".pth")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -101,11 +102,19 @@ def _root(name_or_path: str | Path) -> Path:
         return _inner(unpacked(path, cache_dir()))
     if name in PUBLISHED:
         return _inner(_unpacked_download(name, PUBLISHED[name]))
+    beside = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(str(path), beside)
     if "/" in name:
-        raise CheckpointError(f"{name} does not exist; give the directory of a checkpoint, or an archive (.tar.bz2)")
+        advice = hint or "; give the directory of a checkpoint, or an archive (.tar.bz2)"
+        raise CheckpointError(f"{name} does not exist{advice}")
+    if name.startswith(_IN_SUBWORDS):
+        raise ConfigError(
+            f"{name} reads text in subwords, made with Moses and fastBPE, which this library does not have; give a"
+            f" model that reads words (known: {', '.join(PUBLISHED)}), or the directory of your own"
+        )
     raise ConfigError(
-        f"{name} is neither a directory nor a checkpoint, an archive or a known model{did_you_mean(name, PUBLISHED)}"
-        f" (known: {', '.join(PUBLISHED)})"
+        f"{name} is neither a directory nor a checkpoint, an archive or a known model"
+        f"{hint or did_you_mean(name, PUBLISHED)} (known: {', '.join(PUBLISHED)})"
     )
 
 

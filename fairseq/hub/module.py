@@ -134,6 +134,6 @@ def _precision(dtype: torch.dtype, device: torch.device) -> Precision:
     """Returns the format in force; warns where the device is a CPU that lacks it, and computes in float32."""
     lacks = dtype == torch.float16 or (dtype == torch.bfloat16 and not cpu_has_bfloat16())
     if device.type == "cpu" and lacks:
-        logger.warning("this CPU has no instructions for %s: the model computes in float32 there", dtype)
+        logger.warning("this CPU has no instructions for %s: the model computes in float32 instead", dtype)
         dtype = torch.float32
     return Precision(DeviceConfig(fp16=dtype == torch.float16, bf16=dtype == torch.bfloat16), device)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, cast
 
-from fairseq.config.flags import as_dict, flag, resolve
+from fairseq.config.flags import as_dict, at_least, flag, resolve
 from fairseq.config.keywords import in_keywords
 from fairseq.config.kinds import Dir, Files, Prefixes
 from fairseq.config.path_lists import split_paths
@@ -84,7 +84,9 @@ class KNNConfig:
         False, "do not read the stored keys (needs --knn-sim-func do_not_recomp_l2, or an inner-product index)"
     )
     move_dstore_to_mem: bool = flag(False, "read the datastore into memory before the first search")
-    drop_top1: bool = flag(False, "leave out the nearest neighbour; --exclude-own-row of fairseq-eval-lm is exact")
+    drop_top1: bool = flag(
+        False, "ignore the nearest neighbour (to leave out a token's own row, use --exclude-own-row of fairseq-eval-lm)"
+    )
     gpu_index: bool = flag(False, "search on the GPU (needs the GPU build of FAISS)")
     allow_mismatch: bool = flag(False, "only warn if datastore, index, dictionary and model do not belong together")
 
@@ -132,7 +134,8 @@ class KNNConfig:
 def check_temperature(temperature: KnnTemp) -> None:
     """Raises ConfigError for a ``--knn-temp`` that no distances can be divided by."""
     if temperature != AUTO and not LEAST_TEMPERATURE <= temperature < math.inf:
-        raise ConfigError(f"--knn-temp must be at least {LEAST_TEMPERATURE}, and finite, but is {temperature}")
+        least = at_least(LEAST_TEMPERATURE, temperature)
+        raise ConfigError(f"--knn-temp must be {least}, and finite, but is {temperature}")
 
 
 def multiple(unit: float, factor: float) -> float:

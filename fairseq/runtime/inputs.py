@@ -47,6 +47,11 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
     for path in filter(None, split_paths(checkpoints)):
         require_checkpoint(path, checkpoints)
         reads(path)
+    if split is None and len(data.split()) > 1 and not any(Path(path).exists() for path in split_paths(data)):
+        raise DataError(
+            f"data directory {data} does not exist; if this is the text, give it on the standard input (echo"
+            f" {shlex.quote(data)} | …), and here the directory of the dictionary, such as data-bin"
+        )
     directories = data_directories(data)
     if split is None:
         return

@@ -5,7 +5,19 @@ Each is answered with what is there and what to give instead.
 
 from pathlib import Path
 
-from tests.builders.cases import BUILD, EVAL, KNNLM, PREPROCESS, TRAIN, Call, Case, Place, check, parametrise
+from tests.builders.cases import (
+    BUILD,
+    EVAL,
+    INTERACTIVE,
+    KNNLM,
+    PREPROCESS,
+    TRAIN,
+    Call,
+    Case,
+    Place,
+    check,
+    parametrise,
+)
 
 
 def dump(place: Place, *more: object) -> list[object]:
@@ -74,6 +86,12 @@ CASES = [
     Case("first-text-as-data", TRAIN, text_as_data, "wiki.train.tokens is a text that is not binarised"),
     Case("first-texts-as-data", TRAIN, lambda p: p.train(data=texts(p)), "--validpref "),
     Case("first-no-data", TRAIN, lambda p: p.train(data=p / "gone"), "give the one that fairseq-preprocess --destdir"),
+    Case(
+        "first-words-as-data",
+        INTERACTIVE,
+        lambda p: ["Return a list", "--path", p.good.checkpoint],
+        "if this is the text, give it on the standard input (echo 'Return a list' | …)",
+    ),
     Case("first-no-valid", TRAIN, without_valid, "--validpref TEXT"),
     Case("first-other-split", EVAL, split_of_several_models, "valid instead of "),
     Case(

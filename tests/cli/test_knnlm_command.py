@@ -459,3 +459,16 @@ def test_recall_prints_and_writes_a_table(
     assert all((row["loss"] is not None) == has_text for row in rows)
     warning = "--context-window has no effect: without DATA and --path there is no loss"
     assert (warning in caplog.text) != has_text
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("eval", "fairseq-eval-lm"),
+        ("eval-lm", "fairseq-eval-lm"),
+        ("build", "fairseq-build-dstore"),
+        ("train", "fairseq-train"),
+    ],
+)
+def test_a_command_of_its_own_is_named(command: Command, word: str, meant: str) -> None:
+    assert f"error: {word} is a command of its own: {meant} " in command("fairseq-knnlm", word, "data-bin").err

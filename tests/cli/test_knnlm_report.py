@@ -130,7 +130,7 @@ def test_the_page_begins_where_the_sweep_has_chosen(command: Command, directory:
 
     out, settings, origin = report()
     assert settings == {"k": 12, "temperature": 2.0, "lmbda": 0.0} and origin == "as in the saved run"
-    assert "λ 0 leaves neighbours no weight: give --lmbda" in out and "most of the gain" not in out
+    assert "λ 0 leaves neighbours no weight: give --lmbda" in out and "largest share of the gain" not in out
     done = command(
         "fairseq-knnlm", "sweep", directory, "--lmbda", "0.15,0.3", "--k", 7, "--knn-temp", 5, "--no-figures"
     )
@@ -141,7 +141,7 @@ def test_the_page_begins_where_the_sweep_has_chosen(command: Command, directory:
         settings == {"k": 7, "temperature": 5.0, "lmbda": chosen}
         and origin == "as fairseq-knnlm sweep has chosen on valid"
     )
-    assert "most of the gain comes from" in out and origin in out
+    assert "the largest share of the gain comes from" in out and origin in out
     _, settings, origin = report("--lmbda", 0.4, "--knn-temp", "auto")
     assert settings == {"k": 7, "temperature": 6.0, "lmbda": 0.4}
     assert origin == "by --lmbda and --knn-temp, else as fairseq-knnlm sweep has chosen on valid"

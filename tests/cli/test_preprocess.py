@@ -174,6 +174,10 @@ def test_a_run_that_is_stopped_leaves_no_mixture(texts: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--trainpref", "train"],
+            "--trainpref must name a text file, but train does not exist; did you mean train.txt?",
+        ),
         (["--trainpref", "nowhere.txt"], "--trainpref must name a text file, but nowhere.txt does not exist"),
         (["--trainpref", "train.txt", "--testpref", "test.txt,x"], "--testpref must name a text file, but x does not"),
         (["--trainpref", "."], "--trainpref must name a text file, but . is not a regular file"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fairseq.data import binarizer
@@ -92,6 +92,7 @@ def test_any_text_and_chunk_size_gives_the_bytes_of_the_oracle(
     tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int
 ) -> None:
     data = text.encode()
+    assume(data[1:2] != b"\0" and data[:3:2] != b"\0\0")  # else it may begin as UTF-16 does, and is refused
     assert preprocess(data, tmp_path_factory.mktemp("binarizer"), 1, chunk_bytes) == expected(data)
 
 

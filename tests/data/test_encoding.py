@@ -42,7 +42,7 @@ def test_an_encoding_of_two_bytes_is_known_without_its_mark(encoding: str, known
             decoded(data[: data.index(b"\n") + 1], "file", 1)  # as readers of lines cut it
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"\0 5\n", b"a\0 5\n", b"ab\0\0 5\n", b"\0a\0b c d\n"])
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0 5\n", b"a\0a", b"a\0 5\n", b"ab\0\0 5\n", b"\0a\0b c d\n"])
 def test_single_zero_bytes_are_characters(data: bytes) -> None:
     assert decoded(data, "file", 1) == data.decode()
     assert decoded(b"a\0b\0", "file", 1, start=64) == "a\0b\0"

@@ -88,3 +88,18 @@ def test_what_is_no_checkpoint_is_told_by_keyword(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_text("text\n")
     with pytest.raises(CheckpointError, match=r"is a text, not a checkpoint; give checkpoint_file \(or name_or_path\)"):
         from_pretrained(tmp_path)
+
+
+def test_a_name_that_is_no_model_is_answered_with_the_nearest_or_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, kind, expect in (
+        ("checkpoint", ConfigError, r"did you mean checkpoints\?"),
+        (f"{tmp_path}/checkpoint", CheckpointError, f"did you mean {tmp_path}/checkpoints\\?"),
+        ("transformer_lm.wiki103.adaptiv", ConfigError, r"did you mean transformer_lm\.wiki103\.adaptive\?"),
+        ("transformer_lm.wmt19.en", ConfigError, "in subwords, made with Moses and fastBPE"),
+    ):
+        with pytest.raises(kind, match=expect):
+            find_checkpoints(name, None)

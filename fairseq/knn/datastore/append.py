@@ -90,8 +90,7 @@ def _tell_there(prefix: Path, store: Datastore, segments: Sequence[Segment], new
     logger.info("%s has the rows of this text already; nothing to do", prefix)
     if num_forgotten:
         logger.warning(
-            "%d of its rows are forgotten, and stay so; after forgetting all of them and --compact, it can be appended"
-            " anew",
+            "of its rows, %d stay forgotten; after forgetting all of them and --compact, it can be appended anew",
             num_forgotten,
         )
 

@@ -116,16 +116,18 @@ def _finished(build: Build) -> IndexManifest | None:
     if not path.exists():
         return None
     manifest = read_manifest(manifest_path(path), IndexManifest)
-    whose = ""
+    whose = keep = ""
     if manifest is not None:
         is_whole = manifest.nprobe == build.manifest.nprobe and manifest.num_bytes == path.stat().st_size
         if is_whole and build.is_of(manifest):
             logger.info("%s is there already, built from this datastore to this specification; nothing to do", path)
             return manifest
         whose = f", of datastore {manifest.store_id[:12]} with {manifest.spec} (this build: {build.manifest.spec})"
+        if build.config.index_spec is None and manifest.store_id == build.manifest.store_id:
+            keep = f"give the --index-spec that it was built with ({manifest.spec}, or auto) to keep it; "
     elif build.is_of(read_manifest(manifest_path(build.stage("partial")), IndexManifest)):
         return None  # killed before its manifest was written
-    raise DatastoreError(f"{path} exists{whose}; --overwrite replaces it, --append adds rows to it")
+    raise DatastoreError(f"{path} exists{whose}; {keep}--overwrite replaces it, --append adds rows to it")
 
 
 def remove_partial(path: Path) -> None:

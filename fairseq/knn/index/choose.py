@@ -133,23 +133,19 @@ def resolved(config: BuildConfig, store: Datastore, path: Path) -> BuildConfig:
     same = next((choice for choice in options if choice.spec == earlier), None)
     free = free_memory_bytes()
     choice = same or choose(options, free)
-    why = "as the build that was begun" if same is not None else "the most faithful that fits into half of what is free"
-    memory = "" if free is None else f", {free / 2**30:.1f} GiB free"
+    why = ""
+    if same is not None:
+        why = ", as the build that was begun"
+    elif choice != options[0] and free is not None:
+        why = f", for half of the {free / 2**30:.1f} GiB that are free holds no larger one"
     logger.info(
-        "--index-spec auto: %s for %d rows of width %d, --recall %g, --probe %d%s: %d bytes per key, %.3f GiB, about"
-        " %.0f %% of the %d nearest expected on keys like those measured; %s%s",
+        "--index-spec auto: %s (%d bytes per key, %.2f GiB, recall about %.0f %%%s)%s",
         choice.spec,
-        store.rows,
-        store.dimension,
-        config.recall,
-        config.probe,
-        memory,
         choice.bytes_per_key,
         choice.index_bytes / 2**30,
         100 * choice.recall,
-        K,
-        why,
         _time_words(choice, config),
+        why,
     )
     if choice.recall < config.recall - 0.005:
         logger.warning("--recall %g is more than is expected of %s; raise --probe", config.recall, choice.spec)
@@ -157,12 +153,11 @@ def resolved(config: BuildConfig, store: Datastore, path: Path) -> BuildConfig:
 
 
 def _time_words(choice: Choice, config: BuildConfig) -> str:
-    """Returns what the products of the build will take; nothing of FAISS's own training, which does more."""
+    """Returns how long the build will take; nothing with FAISS's own training, which does more."""
     if not choice.build_flops or config.effort != "quick":
         return ""
-    rate = products_per_s()
-    told_s = timedelta(seconds=math.ceil(choice.build_flops / rate))
-    return f"; its matrix products take {told_s} at most, at {rate / 1e9:.0f} GFLOP/s"
+    seconds = math.ceil(choice.build_flops / products_per_s())
+    return f", at most {f'{seconds} s' if seconds < 60 else timedelta(seconds=seconds)} to build"
 
 
 def _earlier_specs(config: BuildConfig, store: Datastore, path: Path) -> Iterator[str]:
@@ -192,7 +187,7 @@ def new_index(config: BuildConfig, dimension: int) -> Any:
     except RuntimeError as err:
         raise ConfigError(
             f"--index-spec {config.index_spec} must be a FAISS factory string for keys of width {dimension}, but"
-            f" FAISS says: {faiss_reason(err)}"
+            f" FAISS says: {faiss_reason(err)}; give auto, Flat or inverted lists, such as IVF1024,SQ8"
         ) from err
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fairseq.config.flags import as_dict
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, counted
 from fairseq.knn.datastore.config import TextsConfig, parse_rows
 from fairseq.knn.datastore.provenance import Place, Provenance
 from fairseq.knn.datastore.ranges import shown_ranges
@@ -94,7 +94,8 @@ def _documents(provenance: Provenance) -> Shown:
     """Yields each source, and each of its documents with its rows."""
     for source in provenance.sources():
         documents, name = source.documents, source.segment.name
-        yield f"{source.prefix}: {len(documents)} documents ({documents.rule}), {source.segment.rows} rows", None
+        found = f"{counted(len(documents), 'document')} ({documents.rule}), {counted(source.segment.rows, 'row')}"
+        yield f"{source.prefix}: {found}", None
         for number in range(len(documents)):
             rows, title = source.rows_of(number), source.title(number)
             gone = sum(provenance.store.forgotten.within(start, stop).num_rows for start, stop in rows.pairs)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Array
+from fairseq.errors import counted
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import (
     CHUNK_ROWS,
@@ -133,7 +134,7 @@ def _check_keys(findings: Findings, store: Datastore) -> None:
     with Progress("read keys", store.rows, "rows") as progress:
         not_finite, zero, filled = find_bad_keys(store.keys_ND, progress)
     overflowed = (
-        f"{not_finite.count} rows hold NaN or infinity, the first is row {not_finite.first}: the model or"
+        f"{counted(not_finite.count, 'row')} with NaN or infinity, the first is row {not_finite.first}: the model or"
         " float16 overflowed; write the datastore again"
     )
     findings.judge(KEYS_FINITE, overflowed if not_finite.count else None, "all finite")
@@ -144,7 +145,9 @@ def _check_keys(findings: Findings, store: Datastore) -> None:
             " adopt cuts them, or write the datastore again without --dstore-size"
         )
     elif zero.count:
-        problem = f"{zero.count} rows are all zero, the first is row {zero.first}; write the datastore again"
+        problem = (
+            f"{counted(zero.count, 'row')} of zeros only, the first is row {zero.first}; write the datastore again"
+        )
     findings.judge("datastore keys filled", problem, "no row is all zero")
 
 
@@ -156,7 +159,8 @@ def _check_sidecars(findings: Findings, prefix: Path, manifest: DatastoreManifes
     if manifest.forgotten:
         with findings.failing("datastore forgotten"):
             rows = read_forgotten(prefix, manifest)
-            text = f"{rows.num_rows} of {manifest.rows} rows, in {len(rows.pairs)} ranges; in the files until --compact"
+            ranges = counted(len(rows.pairs), "range")
+            text = f"{rows.num_rows} of {manifest.rows} rows, in {ranges}; in the files until --compact"
             findings.add(OK, "datastore forgotten", text)
     if has_unfinished_compaction(prefix):
         text = f"was stopped; fairseq-knnlm forget {prefix} --compact goes on"

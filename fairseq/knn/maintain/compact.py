@@ -21,7 +21,7 @@ import faiss
 import numpy as np
 from msgspec import UNSET
 
-from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError, counted
 from fairseq.knn.datastore.forgotten import read_forgotten, remove_others
 from fairseq.knn.datastore.format import append_path, compact_prefix, keys_path, values_path
 from fairseq.knn.datastore.manifest import (
@@ -94,7 +94,7 @@ def compact(prefix: Path, indexes: list[Path], save_interval_s: float) -> str:
         _clean_up(prefix, target)
         if not indexes:
             logger.warning("indexes of %s are of its old rows, and cannot be used any more; build them again", prefix)
-    return f"{prefix}: {target.rows} rows, {forgotten.num_rows} fewer; store {target.store_id[:12]}"
+    return f"{prefix}: {counted(target.rows, 'row')}, {forgotten.num_rows} fewer; store {target.store_id[:12]}"
 
 
 def without_forgotten(manifest: DatastoreManifest, forgotten: RowRanges) -> DatastoreManifest:

@@ -12,7 +12,7 @@ from fairseq.knn.datastore.config import parse_rows
 
 @dataclass(frozen=True)
 class ForgetConfig:
-    """What to forget (none of these: show what is forgotten so far)."""
+    """What to forget; leave it out to see what is forgotten."""
 
     prefix: Prefix = flag(
         dataclasses.MISSING, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy", positional=True

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, counted, did_you_mean
 from fairseq.knn.datastore.config import TextsConfig, parse_rows
 from fairseq.knn.datastore.forgotten import remove_others, write_forgotten
 from fairseq.knn.datastore.manifest import manifest_path, write_manifest
@@ -67,24 +67,30 @@ def _forget(config: ForgetConfig, texts: TextsConfig, prefix: Path, show: Callab
     added = forgotten.num_rows - store.forgotten.num_rows
     if forgotten.num_rows == store.rows:
         raise ConfigError(f"{name} is all that {prefix} has left; remove its files instead")
-    what = f"{name}: {chosen.num_rows} rows, {shown_ranges(chosen)}"
+    what = f"{name}: {counted(chosen.num_rows, 'row')}, {shown_ranges(chosen)}"
     if config.dry_run:
-        show(f"{what}, of which {added} are not forgotten yet; --dry-run: nothing was changed")
+        show(f"{what}, of which {added} {_verb(added)} not forgotten yet; --dry-run: nothing was changed")
         return
     if added:
         manifest = manifest.replace(forgotten=write_forgotten(prefix, forgotten))
         write_manifest(manifest_path(prefix), manifest)
-        show(f"{what}, are forgotten")
+        show(f"{what}, {_verb(chosen.num_rows)} forgotten")
     else:
-        show(f"{what}, were forgotten before; nothing to do")
+        show(f"{what}, {'was' if chosen.num_rows == 1 else 'were'} forgotten before; nothing to do")
     remove_others(prefix, manifest)
     show(_state(forgotten, store))
 
 
 def _state(forgotten: RowRanges, store: Datastore) -> str:
     count = forgotten.num_rows
-    advice = "they are in the files until --compact" if count else "nothing to compact"
-    return f"{store.prefix}: {count} of {store.rows} rows are forgotten ({count / store.rows:.1%}); {advice}"
+    they = "it is" if count == 1 else "they are"
+    advice = f"{they} in the files until --compact" if count else "nothing to compact"
+    rows = counted(store.rows, "row")
+    return f"{store.prefix}: {count} of {rows} {_verb(count)} forgotten ({count / store.rows:.1%}); {advice}"
+
+
+def _verb(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _chosen(config: ForgetConfig, texts: TextsConfig, store: Datastore) -> tuple[str, RowRanges]:
@@ -130,7 +136,7 @@ def _document(document: str, provenance: Provenance) -> tuple[Source, int]:
     if not matches:
         titles = [s.title(n) for s, n in everything]
         raise ConfigError(
-            f"--document {document} is none of the {len(titles)} documents of {provenance.store.prefix}"
+            f"--document {document} is none of the {counted(len(titles), 'document')} of {provenance.store.prefix}"
             f"{did_you_mean(document, titles)} (fairseq-knnlm rows PREFIX --documents lists them)"
         )
     if len(matches) > 1:

@@ -224,4 +224,4 @@ def _lines(report: _Report) -> Iterator[str]:
         return
     for grouping in report.groupings:
         label, bits = max(gain_by_group(grouping, gain(lm_N, mixture_N)), key=lambda group: group[1])
-        yield f"{grouping.title}: most of the gain comes from '{label}', {bits:+.4f} bits a token"
+        yield f"{grouping.title}: the largest share of the gain comes from '{label}', {bits:+.4f} bits a token"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
+from fairseq.config.flags import at_least
 from fairseq.errors import ConfigError, shown
 from fairseq.knn.config import AUTO, AUTO_GRID, LEAST_TEMPERATURE, multiple
 
@@ -147,7 +148,7 @@ def values_of(
             raise ConfigError(f"{what} must have at most {MOST_VALUES} values, but {shown(part)} has {count}")
         found |= {float(start + i * step) for i in range(count)}
     if min(found) < smallest:
-        raise ConfigError(f"{what} must be at least {smallest:g}, but has {min(found):g}")
+        raise ConfigError(f"{what} must be {at_least(smallest, min(found))}, but has {min(found):g}")
     if max(found) > largest:
         raise ConfigError(f"{what} must be at most {largest:g}, but has {max(found):g}")
     return tuple(sorted(found))

@@ -17,7 +17,7 @@ class LmbdaModelConfig:
     lmbda_model: File | None = flag(
         None,
         "with --knnlm, instead of --lmbda: a file of fairseq-knnlm fit-lmbda gives each token its own λ; --k and"
-        " --knn-temp come from that file, and a cache of weight μ leaves λ a share of 1 − μ",
+        " --knn-temp come from that file; with a cache of weight μ, λ is multiplied by 1 − μ",
     )
     skip_retrieval: float = flag(
         0.0,
@@ -50,7 +50,7 @@ class FitLmbdaConfig:
     )
     knn_temp: tuple[float | Literal["auto"], ...] = flag(
         (),
-        "temperatures T of p_kNN, as for --k; auto stands for what it stands for in sweep, and each is fitted",
+        "temperatures T of p_kNN, as for --k; auto: the temperatures that sweep tries; each is fitted",
         minimum=LEAST_TEMPERATURE,
     )
     folds: int = flag(

@@ -127,9 +127,13 @@ def test_complete_index_is_not_replaced(make_store, tmp_path):
     assert build(store, tmp_path / "i", index_spec="Flat") == made  # the same build again: nothing to do
     assert (tmp_path / "i").stat() == before
     with pytest.raises(
-        DatastoreError, match=r"exists, of datastore .* with Flat \(this build: IVF8,PQ8\); --overwrite"
+        DatastoreError,
+        match=r"exists, of datastore .* with Flat \(this build: IVF8,PQ8\); give the --index-spec that it was built"
+        r" with \(Flat, or auto\) to keep it; --overwrite",
     ):
         build(store, tmp_path / "i", **SMALL_PQ)
+    with pytest.raises(DatastoreError, match=r"\(this build: SQ8\); --overwrite"):
+        build(store, tmp_path / "i", index_spec="SQ8")
     (tmp_path / "i.json").unlink()
     with pytest.raises(DatastoreError, match="exists; --overwrite"):
         build(store, tmp_path / "i", index_spec="Flat")
@@ -142,7 +146,7 @@ def test_complete_index_is_not_replaced(make_store, tmp_path):
         (dict(ncentroids=4096), "need 4096 rows to train on, but there are 1500"),
         (dict(ncentroids=4, train_sample=100), "need 256 rows to train on, but there are 100"),
         (dict(code_size=5), "--code-size 5 must divide the key width 16; try 4"),
-        (dict(index_spec="Nonsense"), "--index-spec Nonsense must be a FAISS factory string"),
+        (dict(index_spec="Nonsense"), "--index-spec Nonsense must be .*; give auto, Flat or inverted lists, such as"),
         (dict(index_spec="PQ7"), "--index-spec PQ7 must be|PQ7 cannot"),
         (dict(index_spec="IDMap,Flat"), "takes no rows in order"),
     ],

@@ -88,8 +88,8 @@ def test_a_build_that_was_begun_keeps_its_choice(make_store, tmp_path, monkeypat
     build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto")
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: GIB)
     made = build_index(store, build, path)
-    assert made.spec == "IVF16,SQ8" and "the most faithful that fits" in caplog.text
-    assert "its matrix products take 0:00:01 at most" in caplog.text
+    assert made.spec == "IVF16,SQ8" and "IVF16,SQ8 (16 bytes per key, 0.00 GiB, recall about " in caplog.text
+    assert "%, at most 1 s to build)\n" in caplog.text
     monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda: 1000)
     assert build_index(store, build, path) == made  # finished: nothing to do
     path.unlink()
@@ -109,16 +109,17 @@ def test_too_much_is_asked_for(make_store, tmp_path, monkeypatch, caplog):
     assert "--recall 0.95 is more than is expected of IVF16,SQ8; raise --probe" in caplog.text
 
 
-def test_the_free_memory_is_told_where_it_is_known(make_store, tmp_path, monkeypatch, caplog):
+def test_the_free_memory_is_told_where_it_decides(make_store, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(auto_spec, "FLAT_ROWS", 100)
     store = wide_store(make_store)
-    for name, free, told in (("known", 3 * GIB // 2, "--probe 8, 1.5 GiB free: "), ("unknown", None, "--probe 8: ")):
+    for name, free, spec in (("much", GIB, "IVF16,SQ8"), ("little", 1000, "IVF16,PQ1"), ("unknown", None, "IVF16,SQ8")):
         monkeypatch.setattr(auto_spec, "free_memory_bytes", lambda free=free: free)
         caplog.clear()
         path = tmp_path / name
         build = BuildConfig(dstore_mmap="unused", faiss_index=str(path), index_spec="auto")
-        assert build_index(store, build, path).spec == "IVF16,SQ8" and told in caplog.text
+        assert build_index(store, build, path).spec == spec
+        assert ("half of the 0.0 GiB that are free holds no larger one" in caplog.text) == (name == "little")
 
 
 def test_recall_is_expected_by_the_table_that_was_measured():

@@ -106,7 +106,7 @@ def test_pareto_rows_are_beaten_by_none():
         (lambda: RecallConfig(dstore_filename="d"), "there is no index to measure; give --index-spec"),
         (lambda: RecallConfig(dstore_filename="d", index_spec=" ; "), "there is no index to measure"),
         (lambda: RecallConfig(dstore_filename="", index_spec="Flat"), "--dstore-filename is required"),
-        (lambda: config(knn_temp=0.0), "--knn-temp must be at least 1e-09"),
+        (lambda: config(knn_temp=0.0), "--knn-temp must be above 0"),
         (lambda: QueriesConfig(data="d"), "DATA gives queries only together with --path CHECKPOINT"),
         (lambda: QueriesConfig(path="p"), "--path gives queries only together with DATA"),
         (lambda: QueriesConfig(data="d", path="a:b"), "--path names several checkpoints"),

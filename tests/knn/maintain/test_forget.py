@@ -302,7 +302,7 @@ def test_forgetting_changes_the_identity_and_says_so(make_store, tmp_path):
     assert first.store_id != store.store_id and first.rows_id == store.rows_id
     assert "nothing to do" in said(store.prefix, rows="6:7")
     assert Datastore.open(store.prefix).store_id == first.store_id
-    said(store.prefix, rows="20")
+    assert "1 row, 20:21, is forgotten" in said(store.prefix, rows="20")
     assert len(list(tmp_path.glob("dstore.forgotten.*.json"))) == 1
     assert Datastore.open(store.prefix).forgotten.pairs == [[5, 10], [20, 21]]
     assert Datastore.open(store.prefix, rows=8).forgotten.pairs == [[5, 8]]

@@ -168,7 +168,7 @@ def test_inner_product_index_ranks_the_nearest_first(flat):
         (lambda: KNNConfig(knnlm=True, indexfile="i"), "give --dstore-filename as well"),
         (lambda: KNNConfig(no_load_keys=True), "add --knn-sim-func do_not_recomp_l2"),
         (lambda: KNNConfig(no_load_keys=True, knn_sim_func="dot"), "inner products"),
-        (lambda: KNNConfig(knn_temp=0.0), "--knn-temp must be at least 1e-09"),
+        (lambda: KNNConfig(knn_temp=0.0), "--knn-temp must be above 0"),
         (lambda: KNNConfig(knn_temp=float("nan")), "--knn-temp must be at least 1e-09"),
         (lambda: KNNConfig(knn_temp=float("inf")), "--knn-temp must be at least 1e-09, and finite"),
         (lambda: DumpConfig(save_knnlm_dstore=True), "give --dstore-mmap"),

@@ -34,8 +34,8 @@ def test_k_and_the_weight_go_by_place_and_temperature_by_either_word() -> None:
 @pytest.mark.parametrize(
     ("settings", "expect"),
     [
-        ({"temperature": 0}, "temperature must be at least 1e-09"),
-        ({"knn_temp": 0}, "knn_temp must be at least 1e-09"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"knn_temp": 0}, "knn_temp must be above 0"),
         ({"temperature": 1, "knn_temp": 1}, "two words for the same number"),
         ({"rerank": 4, "k": 8}, "rerank=4 must be at least k=8"),
         (

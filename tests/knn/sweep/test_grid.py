@@ -40,7 +40,7 @@ def test_what_is_no_grid(text):
         ({"lmbda": "0:1:1e-7"}, "--lmbda must have at most 10000 values, but '0:1:1e-7' has 10000001"),
         ({"lmbda": "0:1.1:0.1"}, "--lmbda must be at most 1, but has 1.1"),
         ({"lmbda": "-0.1"}, "--lmbda must be at least 0"),
-        ({"knn_temp": "0,1"}, "--knn-temp must be at least 1e-09, but has 0"),
+        ({"knn_temp": "0,1"}, "--knn-temp must be above 0, but has 0"),
         ({"k": "1,2.5"}, "--k must be whole numbers from 1 on, but has 2.5"),
         ({"k": "0:4:2"}, "--k must be whole numbers from 1 on, but has 0"),
         ({"k": "1:1000:1", "lmbda": "0:1:0.001"}, "at most 100000 settings, but has 9009000"),
