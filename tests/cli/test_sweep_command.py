@@ -207,3 +207,27 @@ def test_info_says_what_they_are(sweep, command, tmp_path):
 def test_a_choice_is_not_tested_on_the_text_that_it_was_made_on(sweep, tmp_path):
     small_retrieval(tmp_path / "again")
     assert any("is of the same text" in line for line in sweep("--apply", tmp_path / "again", "--no-figures").warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "mistake", "expect"),
+    [
+        ("sweep", "sweep/sweep.json", "--apply gone", "gone"),
+        ("sweep", "sweep/sweep.json", "--k 17", "--k 17 is more than the 16 neighbours"),
+        ("sweep-cache", "sweep-cache/sweep.json", "", "was saved without a cache"),
+        ("fit-lmbda", "m.json", "--out {}/m.json --apply gone", "gone"),
+        ("fit-lmbda", "m.json", "--out {}/m.json --k 17", "--k 17 is more than the 16 neighbours"),
+        ("report", "report.html", "--k 17", "--k 17 is more than the 16 neighbours"),
+    ],
+)
+def test_a_mistake_in_the_inputs_is_said_before_an_output_that_is_there(
+    command: Command, tmp_path: Path, name: str, out: str, mistake: str, expect: str
+) -> None:
+    """Else --overwrite is typed, and the mistake comes up only then."""
+    small_retrieval(tmp_path / "r")
+    (tmp_path / "r" / out).parent.mkdir(exist_ok=True)
+    (tmp_path / "r" / out).write_text("{}")
+    words = [word.format(tmp_path / "r") for word in mistake.split()]
+    error = command("fairseq-knnlm", name, tmp_path / "r", *words).error
+    assert expect in error and out not in error
+    assert (tmp_path / "r" / out).read_text() == "{}"

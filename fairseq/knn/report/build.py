@@ -76,8 +76,11 @@ def write_report(config: ReportConfig) -> str:
     """
     out = Path(config.out or Path(config.retrieval) / "report.html")
     settings = {name: value for name, value in as_dict(config).items() if name not in ("out", "overwrite")}
+    retrieval = Retrieval.open(config.retrieval)
+    mixture = settings_of(config, retrieval)
+    # After the inputs: --overwrite is no answer to a mistake there.
     claim("--out", out, PAGE, overwrite=config.overwrite or is_of(out, settings))
-    report = _read(config)
+    report = _read(config, retrieval, *mixture)
     facts, arrays = _contents(report, config.max_megabytes)
     with locked(out), atomic_write(out) as file:
         for piece in render(facts["title"], facts, packed(arrays), settings, own_text_line(report.retrieval)):
@@ -86,11 +89,9 @@ def write_report(config: ReportConfig) -> str:
     return "\n".join([*_lines(report), *written])
 
 
-def _read(config: ReportConfig) -> _Report:
-    retrieval = Retrieval.open(config.retrieval)
+def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings, origin: str) -> _Report:
     warn_if_outdated(retrieval)
     warn_if_own_text(retrieval)
-    settings, origin = settings_of(config, retrieval)
     summary = summary_of(retrieval.directory)  # a broken one fails before the work, not after it
     texts = open_texts(retrieval, config.data, config.dstore_data)
     n = min(len(retrieval), config.max_tokens)

@@ -31,6 +31,7 @@ from fairseq.runtime.outputs import claim, claim_directory
 from fairseq.runtime.stores import sweep_names
 
 VERSION = 1
+Caches = tuple[tuple[int, float], ...]
 
 
 def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[[str], None]) -> Kept:
@@ -44,7 +45,6 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
     kind = NeighbourReport if isinstance(config, SweepConfig) else CacheReport
     out = Path(config.out) if config.out is not None else Path(config.directory) / kind.command
     settings = plain({**as_dict(config), "seed": seed, "out": None, "overwrite": None, "no_figures": None})
-    _claim(config, out, settings)
     texts = [Retrieval.open(directory) for directory in (config.directory, config.apply) if directory is not None]
     first = texts[0]
     warn_if_outdated(first)
@@ -55,9 +55,11 @@ def run_sweep(config: SweepConfig | CacheSweepConfig, seed: int, show: Callable[
         text.check_k(_largest_k(config, choice, first.k))
     if len(texts) == 2:
         require_comparable(first, texts[1], allow_mismatch=config.allow_mismatch)
+    caches = _common_caches(texts) if isinstance(config, CacheSweepConfig) else ()
+    _claim(config, out, settings)  # after the inputs: --overwrite is no answer to a mistake there
     for text in texts:
         check_results(text.directory)
-    grid, origin = _grid_of(config, choice, texts)
+    grid, origin = _grid_of(config, choice, first, caches)
     figures = not config.no_figures and can_draw()
     with locked(out):
         swept = sweep(first, grid)
@@ -98,27 +100,31 @@ def _largest_k(config: SweepConfig | CacheSweepConfig, choice: Choice | None, sa
     return choice.k if choice is not None else saved_k
 
 
-def _grid_of(
-    config: SweepConfig | CacheSweepConfig, choice: Choice | None, texts: list[Retrieval]
-) -> tuple[Grid, Origin]:
-    """Returns the settings, and where those that a cache sweep does not vary come from."""
-    first = texts[0]
-    if isinstance(config, SweepConfig):
-        return config.grid(first.k, offered_temperatures(first, config.knn_temp)), Origin()
+def _common_caches(texts: list[Retrieval]) -> Caches:
+    """Returns size and θ of each cache of the retrievals, which must be the same in all."""
     caches = [read_caches(text)[0] for text in texts]
     if caches[0] != caches[-1]:
         raise ConfigError(
             f"{texts[1].directory} was saved with other caches than {texts[0].directory}; save both with the same"
             " --cache-size and --cache-theta"
         )
+    return caches[0]
+
+
+def _grid_of(
+    config: SweepConfig | CacheSweepConfig, choice: Choice | None, first: Retrieval, caches: Caches
+) -> tuple[Grid, Origin]:
+    """Returns the settings, and where those that a cache sweep does not vary come from."""
+    if isinstance(config, SweepConfig):
+        return config.grid(first.k, offered_temperatures(first, config.knn_temp)), Origin()
     k = _largest_k(config, choice, first.k)
     if choice is not None and config.knn_temp is None:
         words = f", {choice.words}" if config.k is None else ""
-        return config.grid(k, choice.knn_temp, caches[0]), Origin(words)
+        return config.grid(k, choice.knn_temp, caches), Origin(words)
     offered = offered_temperatures(first, config.knn_temp)
     if len(offered) == 1:
-        return config.grid(k, offered[0], caches[0]), Origin()
+        return config.grid(k, offered[0], caches), Origin()
     weights = tuple(lmbda for lmbda in config.lmbdas if lmbda > 0) or config.lmbdas  # with λ 0, every T is the best
     best = sweep(first, Grid(weights, (k,), offered)).best()
     origin = Origin(f", the best of {len(offered)} temperatures for the neighbours alone", offered)
-    return config.grid(k, best.knn_temp, caches[0]), origin
+    return config.grid(k, best.knn_temp, caches), origin

@@ -93,17 +93,20 @@ def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
         DatastoreError: a retrieval, datastore or file is not what it should be.
         MismatchError: they do not belong together.
     """
-    out = Path(config.out)
-    claim("--out", out, LMBDA_MODEL, overwrite=config.overwrite)
-    with locked(out):
-        return _fit(config, out, seed, show)
-
-
-def _fit(config: FitLmbdaConfig, out: Path, seed: int, show: Show) -> Kept:
-    allow = config.allow_mismatch
-    retrieval = Retrieval.open(config.directory)
-    check_results(retrieval.directory)
+    out, retrieval = Path(config.out), Retrieval.open(config.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
+    for k in config.k:
+        retrieval.check_k(k)
+    claim("--out", out, LMBDA_MODEL, overwrite=config.overwrite)  # after the inputs: their mistakes come first
+    with locked(out):
+        return _fit(config, retrieval, other, out, seed, show)
+
+
+def _fit(
+    config: FitLmbdaConfig, retrieval: Retrieval, other: Retrieval | None, out: Path, seed: int, show: Show
+) -> Kept:
+    allow = config.allow_mismatch
+    check_results(retrieval.directory)
     for text in (retrieval, *([other] if other is not None else [])):
         warn_if_own_text(text)
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
