@@ -93,6 +93,12 @@ CASES = [
         "if this is the text, give it on the standard input (echo 'Return a list' | …)",
     ),
     Case("first-no-valid", TRAIN, without_valid, "--validpref TEXT"),
+    Case(
+        "first-no-window",
+        EVAL,
+        lambda p: [*p.evaluate(), "--gen-subset", "train", "--save-knnlm-dstore", "--dstore-mmap", p.store()],
+        "; this run has --context-window 0 instead of 8; give another",
+    ),
     Case("first-other-split", EVAL, split_of_several_models, "valid instead of "),
     Case(
         "first-mmap-to-read",

@@ -95,6 +95,8 @@ def run_fit(config: FitLmbdaConfig, seed: int, show: Show) -> Kept:
     """
     out, retrieval = Path(config.out), Retrieval.open(config.directory)
     other = Retrieval.open(config.apply) if config.apply is not None else None
+    for text in (retrieval, *([other] if other is not None else [])):
+        warn_if_own_text(text)
     for k in config.k:
         retrieval.check_k(k)
     claim("--out", out, LMBDA_MODEL, overwrite=config.overwrite)  # after the inputs: their mistakes come first
@@ -107,8 +109,6 @@ def _fit(
 ) -> Kept:
     allow = config.allow_mismatch
     check_results(retrieval.directory)
-    for text in (retrieval, *([other] if other is not None else [])):
-        warn_if_own_text(text)
     values = open_values(retrieval, config.dstore_filename, allow_mismatch=allow)
     counts_V = open_counts(retrieval, config.dictionary, allow_mismatch=allow)
     tried = offered(config, retrieval)
