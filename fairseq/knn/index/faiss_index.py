@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Int64s, UInt8s
 from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.config import KNNConfig
 from fairseq.knn.index.index_file import IndexFile, look_at, require_file, require_ours
 from fairseq.knn.index.reading import faiss_reason, memory_limit
 from fairseq.knn.index.trial import IndexInChild
@@ -181,7 +182,7 @@ def open_index(
             f"{path} has no keys (a .trained file?); give the index that fairseq-build-dstore finished"
         )
     _check_ids(index, path)
-    if nprobe is not None and not set_nprobe(index, nprobe):
+    if nprobe is not None and not set_nprobe(index, nprobe) and nprobe != KNNConfig.probe:  # else nobody asked for it
         logger.info("%s has no inverted lists: --probe %d has no effect", path, nprobe)
     return on_gpus(index) if gpu else index
 
