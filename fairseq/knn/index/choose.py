@@ -179,7 +179,8 @@ def new_index(config: BuildConfig, dimension: int) -> Any:
         if dimension % config.code_size:
             raise ConfigError(
                 f"--code-size {config.code_size} must divide the key width {dimension};"
-                f" try {max(size for size in range(1, config.code_size) if dimension % size == 0)}"
+                f" try {max(size for size in range(1, config.code_size) if dimension % size == 0)},"
+                " or --index-spec auto"
             )
         return faiss.IndexIVFPQ(faiss.IndexFlatL2(dimension), dimension, config.ncentroids, config.code_size, 8)
     try:

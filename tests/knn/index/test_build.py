@@ -145,7 +145,7 @@ def test_complete_index_is_not_replaced(make_store, tmp_path):
     [
         (dict(ncentroids=4096), "need 4096 rows to train on, but there are 1500"),
         (dict(ncentroids=4, train_sample=100), "need 256 rows to train on, but there are 100"),
-        (dict(code_size=5), "--code-size 5 must divide the key width 16; try 4"),
+        (dict(code_size=5), "--code-size 5 must divide the key width 16; try 4, or --index-spec auto"),
         (dict(index_spec="Nonsense"), "--index-spec Nonsense must be .*; give auto, Flat or inverted lists, such as"),
         (dict(index_spec="PQ7"), "--index-spec PQ7 must be|PQ7 cannot"),
         (dict(index_spec="IDMap,Flat"), "takes no rows in order"),
