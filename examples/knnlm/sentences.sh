@@ -11,7 +11,7 @@ STEPS=9
 here=$(dirname "$0")
 . "$here/steps.sh"
 source_text=${1:?usage: sentences.sh SOURCE (a zip or a directory with the text of WikiText-2)}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 step text python "$here/prepare_wikitext.py" --source "$source_text" --dest "$WORK/text"
 step sentences python "$here/prepare_sentences.py" --source "$WORK/text" --dest "$WORK/text"

@@ -13,7 +13,7 @@ UPDATES=${UPDATES:-3300}
 here=$(dirname "$0")
 . "$here/steps.sh"
 source_text=${1:?usage: wikitext-2.sh SOURCE (a zip or a directory with the text of WikiText-2)}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 step text python "$here/prepare_wikitext.py" --source "$source_text" --dest "$WORK/text"
 step preprocess fairseq-preprocess --only-source --destdir "$WORK/data-bin" --workers 2 --overwrite \
