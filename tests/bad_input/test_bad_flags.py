@@ -155,7 +155,7 @@ CASES = [
     typed(PREPROCESS, "--bpe gpt2", "--bpe must not be given"),
     typed(PREPROCESS, "--tokenizer moses", "--tokenizer must be space"),
     typed(BUILD, "--dimension 0", "--dimension must be at least 1"),
-    typed(BUILD, "--dimension 17", "--dimension"),
+    typed(BUILD, "--dimension 17", "has keys of width 16; leave the flag out"),
     typed(BUILD, "--train-sample 0", "--train-sample must be at least 1"),
     typed(BUILD, "--num-keys-to-add-at-a-time 0", "--num-keys-to-add-at-a-time must be at least 1"),
     typed(BUILD, "--dstore-size 99999999", "--dstore-size 99999999 is larger than"),

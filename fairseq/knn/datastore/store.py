@@ -31,7 +31,6 @@ from fairseq.knn.datastore.format import (
     row_files,
     values_path,
 )
-from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
@@ -229,7 +228,9 @@ def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | Non
             f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; write it again with the same"
             " command, which goes on from there"
         )
-    require_model(prefix, manifest.model, ModelIdentity(key_dimension=dimension))
+    if dimension not in (None, manifest.dimension):
+        width = manifest.dimension
+        raise MismatchError(f"--dimension {dimension}: {prefix} has keys of width {width}; leave the flag out")
     if key_fp16 and manifest.key_dtype != "float16":
         raise MismatchError(f"--dstore-fp16: {prefix} has {manifest.key_dtype} keys; leave the flag out")
 

@@ -16,9 +16,9 @@ from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.config.keywords import in_keywords
 from fairseq.errors import ConfigError, DatastoreError, shown
 from fairseq.knn.config import KEYWORDS, KNNConfig, KNNSettings, with_settings
-from fairseq.knn.datastore.format import keys_path, values_path
+from fairseq.knn.datastore.format import keys_path, require_rows, values_path
 from fairseq.knn.datastore.identity import require_model
-from fairseq.knn.datastore.manifest import manifest_path
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, check_ids
 from fairseq.knn.index.faiss_index import lists_visited, on_gpus, open_index
 from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
@@ -132,7 +132,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         datastore = Datastore.open(
             prefix,
             rows=rows,
-            dimension=_width(prefix, index, model),
+            dimension=_width(prefix, index, model, load_keys=config.needs_keys),
             key_fp16=key_fp16,
             vocabulary_size=vocabulary_size,
             load_keys=config.needs_keys,
@@ -212,11 +212,19 @@ def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
     require_memory(f"reading {' and '.join(map(str, files))}", needed, remedy)
 
 
-def _width(prefix: str | Path, index: Any, model: ModelIdentity | None) -> int | None:
-    """Returns the width to open with: the model's, else, for a datastore without a manifest, the index's."""
-    if model is not None and model.key_dimension is not None:
-        return model.key_dimension
-    return None if manifest_path(prefix).is_file() else int(index.d)
+def _width(prefix: str | Path, index: Any, model: ModelIdentity | None, *, load_keys: bool) -> int | None:
+    """Returns the width to open with: the manifest's (None), else the model's or the index's.
+
+    Raises:
+        MismatchError: the datastore's keys are of another width than the model's.
+    """
+    require_rows(Path(prefix), load_keys=load_keys)
+    width = model.key_dimension if model is not None else None
+    manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if manifest is not None:
+        require_model(prefix, manifest.model, ModelIdentity(key_dimension=width))
+        return None
+    return width if width is not None else int(index.d)
 
 
 def _how_to_open(datastore: object, index: object) -> str:
