@@ -18,7 +18,7 @@ step train fairseq-train --task language_modeling "$WORK/data-bin" --save-dir "$
     --decoder-attention-heads 4 --adaptive-input-cutoff 2000,8000 --adaptive-softmax-cutoff 2000,8000 \
     --dropout 0 --attention-dropout 0 --activation-dropout 0 --adaptive-softmax-dropout 0 \
     --criterion adaptive_loss --optimizer adam --adam-betas "(0.9, 0.98)" --lr 0.006 --clip-norm 0.5 \
-    --lr-scheduler polynomial_decay --warmup-updates 100 --max-update 1400 \
+    --lr-scheduler polynomial_decay --warmup-updates 100 --max-update 1500 \
     --tokens-per-sample 256 --sample-break-mode none --max-tokens 1024 --bf16 --no-epoch-checkpoints
 
 evaluate=(fairseq-eval-lm "$WORK/data-bin" --path "$WORK/checkpoints/checkpoint_best.pt" --sample-break-mode none
