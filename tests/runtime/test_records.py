@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
-from fairseq.errors import DataError, DatastoreError, FairseqError
+from fairseq.errors import DataError, DatastoreError, FairseqError, shown
 from fairseq.runtime.records import Count, Positive, Record, as_json, parse, read_record, write_record
 
 
@@ -28,7 +28,7 @@ class Odd:
     @classmethod
     def from_json(cls, value: Any) -> "Odd":
         if not isinstance(value, int) or value % 2 == 0:
-            raise ValueError(f"must be odd, but is {value}")
+            raise ValueError(f"must be odd, but is {shown(value)}")
         return cls(value)
 
 
@@ -227,6 +227,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.one_of(st.sampled_from(Thing.__struct_fields__), st.text(max_size=3)), values, max_size=4))
+@example(changes={"odd": "\n"})
 def test_whatever_it_says_it_is_read_or_refused_in_one_line(changes: dict[str, Any]) -> None:
     try:
         thing = read(json.dumps({**SOUND, **changes}))
