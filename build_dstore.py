@@ -10,7 +10,7 @@ from fairseq.config.common import CommonConfig
 from fairseq.config.flags import flag_name
 from fairseq.knn.index.config import AUTO, BuildConfig
 from fairseq.runtime.log import logger
-from fairseq.runtime.outputs import claim_index
+from fairseq.storage.outputs import claim_index
 from fairseq_cli.run import run
 
 PROG = CALL = "fairseq-build-dstore"

@@ -15,10 +15,10 @@ from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
-from fairseq.runtime.files import is_stream, locked, write_json
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
+from fairseq.storage.files import is_stream, locked, write_json
 from fairseq.tasks import TASKS
 from fairseq_cli.eval_settings import EvalSettings, task_fields, times_path
 from fairseq_cli.run import run
@@ -212,7 +212,7 @@ def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str],
     """Puts the result into those of the saved retrieval."""
     from fairseq.knn.retrieval.format import RetrievalManifest
     from fairseq.knn.retrieval.results import Kept, keep, plain
-    from fairseq.runtime.records import as_json
+    from fairseq.storage.records import as_json
 
     manifest = RetrievalManifest.read(directory)
     found = {"split": manifest.split, "lm": as_json(manifest.lm), **record}

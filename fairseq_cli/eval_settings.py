@@ -14,12 +14,12 @@ from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import AUTO, KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
-from fairseq.runtime.files import is_stream
-from fairseq.runtime.inputs import require_inputs
 from fairseq.runtime.log import logger
-from fairseq.runtime.marks import RESULTS, TIMES, json_at
-from fairseq.runtime.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
-from fairseq.runtime.stores import retrieval_names
+from fairseq.storage.files import is_stream
+from fairseq.storage.inputs import require_inputs
+from fairseq.storage.marks import RESULTS, TIMES, json_at
+from fairseq.storage.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
+from fairseq.storage.stores import retrieval_names
 from fairseq.tasks import TASKS
 
 # Neighbours that lower perplexity by less, or of which the nearest has more of the vote, may want another T. Of fewer

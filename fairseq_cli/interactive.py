@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from fairseq.config.command_line import parse
 from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.generate.config import LinePromptsConfig
-from fairseq.runtime.inputs import open_input
 from fairseq.runtime.log import logger
+from fairseq.storage.inputs import open_input
 from fairseq_cli.generation_run import OUTPUT, GenerationRun, generation_groups, open_run
 from fairseq_cli.run import run
 

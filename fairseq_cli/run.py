@@ -12,7 +12,7 @@ from fairseq.config.command_line import early_value, hyphens, load_plugins
 from fairseq.errors import FairseqError, UnknownFlagError
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
-from fairseq.runtime.outputs import one_run
+from fairseq.storage.outputs import one_run
 from fairseq_cli.commands import elsewhere
 from fairseq_knnlm import clash, other_fairseqs
 

@@ -14,7 +14,7 @@ from fairseq.evaluate.config import ScoreConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
-from fairseq.runtime.inputs import open_input
+from fairseq.storage.inputs import open_input
 from fairseq_cli.eval_settings import NeighbourSettings, task_fields
 from fairseq_cli.run import run
 

@@ -17,10 +17,10 @@ from fairseq.errors import ConfigError
 from fairseq.models import MODELS, architecture
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
-from fairseq.runtime.files import locked
-from fairseq.runtime.inputs import require_directory, require_inputs
 from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
+from fairseq.storage.files import locked
+from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq_cli.run import run

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "fairseq fairseq.errors fairseq.arrays fairseq_knnlm",  # the last starts what lies above by name
     "fairseq.config",
+    "fairseq.storage",
     "fairseq.runtime",
     "fairseq.data",
     "fairseq.modules",
@@ -46,7 +47,7 @@ LEVELS = {name: level for level, names in enumerate(FLOORS) for name in names.sp
 
 # What --help needs: every module of such a name, and these.
 LIGHT_NAMES = ("config", "common", "command_line", "flags", "registry", "plugins", "errors")
-LIGHT = ("fairseq.runtime.inputs", "fairseq.runtime.files", "fairseq.runtime.log", "fairseq_cli.eval_settings")
+LIGHT = ("fairseq.storage.inputs", "fairseq.storage.files", "fairseq.runtime.log", "fairseq_cli.eval_settings")
 
 
 @cache

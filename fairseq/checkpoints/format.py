@@ -38,8 +38,8 @@ from fairseq.checkpoints.checks import (
 from fairseq.config.flags import Namespace
 from fairseq.errors import CheckpointError, shown
 from fairseq.models.upgrade import SETTINGS_VERSION, upgrade_fields, upgrade_own_fields, upgrade_state
-from fairseq.runtime.files import atomic_write, write_json
-from fairseq.runtime.inputs import require_checkpoint
+from fairseq.storage.files import atomic_write, write_json
+from fairseq.storage.inputs import require_checkpoint
 
 
 class _Inert:

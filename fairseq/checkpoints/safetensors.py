@@ -29,11 +29,11 @@ from fairseq.config.flags import coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.transformer_lm import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
-from fairseq.runtime.files import atomic_write, locked
-from fairseq.runtime.marks import CHECKPOINT, CHECKPOINT_SUMMARY
-from fairseq.runtime.marks import SAFETENSORS as SAFETENSORS_FILE
-from fairseq.runtime.outputs import claim, reads, require_utf8
-from fairseq.runtime.records import parse
+from fairseq.storage.files import atomic_write, locked
+from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY
+from fairseq.storage.marks import SAFETENSORS as SAFETENSORS_FILE
+from fairseq.storage.outputs import claim, reads, require_utf8
+from fairseq.storage.records import parse
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

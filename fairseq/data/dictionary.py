@@ -15,7 +15,7 @@ import numpy as np
 from fairseq.arrays import Int64s
 from fairseq.data.encoding import MARK, decoded, warn_of_mark
 from fairseq.errors import DataError, shown
-from fairseq.runtime.files import atomic_write
+from fairseq.storage.files import atomic_write
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")

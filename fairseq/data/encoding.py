@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from fairseq.errors import DataError
-from fairseq.runtime.file_kinds import kind_at
+from fairseq.storage.file_kinds import kind_at
 
 logger = logging.getLogger(__name__)
 

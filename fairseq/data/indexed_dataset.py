@@ -24,8 +24,8 @@ import numpy as np
 
 from fairseq.arrays import Int32s, Int64s, Integers
 from fairseq.errors import DataError, MismatchError
-from fairseq.runtime.files import atomic_write
-from fairseq.runtime.inputs import missing_split
+from fairseq.storage.files import atomic_write
+from fairseq.storage.inputs import missing_split
 
 MAGIC = b"MMIDIDX\0\0"
 OLD_MAGIC = b"TNTIDX\0\0"

@@ -21,10 +21,10 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoding import warn_of_mark
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError, did_you_mean
-from fairseq.runtime.files import file_sha256, locked
-from fairseq.runtime.outputs import claim_all, claim_directory, reads
-from fairseq.runtime.records import Record, read_record, write_record
-from fairseq.runtime.stores import data_names
+from fairseq.storage.files import file_sha256, locked
+from fairseq.storage.outputs import claim_all, claim_directory, reads
+from fairseq.storage.records import Record, read_record, write_record
+from fairseq.storage.stores import data_names
 
 logger = logging.getLogger(__name__)
 

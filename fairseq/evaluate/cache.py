@@ -26,8 +26,8 @@ from torch import Tensor
 
 from fairseq.evaluate.config import CacheConfig
 from fairseq.evaluate.mixture import Memory, MemoryScores, ScoredTokens
-from fairseq.runtime.records import Positive, Record
 from fairseq.runtime.resources import require_memory
+from fairseq.storage.records import Positive, Record
 
 # The column of ``ScoredBatch`` that holds ln p_cache(target) under each setting, ``[N, S]``.
 CACHE_COLUMN = "cache_log_prob"

@@ -10,7 +10,7 @@ from fairseq.config.common import MODEL_OVERRIDES, check_subword_mark
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Dir, File, Files, Mark, Name, Place, Settings, Split
 from fairseq.errors import ConfigError
-from fairseq.runtime.files import is_stream
+from fairseq.storage.files import is_stream
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from fairseq.errors import CheckpointError, ConfigError, FairseqError, shown
-from fairseq.runtime.files import file_sha256, fsync_directory
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import GIB, free_disk_bytes, shown_bytes
+from fairseq.storage.files import file_sha256, fsync_directory
 
 MOST_FILES = 10_000
 MOST_BYTES = 64 * GIB

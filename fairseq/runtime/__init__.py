@@ -1,1 +1,1 @@
-"""The machine beneath: files, signals, log and progress, memory, devices and processes."""
+"""Signals, log and progress, memory, devices and processes: the machine beneath."""

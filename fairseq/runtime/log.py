@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from fairseq.runtime.files import encoded, is_stream, open_stream
-from fairseq.runtime.marks import LOG, LOG_MARK
-from fairseq.runtime.outputs import claim
+from fairseq.storage.files import encoded, is_stream, open_stream
+from fairseq.storage.marks import LOG, LOG_MARK
+from fairseq.storage.outputs import claim
 
 logger = logging.getLogger("fairseq")
 

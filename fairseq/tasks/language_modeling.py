@@ -21,7 +21,7 @@ from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchErro
 from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
-from fairseq.runtime.inputs import data_directories, require_split
+from fairseq.storage.inputs import data_directories, require_split
 
 
 class _Unfilled(TorchFunctionMode):

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fairseq.runtime.files import atomic_write, fsync_directory, remove_leftover, temporary_name
+from fairseq.storage.files import atomic_write, fsync_directory, remove_leftover, temporary_name
 from fairseq.train.config import LAST, CheckpointConfig
 from fairseq.train.origin import Run
 from fairseq.train.ownership import may_delete

@@ -28,8 +28,8 @@ from typing import Any
 from fairseq.checkpoints.format import load_extra_state
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.errors import CheckpointError
-from fairseq.runtime.files import file_sha256
-from fairseq.runtime.inputs import require_checkpoint
+from fairseq.storage.files import file_sha256
+from fairseq.storage.inputs import require_checkpoint
 from fairseq.train.config import LAST, RESETS, CheckpointConfig, RunConfig
 
 logger = logging.getLogger(__name__)

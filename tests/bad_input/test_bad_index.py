@@ -8,7 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from fairseq.runtime.marks import INDEX_MARK
+from fairseq.storage.marks import INDEX_MARK
 from tests.builders.cases import BUILD, EVAL, Call, Case, Place, check, parametrise
 
 WIDTH = 16

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq.runtime.files import locked
+from fairseq.storage.files import locked
 from tests.builders.tiny_lm import Command, Outcome, num_tokens, token_log_probs
 
 WIDTH, BLOCK, WINDOW = 16, 12, 4

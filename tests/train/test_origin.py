@@ -8,7 +8,7 @@ import torch
 
 from fairseq.config.command_line import parse
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.runtime.files import file_sha256
+from fairseq.storage.files import file_sha256
 from fairseq.train.config import RESETS
 from fairseq.train.origin import Origin, Run, Start, choose_start, run_from
 from fairseq_cli.train import flag_groups, run_config

@@ -46,9 +46,9 @@ from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.row_map import full_context_rows
 from fairseq.knn.datastore.store import DatastoreWriter, is_written, rows_to_use
-from fairseq.runtime.files import locked
 from fairseq.runtime.interrupts import asked_to_stop, check, finish_step_first
 from fairseq.runtime.progress import Progress
+from fairseq.storage.files import locked
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Literal
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.manifest import DatastoreManifest, Forgotten, manifest_path
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.runtime.files import atomic_write, file_sha256
-from fairseq.runtime.records import Record, as_json, read_record
+from fairseq.storage.files import atomic_write, file_sha256
+from fairseq.storage.records import Record, as_json, read_record
 
 _NAMED_BY = 16  # hexadecimal digits of the checksum
 

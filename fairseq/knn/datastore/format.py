@@ -27,8 +27,8 @@ import numpy as np
 
 from fairseq.config.kinds import stores_in
 from fairseq.errors import DatastoreError, did_you_mean
-from fairseq.runtime.file_kinds import is_instead
 from fairseq.runtime.progress import Progress
+from fairseq.storage.file_kinds import is_instead
 
 KeyDtype = Literal["float32", "float16"]
 ValueDtype = Literal["int64", "int32", "int16"]

@@ -31,9 +31,9 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.format import KeyDtype, Layout, ValueDtype, row_files
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.files import file_sha256
-from fairseq.runtime.fingerprint import fingerprint
-from fairseq.runtime.records import Count, Positive, Record, as_json, read_record, write_record
+from fairseq.storage.files import file_sha256
+from fairseq.storage.fingerprint import fingerprint
+from fairseq.storage.records import Count, Positive, Record, as_json, read_record, write_record
 
 # Progress is not identity, nor are the places where weights and data were found: their hashes say which they are.
 _NOT_IDENTITY = ("rows_written", "state", "keys_sha256", "values_sha256", "fingerprints")
@@ -129,7 +129,7 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         rows_written: rows that are safely on the disk.
         keys_sha256: of the keys' file, one for each chunk of rows (fairseq/knn/datastore/format.py).
         values_sha256: of the values' file, likewise.
-        fingerprints: of the rows in either file (fairseq/runtime/fingerprint.py); older versions left them out.
+        fingerprints: of the rows in either file (fairseq/storage/fingerprint.py); older versions left them out.
         segments: where rows come from, if not all from one source.
         forgotten: the rows that no search finds any more, if there are any.
     """
@@ -226,7 +226,7 @@ class IndexManifest(Record, frozen=True, kw_only=True):
         datastore: prefix of the datastore that it was built from, relative to its own directory.
         num_bytes: size of its file.
         sha256: of its file.
-        fingerprint: of its file (fairseq/runtime/fingerprint.py); older versions of this program left it out.
+        fingerprint: of its file (fairseq/storage/fingerprint.py); older versions of this program left it out.
     """
 
     spec: str

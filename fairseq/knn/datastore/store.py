@@ -35,7 +35,7 @@ from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, rea
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.fingerprint import fingerprint
+from fairseq.storage.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 

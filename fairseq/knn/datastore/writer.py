@@ -32,9 +32,9 @@ from fairseq.knn.datastore.format import (
     values_path,
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
-from fairseq.runtime.files import atomic_write, fsync_directory, locked
-from fairseq.runtime.outputs import claim_datastore
 from fairseq.runtime.resources import require_disk
+from fairseq.storage.files import atomic_write, fsync_directory, locked
+from fairseq.storage.outputs import claim_datastore
 
 logger = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from fairseq.knn.index.build import (
 from fairseq.knn.index.choose import check_kind
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.drift import measure_drift
-from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import finish_step_first
-from fairseq.runtime.outputs import claim_index
+from fairseq.storage.files import file_sha256, fsync_directory, locked
+from fairseq.storage.outputs import claim_index
 
 logger = logging.getLogger(__name__)
 

@@ -30,12 +30,12 @@ from fairseq.knn.index.faiss_index import code_bytes, num_lists, read_index, set
 from fairseq.knn.index.lists import check_lists
 from fairseq.knn.index.reading import faiss_reason
 from fairseq.knn.index.training import adder, points_wanted, train
-from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import advising, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import format_duration
-from fairseq.runtime.outputs import claim_index
 from fairseq.runtime.progress import Progress, at_work
 from fairseq.runtime.resources import require_disk, require_memory
+from fairseq.storage.files import file_sha256, fsync_directory, locked
+from fairseq.storage.outputs import claim_index
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.index.index_file import IndexFile, look_at, require_file, require_ours
 from fairseq.knn.index.reading import faiss_reason, memory_limit
 from fairseq.knn.index.trial import IndexInChild
-from fairseq.runtime.files import atomic_write
-from fairseq.runtime.marks import INDEX_MARK
+from fairseq.storage.files import atomic_write
+from fairseq.storage.marks import INDEX_MARK
 
 logger = logging.getLogger(__name__)
 

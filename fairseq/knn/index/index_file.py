@@ -1,6 +1,6 @@
 """An index's file before FAISS reads it: whether it is the one that its manifest was written for.
 
-Size and fingerprint (fairseq/runtime/fingerprint.py) are compared at every open; where an older version of this program
+Size and fingerprint (fairseq/storage/fingerprint.py) are compared at every open; where an older version of this program
 has recorded no fingerprint, every byte is. A file that is ours is read as it is. Any other may be anything: FAISS
 may end the process over it, so it is tried in a process of its own first (trial.py).
 """
@@ -14,10 +14,10 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.index.trial import try_index
-from fairseq.runtime.file_kinds import is_instead, kind_at
-from fairseq.runtime.files import file_sha256
-from fairseq.runtime.fingerprint import fingerprint
-from fairseq.runtime.outputs import require_utf8
+from fairseq.storage.file_kinds import is_instead, kind_at
+from fairseq.storage.files import file_sha256
+from fairseq.storage.fingerprint import fingerprint
+from fairseq.storage.outputs import require_utf8
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from fairseq.knn.inspect.retrieval import check_retrieval
 from fairseq.knn.inspect.store import check_datastore
 from fairseq.knn.neighbours.several_stores import check_together
 from fairseq.knn.retrieval.format import MANIFEST as RETRIEVAL_MANIFEST
-from fairseq.runtime.files import write_json
-from fairseq.runtime.marks import FINDINGS
-from fairseq.runtime.outputs import claim_record
+from fairseq.storage.files import write_json
+from fairseq.storage.marks import FINDINGS
+from fairseq.storage.outputs import claim_record
 
 
 def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:

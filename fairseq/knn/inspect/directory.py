@@ -13,8 +13,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.manifest import manifest_path
-from fairseq.runtime.file_kinds import kind_at
-from fairseq.runtime.marks import json_at
+from fairseq.storage.file_kinds import kind_at
+from fairseq.storage.marks import json_at
 
 MOST_THINGS = 200
 _BESIDE = re.compile(r"(?s)(.+?)(_keys\.npy|_vals\.npy|\.append\.json|\.forgotten\..*|\.time\.json|\.json|\.bin)")

@@ -11,8 +11,8 @@ import numpy as np
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.identity import differences, short
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.files import file_sha256
 from fairseq.runtime.progress import Progress
+from fairseq.storage.files import file_sha256
 
 OK, FAILED, WARNING, SKIPPED = "ok", "FAILED", "warning", "skipped"
 

@@ -1,6 +1,6 @@
 """What a file is, told by its content: a line for what it is, and one for each thing that it says.
 
-``FILES`` says what describes a kind of file (fairseq/runtime/file_kinds.py), ``JSON_KINDS`` and ``JSON_FIELDS`` the
+``FILES`` says what describes a kind of file (fairseq/storage/file_kinds.py), ``JSON_KINDS`` and ``JSON_FIELDS`` the
 same of JSON. Of a directory it tells what is in it (directory.py).
 Nothing is loaded that need not be: the inverted lists of an index and the keys of a datastore stay on the disk.
 """
@@ -27,8 +27,8 @@ from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
-from fairseq.runtime.file_kinds import directory_kind, file_kind
-from fairseq.runtime.records import as_json, parse, read_record
+from fairseq.storage.file_kinds import directory_kind, file_kind
+from fairseq.storage.records import as_json, parse, read_record
 
 Lines = list[tuple[str, Any]]
 Description = tuple[str, Lines]

@@ -14,7 +14,7 @@ from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.records import read_record
+from fairseq.storage.records import read_record
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
 

@@ -44,12 +44,12 @@ from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.neighbours.temperature import measure_unit, temperature_of
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.knn.search.recall import recall_of
-from fairseq.runtime.files import write_json
 from fairseq.runtime.log import logger
-from fairseq.runtime.marks import RECALL
-from fairseq.runtime.outputs import claim_directory, claim_index, claim_record
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
+from fairseq.storage.files import write_json
+from fairseq.storage.marks import RECALL
+from fairseq.storage.outputs import claim_directory, claim_index, claim_record
 
 # Distances and ids of the exact search, of a search, and what comparing them takes.
 BYTES_A_NEIGHBOUR = 100

@@ -12,9 +12,9 @@ from fairseq.knn.datastore.provenance import Place, Provenance
 from fairseq.knn.datastore.ranges import shown_ranges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import RowsConfig
-from fairseq.runtime.files import write_json
-from fairseq.runtime.marks import ROWS
-from fairseq.runtime.outputs import claim_record
+from fairseq.storage.files import write_json
+from fairseq.storage.marks import ROWS
+from fairseq.storage.outputs import claim_record
 
 MOST_ROWS = 10_000  # that are shown at once
 

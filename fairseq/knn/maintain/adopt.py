@@ -30,11 +30,11 @@ from fairseq.knn.datastore.writer import clear_sidecars, copy_start
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
 from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
-from fairseq.runtime.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
-from fairseq.runtime.inputs import data_directories
-from fairseq.runtime.outputs import claim, require_datastore_name
 from fairseq.runtime.resources import require_disk
-from fairseq.runtime.stores import datastore_names
+from fairseq.storage.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
+from fairseq.storage.inputs import data_directories
+from fairseq.storage.outputs import claim, require_datastore_name
+from fairseq.storage.stores import datastore_names
 
 logger = logging.getLogger(__name__)
 

@@ -37,11 +37,11 @@ from fairseq.knn.datastore.writer import DatastoreWriter
 from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
 from fairseq.knn.index.index_file import look_at, require_ours
 from fairseq.knn.index.without_rows import selector, take_out
-from fairseq.runtime.files import file_sha256, fsync_directory, locked
 from fairseq.runtime.interrupts import check, finish_step_first
-from fairseq.runtime.marks import is_of_kind
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
+from fairseq.storage.files import file_sha256, fsync_directory, locked
+from fairseq.storage.marks import is_of_kind
 
 logger = logging.getLogger(__name__)
 

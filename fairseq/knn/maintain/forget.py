@@ -22,9 +22,9 @@ from fairseq.knn.datastore.ranges import RowRanges, shown_ranges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.maintain.compact import compact
 from fairseq.knn.maintain.config import ForgetConfig
-from fairseq.runtime.files import locked
-from fairseq.runtime.outputs import claim_all, claim_index
-from fairseq.runtime.stores import FORGOTTEN, datastore_names
+from fairseq.storage.files import locked
+from fairseq.storage.outputs import claim_all, claim_index
+from fairseq.storage.stores import FORGOTTEN, datastore_names
 
 MOST_NAMED = 5
 

@@ -47,8 +47,8 @@ from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
 from fairseq.knn.neighbours.temperature import measure_unit, temperature_of, temperature_record
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.records import as_json
 from fairseq.runtime.resources import share_of_memory
+from fairseq.storage.records import as_json
 
 if TYPE_CHECKING:
     from fairseq.knn.neighbours.own_rows import OwnRows, OwnText

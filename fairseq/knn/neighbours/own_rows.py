@@ -27,7 +27,7 @@ from fairseq.errors import MismatchError
 from fairseq.knn.datastore.manifest import DatastoreManifest, Segment
 from fairseq.knn.datastore.provenance import Source
 from fairseq.knn.datastore.store import Datastore
-from fairseq.runtime.records import Positive, Record
+from fairseq.storage.records import Positive, Record
 
 
 class OwnText(Record, frozen=True):

@@ -26,10 +26,10 @@ from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_text
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.runtime.files import atomic_write, encoded, locked
-from fairseq.runtime.marks import PAGE
-from fairseq.runtime.outputs import claim
 from fairseq.runtime.progress import Progress
+from fairseq.storage.files import atomic_write, encoded, locked
+from fairseq.storage.marks import PAGE
+from fairseq.storage.outputs import claim
 
 BLOCK_BYTES = 1 << 24
 LONGEST_OVERLAP = 64

@@ -10,7 +10,7 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.identity import mismatch, short
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.runtime.records import as_json
+from fairseq.storage.records import as_json
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import RowMap, first_position
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.neighbours.parts import StorePart
-from fairseq.runtime.records import Count, Positive, Record
+from fairseq.storage.records import Count, Positive, Record
 
 
 class TextRecord(Record, frozen=True, kw_only=True):

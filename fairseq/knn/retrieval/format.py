@@ -16,9 +16,9 @@ from fairseq.evaluate.cache import CacheSetting
 from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.neighbours.own_rows import OwnText
 from fairseq.knn.retrieval.datastores import StoreRecord
-from fairseq.runtime.file_kinds import kind_at
-from fairseq.runtime.marks import is_of_kind
-from fairseq.runtime.records import Count, Positive, Record, read_record
+from fairseq.storage.file_kinds import kind_at
+from fairseq.storage.marks import is_of_kind
+from fairseq.storage.records import Count, Positive, Record, read_record
 
 MANIFEST = "manifest.json"
 # A temperature, or the unit of one.

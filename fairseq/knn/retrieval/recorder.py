@@ -46,8 +46,8 @@ from fairseq.knn.retrieval.format import (
 )
 from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, RetrievalWriter, known_arrays
 from fairseq.knn.retrieval.writer import is_saved
-from fairseq.runtime.files import locked
 from fairseq.runtime.progress import at_work
+from fairseq.storage.files import locked
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.retrieval.format import MANIFEST
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.runtime.files import file_sha256, locked
-from fairseq.runtime.records import Record, as_json, read_record, write_record
+from fairseq.storage.files import file_sha256, locked
+from fairseq.storage.records import Record, as_json, read_record, write_record
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from fairseq.knn.retrieval.format import (
     RetrievalManifest,
     array_path,
 )
-from fairseq.runtime.files import file_sha256, fsync_directory, locked
-from fairseq.runtime.outputs import claim_all
-from fairseq.runtime.records import write_record
 from fairseq.runtime.resources import require_disk
-from fairseq.runtime.stores import retrieval_names
+from fairseq.storage.files import file_sha256, fsync_directory, locked
+from fairseq.storage.outputs import claim_all
+from fairseq.storage.records import write_record
+from fairseq.storage.stores import retrieval_names
 
 logger = logging.getLogger(__name__)
 

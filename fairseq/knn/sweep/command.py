@@ -25,10 +25,10 @@ from fairseq.knn.sweep.report import CacheReport, NeighbourReport, Origin
 from fairseq.knn.sweep.sources import read_caches
 from fairseq.knn.sweep.sweep import sweep
 from fairseq.knn.sweep.temperatures import offered_temperatures
-from fairseq.runtime.files import atomic_write, encoded, locked, write_json
-from fairseq.runtime.marks import TABLE_MARK, json_at
-from fairseq.runtime.outputs import claim, claim_directory
-from fairseq.runtime.stores import sweep_names
+from fairseq.storage.files import atomic_write, encoded, locked, write_json
+from fairseq.storage.marks import TABLE_MARK, json_at
+from fairseq.storage.outputs import claim, claim_directory
+from fairseq.storage.stores import sweep_names
 
 VERSION = 1
 Caches = tuple[tuple[int, float], ...]

@@ -17,8 +17,8 @@ import numpy as np
 from fairseq.arrays import Float64s
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.knn.sweep.sweep import Swept
-from fairseq.runtime.files import atomic_write
-from fairseq.runtime.marks import IMAGE_MARK
+from fairseq.storage.files import atomic_write
+from fairseq.storage.marks import IMAGE_MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ from fairseq.knn.weight.file import check_fits, read_model
 from fairseq.knn.weight.model import LmbdaModel
 from fairseq.knn.weight.tokens import measure_of
 from fairseq.models.protocol import ModelIdentity
-from fairseq.runtime.files import file_sha256
+from fairseq.storage.files import file_sha256
 
 
 class WeighedNeighbours(Memory):

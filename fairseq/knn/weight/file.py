@@ -6,7 +6,7 @@ from pathlib import Path
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.identity import mismatch
 from fairseq.knn.weight.model import LmbdaModel
-from fairseq.runtime.records import read_record
+from fairseq.storage.records import read_record
 
 
 def read_model(path: Path) -> LmbdaModel:

@@ -28,7 +28,7 @@ from fairseq.arrays import Bools, Float64s
 from fairseq.errors import shown
 from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.weight.features import BEFORE_SEARCH, FEATURES
-from fairseq.runtime.records import Positive, Record
+from fairseq.storage.records import Positive, Record
 
 # Standardised features are clipped to this: a token unlike all that were fitted on counts as one at their edge.
 FARTHEST = 4.0

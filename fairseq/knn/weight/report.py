@@ -30,11 +30,11 @@ from fairseq.knn.weight.fit import Tokens, fit_buckets, fit_fixed, fit_network, 
 from fairseq.knn.weight.model import FixedWeight, LmbdaModel, Skip, Weights
 from fairseq.knn.weight.offered import Offered, offered
 from fairseq.knn.weight.tokens import identity_of, open_counts, open_values, read_tokens
-from fairseq.runtime.files import locked
-from fairseq.runtime.marks import LMBDA_MODEL
-from fairseq.runtime.outputs import claim
 from fairseq.runtime.progress import Progress
-from fairseq.runtime.records import write_record
+from fairseq.storage.files import locked
+from fairseq.storage.marks import LMBDA_MODEL
+from fairseq.storage.outputs import claim
+from fairseq.storage.records import write_record
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KINDS = {"fixed": "best fixed λ", "buckets": "λ by nearest distance", "network": "λ by token"}  # the simplest first

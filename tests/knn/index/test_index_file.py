@@ -22,8 +22,8 @@ from fairseq.knn.index.trial import IndexInChild
 from fairseq.knn.inspect.check import check_all
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import Finding
-from fairseq.runtime.files import file_sha256
-from fairseq.runtime.fingerprint import fingerprint
+from fairseq.storage.files import file_sha256
+from fairseq.storage.fingerprint import fingerprint
 from knnlm import KNN_Dstore, open_neighbours
 from tests.builders.small_store import clustered_keys, grow, values_of, write_store
 

@@ -13,7 +13,7 @@ from fairseq.knn.maintain import adopt as adopt_module
 from fairseq.knn.maintain.adopt import adopt_datastore, filled_rows
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import Foreign, find_foreign, foreign_layout, likely_layouts
-from fairseq.runtime.files import locked
+from fairseq.storage.files import locked
 from tests.builders.power_cut import PowerCuts
 from tests.builders.small_store import clustered_keys, values_of
 

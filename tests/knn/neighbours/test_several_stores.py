@@ -22,7 +22,7 @@ from fairseq.knn.maintain.forget import forget
 from fairseq.knn.neighbours.parts import Values
 from fairseq.knn.neighbours.several_stores import SeveralStores, joint_id
 from fairseq.knn.retrieval.datastores import StoreRecord, datastore_record, parts_of
-from fairseq.runtime.records import as_json, parse
+from fairseq.storage.records import as_json, parse
 from knnlm import KNN_Dstore, open_neighbours
 from tests.builders.small_store import ROWS, clustered_keys, small_manifest, values_of
 from tests.oracles.knn import knn_probability, nearest

@@ -14,7 +14,7 @@ from fairseq.errors import ConfigError, DatastoreError, FairseqError
 from fairseq.knn.retrieval import writer as retrieval_writer
 from fairseq.knn.retrieval.format import Column, Loss, RetrievalManifest, columns_of
 from fairseq.knn.retrieval.retrieval import Retrieval, RetrievalWriter, read_known
-from fairseq.runtime.files import locked
+from fairseq.storage.files import locked
 from tests.builders.power_cut import PowerCuts
 from tests.builders.small_retrieval import STORE_ROWS, VOCABULARY, small_retrieval
 

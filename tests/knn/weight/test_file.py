@@ -12,7 +12,7 @@ from fairseq.knn.weight.file import check_fits, read_model
 from fairseq.knn.weight.fit import fit_skip
 from fairseq.knn.weight.model import LmbdaModel
 from fairseq.knn.weight.report import fit_all
-from fairseq.runtime.records import write_record
+from fairseq.storage.records import write_record
 from tests.builders.lmbda_tokens import make_tokens
 from tests.oracles import lmbda as naive
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.runtime.file_kinds import is_instead, kind_at
+from fairseq.storage.file_kinds import is_instead, kind_at
 
 FILES = {
     "a dictionary": ("words", b"the 12\ncat 3\n"),

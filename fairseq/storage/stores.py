@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fairseq.runtime.marks import (
+from fairseq.storage.marks import (
     IMAGES,
     INDEX,
     NUMPY_MAGIC,

@@ -19,7 +19,7 @@ import msgspec
 
 from fairseq.config.flags import LARGEST_INT
 from fairseq.errors import FairseqError, shown
-from fairseq.runtime.files import write_json
+from fairseq.storage.files import write_json
 
 R = TypeVar("R", bound="Record")
 T = TypeVar("T")

@@ -5,7 +5,7 @@
 A file is replaced only if it is of the kind that is to be written, this program wrote it, and ``--overwrite`` (or the
 same command) says so. Refused are a symbolic link, a directory, a file that may not be written, the name of another
 store's file, a file that the command reads, and a second output of the same command on the same file. Devices and
-pipes are written to (fairseq/runtime/files.py). Links among the directories above are followed.
+pipes are written to (fairseq/storage/files.py). Links among the directories above are followed.
 """
 
 import json
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import ConfigError
-from fairseq.runtime.files import hold_stream, is_stream, lock_name, release_stream, temporary_name
-from fairseq.runtime.marks import Kind, json_at
-from fairseq.runtime.stores import (
+from fairseq.storage.files import hold_stream, is_stream, lock_name, release_stream, temporary_name
+from fairseq.storage.marks import Kind, json_at
+from fairseq.storage.stores import (
     DATASTORE_STAGES,
     INDEX_STAGES,
     Names,

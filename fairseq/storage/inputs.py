@@ -11,7 +11,7 @@ from typing import IO
 
 from fairseq.config.path_lists import colon_hint, split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
-from fairseq.runtime.file_kinds import (
+from fairseq.storage.file_kinds import (
     TEXTS,
     checkpoints_in,
     directory_kind,
@@ -19,7 +19,7 @@ from fairseq.runtime.file_kinds import (
     kind_at,
     texts_in,
 )
-from fairseq.runtime.outputs import reads
+from fairseq.storage.outputs import reads
 
 
 def require_checkpoint(path: str | Path, typed: str = "") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.errors import DataError
-from fairseq.runtime.inputs import open_input, require_inputs
+from fairseq.storage.inputs import open_input, require_inputs
 from tests.builders.refusals import refusal
 
 PROGRAM = """

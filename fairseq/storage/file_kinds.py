@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fairseq.config.kinds import stores_in
-from fairseq.runtime.marks import NUMPY_MAGIC, is_of_kind, json_at
+from fairseq.storage.marks import NUMPY_MAGIC, is_of_kind, json_at
 
 TEXTS = "a directory of texts that are not binarised"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"

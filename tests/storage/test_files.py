@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.errors import FairseqError
-from fairseq.runtime.files import atomic_write, locked, write_json
+from fairseq.storage.files import atomic_write, locked, write_json
 from fairseq.train.checkpoint_files import write_all
 
 
@@ -118,7 +118,7 @@ def test_a_lock_leaves_no_empty_directory(tmp_path: Path) -> None:
 def test_without_hard_links_names_are_copies_that_are_on_the_disk(tmp_path, monkeypatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links here")))
-    monkeypatch.setattr("fairseq.runtime.files.os.fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    monkeypatch.setattr("fairseq.storage.files.os.fsync", lambda number: synced.append(os.fstat(number).st_ino))
 
     def write(path: Path) -> None:
         path.write_bytes(b"weights")

@@ -3,7 +3,7 @@
     [block] ······ [block] ······ [block] ······ [block]      64 blocks of 4 KiB, evenly spaced, first and last included
 
 Its size and these blocks are hashed, a small file whole. A changed byte between the blocks is not seen: that needs
-every byte (``fairseq.runtime.files.file_sha256``, which takes minutes where this takes milliseconds).
+every byte (``fairseq.storage.files.file_sha256``, which takes minutes where this takes milliseconds).
 """
 
 import hashlib

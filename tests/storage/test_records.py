@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
 from fairseq.errors import DataError, DatastoreError, FairseqError, shown
-from fairseq.runtime.records import Count, Positive, Record, as_json, parse, read_record, write_record
+from fairseq.storage.records import Count, Positive, Record, as_json, parse, read_record, write_record
 
 
 class Odd:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from fairseq.errors import ConfigError, FairseqError
-from fairseq.runtime import marks, stores
-from fairseq.runtime.files import atomic_write, locked, write_json
-from fairseq.runtime.marks import FINDINGS, LOG, PAGE, Kind
-from fairseq.runtime.outputs import (
+from fairseq.storage import marks, stores
+from fairseq.storage.files import atomic_write, locked, write_json
+from fairseq.storage.marks import FINDINGS, LOG, PAGE, Kind
+from fairseq.storage.outputs import (
     claim,
     claim_all,
     claim_datastore,
@@ -129,7 +129,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
 def test_the_own_streams_are_written_to_in_their_order(tmp_path: Path) -> None:
     """Also where stdout is a file, which must not be written from its beginning again."""
     script = (
-        "import sys; from fairseq.runtime.files import write_json\n"
+        "import sys; from fairseq.storage.files import write_json\n"
         "sys.stdout.write('before\\n'); write_json('/dev/stdout', 1); write_json('/dev/fd/1', 2); print('after')"
     )
     with (tmp_path / "out").open("wb") as out:

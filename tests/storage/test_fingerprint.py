@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq.runtime.fingerprint import fingerprint
+from fairseq.storage.fingerprint import fingerprint
 
 SIZES = [0, 1, 4096, 5000, 262_144, 262_145, 3_000_001]
 
