@@ -1,4 +1,4 @@
-"""What differs between two identities, and who refuses it: a wrong combination yields numbers that only look right.
+"""What differs between two identities, or two runs, and who refuses it: a wrong combination yields wrong numbers.
 
 A datastore belongs to a model (weights, dictionary, width and kind of its vectors); an index belongs to a datastore.
 Opening files raises what differs, or warns with ``--allow-mismatch``; ``fairseq-knnlm check`` lists it.
@@ -6,8 +6,10 @@ Opening files raises what differs, or warns with ``--allow-mismatch``; ``fairseq
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from fairseq.errors import MismatchError
+from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,10 @@ _FIELDS = (
     ("weights_sha256", "model weights", "use the checkpoint that wrote it, or write it again"),
     ("key_type", "keys of type", "give --knn-keytype its own"),
 )
+
+# What else decides about the rows of a run, and the flags of these settings.
+_SETTINGS = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in", "add_bos_token")
+_FLAGS = {"context_window": "--context-window", "sample_break_mode": "--sample-break-mode"}
 
 
 def differences(have: ModelIdentity, want: ModelIdentity) -> dict[str, str]:
@@ -61,3 +67,40 @@ def short(value: object) -> str:
     """Returns a checksum's first twelve digits, anything else as it is."""
     text = str(value)
     return text[:12] if len(text) == 64 else text
+
+
+def how_runs_differ(there: DatastoreManifest, wanted: DatastoreManifest) -> str:
+    """Returns ``' of TEXT by CHECKPOINT; this run has …'``, to stand behind a datastore that is there."""
+    old, new = _facts(there), _facts(wanted)
+    texts = " and ".join(str(segment.settings.get("data") or "a text") for segment in there.all_segments)
+    names = [name for name in old if old[name][0] != new[name][0]]
+    if "context_window" in names and None is not _row(there) == _row(wanted):  # the block is what the window leaves
+        names.remove("tokens_per_sample")
+    others = [_difference(name, old[name], new[name]) for name in names if name != "rows" or names == ["rows"]]
+    model = f" by {there.settings['checkpoint']}" if there.settings.get("checkpoint") else ""
+    return f" of {texts}{model}{'; this run has ' if others else ''}{', '.join(others)}"
+
+
+def _facts(manifest: DatastoreManifest) -> dict[str, tuple[Any, Any]]:
+    """Returns what decides about the rows: what must be equal, and what it is called."""
+    settings = manifest.settings
+    facts = {
+        "data": (settings.get("data_sha256"), settings.get("data")),
+        "checkpoint": (manifest.weights_sha256, settings.get("checkpoint")),
+        "dictionary": (manifest.dictionary_sha256, None),
+        "keys in": (manifest.key_dtype, manifest.key_dtype),
+        **{name: (settings.get(name), settings.get(name)) for name in _SETTINGS},
+    }
+    return {**facts, "rows": (manifest.rows, manifest.rows)}
+
+
+def _row(manifest: DatastoreManifest) -> int | None:
+    """Returns the tokens of a row, block and context window, which is the model's; None where that is not known."""
+    size, window = (manifest.settings.get(name) for name in ("tokens_per_sample", "context_window"))
+    return size + window if isinstance(size, int) and isinstance(window, int) else None
+
+
+def _difference(name: str, old: tuple[Any, Any], new: tuple[Any, Any]) -> str:
+    if old[1] == new[1]:
+        return f"another {name}{f' under the name {new[1]}' if new[1] else ''}"
+    return f"{_FLAGS.get(name, name)} {new[1]} instead of {old[1]}"

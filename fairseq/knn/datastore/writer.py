@@ -19,7 +19,6 @@ import numpy as np
 
 from fairseq.arrays import Array
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.datastore.differences import differences
 from fairseq.knn.datastore.forgotten import remove_others
 from fairseq.knn.datastore.format import (
     CHUNK_ROWS,
@@ -31,6 +30,7 @@ from fairseq.knn.datastore.format import (
     row_files,
     values_path,
 )
+from fairseq.knn.datastore.identity import how_runs_differ
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.runtime.resources import require_disk
 from fairseq.storage.files import atomic_write, fsync_directory, locked
@@ -279,13 +279,13 @@ def _unfinished(prefix: Path, manifest: DatastoreManifest) -> DatastoreManifest 
         return None
     if earlier.state == "complete":
         raise DatastoreError(
-            f"{prefix} is a complete datastore of {earlier.rows} rows{differences(earlier, manifest)}; give another"
+            f"{prefix} is a complete datastore of {earlier.rows} rows{how_runs_differ(earlier, manifest)}; give another"
             " --dstore-mmap, --append to add these rows to it, or --overwrite to replace it"
         )
     if earlier.store_id != manifest.store_id:
         raise MismatchError(
-            f"{prefix} is an unfinished datastore of another run{differences(earlier, manifest)}; give its flags to go"
-            " on, another --dstore-mmap, or --overwrite to replace it"
+            f"{prefix} is an unfinished datastore of another run{how_runs_differ(earlier, manifest)}; give its flags to"
+            " go on, another --dstore-mmap, or --overwrite to replace it"
         )
     for path, row_bytes in row_files(prefix, earlier.layout):
         if earlier.rows_written and (not path.exists() or path.stat().st_size < earlier.rows_written * row_bytes):
