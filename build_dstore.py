@@ -11,7 +11,7 @@ from fairseq.config.flags import flag_name
 from fairseq.knn.index.config import AUTO, BuildConfig
 from fairseq.runtime.log import logger
 from fairseq.storage.outputs import claim_index
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 
 PROG = CALL = "fairseq-build-dstore"
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.storage.files import is_stream, locked, write_json
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import EvalSettings, task_fields, times_path
-from fairseq_cli.run import run
+from fairseq_cli.shared.eval_settings import EvalSettings, task_fields, times_path
+from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
     from fairseq.evaluate.evaluation import Evaluation, EvaluationResult
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 
     from fairseq.evaluate.evaluation import prepare
     from fairseq.runtime.precision import Precision, select_device
-    from fairseq_cli.memories import open_mixture
+    from fairseq_cli.shared.memories import open_mixture
 
     torch.manual_seed(settings.common.seed)
     precision = Precision(settings.device, select_device(settings.device))

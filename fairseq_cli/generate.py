@@ -10,8 +10,8 @@ from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import logger
-from fairseq_cli.generation_run import OUTPUT, generation_groups, open_run
-from fairseq_cli.run import run
+from fairseq_cli.shared.generation_run import OUTPUT, generation_groups, open_run
+from fairseq_cli.shared.run import run
 
 DESCRIPTION = """Continue the first --prefix-size tokens of each block of a split: with the most probable texts, or with
 random ones (--sampling). --knnlm mixes in the nearest neighbours from a datastore."""

@@ -10,8 +10,8 @@ from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.log import logger
 from fairseq.storage.inputs import open_input
-from fairseq_cli.generation_run import OUTPUT, GenerationRun, generation_groups, open_run
-from fairseq_cli.run import run
+from fairseq_cli.shared.generation_run import OUTPUT, GenerationRun, generation_groups, open_run
+from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
     from fairseq.arrays import Int64s

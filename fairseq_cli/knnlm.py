@@ -18,8 +18,8 @@ from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
-from fairseq_cli.commands import command_for
-from fairseq_cli.run import run
+from fairseq_cli.shared.commands import command_for
+from fairseq_cli.shared.run import run
 
 PROG = "fairseq-knnlm"
 DESCRIPTION = "Check, describe, measure, change and evaluate the files of a kNN-LM."

@@ -9,7 +9,7 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import flag_name
 from fairseq.data.config import PreprocessConfig
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 
 logger = logging.getLogger(__name__)
 

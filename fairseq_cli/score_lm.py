@@ -15,8 +15,8 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.storage.inputs import open_input
-from fairseq_cli.eval_settings import NeighbourSettings, task_fields
-from fairseq_cli.run import run
+from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
+from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
     from fairseq.criterions.perplexity import Perplexity
@@ -84,7 +84,7 @@ def open_scorer(
     opened = open_models(config.path, config.task, config.model_overrides, fields, precision)
     mixture = Mixture()
     if neighbours.needed:
-        from fairseq_cli.memories import open_memory  # FAISS, which takes a while to import
+        from fairseq_cli.shared.memories import open_memory  # FAISS, which takes a while to import
 
         mixture = Mixture([open_memory(opened, neighbours)])
     scorer = SequenceScorer(opened.models, precision, mixture, softmax_batch=config.softmax_batch)

@@ -23,7 +23,7 @@ from fairseq.storage.files import locked
 from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
     from fairseq.runtime.distributed import ProcessGroup

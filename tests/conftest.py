@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 os.environ["OMP_NUM_THREADS"] = "1"
 pytest.register_assert_rewrite("tests.builders.cases")
 
-from fairseq_cli.run import run  # noqa: E402
+from fairseq_cli.shared.run import run  # noqa: E402
 from tests.builders.tiny_lm import NUM_WORDS, TRAINED, Command, Outcome, main_of, write_data  # noqa: E402
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from fairseq import errors
-from fairseq_cli.run import EXIT_USER_ERROR, describe, run
+from fairseq_cli.shared.run import EXIT_USER_ERROR, describe, run
 
 
 @pytest.mark.parametrize("name", ["ConfigError", "DataError", "CheckpointError", "DatastoreError", "MismatchError"])

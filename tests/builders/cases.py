@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, TRAINED, main_of, write_data
 
 LONGEST_ERROR = 1000

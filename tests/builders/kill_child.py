@@ -21,7 +21,7 @@ from typing import Any
 import faiss
 import torch
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import main_of
 
 MOST_KILLS_IN_A_ROW = 6
@@ -41,7 +41,7 @@ LOADED = [
     "fairseq.optim.optimizers",
     "torch._dynamo",
     "fairseq.knn.retrieval.recorder",
-    "fairseq_cli.memories",
+    "fairseq_cli.shared.memories",
     "fairseq_cli.knnlm",
     "fairseq.knn.maintain.forget",
     "fairseq.knn.index.append",

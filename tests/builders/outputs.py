@@ -21,7 +21,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.cases import Artefacts
 from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import TRAINED, Command, batches_in_an_epoch, main_of, make_sentences, write_split
 
 ALL_RESETS = shlex.split("--reset-optimizer --reset-lr-scheduler --reset-dataloader --reset-meters")

@@ -11,7 +11,7 @@ import pytest
 from fairseq.config.flags import Flags
 from fairseq.evaluate.config import EvalConfig
 from fairseq.knn.config import KNNConfig
-from fairseq_cli.eval_settings import EvalSettings
+from fairseq_cli.shared.eval_settings import EvalSettings
 from knnlm import KNN_Dstore
 from tests.builders.cases import Artefacts
 from tests.builders.tiny_lm import Command, Outcome

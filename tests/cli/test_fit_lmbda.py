@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fairseq.data.dictionary import Dictionary
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import Command, Outcome, main_of, token_log_probs
 from tests.oracles import lmbda as naive
 from tests.oracles.cache import cache_distribution

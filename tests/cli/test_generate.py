@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import NUM_WORDS, TOKENS_PER_SAMPLE, Command, Outcome, main_of, num_tokens
 
 CONTEXT, K = 6, 30

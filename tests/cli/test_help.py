@@ -64,7 +64,7 @@ def test_a_command_can_be_run_as_a_module() -> None:
 
 SLIPS = """
 import sys
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from fairseq_cli import eval_lm, score_lm
 for prog, command in (("fairseq-eval-lm", eval_lm), ("fairseq-score-lm", score_lm)):
     for words in {slips}:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import Command, Outcome, main_of, write_split
 
 WIDTH, BLOCK, WINDOW = 8, 20, 12  # tokens_per_sample is 32: the first block has no full context

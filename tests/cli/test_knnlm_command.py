@@ -18,7 +18,7 @@ import torch
 
 from fairseq.config.registry import load
 from fairseq_cli.knnlm import SUBCOMMANDS
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import Command, Outcome, main_of
 
 WIDTH = 16

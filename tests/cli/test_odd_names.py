@@ -81,7 +81,7 @@ def test_what_others_read_by_name_needs_a_name_in_utf_8(prog: str, words: str, o
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
 def test_a_full_disk_under_the_log_is_said_once(artefacts: Artefacts, capfd: pytest.CaptureFixture[str]) -> None:
-    from fairseq_cli.run import run
+    from fairseq_cli.shared.run import run
     from tests.builders.tiny_lm import main_of
 
     words = [artefacts.data, "--path", artefacts.checkpoint, "--cpu", "--log-file", "/dev/full"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import Command, Outcome, main_of, make_sentences, write_split
 
 K, CONTEXT, WIDTH = 12, 6, 16

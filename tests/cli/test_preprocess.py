@@ -11,7 +11,7 @@ import pytest
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
 from fairseq_cli.preprocess import main
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 
 TEXT = b"the cat sat <unk> .\n\nthe dog sat on the mat .\n b a b a c\n"
 GOLDEN_DICT = b"the 3\n. 2\na 2\nb 2\nsat 2\nc 1\ncat 1\ndog 1\nmat 1\non 1\nmadeupword0000 0\nmadeupword0001 0\n"

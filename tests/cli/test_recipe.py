@@ -185,7 +185,7 @@ def eval_flags(text: str) -> Flags:
 
 
 def test_evaluation_parses() -> None:
-    from fairseq_cli.eval_settings import EvalSettings
+    from fairseq_cli.shared.eval_settings import EvalSettings
 
     settings = EvalSettings(eval_flags(EVAL))
     assert settings.eval.path == "checkpoints/checkpoint_best.pt"
@@ -198,7 +198,7 @@ def test_evaluation_parses() -> None:
 
 
 def test_writing_the_datastore_parses() -> None:
-    from fairseq_cli.eval_settings import EvalSettings
+    from fairseq_cli.shared.eval_settings import EvalSettings
 
     settings = EvalSettings(eval_flags(DUMP))
     assert settings.eval.gen_subset == "train"
@@ -212,7 +212,7 @@ def test_writing_the_datastore_parses() -> None:
 
 
 def test_evaluation_with_neighbours_parses() -> None:
-    from fairseq_cli.eval_settings import EvalSettings
+    from fairseq_cli.shared.eval_settings import EvalSettings
 
     settings = EvalSettings(eval_flags(KNN))
     assert settings.neighbours.knn.knnlm

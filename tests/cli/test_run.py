@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 
 EXABYTE = 1 << 60
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fairseq.knn.datastore.row_map import first_position
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import Command, Outcome, main_of
 from tests.oracles.knn import knn_probability, mixture
 

@@ -13,7 +13,7 @@ import pytest
 
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from knnlm import open_neighbours
 from tests.builders.report_page import Page
 from tests.builders.tiny_lm import Command, main_of, num_tokens

@@ -145,7 +145,7 @@ def test_what_lies_under_another_fairseq_or_behind_it_says_so_in_one_line(tmp_pa
 
 
 def test_a_command_over_another_fairseq_warns(site: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from fairseq_cli.run import run
+    from fairseq_cli.shared.run import run
 
     install(site, "fairseq", "fairseq/__init__.py")
     assert run("prog", lambda argv: None, []) == 0

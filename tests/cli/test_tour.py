@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.markdown import ROOT, blocks_of, run_shell
 from tests.builders.tiny_lm import main_of
 

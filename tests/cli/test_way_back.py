@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_cli.run import run
+from fairseq_cli.shared.run import run
 from tests.builders.tiny_lm import BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, TOKENS_PER_SAMPLE, main_of, write_data
 
 ROOT = Path(__file__).resolve().parents[2]

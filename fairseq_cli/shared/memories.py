@@ -18,7 +18,7 @@ from fairseq.knn.weight.apply import open_weighed
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.log import logger
 from fairseq.tasks.opening import OpenedModels
-from fairseq_cli.eval_settings import EvalSettings, NeighbourSettings
+from fairseq_cli.shared.eval_settings import EvalSettings, NeighbourSettings
 
 
 def open_mixture(

@@ -14,14 +14,14 @@ from fairseq.knn.config import KNNConfig, ShowNeighboursConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
-from fairseq_cli.eval_settings import NeighbourSettings, task_fields
+from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
 
 if TYPE_CHECKING:
     from fairseq.arrays import Int64s
     from fairseq.data.dictionary import Dictionary
     from fairseq.generate.generator import Generator
     from fairseq.generate.hypotheses import Hypothesis
-    from fairseq_cli.neighbour_lines import NeighbourLines
+    from fairseq_cli.shared.neighbour_lines import NeighbourLines
 
 
 OUTPUT = """
@@ -116,13 +116,13 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
     neighbours = lines = None
     if settings.needed:
-        from fairseq_cli.memories import open_neighbours
+        from fairseq_cli.shared.memories import open_neighbours
 
         neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
     memories = [(neighbours, settings.knn.lmbda)] if neighbours is not None else []
     generator = Generator(opened.models[0], precision, generation, memories, seed=common.seed, add_bos=add_bos)
     if neighbours is not None and most_shown is not None:
-        from fairseq_cli.neighbour_lines import NeighbourLines
+        from fairseq_cli.shared.neighbour_lines import NeighbourLines
 
         lines = NeighbourLines(neighbours, generator, dictionary, most_shown)
     return GenerationRun(generator, opened.task, run, lines)

@@ -13,7 +13,7 @@ from fairseq.errors import FairseqError, UnknownFlagError
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.storage.outputs import one_run
-from fairseq_cli.commands import elsewhere
+from fairseq_cli.shared.commands import elsewhere
 from fairseq_knnlm import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
