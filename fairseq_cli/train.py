@@ -4,11 +4,13 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.fairseq_fields import filled_in
 from fairseq.config.flags import Flags
 from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
@@ -92,6 +94,9 @@ def run_config(flags: Flags) -> RunConfig:
         criterion=chosen(CRITERIONS, train.criterion),
     )
     flags.warn_unused()
+    settings = config.fields()
+    parts = ("task", "model", "optimizer", "schedule", "criterion")
+    config = replace(config, **{part: filled_in(getattr(config, part), settings) for part in parts})
     if config.checkpoint.reset_lr_scheduler and not config.checkpoint.reset_optimizer:
         logger.warning(
             "--reset-lr-scheduler has no effect without --reset-optimizer: a schedule depends on updates and epoch"

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from string import digits
 from typing import Any, TypeVar
 
+from fairseq.config.fairseq_fields import as_flag, words_of
 from fairseq.config.kinds import kind_of
 from fairseq.errors import ConfigError, did_you_mean, shown
 
@@ -74,14 +75,17 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_PLAIN = flag(None, "").metadata
+
+
 def flag_name(field_name: str) -> str:
     """Returns the flag of a field: ``max_tokens`` → ``--max-tokens``."""
     return "--" + field_name.replace("_", "-")
 
 
 def flag_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
-    """Returns the fields of a config dataclass that are flags, by name."""
-    return {f.name: f for f in dataclasses.fields(cls) if "help" in f.metadata}
+    """Returns the fields of a config dataclass that are flags, by name; one in fairseq's manner is completed."""
+    return {f.name: as_flag(f, _PLAIN) for f in dataclasses.fields(cls) if "help" in f.metadata}
 
 
 def parse_literal_dict(text: str, what: str) -> dict[str, Any]:
@@ -116,7 +120,11 @@ def coerce(value: Any, annotation: Any, what: str) -> Any:
         return value
     if words or types.NoneType in parts:
         annotation = parts[0]
+    if words_of(annotation):
+        annotation = str
     try:
+        if typing.get_origin(annotation) is list:
+            return [coerce(item, typing.get_args(annotation)[0], what) for item in _items(value)]
         if typing.get_origin(annotation) is tuple:
             return tuple(coerce(item, typing.get_args(annotation)[0], what) for item in _items(value))
         return _scalar(value, annotation)

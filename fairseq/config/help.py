@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from fairseq.config.fairseq_fields import REFERENCE
 from fairseq.config.flags import flag_fields, flag_name
 from fairseq.config.kinds import kind_of
 
@@ -168,4 +169,6 @@ def _default_text(value: Any) -> str:
         return ",".join(map(_default_text, value))
     if value is True:
         return "on"
+    if isinstance(value, str) and (match := REFERENCE.fullmatch(value)):
+        return f"that of {flag_name(match[1])}"
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -56,14 +56,17 @@ class Registry:
             summary = first_line(factory)
         self._entries[name] = Entry(factory, config, summary)
 
-    def register(self, name: str, config: type | None = None, summary: str = "") -> Callable[[F], F]:
+    def register(
+        self, name: str, config: type | None = None, summary: str = "", dataclass: type | None = None
+    ) -> Callable[[F], F]:
         """Returns a decorator that registers a factory under ``name``.
 
-        Without a summary, ``--help`` shows the first line of its docstring.
+        Without a summary, ``--help`` shows the first line of its docstring. ``dataclass`` is fairseq's word for
+        ``config``.
         """
 
         def decorate(factory: F) -> F:
-            self.add(name, factory, config, summary)
+            self.add(name, factory, config or dataclass, summary)
             return factory
 
         return decorate

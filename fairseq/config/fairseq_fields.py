@@ -1,0 +1,73 @@
+"""Fields of the dataclasses of fairseq's plugins, as flags of ours.
+
+eps: float = field(default=0.1, metadata={"help": "…", "argparse_alias": "-e"})
+sentence_avg: bool = II("optimization.sentence_avg")      # "${optimization.sentence_avg}": the value of that flag
+"""
+
+import copy
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from fairseq.errors import ConfigError, did_you_mean
+
+REFERENCE = re.compile(r"\$\{(?:\w+\.)*(\w+)\}")
+
+
+def as_flag(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> dataclasses.Field[Any]:
+    """Returns a field with metadata and a default such as ``flag`` gives, which ours has already.
+
+    Args:
+        field: of any dataclass; its metadata has a "help".
+        own: the metadata of a flag of which nothing is said but its help.
+    """
+    if own.keys() <= field.metadata.keys():
+        return field
+    made, given = copy.copy(field), field.metadata
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+        made.default, made.default_factory = tuple(value) if isinstance(value, list) else value, dataclasses.MISSING
+    choices = given.get("argparse_choices") or words_of(field.type)
+    alias = given.get("argparse_alias")
+    found = {"help": str(given["help"]), "aliases": (alias,) if alias else (), "choices": choices}
+    required = {"required": made.default is dataclasses.MISSING}
+    made.metadata = types.MappingProxyType({**own, **found, **required})
+    return made
+
+
+def words_of(annotation: Any) -> tuple[str, ...] | None:
+    """Returns the values of a type that is an enumeration, or may be None beside it; None for any other type."""
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return tuple(str(member.value) for member in kind)
+    return None
+
+
+def filled_in(config: Any, settings: Mapping[str, Any]) -> Any:
+    """Returns a config with the values of other flags where it refers to them, and plain words for enumerated ones.
+
+    Raises:
+        ConfigError: a reference to a flag that there is not.
+    """
+    if config is None:
+        return None
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, Enum):
+            values[field.name] = value.value
+            continue
+        match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            continue
+        if match[1] not in settings:
+            raise ConfigError(
+                f"{type(config).__name__}.{field.name} must name a flag, but names {value}, which is none"
+                f"{did_you_mean(match[1], settings)}"
+            )
+        values[field.name] = settings[match[1]]
+    return dataclasses.replace(config, **values) if values else config

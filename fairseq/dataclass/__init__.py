@@ -1,0 +1,19 @@
+"""Names that the dataclasses of fairseq's plugins come from: ``from fairseq.dataclass import FairseqDataclass``.
+
+Such a dataclass is not frozen, and its fields are ``field(default=…, metadata={"help": "…"})``, of which
+``config/fairseq_fields.py`` makes flags.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass
+class FairseqDataclass:
+    """Settings of a plugin's part."""
+
+
+def ChoiceEnum(choices: Sequence[str]) -> type[Enum]:  # noqa: N802 - fairseq's name
+    """Returns the type of a field that has one of some words: ``Mode = ChoiceEnum(["sum", "mean"])``."""
+    return Enum("Choices", {choice: choice for choice in choices}, type=str)
