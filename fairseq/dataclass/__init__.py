@@ -7,6 +7,7 @@ Such a dataclass is not frozen, and its fields are ``field(default=…, metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 @dataclass
@@ -14,6 +15,6 @@ class FairseqDataclass:
     """Settings of a plugin's part."""
 
 
-def ChoiceEnum(choices: Sequence[str]) -> type[Enum]:  # noqa: N802 - fairseq's name
-    """Returns the type of a field that has one of some words: ``Mode = ChoiceEnum(["sum", "mean"])``."""
+def ChoiceEnum(choices: Sequence[str]) -> Any:  # noqa: N802 - fairseq's name
+    """Returns the type of a field whose value is one of these words."""
     return Enum("Choices", {choice: choice for choice in choices}, type=str)
