@@ -194,14 +194,13 @@ class TransformerLanguageModel(nn.Module):
         """Returns log p(target), natural, float32 ``[N]``, from features of the scored columns."""
         if self.decoder.adaptive_softmax is not None:
             return self.decoder.adaptive_softmax.target_log_prob(features_NC, target_N)
-        return -F.cross_entropy(self._logits(features_NC), target_N, reduction="none")
+        return -F.cross_entropy(self.logits(features_NC), target_N, reduction="none")
 
-    @torch.no_grad()
     def log_prob(self, features_NC: Tensor) -> Tensor:
-        """Returns log p of every word, natural, float32 ``[N, V]``, from features of N columns."""
+        """Returns log p of every word, natural, float32 ``[N, V]``, from features of N columns; it has a gradient."""
         if self.decoder.adaptive_softmax is not None:
             return self.decoder.adaptive_softmax.log_prob(features_NC)
-        return self._logits(features_NC).log_softmax(1)
+        return self.logits(features_NC).log_softmax(1)
 
     @torch.no_grad()
     def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,13 +209,13 @@ class TransformerLanguageModel(nn.Module):
             return self.decoder.adaptive_softmax.certainty(features_NC)
         largest_N, entropy_N = features_NC.new_empty((2, len(features_NC)), dtype=torch.float32)
         for rows in row_slices(len(features_NC), self.decoder.vocabulary_size):
-            logits_NV = self._logits(features_NC[rows])
+            logits_NV = self.logits(features_NC[rows])
             log_sum_N, entropy_N[rows] = log_sum_and_entropy(logits_NV)
             largest_N[rows] = logits_NV.amax(1) - log_sum_N
         return largest_N, entropy_N
 
-    def _logits(self, features_NC: Tensor) -> Tensor:
-        """Returns float32 scores of every word, ``[N, V]``, of a full softmax."""
+    def logits(self, features_NC: Tensor) -> Tensor:
+        """Returns float32 scores of every word, ``[N, V]``, of a full softmax; an adaptive one has no such scores."""
         weight: Tensor | None = self.decoder.embed_out
         if weight is None:
             assert isinstance(self.decoder.embed_tokens, nn.Embedding)

@@ -7,7 +7,7 @@ The head scores the first band's words and one class per tail; a tail scores its
 
 Of a target only its own log-probability is computed: the head over every row, each tail over the rows whose target
 lies in it. What the whole distribution looks like (``certainty``) takes every tail over every row, few rows at a time.
-The distribution itself (``log_prob``) is for generating, which has few rows.
+The distribution itself (``log_prob``) is for generating, which has few rows, and for losses that ask for every word.
 N rows, C width, W width of a band's words, V words of a band.
 """
 
@@ -130,15 +130,21 @@ class AdaptiveSoftmax(nn.Module):
         mapped_NW = F.linear(x_NC, mapping.T if self.projections_are_tied else mapping)
         return F.linear(dropout(mapped_NW, self.dropout, self.training), words)
 
-    @torch.no_grad()
     def log_prob(self, features_NC: Tensor) -> Tensor:
-        """Returns log p of every word, natural, ``[N, V]`` in float32, V the whole vocabulary."""
-        words = self.bounds[0][1]
-        head_NV = self._head_logits(features_NC).float().log_softmax(1)
+        """Returns log p of every word, natural, ``[N, V]`` in float32, V all words; in training, with dropout.
+
+        Without a gradient, each band is written where it belongs; with one, all are kept for it, and joined.
+        """
+        features_NC, words = dropout(features_NC, self.dropout, self.training), self.bounds[0][1]
+        head_NV = _log_softmax(self._head_logits(features_NC))
+        if torch.is_grad_enabled():
+            tails = [_log_softmax(self._tail_logits(i, features_NC)) for i in range(len(self.tail))]
+            classes = head_NV[:, words:].split(1, dim=1)
+            return torch.cat([head_NV[:, :words], *map(torch.add, tails, classes)], dim=1)
         out_NV: Tensor = head_NV.new_empty(len(features_NC), self.bounds[-1][1])
         out_NV[:, :words] = head_NV[:, :words]
         for i, (start, end) in enumerate(self.bounds[1:]):
-            tail_NV = self._tail_logits(i, features_NC).float().log_softmax(1)
+            tail_NV = _log_softmax(self._tail_logits(i, features_NC))
             torch.add(tail_NV, head_NV[:, words + i, None], out=out_NV[:, start:end])
         return out_NV
 
@@ -180,6 +186,11 @@ def log_sum_and_entropy(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     total_N = weight_NV.sum(1)
     mean_below_N: Tensor = torch.linalg.vecdot(weight_NV, below_NV) / total_N
     return total_N.log() + largest_N1[:, 0], total_N.log() - mean_below_N
+
+
+def _log_softmax(logits_NV: Tensor) -> Tensor:
+    """Returns ln softmax in float32, or in float64 of such logits."""
+    return logits_NV.log_softmax(1, dtype=torch.promote_types(logits_NV.dtype, torch.float32))
 
 
 def _log_softmax_at(logits_NV: Tensor, target_N: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a criterion tells of its batches, under fairseq's names."""

@@ -1,0 +1,31 @@
+"""Helpers that plugins written for fairseq call: ``from fairseq import utils``."""
+
+import builtins
+import math
+from typing import Any
+
+
+def get_perplexity(loss: float | None, round: int | None = 2, base: int = 2) -> float:
+    """Returns base ** loss, rounded; 0 of None, infinite where that overflows."""
+    if loss is None:
+        return 0.0
+    try:
+        perplexity = float(base**loss)
+    except OverflowError:
+        return math.inf
+    return perplexity if round is None else builtins.round(perplexity, round)
+
+
+def item(value: Any) -> Any:
+    """Returns the number that a tensor of one number holds; a number is returned as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def softmax(x: Any, dim: int, onnx_trace: bool = False) -> Any:
+    """Returns the softmax of a tensor, in float32."""
+    return x.float().softmax(dim)
+
+
+def log_softmax(x: Any, dim: int, onnx_trace: bool = False) -> Any:
+    """Returns the natural logarithm of the softmax of a tensor, in float32."""
+    return x.float().log_softmax(dim)
