@@ -27,7 +27,7 @@ from fairseq.checkpoints.config import ConvertConfig
 from fairseq.checkpoints.format import load_checkpoint, save_checkpoint
 from fairseq.config.flags import coerce
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.models.transformer_lm import CHECKPOINT_LAYOUT_VERSION
+from fairseq.models.decoder import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
 from fairseq.storage.files import atomic_write, locked
 from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY

@@ -11,8 +11,8 @@ from typing import Any
 
 from fairseq.config.registry import Registry, first_line
 from fairseq.errors import ConfigError, did_you_mean
-from fairseq.models.transformer_config import ARCHITECTURE_SUMMARIES as _SUMMARIES
-from fairseq.models.transformer_config import ARCHITECTURES as _TRANSFORMER_PRESETS
+from fairseq.models.presets import ARCHITECTURE_SUMMARIES as _SUMMARIES
+from fairseq.models.presets import ARCHITECTURES as _TRANSFORMER_PRESETS
 from fairseq.models.transformer_config import TransformerConfig
 
 MODELS = Registry("model", "--arch")

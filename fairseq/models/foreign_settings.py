@@ -18,8 +18,8 @@ from fairseq.errors import CheckpointError, shown
 logger = logging.getLogger(__name__)
 
 _REFUSED = """
-base_layers character_embeddings decoder_layers_to_keep decoder_xformers_att_config layernorm_embedding
-past_target quant_noise_pq quant_noise_scalar scale_attn scale_fc scale_heads scale_resids self_target
+base_layers character_embeddings decoder_layers_to_keep decoder_xformers_att_config past_target quant_noise_pq
+quant_noise_scalar self_target
 """
 _HARMLESS = """
 _name adam_betas adam_eps aim_repo aim_run_hash all_gather_list_size amp amp_batch_retries amp_init_scale

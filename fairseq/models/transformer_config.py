@@ -1,4 +1,4 @@
-"""The transformer language model's fields, and the presets that ``--arch`` names."""
+"""The transformer language model's fields; presets.py has those that ``--arch`` names."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ class TransformerConfig:
     no_token_positional_embeddings: bool = flag(False, "no vectors of positions")
     share_decoder_input_output_embed: bool = flag(False, "use the input's word vectors in the output layer as well")
     no_scale_embedding: bool = flag(False, "do not multiply word vectors by the root of the width")
+    layernorm_embedding: bool = flag(False, "LayerNorm before the first layer")
     adaptive_input: bool = flag(False, "adaptive input: narrower vectors for rarer words")
     adaptive_input_cutoff: tuple[int, ...] = flag(
         (),
@@ -55,7 +56,21 @@ class TransformerConfig:
         0.0, "dropout inside the feed-forward part", aliases=("--relu-dropout",), minimum=0, maximum=1
     )
     activation_fn: str = flag("relu", "activation function of the feed-forward part", choices=ACTIVATION_NAMES)
+    scale_attn: bool = flag(False, "LayerNorm of what the attention gives (normformer)")
+    scale_heads: bool = flag(False, "learn a factor for each attention head (normformer)")
+    scale_fc: bool = flag(False, "LayerNorm inside the feed-forward part, behind the activation (normformer)")
+    scale_resids: bool = flag(
+        False, "learn a factor for each element of the residual of the feed-forward part (normformer)"
+    )
     decoder_layerdrop: float = flag(0.0, "probability of leaving out a layer in training", minimum=0, maximum=1)
+    checkpoint_activations: bool = flag(
+        False, "keep only each layer's input in training, and compute the rest again: less memory, more time"
+    )
+    offload_activations: bool = flag(
+        False,
+        "keep activations in the main memory",
+        no_effect="they stay on the device; --checkpoint-activations saves most of their memory",
+    )
     max_target_positions: int | None = flag(
         None, "most tokens that the model can read at once [default: --tokens-per-sample]", minimum=1
     )
@@ -141,56 +156,3 @@ def other_computations(config: TransformerConfig, fields: Mapping[str, Any]) -> 
     stored = resolve(TransformerConfig, dataclasses.asdict(config), {n: fields[n] for n in _COMPUTATION if n in fields})
     pairs = ((flag_name(name), getattr(stored, name), getattr(config, name)) for name in _COMPUTATION)
     return [f"{name} {theirs} instead of {ours}" for name, theirs, ours in pairs if theirs != ours]
-
-
-_BAEVSKI_WIKI103: Mapping[str, Any] = dict(
-    decoder_layers=16,
-    decoder_embed_dim=1024,
-    decoder_ffn_embed_dim=4096,
-    decoder_attention_heads=8,
-    no_decoder_final_norm=True,
-    adaptive_input=True,
-    adaptive_input_cutoff=(20000, 60000),
-    adaptive_softmax_cutoff=(20000, 60000),
-    adaptive_softmax_dropout=0.2,
-    tie_adaptive_weights=True,
-    tie_adaptive_proj=True,
-    dropout=0.3,
-    attention_dropout=0.1,
-    activation_dropout=0.1,
-)
-_BAEVSKI_GBW: Mapping[str, Any] = dict(
-    decoder_layers=12,
-    decoder_embed_dim=512,
-    decoder_ffn_embed_dim=4096,
-    decoder_attention_heads=16,
-    no_decoder_final_norm=True,
-    attention_dropout=0.1,
-)
-ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
-    "transformer_lm": {},
-    "transformer_lm_big": dict(
-        decoder_layers=12, decoder_embed_dim=1024, decoder_ffn_embed_dim=4096, decoder_attention_heads=16
-    ),
-    "transformer_lm_wiki103": _BAEVSKI_WIKI103,
-    "transformer_lm_baevski_wiki103": _BAEVSKI_WIKI103,
-    "transformer_lm_gbw": _BAEVSKI_GBW,
-    "transformer_lm_baevski_gbw": _BAEVSKI_GBW,
-    "transformer_lm_gpt": dict(
-        decoder_layers=12,
-        decoder_embed_dim=768,
-        decoder_ffn_embed_dim=3072,
-        decoder_attention_heads=12,
-        attention_dropout=0.1,
-        activation_fn="gelu",
-    ),
-}
-ARCHITECTURE_SUMMARIES: Mapping[str, str] = {
-    "transformer_lm": "6 layers of 512, 8 heads",
-    "transformer_lm_big": "12 layers of 1024, 16 heads",
-    "transformer_lm_wiki103": "16 layers of 1024, adaptive input and softmax, for WikiText-103",
-    "transformer_lm_baevski_wiki103": "another name of transformer_lm_wiki103",
-    "transformer_lm_gbw": "12 layers of 512, 16 heads, for the Billion Word Benchmark",
-    "transformer_lm_baevski_gbw": "another name of transformer_lm_gbw",
-    "transformer_lm_gpt": "12 layers of 768, 12 heads, GELU",
-}

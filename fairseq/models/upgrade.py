@@ -10,6 +10,14 @@ from torch import Tensor
 from fairseq.errors import CheckpointError
 
 _LAYER_NORMS = {"0": "self_attn_layer_norm", "1": "encoder_attn_layer_norm", "2": "final_layer_norm"}
+# Parts that fairseq 0.12's language models leave out, whatever its settings say: the weights show whether they are
+# there.
+_SHOWN_BY = {
+    "scale_attn": "attn_ln.weight",
+    "scale_fc": "ffn_layernorm.weight",
+    "scale_heads": "c_attn",
+    "scale_resids": "w_resid",
+}
 _CONSTANTS = ("version", "_float_tensor")
 # Written among the settings since they say where the LayerNorms are; before, this program wrote a default there.
 SETTINGS_VERSION = {"settings_version": 2}
@@ -62,6 +70,9 @@ def upgrade_fields(fields: Mapping[str, Any], state: Mapping[str, Tensor]) -> di
         upgraded["activation_dropout"] = upgraded["relu_dropout"]
     if layout_version(state) <= 2:
         upgraded["no_decoder_final_norm"] = True
+    for name, suffix in _SHOWN_BY.items():
+        if upgraded.get(name) or f"decoder.layers.0.{suffix}" in state:
+            upgraded[name] = f"decoder.layers.0.{suffix}" in state
     for name in ("adaptive_input_cutoff", "adaptive_softmax_cutoff"):
         if upgraded.get(name, ...) is None:
             upgraded[name] = ()

@@ -10,7 +10,7 @@ from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
 from fairseq.models import architecture, architecture_summaries
-from fairseq.models.transformer_config import ARCHITECTURES
+from fairseq.models.presets import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.tasks import TASKS

@@ -183,7 +183,7 @@ CASES = [
     Case("pt-context-negative", EVAL, changed(setting(tokens_per_sample=-3)), "tokens_per_sample"),
     Case("pt-context-is-text", EVAL, changed(setting(tokens_per_sample="x")), "--tokens-per-sample must be a whole"),
     Case("pt-positions-text", EVAL, changed(setting(max_target_positions="x")), "--max-target-positions must be"),
-    Case("pt-unknown-maths", EVAL, changed(setting(layernorm_embedding=True)), "layernorm_embedding = True"),
+    Case("pt-unknown-maths", EVAL, changed(setting(base_layers=1)), "base_layers = 1"),
     Case("pt-history-is-text", EVAL, changed(part("optimizer_history", "x")), "optimizer_history must be a list"),
     Case(
         "pt-history-of-numbers",

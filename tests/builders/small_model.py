@@ -26,6 +26,7 @@ ADAPTIVE = replace(
     no_decoder_final_norm=True,
 )
 UNTIED = replace(ADAPTIVE, tie_adaptive_weights=False, tie_adaptive_proj=False)
+NORMFORMER = dict(scale_attn=True, scale_fc=True, scale_heads=True, scale_resids=True)
 VARIANTS = {
     "plain": SMALL,
     "adaptive": ADAPTIVE,
@@ -39,6 +40,8 @@ VARIANTS = {
     "linear": replace(SMALL, activation_fn="linear"),
     "post-norm": replace(SMALL, decoder_normalize_before=False),
     "post-norm, adaptive": replace(ADAPTIVE, decoder_normalize_before=False, activation_fn="gelu_fast"),
+    "normformer": replace(SMALL, **NORMFORMER),
+    "normformer, post-norm": replace(SMALL, **NORMFORMER, decoder_normalize_before=False, layernorm_embedding=True),
     "learned positions": replace(SMALL, decoder_learned_pos=True),
     "other widths": replace(SMALL, decoder_input_dim=12, decoder_output_dim=10),
 }
@@ -54,7 +57,7 @@ def perturbed_model(config: TransformerConfig) -> TransformerLanguageModel:
     """Returns a model in evaluation mode, with norms and biases drawn: ones and zeros would hide a mistake."""
     model = small_model(config)
     for name, parameter in model.named_parameters():
-        if "norm" in name or "bias" in name:
+        if any(part in name for part in ("norm", "bias", "c_attn", "attn_ln", "w_resid")):
             torch.nn.init.normal_(parameter, 0.5, 0.3)
     return model.eval()
 

@@ -4,15 +4,14 @@
 """
 
 import json
-import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from fairseq_cli.shared.run import run
+from tests.builders.peer import last_line_of, peer_python
 from tests.builders.tiny_lm import BATCHING, MODEL, NUM_WORDS, OPTIMIZATION, TOKENS_PER_SAMPLE, main_of, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +45,10 @@ KINDS = {
     "the published model's kind": f"{BANDS} --arch transformer_lm_wiki103 --adaptive-input-cutoff 10,30",
     "gbw": "--arch transformer_lm_gbw",
     "gpt": "--arch transformer_lm_gpt",
+    "gpt2": "--arch transformer_lm_gpt2_tiny",
+    "gpt3": "--arch transformer_lm_gpt3_small",
+    "LayerNorm of the words": "--layernorm-embedding",
+    "post-norm, LayerNorm of the words": f"{POST} --layernorm-embedding --decoder-learned-pos",
     **{name: f"--activation-fn {name}" for name in ("gelu", "gelu_accurate", "gelu_fast", "tanh", "linear")},
     "post-norm": POST,
     "post-norm, shared, no final norm": f"{POST} --share-decoder-input-output-embed --no-decoder-final-norm",
@@ -62,10 +65,7 @@ def command(prog: str, *words: object) -> None:
 @pytest.fixture(scope="module")
 def peer() -> Path:
     """Returns the Python that has fairseq 0.12."""
-    python = ROOT / os.environ.get("FAIRSEQ_PEER", ".peer") / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"no fairseq 0.12 in {python.parents[1].name} to compare with: `make peer` installs it")
-    return python
+    return peer_python()
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +92,7 @@ def losses(peer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
         ]
         jobs[kind] += ["--add-bos-token"] if "--add-bos-token" in flags else []
     (root / "jobs.json").write_text(json.dumps(jobs))
-    environment = {**os.environ, "PYTHONPATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    words = [str(peer), str(CHILD), str(root / "jobs.json")]
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    theirs = json.loads(last_line_of(peer, str(CHILD), str(root / "jobs.json"), cwd=root))
     return {kind: (ours[kind], theirs[kind]) for kind in KINDS}
 
 

@@ -18,14 +18,9 @@ ON = {
     "character_embeddings": True,
     "decoder_layers_to_keep": "0,2",
     "decoder_xformers_att_config": "{}",
-    "layernorm_embedding": True,
     "past_target": True,
     "quant_noise_pq": 0.1,
     "quant_noise_scalar": 0.5,
-    "scale_attn": True,
-    "scale_fc": True,
-    "scale_heads": True,
-    "scale_resids": True,
     "self_target": True,
     "output_dictionary_size": 20,
 }
@@ -77,8 +72,8 @@ def test_settings_that_are_off_pass() -> None:
 
 
 def test_a_model_that_has_such_a_setting_itself_may_use_it() -> None:
-    for own, is_refused in (({"scale_fc"}, False), ({"scale_attn"}, True)):
-        assert bool(refusal(refuse_other_computations, {"scale_fc": True}, own, 40, "c.pt")) == is_refused
+    for own, is_refused in (({"base_layers"}, False), ({"past_target"}, True)):
+        assert bool(refusal(refuse_other_computations, {"base_layers": 1}, own, 40, "c.pt")) == is_refused
 
 
 def test_unknown_settings_that_are_on_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -49,6 +49,24 @@ def test_constants_are_left_out_wherever_they_stand() -> None:
     assert names({"version": torch.ones(1), "decoder.embed_positions._float_tensor": torch.ones(1)}) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("scale_attn", "attn_ln.weight"),
+        ("scale_fc", "ffn_layernorm.weight"),
+        ("scale_heads", "c_attn"),
+        ("scale_resids", "w_resid"),
+    ],
+)
+def test_the_weights_say_whether_a_part_of_normformer_is_there(setting: str, part: str) -> None:
+    """fairseq 0.12 says ``scale_attn=True`` of language models that it trained without; tried, for all four."""
+    with_part = VERSION_3 | {LAYER + part: torch.ones(4)}
+    for said in (True, False):
+        assert upgrade_fields({setting: said}, VERSION_3)[setting] is False
+        assert upgrade_fields({setting: said}, with_part)[setting] is True
+    assert setting not in upgrade_fields({}, VERSION_3)
+
+
 def test_learned_positions_are_kept() -> None:
     assert names({"decoder.embed_positions.weight": torch.ones(9, 4)}) == ["decoder.embed_positions.weight"]
 

@@ -39,7 +39,17 @@ def layer_norm(x: Floats, weights: Mapping[str, Floats]) -> Floats:
 
 def feed_forward(x: Floats, layer: Mapping[str, Floats], activation: str) -> Floats:
     inner = np.vectorize(ACTIVATIONS[activation])(x @ layer["fc1.weight"].T + layer["fc1.bias"])
+    if "ffn_layernorm.weight" in layer:  # normformer's
+        inner = layer_norm(inner, under(layer, "ffn_layernorm."))
     return inner @ layer["fc2.weight"].T + layer["fc2.bias"]
+
+
+def attend(x: Floats, layer: Mapping[str, Floats], num_heads: int, pads: list[int]) -> Floats:
+    """Attention and what normformer does to it: C is cut into a slice for each head, each with a factor; LayerNorm."""
+    attended = attention(x, under(layer, "self_attn."), num_heads, pads)
+    if "c_attn" in layer:
+        attended = attended * np.repeat(layer["c_attn"], attended.shape[1] // num_heads)
+    return layer_norm(attended, under(layer, "attn_ln.")) if "attn_ln.weight" in layer else attended
 
 
 def decode(
@@ -66,16 +76,18 @@ def decode(
     if learned is None:
         learned = {place: sinusoid(place, width) * (place != 1) for place in places}
     x = x + np.array([learned[place] for place in places])
+    if "layernorm_embedding.weight" in state:
+        x = layer_norm(x, under(state, "layernorm_embedding."))
     for n in range(max(int(name.split(".")[1]) for name in state if name.startswith("layers.")) + 1):
         layer = under(state, f"layers.{n}.")
         norm_1, norm_2 = under(layer, "self_attn_layer_norm."), under(layer, "final_layer_norm.")
         if post_norm:
-            x = layer_norm(x + attention(x, under(layer, "self_attn."), num_heads, pads), norm_1)
+            x = layer_norm(x + attend(x, layer, num_heads, pads), norm_1)
             ffn_input = x
-            x = layer_norm(x + feed_forward(ffn_input, layer, activation), norm_2)
+            x = layer_norm(x * layer.get("w_resid", 1) + feed_forward(ffn_input, layer, activation), norm_2)
         else:
-            x = x + attention(layer_norm(x, norm_1), under(layer, "self_attn."), num_heads, pads)
+            x = x + attend(layer_norm(x, norm_1), layer, num_heads, pads)
             ffn_input = layer_norm(x, norm_2)
-            x = x + feed_forward(ffn_input, layer, activation)
+            x = x * layer.get("w_resid", 1) + feed_forward(ffn_input, layer, activation)
     x = layer_norm(x, under(state, "layer_norm.")) if "layer_norm.weight" in state else x
     return (x @ state["project_out_dim.weight"].T if "project_out_dim.weight" in state else x), ffn_input
