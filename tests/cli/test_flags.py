@@ -32,7 +32,8 @@ TRAIN = shlex.split(
     " --adaptive-input-cutoff --adaptive-input-factor --adaptive-softmax-cutoff"
     " --adaptive-softmax-dropout --adaptive-softmax-factor --tie-adaptive-weights --tie-adaptive-proj"
     " --dropout --attention-dropout --activation-dropout --relu-dropout --activation-fn"
-    " --decoder-layerdrop --max-target-positions --add-bos-token --output-dictionary-size"
+    " --decoder-layerdrop --max-target-positions --add-bos-token --output-dictionary-size --distributed-world-size"
+    " --distributed-num-procs --device-id --local-rank"
 )
 EVAL_LM = shlex.split(
     "--path --gen-subset --max-tokens --context-window --softmax-batch --remove-bpe"
