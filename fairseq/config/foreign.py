@@ -147,6 +147,4 @@ def in_help(command: str, ours: Collection[str]) -> str:
     more = {flag.names for name, flag in foreign_flags(command).items() if not flag.refused and name not in ours}
     if not more:
         return ""
-    return (
-        f"{len(more)} more flags of fairseq's are accepted without effect: docs/flags.md lists them, and those refused"
-    )
+    return f"{len(more)} flags of fairseq's are accepted as well, without effect: see docs/flags.md"
