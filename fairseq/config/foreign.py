@@ -147,4 +147,4 @@ def in_help(command: str, ours: Collection[str]) -> str:
     more = {flag.names for name, flag in foreign_flags(command).items() if not flag.refused and name not in ours}
     if not more:
         return ""
-    return f"{len(more)} flags of fairseq's are accepted as well, without effect: see docs/flags.md"
+    return f"{len(more)} flags of fairseq's are accepted as well, without effect (docs/flags.md)"

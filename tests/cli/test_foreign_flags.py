@@ -201,7 +201,7 @@ def test_help_says_how_many_more_there_are(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         parse("fairseq-train", "", load(COMMANDS["fairseq-train"])(), ["--amp", "--help"])
     idle = {flag.names for flag in foreign_flags("fairseq-train").values() if not flag.refused}
-    said = f"\nmore flags:\n  {len(idle)} flags of fairseq's are accepted as well, without effect: see docs/flags.md"
+    said = f"\nmore flags:\n  {len(idle)} flags of fairseq's are accepted as well, without effect (docs/flags.md)"
     assert said in capsys.readouterr().out
 
 

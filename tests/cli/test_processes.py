@@ -73,7 +73,7 @@ def test_what_is_not_so_has_one_line(words: str, environment: dict[str, str], er
 
 def test_gradients_that_are_added_now_and_then_are_refused() -> None:
     parse("fairseq-train", "", (TrainConfig,), ["--ddp-backend", "fully_sharded"]).build(TrainConfig)
-    with pytest.raises(ConfigError, match="^--ddp-backend slowmo is not here: "):
+    with pytest.raises(ConfigError, match=r"^--ddp-backend slowmo is not here: "):
         parse("fairseq-train", "", (TrainConfig,), ["--ddp-backend", "slowmo"]).build(TrainConfig)
 
 
