@@ -26,6 +26,7 @@ from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq.validate.config import ValidationConfig
+from fairseq_cli.shared.processes import ProcessesConfig, torchrun
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -55,16 +56,8 @@ def flag_groups() -> tuple[type, ...]:
     """Returns every config dataclass that the command's flags come from."""
     registered = [registry.configs() for registry in (TASKS, MODELS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)]
     plugged = [config for configs in registered for config in configs]
-    return (
-        TrainConfig,
-        *plugged,
-        OptimizationConfig,
-        BatchConfig,
-        ValidationConfig,
-        CheckpointConfig,
-        DeviceConfig,
-        CommonConfig,
-    )
+    settings = (OptimizationConfig, BatchConfig, ValidationConfig, CheckpointConfig)
+    return (TrainConfig, *plugged, *settings, ProcessesConfig, DeviceConfig, CommonConfig)
 
 
 def run_config(flags: Flags) -> RunConfig:
@@ -106,7 +99,10 @@ def run_config(flags: Flags) -> RunConfig:
 
 def main(argv: Sequence[str]) -> None:
     """Trains."""
-    config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES))
+    flags = parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES)
+    processes = flags.build(ProcessesConfig)
+    processes.check(argv)
+    config = run_config(flags)
     if isinstance(config.task, LanguageModelingConfig):
         subsets = [] if config.checkpoint.disable_validation else config.validation.valid_subset.split(",")
         for subset in (config.batching.train_subset, *subsets):
@@ -124,6 +120,8 @@ def main(argv: Sequence[str]) -> None:
 
     group = join_processes(select_device(config.device).type)
     precision = Precision(config.device, select_device(config.device, group.local_rank))
+    if group.world_size == 1 and processes.distributed_world_size is None and precision.device.type == "cuda":
+        say_idle_gpus(torch.cuda.device_count(), argv)
     torch.manual_seed(config.common.seed)
     if precision.device.type == "cpu":
         keep_freed_memory()
@@ -136,6 +134,12 @@ def main(argv: Sequence[str]) -> None:
             build_training(config, precision, group).run()
     finally:
         group.close()
+
+
+def say_idle_gpus(number: int, argv: Sequence[str]) -> None:
+    """Logs how to train on all GPUs, where there are several: fairseq takes them all without being told."""
+    if number > 1:
+        logger.info("training on one of %d GPUs; on all of them: %s", number, torchrun(number, argv))
 
 
 def build_training(config: RunConfig, precision: "Precision", group: "ProcessGroup") -> "Training":

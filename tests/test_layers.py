@@ -48,7 +48,13 @@ LEVELS = {name: level for level, names in enumerate(FLOORS) for name in names.sp
 
 # What --help needs: every module of such a name, and these.
 LIGHT_NAMES = ("config", "common", "command_line", "flags", "registry", "plugins", "errors")
-LIGHT = ("fairseq.storage.inputs", "fairseq.storage.files", "fairseq.runtime.log", "fairseq_cli.shared.eval_settings")
+LIGHT = (
+    "fairseq.storage.inputs",
+    "fairseq.storage.files",
+    "fairseq.runtime.log",
+    "fairseq_cli.shared.eval_settings",
+    "fairseq_cli.shared.processes",
+)
 
 
 @cache

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from fairseq import __version__
 from fairseq.config.flags import Flags, flag_fields, flag_name
+from fairseq.config.foreign import in_help, take_foreign
+from fairseq.config.foreign import without_effect as without_effect_of
 from fairseq.config.help import (
     WITHOUT_EFFECT,
     Formatter,
@@ -85,12 +87,17 @@ def parse(
         ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
     """
     parser = make_parser(prog, description, groups, without_effect)
-    parser.endings = (("output", (output,) if output else ()), ("examples", examples))
-    namespace, unknown = parser.parse_known_args([hyphens(word) for word in argv])
+    known = [option for action in parser._actions for option in action.option_strings]
+    more = in_help(prog, known)
+    ends = (("more flags", more), ("output", output))
+    parser.endings = (*((name, (text,) if text else ()) for name, text in ends), ("examples", examples))
+    words, foreign, refused = take_foreign(prog, [hyphens(word) for word in argv], known)
+    namespace, unknown = parser.parse_known_args(words)
+    if refused:
+        raise refused
     if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
         raise _unknown(unknown[0], known, f"(see {prog} --help)")
-    return Flags(vars(namespace), tuple(groups))
+    return Flags(vars(namespace), tuple(groups), without_effect_of(foreign))
 
 
 def _unknown(word: str, known: Sequence[str], see: str) -> ConfigError:

@@ -32,7 +32,9 @@ class DeviceConfig:
     cpu: bool = flag(False, "compute on the CPU, even if there is a GPU")
     fp16: bool = flag(False, "compute in float16, on a GPU; a CPU computes in float32 instead, with a warning")
     bf16: bool = flag(
-        False, "compute in bfloat16; a CPU without instructions for it computes in float32 instead, with a warning"
+        False,
+        "compute in bfloat16; a CPU without instructions for it computes in float32 instead, with a warning",
+        aliases=("--memory-efficient-bf16",),
     )
     memory_efficient_fp16: bool = flag(False, "an older spelling of --fp16")
     fp16_init_scale: float = flag(128.0, "loss scale at the start of --fp16 training", minimum=1e-8)

@@ -227,10 +227,12 @@ class Flags:
     Args:
         typed: field name → value, only for flags that stood on the command line.
         known: every config dataclass that the parser was built from.
+        foreign: the warning of flags of fairseq's that have no effect here, empty without any.
     """
 
-    def __init__(self, typed: Mapping[str, Any], known: tuple[type, ...]) -> None:
+    def __init__(self, typed: Mapping[str, Any], known: tuple[type, ...], foreign: str = "") -> None:
         self.typed = dict(typed)
+        self._foreign = foreign
         self._no_effect = {
             name: field.metadata["no_effect"]
             for cls in known
@@ -266,9 +268,13 @@ class Flags:
     def warn_unused(self, reason: str = "") -> None:
         """Logs one warning for each typed flag that is accepted without effect or that nothing has used.
 
+        Those of fairseq's that are not here at all have one together.
+
         Args:
             reason: why not; without, the switch that it needs, or what it belongs to, is named.
         """
+        if self._foreign:
+            logger.warning("%s", self._foreign)
         for name, value in self.typed.items():
             typed = flag_name(name if value is not False else f"no_{name}")
             typed += "" if isinstance(value, bool) else f" {value}"

@@ -43,6 +43,10 @@ class TrainConfig:
         no_effect="under torchrun, gradients are always added once, after the last batch of an update",
     )
 
+    def __post_init__(self) -> None:
+        if self.ddp_backend == "slowmo":
+            raise ConfigError("--ddp-backend slowmo is not here: gradients are added at every update; leave it out")
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:

@@ -34,6 +34,8 @@ TRAIN = shlex.split(
     " --dropout --attention-dropout --activation-dropout --relu-dropout --activation-fn"
     " --scale-attn --scale-heads --scale-fc --scale-resids --layernorm-embedding --checkpoint-activations"
     " --offload-activations --decoder-layerdrop --max-target-positions --add-bos-token --output-dictionary-size"
+    " --distributed-world-size"
+    " --distributed-num-procs --device-id --local-rank"
 )
 EVAL_LM = shlex.split(
     "--path --gen-subset --max-tokens --context-window --softmax-batch --remove-bpe"

@@ -1,0 +1,58 @@
+"""How many processes train: what the flags say against what ``torchrun`` has started."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fairseq.config.flags import flag
+from fairseq.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ProcessesConfig:
+    """Processes, which torchrun starts."""
+
+    distributed_world_size: int | None = flag(
+        None, "processes of the whole run: 1, or as many as torchrun has started", minimum=1
+    )
+    distributed_num_procs: int | None = flag(None, "processes on this machine, likewise", minimum=1)
+    device_id: int | None = flag(
+        None, "number of this process on its machine: 0, or what torchrun has set", aliases=("--local-rank",), minimum=0
+    )
+
+    def check(self, argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+        """Raises ConfigError where torchrun has started another number of processes, with the command to type.
+
+        Args:
+            argv: what was typed behind ``fairseq-train``.
+            environment: where torchrun says how many there are, and which one this is.
+        """
+        counts = (
+            ("--distributed-world-size", self.distributed_world_size, "WORLD_SIZE"),
+            ("--distributed-num-procs", self.distributed_num_procs, "LOCAL_WORLD_SIZE"),
+        )
+        for name, asked, variable in counts:
+            started = int(environment.get(variable) or "1")
+            if asked is None or asked == started:
+                continue
+            if "WORLD_SIZE" in environment:
+                raise ConfigError(
+                    f"{name} {asked} is not the number of processes that torchrun has started, {started}; leave it out"
+                )
+            raise ConfigError(f"{name} {asked} needs torchrun, which starts processes: {torchrun(asked, argv)}")
+        local_rank = int(environment.get("LOCAL_RANK") or "0")
+        if self.device_id not in (None, local_rank):
+            if "LOCAL_RANK" in environment:
+                raise ConfigError(
+                    f"--device-id {self.device_id} is not LOCAL_RANK, which is {local_rank}; leave it out"
+                )
+            raise ConfigError(
+                f"--device-id {self.device_id} does not choose a GPU here: leave it out, and set"
+                f" CUDA_VISIBLE_DEVICES={self.device_id}"
+            )
+
+
+def torchrun(processes: int, argv: Sequence[str]) -> str:
+    """Returns the command that trains with several processes on one machine."""
+    return f"torchrun --nproc-per-node {processes} -m fairseq_cli.train {shlex.join(argv)}"
