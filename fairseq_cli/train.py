@@ -25,6 +25,7 @@ from fairseq.storage.files import locked
 from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
+from fairseq.validate.config import ValidationConfig
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -54,7 +55,16 @@ def flag_groups() -> tuple[type, ...]:
     """Returns every config dataclass that the command's flags come from."""
     registered = [registry.configs() for registry in (TASKS, MODELS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)]
     plugged = [config for configs in registered for config in configs]
-    return (TrainConfig, *plugged, OptimizationConfig, BatchConfig, CheckpointConfig, DeviceConfig, CommonConfig)
+    return (
+        TrainConfig,
+        *plugged,
+        OptimizationConfig,
+        BatchConfig,
+        ValidationConfig,
+        CheckpointConfig,
+        DeviceConfig,
+        CommonConfig,
+    )
 
 
 def run_config(flags: Flags) -> RunConfig:
@@ -76,6 +86,7 @@ def run_config(flags: Flags) -> RunConfig:
         optimization=flags.build(OptimizationConfig),
         checkpoint=flags.build(CheckpointConfig),
         batching=batching,
+        validation=flags.build(ValidationConfig),
         task=chosen(TASKS, train.task),
         model=chosen(MODELS, model, preset),
         optimizer=chosen(OPTIMIZERS, train.optimizer),
@@ -97,13 +108,13 @@ def main(argv: Sequence[str]) -> None:
     """Trains."""
     config = run_config(parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES))
     if isinstance(config.task, LanguageModelingConfig):
-        subsets = [] if config.checkpoint.disable_validation else config.batching.valid_subset.split(",")
+        subsets = [] if config.checkpoint.disable_validation else config.validation.valid_subset.split(",")
         for subset in (config.batching.train_subset, *subsets):
             require_inputs("", config.task.data, subset)
     if not config.checkpoint.no_save:
         require_directory("--save-dir", config.checkpoint.save_dir)
     if (logdir := config.train.tensorboard_logdir) is not None:
-        for part in ("train", *config.batching.valid_subset.split(",")):
+        for part in ("train", *config.validation.valid_subset.split(",")):
             require_directory("--tensorboard-logdir", f"{logdir}/{part}", text=True)
 
     import torch

@@ -24,6 +24,7 @@ FLOORS = [
     "fairseq.criterions",
     "fairseq.checkpoints",
     "fairseq.tasks",
+    "fairseq.validate",
     "fairseq.train",
     "fairseq.evaluate",
     "fairseq.generate",

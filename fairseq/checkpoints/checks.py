@@ -28,6 +28,7 @@ _EXTRA_STATE: Mapping[str, type] = {
     "loss_scaler": Mapping,
     "best": float,
     "best_of": str,
+    "previous_training_time": float,
     "validations_since_best": int,
     "dictionary_sha256": str,
     "run": Mapping,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
-from fairseq.config.kinds import Dir, Dirs, File, FileList, Name, Split, Splits
+from fairseq.config.kinds import Dir, Dirs, File, FileList, Name, Split
 from fairseq.errors import ConfigError
 
 BREAK_MODES = {
@@ -49,12 +49,11 @@ class BatchConfig:
     required_batch_size_multiple: int = flag(
         8, "make the number of blocks in a batch a multiple of N where possible", minimum=1
     )
-    skip_invalid_size_inputs_valid_test: bool = flag(
-        False, "leave out validation blocks that are longer than the model can read, with a warning"
-    )
     dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
     train_subset: Split = flag("train", "split to train on")
-    valid_subset: Splits = flag("valid", "splits to validate on")
+    curriculum: int = flag(
+        0, "do not shuffle the batches of the first N epochs: the shortest blocks come first", minimum=0
+    )
 
 
 NUM_SPECIALS = 4

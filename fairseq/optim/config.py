@@ -19,12 +19,18 @@ def _warmup_updates(default: int) -> Any:
 class OptimizationConfig:
     """Length of training, learning rate, batches per update."""
 
-    max_epoch: int = flag(0, "stop after this many epochs (0: no limit)", minimum=0)
-    max_update: int = flag(0, "stop after this many updates (0: no limit)", minimum=0)
+    max_epoch: int = flag(0, "stop after this many epochs (0: no limit)", aliases=("--me",), minimum=0)
+    max_update: int = flag(0, "stop after this many updates (0: no limit)", aliases=("--mu",), minimum=0)
+    stop_time_hours: float = flag(
+        0.0, "stop after this many hours, those of the run before it was resumed included (0: no limit)", minimum=0
+    )
     clip_norm: float = flag(25.0, "clip gradients to this norm (0: never)", minimum=0)
     update_freq: tuple[int, ...] = flag((1,), "batches per update; a list has a number for each epoch", minimum=1)
     lr: tuple[float, ...] = flag(
-        (0.25,), "learning rate; for the fixed schedule, a list has one for each epoch", minimum=0
+        (0.25,),
+        "learning rate; for the fixed schedule, a list has one for each epoch",
+        aliases=("--learning-rate",),
+        minimum=0,
     )
     min_lr: float = flag(-1.0, "lowest learning rate; with --max-lr, the rate at which training stops (-1: none)")
     stop_min_lr: float = flag(-1.0, "stop when the learning rate falls to this (-1: never)")

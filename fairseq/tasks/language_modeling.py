@@ -1,11 +1,13 @@
 """Language modelling: predict each token of a stream from the ones before it."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -22,6 +24,8 @@ from fairseq.models import MODELS, architecture, architecture_names
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
 from fairseq.storage.inputs import data_directories, require_split
+
+logger = logging.getLogger(__name__)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -69,14 +73,36 @@ class LanguageModelingTask:
         """Returns the path of a split's files without their suffix; several directories take turns by epoch."""
         return self.data_dirs[(epoch - 1) % len(self.data_dirs)] / split
 
-    def load_split(self, split: str, *, epoch: int = 1, context_window: int = 0) -> BlockDataset:
+    def load_split(
+        self, split: str, *, epoch: int = 1, context_window: int = 0, combined: bool = False
+    ) -> BlockDataset:
         """Returns the blocks of ``train``, ``valid``, ``test``, …; every id is checked against the dictionary.
+
+        ``combined`` puts the texts of ``valid1``, ``valid2``, … behind that of ``valid``, as many as are there.
 
         Raises:
             DataError: the split cannot be read, or has no tokens.
             MismatchError: an id is beyond the dictionary.
         """
-        prefix = self.split_prefix(split, epoch)
+        texts = [self._text(self.split_prefix(split, epoch))]
+        while combined and (more := self.split_prefix(f"{split}{len(texts)}", epoch)).with_suffix(".idx").is_file():
+            texts.append(self._text(more))
+        if combined:
+            logger.info("'%s' is %d texts of %s together", split, len(texts), self.split_prefix(split, epoch).parent)
+        tokens, sizes = texts[0].tokens, texts[0].sizes
+        if len(texts) > 1:
+            tokens, sizes = (np.concatenate([getattr(t, name) for t in texts]) for name in ("tokens", "sizes"))
+        return BlockDataset(
+            tokens,
+            sizes,
+            self.config.sample_break_mode,
+            self.config.tokens_per_sample,
+            context_window,
+            self.config.add_bos_token,
+        )
+
+    def _text(self, prefix: Path) -> MMapIndexedDataset:
+        """Returns a split's file, opened and checked."""
         require_split(self.config.data, prefix)
         data = MMapIndexedDataset(prefix)
         if not len(data.tokens):
@@ -85,14 +111,7 @@ class LanguageModelingTask:
                 " is not empty"
             )
         data.check_ids(len(self.dictionary), str(self.dictionary_path))
-        return BlockDataset(
-            data.tokens,
-            data.sizes,
-            self.config.sample_break_mode,
-            self.config.tokens_per_sample,
-            context_window,
-            self.config.add_bos_token,
-        )
+        return data
 
     def build_model(self, name: str, config: Any, tokens_per_sample: int | None = None) -> nn.Module:
         """Returns a new model; its longest row, if not given, is the block size that it is trained with."""

@@ -14,6 +14,7 @@ from fairseq.models.transformer_config import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.tasks import TASKS
+from fairseq.validate.config import ValidationConfig
 
 LAST = "checkpoint_last.pt"
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
@@ -75,8 +76,11 @@ class CheckpointConfig:
     maximize_best_checkpoint_metric: bool = flag(False, "the largest metric is the best, not the smallest")
     patience: int = flag(-1, "stop after N validations without improvement (-1: never)")
     validate_interval: int = flag(1, "validate after every N epochs", minimum=1)
+    validate_interval_updates: int = flag(
+        0, "also validate after every N updates; only a new best is saved (0: never)", minimum=0
+    )
+    validate_after_updates: int = flag(0, "do not validate before update N", minimum=0)
     disable_validation: bool = flag(False, "never validate")
-    max_tokens_valid: int | None = flag(None, "most tokens in a batch of validation [default: --max-tokens]", minimum=1)
 
     def __post_init__(self) -> None:
         if self.finetune_from_model is None:
@@ -103,6 +107,7 @@ class RunConfig:
     optimization: OptimizationConfig
     checkpoint: CheckpointConfig
     batching: BatchConfig
+    validation: ValidationConfig
     task: Any
     model: Any
     optimizer: Any
@@ -111,7 +116,15 @@ class RunConfig:
 
     def fields(self) -> dict[str, Any]:
         """Returns every setting, flat, as checkpoints store them."""
-        parts = (self.common, self.device, self.batching, self.checkpoint, self.optimization, self.optimizer)
+        parts = (
+            self.common,
+            self.device,
+            self.batching,
+            self.validation,
+            self.checkpoint,
+            self.optimization,
+            self.optimizer,
+        )
         chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
         fields = as_dict(self.train, *chosen)
         # Other programs that read the checkpoint want what is in force, not what stands for it.

@@ -1,6 +1,13 @@
-"""How long a run still is, by ``--max-update`` and ``--max-epoch``, whichever comes first."""
+"""How long a run still is: by ``--max-update`` and ``--max-epoch``, whichever comes first, and by the clock."""
+
+import time
+
+import torch
 
 from fairseq.optim.config import OptimizationConfig
+from fairseq.runtime.distributed import ProcessGroup
+
+SECONDS_IN_AN_HOUR = 3600
 
 
 def updates_left(
@@ -29,3 +36,37 @@ def updates_left(
         now = min(now, left)
         later = left - now if later is None else min(later, left - now)
     return now, later
+
+
+class TimeLimit:
+    """Tells when ``--stop-time-hours`` are over, to all processes after the same update.
+
+    Args:
+        hours: how long the run may take; 0 for no limit.
+        start_s: when this command began, by ``time.monotonic``.
+        before_s: seconds that the run had taken before.
+        group: its processes.
+        device: where they add up.
+
+    Attributes:
+        is_over: whether the time was over when ``check`` last looked.
+    """
+
+    def __init__(
+        self, hours: float, start_s: float, before_s: float, group: ProcessGroup, device: torch.device
+    ) -> None:
+        self.hours, self._start_s, self._before_s, self._group, self._device = hours, start_s, before_s, group, device
+        self.is_over = 0 < hours * SECONDS_IN_AN_HOUR <= before_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the run has taken, those before it was resumed included."""
+        return self._before_s + time.monotonic() - self._start_s
+
+    def check(self) -> None:
+        """Looks at the clock; one process that finds the time over ends the run for all."""
+        if self.hours and not self.is_over:
+            is_over = self.elapsed_s >= self.hours * SECONDS_IN_AN_HOUR
+            over = torch.tensor([float(is_over)], dtype=torch.float64, device=self._device)
+            self._group.sum_([over])
+            self.is_over = bool(over[0])

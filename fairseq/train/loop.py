@@ -1,7 +1,8 @@
 """The training loop: epochs of updates, with validations and checkpoints between them.
 
     for each epoch:  batches in the epoch's order ─ updates ─ validate ─ save
-                                  └ also after every --save-interval-updates
+                                  └ also after every --save-interval-updates; --validate-interval-updates saves a
+                                    new best only
 
 SIGINT and SIGTERM wait for the end of the update; then the run saves where it stands.
 """
@@ -10,26 +11,27 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq.data.block_dataset import Batch
 from fairseq.optim.lr_schedules import stop_lr
-from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, checked, finish_step_first
+from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import log_format
 from fairseq.runtime.progress import Progress
 from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
 from fairseq.train.config import LAST, CheckpointConfig, RunConfig
-from fairseq.train.data import Epoch, ValidationSplit, load_epoch, load_validation
-from fairseq.train.length import updates_left
-from fairseq.train.metrics import Meters, TensorBoard, loss_and_ppl
+from fairseq.train.data import Epoch, load_epoch
+from fairseq.train.length import TimeLimit, updates_left
+from fairseq.train.metrics import Meters, TensorBoard, prefixed
 from fairseq.train.origin import choose_start
 from fairseq.train.ownership import refuse_foreign
 from fairseq.train.position import EpochOrder, position_among
 from fairseq.train.restore import restore
 from fairseq.train.state import Best, RunState, write_checkpoint
-from fairseq.train.trainer import Trainer, UpdateStats
+from fairseq.train.trainer import Trainer
+from fairseq.validate.splits import ValidationSplit, load_splits
+from fairseq.validate.validation import validate_on
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +53,21 @@ class Training:
         self._saves = trainer.group.rank == 0 and not config.checkpoint.no_save
         self._start = time.monotonic()
         self._tensorboard = TensorBoard(config.train.tensorboard_logdir if trainer.group.rank == 0 else None)
-        self._valid = load_validation(task, trainer, config.batching, config.checkpoint)
+        self._valid = [] if config.checkpoint.disable_validation else self._load_splits()
         if self._valid:
             self.state.best.kind = _kind_of_best(config.checkpoint, self._valid[0])
         start = choose_start(config)
         restore(start, config, task, trainer, self.state)
         self._run = start.run
+        hours, device = config.optimization.stop_time_hours, trainer.precision.device
+        self._time = TimeLimit(hours, self._start, self.state.seconds, trainer.group, device)
         if self._saves:
             refuse_foreign(config.checkpoint, self._run, self.state.epoch, config.optimization.max_epoch)
+
+    def _load_splits(self) -> list[ValidationSplit]:
+        batching, trainer = self.config.batching, self.trainer
+        bounds = batching.max_tokens, batching.max_sentences, trainer.max_positions
+        return load_splits(self.task, self.config.validation, *bounds, trainer.group)
 
     def run(self) -> None:
         """Trains until a bound is reached, then returns."""
@@ -90,6 +99,8 @@ class Training:
 
     def _reason_to_stop(self) -> str | None:
         """Returns why the run stops before --max-update and --max-epoch; None while it goes on."""
+        if self._time.is_over:
+            return f"the {self._time.hours:g} hours of --stop-time-hours are over"
         patience = self.config.checkpoint.patience
         if 0 < patience <= self.state.best.num_since:
             return f"{patience} validations without a better {self._metric_name}"
@@ -115,7 +126,9 @@ class Training:
             meters = self._make_updates(epoch)
             if state.position < num_batches:
                 return
-            self._log_line("train", {**meters.values(), "num_updates": self.trainer.num_updates})
+            values = {**meters.values(), "num_updates": self.trainer.num_updates}
+            more = {**self._rest(meters), "train_wall": round(meters.seconds)}
+            self._log_line("train", values, more)
         self._end_epoch()
 
     def _find_position(self, now: EpochOrder) -> None:
@@ -143,13 +156,16 @@ class Training:
             while state.position < len(batches):
                 chunk = batches[state.position : state.position + freq]
                 rows = [epoch.dataset.collate(idx) for idx in chunk if len(idx)]
+                start = time.monotonic()
                 stats = self.trainer.update(rows, state.epoch, stop=asked_to_stop())
+                seconds = time.monotonic() - start
                 state.position, state.pending = state.position + len(chunk), True
-                meters.add(stats)
-                window.add(stats)
-                progress.advance(1, **self._shown(window, stats))
+                self._time.check()
+                meters.add(stats, seconds)
+                window.add(stats, seconds)
+                progress.advance(1, **self._shown(window), **self._place(window, len(batches)))
                 if window.num_updates >= every:
-                    self._tensorboard.add("train", self._shown(window, stats), self.trainer.num_updates)
+                    self._tensorboard.add("train", self._shown(window), self.trainer.num_updates)
                     window = Meters()
                 if stats.stop:
                     check("")
@@ -158,63 +174,72 @@ class Training:
                     break
         return meters
 
-    def _shown(self, window: Meters, stats: UpdateStats) -> dict[str, float]:
-        shown = {**window.values(), "num_updates": self.trainer.num_updates, "lr": stats.lr}
-        if self.trainer.precision.scaler.is_enabled():
-            shown["loss_scale"] = self.trainer.precision.scaler.get_scale()
-        return {**shown, "wall": round(time.monotonic() - self._start)}
+    def _shown(self, window: Meters) -> dict[str, float]:
+        return {**window.values(), "num_updates": self.trainer.num_updates, **self._rest(window)}
+
+    def _rest(self, meters: Meters) -> dict[str, float]:
+        scaler = self.trainer.precision.scaler
+        scale = {"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}
+        return {"lr": meters.lr, **scale, "wall": round(time.monotonic() - self._start)}
+
+    def _place(self, window: Meters, num_batches: int) -> dict[str, float]:
+        """Returns what fairseq's lines of JSON say besides: epoch, epochs done, and seconds in updates."""
+        if log_format() != "json":
+            return {}
+        done = self.state.epoch - 1 + self.state.position / num_batches
+        return {"epoch": self.state.epoch, "update": round(done, 3), "train_wall": round(window.seconds)}
 
     def _after_update(self) -> bool:
         """Validates and saves in mid-epoch, if that is due; returns whether the run is over then."""
-        every = self.config.checkpoint.save_interval_updates
-        due = self._is_last_update() or (every > 0 and self.trainer.num_updates % every == 0)
-        metric = self._validate() if due else None
+        config, number = self.config.checkpoint, self.trainer.num_updates
+        saves = self._is_last_update() or self._time.is_over or _is_due(number, config.save_interval_updates)
+        metric = self._validate() if saves or _is_due(number, config.validate_interval_updates) else None
         self.state.pending = False
-        if not due:
-            return False
-        self._save(self.state.epoch, metric, end_of_epoch=False)
-        return self._is_over()
+        is_over = (saves or metric is not None) and self._is_over()
+        if saves or metric is not None:
+            self._save(self.state.epoch, metric, end_of_epoch=False, best_only=not (saves or is_over))
+        return is_over
 
     def _end_epoch(self) -> None:
         epoch = self.state.epoch
-        is_last = epoch == self.config.optimization.max_epoch or self._is_last_update()
-        due = is_last or epoch % self.config.checkpoint.validate_interval == 0
+        is_last = epoch == self.config.optimization.max_epoch or self._is_last_update() or self._time.is_over
+        config = self.config.checkpoint
+        due = is_last or epoch % config.validate_interval == 0
+        due = due or _is_due(self.trainer.num_updates, config.validate_interval_updates)
         metric = self._validate() if due else None
         self.state.next_epoch()
         self._save(epoch, metric, end_of_epoch=True)
 
     def _validate(self) -> float | None:
-        """Validates on all splits, logs the results and returns the metric of the first."""
+        """Validates on all splits, logs the results and returns the metric of the first; None before it is time."""
         first: float | None = None
-        sums = [self.trainer.validate(self._batches_of(valid)) for valid in self._valid]
-        for valid, (nats, num_targets) in zip(self._valid, sums, strict=True):
-            values = {**loss_and_ppl(nats, num_targets), "num_updates": self.trainer.num_updates}
+        trainer, number = self.trainer, self.trainer.num_updates
+        if number < self.config.checkpoint.validate_after_updates:
+            return None
+        how = trainer.model, trainer.criterion, trainer.precision, trainer.group
+        results = [validate_on(valid, *how) for valid in self._valid]
+        for valid, result in zip(self._valid, results, strict=True):
+            values = {**result.values(), "num_updates": number}
             if first is None:
                 first = values[self._metric_name]
                 self.state.best.add(first)
                 values[f"best_{self._metric_name}"] = self.state.best.value or 0.0
-            self._log_line(valid.split, values)
-            self._tensorboard.add(valid.split, values, self.trainer.num_updates)
+            self._log_line(valid.split, values, result.speed())
+            self._tensorboard.add(valid.split, values, number)
         return first
 
-    def _batches_of(self, valid: ValidationSplit) -> Iterator[Batch]:
-        """Yields the batches of a split, and shows how far it is."""
-        alone = self.trainer.group.world_size == 1  # one process among several validates to the end
-        with Progress(f"validate on {valid.split}", len(valid.batches), "batches") as progress:
-            for idx in checked(valid.batches) if alone else valid.batches:
-                yield valid.dataset.collate(idx)
-                progress.advance(1)
-
-    def _log_line(self, part: str, values: Mapping[str, float]) -> None:
+    def _log_line(self, part: str, values: Mapping[str, float], more: Mapping[str, float]) -> None:
+        """Logs what an epoch or a validation came to; lines of JSON have all of it by fairseq's names as well."""
         if self.trainer.group.rank:
             return
         if log_format() == "json":
-            logger.info("%s", json.dumps({"epoch": self.state.epoch, "part": part, **values}))
+            record = {"epoch": self.state.epoch, "part": part, **values, **prefixed(part, {**values, **more})}
+            logger.info("%s", json.dumps(record))
         else:
             shown = " | ".join(f"{name} {value:.6g}" for name, value in values.items())
             logger.info("epoch %03d | %s | %s", self.state.epoch, part, shown)
 
-    def _save(self, epoch: int, metric: float | None, *, end_of_epoch: bool) -> None:
+    def _save(self, epoch: int, metric: float | None, *, end_of_epoch: bool, best_only: bool = False) -> None:
         if metric is not None:
             self.state.last_metric = metric
         if not self._saves:
@@ -222,10 +247,12 @@ class Training:
         config, num_updates = self.config.checkpoint, self.trainer.num_updates
         is_best = metric is not None and self.state.best.num_since == 0
         names = names_to_write(config, epoch, None if end_of_epoch else num_updates, metric, is_best)
+        names = [name for name in names if not (best_only and name == LAST)]
         start = time.monotonic()
         write_all(Path(config.save_dir), names, self._write_checkpoint)
         delete_old(config, self._run)
-        logger.info("saved %s in %s (%.1f s)", ", ".join(names), config.save_dir, time.monotonic() - start)
+        if names:
+            logger.info("saved %s in %s (%.1f s)", ", ".join(names), config.save_dir, time.monotonic() - start)
 
     def _save_where_it_stands(self) -> str:
         """Saves ``checkpoint_last.pt`` between two updates, and returns how to go on."""
@@ -240,10 +267,16 @@ class Training:
         )
 
     def _write_checkpoint(self, path: Path) -> None:
-        write_checkpoint(path, self.config, self.trainer, self.state, self._run, self.task.dictionary.sha256())
+        seconds = self._time.elapsed_s if self._time.hours else None
+        dictionary = self.task.dictionary.sha256()
+        write_checkpoint(path, self.config, self.trainer, self.state, self._run, dictionary, seconds)
 
 
 def _kind_of_best(config: CheckpointConfig, valid: ValidationSplit) -> str:
     """Returns what a best validation is the best of."""
     which = "largest" if config.maximize_best_checkpoint_metric else "lowest"
-    return f"{which} {config.best_checkpoint_metric} of '{valid.split}' ({valid.dataset.sha256()[:16]})"
+    return f"{which} {config.best_checkpoint_metric} of {valid.identity}"
+
+
+def _is_due(num_updates: int, every: int) -> bool:
+    return num_updates > 0 and every > 0 and num_updates % every == 0

@@ -1,4 +1,4 @@
-"""Metrics of training: running sums for the progress line, and TensorBoard."""
+"""Metrics of training: running sums for the progress line, fairseq's names for them, and TensorBoard."""
 
 import math
 import time
@@ -7,15 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq.criterions.perplexity import Perplexity
+from fairseq.criterions.perplexity import loss_and_ppl
 from fairseq.errors import ConfigError
 from fairseq.train.trainer import UpdateStats
-
-
-def loss_and_ppl(nats: float, num_targets: int) -> dict[str, float]:
-    """Returns the loss in bits per target and the perplexity, given −Σ ln p."""
-    perplexity = Perplexity(log_p_sum=-nats, count=num_targets)
-    return {"loss": perplexity.loss, "ppl": perplexity.ppl}
 
 
 @dataclass
@@ -28,14 +22,18 @@ class Meters:
     num_updates: int = 0
     num_clipped: int = 0
     gradient_norm_sum: float = 0.0
+    seconds: float = 0.0
+    lr: float = 0.0
     start: float = field(default_factory=time.monotonic)
 
-    def add(self, stats: UpdateStats) -> None:
-        """Counts one update."""
+    def add(self, stats: UpdateStats, seconds: float = 0.0) -> None:
+        """Counts one update, and the seconds that it took."""
         self.nats += stats.nats
         self.num_targets += stats.num_targets
         self.num_rows += stats.num_rows
         self.num_updates += 1
+        self.seconds += seconds
+        self.lr = stats.lr
         self.num_clipped += stats.clipped
         self.gradient_norm_sum += stats.gradient_norm if math.isfinite(stats.gradient_norm) else 0.0
 
@@ -51,6 +49,11 @@ class Meters:
             "gnorm": self.gradient_norm_sum / n,
             "clip": 100 * self.num_clipped / n,
         }
+
+
+def prefixed(part: str, values: Mapping[str, float]) -> dict[str, str]:
+    """Returns values as fairseq writes them in JSON: ``{"loss": 6.5}`` of valid is ``{"valid_loss": "6.5"}``."""
+    return {f"{part}_{name}": str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in values.items()}
 
 
 class TensorBoard:

@@ -31,19 +31,14 @@ from fairseq.errors import CheckpointError
 from fairseq.storage.files import file_sha256
 from fairseq.storage.inputs import require_checkpoint
 from fairseq.train.config import LAST, RESETS, CheckpointConfig, RunConfig
+from fairseq.validate.config import ValidationConfig
 
 logger = logging.getLogger(__name__)
 
 # A command that differs in these only is the same run, trained longer, watched or saved otherwise, or elsewhere.
-_BESIDE = {field.name for group in (CheckpointConfig, CommonConfig, DeviceConfig) for field in fields(group)} - {"seed"}
-_BESIDE |= {
-    "max_epoch",
-    "max_update",
-    "stop_min_lr",
-    "tensorboard_logdir",
-    "valid_subset",
-    "skip_invalid_size_inputs_valid_test",
-}
+_GROUPS = (CheckpointConfig, ValidationConfig, CommonConfig, DeviceConfig)
+_BESIDE = {field.name for group in _GROUPS for field in fields(group)} - {"seed"}
+_BESIDE |= {"max_epoch", "max_update", "stop_time_hours", "stop_min_lr", "tensorboard_logdir"}
 _UNMARKED = "unmarked "
 
 

@@ -3,7 +3,7 @@
 What a reset leaves out, as in fairseq 0.12:
 
     --reset-optimizer      the optimizer's state, the loss scale, the count of updates, the best and the patience
-    --reset-meters         the best and the patience
+    --reset-meters         the best and the patience, and the time that counts for --stop-time-hours
     --reset-dataloader     the epoch, and the position in it
     --reset-lr-scheduler   nothing: a schedule is a function of updates and epoch
 """
@@ -53,6 +53,8 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
             trainer.precision.scaler.load_state_dict(extra["loss_scaler"])
         if "reset_meters" not in resets:
             _restore_best(extra, state)
+    if "reset_meters" not in resets:
+        state.seconds = float(extra.get("previous_training_time") or 0)
     if "reset_dataloader" not in resets:
         iterator = extra.get("train_iterator") or {}
         state.epoch = max(int(iterator.get("epoch", 1)), 1)

@@ -48,6 +48,7 @@ class RunState:
         order: the batches that ``position`` counts; None between two epochs, or where a checkpoint does not say.
         pending: whether the validation and the save that may be due after the last update are still to be made.
         last_metric: that of the last validation.
+        seconds: that the run had taken before it was resumed, with ``--stop-time-hours``.
     """
 
     best: Best
@@ -56,6 +57,7 @@ class RunState:
     order: EpochOrder | None = None
     pending: bool = False
     last_metric: float | None = None
+    seconds: float = 0.0
 
     def next_epoch(self) -> None:
         """Goes to the first batch of the next epoch."""
@@ -63,9 +65,15 @@ class RunState:
 
 
 def write_checkpoint(
-    path: Path, config: RunConfig, trainer: Trainer, state: RunState, run: Run, dictionary_sha256: str
+    path: Path,
+    config: RunConfig,
+    trainer: Trainer,
+    state: RunState,
+    run: Run,
+    dictionary_sha256: str,
+    seconds: float | None = None,
 ) -> None:
-    """Writes a checkpoint from which a run goes on."""
+    """Writes a checkpoint from which a run goes on, with the seconds that it has taken where they are counted."""
     save_checkpoint(
         path,
         fields=config.fields(),
@@ -74,6 +82,7 @@ def write_checkpoint(
         optimizer_name=config.train.optimizer,
         num_updates=trainer.num_updates,
         extra_state={
+            **({} if seconds is None else {"previous_training_time": seconds}),
             "train_iterator": {"epoch": state.epoch, "iterations_in_epoch": state.position, "shuffle": True},
             "val_loss": state.last_metric,
             "best": state.best.value,

@@ -1,4 +1,4 @@
-"""One update, and one validation.
+"""One update.
 
 An update: the loss of its batches summed over targets, divided by the number of targets of all batches and processes,
 clipped by the global norm, one optimizer step. Update n is a function of the weights, the optimizer's state, the
@@ -6,22 +6,20 @@ batches and ``seed + n`` alone, so that a resumed run repeats an uninterrupted o
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from fairseq.criterions.batch_loss import Criterion, loss_of
 from fairseq.criterions.cross_entropy import Loss
 from fairseq.data.block_dataset import Batch
 from fairseq.errors import FairseqError
 from fairseq.optim.lr_schedules import Schedule
 from fairseq.runtime.distributed import ProcessGroup
 from fairseq.runtime.precision import Precision
-
-Criterion = Callable[[Any, Tensor, Tensor], Loss]
 
 
 @dataclass(frozen=True)
@@ -116,10 +114,7 @@ class Trainer:
         return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped, stops > 0)
 
     def _loss(self, batch: Batch) -> Loss:
-        source_BT = torch.from_numpy(batch.input_BT).to(self.precision.device)
-        target_BT = torch.from_numpy(batch.target_BT).to(self.precision.device)
-        with self.precision.autocast():
-            return self.criterion(self.model, source_BT, target_BT)
+        return loss_of(self.model, self.criterion, self.precision, batch)
 
     def _normalise_gradients(self, num_targets: float) -> float:
         """Divides gradients by the number of targets, clips them, and returns their norm before clipping.
@@ -156,14 +151,3 @@ class Trainer:
             )
         self.optimizer.step()
         return True
-
-    @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        """Returns −Σ ln p and the number of targets, over all processes."""
-        self.model.eval()
-        nats = torch.zeros(2, dtype=torch.float64, device=self.precision.device)
-        for batch in batches:
-            loss = self._loss(batch)
-            nats += torch.tensor([float(loss.nats), loss.num_targets], dtype=torch.float64, device=nats.device)
-        self.group.sum_([nats])
-        return float(nats[0]), int(nats[1])

@@ -70,7 +70,7 @@ def test_training_resolves_to_what_was_published(text: str, caplog: pytest.LogCa
     assert settings.batching.max_tokens == 3072
     assert settings.batching.max_sentences is None
     assert settings.batching.required_batch_size_multiple == 8
-    assert settings.batching.skip_invalid_size_inputs_valid_test
+    assert settings.validation.skip_invalid_size_inputs_valid_test
     assert settings.optimization.max_update == 286000
     assert settings.optimization.update_freq == (3,)
     assert settings.optimization.clip_norm == 0.1

@@ -220,7 +220,7 @@ def test_a_run_that_is_asked_to_stop_while_it_validates_makes_up_for_it(
         raise Interrupted(signal.SIGTERM, between_steps=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fairseq.train.loop.checked", stop)
+        patch.setattr("fairseq.validate.validation.checked", stop)
         outcome = train(tmp_path, "--max-update", 3)
         assert outcome.code == 143
         assert "update 3 is saved in" in outcome.err

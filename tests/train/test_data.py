@@ -9,8 +9,9 @@ import pytest
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BatchConfig
 from fairseq.runtime.distributed import SingleProcess
-from fairseq.train.config import CheckpointConfig
-from fairseq.train.data import load_epoch, load_validation
+from fairseq.train.data import load_epoch
+from fairseq.validate.config import ValidationConfig
+from fairseq.validate.splits import load_splits
 
 
 @pytest.mark.pitfall(32)
@@ -20,7 +21,7 @@ def test_the_word_pad_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> N
     trainer = SimpleNamespace(max_positions=8, group=SingleProcess())
     with caplog.at_level(logging.WARNING):
         load_epoch(task, trainer, BatchConfig(max_tokens=8), 1, 1)
-        load_validation(task, trainer, BatchConfig(max_tokens=8), CheckpointConfig())
+        load_splits(task, ValidationConfig(), 8, None, 8, SingleProcess())
     said = [record.getMessage() for record in caplog.records]
     assert [message.split(";")[0] for message in said] == [
         "'train': the word <pad> stands there 3 times",
@@ -38,7 +39,7 @@ def test_processes_share_all_batches_out_and_have_equally_many() -> None:
         group.rank, group.world_size = rank, 2
         trainer = SimpleNamespace(max_positions=8, group=group)
         epochs.append([batch.tolist() for batch in load_epoch(task, trainer, batching, 1, 1).batches])
-        (valid,) = load_validation(task, trainer, batching, CheckpointConfig())
+        (valid,) = load_splits(task, ValidationConfig(), 4, None, 8, group)
         validation.append([batch.tolist() for batch in valid.batches])
     assert [len(batches) for batches in epochs] == [3, 3]
     assert epochs[1][-1] == [] and all(len(batch) == 1 for batch in epochs[0] + epochs[1][:2])
@@ -46,4 +47,3 @@ def test_processes_share_all_batches_out_and_have_equally_many() -> None:
     assert validation == [[[0], [2], [4]], [[1], [3]]]
     alone = SimpleNamespace(max_positions=8, group=SingleProcess())
     assert len(load_epoch(task, alone, batching, 1, 1).batches) == 5
-    assert load_validation(task, alone, batching, CheckpointConfig(disable_validation=True)) == []

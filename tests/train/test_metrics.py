@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from fairseq.criterions.perplexity import loss_and_ppl
 from fairseq.train import metrics
-from fairseq.train.metrics import Meters, loss_and_ppl
+from fairseq.train.metrics import Meters
 from fairseq.train.trainer import UpdateStats
 
 

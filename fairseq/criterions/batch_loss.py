@@ -1,0 +1,21 @@
+"""The loss of a batch of blocks, on the model's device and in its number format."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fairseq.criterions.cross_entropy import Loss
+from fairseq.data.block_dataset import Batch
+from fairseq.runtime.precision import Precision
+
+Criterion: TypeAlias = Callable[[Any, Tensor, Tensor], Loss]
+
+
+def loss_of(model: Any, criterion: Criterion, precision: Precision, batch: Batch) -> Loss:
+    """Returns what a criterion says of a batch."""
+    source_BT = torch.from_numpy(batch.input_BT).to(precision.device)
+    target_BT = torch.from_numpy(batch.target_BT).to(precision.device)
+    with precision.autocast():
+        return criterion(model, source_BT, target_BT)

@@ -1,0 +1,1 @@
+"""Validation: the loss of a model on whole splits, by its criterion."""

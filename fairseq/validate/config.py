@@ -1,0 +1,37 @@
+"""Flags of validation, in training and by itself."""
+
+from dataclasses import dataclass
+
+from fairseq.config.flags import flag
+from fairseq.config.kinds import Splits
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation: which splits, in which batches."""
+
+    valid_subset: Splits = flag("valid", "splits to validate on")
+    combine_valid_subsets: bool = flag(
+        False,
+        "take each split together with those of its name and a number, valid with valid1, valid2, …, as one text",
+        aliases=("--combine-val",),
+    )
+    ignore_unused_valid_subsets: bool = flag(
+        False,
+        "do not mind further splits in the data directory",
+        no_effect="only the splits of --valid-subset are looked for",
+    )
+    skip_invalid_size_inputs_valid_test: bool = flag(
+        False, "leave out validation blocks that are longer than the model can read, with a warning"
+    )
+    max_tokens_valid: int | None = flag(None, "most tokens in a batch of validation [default: --max-tokens]", minimum=1)
+    batch_size_valid: int | None = flag(
+        None,
+        "most blocks in a batch of validation [default: --batch-size]",
+        aliases=("--max-sentences-valid",),
+        minimum=1,
+    )
+    max_valid_steps: int | None = flag(
+        None, "validate on the first N batches of each split, the shortest blocks first", aliases=("--nval",), minimum=1
+    )
+    fixed_validation_seed: int | None = flag(None, "seed of validation", no_effect="validation draws no random numbers")
