@@ -79,6 +79,7 @@ def _link(source: Path, target: Path) -> None:
 def delete_old(config: CheckpointConfig, run: Run) -> None:
     """Deletes the run's own checkpoints that the flags do not keep; those of others do not count."""
     best = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
+    always = config.keep_interval_updates_pattern
     policies = (
         (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True),
         (r"checkpoint(\d+)\.pt", config.keep_last_epochs, True),
@@ -89,7 +90,9 @@ def delete_old(config: CheckpointConfig, run: Run) -> None:
             continue
         matches = ((re.fullmatch(pattern, path.name), path) for path in Path(config.save_dir).glob("*.pt"))
         found = [(_number(match[1], largest_first), path) for match, path in matches if match and may_delete(path, run)]
-        for _, path in sorted(found, reverse=largest_first)[count:]:
+        for number, path in sorted(found, reverse=largest_first)[count:]:
+            if pattern == policies[0][0] and always > 0 and number % always == 0:
+                continue
             record = path.with_suffix(".json")
             if record.exists() and may_delete(record, run):
                 record.unlink()  # first: whoever is killed here finds the checkpoint

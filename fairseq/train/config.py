@@ -5,7 +5,7 @@ from typing import Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import as_dict, flag, flag_name
-from fairseq.config.kinds import Dir, File, Name
+from fairseq.config.kinds import Dir, File, Name, Settings
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
@@ -59,9 +59,15 @@ class CheckpointConfig:
     )
     reset_dataloader: bool = flag(False, "begin at the first batch of the first epoch")
     reset_meters: bool = flag(False, "forget the best loss so far, and --patience")
+    optimizer_overrides: Settings = flag(
+        "{}", "settings of the optimizer that replace those of its flags, such as \"{'weight_decay': 0.01}\""
+    )
     save_interval: int = flag(1, "save after every N epochs", minimum=1)
     save_interval_updates: int = flag(0, "validate and save after every N updates (0: never)", minimum=0)
     keep_interval_updates: int = flag(-1, "keep the last N checkpoints of --save-interval-updates (-1: all)")
+    keep_interval_updates_pattern: int = flag(
+        -1, "keep those of every N updates as well, whatever --keep-interval-updates says (-1: none)"
+    )
     keep_last_epochs: int = flag(-1, "keep the last N epoch checkpoints (-1: all)")
     keep_best_checkpoints: int = flag(
         -1, "also keep the N best checkpoints, with their metric in their names (-1: none)"

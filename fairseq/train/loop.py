@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq.config.flags import parse_literal_dict
 from fairseq.optim.lr_schedules import stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import log_format
@@ -27,7 +28,7 @@ from fairseq.train.metrics import Meters, TensorBoard, prefixed
 from fairseq.train.origin import choose_start
 from fairseq.train.ownership import refuse_foreign
 from fairseq.train.position import EpochOrder, position_among
-from fairseq.train.restore import restore
+from fairseq.train.restore import override_settings, restore
 from fairseq.train.state import Best, RunState, write_checkpoint
 from fairseq.train.trainer import Trainer
 from fairseq.validate.splits import ValidationSplit, load_splits
@@ -58,6 +59,8 @@ class Training:
             self.state.best.kind = _kind_of_best(config.checkpoint, self._valid[0])
         start = choose_start(config)
         restore(start, config, task, trainer, self.state)
+        overrides = parse_literal_dict(config.checkpoint.optimizer_overrides, "--optimizer-overrides")
+        override_settings(trainer.optimizer, overrides)
         self._run = start.run
         hours, device = config.optimization.stop_time_hours, trainer.precision.device
         self._time = TimeLimit(hours, self._start, self.state.seconds, trainer.group, device)

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # A command that differs in these only is the same run, trained longer, watched or saved otherwise, or elsewhere.
 _GROUPS = (CheckpointConfig, ValidationConfig, CommonConfig, DeviceConfig)
-_BESIDE = {field.name for group in _GROUPS for field in fields(group)} - {"seed"}
+_BESIDE = {field.name for group in _GROUPS for field in fields(group)} - {"seed", "optimizer_overrides"}
 _BESIDE |= {"max_epoch", "max_update", "stop_time_hours", "stop_min_lr", "tensorboard_logdir"}
 _UNMARKED = "unmarked "
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from fairseq.checkpoints.checks import check_same_computation
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
-from fairseq.errors import CheckpointError
+from fairseq.errors import CheckpointError, ConfigError, refuse_unknown, shown
 from fairseq.models.upgrade import load_state
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Start
@@ -107,3 +107,34 @@ def _check_moments(optimizer: Optimizer) -> None:
             shape = getattr(moment, "shape", ())
             if len(shape) and shape != parameter.shape:
                 raise ValueError(f"{name} of shape {tuple(shape)} for a parameter of shape {tuple(parameter.shape)}")
+
+
+def override_settings(optimizer: Optimizer, overrides: Mapping[str, Any]) -> None:
+    """Puts settings in the place of those that the optimizer's flags gave it, in a new run as in one that goes on.
+
+    Raises:
+        ConfigError: the optimizer has no such setting, or one of another type.
+    """
+    known = {name: value for name, value in optimizer.param_groups[0].items() if _is_setting(value)}
+    known.pop("lr_old", None)
+    refuse_unknown(overrides, known, "the optimizer (--optimizer-overrides)")
+    for name, value in overrides.items():
+        if name == "lr":
+            logger.warning(
+                "--optimizer-overrides: 'lr' has no effect: every update has the rate of the schedule; give --lr"
+            )
+            continue
+        is_list = isinstance(known[name], tuple)
+        new = tuple(value) if is_list and isinstance(value, (list, tuple)) else value
+        if not _is_setting(new) or is_list != isinstance(new, tuple) or (is_list and len(new) != len(known[name])):
+            raise ConfigError(
+                f"--optimizer-overrides: {name!r} must be like {known[name]}, which it replaces, but is {shown(value)}"
+            )
+        for group in optimizer.param_groups:
+            group[name] = new
+
+
+def _is_setting(value: object) -> bool:
+    """Returns whether a value is a number or a list of them."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(part, (int, float)) and not isinstance(part, bool) for part in parts)

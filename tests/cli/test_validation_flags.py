@@ -10,7 +10,7 @@ import pytest
 
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.train import length
-from tests.builders.tiny_lm import EOS, Command, Outcome, batches_in_an_epoch, make_sentences, write_split
+from tests.builders.tiny_lm import EOS, TRAINED, Command, Outcome, batches_in_an_epoch, make_sentences, write_split
 from tests.cli.test_resume import assert_same_run, last
 
 
@@ -25,7 +25,9 @@ def files(directory: Path) -> set[str]:
 
 
 def test_validations_apart_from_saves_keep_the_best_alone(train: Command, tmp_path: Path) -> None:
-    outcome = train(tmp_path, "--max-update", 9, "--validate-interval-updates", 2, "--lr", "0.1", "--no-epoch-checkpoints")
+    outcome = train(
+        tmp_path, "--max-update", 9, "--validate-interval-updates", 2, "--lr", "0.1", "--no-epoch-checkpoints"
+    )
     assert validations(outcome) == [2, 4, 6, 8, 9]
     losses = outcome.floats(r"\| valid \| loss ([\d.]+)")
     best = (2, 4, 6, 8, 9)[losses.index(min(losses))]
@@ -61,7 +63,7 @@ def test_patience_counts_them_and_the_run_is_saved_when_it_stops(train: Command,
 
 
 @pytest.mark.parametrize("survivor", ["checkpoint_last.pt", "checkpoint_1_4.pt"])
-def test_a_killed_run_repeats_them(train: Command, tmp_path: Path, survivor: str) -> None:
+def test_a_killed_run_repeats_them(train: Command, data_dir: Path, tmp_path: Path, survivor: str) -> None:
     """All that is left of the run is a file of an early save: the rest is made again, to the bit."""
     words = shlex.split(
         "--max-update 25 --validate-interval-updates 3 --validate-after-updates 5 --save-interval-updates 4 --nval 2"
@@ -76,9 +78,9 @@ def test_a_killed_run_repeats_them(train: Command, tmp_path: Path, survivor: str
     assert train(parts, *words).code == 0
     assert_same_run(last(whole), last(parts))
     assert_same_run(*(load_checkpoint(path / "checkpoint_best.pt") for path in (whole, parts)))
-    assert {name for name in files(parts) if re.match(r"checkpoint_\d", name)} == {
-        f"checkpoint_{1 if n <= 19 else 2}_{n}.pt" for n in (12, 16, 20, 24)
-    }
+    epoch_of = {n: 1 + n // batches_in_an_epoch(data_dir) for n in (12, 16, 20, 24)}
+    kept = {name for name in files(parts) if re.match(r"checkpoint_\d", name)}
+    assert kept == {f"checkpoint_{epoch}_{n}.pt" for n, epoch in epoch_of.items()}
 
 
 def test_a_part_of_the_split_has_a_best_of_its_own(train: Command, tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_a_part_of_the_split_has_a_best_of_its_own(train: Command, tmp_path: Pat
     assert not whole.warnings
 
 
-def test_splits_with_numbers_are_put_together(train: Command, data_dir: Path, tmp_path: Path) -> None:
+def test_splits_with_numbers_are_put_together(command: Command, data_dir: Path, tmp_path: Path) -> None:
     """Oracle: the same sentences in one file."""
     parts, one = (shutil.copytree(data_dir, tmp_path / name) for name in ("parts", "one"))
     sentences = make_sentences(40, seed=7)
@@ -97,15 +99,17 @@ def test_splits_with_numbers_are_put_together(train: Command, data_dir: Path, tm
         write_split(parts / name, some)
     write_split(parts / "valid4", [[4, EOS]])  # after a gap
     write_split(one / "valid", sentences)
-    words = ("--max-update", 3, "--combine-val")
-    together = train(tmp_path / "a", *words, data=parts)
-    assert any("'valid' is 3 texts" in line for line in together.log)
-    whole = train(tmp_path / "b", *words, data=one)
-    assert last(tmp_path / "a").extra_state["best"] == last(tmp_path / "b").extra_state["best"]
-    assert whole.code == 0
-    alone = train(tmp_path / "c", "--max-update", 3, data=parts)
-    assert last(tmp_path / "c").extra_state["best"] != last(tmp_path / "a").extra_state["best"]
-    assert not alone.warnings, "splits that are not asked for are no reason to warn"
+
+    def best(data: Path, *words: str) -> tuple[float, Outcome]:
+        save_dir = tmp_path / f"{data.name}{len(words)}"
+        outcome = command("fairseq-train", data, "--save-dir", save_dir, *TRAINED, "--max-update", 3, *words)
+        assert outcome.code == 0 and not outcome.warnings, "a split that is not asked for is no reason to warn"
+        return last(save_dir).extra_state["best"], outcome
+
+    together, outcome = best(parts, "--combine-val")
+    assert any("'valid' is 3 texts" in line for line in outcome.log)
+    assert together == best(one, "--combine-val")[0] == best(one)[0]
+    assert together != best(parts)[0]
 
 
 def test_time_that_is_over_ends_the_run_as_another_bound_does(
@@ -121,7 +125,7 @@ def test_time_that_is_over_ends_the_run_as_another_bound_does(
     assert validations(outcome)[-1] == stopped.num_updates
     assert 500 <= stopped.extra_state["previous_training_time"] < 600
     again = train(tmp_path, *words)
-    assert any(f"done training" in line and f"{stopped.num_updates} updates" in line for line in again.log)
+    assert any("done training" in line and f"{stopped.num_updates} updates" in line for line in again.log)
     assert last(tmp_path).num_updates == stopped.num_updates
     longer = train(tmp_path, "--max-epoch", 99, "--stop-time-hours", 900 / 3600)
     assert longer.code == 0
@@ -138,10 +142,7 @@ def test_a_curriculum_begins_with_short_blocks(train: Command, tmp_path: Path) -
     """Blocks of a line each: the first update of an epoch in order has the shortest, one of the others hardly ever."""
     words = ("--sample-break-mode", "eos", "--max-epoch", 2, "--log-interval", 1, "--batch-size", 8, "--curriculum", 1)
     outcome = train(tmp_path, *words)
-    tokens = {
-        epoch: outcome.floats(rf"epoch 00{epoch}: .*wpb ([\d.]+)")
-        for epoch in (1, 2)
-    }
+    tokens = {epoch: outcome.floats(rf"epoch 00{epoch}: .*wpb ([\d.]+)") for epoch in (1, 2)}
     assert len(tokens[1]) == len(tokens[2]) > 5
     assert tokens[1][:-1] == sorted(tokens[1][:-1])
     assert tokens[2][:-1] != sorted(tokens[2][:-1])
@@ -152,4 +153,31 @@ def test_short_spellings(train: Command, tmp_path: Path) -> None:
     outcome = train(tmp_path / "a", "--mu", 2, "--me", 9, "--learning-rate", "0.02")
     assert outcome.code == 0 and not outcome.warnings
     assert last(tmp_path / "a").num_updates == 2
-    assert load_checkpoint(tmp_path / "a" / "checkpoint_last.pt").fields["lr"] == (0.02,)
+    assert load_checkpoint(tmp_path / "a" / "checkpoint_last.pt").fields["lr"] == [0.02]
+
+
+def test_settings_of_the_optimizer_are_replaced_in_a_new_run_and_in_one_that_goes_on(
+    train: Command, tmp_path: Path
+) -> None:
+    """Oracle: the flags that the settings are of."""
+    overrides = ("--optimizer-overrides", "{'weight_decay': 0.25, 'betas': [0.5, 0.75], 'lr': 3}")
+    outcome = train(tmp_path / "a", "--max-update", 2, *overrides)
+    assert ["'lr' has no effect" in warning for warning in outcome.warnings] == [True]
+    assert train(tmp_path / "a", "--max-update", 4, *overrides).code == 0
+    assert train(tmp_path / "b", "--max-update", 4, "--weight-decay", 0.25, "--adam-betas", "0.5,0.75").code == 0
+    assert_same_run(last(tmp_path / "a"), last(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("{'wd': 1}", "wd"),
+        ("{'weight_decay': 'x'}", "'weight_decay' must be like 0.0, which it replaces, but is 'x'"),
+        ("{'betas': (1,)}", "'betas' must be like (0.9, 0.999), which it replaces, but is (1,)"),
+        ("{'amsgrad': True}", "amsgrad"),
+        ("0.1", "--optimizer-overrides must be a dict"),
+    ],
+)
+def test_settings_that_the_optimizer_has_not(train: Command, tmp_path: Path, typed: str, said: str) -> None:
+    error = train(tmp_path, "--max-update", 2, "--optimizer-overrides", typed).error
+    assert "--optimizer-overrides" in error and said in error
