@@ -1,4 +1,4 @@
-"""Metrics of training: running sums for the progress line, fairseq's names for them, and TensorBoard."""
+"""Metrics of training: running sums for the progress line, and TensorBoard."""
 
 import math
 import time
@@ -49,11 +49,6 @@ class Meters:
             "gnorm": self.gradient_norm_sum / n,
             "clip": 100 * self.num_clipped / n,
         }
-
-
-def prefixed(part: str, values: Mapping[str, float]) -> dict[str, str]:
-    """Returns values as fairseq writes them in JSON: ``{"loss": 6.5}`` of valid is ``{"valid_loss": "6.5"}``."""
-    return {f"{part}_{name}": str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in values.items()}
 
 
 class TensorBoard:
