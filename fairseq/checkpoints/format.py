@@ -164,10 +164,9 @@ def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[s
     for name in ("common", "dataset", "optimization", "criterion", "optimizer", "lr_scheduler", "task", "model"):
         if isinstance(groups.get(name), Mapping):
             fields.update(groups[name])
-    if isinstance(groups.get("model"), Mapping):
-        fields.setdefault("arch", groups["model"].get("_name"))
-    if isinstance(groups.get("task"), Mapping):
-        fields.setdefault("task", groups["task"].get("_name"))
+    for name, setting in (("model", "arch"), ("task", "task"), ("criterion", "criterion")):
+        if isinstance(groups.get(name), Mapping):
+            fields.setdefault(setting, groups[name].get("_name"))
     return fields
 
 

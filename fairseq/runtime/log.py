@@ -9,7 +9,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -126,6 +126,11 @@ def set_log_format(name: str | None, *, no_bar: bool = False) -> None:
 def log_format() -> str:
     """Returns the form of progress in force: the one that was set, else a bar in a terminal and lines elsewhere."""
     return _format or ("tqdm" if sys.stderr.isatty() else "simple")
+
+
+def prefixed(part: str, values: Mapping[str, float]) -> dict[str, str]:
+    """Returns values as fairseq writes them in JSON: ``{"loss": 6.5}`` of valid is ``{"valid_loss": "6.5"}``."""
+    return {f"{part}_{name}": str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in values.items()}
 
 
 def peak_memory_gib() -> float:

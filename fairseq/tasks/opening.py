@@ -68,6 +68,7 @@ def open_models(
     precision: Precision,
     *,
     context_window: int = 0,
+    also_from_checkpoint: Sequence[str] = (),
 ) -> OpenedModels:
     """Returns the models that ``--path`` names, for rows of a block and its context window.
 
@@ -78,6 +79,7 @@ def open_models(
         task_fields: settings of the task. The checkpoint's tokens_per_sample and add_bos_token win over them.
         precision: device and number format.
         context_window: earlier tokens that each block sees.
+        also_from_checkpoint: settings of the task that are the checkpoint's where ``task_fields`` has none.
 
     Raises:
         ConfigError: settings, overrides or lengths that do not go together.
@@ -92,7 +94,9 @@ def open_models(
     _check_overrides(overrides, checkpoints)
     task_class = TASKS.config(task_name)
     assert task_class is not None
-    task_config = _task_config(task_class, task_fields, {**checkpoints[0].fields, **overrides}, context_window)
+    fields = {**checkpoints[0].fields, **overrides}
+    inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
+    task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window)
     task = TASKS.get(task_name)(task_config)
     models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)

@@ -7,7 +7,7 @@ from fairseq.text.packages import package, reading
 
 
 class ByteLevel:
-    """Byte-level subwords; the words of the dictionary are their numbers: ``This is`` → ``1212 318`` with GPT-2's files.
+    """Byte-level subwords, whose numbers are the dictionary's words: ``This is`` → ``1212 318`` with GPT-2's files.
 
     Args:
         flag: what asked for them, for messages.

@@ -18,13 +18,13 @@ from typing import Any
 from fairseq.config.flags import parse_literal_dict
 from fairseq.optim.lr_schedules import stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish_step_first
-from fairseq.runtime.log import log_format
+from fairseq.runtime.log import log_format, prefixed
 from fairseq.runtime.progress import Progress
 from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
 from fairseq.train.config import LAST, CheckpointConfig, RunConfig
 from fairseq.train.data import Epoch, load_epoch
 from fairseq.train.length import TimeLimit, updates_left
-from fairseq.train.metrics import Meters, TensorBoard, prefixed
+from fairseq.train.metrics import Meters, TensorBoard
 from fairseq.train.origin import choose_start
 from fairseq.train.ownership import refuse_foreign
 from fairseq.train.position import EpochOrder, position_among

@@ -1,9 +1,12 @@
 """Flags of validation, in training and by itself."""
 
+import dataclasses
 from dataclasses import dataclass
 
+from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import flag
-from fairseq.config.kinds import Splits
+from fairseq.config.kinds import Dir, Files, Name, Settings, Splits
+from fairseq.criterions import CRITERIONS
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,26 @@ class ValidationConfig:
         None, "validate on the first N batches of each split, the shortest blocks first", aliases=("--nval",), minimum=1
     )
     fixed_validation_seed: int | None = flag(None, "seed of validation", no_effect="validation draws no random numbers")
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """Model to validate."""
+
+    path: Files = flag(
+        dataclasses.MISSING, r"checkpoint to validate; those of A:B one after the other (a colon in a name: \:)"
+    )
+    task: Name = flag("language_modeling", "task; others come from plugins")
+    criterion: str | None = flag(None, "loss [default: the checkpoint's]", choices=CRITERIONS.summaries)
+    model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
+    max_tokens: int | None = flag(
+        None, "most tokens in a batch, padding counted [default: as when it was trained]", minimum=1
+    )
+    max_sentences: int | None = flag(
+        None, "most blocks in a batch [default: as when it was trained]", aliases=("--batch-size",), minimum=1
+    )
+    dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
+    required_batch_size_multiple: int = flag(
+        8, "number of blocks in a batch", no_effect="a validation's batches are as large as they may be"
+    )
+    tensorboard_logdir: Dir | None = flag(None, "directory of TensorBoard logs", no_effect="only training writes them")

@@ -9,6 +9,7 @@ from fairseq.config.registry import load
 COMMANDS = {
     "fairseq-preprocess": "fairseq_cli.preprocess:flag_groups",
     "fairseq-train": "fairseq_cli.train:flag_groups",
+    "fairseq-validate": "fairseq_cli.validate:flag_groups",
     "fairseq-eval-lm": "fairseq_cli.eval_lm:flag_groups",
     "fairseq-score-lm": "fairseq_cli.score_lm:flag_groups",
     "fairseq-generate": "fairseq_cli.generate:flag_groups",

@@ -17,7 +17,7 @@ from fairseq.config.kinds import kind_of
 from fairseq_cli.knnlm import SUBCOMMANDS
 from tests.builders.tiny_lm import main_of
 
-COMMANDS = ("train", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm")
+COMMANDS = ("train", "validate", "eval_lm", "generate", "interactive", "score_lm", "preprocess", "knnlm")
 PROGS = (*(f"fairseq-{name.replace('_', '-')}" for name in COMMANDS if name != "knnlm"), "fairseq-build-dstore")
 HEAVY = {"torch", "faiss", "matplotlib", "numpy", "tqdm"}
 HELP = """
@@ -65,8 +65,9 @@ def test_a_command_can_be_run_as_a_module() -> None:
 SLIPS = """
 import sys
 from fairseq_cli.shared.run import run
-from fairseq_cli import eval_lm, score_lm
-for prog, command in (("fairseq-eval-lm", eval_lm), ("fairseq-score-lm", score_lm)):
+from fairseq_cli import eval_lm, score_lm, validate
+progs = {{"fairseq-eval-lm": eval_lm, "fairseq-score-lm": score_lm, "fairseq-validate": validate}}
+for prog, command in progs.items():
     for words in {slips}:
         assert run(prog, command.main, words.split()) == 2, words
         assert not {{"torch", "faiss"}} & set(sys.modules), (prog, words)
@@ -81,8 +82,8 @@ def test_a_slip_of_the_pen_is_answered_before_torch_is_imported(tmp_path: Path) 
     done = run_python(SLIPS.format(slips=slips))
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if ": error: " in line]
-    assert ["gone" in line for line in lines] == [True, True, True, False] * 2, lines
-    assert ["did you mean --path?" in line for line in lines] == [False, False, False, True] * 2, lines
+    assert ["gone" in line for line in lines] == [True, True, True, False] * 3, lines
+    assert ["did you mean --path?" in line for line in lines] == [False, False, False, True] * 3, lines
 
 
 def helps(capsys: pytest.CaptureFixture[str]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,156 @@
+"""``fairseq-validate``: the loss of a checkpoint on whole splits, as training tells it."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from fairseq.config.command_line import parse
+from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.flags import resolve
+from fairseq.config.path_lists import split_paths
+from fairseq.criterions import CRITERIONS
+from fairseq.data.config import OWNED_BY_CHECKPOINT, LanguageModelingConfig
+from fairseq.runtime.interrupts import advising
+from fairseq.runtime.log import log_format, prefixed, set_log_format
+from fairseq.runtime.resources import keep_freed_memory
+from fairseq.storage.inputs import require_inputs
+from fairseq.tasks import TASKS
+from fairseq.validate.config import ValidateConfig, ValidationConfig
+from fairseq_cli.shared.eval_settings import task_fields
+from fairseq_cli.shared.run import run
+
+if TYPE_CHECKING:
+    from fairseq.runtime.distributed import ProcessGroup
+    from fairseq.runtime.precision import Precision
+
+DESCRIPTION = """Tell the loss of a checkpoint on whole splits of binarised data, as fairseq-train does when it validates:
+by the checkpoint's criterion, in the blocks and batches that it was trained with. fairseq-eval-lm tells the perplexity
+of a text with long contexts, and with neighbours."""
+OUTPUT = """A line for each split, on the standard output; of several checkpoints, it begins with the checkpoint:
+
+  valid | valid on 'valid' subset | loss 6.87612 | ppl 117.479 | num_updates 64 | wps 12000 | wpb 500.4 | bsz 8
+
+  loss         bits per token
+  ppl          perplexity, 2 ** loss
+  num_updates  of the checkpoint
+  wps          tokens per second
+  wpb, bsz     tokens and blocks in a batch, on average
+
+With --log-format json, a line of JSON: these keys, and fairseq's own (valid_loss, valid_ppl, ...), which are text."""
+STOPPED = "nothing is kept of a stopped validation; the same command starts from the beginning"
+EXAMPLES = (
+    """# the loss of the best checkpoint on valid, as training told it
+fairseq-validate data-bin --path checkpoints/checkpoint_best.pt""",
+    """# of two checkpoints, on two splits
+fairseq-validate data-bin --path checkpoints/checkpoint1.pt:checkpoints/checkpoint2.pt --valid-subset valid,test""",
+)
+# Sizes of batches: where none is typed, those of the checkpoint's training are in force.
+SIZES = ("max_tokens", "max_sentences", "max_tokens_valid", "batch_size_valid")
+LARGEST_BATCH = 36000  # tokens, where a checkpoint says nothing either
+
+
+def flag_groups() -> tuple[type, ...]:
+    """Returns every config dataclass that the command's flags come from."""
+    return (ValidateConfig, *TASKS.configs(), ValidationConfig, DeviceConfig, CommonConfig)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Validates."""
+    without_effect = OWNED_BY_CHECKPOINT
+    flags = parse("fairseq-validate", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, without_effect)
+    config, validation = flags.build(ValidateConfig), flags.build(ValidationConfig)
+    device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
+    subsets = validation.valid_subset.split(",")
+    fields = task_fields(flags, config.task, config.path, subsets[0])
+    for subset in subsets[1:] if TASKS.config(config.task) is LanguageModelingConfig else ():
+        require_inputs("", flags.typed.get("data", LanguageModelingConfig.data), subset)
+    flags.warn_unused()
+
+    import torch
+
+    from fairseq.runtime.distributed import join_processes
+    from fairseq.runtime.precision import Precision, select_device
+
+    group = join_processes(select_device(device).type)
+    precision = Precision(device, select_device(device, group.local_rank))
+    torch.manual_seed(common.seed)
+    if precision.device.type == "cpu":
+        keep_freed_memory()
+    if group.rank:
+        set_log_format("none")
+    paths = [path for path in split_paths(config.path) if path]
+    sizes = {name: flags.typed[name] for name in SIZES if name in flags.typed}
+    try:
+        for path in paths:
+            for split, values in results_of(replace(config, path=path), validation, sizes, fields, precision, group):
+                if group.rank == 0:
+                    sys.stdout.write(as_line(split, values, path if len(paths) > 1 else None) + "\n")
+                    sys.stdout.flush()
+    finally:
+        group.close()
+
+
+def results_of(
+    config: ValidateConfig,
+    validation: ValidationConfig,
+    sizes: Mapping[str, int],
+    fields: Mapping[str, Any],
+    precision: "Precision",
+    group: "ProcessGroup",
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields the name of each split with what a checkpoint's loss comes to there.
+
+    Args:
+        config: what is validated, one checkpoint.
+        validation: on which splits.
+        sizes: those of batches that were typed; else the checkpoint's hold.
+        fields: settings of the task that were typed.
+        precision: device and number format.
+        group: the processes that share the batches out.
+    """
+    from fairseq.tasks.opening import open_models
+    from fairseq.validate.splits import load_splits
+    from fairseq.validate.validation import validate_on
+
+    inherited = ("sample_break_mode",)
+    named = config.path, config.task, config.model_overrides
+    opened = open_models(*named, fields, precision, also_from_checkpoint=inherited)
+    (checkpoint,), (model,) = opened.checkpoints, opened.models
+    criterion = CRITERIONS.get(config.criterion or checkpoint.fields.get("criterion") or "cross_entropy")
+    if not sizes:
+        validation = resolve(ValidationConfig, asdict(validation), known_sizes(checkpoint.fields))
+        config = resolve(ValidateConfig, asdict(config), known_sizes(checkpoint.fields))
+    bounds = config.max_tokens, config.max_sentences
+    if not any((*bounds, validation.max_tokens_valid, validation.batch_size_valid)):
+        bounds = LARGEST_BATCH, None
+    splits = load_splits(opened.task, validation, *bounds, opened.max_positions, group)
+    with advising(STOPPED):
+        for split in splits:
+            result = validate_on(split, model, criterion, precision, group)
+            yield split.split, {**result.values(), "num_updates": checkpoint.num_updates, **result.speed()}
+
+
+def known_sizes(fields: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the sizes of batches that a checkpoint was validated with, by our names."""
+    found = {"max_sentences": fields.get("batch_size"), **{name: fields.get(name) for name in SIZES}}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def as_line(split: str, values: Mapping[str, float], path: str | None) -> str:
+    """Returns what is printed of a split: a line, or one of JSON."""
+    if log_format() == "json":
+        of_file = {} if path is None else {"path": path}
+        return json.dumps({**of_file, "part": split, **values, **prefixed(split, values)})
+    shown = " | ".join(f"{name} {value:.6g}" for name, value in values.items())
+    return f"{'' if path is None else f'{path} | '}{split} | valid on '{split}' subset | {shown}"
+
+
+def cli_main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run("fairseq-validate", main))
+
+
+if __name__ == "__main__":
+    cli_main()
