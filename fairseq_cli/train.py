@@ -12,18 +12,20 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.fairseq_fields import filled_in
 from fairseq.config.flags import Flags
+from fairseq.config.namespace import for_preset
 from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
-from fairseq.data.config import BatchConfig, LanguageModelingConfig
+from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
-from fairseq.models import MODELS, architecture
+from fairseq.models import MODELS, architecture, model_of
+from fairseq.models.transformer_config import TransformerConfig
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
 from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.storage.files import locked
 from fairseq.storage.inputs import require_directory, require_inputs
-from fairseq.tasks import TASKS
+from fairseq.tasks import TASKS, make_task
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq.validate.config import ValidationConfig
 from fairseq_cli.shared.processes import ProcessesConfig, torchrun
@@ -63,7 +65,8 @@ def flag_groups() -> tuple[type, ...]:
 def run_config(flags: Flags) -> RunConfig:
     """Returns what the flags spell, and warns of flags that nothing chosen uses."""
     train = flags.build(TrainConfig)
-    model, preset = architecture(train.arch)
+    model = model_of(train.arch)
+    _, preset = architecture(train.arch, for_preset(flags, MODELS.config(model) or TransformerConfig))
     batching = flags.build(BatchConfig)
     if batching.max_tokens is None and batching.max_sentences is None:
         raise ConfigError("--max-tokens or --batch-size is required: the size of a batch, such as --max-tokens 2048")
@@ -103,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     processes = flags.build(ProcessesConfig)
     processes.check(argv)
     config = run_config(flags)
-    if isinstance(config.task, LanguageModelingConfig):
+    if hasattr(config.task, "data"):
         subsets = [] if config.checkpoint.disable_validation else config.validation.valid_subset.split(",")
         for subset in (config.batching.train_subset, *subsets):
             require_inputs("", config.task.data, subset)
@@ -148,8 +151,8 @@ def build_training(config: RunConfig, precision: "Precision", group: "ProcessGro
     from fairseq.train.trainer import Trainer
 
     names = config.train
-    task = TASKS.get(names.task)(config.task)
-    model = task.build_model(architecture(names.arch)[0], config.model).to(precision.device)
+    task = make_task(names.task, config.task)
+    model = task.build_model(model_of(names.arch), config.model).to(precision.device)
     num_parameters = sum(p.numel() for p in model.parameters())
     size = f"{num_parameters:,} parameters, {len(task.dictionary)} ids"
     logger.info("%s: %s, %s on %s", names.arch, size, precision.name, precision.device)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The floors, from the ground up: one line a package. A module belongs to the longest name that it begins with.
 FLOORS = [
     "fairseq fairseq.errors fairseq.arrays fairseq_knnlm",  # the last starts what lies above by name
-    "fairseq.config fairseq.dataclass",
+    "fairseq.config fairseq.dataclass fairseq.plugins",
     "fairseq.storage",
     "fairseq.runtime",
     "fairseq.data",
@@ -47,8 +47,9 @@ FLOORS = [
 LEVELS = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 
 # What --help needs: every module of such a name, and these.
-LIGHT_NAMES = ("config", "common", "command_line", "flags", "registry", "plugins", "errors")
+LIGHT_NAMES = ("config", "common", "command_line", "flags", "registry", "errors")
 LIGHT = (
+    "fairseq.plugins.user_dir",
     "fairseq.storage.inputs",
     "fairseq.storage.files",
     "fairseq.runtime.log",

@@ -26,8 +26,8 @@ from fairseq.config.help import (
     title,
     usage,
 )
-from fairseq.config.plugins import import_user_dir
 from fairseq.errors import ConfigError, UnknownFlagError, did_you_mean
+from fairseq.plugins.user_dir import import_user_dir
 
 # Flags of one meaning: of our own commands, of fairseq, and of other tools.
 SYNONYMS = (

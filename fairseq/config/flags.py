@@ -233,6 +233,7 @@ class Flags:
     def __init__(self, typed: Mapping[str, Any], known: tuple[type, ...], foreign: str = "") -> None:
         self.typed = dict(typed)
         self._foreign = foreign
+        self.known = known
         self._no_effect = {
             name: field.metadata["no_effect"]
             for cls in known

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.plugins.classes import config_of, require_known
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,8 +53,9 @@ class Registry:
         """Registers ``name``, with a few words for ``--help``; raises ConfigError when it is taken."""
         if name in self._entries:
             raise ConfigError(f"{self.kind} '{name}' is registered twice; give the second one another name")
-        if not summary and not isinstance(factory, str):
-            summary = first_line(factory)
+        if not isinstance(factory, str):
+            require_known(factory, self.kind)
+            config, summary = config_of(factory, config), summary or first_line(factory)
         self._entries[name] = Entry(factory, config, summary)
 
     def register(

@@ -2,15 +2,17 @@
 
 A plugin adds a model with ``@register_model("name", config=ConfigDataclass)`` over a factory
 ``(config, vocabulary_size) -> model``, and an architecture with ``@register_model_architecture("model", "arch")`` over
-a function that returns the preset's field values.
+a function that returns the preset's field values, or one of fairseq's kind (``preset_functions.py``). A model's own
+name is an architecture as well: its defaults.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fairseq.config.registry import Registry, first_line
 from fairseq.errors import ConfigError, did_you_mean
+from fairseq.models.preset_functions import takes_namespace, values_of
 from fairseq.models.presets import ARCHITECTURE_SUMMARIES as _SUMMARIES
 from fairseq.models.presets import ARCHITECTURES as _TRANSFORMER_PRESETS
 from fairseq.models.transformer_config import TransformerConfig
@@ -18,20 +20,25 @@ from fairseq.models.transformer_config import TransformerConfig
 MODELS = Registry("model", "--arch")
 register_model = MODELS.register
 
-Preset = Callable[[], Mapping[str, Any]]
+Preset = Callable[..., Any]  # () → field values, or fairseq's (namespace) → None
+F = TypeVar("F", bound=Preset)
 _ARCHITECTURES: dict[str, tuple[str, Preset, str]] = {}
 
 
-def register_model_architecture(model: str, arch: str, summary: str = "") -> Callable[[Preset], Preset]:
-    """Returns a decorator that names a preset of ``model``: a function that returns field values.
+def register_model_architecture(model: str, arch: str, summary: str = "") -> Callable[[F], F]:
+    """Returns a decorator that names a preset of ``model``: a function that returns field values, or fills a namespace.
 
     Without a summary, ``--help`` shows the first line of its docstring.
     """
 
-    def decorate(preset: Preset) -> Preset:
+    def decorate(preset: F) -> F:
         if arch in _ARCHITECTURES:
             raise ConfigError(f"architecture '{arch}' is registered twice; give the second one another name")
-        MODELS.config(model)
+        if model not in MODELS.names():
+            raise ConfigError(
+                f"architecture '{arch}' is of the model '{model}', which is not here (known:"
+                f" {', '.join(MODELS.names())}); register the model before it"
+            )
         _ARCHITECTURES[arch] = (model, preset, summary or first_line(preset))
         return preset
 
@@ -40,23 +47,43 @@ def register_model_architecture(model: str, arch: str, summary: str = "") -> Cal
 
 def architecture_names() -> tuple[str, ...]:
     """Returns the names that ``--arch`` takes."""
-    return tuple(_ARCHITECTURES)
+    return tuple(architecture_summaries())
 
 
 def architecture_summaries() -> dict[str, str]:
     """Returns a few words on each name that ``--arch`` takes."""
-    return {arch: summary for arch, (_, _, summary) in _ARCHITECTURES.items()}
+    named = {arch: summary for arch, (_, _, summary) in _ARCHITECTURES.items()}
+    return named | {name: summary for name, summary in MODELS.summaries().items() if name not in named}
 
 
-def architecture(arch: str) -> tuple[str, Mapping[str, Any]]:
-    """Returns the model of an architecture and its preset's field values; raises ConfigError for an unknown one."""
-    if arch not in _ARCHITECTURES:
-        raise ConfigError(
-            f"--arch {arch} is not a known architecture{did_you_mean(arch, _ARCHITECTURES)}"
-            f" (known: {', '.join(_ARCHITECTURES)}; a plugin's needs --user-dir)"
-        )
-    model, preset, _ = _ARCHITECTURES[arch]
-    return model, preset()
+def model_of(arch: str) -> str:
+    """Returns the name of an architecture's model; raises ConfigError for an unknown one."""
+    if arch in _ARCHITECTURES:
+        return _ARCHITECTURES[arch][0]
+    if arch in MODELS.names():
+        return arch
+    raise ConfigError(
+        f"--arch {arch} is not a known architecture{did_you_mean(arch, architecture_names())}"
+        f" (known: {', '.join(architecture_names())}; a plugin's needs --user-dir)"
+    )
+
+
+def architecture(arch: str, given: Mapping[str, Any] | None = None) -> tuple[str, Mapping[str, Any]]:
+    """Returns the model of an architecture and its preset's field values.
+
+    Args:
+        arch: its name.
+        given: what a preset of fairseq's kind finds in its namespace: ``Flags.for_preset``.
+
+    Raises:
+        ConfigError: it is unknown, or sets what would make a model that is not built here.
+    """
+    model = model_of(arch)
+    _, preset, _ = _ARCHITECTURES.get(arch, (model, dict, ""))
+    config = MODELS.config(model)
+    if config is None or not takes_namespace(preset):
+        return model, preset()
+    return model, values_of(preset, arch, config, given or {})
 
 
 MODELS.add("transformer_lm", "fairseq.models.transformer_lm:build_transformer_lm", TransformerConfig)

@@ -60,6 +60,11 @@ REFUSED, HARMLESS = frozenset(_REFUSED.split()), frozenset(_HARMLESS.split())
 _OFF: tuple[Any, ...] = (None, False, "", "None", (), [], {})
 
 
+def refused(own: Collection[str]) -> frozenset[str]:
+    """Returns the settings that make another computation, but for those that the model has itself."""
+    return REFUSED - frozenset(own)
+
+
 def refuse_other_computations(
     settings: Mapping[str, Any], own: Collection[str], vocabulary_size: int, path: str
 ) -> None:
@@ -71,8 +76,8 @@ def refuse_other_computations(
         vocabulary_size: ids of the dictionary.
         path: of the checkpoint.
     """
-    for name in sorted(REFUSED - set(own)):
-        if not _is_off(settings.get(name)):
+    for name in sorted(refused(own)):
+        if not is_off(settings.get(name)):
             raise CheckpointError(
                 f"{path}: the model was trained with {name} = {shown(settings[name])}, which is not supported here: it"
                 " changes what the weights mean; evaluate it with the program that made it"
@@ -89,7 +94,7 @@ def refuse_other_computations(
 def warn_of_unknown(settings: Mapping[str, Any], own: Collection[str], path: str) -> None:
     """Logs a warning with the names of the settings that are on and that nobody knows here."""
     known = HARMLESS | REFUSED | set(own)
-    unknown = sorted(name for name, value in settings.items() if name not in known and not _is_off(value))
+    unknown = sorted(name for name, value in settings.items() if name not in known and not is_off(value))
     if unknown:
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         logger.warning(
@@ -103,6 +108,6 @@ def warn_of_unknown(settings: Mapping[str, Any], own: Collection[str], path: str
         logger.warning("%s was trained for the task %s, and is read as a language model", path, shown(task))
 
 
-def _is_off(value: Any) -> bool:
+def is_off(value: Any) -> bool:
     """Returns whether a setting has a value that stands for nothing; numbers below or at 0 do."""
     return value in _OFF or (isinstance(value, (int, float)) and value <= 0)

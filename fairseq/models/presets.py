@@ -41,13 +41,14 @@ def _gpt(layers: int, width: int, heads: int, inner: int | None = None, **more: 
         decoder_embed_dim=width,
         decoder_ffn_embed_dim=inner or 4 * width,
         decoder_attention_heads=heads,
-        activation_fn="gelu",
-        **more,
+        **{"activation_fn": "gelu", **more},
     )
 
 
 _GPT2: Mapping[str, Any] = dict(attention_dropout=0.1)
-_GPT3: Mapping[str, Any] = dict(dropout=0.0, decoder_learned_pos=True, share_decoder_input_output_embed=True)
+GPT3: Mapping[str, Any] = dict(
+    activation_fn="gelu", dropout=0.0, decoder_learned_pos=True, share_decoder_input_output_embed=True
+)
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "transformer_lm": {},
@@ -65,14 +66,14 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "transformer_lm_gpt2_big": _gpt(48, 1600, 25, **_GPT2),
     "transformer_lm_gpt2_big_wide": _gpt(24, 2048, 32, **_GPT2),
     "transformer_lm_gpt2_bigger": _gpt(48, 2048, 32, **_GPT2),
-    "transformer_lm_gpt3_small": _gpt(12, 768, 12, **_GPT3),
-    "transformer_lm_gpt3_medium": _gpt(24, 1024, 16, **_GPT3),
-    "transformer_lm_gpt3_large": _gpt(24, 1536, 16, **_GPT3),
-    "transformer_lm_gpt3_xl": _gpt(24, 2048, 32, **_GPT3),
-    "transformer_lm_gpt3_2_7": _gpt(32, 2560, 32, **_GPT3),
-    "transformer_lm_gpt3_6_7": _gpt(32, 4096, 32, **_GPT3),
-    "transformer_lm_gpt3_13": _gpt(40, 5120, 40, **_GPT3),
-    "transformer_lm_gpt3_175": _gpt(96, 12288, 96, **_GPT3),
+    "transformer_lm_gpt3_small": _gpt(12, 768, 12, **GPT3),
+    "transformer_lm_gpt3_medium": _gpt(24, 1024, 16, **GPT3),
+    "transformer_lm_gpt3_large": _gpt(24, 1536, 16, **GPT3),
+    "transformer_lm_gpt3_xl": _gpt(24, 2048, 32, **GPT3),
+    "transformer_lm_gpt3_2_7": _gpt(32, 2560, 32, **GPT3),
+    "transformer_lm_gpt3_6_7": _gpt(32, 4096, 32, **GPT3),
+    "transformer_lm_gpt3_13": _gpt(40, 5120, 40, **GPT3),
+    "transformer_lm_gpt3_175": _gpt(96, 12288, 96, **GPT3),
 }
 ARCHITECTURE_SUMMARIES: Mapping[str, str] = {
     "transformer_lm": "6 layers of 512, 8 heads",

@@ -5,6 +5,7 @@
 B batch, T time, S scored time (the last S of T columns), C width, N scored tokens.
 """
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from fairseq.config.flags import resolve
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.models.decoder import Decoder
+from fairseq.models.preset_functions import PresetFunction, preset_function
 from fairseq.models.protocol import DecoderOutput
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_softmax import log_sum_and_entropy, row_slices
 from fairseq.modules.embedding import PADDING_IDX
 from fairseq.modules.kv_cache import KeyValueCache
 from fairseq.modules.positions import LearnedPositions
+from fairseq.plugins.thawed import thawed
+
+# fairseq's names: the settings, which a plugin's own may extend, and the longest row where nothing says how long it is.
+TransformerLanguageModelConfig = thawed(TransformerConfig, "TransformerLanguageModelConfig")
+DEFAULT_MAX_TARGET_POSITIONS = 1024
 
 
 class TransformerLanguageModel(nn.Module):
@@ -33,10 +41,28 @@ class TransformerLanguageModel(nn.Module):
     ``log_prob(features_NC)``, and to be quick at it ``new_cache`` and ``extend``.
     """
 
+    config_class = TransformerConfig
+
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.decoder = Decoder(config, vocabulary_size)
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> Any:
+        """Returns a model for a task's dictionary; what a plugin overrides to change it.
+
+        Args:
+            args: an object with the settings as attributes, of the task as well.
+            task: with its ``dictionary``.
+        """
+        config = resolve(cls.config_class, vars(args))
+        require_bands(config, len(task.dictionary))
+        return cls(config, len(task.dictionary))
+
+    @staticmethod
+    def add_args(parser: Any) -> None:
+        """Adds nothing: flags of a plugin's class stand behind those of ``config_class``."""
 
     @classmethod
     def from_pretrained(
@@ -129,13 +155,26 @@ class TransformerLanguageModel(nn.Module):
 
 def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> TransformerLanguageModel:
     """Returns the model for a vocabulary; raises ConfigError when the cutoffs do not fit it."""
+    require_bands(config, vocabulary_size)
+    return TransformerLanguageModel(config, vocabulary_size)
+
+
+def __getattr__(name: str) -> PresetFunction:
+    """Returns the function that fills in a preset, by fairseq's name: ``base_lm_architecture`` and others."""
+    function = preset_function(name)
+    if function is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    return function
+
+
+def require_bands(config: TransformerConfig, vocabulary_size: int) -> None:
+    """Raises ConfigError when the cutoffs do not fit a vocabulary."""
     c = config
     if c.adaptive_input:
         _check_bands("input", c.input_cutoff, c.input_dim, c.adaptive_input_factor, (PADDING_IDX, vocabulary_size))
     if c.adaptive_softmax_cutoff and not c.tie_adaptive_weights:
         cutoff, factor = c.adaptive_softmax_cutoff, c.adaptive_softmax_factor
         _check_bands("softmax", cutoff, c.output_dim, factor, (0, vocabulary_size))
-    return TransformerLanguageModel(config, vocabulary_size)
 
 
 def fitting_cutoffs(vocabulary_size: int, most: int) -> list[int]:

@@ -13,19 +13,23 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fairseq.checkpoints.format import Checkpoint
-from fairseq.config.flags import flag_fields, resolve
+from fairseq.config.flags import Namespace, flag_fields, resolve
 from fairseq.config.path_lists import split_paths
 from fairseq.data.block_dataset import BlockDataset
-from fairseq.data.config import LanguageModelingConfig
+from fairseq.data.config import LanguageModelingConfig as Settings
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
-from fairseq.models import MODELS, architecture, architecture_names
+from fairseq.models import MODELS, architecture_names, model_of
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
+from fairseq.plugins.thawed import thawed
 from fairseq.storage.inputs import data_directories, require_split
 
 logger = logging.getLogger(__name__)
+
+# fairseq's name for the settings, which a plugin's own may extend.
+LanguageModelingConfig = thawed(Settings, "LanguageModelingConfig")
 
 
 class _Unfilled(TorchFunctionMode):
@@ -53,7 +57,9 @@ class LanguageModelingTask:
         config: where the data is and how it is cut.
     """
 
-    def __init__(self, config: LanguageModelingConfig) -> None:
+    config_class = Settings
+
+    def __init__(self, config: Settings) -> None:
         self.config = config
         self.data_dirs = data_directories(config.data)
         first = Path(next(filter(None, split_paths(config.data))))
@@ -68,6 +74,15 @@ class LanguageModelingTask:
                     f"{other / 'dict.txt'} differs from {self.dictionary_path}; binarise both texts with one"
                     " dictionary (fairseq-preprocess --srcdict)"
                 )
+
+    @classmethod
+    def setup_task(cls, config: Settings, **_: Any) -> "LanguageModelingTask":
+        """Returns the task; what a plugin overrides to change it."""
+        return cls(config)
+
+    @staticmethod
+    def add_args(parser: Any) -> None:
+        """Adds nothing: flags of a plugin's class stand behind those of ``config_class``."""
 
     def split_prefix(self, split: str, epoch: int = 1) -> Path:
         """Returns the path of a split's files without their suffix; several directories take turns by epoch."""
@@ -119,7 +134,12 @@ class LanguageModelingTask:
             length = (tokens_per_sample or self.config.tokens_per_sample) + self.config.add_bos_token
             config = dataclasses.replace(config, max_target_positions=length)
         try:
-            model: nn.Module = MODELS.get(name)(config, len(self.dictionary))
+            factory = MODELS.get(name)
+            if hasattr(factory, "build_model"):  # a class over ours
+                settings = Namespace(**{**dataclasses.asdict(self.config), **dataclasses.asdict(config)})
+                model: nn.Module = factory.build_model(settings, self)
+            else:
+                model = factory(config, len(self.dictionary))
         except (RuntimeError, MemoryError) as err:
             if not isinstance(err, MemoryError) and not re.search("allocate|overflow", str(err)):
                 raise
@@ -148,7 +168,7 @@ class LanguageModelingTask:
         arch = str(checkpoint.fields.get("arch", "transformer_lm"))
         name = arch if arch in MODELS.names() else "transformer_lm"
         if arch in architecture_names():
-            name, _ = architecture(arch)
+            name = model_of(arch)
         config_class = MODELS.config(name)
         assert config_class is not None
         self._check_settings({**checkpoint.fields, **overrides}, config_class, checkpoint)
@@ -171,7 +191,7 @@ class LanguageModelingTask:
 
     def _check_settings(self, settings: Mapping[str, Any], config_class: type, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError if a setting that the model does not have changes what its weights mean."""
-        own = {*flag_fields(config_class), *flag_fields(LanguageModelingConfig)}
+        own = {*flag_fields(config_class), *flag_fields(Settings)}
         refuse_other_computations(settings, flag_fields(config_class), len(self.dictionary), checkpoint.path)
         if "dictionary_sha256" not in checkpoint.extra_state:  # another program's
             warn_of_unknown(settings, own, checkpoint.path)
@@ -179,7 +199,7 @@ class LanguageModelingTask:
     def _block_size(self, fields: Mapping[str, Any]) -> int | None:
         """Returns the block size that a checkpoint records, if it does."""
         length = fields.get("tokens_per_sample")
-        return resolve(LanguageModelingConfig, {"tokens_per_sample": length}).tokens_per_sample if length else None
+        return resolve(Settings, {"tokens_per_sample": length}).tokens_per_sample if length else None
 
     def _misfits(self, name: str, config: Any, length: int | None, checkpoint: Checkpoint) -> list[str]:
         """Returns how the weights differ from the model that the settings describe, which takes no memory here.

@@ -19,7 +19,7 @@ from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.models import MODELS
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
-from fairseq.tasks import TASKS
+from fairseq.tasks import TASKS, make_task
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def open_models(
     fields = {**checkpoints[0].fields, **overrides}
     inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
     task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window)
-    task = TASKS.get(task_name)(task_config)
+    task = make_task(task_name, task_config)
     models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)
     return OpenedModels(task, task_config, checkpoints, models)

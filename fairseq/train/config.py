@@ -9,7 +9,7 @@ from fairseq.config.kinds import Dir, File, Name, Settings
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
-from fairseq.models import architecture, architecture_summaries
+from fairseq.models import architecture_summaries, model_of
 from fairseq.models.presets import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
@@ -146,7 +146,7 @@ class RunConfig:
         if "output_dictionary_size" in fields:
             fields["output_dictionary_size"] = -1
         preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")
-        if architecture(self.train.arch)[0] == "transformer_lm" and not preset_of_others:
+        if model_of(self.train.arch) == "transformer_lm" and not preset_of_others:
             fields["arch"] = "transformer_lm"  # fairseq's other presets overrule where LayerNorms are
         if fields.get("max_target_positions", ...) is None:
             fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]

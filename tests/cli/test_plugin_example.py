@@ -51,8 +51,8 @@ def test_without_it_the_names_are_unknown(command: Command, data_dir: Path) -> N
 
 
 def test_the_schedule_rises_stays_and_falls() -> None:
-    from fairseq.config.plugins import import_user_dir
     from fairseq.optim.config import OptimizationConfig
+    from fairseq.plugins.user_dir import import_user_dir
 
     import_user_dir(str(EXAMPLE))
     config = LR_SCHEDULERS.config("warmup_stable_decay")

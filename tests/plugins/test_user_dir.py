@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fairseq.config.plugins import import_user_dir
 from fairseq.errors import ConfigError
+from fairseq.plugins.user_dir import import_user_dir
 
 
 @pytest.fixture(autouse=True)

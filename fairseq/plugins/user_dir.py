@@ -2,16 +2,21 @@
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, FairseqError
+from fairseq.plugins.foreign_names import instead_of, name_that_is_missing
+
+_imported: list[Path] = []
 
 
 def import_user_dir(user_dir: str) -> None:
     """Imports a package directory or a module file by its own name.
 
     Raises:
-        ConfigError: there is no such package, it cannot be imported, or another module already has that name.
+        ConfigError: there is no such package, it cannot be imported, it wants something of fairseq's that is not here,
+            or another module already has that name.
     """
     path = Path(user_dir).absolute()
     if not (path.is_dir() and (path / "__init__.py").is_file()) and not (path.suffix == ".py" and path.is_file()):
@@ -25,11 +30,30 @@ def import_user_dir(user_dir: str) -> None:
         if origin in ((path / "__init__.py").resolve(), path.resolve()):
             return
         raise ConfigError(f"--user-dir {user_dir}: the module name '{name}' is taken by {origin}; rename the directory")
+    _imported.append(path)
     sys.path.insert(0, str(path.parent))
     try:
         importlib.import_module(name)
-    except (SyntaxError, ImportError) as err:  # whatever else its code raises is shown as it is
+    except (SyntaxError, ImportError, AttributeError) as err:  # whatever else its code raises is shown as it is
+        if missing := name_that_is_missing(err):
+            raise ConfigError(
+                f"--user-dir {user_dir}: {missing}{place_of(err)} is not here; {instead_of(missing)}"
+            ) from err
+        if isinstance(err, AttributeError):
+            raise
         where = f"{type(err).__name__}: {err}"
         raise ConfigError(f"--user-dir {user_dir} cannot be imported ({where}); --traceback shows where") from err
+    except FairseqError as err:
+        raise ConfigError(f"--user-dir {user_dir}: {err}{place_of(err)}") from err
     finally:
         sys.path.remove(str(path.parent))
+
+
+def place_of(err: BaseException) -> str:
+    """Returns the last line of a plugin that an error came through: `` (my_plugin/lm.py, line 12)``; empty if none."""
+    for frame in reversed(traceback.extract_tb(err.__traceback__)):
+        file = Path(frame.filename)
+        for root in _imported:
+            if file == root or root in file.parents:
+                return f" ({file.relative_to(root.parent)}, line {frame.lineno})"
+    return ""

@@ -1,0 +1,112 @@
+"""Classes that a plugin registers, over one of ours: which config they have, and whether all that they define is used.
+
+A method of fairseq's that nothing calls here would be left out without a word, and the model be another one.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fairseq.config.flags import flag_fields
+from fairseq.errors import ConfigError
+from fairseq.plugins.added_flags import with_added_flags
+
+_SPLITS = "a task's data comes from load_split(split, *, epoch, context_window) → BlockDataset"
+_TRAINER = "the trainer computes and sums losses; a criterion can compute another one"
+_FEATURES = "what layers give comes from forward(source_BT, first) → DecoderOutput"
+_UNCALLED = {
+    "model": {
+        "build_embedding": "override __init__(config, vocabulary_size), and replace self.decoder.embed_tokens",
+        "extract_features": _FEATURES,
+        "get_normalized_probs": "ln p comes from log_prob(features_NC) and target_log_prob(features_NC, target_N)",
+        "get_targets": "targets are the words that follow; a criterion is given them",
+        "output_layer": "ln p comes from log_prob(features_NC) and target_log_prob(features_NC, target_N)",
+        "reorder_incremental_state": "what a model has read is in the cache of new_cache and extend",
+        "set_num_updates": "a model is not told the number of updates",
+        "upgrade_state_dict_named": "old names are brought up to date by fairseq.models.upgrade",
+        "upgrade_state_dict": "old names are brought up to date by fairseq.models.upgrade",
+    },
+    "task": {
+        "load_dataset": _SPLITS,
+        "build_dataset_for_inference": _SPLITS,
+        "eval_lm_dataloader": _SPLITS,
+        "get_batch_iterator": "batches are made of blocks by fairseq.data.batching",
+        "setup_dictionary": "the dictionary is dict.txt of the data directory",
+        "build_criterion": "--criterion chooses it",
+        "build_generator": "texts are made by fairseq.generate.generator",
+        "inference_step": "texts are made by fairseq.generate.generator",
+        "train_step": _TRAINER,
+        "valid_step": _TRAINER,
+        "optimizer_step": _TRAINER,
+        "reduce_metrics": "numbers of the log come from a criterion",
+        "begin_epoch": "a schedule is given update and epoch",
+    },
+}
+# What is called, and with how many arguments beside the object or class.
+_CALLED = {
+    "model": {
+        "__init__": "(self, config, vocabulary_size)",
+        "forward": "(self, source_BT, first)",
+        "build_model": "(cls, args, task)",
+    },
+    "task": {"__init__": "(self, config)", "setup_task": "(cls, config)"},
+}
+
+
+def config_of(factory: Callable[..., Any], config: type | None) -> type | None:
+    """Returns the config that a factory is called with: the one that is given, else that of the class which it extends.
+
+    A class notes it as its ``config_class``.
+
+    Raises:
+        ConfigError: a class's config lacks fields that its base class reads.
+    """
+    base: type | None = getattr(factory, "config_class", None)
+    if not isinstance(factory, type) or base is None:
+        return config
+    lacking = flag_fields(base).keys() - flag_fields(config).keys() if config is not None else set()
+    if config is not None and lacking:
+        raise ConfigError(
+            f"{config.__name__} of {factory.__name__} must have the settings that the class reads, but lacks"
+            f" {', '.join(sorted(lacking)[:3])}; derive it from {base.__name__}"
+        )
+    found = config or base
+    found = with_added_flags(factory, found) if "add_args" in vars(factory) else found
+    factory.config_class = found  # type: ignore[attr-defined]
+    return found
+
+
+def require_known(factory: Callable[..., Any], kind: str) -> None:
+    """Raises ConfigError if a class over one of ours defines what nothing calls, or what is called otherwise.
+
+    Args:
+        factory: what is registered; a function, and a class of the plugin's own, may define what they like.
+        kind: ``"model"`` or ``"task"``; nothing is known of others.
+    """
+    if not isinstance(factory, type) or not hasattr(factory, "config_class"):
+        return
+    defined = {name: value for cls in _own_classes(factory) for name, value in vars(cls).items()}
+    for name, instead in _UNCALLED.get(kind, {}).items():
+        if name in defined:
+            raise ConfigError(f"{factory.__name__} defines {name}, which nothing calls here: {instead}")
+    for name, call in _CALLED.get(kind, {}).items():
+        if name not in defined or (name == "__init__" and {"build_model", "setup_task"} & defined.keys()):
+            continue
+        method = defined[name]
+        signature = inspect.signature(method.__func__ if isinstance(method, classmethod) else method)
+        try:
+            signature.bind(*range(call.count(",") + 1))
+        except TypeError:
+            raise ConfigError(
+                f"{factory.__name__}.{name} must take {call}, but takes {signature}; docs/plugins.md has the signatures"
+            ) from None
+
+
+def _own_classes(cls: type) -> list[type]:
+    """Returns a class and those that it extends, up to the first one of this package."""
+    found = []
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] == "fairseq":
+            break
+        found.append(base)
+    return found[::-1]

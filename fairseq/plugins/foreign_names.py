@@ -1,0 +1,99 @@
+"""Names of fairseq's that plugins import and that are not here, each with what to use instead.
+
+Encoders, translation and fairseq's own datasets are no part of this toolkit.
+"""
+
+import re
+
+_PAGE = "docs/plugins.md shows how"
+_MODEL = (
+    "a model here is an nn.Module with forward(source_BT, first) and target_log_prob, or a subclass of"
+    f" fairseq.models.transformer_lm.TransformerLanguageModel; {_PAGE}"
+)
+_LAYERS = (
+    "the parts of a decoder are fairseq.models.decoder.Decoder, fairseq.modules.decoder_layer.DecoderLayer and"
+    " fairseq.modules.self_attention.SelfAttention"
+)
+_TASK = f"subclass fairseq.tasks.language_modeling.LanguageModelingTask, and override load_split; {_PAGE}"
+_DATA = "a split is a fairseq.data.block_dataset.BlockDataset here, which load_split of a task returns"
+_NO_PAIRS = "this toolkit is for language models: leave encoders and translation out of the plugin"
+_OPTIMIZER = f"an optimizer is a function (parameters, lr, config) → torch.optim.Optimizer here; {_PAGE}"
+_SCHEDULE = f"a schedule is a function (config, optimization) → ((num_updates, epoch) → lr) here; {_PAGE}"
+
+# The longest name that begins a missing one, or is it, has the advice.
+_INSTEAD = {
+    "fairseq": f"nothing stands in its place; {_PAGE}",
+    "fairseq.models": _MODEL,
+    "fairseq.models.FairseqEncoder": _NO_PAIRS,
+    "fairseq.models.FairseqEncoderDecoderModel": _NO_PAIRS,
+    "fairseq.models.FairseqEncoderModel": _NO_PAIRS,
+    "fairseq.models.FairseqMultiModel": _NO_PAIRS,
+    "fairseq.models.FairseqDecoder": _LAYERS,
+    "fairseq.models.FairseqIncrementalDecoder": _LAYERS,
+    "fairseq.models.transformer": _LAYERS,
+    "fairseq.models.transformer.TransformerModel": _NO_PAIRS,
+    "fairseq.models.transformer.TransformerEncoder": _NO_PAIRS,
+    "fairseq.models.transformer.Embedding": "torch.nn.Embedding, or fairseq.modules.embedding.word_vectors",
+    "fairseq.models.transformer_lm": _MODEL,
+    "fairseq.models.lightconv": "convolutions are not built here",
+    "fairseq.models.lightconv_lm": "convolutions are not built here",
+    "fairseq.models.fconv": "convolutions are not built here",
+    "fairseq.models.fconv_lm": "convolutions are not built here",
+    "fairseq.models.lstm": "recurrent layers are not built here; torch.nn has some",
+    "fairseq.models.lstm_lm": "recurrent layers are not built here; torch.nn has some",
+    "fairseq.models.roberta": _NO_PAIRS,
+    "fairseq.modules": _LAYERS,
+    "fairseq.modules.LayerNorm": "torch.nn.LayerNorm",
+    "fairseq.modules.FairseqDropout": "fairseq.modules.dropout.dropout, or torch.nn.Dropout",
+    "fairseq.modules.MultiheadAttention": "fairseq.modules.self_attention.SelfAttention",
+    "fairseq.modules.TransformerDecoderLayer": "fairseq.modules.decoder_layer.DecoderLayer",
+    "fairseq.modules.PositionalEmbedding": "SinusoidalPositions and LearnedPositions of fairseq.modules.positions",
+    "fairseq.modules.SinusoidalPositionalEmbedding": "fairseq.modules.positions.SinusoidalPositions",
+    "fairseq.modules.LearnedPositionalEmbedding": "fairseq.modules.positions.LearnedPositions",
+    "fairseq.modules.AdaptiveInput": "fairseq.modules.adaptive_input.AdaptiveInput",
+    "fairseq.modules.AdaptiveSoftmax": "fairseq.modules.adaptive_softmax.AdaptiveSoftmax",
+    "fairseq.modules.TransformerEncoderLayer": _NO_PAIRS,
+    "fairseq.tasks": _TASK,
+    "fairseq.tasks.translation": _NO_PAIRS,
+    "fairseq.data": _DATA,
+    "fairseq.data.Dictionary": "fairseq.data.dictionary.Dictionary",
+    "fairseq.data.data_utils": _DATA,
+    "fairseq.data.encoders": "tokenise and split the text before fairseq-preprocess",
+    "fairseq.data.LanguagePairDataset": _NO_PAIRS,
+    "fairseq.criterions": f"a criterion is a function (model, source_BT, target_BT) → Loss here; {_PAGE}",
+    "fairseq.optim": _OPTIMIZER,
+    "fairseq.optim.lr_scheduler": _SCHEDULE,
+    "fairseq.optim.lr_scheduler.register_lr_scheduler": "from fairseq.optim import register_lr_scheduler",
+    "fairseq.options": "flags are fields of a dataclass (fairseq.config.flags.flag) here; docs/plugins.md shows how",
+    "fairseq.checkpoint_utils": "fairseq.checkpoints.load_checkpoint reads a checkpoint",
+    "fairseq.distributed": "processes are torch.distributed's here, which fairseq.runtime.distributed joins",
+    "fairseq.distributed_utils": "processes are torch.distributed's here, which fairseq.runtime.distributed joins",
+    "fairseq.file_io": "pathlib.Path opens files",
+    "fairseq.file_utils": "pathlib.Path opens files",
+    "fairseq.incremental_decoding_utils": "what a model has read is in a fairseq.modules.kv_cache.KeyValueCache here",
+    "fairseq.registry": "the registries are register_… of fairseq.models, tasks, criterions and optim",
+    "fairseq.trainer": "fairseq.train.trainer.Trainer makes updates, and is not for plugins",
+    "fairseq.utils": f"that function is not here; {_PAGE}",
+    "fairseq.meters": "the means of the log are the trainer's own",
+    "fairseq.sequence_generator": "fairseq.generate.generator generates",
+}
+_CANNOT_IMPORT = re.compile(r"cannot import name '(\w+)' from (?:partially initialized module )?'([\w.]+)'")
+
+
+def name_that_is_missing(err: Exception) -> str:
+    """Returns the full name of what an import asked of this package in vain; empty if an error means something else."""
+    name = ""
+    if isinstance(err, ModuleNotFoundError):
+        name = err.name or ""
+    elif isinstance(err, ImportError) and (match := _CANNOT_IMPORT.match(str(err))):
+        name = f"{match[2]}.{match[1]}"
+    elif isinstance(err, AttributeError) and (module := getattr(err.obj, "__name__", None)):
+        name = f"{module}.{err.name}" if type(err.obj).__name__ == "module" else ""
+    return name if name.split(".")[0] in ("fairseq", "fairseq_cli") else ""
+
+
+def instead_of(name: str) -> str:
+    """Returns what to use in place of a name of fairseq's, by the longest name of the table that it begins with."""
+    while name not in _INSTEAD:
+        name = name.rpartition(".")[0] or "fairseq"
+    return _INSTEAD[name]

@@ -1,0 +1,41 @@
+"""Plugins as files, and registries that forget them."""
+
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from fairseq import models
+from fairseq.criterions import CRITERIONS
+from fairseq.models import MODELS
+from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
+from fairseq.tasks import TASKS
+
+REGISTRIES = (MODELS, TASKS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)
+
+
+@contextmanager
+def own_registries() -> Iterator[None]:
+    """Keeps what plugins register, and the modules that they are, from other tests."""
+    entries, modules = [dict(registry._entries) for registry in REGISTRIES], set(sys.modules)
+    architectures = dict(models._ARCHITECTURES)
+    try:
+        yield
+    finally:
+        for registry, before in zip(REGISTRIES, entries, strict=True):
+            registry._entries = before
+        models._ARCHITECTURES = architectures
+        for name in set(sys.modules) - modules:
+            if name.split(".")[0].startswith("a_plugin"):
+                del sys.modules[name]
+
+
+def write_plugin(root: Path, files: Mapping[str, str]) -> Path:
+    """Writes a package ``a_plugin`` of files, each by its path in there, and returns its directory."""
+    directory = root / "a_plugin"
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return directory

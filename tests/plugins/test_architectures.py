@@ -1,0 +1,236 @@
+"""Architectures written for fairseq load unchanged: they train from the command line, and are evaluated."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq.checkpoints.format import load_checkpoint
+from tests.builders.plugins import own_registries, write_plugin
+from tests.builders.tiny_lm import BATCHING, Command
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    with own_registries():
+        yield
+
+
+@dataclass(frozen=True)
+class Style:
+    """A plugin, the architecture that is trained, and settings that its checkpoint then has."""
+
+    files: dict[str, str]
+    settings: dict[str, Any]
+    arch: str = "my_arch"
+    flags: str = ""
+    warning: str = ""
+    at: str = field(default="")
+
+
+SMALL = """
+    args.decoder_embed_dim = getattr(args, "decoder_embed_dim", 16)
+    args.decoder_ffn_embed_dim = getattr(args, "decoder_ffn_embed_dim", 24)
+    args.decoder_attention_heads = getattr(args, "decoder_attention_heads", 2)
+"""
+HEAD = """
+from fairseq.models import register_model_architecture
+from fairseq.models.transformer_lm import base_lm_architecture
+"""
+BASE = f"""{HEAD}
+@register_model_architecture("transformer_lm", "my_arch")
+def my_arch(args):
+    args.decoder_layers = getattr(args, "decoder_layers", 1)
+{SMALL}
+    base_lm_architecture(args)
+"""
+STYLES = {
+    "with the base function": Style({"__init__.py": BASE}, {"decoder_layers": 1, "decoder_embed_dim": 16}),
+    "typed flags win": Style({"__init__.py": BASE}, {"decoder_layers": 2}, flags="--decoder-layers 2"),
+    "without the base function": Style(
+        {"__init__.py": BASE.replace("    base_lm_architecture(args)\n", "")},
+        {"decoder_layers": 1, "decoder_embed_dim": 16, "dropout": 0.1},
+    ),
+    "cutoffs as text": Style(
+        {
+            "__init__.py": BASE.replace(
+                "    base_lm",
+                "    args.adaptive_softmax_cutoff = getattr(args, 'adaptive_softmax_cutoff', '10,30')\n    base_lm",
+            )
+        },
+        {"adaptive_softmax_cutoff": "10,30"},
+        flags="--criterion adaptive_loss",
+    ),
+    "typed cutoffs": Style(
+        {
+            "__init__.py": BASE.replace(
+                "    base_lm",
+                "    args.adaptive_softmax_cutoff = getattr(args, 'adaptive_softmax_cutoff', '10,30')\n"
+                "    assert args.adaptive_softmax_cutoff == '8,20', args\n    base_lm",
+            )
+        },
+        {"adaptive_softmax_cutoff": "8,20"},
+        flags="--criterion adaptive_loss --adaptive-softmax-cutoff 8,20",
+    ),
+    "nothing but None": Style(
+        {
+            "__init__.py": BASE.replace(
+                "    base_lm", "    args.adaptive_softmax_cutoff = args.adaptive_input_cutoff = None\n    base_lm"
+            )
+        },
+        {"adaptive_softmax_cutoff": (), "adaptive_input_cutoff": ()},
+    ),
+    "several in a file, one calls another": Style(
+        {
+            "__init__.py": f"""{BASE}
+@register_model_architecture("transformer_lm", "my_arch_deep")
+def my_arch_deep(args):
+    args.decoder_layers = getattr(args, "decoder_layers", 3)
+    my_arch(args)
+"""
+        },
+        {"decoder_layers": 3, "decoder_embed_dim": 16},
+        arch="my_arch_deep",
+    ),
+    "over a preset": Style(
+        {
+            "__init__.py": f"""
+from fairseq.models import register_model_architecture
+from fairseq.models.transformer_lm import transformer_lm_big, transformer_lm_gpt2_small, transformer_lm_gpt
+
+@register_model_architecture("transformer_lm", "my_arch")
+def my_arch(args):
+    args.decoder_layers = getattr(args, "decoder_layers", 1)
+{SMALL}
+    transformer_lm_gpt(args)
+    assert args.decoder_output_dim == 16 and args.adaptive_softmax_cutoff is None
+"""
+        },
+        {"activation_fn": "gelu", "attention_dropout": 0.1, "decoder_layers": 1},
+    ),
+    "sub-modules, imported by their names in a directory": Style(
+        {
+            "__init__.py": """
+import importlib, os
+for file in sorted(os.listdir(os.path.dirname(__file__))):
+    if file.endswith(".py") and not file.startswith("_"):
+        importlib.import_module("a_plugin." + file[: -len(".py")])
+""",
+            "lm.py": BASE,
+        },
+        {"decoder_layers": 1},
+    ),
+    "nested packages, relative imports": Style(
+        {
+            "__init__.py": "from . import models\nfrom .models import lm\n",
+            "models/__init__.py": "from .sizes import LAYERS\n",
+            "models/sizes.py": "LAYERS = 2\n",
+            "models/lm.py": "from .sizes import LAYERS\n"
+            + BASE.replace('"decoder_layers", 1)', '"decoder_layers", LAYERS)'),
+        },
+        {"decoder_layers": 2},
+    ),
+    "a single file": Style({"lm.py": BASE}, {"decoder_layers": 1}, at="lm.py"),
+    "numbers out of other flags": Style(
+        {
+            "__init__.py": BASE.replace(
+                "    base_lm", "    args.max_target_positions = 2 * args.tokens_per_sample\n    base_lm"
+            )
+        },
+        {"max_target_positions": 32},
+    ),
+    "a setting that the model has not": Style(
+        {"__init__.py": BASE.replace("    base_lm", "    args.my_own = 3\n    args.base_layers = 0\n    base_lm")},
+        {"decoder_layers": 1},
+        warning="--arch my_arch sets my_own, without effect: the model has no such setting",
+    ),
+    "a typed flag is replaced": Style(
+        {"__init__.py": BASE.replace('getattr(args, "decoder_layers", 1)', "1")},
+        {"decoder_layers": 2},
+        flags="--decoder-layers 2",
+        warning="--arch my_arch sets decoder_layers to 1 whatever is typed; here --decoder-layers 2 is in force",
+    ),
+    "fairseq 0.9's names": Style(
+        {"__init__.py": BASE.replace("    base_lm", "    args.relu_dropout = 0.3\n    base_lm")},
+        {"activation_dropout": 0.3},
+    ),
+    "ours": Style(
+        {
+            "__init__.py": """
+from fairseq.models import register_model_architecture
+
+@register_model_architecture("transformer_lm", "my_arch")
+def my_arch():
+    return dict(decoder_layers=1, decoder_embed_dim=16, decoder_ffn_embed_dim=24, decoder_attention_heads=2)
+"""
+        },
+        {"decoder_layers": 1, "decoder_embed_dim": 16},
+    ),
+}
+
+
+def train(command: Command, data_dir: Path, plugin: Path, out: Path, *words: object) -> Any:
+    flags = [*BATCHING, "--optimizer", "adam", "--lr", "0.01", "--max-update", 2, "--cpu", "--no-epoch-checkpoints"]
+    return command("fairseq-train", data_dir, "--user-dir", plugin, "--save-dir", out, *flags, *words)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_it_trains_and_is_evaluated(name: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    style = STYLES[name]
+    plugin = write_plugin(tmp_path, {f"a_plugin_{k}" if style.at else k: text for k, text in style.files.items()})
+    if style.at:
+        plugin = plugin / f"a_plugin_{style.at}"
+    outcome = train(command, data_dir, plugin, tmp_path / "out", "--arch", style.arch, *style.flags.split())
+    assert outcome.code == 0, outcome.err
+    assert [w for w in outcome.warnings if style.arch in w] == ([style.warning] if style.warning else [])
+    fields = load_checkpoint(tmp_path / "out" / "checkpoint_last.pt").fields
+    assert {name: fields[name] for name in style.settings} == style.settings
+    assert fields["decoder_normalize_before"] is True
+    words = ["--path", tmp_path / "out" / "checkpoint_last.pt", "--cpu", "--max-tokens", 256]
+    assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out  # a plain model: no plugin is needed
+
+
+REFUSED = {
+    "another computation": (
+        BASE.replace("    base_lm", "    args.character_embeddings = True\n    base_lm"),
+        "--arch my_arch sets character_embeddings = True, which is not supported here",
+    ),
+    "an existing name": (
+        BASE.replace('"my_arch"', '"transformer_lm_big"'),
+        "architecture 'transformer_lm_big' is registered twice; give the second one another name"
+        " (a_plugin/__init__.py, line 5)",
+    ),
+    "a model that is not here": (
+        BASE.replace('("transformer_lm",', '("transformer",'),
+        "architecture 'my_arch' is of the model 'transformer', which is not here (known: transformer_lm)",
+    ),
+    "an attribute that nothing has set": (
+        BASE.replace("    base_lm", "    args.decoder_layers = 2 * args.encoder_layers\n    base_lm"),
+        "--arch my_arch asks for args.encoder_layers, which nothing has set (a_plugin/__init__.py, line 13)",
+    ),
+    "a value of another kind": (
+        BASE.replace("    base_lm", "    args.decoder_layers = 'many'\n    base_lm"),
+        "--decoder-layers must be a whole number, but is 'many'",
+    ),
+    "a preset that is not here": (
+        BASE.replace("import base_lm_architecture", "import transformer_lm_huge, base_lm_architecture"),
+        "fairseq.models.transformer_lm.transformer_lm_huge (a_plugin/__init__.py, line 3) is not here",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_said_in_a_line(name: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    text, message = REFUSED[name]
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    assert message in train(command, data_dir, plugin, tmp_path / "out", "--arch", "my_arch").error
+    assert not (tmp_path / "out").exists()
+
+
+def test_its_names_are_in_the_help(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = write_plugin(tmp_path, {"__init__.py": BASE})
+    with pytest.raises(SystemExit):
+        command("fairseq-train", "--user-dir", plugin, "--help")
+    assert "my_arch" in capsys.readouterr().out

@@ -1,0 +1,267 @@
+"""Classes written for fairseq, over ours: each works, or says in a line what to change."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq.checkpoints.format import load_checkpoint
+from tests.builders.plugins import own_registries, write_plugin
+from tests.builders.tiny_lm import BATCHING, MODEL, Command
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    with own_registries():
+        yield
+
+
+MODEL_HEAD = """
+from dataclasses import dataclass, field
+from typing import Optional
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer_lm import (
+    DEFAULT_MAX_TARGET_POSITIONS, TransformerLanguageModel, TransformerLanguageModelConfig, base_lm_architecture
+)
+"""
+CONFIG = f"""{MODEL_HEAD}
+@dataclass
+class MyConfig(TransformerLanguageModelConfig):
+    my_scale: float = field(default=2.0, metadata={{"help": "what words are multiplied by"}})
+"""
+BUILT = """
+@register_model("my_lm", dataclass=MyConfig)
+class MyLM(TransformerLanguageModel):
+    @classmethod
+    def build_model(cls, args, task):
+        assert len(task.dictionary) == 40 and args.tokens_per_sample == 16
+        model = super().build_model(args, task)
+        model.decoder.embed_scale = args.my_scale
+        return model
+"""
+ADDED = f"""{MODEL_HEAD}
+@register_model("my_lm")
+class MyLM(TransformerLanguageModel):
+    @staticmethod
+    def add_args(parser):
+        TransformerLanguageModel.add_args(parser)
+        parser.add_argument("--my-scale", type=float, metavar="X", default=2.0, help="what words are multiplied by")
+        parser.add_argument("--my-switch", action="store_true")
+
+    @classmethod
+    def build_model(cls, args, task):
+        assert args.my_switch is False
+        model = super().build_model(args, task)
+        model.decoder.embed_scale = args.my_scale
+        return model
+
+@register_model_architecture("my_lm", "my_lm")
+def my_lm(args):
+    args.decoder_layers = getattr(args, "decoder_layers", 1)
+    base_lm_architecture(args)
+"""
+CONSTRUCTED = f"""{CONFIG}
+@register_model("my_lm", dataclass=MyConfig)
+class MyLM(TransformerLanguageModel):
+    def __init__(self, config, vocabulary_size):
+        super().__init__(config, vocabulary_size)
+        self.decoder.embed_scale = config.my_scale
+"""
+MODELS_THAT_WORK = {
+    "dataclass and build_model": (CONFIG + BUILT, ""),
+    "add_args and build_model": (ADDED, ""),
+    "a constructor of its own": (CONSTRUCTED, ""),
+}
+
+
+def train(command: Command, data_dir: Path, plugin: Path, out: Path, *words: object) -> Any:
+    flags = [*BATCHING, *MODEL, "--optimizer", "adam", "--lr", "0.01", "--max-update", 2, "--cpu"]
+    return command(
+        "fairseq-train", data_dir, "--user-dir", plugin, "--save-dir", out, "--no-epoch-checkpoints", *flags, *words
+    )
+
+
+@pytest.mark.parametrize("name", MODELS_THAT_WORK)
+def test_a_model_class_trains_is_evaluated_and_loaded(
+    name: str, command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    text, flags = MODELS_THAT_WORK[name]
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    checkpoint = tmp_path / "out" / "checkpoint_last.pt"
+    outcome = train(command, data_dir, plugin, tmp_path / "out", "--arch", "my_lm", "--my-scale", 3, *flags.split())
+    assert outcome.code == 0, outcome.err
+    assert not outcome.warnings
+    fields = load_checkpoint(checkpoint).fields
+    assert fields["arch"] == "my_lm" and fields["my_scale"] == 3
+    losses = []
+    for scale in (3, 1):
+        words = ("--user-dir", plugin, "--path", checkpoint, "--cpu", "--model-overrides", f"{{'my_scale': {scale}}}")
+        losses.append(re.findall(r"Loss \(base 2\): [\d.]+", command("fairseq-eval-lm", data_dir, *words).out))
+    assert losses[0] != losses[1] and losses[0]
+
+    import a_plugin
+
+    lm = a_plugin.MyLM.from_pretrained(str(tmp_path / "out"), "checkpoint_last.pt", data_name_or_path=str(data_dir))
+    assert type(lm.models[0]) is a_plugin.MyLM and lm.models[0].decoder.embed_scale == 3
+
+
+TASK_HEAD = """
+from dataclasses import dataclass, field
+from fairseq.tasks import register_task
+from fairseq.tasks.language_modeling import LanguageModelingTask, LanguageModelingConfig
+"""
+TASK = f"""{TASK_HEAD}
+@dataclass
+class MyTaskConfig(LanguageModelingConfig):
+    my_word: str = field(default="x", metadata={{"help": "a word"}})
+
+@register_task("my_task", dataclass=MyTaskConfig)
+class MyTask(LanguageModelingTask):
+    @classmethod
+    def setup_task(cls, args, **kwargs):
+        assert args.my_word == "y"
+        task = super().setup_task(args, **kwargs)
+        task.was_set_up = True
+        return task
+
+    def load_split(self, split, **more):
+        assert self.was_set_up
+        return super().load_split(split, **more)
+"""
+
+
+PLAIN_TASK = TASK.replace(", dataclass=MyTaskConfig", "").replace('args.my_word == "y"', "True")
+
+
+@pytest.mark.parametrize("text", [TASK, PLAIN_TASK])
+def test_a_task_class_trains(text: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    words = ["--my-word", "y"] if "dataclass=" in text else []
+    outcome = train(command, data_dir, plugin, tmp_path / "out", "--task", "my_task", *words)
+    assert outcome.code == 0, outcome.err
+    words += ["--user-dir", plugin, "--task", "my_task", "--path", tmp_path / "out" / "checkpoint_last.pt", "--cpu"]
+    assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out
+
+
+def imports(statement: str) -> str:
+    return f"{statement}\n"
+
+
+def model_with(method: str) -> str:
+    return f"{MODEL_HEAD}\n@register_model('my_lm')\nclass MyLM(TransformerLanguageModel):\n    {method}\n"
+
+
+def task_with(method: str) -> str:
+    return f"{TASK_HEAD}\n@register_task('my_task')\nclass MyTask(LanguageModelingTask):\n    {method}\n"
+
+
+AT = "(a_plugin/__init__.py, line 1) is not here; "
+SAID = {
+    "FairseqDecoder": (imports("from fairseq.models import FairseqIncrementalDecoder"), f"Decoder {AT}the parts of a"),
+    "BaseFairseqModel": (imports("from fairseq.models import BaseFairseqModel"), f"{AT}a model here is an nn.Module"),
+    "TransformerDecoder": (
+        imports("from fairseq.models.transformer import TransformerDecoder"),
+        f"fairseq.models.transformer {AT}the parts of a decoder are fairseq.models.decoder.Decoder",
+    ),
+    "a layer": (
+        imports("from fairseq.modules import TransformerDecoderLayer"),
+        f"fairseq.modules.TransformerDecoderLayer {AT}fairseq.modules.decoder_layer.DecoderLayer",
+    ),
+    "options": (imports("from fairseq import options"), f"fairseq.options {AT}flags are fields of a dataclass"),
+    "a module": (imports("import fairseq.checkpoint_utils"), f"fairseq.checkpoint_utils {AT}fairseq.checkpoints.load_"),
+    "an attribute": (imports("import fairseq; fairseq.distributed_utils"), f"fairseq.distributed_utils {AT}processes"),
+    "a dataset": (
+        imports("from fairseq.data import MonolingualDataset"),
+        f"fairseq.data.MonolingualDataset {AT}a split is a fairseq.data.block_dataset.BlockDataset here",
+    ),
+    "a base task": (
+        imports("from fairseq.tasks import FairseqTask"),
+        f"FairseqTask {AT}subclass fairseq.tasks.language_",
+    ),
+    "an encoder": (
+        imports("from fairseq.models import FairseqEncoderDecoderModel"),
+        f"{AT}this toolkit is for language models",
+    ),
+    "what is no name of fairseq's": (
+        imports("from fairseq import nothing_like_it"),
+        f"{AT}nothing stands in its place",
+    ),
+    "layers' features": (
+        model_with("def extract_features(self, src_tokens, **kwargs): pass"),
+        "MyLM defines extract_features, which nothing calls here: what layers give comes from forward(",
+    ),
+    "fairseq's forward": (
+        model_with("def forward(self, src_tokens): pass"),
+        "MyLM.forward must take (self, source_BT, first), but takes (self, src_tokens)",
+    ),
+    "fairseq's constructor": (
+        model_with("def __init__(self, decoder): pass"),
+        "MyLM.__init__ must take (self, config, vocabulary_size), but takes (self, decoder)",
+    ),
+    "a positional argument": (
+        model_with("add_args = staticmethod(lambda parser: parser.add_argument('data'))"),
+        "MyLM.add_args adds data in a way that is not supported here; make it a field of a dataclass",
+    ),
+    "load_dataset": (
+        task_with("def load_dataset(self, split, **kwargs): pass"),
+        "MyTask defines load_dataset, which nothing calls here: a task's data comes from load_split",
+    ),
+    "a task's constructor": (
+        task_with("def __init__(self, args, dictionary): pass"),
+        "MyTask.__init__ must take (self, config), but takes (self, args, dictionary)",
+    ),
+    "a config that lacks fields": (
+        f"{TASK_HEAD}\n@dataclass\nclass C:\n    a: int = 1\n"
+        "@register_task('my_task', dataclass=C)\nclass MyTask(LanguageModelingTask): pass\n",
+        "C of MyTask must have the settings that the class reads, but lacks add_bos_token, data,",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_cannot_be_is_said_in_a_line(name: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    text, message = SAID[name]
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    error = train(command, data_dir, plugin, tmp_path / "out").error
+    assert message in error
+    assert error.startswith(f"--user-dir {plugin}: ") and "a_plugin/__init__.py, line " in error
+
+
+def test_errors_of_the_plugins_own_are_shown_as_they_are(data_dir: Path, tmp_path: Path) -> None:
+    from fairseq.plugins.user_dir import import_user_dir
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        import_user_dir(str(write_plugin(tmp_path, {"__init__.py": "import math; math.nothing\n"})))
+
+
+def test_every_advice_names_what_is_there() -> None:
+    """Of the names of ours that the table gives."""
+    from fairseq.plugins.foreign_names import _INSTEAD
+
+    named = {name for advice in _INSTEAD.values() for name in re.findall(r"fairseq(?:\.\w+)+", advice)}
+    assert len(named) > 15
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_no_name_of_the_table_is_here_after_all() -> None:
+    from fairseq.plugins.foreign_names import _INSTEAD
+
+    here = set()
+    for name in _INSTEAD:
+        module, _, attribute = name.rpartition(".")
+        try:
+            if attribute[:1].isupper() and hasattr(importlib.import_module(module), attribute):
+                here.add(name)
+        except ModuleNotFoundError:
+            pass
+    assert not here
