@@ -17,6 +17,7 @@ FLOORS = [
     "fairseq.config fairseq.dataclass fairseq.plugins",
     "fairseq.storage",
     "fairseq.runtime",
+    "fairseq.text",
     "fairseq.data",
     "fairseq.modules",
     "fairseq.models",

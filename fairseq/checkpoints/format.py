@@ -164,6 +164,9 @@ def _flat_fields(raw: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[s
     for name in ("common", "dataset", "optimization", "criterion", "optimizer", "lr_scheduler", "task", "model"):
         if isinstance(groups.get(name), Mapping):
             fields.update(groups[name])
+    for name in ("tokenizer", "bpe"):  # which, and its settings
+        if isinstance(groups.get(name), Mapping):
+            fields = {**groups[name], **fields, name: groups[name].get("_name")}
     for name, setting in (("model", "arch"), ("task", "task"), ("criterion", "criterion")):
         if isinstance(groups.get(name), Mapping):
             fields.setdefault(setting, groups[name].get("_name"))

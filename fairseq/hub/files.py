@@ -7,6 +7,7 @@ Names are fairseq's. Their archives are downloaded once, into the cache of ``tor
 """
 
 import errno
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,11 +20,18 @@ from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.hub.archives import unpacked
 
 _ROOT = "https://dl.fbaipublicfiles.com/fairseq/models/lm"
+_WMT19, _WMT20 = ("en", "de", "ru"), ("en", "ta", "iu.news", "iu.nh")
 PUBLISHED = {
     "transformer_lm.wiki103.adaptive": f"{_ROOT}/adaptive_lm_wiki103.v2.tar.bz2",
     "transformer_lm.gbw.adaptive_huge": f"{_ROOT}/adaptive_lm_gbw_huge.tar.bz2",
+    **{f"transformer_lm.wmt19.{name}": f"{_ROOT}/wmt19.{name}.tar.bz2" for name in _WMT19},
+    **{f"transformer_lm.wmt20.{name}": f"{_ROOT}/wmt20.{name}.tar.gz" for name in _WMT20},
 }
-_IN_SUBWORDS = "transformer_lm.wmt19."  # the names of fairseq's other language models begin so
+# How some of them read raw text; the others read words between white space.
+PUBLISHED_TEXT = {
+    **{f"transformer_lm.wmt19.{name}": {"tokenizer": "moses", "bpe": "fastbpe"} for name in _WMT19},
+    **{f"transformer_lm.wmt20.{name}": {"tokenizer": "space", "bpe": "sentencepiece"} for name in _WMT20},
+}
 DEFAULT_FILES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 _CHECKPOINTS = (".pt", ".pth")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -89,6 +97,12 @@ def find_data(root: Path, data: str | Path | None, checkpoint: Checkpoint) -> Pa
     )
 
 
+def published_text(name_or_path: str | Path) -> Mapping[str, str]:
+    """Returns ``tokenizer`` and ``bpe`` of a published model; nothing for a path, or for a model that reads words."""
+    is_path = Path(name_or_path).expanduser().exists()
+    return {} if is_path else PUBLISHED_TEXT.get(str(name_or_path), {})
+
+
 def cache_dir() -> Path:
     """Returns the directory for what is downloaded and unpacked."""
     return Path(torch.hub.get_dir()) / "fairseq-knnlm"
@@ -107,11 +121,6 @@ def _root(name_or_path: str | Path) -> Path:
     if "/" in name:
         advice = hint or "; give the directory of a checkpoint, or an archive (.tar.bz2)"
         raise CheckpointError(f"{name} does not exist{advice}")
-    if name.startswith(_IN_SUBWORDS):
-        raise ConfigError(
-            f"{name} reads text in subwords, made with Moses and fastBPE, which this library does not have; give a"
-            f" model that reads words (known: {', '.join(PUBLISHED)}), or the directory of your own"
-        )
     raise ConfigError(
         f"{name} is neither a directory nor a checkpoint, an archive or a known model"
         f"{hint or did_you_mean(name, PUBLISHED)} (known: {', '.join(PUBLISHED)})"

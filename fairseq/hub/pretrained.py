@@ -12,20 +12,20 @@ from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, refuse_unknown
-from fairseq.hub.files import find_checkpoints, find_data
+from fairseq.hub.files import find_checkpoints, find_data, published_text
 from fairseq.hub.model import LanguageModelHub
 from fairseq.hub.module import checked_device
 from fairseq.hub.protocol import MemoryConfig
+from fairseq.hub.text_settings import pipeline_of, text_settings
 from fairseq.models import MODELS
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.opening import identity_of
+from fairseq.text.pipeline import TextConfig, text_configs
 
 # Settings of the task that belong to the model.
 _OF_THE_TASK = ("tokens_per_sample", "add_bos_token")
 # Flags of commands that are arguments here.
 _RENAMED = {"path": "checkpoint_file", "restore_file": "name_or_path"}
-# What fairseq's users give to have a text tokenised and split into subwords.
-_TEXT_TOOLS = ("tokenizer", "bpe", "bpe_codes", "moses_source_lang", "moses_target_lang")
 
 
 def from_pretrained(
@@ -51,7 +51,9 @@ def from_pretrained(
             If left out, that one, or the data directory that the checkpoint was trained with.
         knn: neighbours to mix in, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
         device: the CPU if left out.
-        overrides: settings of the model in place of the checkpoint's, such as ``max_target_positions``.
+        overrides: how raw text is read: ``tokenizer``, ``bpe``, and their settings, which are those of
+            ``fairseq-interactive`` (without them, texts are words between white space); and settings of the model in
+            place of the checkpoint's, such as ``max_target_positions``.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that does not fit its settings.
@@ -59,48 +61,47 @@ def from_pretrained(
         DataError: no dictionary.
         MismatchError: the dictionary or the neighbours are another model's.
     """
-    _check_overrides(overrides)
+    text = _checked_overrides(overrides)
     _check_knn(knn)
     checked_device(device)
     root, paths = find_checkpoints(name_or_path, checkpoint_file)
     if knn is not None and len(paths) > 1:
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
-    with in_keywords(LanguageModelingConfig, *MODELS.configs(), **_RENAMED):
+    with in_keywords(LanguageModelingConfig, TextConfig, *text_configs(), *MODELS.configs(), **_RENAMED):
         checkpoints = [load_checkpoint(path) for path in paths]
-        fields = {**checkpoints[0].fields, **overrides}
-        own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
-        data_dir = find_data(root, data_name_or_path, checkpoints[0])
-        config = resolve(LanguageModelingConfig, {"data": join_paths([data_dir]), **own})
-        task = LanguageModelingTask(config)
+        pipeline = pipeline_of(root, published_text(name_or_path), checkpoints[0].fields, text)
+        task = _task(find_data(root, data_name_or_path, checkpoints[0]), {**checkpoints[0].fields, **overrides})
         models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
         memory, lmbda = None, 0.0
         if knn is not None:
             memory, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
-    positions = min(model.max_positions for model in models) - config.add_bos_token  # <s> takes one of them
-    longest_row = min(config.tokens_per_sample, positions)
+    add_bos = task.config.add_bos_token
+    positions = min(model.max_positions for model in models) - add_bos  # <s> takes one of them
     return LanguageModelHub(
         models,
         task.dictionary,
-        longest_row,
+        min(task.config.tokens_per_sample, positions),
         device=device,
         name=", ".join(map(str, paths)),
-        add_bos=config.add_bos_token,
+        add_bos=add_bos,
         memory=memory,
         lmbda=lmbda,
+        pipeline=pipeline,
     )
 
 
-def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    for name in overrides:
-        if name in _TEXT_TOOLS:
-            raise ConfigError(
-                f"from_pretrained: {name} is not supported, texts are words between white space; tokenise (and split"
-                " into subwords) as the model's training text was, then score"
-            )
+def _task(data_dir: Path, fields: Mapping[str, Any]) -> LanguageModelingTask:
+    own = {name: fields[name] for name in _OF_THE_TASK if fields.get(name) is not None}
+    return LanguageModelingTask(resolve(LanguageModelingConfig, {"data": join_paths([data_dir]), **own}))
+
+
+def _checked_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Takes the settings of raw text out of ``overrides``, and returns them; refuses what is no setting."""
     arguments = ("knn", "device", "checkpoint_file", "data_name_or_path")
     settings = [name for config in MODELS.configs() for name in flag_fields(config)]
-    owner = "from_pretrained, which takes knn, device and the model's settings (fairseq-train --help lists them)"
-    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *settings], owner)
+    owner = "from_pretrained, which takes knn, device, tokenizer, bpe and the model's settings"
+    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *text_settings(), *settings], owner)
+    return {name: overrides.pop(name) for name in text_settings() if name in overrides}
 
 
 def _check_knn(knn: object) -> None:

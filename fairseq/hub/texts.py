@@ -1,4 +1,4 @@
-"""From strings to token ids and back: words between white space, ``</s>`` at the end of each line."""
+"""From strings to token ids and back: the words of each line, then ``</s>``."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from fairseq.data.dictionary import BOS, EOS, PAD, Dictionary
 from fairseq.data.encoding import MARK, warn_of_mark
 from fairseq.errors import ConfigError, shown
 from fairseq.evaluate.texts import split_lines
+from fairseq.text.pipeline import TextPipeline
 
 Ids: TypeAlias = Tensor | Array | Sequence[int]
 
@@ -28,66 +29,75 @@ OTHER_WORDS = {
 }
 
 
-def encode(dictionary: Dictionary, text: str) -> Int64s:
-    """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
-    if not isinstance(text, str):
-        hint = "; lm.decode(ids) makes a text of ids" if _is_ids(text) else ""
-        if isinstance(text, (list, tuple)) and all(isinstance(item, str) for item in text):
-            hint = "; give them one by one here"
-        raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
-    warn_of_mark(text, "a text")
-    return np.concatenate([dictionary.encode_line(line) for line in split_lines(text.removeprefix(MARK))])
+class Texts:
+    """Texts of a model: strings become ids, and come back.
 
-
-def decode(dictionary: Dictionary, ids: Iterable[int]) -> str:
-    r"""Returns the words of ``ids``, a line for each ``</s>``, without ``<s>``; what ``encode`` gave comes back.
-
-    The last line has no ``\n`` behind it unless it is empty, for ``encode`` takes that one for the end of a line.
+    Args:
+        dictionary: words and ids.
+        pipeline: how a line becomes words, and words a line.
     """
-    try:
-        if isinstance(ids, str):
-            raise TypeError
-        tokens = [idx for idx in map(int, ids) if idx != BOS]
-    except (TypeError, ValueError) as err:
-        raise ConfigError(
-            f"ids must be whole numbers in a row, but are {shown(ids)}; lm.encode(text) gives some"
-        ) from err
-    _check_ids(dictionary, np.array(tokens, np.int64))
-    if tokens and tokens[-1] == EOS:
-        del tokens[-1]
-    lines: list[list[str]] = [[]]
-    for idx in tokens:
-        if idx == EOS:
-            lines.append([])
-        else:
-            lines[-1].append(dictionary[idx])
-    text = "\n".join(" ".join(line) for line in lines)
-    return f"{text}\n" if text.endswith("\n") else text
 
+    def __init__(self, dictionary: Dictionary, pipeline: TextPipeline) -> None:
+        self._dictionary, self._pipeline = dictionary, pipeline
 
-def prompts_of(dictionary: Dictionary, prompts: Any) -> tuple[list[Int64s], bool]:
-    """Returns the ids of each prompt, and whether one was given, rather than several.
+    def encode(self, text: str) -> Int64s:
+        """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
+        if not isinstance(text, str):
+            hint = "; lm.decode(ids) makes a text of ids" if _is_ids(text) else ""
+            if isinstance(text, (list, tuple)) and all(isinstance(item, str) for item in text):
+                hint = "; give them one by one here"
+            raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
+        warn_of_mark(text, "a text")
+        lines = map(self._pipeline.encode, split_lines(text.removeprefix(MARK)))
+        return np.concatenate([self._dictionary.encode_line(line) for line in lines])
 
-    A text's ended line stays ended, its last word is to be followed by another. Of ids, one ``</s>`` at the end is
-    left off, as in fairseq, since ``encode`` puts it there, and ``<pad>`` at either end.
+    def decode(self, ids: Iterable[int]) -> str:
+        r"""Returns the text of ``ids``, a line for each ``</s>``, without ``<s>``; what ``encode`` gave comes back.
 
-    Raises:
-        ConfigError: neither texts nor ids.
-    """
-    if isinstance(prompts, str) or _is_ids(prompts):
-        return [_prompt(dictionary, prompts)], True
-    is_several = isinstance(prompts, (list, tuple)) or getattr(prompts, "ndim", 0) == 2
-    return [_prompt(dictionary, prompt) for prompt in (prompts if is_several else [prompts])], False
+        The last line has no ``\n`` behind it unless it is empty, for ``encode`` takes that one for the end of a line.
+        """
+        try:
+            if isinstance(ids, str):
+                raise TypeError
+            tokens = [idx for idx in map(int, ids) if idx != BOS]
+        except (TypeError, ValueError) as err:
+            raise ConfigError(
+                f"ids must be whole numbers in a row, but are {shown(ids)}; lm.encode(text) gives some"
+            ) from err
+        _check_ids(self._dictionary, np.array(tokens, np.int64))
+        if tokens and tokens[-1] == EOS:
+            del tokens[-1]
+        lines: list[list[str]] = [[]]
+        for idx in tokens:
+            if idx == EOS:
+                lines.append([])
+            else:
+                lines[-1].append(self._dictionary[idx])
+        text = "\n".join(self._pipeline.decode(" ".join(line)) for line in lines)
+        return f"{text}\n" if text.endswith("\n") else text
 
+    def prompts(self, prompts: Any) -> tuple[list[Int64s], bool]:
+        """Returns the ids of each prompt, and whether one was given, rather than several.
 
-def _prompt(dictionary: Dictionary, prompt: Any) -> Int64s:
-    if isinstance(prompt, str) or not _is_ids(prompt):
-        ids = encode(dictionary, prompt)
-        return ids if prompt.endswith(("\n", "\r")) else ids[:-1]
-    ids = rows_of_ids(dictionary, prompt).cpu().numpy()
-    words = np.flatnonzero(ids != PAD)
-    ids = ids[words[0] : words[-1] + 1] if len(words) else ids[:0]
-    return ids[:-1] if len(ids) and ids[-1] == EOS else ids
+        A text's ended line stays ended, its last word is to be followed by another. Of ids, one ``</s>`` at the end is
+        left off, as in fairseq, since ``encode`` puts it there, and ``<pad>`` at either end.
+
+        Raises:
+            ConfigError: neither texts nor ids.
+        """
+        if isinstance(prompts, str) or _is_ids(prompts):
+            return [self._prompt(prompts)], True
+        is_several = isinstance(prompts, (list, tuple)) or getattr(prompts, "ndim", 0) == 2
+        return [self._prompt(prompt) for prompt in (prompts if is_several else [prompts])], False
+
+    def _prompt(self, prompt: Any) -> Int64s:
+        if isinstance(prompt, str) or not _is_ids(prompt):
+            ids = self.encode(prompt)
+            return ids if prompt.endswith(("\n", "\r")) else ids[:-1]
+        ids = rows_of_ids(self._dictionary, prompt).cpu().numpy()
+        words = np.flatnonzero(ids != PAD)
+        ids = ids[words[0] : words[-1] + 1] if len(words) else ids[:0]
+        return ids[:-1] if len(ids) and ids[-1] == EOS else ids
 
 
 def rows_of_ids(dictionary: Dictionary, tokens: Any) -> Tensor:

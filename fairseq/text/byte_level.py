@@ -31,7 +31,7 @@ class ByteLevel:
         return "".join(self._tokenizer.decode(list(map(int, run))) if known else "".join(run) for known, run in runs)
 
     def _is_number(self, word: str) -> bool:
-        return word.isdecimal() and int(word) < self._tokenizer.get_vocab_size()
+        return word.isdecimal() and len(word) < 10 and self._tokenizer.id_to_token(int(word)) is not None
 
 
 def gpt2(config: GPT2Config) -> ByteLevel:

@@ -21,7 +21,7 @@ def _needed(bpe: str, **files: str | None) -> None:
     """Raises ConfigError for a file that subwords need and that was not given."""
     for name, path in files.items():
         if not path:
-            raise ConfigError(f"--bpe {bpe} needs a file, --{name.replace('_', '-')} FILE, which was not given")
+            raise ConfigError(f"--bpe {bpe} needs --{name.replace('_', '-')}, the path of a file")
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,13 @@ class PairCodes:
         self._mark = separator
         with reading("--bpe-codes", codes):
             text = Path(codes).read_text(encoding="utf-8")
-            version, pairs = _pairs(codes, text)
+            version, pairs, are_counted = _pairs(codes, text)
             if is_fastbpe and version:
                 raise DataError(
                     f"--bpe-codes: {codes} begins with {_VERSION}, as subword-nmt's codes do; give --bpe subword_nmt"
                 )
+            if are_counted and not is_fastbpe:
+                raise DataError(f"--bpe-codes: {codes} has counts, as fastBPE's codes do; give --bpe fastbpe")
             head = f"{_VERSION} 0.2" if is_fastbpe else version
             self._bpe = apply_bpe.BPE(io.StringIO("\n".join([*([head] if head else []), *pairs])), separator=separator)
 
@@ -50,22 +52,23 @@ class PairCodes:
         return f"{line} ".replace(f"{self._mark} ", "").rstrip()
 
 
-def _pairs(path: str, text: str) -> tuple[str, list[str]]:
-    """Returns the line of the version, empty if there is none, and the pairs; a count behind a pair is left off."""
+def _pairs(path: str, text: str) -> tuple[str, list[str], bool]:
+    """Returns the line of the version, empty if there is none, the pairs, and whether counts stood behind them."""
     lines = text.rstrip("\n").split("\n")
     version = lines.pop(0).strip() if lines[0].startswith(_VERSION) else ""
-    pairs = []
+    pairs, are_counted = [], False
     for number, line in enumerate(lines, 1 + bool(version)):
         parts = line.strip("\r\n ").split(" ")
         if len(parts) == 3 and parts[2].isdecimal():
             parts.pop()
+            are_counted = True
         if len(parts) != 2:
             raise DataError(
                 f"--bpe-codes: {path}:{number} must be two subwords with a space between them, but is {shown(line)};"
                 " give the file that fastBPE or subword-nmt wrote when it learned"
             )
         pairs.append(" ".join(parts))
-    return version, pairs
+    return version, pairs, are_counted
 
 
 def fastbpe(config: FastBPEConfig) -> PairCodes:

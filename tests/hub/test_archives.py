@@ -265,7 +265,7 @@ def test_several_processes_unpack_once(artefacts: Artefacts, tmp_path: Path) -> 
     [
         ("transformer_lm.wiki103.adaptiv", "did you mean transformer_lm.wiki103.adaptive?"),
         ("transformer_lm.gbw.adaptiv_huge", "did you mean transformer_lm.gbw.adaptive_huge?"),
-        ("wiki", "(known: transformer_lm.wiki103.adaptive, transformer_lm.gbw.adaptive_huge)"),
+        ("wiki", "(known: transformer_lm.wiki103.adaptive, transformer_lm.gbw.adaptive_huge, "),
         ("no/such/place", "no/such/place does not exist"),
     ],
 )
@@ -297,7 +297,8 @@ def test_what_is_missing_or_too_much_is_named(artefacts: Artefacts, tmp_path: Pa
 @pytest.mark.parametrize(
     ("more", "expect"),
     [
-        ({"tokenizer": "moses"}, "texts are words between white space"),
+        ({"tokenizer": "mose"}, "tokenizer must be one of moses, space, but is 'mose'; did you mean moses?"),
+        ({"bpe": "fastbpe"}, "bpe='fastbpe' needs bpe_codes, the path of a file"),
         ({"max_target_position": 32}, "did you mean max_target_positions?"),
         ({"kmn": None}, "did you mean knn?"),
         ({"knn": "dstore"}, "knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is str"),
@@ -387,8 +388,20 @@ def test_a_download_that_fails_says_so_and_one_that_broke_off_is_fetched_again(
 
 
 def test_the_published_names_are_fairseqs() -> None:
+    """As fairseq 0.12's ``TransformerLanguageModel.hub_models()`` has them."""
     root = "https://dl.fbaipublicfiles.com/fairseq/models/lm/"
+    moses, space = {"tokenizer": "moses", "bpe": "fastbpe"}, {"tokenizer": "space", "bpe": "sentencepiece"}
     assert {
         "transformer_lm.wiki103.adaptive": f"{root}adaptive_lm_wiki103.v2.tar.bz2",
         "transformer_lm.gbw.adaptive_huge": f"{root}adaptive_lm_gbw_huge.tar.bz2",
+        "transformer_lm.wmt19.en": f"{root}wmt19.en.tar.bz2",
+        "transformer_lm.wmt19.de": f"{root}wmt19.de.tar.bz2",
+        "transformer_lm.wmt19.ru": f"{root}wmt19.ru.tar.bz2",
+        "transformer_lm.wmt20.en": f"{root}wmt20.en.tar.gz",
+        "transformer_lm.wmt20.ta": f"{root}wmt20.ta.tar.gz",
+        "transformer_lm.wmt20.iu.news": f"{root}wmt20.iu.news.tar.gz",
+        "transformer_lm.wmt20.iu.nh": f"{root}wmt20.iu.nh.tar.gz",
     } == pretrained.PUBLISHED
+    for name in pretrained.PUBLISHED:
+        expected = moses if ".wmt19." in name else space if ".wmt20." in name else {}
+        assert pretrained.published_text(name) == expected

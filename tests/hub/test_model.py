@@ -15,7 +15,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError
 from fairseq.hub import LanguageModelHub, from_pretrained
-from fairseq.hub.texts import decode, encode
+from fairseq.hub.texts import Texts
+from fairseq.text.pipeline import TextPipeline
 from knnlm import KNN, KNN_Dstore
 from tests.builders.cases import Artefacts, Call
 from tests.builders.hub_model import LMBDA, K, load
@@ -142,13 +143,13 @@ def test_scores_have_what_the_users_of_fairseq_look_for(lm: LanguageModelHub) ->
     assert lines[3].split() == ["<unk>", f"{math.exp(score.positional_scores[2]):.4f}"]
 
 
-WORDS = Dictionary(["a", "b", "<c"], [3, 2, 1])
+WORDS = Texts(Dictionary(["a", "b", "<c"], [3, 2, 1]), TextPipeline())
 
 
 @given(st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6]), max_size=20))
 def test_decoding_is_undone_by_encoding(ids: list[int]) -> None:
     tokens = [idx for idx in ids if idx != 0] + [2]
-    assert encode(WORDS, decode(WORDS, tokens)).tolist() == tokens
+    assert WORDS.encode(WORDS.decode(tokens)).tolist() == tokens
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_decoding_is_undone_by_encoding(ids: list[int]) -> None:
     [("", [2]), ("\n", [2]), ("a\r\nb\r", [4, 2, 5, 2]), ("  a\t b ", [4, 5, 2]), ("a\n\n", [4, 2, 2]), ("z", [3, 2])],
 )
 def test_a_text_is_encoded_as_its_file_is_binarised(text: str, tokens: list[int]) -> None:
-    assert encode(WORDS, text).tolist() == tokens
+    assert WORDS.encode(text).tolist() == tokens
 
 
 # Neighbours

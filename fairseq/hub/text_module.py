@@ -1,0 +1,67 @@
+"""A module that reads and writes raw text: its steps one by one, under the names of fairseq's hub.
+
+encode   text → tokenize → apply_bpe → binarize      each line on its own
+decode   ids → string → remove_bpe → detokenize
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.data.dictionary import Dictionary
+from fairseq.hub.module import EvaluationModule
+from fairseq.hub.texts import Texts
+from fairseq.text.pipeline import TextPipeline
+
+
+class TextModule(EvaluationModule):
+    """Models with a dictionary, and with a tokenizer and subwords where there are any.
+
+    Attributes:
+        dictionary: words and ids.
+        pipeline: tokenizer and subwords; without them, texts are words between white space.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        dictionary: Dictionary,
+        device: str | torch.device | None = None,
+        pipeline: TextPipeline | None = None,
+    ) -> None:
+        super().__init__(models, device)
+        self.dictionary, self.pipeline = dictionary, pipeline or TextPipeline()
+        self._texts = Texts(dictionary, self.pipeline)
+
+    def encode(self, text: str) -> Tensor:
+        """Returns the ids of a text's words, int64 ``[N]``, ``</s>`` after each line; unknown words are ``<unk>``."""
+        return torch.from_numpy(self._texts.encode(text))
+
+    def decode(self, tokens: Tensor | Sequence[int]) -> str:
+        """Returns the text of ids, a new line for each ``</s>`` but the last."""
+        return self._texts.decode(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
+
+    def tokenize(self, text: str) -> str:
+        """Returns the words of a line of text, a space between them; without a tokenizer, the line."""
+        return self.pipeline.tokenize(text)
+
+    def detokenize(self, text: str) -> str:
+        """Returns words as text."""
+        return self.pipeline.detokenize(text)
+
+    def apply_bpe(self, text: str) -> str:
+        """Returns the subwords of a line of words, a space between them; without ``bpe=``, the line."""
+        return self.pipeline.apply_bpe(text)
+
+    def remove_bpe(self, text: str) -> str:
+        """Returns the words of a line of subwords."""
+        return self.pipeline.remove_bpe(text)
+
+    def binarize(self, text: str) -> Tensor:
+        """Returns the ids of a line as the dictionary has its words, int64 ``[N]``, ``</s>`` last."""
+        return torch.from_numpy(self.dictionary.encode_line(text))
+
+    def string(self, tokens: Tensor | Sequence[int]) -> str:
+        """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``."""
+        return self.dictionary.string(tokens)

@@ -1,0 +1,145 @@
+"""Models that read raw text: ``from_pretrained(…, tokenizer=…, bpe=…)``."""
+
+import logging
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq.errors import ConfigError, DataError
+from fairseq.hub import LanguageModelHub, from_pretrained
+from fairseq.hub.files import cache_dir
+from tests.builders.cases import Artefacts
+from tests.builders.subword_files import fastbpe_codes, sentencepiece_model, subword_nmt_codes
+
+# What the pairs of subword_files make of words; the rest of the dictionary is never met.
+SUBWORDS = ["low@@", "er", "lo@@", "w", "h@@", ",", ".", "&apos;t", "don", "l@@", "o"]
+RAW, SPLIT = "lower, low.\nher", "low@@ er , lo@@ w .\nh@@ er"
+
+
+@pytest.fixture
+def directory(artefacts: Artefacts, tmp_path: Path) -> Path:
+    """Returns a model's directory as fairseq publishes one: model.pt, dict.txt, bpecodes."""
+    directory = tmp_path / "wmt"
+    directory.mkdir()
+    with torch.serialization.safe_globals([Namespace]):
+        checkpoint = torch.load(artefacts.checkpoint, weights_only=True)
+    del checkpoint["extra_state"]["dictionary_sha256"]
+    torch.save(checkpoint, directory / "model.pt")
+    symbols = [*SUBWORDS, *(f"other{n}" for n in range(36 - len(SUBWORDS)))]
+    (directory / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols))
+    fastbpe_codes(directory / "bpecodes")
+    return directory
+
+
+@pytest.fixture
+def hub(directory: Path) -> LanguageModelHub:
+    return from_pretrained(directory, "model.pt", tokenizer="moses", bpe="fastbpe")
+
+
+def test_raw_text_scores_as_its_subwords(directory: Path, hub: LanguageModelHub) -> None:
+    plain = from_pretrained(directory)
+    assert hub.encode(RAW).tolist() == plain.encode(SPLIT).tolist() == [4, 5, 9, 6, 7, 10, 2, 8, 5, 2]
+    assert hub.decode(hub.encode(RAW)) == RAW, "each line on its own"
+    assert plain.decode(hub.encode(RAW)) == SPLIT
+    ours, split = hub.score(RAW), plain.score(SPLIT)
+    assert ours.words == split.words and ours.positional_scores.tolist() == split.positional_scores.tolist()
+    assert [each.total for each in hub.score(["low", "her"])] == [x.total for x in plain.score(["lo@@ w", "h@@ er"])]
+    assert torch.equal(hub.context_vectors(RAW)[0], plain.context_vectors(SPLIT)[0])
+
+
+def test_raw_text_goes_on_in_raw_text(directory: Path, hub: LanguageModelHub) -> None:
+    plain = from_pretrained(directory)
+    theirs = plain.generate("low@@ er , lo@@ w", max_len_b=3, beam=2)
+    ours = hub.generate("lower, low", max_len_b=3, beam=2)
+    assert [text.tokens_T.tolist() for text in ours] == [text.tokens_T.tolist() for text in theirs]
+    sampled = plain.sample("low@@ er , lo@@ w", max_len_b=3, beam=2)
+    assert hub.sample("lower, low", max_len_b=3, beam=2) == hub.detokenize(hub.remove_bpe(sampled))
+
+
+def test_the_steps_have_fairseqs_names(hub: LanguageModelHub) -> None:
+    assert hub.tokenize("I don't.") == "I don &apos;t ."
+    assert hub.apply_bpe("lower low") == "low@@ er lo@@ w"
+    ids = hub.binarize("low@@ er lo@@ w")
+    assert ids.tolist() == [4, 5, 6, 7, 2]
+    assert hub.string(ids) == "low@@ er lo@@ w"
+    assert hub.remove_bpe("low@@ er lo@@ w") == "lower low"
+    assert hub.detokenize("I don &apos;t .") == "I don't."
+
+
+def test_files_beside_the_checkpoint_are_found_and_a_keyword_is_stronger(directory: Path, tmp_path: Path) -> None:
+    subword_nmt_codes(directory / "mine.codes")
+    (directory / "mine.codes").write_text("#version: 0.2\nl o\n")
+    for codes in ("mine.codes", directory / "mine.codes"):  # in the model's directory, or by its path
+        lm = from_pretrained(directory, bpe="subword_nmt", bpe_codes=codes)
+        assert lm.apply_bpe("lower") == "lo@@ w@@ e@@ r"
+    for name in ("code", "bpe.codes"):
+        next(path for path in directory.iterdir() if path.name in ("bpecodes", "code")).rename(directory / name)
+        assert from_pretrained(directory, bpe="fastbpe").apply_bpe("lower") == "low@@ er"
+    sentencepiece_model(directory / "sentencepiece.bpe")
+    pieces = from_pretrained(directory, bpe="sentencepiece").apply_bpe("the lower")
+    assert pieces.replace(" ", "").replace("▁", " ") == " the lower"
+
+
+def test_settings_of_the_checkpoint_hold_until_others_are_given(directory: Path, tmp_path: Path) -> None:
+    """fairseq 0.12 keeps them in ``cfg``, and its own hub applies them."""
+    with torch.serialization.safe_globals([Namespace]):
+        checkpoint = torch.load(directory / "model.pt", weights_only=True)
+    fields = vars(checkpoint["args"])
+    checkpoint["args"] = None
+    checkpoint["cfg"] = {
+        "task": {"_name": "language_modeling", "tokens_per_sample": fields["tokens_per_sample"]},
+        "model": {**fields, "_name": "transformer_lm"},
+        "bpe": {"_name": "fastbpe", "bpe_codes": str(tmp_path / "gone")},
+        "tokenizer": {"_name": "moses", "source_lang": "en", "target_lang": "en", "moses_no_escape": True},
+    }
+    torch.save(checkpoint, directory / "model.pt")
+    lm = from_pretrained(directory)
+    assert lm.tokenize("don't") == "don 't" and lm.apply_bpe("lower") == "low@@ er", "codes that are there go first"
+    assert from_pretrained(directory, moses_no_escape=False).tokenize("don't") == "don &apos;t"
+    assert from_pretrained(directory, tokenizer="space").tokenize("don't") == "don't"
+    (directory / "bpecodes").unlink()
+    with pytest.raises(DataError, match=r"gone does not exist.*from_pretrained\(…, tokenizer=None, bpe=None\) takes"):
+        from_pretrained(directory)
+    assert from_pretrained(directory, tokenizer=None, bpe=None).encode("er").tolist() == [5, 2]
+
+
+def test_a_published_name_brings_its_tokenizer_and_subwords(directory: Path, own_cache: Path) -> None:
+    from tests.hub.test_archives import make_archive
+
+    archive = cache_dir() / "downloads" / "wmt19.en.tar.bz2"
+    archive.parent.mkdir(parents=True)
+    make_archive(archive, {f"wmt19.en/{path.name}": path for path in directory.iterdir()})
+    hub = torch.hub.load(str(Path(__file__).resolve().parents[2]), "transformer_lm.wmt19.en", source="local")
+    assert hub.encode("lower, low.").tolist() == [4, 5, 9, 6, 7, 10, 2]
+    given = from_pretrained("transformer_lm.wmt19.en", tokenizer="moses", bpe="fastbpe", moses_source_lang="en")
+    assert given.encode("lower, low.").tolist() == [4, 5, 9, 6, 7, 10, 2]
+    words = from_pretrained("transformer_lm.wmt19.en", tokenizer=None, bpe=None)
+    assert words.encode("low@@ er").tolist() == [4, 5, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "expect"),
+    [
+        ({"bpe": "fastbp"}, r"^bpe must be one of .*did you mean fastbpe\?"),
+        ({"bpe_code": "x"}, r"did you mean bpe_codes\?"),
+        ({"bpe": "sentencepiece"}, "^bpe='sentencepiece' needs sentencepiece_model, the path of a file$"),
+        ({"bpe": "fastbpe", "bpe_codes": "gone"}, "^bpe_codes: gone does not exist; give the path of a file$"),
+        ({"tokenizer": 3}, "^tokenizer must be text, but is 3$"),
+    ],
+)
+def test_what_is_refused_in_one_line(directory: Path, given: dict[str, Any], expect: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=expect) as caught:
+        from_pretrained(directory, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_without_its_tool_is_named(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        from_pretrained(directory, bpe_codes=directory / "bpecodes", moses_source_lang="en")
+    assert [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()] == [
+        "bpe_codes has no effect without the bpe= that it belongs to",
+        "source_lang has no effect without the tokenizer= that it belongs to",
+    ]
