@@ -82,7 +82,9 @@ def test_a_line_that_cannot_be_scored_is_named(text: str, expect: str) -> None:
 
 def test_an_added_bos_is_not_counted() -> None:
     """Of a model of 6 positions: three words and their ``</s>`` are 4 tokens."""
-    [scored] = scorer(max_tokens=4, add_bos=True).score_lines([Line("FILE", 3, "a b b")], Dictionary(["a", "b"], [1, 1]))
+    [scored] = scorer(max_tokens=4, add_bos=True).score_lines(
+        [Line("FILE", 3, "a b b")], Dictionary(["a", "b"], [1, 1])
+    )
     assert scored.target_N.tolist() == [4, 5, 5, EOS]
 
 
