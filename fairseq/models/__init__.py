@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from fairseq.config.foreign.names import not_built
 from fairseq.config.registry import Registry, first_line
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.models.presets import ARCHITECTURE_SUMMARIES as _SUMMARIES
@@ -52,7 +53,8 @@ def architecture(arch: str) -> tuple[str, Mapping[str, Any]]:
     """Returns the model of an architecture and its preset's field values; raises ConfigError for an unknown one."""
     if arch not in _ARCHITECTURES:
         raise ConfigError(
-            f"--arch {arch} is not a known architecture{did_you_mean(arch, _ARCHITECTURES)}"
+            not_built("--arch", arch, _ARCHITECTURES)
+            or f"--arch {arch} is not a known architecture{did_you_mean(arch, _ARCHITECTURES)}"
             f" (known: {', '.join(_ARCHITECTURES)}; a plugin's needs --user-dir)"
         )
     model, preset, _ = _ARCHITECTURES[arch]

@@ -22,8 +22,8 @@ from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq_cli.shared.commands import COMMANDS
 from tests.builders.flags_page import PAGE, page
+from tests.builders.peer import ENVIRONMENT, ROOT, peer_python
 
-ROOT = Path(__file__).resolve().parents[2]
 PEER_FLAGS: dict[str, dict[str, list[object]]] = json.loads(
     Path(__file__).with_name("peer_flags.json").read_text(encoding="utf-8")
 )
@@ -204,10 +204,6 @@ def test_the_page_is_the_table() -> None:
 
 @pytest.mark.slow
 def test_the_list_is_still_fairseqs() -> None:
-    python = ROOT / os.environ.get("FAIRSEQ_PEER", ".peer") / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f"no fairseq 0.12 in {python.parents[1].name} to compare with: `make peer` installs it")
-    child = ROOT / "tests" / "builders" / "peer_flags_child.py"
-    env = {**os.environ, "PYTHONPATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    done = subprocess.run([python, child], capture_output=True, text=True, check=True, env=env, cwd=ROOT.parent)
+    child, env = ROOT / "tests" / "builders" / "peer_flags_child.py", {**os.environ, **ENVIRONMENT}
+    done = subprocess.run([peer_python(), child], capture_output=True, text=True, check=True, env=env, cwd=ROOT.parent)
     assert json.loads(done.stdout) == PEER_FLAGS
