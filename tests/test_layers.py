@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The floors, from the ground up: one line a package. A module belongs to the longest name that it begins with.
 FLOORS = [
     "fairseq fairseq.errors fairseq.arrays fairseq_knnlm",  # the last starts what lies above by name
+    "fairseq.config.foreign",
     "fairseq.config fairseq.dataclass fairseq.plugins",
     "fairseq.storage",
     "fairseq.runtime",

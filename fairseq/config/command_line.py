@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from fairseq import __version__
 from fairseq.config.flags import Flags, flag_fields, flag_name
-from fairseq.config.foreign import in_help, take_foreign
-from fairseq.config.foreign import without_effect as without_effect_of
+from fairseq.config.foreign.reading import in_help, take_foreign
+from fairseq.config.foreign.reading import without_effect as without_effect_of
 from fairseq.config.help import (
     WITHOUT_EFFECT,
     Formatter,

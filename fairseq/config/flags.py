@@ -22,6 +22,7 @@ from string import digits
 from typing import Any, TypeVar
 
 from fairseq.config.fairseq_fields import as_flag, words_of
+from fairseq.config.foreign.names import not_built
 from fairseq.config.kinds import kind_of
 from fairseq.errors import ConfigError, did_you_mean, shown
 
@@ -162,6 +163,8 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
     if choices is not None:
         known = choices() if callable(choices) else choices
         if value not in known:
+            if message := not_built(what, str(value), known):
+                raise ConfigError(message)
             hint = did_you_mean(str(value), known) or _by_ending(str(value), known)
             plugin = "; a plugin's needs --user-dir" if callable(choices) and not hint else ""
             raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}{plugin}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from fairseq.config.foreign.names import not_built
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.plugins.classes import config_of, require_known
 
@@ -97,7 +98,8 @@ class Registry:
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:
             raise ConfigError(
-                f"{self.flag} {name} is not a known {self.kind}{did_you_mean(name, self._entries)}"
+                not_built(self.flag, name, self._entries)
+                or f"{self.flag} {name} is not a known {self.kind}{did_you_mean(name, self._entries)}"
                 f" (known: {', '.join(self._entries)}; a plugin's needs --user-dir)"
             )
         return self._entries[name]

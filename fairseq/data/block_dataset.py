@@ -108,6 +108,12 @@ class BlockDataset:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def sizes(self) -> Int64s:
+        """The tokens of each block, without its context and an added ``<s>``: what ``--max-tokens`` counts, int64."""
+        sizes: Int64s = self.ends - self.starts
+        return sizes
+
     def sha256(self) -> str:
         """Returns the hash of the stream, in the dtype of its file."""
         return hashlib.sha256(np.ascontiguousarray(self.tokens).data).hexdigest()

@@ -94,11 +94,11 @@ def prepare(
             num_left_out,
             opened.max_positions,
         )
-    lengths = dataset.lengths
-    order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(lengths)
+    sizes = dataset.sizes
+    order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(sizes)
     batches = batch_by_size(
         order,
-        lengths,
+        sizes,
         config.max_tokens,
         config.max_sentences,
         config.required_batch_size_multiple,

@@ -57,7 +57,7 @@ class TextScorer:
     Args:
         scorer: one model or several, mixed with neighbours or not.
         longest_row: most tokens that the models see at once, ``<s>`` not counted.
-        max_tokens: padded tokens in a batch; a longer block is a batch of its own.
+        max_tokens: padded tokens in a batch, ``<s>`` not counted; a longer block is a batch of its own.
         add_bos: whether the models were trained with ``<s>`` before every block.
     """
 
@@ -116,7 +116,7 @@ class TextScorer:
             sizes = np.array([len(texts[number]) for number in short])
             tokens = np.concatenate([texts[number] for number in short])
             dataset = BlockDataset(tokens, sizes, "eos", self._longest_row, add_bos=self._add_bos)
-            yield self._batched(np.array(short), dataset, by_length(dataset.lengths))
+            yield self._batched(np.array(short), dataset, by_length(dataset.sizes))
         size = self._longest_row - context_window
         for number, ids in enumerate(texts):
             if len(ids) > self._longest_row:
@@ -124,8 +124,8 @@ class TextScorer:
                 yield self._batched(np.full(len(dataset), number), dataset, np.arange(len(dataset)))
 
     def _batched(self, text_B: Int64s, dataset: BlockDataset, order: Int64s) -> _Blocks:
-        lengths = dataset.lengths + dataset.context_lengths()
-        return _Blocks(text_B, dataset, batch_by_size(order, lengths, max(self._max_tokens, int(lengths.max()))))
+        sizes = dataset.sizes + dataset.context_lengths()
+        return _Blocks(text_B, dataset, batch_by_size(order, sizes, max(self._max_tokens, int(sizes.max()))))
 
     def _ids(self, line: "Line", dictionary: Dictionary) -> Int64s:
         ids, where = dictionary.encode_line(line.text), f"{line.name}:{line.number}"
@@ -134,9 +134,8 @@ class TextScorer:
                 f"{where}: a line must have at most {self._longest_row} tokens, but has {len(ids)} with its </s>; cut"
                 " it, or make room: --model-overrides \"{'max_target_positions': N}\""
             )
-        size = len(ids) + self._add_bos
-        if size > self._max_tokens:
-            raise ConfigError(f"--max-tokens {self._max_tokens} is below the {size} tokens of {where}; give more")
+        if len(ids) > self._max_tokens:
+            raise ConfigError(f"--max-tokens {self._max_tokens} is below the {len(ids)} tokens of {where}; give more")
         return ids
 
 

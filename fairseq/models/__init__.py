@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+from fairseq.config.foreign.names import not_built
 from fairseq.config.registry import Registry, first_line
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.models.preset_functions import takes_namespace, values_of
@@ -63,7 +64,8 @@ def model_of(arch: str) -> str:
     if arch in MODELS.names():
         return arch
     raise ConfigError(
-        f"--arch {arch} is not a known architecture{did_you_mean(arch, architecture_names())}"
+        not_built("--arch", arch, architecture_names())
+        or f"--arch {arch} is not a known architecture{did_you_mean(arch, architecture_names())}"
         f" (known: {', '.join(architecture_names())}; a plugin's needs --user-dir)"
     )
 

@@ -1,19 +1,21 @@
-"""Makes docs/flags.md of the table in ``fairseq/config/foreign_flags.py``.
+"""Makes docs/flags.md of the tables in ``fairseq/config``.
 
 python -m tests.builders.flags_page        writes it
 """
 
 from pathlib import Path
 
-from fairseq.config.foreign import parse_flags
-from fairseq.config.foreign_flags import COMMANDS, NO_EFFECT, REFUSED, Family
+from fairseq.config.foreign.accepted import COMMANDS, NO_EFFECT, Family
+from fairseq.config.foreign.reading import parse_flags
+from fairseq.config.foreign.refused import REFUSED
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
 HEAD = """# Flags of fairseq that are not here
 
 Every flag that a command of fairseq 0.12 takes is either a flag of ours, which `--help` explains, or stands in one of
 these two tables. A flag with its default value, or one that is switched off, is accepted in silence.
-`python -m tests.builders.flags_page` makes this page of `fairseq/config/foreign_flags.py`.
+`python -m tests.builders.flags_page` makes this page of `accepted.py` and `refused.py` in
+`fairseq/config/foreign`.
 """
 TABLES = (
     (

@@ -71,13 +71,21 @@ def test_pad_in_a_text_is_a_word() -> None:
     ("text", "expect"),
     [
         ("a b b a b b", "FILE:3: a line must have at most 6 tokens, but has 7"),
-        ("a b b", "--max-tokens 4 is below the 5 tokens of FILE:3"),
+        ("a b b", "--max-tokens 3 is below the 4 tokens of FILE:3"),
     ],
 )
 def test_a_line_that_cannot_be_scored_is_named(text: str, expect: str) -> None:
     with pytest.raises((ConfigError, DataError)) as caught:
-        scorer(max_tokens=4, add_bos=True).score_lines([Line("FILE", 3, text)], Dictionary(["a", "b"], [1, 1]))
+        scorer(max_tokens=3, add_bos=True).score_lines([Line("FILE", 3, text)], Dictionary(["a", "b"], [1, 1]))
     assert expect in str(caught.value)
+
+
+def test_an_added_bos_is_not_counted() -> None:
+    """Of a model of 6 positions: three words and their ``</s>`` are 4 tokens."""
+    [scored] = scorer(max_tokens=4, add_bos=True).score_lines(
+        [Line("FILE", 3, "a b b")], Dictionary(["a", "b"], [1, 1])
+    )
+    assert scored.target_N.tolist() == [4, 5, 5, EOS]
 
 
 @pytest.mark.parametrize(

@@ -207,16 +207,16 @@ def row_groups(
         config: limits of a batch.
         rows_done: rows that are there already.
     """
-    lengths = dataset.lengths[block_idx]
-    if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
-        batches = batch_by_size(np.arange(len(block_idx)), lengths, config.max_tokens, config.max_sentences)
+    sizes = dataset.sizes[block_idx]
+    if (sizes[:-1] == sizes[0]).all() and sizes[-1] <= sizes[0]:
+        batches = batch_by_size(np.arange(len(block_idx)), sizes, config.max_tokens, config.max_sentences)
         cuts = np.array([batch[0] for batch in batches])
     else:
         cuts = np.flatnonzero(np.diff(starts[:-1] // GROUP_ROWS, prepend=-1))
     first = int(np.searchsorted(starts[cuts], rows_done, side="right")) - 1
     for begin, end in zip(cuts[first:], [*cuts[first + 1 :], len(block_idx)], strict=True):
-        order = begin + by_length(lengths[begin:end])
-        first_row, batches = int(starts[begin]), batch_by_size(order, lengths, config.max_tokens, config.max_sentences)
+        order = begin + by_length(sizes[begin:end])
+        first_row, batches = int(starts[begin]), batch_by_size(order, sizes, config.max_tokens, config.max_sentences)
         pairs = [
             (block_idx[batch], joined_ranges(starts[batch] - first_row, starts[batch + 1] - starts[batch]))
             for batch in batches

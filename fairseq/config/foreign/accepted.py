@@ -1,4 +1,4 @@
-"""The table of fairseq's flags that commands here do not have; ``foreign.py`` says how it is written, and reads it."""
+"""Flags of fairseq's that commands here do not have and take without effect; ``reading.py`` reads the table."""
 
 from typing import NamedTuple
 
@@ -105,11 +105,41 @@ NO_EFFECT = (
         "they are without effect there as well, or belong to --use-bmuf",
     ),
     Family("--lazy-load", "tegi", "old data", "data is memory-mapped"),
+    Family(
+        "--ema-decay=0.9999 --ema-fp32 --ema-seed-model= --ema-start-update=0 --ema-update-freq=1",
+        "t",
+        "a running mean of the weights",
+        "they belong to --store-ema, which is not here",
+    ),
+    Family(
+        "--lamb-betas=(0.9,0.999) --lamb-eps=1e-08 --anneal-eps --groups={} --dynamic-groups --decay-steps=0"
+        " --hold-steps=0 --init-lr-scale=0.01 --final-lr-scale=0.01 --phase-ratio= --warmup-steps=0 --lr-decay=0.5"
+        " --lr-deacy-period=25000 --epoch2lr={} --update2lr={} --underlying-criterion=",
+        "t",
+        "parts of training",
+        "they belong to an --optimizer, --lr-scheduler or --criterion that is not here",
+    ),
+    Family(
+        "--grouped-shuffling --update-epoch-batch-itr= --update-ordered-indices-seed",
+        "tv",
+        "order of batches",
+        "batches are shuffled anew in every epoch, by --seed and its number",
+    ),
+    Family("--required-seq-len-multiple=1", "tv", "padding", "padding changes no number"),
+    Family(
+        "--train-subset=train --validate-interval=1 --validate-interval-updates=0 --validate-after-updates=0"
+        " --disable-validation --curriculum=0",
+        "v",
+        "training",
+        NOTHING_IS_TRAINED,
+    ),
+    Family("--post-process/--remove-bpe[=]", "v", "subwords in what is printed", "no text is printed"),
     Family("--use-old-adam", ALL, "which Adam", "there is one Adam, torch's"),
-    Family("--amp-batch-retries=2 --amp-init-scale=128 --amp-scale-window=", ALL, "--amp", "they belong to --amp"),
-    Family("--amp --tpu --threshold-loss-scale= --fp16-scale-tolerance=0", NOT_TRAIN, "training", NOTHING_IS_TRAINED),
+    Family("--amp-batch-retries=2", ALL, "overflow in float16", "after an overflow, the next batches are taken"),
+    Family("--tpu --fp16-scale-tolerance=0", NOT_TRAIN, "training", NOTHING_IS_TRAINED),
     Family("--scoring=bleu", ALL, "scores of translations", "there are no translations to score"),
     Family("--gen-subset=test --num-shards=1 --shard-id=0", "t", "splits of other commands", "--train-subset counts"),
+    Family("--gen-subset=test --num-shards=1 --shard-id=0", "v", "splits of other commands", "--valid-subset counts"),
     Family("--gen-subset=test --num-shards=1 --shard-id=0 --dataset-impl=mmap", "i", "a split", "lines are continued"),
     Family("--prefix-size=0", "i", "length of prompts", "each line is its prompt"),
     Family(
@@ -118,7 +148,7 @@ NO_EFFECT = (
         "batches",
         "long prompts are named, and batches change no text",
     ),
-    Family("--tensorboard-logdir=", "giv", "curves", "only training has curves"),
+    Family("--tensorboard-logdir=", "gi", "curves", "only training has curves"),
     # What a decoder of translations, or one that is not autoregressive, is asked for.
     Family(
         "--iter-decode-eos-penalty=0 --iter-decode-force-max-iter --iter-decode-max-iter=10 --iter-decode-with-beam=1"
@@ -174,12 +204,13 @@ NO_EFFECT = (
         " --scale-parameter --warmup-init --lamb-betas=(0.9,0.999) --lamb-eps=1e-08 --groups={} --dynamic-groups"
         " --decay-steps=0 --hold-steps=0 --init-lr-scale=0.01 --final-lr-scale=0.01 --phase-ratio= --warmup-steps=0"
         " --lr-patience=0 --lr-threshold=0.0001 --lr-decay=0.5 --lr-deacy-period=25000 --shrink-min --epoch2lr={}"
-        " --update2lr={} --criterion=cross_entropy --label-smoothing=0 --ignore-prefix-size=0 --report-accuracy"
+        " --update2lr={} --label-smoothing=0 --ignore-prefix-size=0 --report-accuracy"
         " --underlying-criterion=",
         NOT_TRAIN,
         "optimizer, schedule, loss",
         NOTHING_IS_TRAINED,
     ),
+    Family("--criterion=cross_entropy", "pegi", "loss", NOTHING_IS_TRAINED),
     Family("--max-target-positions=", READING, "length of a model", "the checkpoint's is in force"),
     Family(
         "--train-subset=train --valid-subset=valid --combine-valid-subsets/--combine-val --ignore-unused-valid-subsets"
@@ -208,88 +239,5 @@ NO_EFFECT = (
         "t",
         "parts of a model",
         "they belong to flags that are refused",
-    ),
-)
-
-REFUSED = (
-    Family(
-        "--past-target --self-target --future-target",
-        "tegiv",
-        "what is predicted",
-        "each word is predicted from those before it; leave it out",
-    ),
-    Family(
-        "--shorten-method=none",
-        "tegiv",
-        "text left out",
-        "no text is left out; --tokens-per-sample says how long blocks are",
-    ),
-    Family(
-        "--model-parallel-size=1 --pipeline-model-parallel",
-        "tegiv",
-        "a model on several GPUs",
-        "a model is on one device; leave it out",
-    ),
-    Family("--tpu", "t", "TPUs", "training is on a GPU or the CPU; leave it out"),
-    Family("--amp", "t", "mixed precision", "--fp16 does that (products in float16, weights in float32); write --fp16"),
-    Family(
-        "--fp16-scale-tolerance=0 --threshold-loss-scale=",
-        "t",
-        "the loss scale",
-        "the loss scale is halved at every overflow, down to --min-loss-scale; leave it out",
-    ),
-    Family("--raw-text", "tegi", "text that is not binarised", "fairseq-preprocess binarises it; leave the flag out"),
-    Family("--use-bmuf", "t", "blockwise model updates", "gradients are added at every update; leave it out"),
-    Family("--quantization-config-path=", "t", "quantised training", "no model is quantised; leave it out"),
-    Family(
-        "--character-embeddings --base-layers=0 --quant-noise-pq=0 --quant-noise-scalar=0 --decoder-layers-to-keep="
-        " --decoder-xformers-att-config=",
-        "t",
-        "parts of a model",
-        "this part of a model is not built; leave it out",
-    ),
-    Family("--continue-once=", "t", "where training begins", "--restore-file does that; write --restore-file"),
-    Family(
-        "--checkpoint-shard-count=1 --checkpoint-suffix=",
-        "tgiv",
-        "a checkpoint of several files",
-        "a checkpoint is one file; leave it out",
-    ),
-    Family(
-        "--eos=2 --pad=1 --unk=3",
-        ALL,
-        "ids of special words",
-        "special words have fixed ids (pad 1, eos 2, unk 3); leave it out",
-    ),
-    Family("--score-reference", "gi", "scores of given texts", "fairseq-score-lm and fairseq-eval-lm score texts"),
-    Family(
-        "--diverse-beam-groups=-1 --diversity-rate=-1",
-        "gi",
-        "unlike texts",
-        "beams are not diverse; --sampling draws unlike texts",
-    ),
-    Family(
-        "--constraints[=] --match-source-len --eos-token= --lm-path= --retain-dropout --print-alignment[=]"
-        " --replace-unk[=]",
-        "gi",
-        "translation",
-        "a text is a continuation of its prompt, by one model; leave it out",
-    ),
-    Family(
-        "--no-seed-provided", "gi", "other texts every time", "random numbers are those of --seed; give another seed"
-    ),
-    Family("--results-path=", "gi", "texts in a file", "texts are printed; send them to a file with >"),
-    Family(
-        "--source-lang/-s= --target-lang/-t=",
-        "p",
-        "files of two languages",
-        "give whole file names to --trainpref, --validpref and --testpref; leave it out",
-    ),
-    Family("--alignfile= --align-suffix=", "p", "word alignments", "there is one language; leave it out"),
-    Family(
-        "--task=translation|language_modeling",
-        "p",
-        "whose dictionary",
-        "the dictionary is a language model's; leave it out",
     ),
 )

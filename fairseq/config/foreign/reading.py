@@ -1,6 +1,6 @@
 """Flags of fairseq's that a command of ours does not have: accepted without effect, or refused by name.
 
-``foreign_flags.py`` is the table; this is what reads it. A line of flags there is written as
+``accepted.py`` and ``refused.py`` are the tables; this is what reads them. A line of flags there is written as
 ``--device-id/--local-rank=0 --quiet --constraints[=]``: names of one flag, then nothing for a switch, ``=`` and the
 value that changes nothing (several with ``|`` between them), or ``[=…]`` where the flag may stand without a value.
 """
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from fairseq.config.foreign_flags import COMMANDS, NO_EFFECT, REFUSED, Family
+from fairseq.config.foreign.accepted import COMMANDS, NO_EFFECT, Family
+from fairseq.config.foreign.refused import REFUSED
 from fairseq.errors import ConfigError
 
 

@@ -1,0 +1,1 @@
+"""What fairseq has and is not here: flags that are accepted without effect, or refused; names of parts."""
