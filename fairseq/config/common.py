@@ -37,17 +37,10 @@ class DeviceConfig:
         aliases=("--memory-efficient-bf16",),
     )
     memory_efficient_fp16: bool = flag(False, "an older spelling of --fp16")
-    memory_efficient_bf16: bool = flag(False, "another spelling of --bf16")
-    amp: bool = flag(False, "another spelling of --fp16, whose products are float16 and whose weights are float32")
     fp16_init_scale: float = flag(128.0, "loss scale at the start of --fp16 training", minimum=1e-8)
     fp16_scale_window: int | None = flag(
         None, "double the loss scale after N updates without overflow [default: 2000]", minimum=1
     )
-    amp_init_scale: float | None = flag(
-        None, "loss scale at the start of --amp training [default: --fp16-init-scale]", minimum=1e-8
-    )
-    amp_scale_window: int | None = flag(None, "--fp16-scale-window of --amp [default: --fp16-scale-window]", minimum=1)
-    threshold_loss_scale: float | None = flag(None, "never lower the loss scale below this", minimum=1e-8)
     min_loss_scale: float = flag(1e-4, "stop training when the loss scale falls below this", minimum=0)
     num_workers: int = flag(
         1,
@@ -55,6 +48,18 @@ class DeviceConfig:
         minimum=0,
         no_effect="data is memory-mapped and needs no loading processes",
     )
+
+
+@dataclass(frozen=True)
+class LossScaleConfig:
+    """Loss scale of training in float16, further flags."""
+
+    amp: bool = flag(False, "another spelling of --fp16: products in float16, weights and sums in float32")
+    amp_init_scale: float | None = flag(
+        None, "loss scale at the start of --amp training [default: --fp16-init-scale]", minimum=1e-8
+    )
+    amp_scale_window: int | None = flag(None, "the same as --fp16-scale-window, with --amp", minimum=1)
+    threshold_loss_scale: float | None = flag(None, "never lower the loss scale below this", minimum=1e-8)
 
 
 def check_subword_mark(mark: str | None) -> None:

@@ -106,8 +106,13 @@ NO_EFFECT = (
     ),
     Family("--lazy-load", "tegi", "old data", "data is memory-mapped"),
     Family("--use-old-adam", ALL, "which Adam", "there is one Adam, torch's"),
-    Family("--amp-batch-retries=2 --amp-init-scale=128 --amp-scale-window=", ALL, "--amp", "they belong to --amp"),
-    Family("--amp --tpu --threshold-loss-scale= --fp16-scale-tolerance=0", NOT_TRAIN, "training", NOTHING_IS_TRAINED),
+    Family("--amp-batch-retries=2", ALL, "--amp", "after an overflow the next batches follow"),
+    Family(
+        "--amp --amp-init-scale=128 --amp-scale-window= --tpu --threshold-loss-scale= --fp16-scale-tolerance=0",
+        NOT_TRAIN,
+        "training",
+        NOTHING_IS_TRAINED,
+    ),
     Family("--scoring=bleu", ALL, "scores of translations", "there are no translations to score"),
     Family("--gen-subset=test --num-shards=1 --shard-id=0", "t", "splits of other commands", "--train-subset counts"),
     Family("--gen-subset=test --num-shards=1 --shard-id=0 --dataset-impl=mmap", "i", "a split", "lines are continued"),
@@ -127,12 +132,7 @@ NO_EFFECT = (
         "texts refined step by step",
         "a language model writes word by word",
     ),
-    Family(
-        "--beam-mt=0 --lenpen-mt=1 --max-len-a-mt=0 --max-len-b-mt=200",
-        "gi",
-        "speech translation",
-        "there is no speech",
-    ),
+    Family("--beam-mt=0 --lenpen-mt=1 --max-len-a-mt=0 --max-len-b-mt=200", "gi", "speech", "there is no speech"),
     Family(
         "--no-beamable-mm --no-early-stop --sacrebleu --diverse-beam-strength=0.5 --lm-weight=0"
         " --retain-dropout-modules=",
@@ -174,11 +174,21 @@ NO_EFFECT = (
         " --scale-parameter --warmup-init --lamb-betas=(0.9,0.999) --lamb-eps=1e-08 --groups={} --dynamic-groups"
         " --decay-steps=0 --hold-steps=0 --init-lr-scale=0.01 --final-lr-scale=0.01 --phase-ratio= --warmup-steps=0"
         " --lr-patience=0 --lr-threshold=0.0001 --lr-decay=0.5 --lr-deacy-period=25000 --shrink-min --epoch2lr={}"
-        " --update2lr={} --criterion=cross_entropy --label-smoothing=0 --ignore-prefix-size=0 --report-accuracy"
+        " --update2lr={} --label-smoothing=0 --ignore-prefix-size=0 --report-accuracy"
         " --underlying-criterion=",
         NOT_TRAIN,
         "optimizer, schedule, loss",
         NOTHING_IS_TRAINED,
+    ),
+    Family("--criterion=cross_entropy", "pegi", "loss", "a probability has no other loss than its logarithm"),
+    Family(
+        "--train-subset=train --gen-subset=test --validate-interval=1 --validate-interval-updates=0"
+        " --validate-after-updates=0 --disable-validation --curriculum=0 --required-seq-len-multiple=1"
+        " --grouped-shuffling --update-epoch-batch-itr= --update-ordered-indices-seed --num-shards=1 --shard-id=0"
+        " --post-process/--remove-bpe[=]",
+        "v",
+        "other splits and their batches",
+        "--valid-subset is read, once, as a whole",
     ),
     Family("--max-target-positions=", READING, "length of a model", "the checkpoint's is in force"),
     Family(
@@ -231,13 +241,7 @@ REFUSED = (
         "a model is on one device; leave it out",
     ),
     Family("--tpu", "t", "TPUs", "training is on a GPU or the CPU; leave it out"),
-    Family("--amp", "t", "mixed precision", "--fp16 does that (products in float16, weights in float32); write --fp16"),
-    Family(
-        "--fp16-scale-tolerance=0 --threshold-loss-scale=",
-        "t",
-        "the loss scale",
-        "the loss scale is halved at every overflow, down to --min-loss-scale; leave it out",
-    ),
+    Family("--fp16-scale-tolerance=0", "t", "the loss scale", "every overflow halves the loss scale; leave it out"),
     Family("--raw-text", "tegi", "text that is not binarised", "fairseq-preprocess binarises it; leave the flag out"),
     Family("--use-bmuf", "t", "blockwise model updates", "gradients are added at every update; leave it out"),
     Family("--quantization-config-path=", "t", "quantised training", "no model is quantised; leave it out"),
@@ -278,7 +282,7 @@ REFUSED = (
     Family(
         "--no-seed-provided", "gi", "other texts every time", "random numbers are those of --seed; give another seed"
     ),
-    Family("--results-path=", "gi", "texts in a file", "texts are printed; send them to a file with >"),
+    Family("--results-path=", "giv", "results in a file", "results are printed; send them to a file with >"),
     Family(
         "--source-lang/-s= --target-lang/-t=",
         "p",

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from fairseq.config.common import DeviceConfig
+from fairseq.config.common import DeviceConfig, LossScaleConfig
 from fairseq.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+UNSCALED = LossScaleConfig()
 
 
 def select_device(config: DeviceConfig, local_rank: int = 0) -> torch.device:
@@ -34,15 +35,14 @@ class Precision:
     has no fast float16, and an older one no bfloat16: there each means float32, with a warning.
     """
 
-    def __init__(self, config: DeviceConfig, device: torch.device) -> None:
-        fp16 = config.fp16 or config.memory_efficient_fp16 or config.amp
-        bf16 = config.bf16 or config.memory_efficient_bf16
-        typed = "--amp" if config.amp else "--fp16"
+    def __init__(self, config: DeviceConfig, device: torch.device, scaling: LossScaleConfig = UNSCALED) -> None:
+        fp16 = config.fp16 or config.memory_efficient_fp16 or scaling.amp
+        bf16 = config.bf16
+        typed = "--amp" if scaling.amp else "--fp16"
         if fp16 and bf16:
             raise ConfigError(f"{typed} and --bf16 exclude each other; leave one out")
-        for name, is_typed in (("fp16", config.memory_efficient_fp16), ("bf16", config.memory_efficient_bf16)):
-            if is_typed:
-                logger.warning("--memory-efficient-%s is taken as --%s: master weights stay in float32", name, name)
+        if config.memory_efficient_fp16:
+            logger.warning("--memory-efficient-fp16 is taken as --fp16: master weights stay in float32")
         if fp16 and device.type == "cpu":
             faster = "--bf16 is faster on this one" if cpu_has_bfloat16() else "this one has no faster format"
             logger.warning("%s has no effect on a CPU, which computes in float32; %s", typed, faster)
@@ -54,9 +54,9 @@ class Precision:
             bf16 = False
         self.device = device
         self.dtype = torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32
-        self.min_loss_scale, self.lowest_loss_scale = config.min_loss_scale, config.threshold_loss_scale
-        window = (config.amp_scale_window if config.amp else None) or config.fp16_scale_window or 2000
-        init_scale = (config.amp_init_scale if config.amp else None) or config.fp16_init_scale
+        self.min_loss_scale, self.lowest_loss_scale = config.min_loss_scale, scaling.threshold_loss_scale
+        window = (scaling.amp_scale_window if scaling.amp else None) or config.fp16_scale_window or 2000
+        init_scale = (scaling.amp_init_scale if scaling.amp else None) or config.fp16_init_scale
         self.scaler = torch.amp.GradScaler(device.type, init_scale=init_scale, growth_interval=window, enabled=fp16)
 
     @property

@@ -15,7 +15,7 @@ from fairseq.config.flags import flag_fields, flag_name
 EVERY_COMMAND = shlex.split(
     "--seed --log-interval --log-format --log-file --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
     " --fp16-init-scale --min-loss-scale --user-dir --num-workers --help --version --traceback"
-    " --memory-efficient-bf16 --amp --amp-init-scale --amp-scale-window --threshold-loss-scale"
+    " --memory-efficient-bf16"
 )
 TRAIN = shlex.split(
     "--task --arch -a --save-dir --restore-file --max-update --max-epoch --clip-norm --lr --min-lr"
@@ -40,14 +40,14 @@ TRAIN = shlex.split(
     " --me --mu --learning-rate --stop-time-hours --max-tokens-valid --batch-size-valid --max-sentences-valid"
     " --max-valid-steps --nval --valid-subset --combine-valid-subsets --combine-val --ignore-unused-valid-subsets"
     " --validate-interval-updates --validate-after-updates --fixed-validation-seed --optimizer-overrides --curriculum"
-    " --keep-interval-updates-pattern"
+    " --keep-interval-updates-pattern --amp --amp-init-scale --amp-scale-window --threshold-loss-scale"
 )
 VALIDATE = shlex.split(
     "--path --task --criterion --model-overrides --max-tokens --max-sentences --batch-size"
     " --required-batch-size-multiple --dataset-impl --valid-subset --combine-valid-subsets --combine-val"
     " --ignore-unused-valid-subsets --skip-invalid-size-inputs-valid-test --max-tokens-valid --batch-size-valid"
     " --max-sentences-valid --max-valid-steps --nval --fixed-validation-seed --sample-break-mode --tokens-per-sample"
-    " --add-bos-token --tensorboard-logdir"
+    " --add-bos-token"
 )
 EVAL_LM = shlex.split(
     "--path --gen-subset --max-tokens --context-window --softmax-batch --remove-bpe"

@@ -115,7 +115,7 @@ def test_the_first_batches_alone(validate: Command) -> None:
         ("--criterion cross_entrpy", "did you mean cross_entropy?"),
         ("--max-tokens 8", "--max-tokens 8 is below the 16 tokens of the longest block of the split 'valid'"),
         ("--max-tokens-valid 8", "--max-tokens-valid 8 is below"),
-        ("--gen-subset test", "here it is --valid-subset"),
+        ("--split test", "here it is --valid-subset"),
         ("--nval 0", "--max-valid-steps must be at least 1, but is 0"),
         ("--path gone.pt", "checkpoint gone.pt does not exist"),
     ],
