@@ -108,6 +108,11 @@ class BlockDataset:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @property
+    def sizes(self) -> Int64s:
+        """Tokens of each block, without an added ``<s>``: what ``--max-tokens`` counts, in fairseq as well."""
+        return self.ends - self.starts
+
     def sha256(self) -> str:
         """Returns the hash of the stream, in the dtype of its file."""
         return hashlib.sha256(np.ascontiguousarray(self.tokens).data).hexdigest()

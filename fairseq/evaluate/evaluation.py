@@ -94,7 +94,7 @@ def prepare(
             num_left_out,
             opened.max_positions,
         )
-    lengths = dataset.lengths
+    lengths = dataset.sizes
     order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(lengths)
     batches = batch_by_size(
         order,

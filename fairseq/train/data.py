@@ -34,8 +34,8 @@ def load_epoch(task: Any, trainer: Trainer, batching: BatchConfig, seed: int, ep
     warn_of_long_blocks(split, num_left_out, limit)
     warn_of_padding(split, dataset)
     batches = batch_by_size(
-        by_length(dataset.lengths, seed),
-        dataset.lengths,
+        by_length(dataset.sizes, seed),
+        dataset.sizes,
         batching.max_tokens,
         batching.max_sentences,
         batching.required_batch_size_multiple,

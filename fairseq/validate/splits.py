@@ -74,7 +74,7 @@ def load_splits(
             )
         warn_of_long_blocks(split, num_left_out, limit)
         warn_of_padding(split, dataset)
-        batches = batch_by_size(by_length(dataset.lengths), dataset.lengths, *most, split=split, bound=bound)
+        batches = batch_by_size(by_length(dataset.sizes), dataset.sizes, *most, split=split, bound=bound)
         first = batches[: config.max_valid_steps]
         num_blocks = sum(map(len, first))
         if len(first) < len(batches):

@@ -207,7 +207,7 @@ def row_groups(
         config: limits of a batch.
         rows_done: rows that are there already.
     """
-    lengths = dataset.lengths[block_idx]
+    lengths = dataset.sizes[block_idx]
     if (lengths[:-1] == lengths[0]).all() and lengths[-1] <= lengths[0]:
         batches = batch_by_size(np.arange(len(block_idx)), lengths, config.max_tokens, config.max_sentences)
         cuts = np.array([batch[0] for batch in batches])
