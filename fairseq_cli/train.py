@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
-from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.fairseq_fields import filled_in
 from fairseq.config.flags import Flags
 from fairseq.config.namespace import for_preset
@@ -59,7 +59,7 @@ def flag_groups() -> tuple[type, ...]:
     registered = [registry.configs() for registry in (TASKS, MODELS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)]
     plugged = [config for configs in registered for config in configs]
     settings = (OptimizationConfig, BatchConfig, ValidationConfig, CheckpointConfig)
-    return (TrainConfig, *plugged, *settings, ProcessesConfig, DeviceConfig, CommonConfig)
+    return (TrainConfig, *plugged, *settings, ProcessesConfig, DeviceConfig, LossScaleConfig, CommonConfig)
 
 
 def run_config(flags: Flags) -> RunConfig:
@@ -78,6 +78,7 @@ def run_config(flags: Flags) -> RunConfig:
     config = RunConfig(
         common=flags.build(CommonConfig),
         device=flags.build(DeviceConfig),
+        scaling=flags.build(LossScaleConfig),
         train=train,
         optimization=flags.build(OptimizationConfig),
         checkpoint=flags.build(CheckpointConfig),
@@ -122,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     from fairseq.runtime.precision import Precision, select_device
 
     group = join_processes(select_device(config.device).type)
-    precision = Precision(config.device, select_device(config.device, group.local_rank))
+    precision = Precision(config.device, select_device(config.device, group.local_rank), config.scaling)
     if group.world_size == 1 and processes.distributed_world_size is None and precision.device.type == "cuda":
         say_idle_gpus(torch.cuda.device_count(), argv)
     torch.manual_seed(config.common.seed)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from fairseq.runtime.distributed import ProcessGroup
     from fairseq.runtime.precision import Precision
 
-DESCRIPTION = """Tell the loss of a checkpoint on whole splits of binarised data, as fairseq-train does when it validates:
-by the checkpoint's criterion, in the blocks and batches that it was trained with. fairseq-eval-lm tells the perplexity
-of a text with long contexts, and with neighbours."""
+DESCRIPTION = """Tell the loss of a checkpoint on splits of binarised data, as fairseq-train does when it validates: by
+the checkpoint's criterion, in the blocks and batches of its training. fairseq-eval-lm tells the perplexity of a text
+with longer contexts, and with neighbours."""
 OUTPUT = """A line for each split, on the standard output; of several checkpoints, it begins with the checkpoint:
 
   valid | valid on 'valid' subset | loss 6.87612 | ppl 117.479 | num_updates 64 | wps 12000 | wpb 500.4 | bsz 8

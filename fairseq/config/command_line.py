@@ -34,7 +34,7 @@ SYNONYMS = (
     ("--dstore-filename", "--dstore-mmap", "--prefix", "--dstore", "--datastore"),
     ("--indexfile", "--faiss-index", "--index", "--index-file"),
     ("--path", "--checkpoint", "--model", "--ckpt"),
-    ("--gen-subset", "--split", "--subset"),
+    ("--gen-subset", "--split", "--subset", "--valid-subset"),
     ("--k", "--num-neighbors", "--num-neighbours", "--neighbors", "--topk"),
     ("--probe", "--nprobe"),
     ("--lmbda", "--lambda", "--knn-lambda"),

@@ -43,7 +43,7 @@ class BatchConfig:
     """Batches."""
 
     max_tokens: int | None = flag(
-        None, "most tokens in a batch, padding counted; this or --batch-size is required", minimum=1
+        None, "most tokens in a batch, padding counted, an added <s> not; this or --batch-size is required", minimum=1
     )
     max_sentences: int | None = flag(None, "most blocks in a batch", aliases=("--batch-size",), minimum=1)
     required_batch_size_multiple: int = flag(

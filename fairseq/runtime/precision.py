@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from fairseq.config.common import DeviceConfig
+from fairseq.config.common import DeviceConfig, LossScaleConfig
 from fairseq.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+UNSCALED = LossScaleConfig()
 
 
 def select_device(config: DeviceConfig, local_rank: int = 0) -> torch.device:
@@ -34,17 +35,18 @@ class Precision:
     has no fast float16, and an older one no bfloat16: there each means float32, with a warning.
     """
 
-    def __init__(self, config: DeviceConfig, device: torch.device) -> None:
-        fp16 = config.fp16 or config.memory_efficient_fp16
-        if fp16 and config.bf16:
-            raise ConfigError("--fp16 and --bf16 exclude each other; leave one out")
+    def __init__(self, config: DeviceConfig, device: torch.device, scaling: LossScaleConfig = UNSCALED) -> None:
+        fp16 = config.fp16 or config.memory_efficient_fp16 or scaling.amp
+        bf16 = config.bf16
+        typed = "--amp" if scaling.amp else "--fp16"
+        if fp16 and bf16:
+            raise ConfigError(f"{typed} and --bf16 exclude each other; leave one out")
         if config.memory_efficient_fp16:
             logger.warning("--memory-efficient-fp16 is taken as --fp16: master weights stay in float32")
         if fp16 and device.type == "cpu":
             faster = "--bf16 is faster on this one" if cpu_has_bfloat16() else "this one has no faster format"
-            logger.warning("--fp16 has no effect on a CPU, which computes in float32; %s", faster)
+            logger.warning("%s has no effect on a CPU, which computes in float32; %s", typed, faster)
             fp16 = False
-        bf16 = config.bf16
         if bf16 and device.type == "cpu" and not cpu_has_bfloat16():
             logger.warning(
                 "--bf16 has no effect: this CPU has no instructions for it, and computes in float32, its fastest format"
@@ -52,13 +54,10 @@ class Precision:
             bf16 = False
         self.device = device
         self.dtype = torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32
-        self.min_loss_scale = config.min_loss_scale
-        self.scaler = torch.amp.GradScaler(
-            device.type,
-            init_scale=config.fp16_init_scale,
-            growth_interval=config.fp16_scale_window or 2000,
-            enabled=fp16,
-        )
+        self.min_loss_scale, self.lowest_loss_scale = config.min_loss_scale, scaling.threshold_loss_scale
+        window = (scaling.amp_scale_window if scaling.amp else None) or config.fp16_scale_window or 2000
+        init_scale = (scaling.amp_init_scale if scaling.amp else None) or config.fp16_init_scale
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=init_scale, growth_interval=window, enabled=fp16)
 
     @property
     def name(self) -> str:
@@ -71,10 +70,20 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def check_loss_scale(self) -> None:
-        """Raises ConfigError when the loss scale has fallen below ``--min-loss-scale``."""
-        if self.scaler.is_enabled() and self.scaler.get_scale() < self.min_loss_scale:
+    def adapt_loss_scale(self) -> bool:
+        """Raises or lowers the loss scale after a step; returns False where there was an overflow, and no step.
+
+        Raises:
+            ConfigError: the scale has fallen below ``--min-loss-scale``.
+        """
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        after = self.scaler.get_scale()
+        if self.lowest_loss_scale is not None and after < self.lowest_loss_scale and after < before:
+            self.scaler.update(self.lowest_loss_scale)
+        if self.scaler.get_scale() < self.min_loss_scale:
             raise ConfigError(
                 f"the loss scale fell below --min-loss-scale {self.min_loss_scale}: the loss diverges;"
                 " lower --lr, or train with --bf16 or in float32"
             )
+        return after >= before

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.flags import as_dict, flag, flag_name
 from fairseq.config.kinds import Dir, File, Name, Settings
 from fairseq.criterions import CRITERIONS
@@ -113,6 +113,7 @@ class RunConfig:
 
     common: CommonConfig
     device: DeviceConfig
+    scaling: LossScaleConfig
     train: TrainConfig
     optimization: OptimizationConfig
     checkpoint: CheckpointConfig

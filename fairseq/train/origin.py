@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoints.format import load_extra_state
-from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.errors import CheckpointError
 from fairseq.storage.files import file_sha256
 from fairseq.storage.inputs import require_checkpoint
@@ -36,7 +36,7 @@ from fairseq.validate.config import ValidationConfig
 logger = logging.getLogger(__name__)
 
 # A command that differs in these only is the same run, trained longer, watched or saved otherwise, or elsewhere.
-_GROUPS = (CheckpointConfig, ValidationConfig, CommonConfig, DeviceConfig)
+_GROUPS = (CheckpointConfig, ValidationConfig, CommonConfig, DeviceConfig, LossScaleConfig)
 _BESIDE = {field.name for group in _GROUPS for field in fields(group)} - {"seed", "optimizer_overrides"}
 _BESIDE |= {"max_epoch", "max_update", "stop_time_hours", "stop_min_lr", "tensorboard_logdir"}
 _UNMARKED = "unmarked "

@@ -140,11 +140,8 @@ class Trainer:
         """Steps the optimizer; returns False if a float16 overflow only lowered the loss scale."""
         scaler = self.precision.scaler
         if scaler.is_enabled():
-            scale = scaler.get_scale()
             scaler.step(self.optimizer)
-            scaler.update()
-            self.precision.check_loss_scale()
-            return scaler.get_scale() >= scale
+            return self.precision.adapt_loss_scale()
         if not math.isfinite(norm):
             raise FairseqError(
                 f"the gradient of update {self.num_updates + 1} is not finite; lower --lr or lengthen the warm-up"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import flag
-from fairseq.config.kinds import Dir, Files, Name, Settings, Splits
+from fairseq.config.kinds import Files, Name, Settings, Splits
 from fairseq.criterions import CRITERIONS
 
 
@@ -60,4 +60,3 @@ class ValidateConfig:
     required_batch_size_multiple: int = flag(
         8, "number of blocks in a batch", no_effect="a validation's batches are as large as they may be"
     )
-    tensorboard_logdir: Dir | None = flag(None, "directory of TensorBoard logs", no_effect="only training writes them")

@@ -108,7 +108,7 @@ CASES = [
     ),
     Case("first-filename-to-write", EVAL, lambda p: dump(p, "--dstore-filename", p / "new"), "give --dstore-mmap /"),
     Case("first-filename-to-build", BUILD, lambda p: ["--dstore-filename", "x"], "here it is --dstore-mmap"),
-    Case("first-word-of-others", TRAIN, lambda p: [*p.train(), "--learning-rate", "1"], "here it is --lr"),
+    Case("first-word-of-others", TRAIN, lambda p: [*p.train(), "--max-steps", "1"], "here it is --max-update"),
     Case("first-space", TRAIN, lambda p: [*p.train(), " "], "write nothing behind the \\ that ends a line"),
     Case("first-quotes", TRAIN, lambda p: [*p.train(), "--arch transformer_lm"], "without quotes around both"),
     Case("first-two-directories", TRAIN, lambda p: [*p.train(), "other"], "unexpected argument other"),

@@ -203,6 +203,7 @@ OUTPUTS = {
     "eval --log-file": _log("fairseq-eval-lm", EVAL),
     "generate --log-file": _log("fairseq-generate", f"{EVAL} --max-len-b 1 --beam 1 --num-shards 20"),
     "interactive --log-file": _log("fairseq-interactive", f"{EVAL} --max-len-b 1 --beam 1 --input line.txt"),
+    "validate --log-file": _log("fairseq-validate", EVAL),
     "score-lm --log-file": _log("fairseq-score-lm", f"{EVAL} --input line.txt"),
     "build --log-file": _log("build_dstore.py", "--dstore_mmap dstore --faiss_index out/i --index-spec Flat"),
     "check --log-file": _log("fairseq-knnlm", "check data-bin"),

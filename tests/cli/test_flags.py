@@ -15,6 +15,7 @@ from fairseq.config.flags import flag_fields, flag_name
 EVERY_COMMAND = shlex.split(
     "--seed --log-interval --log-format --log-file --no-progress-bar --cpu --fp16 --bf16 --memory-efficient-fp16"
     " --fp16-init-scale --min-loss-scale --user-dir --num-workers --help --version --traceback"
+    " --memory-efficient-bf16"
 )
 TRAIN = shlex.split(
     "--task --arch -a --save-dir --restore-file --max-update --max-epoch --clip-norm --lr --min-lr"
@@ -36,6 +37,17 @@ TRAIN = shlex.split(
     " --offload-activations --decoder-layerdrop --max-target-positions --add-bos-token --output-dictionary-size"
     " --distributed-world-size"
     " --distributed-num-procs --device-id --local-rank"
+    " --me --mu --learning-rate --stop-time-hours --max-tokens-valid --batch-size-valid --max-sentences-valid"
+    " --max-valid-steps --nval --valid-subset --combine-valid-subsets --combine-val --ignore-unused-valid-subsets"
+    " --validate-interval-updates --validate-after-updates --fixed-validation-seed --optimizer-overrides --curriculum"
+    " --keep-interval-updates-pattern --amp --amp-init-scale --amp-scale-window --threshold-loss-scale"
+)
+VALIDATE = shlex.split(
+    "--path --task --criterion --model-overrides --max-tokens --max-sentences --batch-size"
+    " --required-batch-size-multiple --dataset-impl --valid-subset --combine-valid-subsets --combine-val"
+    " --ignore-unused-valid-subsets --skip-invalid-size-inputs-valid-test --max-tokens-valid --batch-size-valid"
+    " --max-sentences-valid --max-valid-steps --nval --fixed-validation-seed --sample-break-mode --tokens-per-sample"
+    " --add-bos-token"
 )
 EVAL_LM = shlex.split(
     "--path --gen-subset --max-tokens --context-window --softmax-batch --remove-bpe"
@@ -164,7 +176,15 @@ DEFAULTS = {
         "--validate-interval": 1,
         "--adaptive-input-factor": 4,
         "--adaptive-softmax-factor": 4,
+        "--stop-time-hours": 0,
+        "--validate-interval-updates": 0,
+        "--validate-after-updates": 0,
+        "--valid-subset": "valid",
+        "--curriculum": 0,
+        "--optimizer-overrides": "{}",
+        "--keep-interval-updates-pattern": -1,
     },
+    "fairseq-validate": {**EVERY_DEFAULT, "--model-overrides": "{}", "--valid-subset": "valid"},
     "fairseq-eval-lm": {
         **EVERY_DEFAULT,
         "--gen-subset": "test",
@@ -258,6 +278,7 @@ CHOICES = {
 }
 FLAGS = {
     "fairseq-train": [*EVERY_COMMAND, *TRAIN],
+    "fairseq-validate": [*EVERY_COMMAND, *VALIDATE],
     "fairseq-eval-lm": [*EVERY_COMMAND, *EVAL_LM],
     "fairseq-generate": [*EVERY_COMMAND, *GENERATE],
     "fairseq-interactive": [*EVERY_COMMAND, *INTERACTIVE],
@@ -272,6 +293,8 @@ def help_of(prog: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Returns what a command prints for ``--help``, on one line."""
     if prog == "fairseq-train":
         from fairseq_cli.train import main
+    elif prog == "fairseq-validate":
+        from fairseq_cli.validate import main
     elif prog == "fairseq-eval-lm":
         from fairseq_cli.eval_lm import main
     elif prog == "fairseq-generate":
@@ -303,7 +326,9 @@ def groups_of(prog: str) -> tuple[type, ...]:
         from fairseq_cli.train import flag_groups
 
         return flag_groups()
-    if prog == "fairseq-eval-lm":
+    if prog == "fairseq-validate":
+        import fairseq_cli.validate as command
+    elif prog == "fairseq-eval-lm":
         import fairseq_cli.eval_lm as command
     elif prog == "fairseq-generate":
         import fairseq_cli.generate as command

@@ -26,7 +26,7 @@ def scripts() -> dict[str, str]:
 
 
 def test_every_console_command_is_there() -> None:
-    assert len(scripts()) == 8
+    assert len(scripts()) == 9
     for target in scripts().values():
         module, name = target.split(":")
         assert callable(getattr(importlib.import_module(module), name))

@@ -136,7 +136,12 @@ NO_EFFECT = (
     Family("--post-process/--remove-bpe[=]", "v", "subwords in what is printed", "no text is printed"),
     Family("--use-old-adam", ALL, "which Adam", "there is one Adam, torch's"),
     Family("--amp-batch-retries=2", ALL, "overflow in float16", "after an overflow, the next batches are taken"),
-    Family("--tpu --fp16-scale-tolerance=0", NOT_TRAIN, "training", NOTHING_IS_TRAINED),
+    Family(
+        "--amp --amp-init-scale=128 --amp-scale-window= --tpu --threshold-loss-scale= --fp16-scale-tolerance=0",
+        NOT_TRAIN,
+        "training",
+        NOTHING_IS_TRAINED,
+    ),
     Family("--scoring=bleu", ALL, "scores of translations", "there are no translations to score"),
     Family("--gen-subset=test --num-shards=1 --shard-id=0", "t", "splits of other commands", "--train-subset counts"),
     Family("--gen-subset=test --num-shards=1 --shard-id=0", "v", "splits of other commands", "--valid-subset counts"),
@@ -157,12 +162,7 @@ NO_EFFECT = (
         "texts refined step by step",
         "a language model writes word by word",
     ),
-    Family(
-        "--beam-mt=0 --lenpen-mt=1 --max-len-a-mt=0 --max-len-b-mt=200",
-        "gi",
-        "speech translation",
-        "there is no speech",
-    ),
+    Family("--beam-mt=0 --lenpen-mt=1 --max-len-a-mt=0 --max-len-b-mt=200", "gi", "speech", "there is no speech"),
     Family(
         "--no-beamable-mm --no-early-stop --sacrebleu --diverse-beam-strength=0.5 --lm-weight=0"
         " --retain-dropout-modules=",
