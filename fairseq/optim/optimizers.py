@@ -1,5 +1,6 @@
 """Optimizers: fairseq's NAG, and torch's own under fairseq's names and flags."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,7 +9,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fairseq.errors import ConfigError
-from fairseq.optim.config import AdagradConfig, AdamConfig, NAGConfig, SGDConfig
+from fairseq.optim.config import (
+    AdadeltaConfig,
+    AdafactorConfig,
+    AdagradConfig,
+    AdamaxConfig,
+    AdamConfig,
+    NAGConfig,
+    SGDConfig,
+)
 
 
 class NAG(Optimizer):
@@ -60,9 +69,7 @@ def build_nag(parameters: Iterable[nn.Parameter], lr: float, config: NAGConfig) 
 
 def build_adam(parameters: Iterable[nn.Parameter], lr: float, config: AdamConfig) -> Optimizer:
     """Returns AdamW, for both ``adam`` and ``adamw``: fairseq's ``adam`` decouples weight decay as well."""
-    if len(config.adam_betas) != 2 or max(config.adam_betas) >= 1:
-        raise ConfigError(f"--adam-betas must be two numbers below 1, such as (0.9, 0.98), but is {config.adam_betas}")
-    betas = (config.adam_betas[0], config.adam_betas[1])
+    betas = _two_betas("--adam-betas", config.adam_betas)
     return torch.optim.AdamW(parameters, lr, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay)
 
 
@@ -74,3 +81,36 @@ def build_sgd(parameters: Iterable[nn.Parameter], lr: float, config: SGDConfig) 
 def build_adagrad(parameters: Iterable[nn.Parameter], lr: float, config: AdagradConfig) -> Optimizer:
     """Returns Adagrad."""
     return torch.optim.Adagrad(parameters, lr, weight_decay=config.weight_decay)
+
+
+def build_adamax(parameters: Iterable[nn.Parameter], lr: float, config: AdamaxConfig) -> Optimizer:
+    """Returns Adamax."""
+    betas = _two_betas("--adamax-betas", config.adamax_betas)
+    decay = config.weight_decay
+    return torch.optim.Adamax(parameters, lr, betas=betas, eps=config.adamax_eps, weight_decay=decay)
+
+
+def build_adadelta(parameters: Iterable[nn.Parameter], lr: float, config: AdadeltaConfig) -> Optimizer:
+    """Returns Adadelta."""
+    rho, eps = config.adadelta_rho, config.adadelta_eps
+    return torch.optim.Adadelta(parameters, lr, rho=rho, eps=eps, weight_decay=config.weight_decay)
+
+
+def build_adafactor(parameters: Iterable[nn.Parameter], lr: float, config: AdafactorConfig) -> Optimizer:
+    """Returns torch's Adafactor; its first epsilon is a bound of roots where fairseq's is one of squares."""
+    least_square, least_size = config.adafactor_eps
+    return torch.optim.Adafactor(
+        parameters,
+        lr,
+        beta2_decay=config.decay_rate,
+        eps=(math.sqrt(least_square), least_size),
+        d=config.clip_threshold,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _two_betas(name: str, betas: tuple[float, ...]) -> tuple[float, float]:
+    """Returns the decay rates of two moments; raises ConfigError unless they are two numbers below 1."""
+    if len(betas) != 2 or max(betas) >= 1:
+        raise ConfigError(f"{name} must be two numbers below 1, such as (0.9, 0.98), but is {betas}")
+    return betas[0], betas[1]
