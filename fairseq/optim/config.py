@@ -8,7 +8,7 @@ from fairseq.errors import ConfigError
 
 
 def _weight_decay() -> Any:
-    meaning = "weight decay: p ← p·(1 − lr·wd) in nag and adam, g ← g + wd·p in others"
+    meaning = "weight decay: g ← g + wd·p in sgd, adagrad and adadelta, p ← p·(1 − lr·wd) in others"
     return flag(0.0, meaning, aliases=("--wd",), minimum=0)
 
 
@@ -103,7 +103,7 @@ class AdafactorConfig:
     adafactor_eps: tuple[float, ...] = flag(
         (1e-30, 1e-3), "least squared gradient, and least size of a weight that the rate is scaled by", minimum=0
     )
-    clip_threshold: float = flag(1.0, "largest root mean square of an update before the rate", minimum=1e-8)
+    clip_threshold: float = flag(1.0, "largest root mean square of an update before the rate", minimum=1)
     decay_rate: float = flag(-0.8, "power of the number of updates that the memory of squared gradients follows")
     beta1: float | None = flag(None, "momentum: not in torch's Adafactor, refused", minimum=0, maximum=1)
     scale_parameter: bool = flag(False, "scale the rate by the size of each weight; required, as torch's always does")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,10 +85,20 @@ def build_adagrad(parameters: Iterable[nn.Parameter], lr: float, config: Adagrad
 
 
 def build_adamax(parameters: Iterable[nn.Parameter], lr: float, config: AdamaxConfig) -> Optimizer:
-    """Returns Adamax."""
-    betas = _two_betas("--adamax-betas", config.adamax_betas)
-    decay = config.weight_decay
-    return torch.optim.Adamax(parameters, lr, betas=betas, eps=config.adamax_eps, weight_decay=decay)
+    """Returns Adamax; weights decay before the step, as in fairseq, where torch's own decay is added to gradients."""
+    optimizer = torch.optim.Adamax(
+        parameters, lr, betas=_two_betas("--adamax-betas", config.adamax_betas), eps=config.adamax_eps
+    )
+    if config.weight_decay:
+        optimizer.register_step_pre_hook(partial(_decay, config.weight_decay))
+    return optimizer
+
+
+@torch.no_grad()
+def _decay(weight_decay: float, optimizer: Optimizer, *arguments: Any) -> None:
+    for group in optimizer.param_groups:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(parameters, 1 - group["lr"] * weight_decay)
 
 
 def build_adadelta(parameters: Iterable[nn.Parameter], lr: float, config: AdadeltaConfig) -> Optimizer:

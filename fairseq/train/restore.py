@@ -3,7 +3,7 @@
 What a reset leaves out, as in fairseq 0.12:
 
     --reset-optimizer      the optimizer's state, the loss scale, the count of updates, the best and the patience
-    --reset-meters         the best, the patience, the validations so far, and the time that counts for --stop-time-hours
+    --reset-meters         the best, the patience, validations so far, and the time that counts for --stop-time-hours
     --reset-dataloader     the epoch, and the position in it
     --reset-lr-scheduler   nothing: a schedule is a function of updates, epoch and the validations so far
 """
