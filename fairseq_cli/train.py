@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.fairseq_fields import filled_in
-from fairseq.config.flags import Flags
+from fairseq.config.flags import Flags, as_dict
 from fairseq.config.namespace import for_preset
 from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
@@ -20,7 +20,7 @@ from fairseq.errors import ConfigError
 from fairseq.models import MODELS, architecture, model_of
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
-from fairseq.optim.config import OptimizationConfig
+from fairseq.optim.config import OptimizationConfig, PlateauConfig
 from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.storage.files import locked
@@ -90,15 +90,23 @@ def run_config(flags: Flags) -> RunConfig:
         schedule=chosen(LR_SCHEDULERS, train.lr_scheduler),
         criterion=chosen(CRITERIONS, train.criterion),
     )
+    if isinstance(config.schedule, PlateauConfig) and config.checkpoint.disable_validation:
+        raise ConfigError("--lr-scheduler reduce_lr_on_plateau needs validations; leave out --disable-validation")
     flags.warn_unused()
-    settings = config.fields()
-    parts = ("task", "model", "optimizer", "schedule", "criterion")
-    config = replace(config, **{part: filled_in(getattr(config, part), settings) for part in parts})
+    config = _without_references(config)
     if config.checkpoint.reset_lr_scheduler and not config.checkpoint.reset_optimizer:
         logger.warning(
             "--reset-lr-scheduler has no effect without --reset-optimizer: a schedule depends on updates and epoch"
         )
     return config
+
+
+def _without_references(config: RunConfig) -> RunConfig:
+    """Returns the settings with those values that plugins take from other flags."""
+    parts = {name: getattr(config, name) for name in ("task", "model", "optimizer", "schedule", "criterion")}
+    shared = (config.common, config.device, config.batching, config.validation, config.checkpoint, config.optimization)
+    settings = as_dict(*filter(None, parts.values()), config.train, *shared)
+    return replace(config, **{name: filled_in(part, settings) for name, part in parts.items()})
 
 
 def main(argv: Sequence[str]) -> None:
@@ -148,6 +156,7 @@ def say_idle_gpus(number: int, argv: Sequence[str]) -> None:
 
 def build_training(config: RunConfig, precision: "Precision", group: "ProcessGroup") -> "Training":
     """Returns the run, restored from a checkpoint where there is one."""
+    from fairseq.criterions.build import build_criterion
     from fairseq.train.loop import Training
     from fairseq.train.trainer import Trainer
 
@@ -165,7 +174,13 @@ def build_training(config: RunConfig, precision: "Precision", group: "ProcessGro
     optimizer_args = () if config.optimizer is None else (config.optimizer,)
     trainer = Trainer(
         model,
-        CRITERIONS.get(names.criterion),
+        build_criterion(
+            CRITERIONS.get(names.criterion),
+            config.criterion,
+            task,
+            precision.device,
+            sentence_avg=config.optimization.sentence_avg,
+        ),
         OPTIMIZERS.get(names.optimizer)(parameters, lr_schedule(0, 1), *optimizer_args),
         lr_schedule,
         precision,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "fairseq fairseq.errors fairseq.arrays fairseq_knnlm",  # the last starts what lies above by name
     "fairseq.config.foreign",
-    "fairseq.config fairseq.dataclass fairseq.plugins",
+    "fairseq.config fairseq.dataclass fairseq.plugins fairseq.logging fairseq.metrics fairseq.utils",
     "fairseq.storage",
     "fairseq.runtime",
     "fairseq.text",

@@ -1,8 +1,34 @@
-"""Losses. A plugin adds one with ``@register_criterion("name")`` over ``(model, source_BT, target_BT) → Loss``."""
+"""Losses.
 
-from fairseq.config.registry import Registry
+A plugin adds one with ``@register_criterion("name")`` over ``(model, source_BT, target_BT) → Loss``, or over a class
+derived from ``FairseqCriterion``.
+"""
 
-CRITERIONS = Registry("criterion", "--criterion")
+from typing import TYPE_CHECKING, Any
+
+from fairseq.config.registry import Registry, load
+from fairseq.criterions.config import LabelSmoothedCrossEntropyCriterionConfig
+from fairseq.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fairseq.criterions.fairseq_criterion import FairseqCriterion as FairseqCriterion
+    from fairseq.criterions.fairseq_criterion import LegacyFairseqCriterion as LegacyFairseqCriterion
+
+
+class _Criterions(Registry):
+    """The registry; a class in fairseq's older manner is named when it is registered, before its flags are missed."""
+
+    def add(self, name: str, factory: Any, config: type | None = None, summary: str = "") -> None:
+        """Registers ``name``; raises ConfigError for a class that declares flags with ``add_args``."""
+        if config is None and hasattr(factory, "add_args"):
+            raise ConfigError(
+                f"criterion '{name}' declares its flags in add_args, which is not called here; declare them as the"
+                " fields of a dataclass: @register_criterion(…, dataclass=…) (docs/plugins.md)"
+            )
+        super().add(name, factory, config, summary)
+
+
+CRITERIONS = _Criterions("criterion", "--criterion")
 register_criterion = CRITERIONS.register
 
 CRITERIONS.add(
@@ -15,3 +41,16 @@ CRITERIONS.add(
     "fairseq.criterions.cross_entropy:adaptive_loss",
     summary="the same, of a model with an adaptive softmax",
 )
+CRITERIONS.add(
+    "label_smoothed_cross_entropy",
+    "fairseq.criterions.label_smoothed_cross_entropy:LabelSmoothedCrossEntropyCriterion",
+    LabelSmoothedCrossEntropyCriterionConfig,
+    "the same, with a share of the probability spread over all words",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Returns the classes that plugins derive from, which need torch, when they are asked for."""
+    if name in ("FairseqCriterion", "LegacyFairseqCriterion"):
+        return load(f"fairseq.criterions.fairseq_criterion:{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,18 +4,19 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
+from fairseq.criterions.by_sample import SampleCriterion
 from fairseq.criterions.cross_entropy import Loss
 from fairseq.data.block_dataset import Batch
 from fairseq.runtime.precision import Precision
 
-Criterion: TypeAlias = Callable[[Any, Tensor, Tensor], Loss]
+Criterion: TypeAlias = Callable[..., Loss]
 
 
 def loss_of(model: Any, criterion: Criterion, precision: Precision, batch: Batch) -> Loss:
     """Returns what a criterion says of a batch."""
     source_BT = torch.from_numpy(batch.input_BT).to(precision.device)
     target_BT = torch.from_numpy(batch.target_BT).to(precision.device)
+    more = (torch.from_numpy(batch.block_idx_B).to(precision.device),) if isinstance(criterion, SampleCriterion) else ()
     with precision.autocast():
-        return criterion(model, source_BT, target_BT)
+        return criterion(model, source_BT, target_BT, *more)

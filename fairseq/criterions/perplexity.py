@@ -65,9 +65,3 @@ def perplexity_of(loss: float) -> float:
         return float(2.0**loss)
     except OverflowError:
         return math.inf
-
-
-def loss_and_ppl(nats: float, num_targets: int) -> dict[str, float]:
-    """Returns the loss in bits per target and the perplexity, given −Σ ln p."""
-    perplexity = Perplexity(log_p_sum=-nats, count=num_targets)
-    return {"loss": perplexity.loss, "ppl": perplexity.ppl}

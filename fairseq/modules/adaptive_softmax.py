@@ -139,7 +139,7 @@ class AdaptiveSoftmax(nn.Module):
         head_NV = _log_softmax(self._head_logits(features_NC))
         if torch.is_grad_enabled():
             tails = [_log_softmax(self._tail_logits(i, features_NC)) for i in range(len(self.tail))]
-            classes = head_NV[:, words:].split(1, dim=1)
+            classes = torch.split(head_NV[:, words:], 1, dim=1)
             return torch.cat([head_NV[:, :words], *map(torch.add, tails, classes)], dim=1)
         out_NV: Tensor = head_NV.new_empty(len(features_NC), self.bounds[-1][1])
         out_NV[:, :words] = head_NV[:, :words]

@@ -7,14 +7,19 @@ schedule is a pure function ``(num_updates, epoch) → learning rate``.
 
 from fairseq.config.registry import Registry
 from fairseq.optim.config import (
+    AdadeltaConfig,
+    AdafactorConfig,
     AdagradConfig,
+    AdamaxConfig,
     AdamConfig,
     CosineConfig,
     FixedConfig,
     InverseSqrtConfig,
     NAGConfig,
+    PlateauConfig,
     PolynomialDecayConfig,
     SGDConfig,
+    TriangularConfig,
 )
 
 OPTIMIZERS = Registry("optimizer", "--optimizer")
@@ -33,6 +38,14 @@ OPTIMIZERS.add(
 )
 OPTIMIZERS.add("adagrad", "fairseq.optim.optimizers:build_adagrad", AdagradConfig, "Adagrad")
 OPTIMIZERS.add("adamw", "fairseq.optim.optimizers:build_adam", AdamConfig, "another name of adam")
+OPTIMIZERS.add("adadelta", "fairseq.optim.optimizers:build_adadelta", AdadeltaConfig, "Adadelta")
+OPTIMIZERS.add("adamax", "fairseq.optim.optimizers:build_adamax", AdamaxConfig, "Adam with the largest gradient")
+OPTIMIZERS.add(
+    "adafactor",
+    "fairseq.optim.optimizers:build_adafactor",
+    AdafactorConfig,
+    "torch's Adafactor, of little memory; with --scale-parameter, without momentum",
+)
 
 LR_SCHEDULERS = Registry("schedule", "--lr-scheduler")
 register_lr_scheduler = LR_SCHEDULERS.register
@@ -51,4 +64,13 @@ LR_SCHEDULERS.add(
     "fairseq.optim.lr_schedules:polynomial_decay",
     PolynomialDecayConfig,
     "falls to its end in a line, or by a power",
+)
+LR_SCHEDULERS.add(
+    "triangular", "fairseq.optim.lr_schedules:triangular", TriangularConfig, "rises and falls in a line, in periods"
+)
+LR_SCHEDULERS.add(
+    "reduce_lr_on_plateau",
+    "fairseq.optim.plateau:reduce_lr_on_plateau",
+    PlateauConfig,
+    "falls after epochs whose validation finds nothing better",
 )

@@ -1,7 +1,10 @@
-"""Learning rate schedules, as pure functions of the number of updates made and the epoch (from 1)."""
+"""Learning rate schedules, as pure functions of the number of updates made and the epoch (from 1).
+
+One that looks at validations as well has a method ``look_at(history)`` (``plateau.py``).
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fairseq.errors import ConfigError
 from fairseq.optim.config import (
@@ -10,6 +13,7 @@ from fairseq.optim.config import (
     InverseSqrtConfig,
     OptimizationConfig,
     PolynomialDecayConfig,
+    TriangularConfig,
 )
 
 Schedule = Callable[[int, int], float]
@@ -25,7 +29,13 @@ def stop_lr(config: object, optimization: OptimizationConfig) -> float:
     return max(optimization.min_lr, optimization.stop_min_lr)
 
 
-def _one_rate(name: str, optimization: OptimizationConfig) -> float:
+def look_at(schedule: Schedule, history: Sequence[tuple[int, float]]) -> None:
+    """Shows a schedule the validations at ends of epochs, (updates made, metric) each, if it looks at them."""
+    if hasattr(schedule, "look_at"):
+        schedule.look_at(history)
+
+
+def one_rate(name: str, optimization: OptimizationConfig) -> float:
     """Returns ``--lr`` of a schedule that takes one number."""
     if len(optimization.lr) > 1:
         given = ", ".join(map(str, optimization.lr))
@@ -44,7 +54,7 @@ def cosine(config: CosineConfig, optimization: OptimizationConfig) -> Schedule:
 
         lr = shrink^i · (MIN + (MAX − MIN) · cos²(πf/2))
     """
-    lr = _one_rate("cosine", optimization)
+    lr = one_rate("cosine", optimization)
     highest, lowest = (lr, max(optimization.min_lr, 0.0)) if config.max_lr is None else (config.max_lr, lr)
     if highest < lowest:
         raise ConfigError(f"--lr-scheduler cosine needs a highest rate above its lowest, but has {highest} < {lowest}")
@@ -87,7 +97,7 @@ def _after_warm_up(warmup: int, first: float, peak: float, decay: Callable[[int]
 
 def inverse_sqrt(config: InverseSqrtConfig, optimization: OptimizationConfig) -> Schedule:
     """Returns warm-up to the learning rate, then decay with 1/√updates (Vaswani et al., 2017, section 5.3)."""
-    peak, warmup = _one_rate("inverse_sqrt", optimization), config.warmup_updates
+    peak, warmup = one_rate("inverse_sqrt", optimization), config.warmup_updates
     if warmup < 1:
         raise ConfigError("--lr-scheduler inverse_sqrt needs --warmup-updates of 1 or more")
     return _after_warm_up(warmup, max(config.warmup_init_lr, 0.0), peak, lambda n: peak * math.sqrt(warmup / n))
@@ -108,7 +118,7 @@ def fixed(config: FixedConfig, optimization: OptimizationConfig) -> Schedule:
 
 def polynomial_decay(config: PolynomialDecayConfig, optimization: OptimizationConfig) -> Schedule:
     """Returns warm-up, then lr = (LR − END) · (1 − share of the updates past)^power + END."""
-    peak, end, warmup = _one_rate("polynomial_decay", optimization), config.end_learning_rate, config.warmup_updates
+    peak, end, warmup = one_rate("polynomial_decay", optimization), config.end_learning_rate, config.warmup_updates
     total = config.total_num_update or optimization.max_update
     if total <= warmup:
         raise ConfigError(
@@ -122,5 +132,25 @@ def polynomial_decay(config: PolynomialDecayConfig, optimization: OptimizationCo
             return end
         left = 1 - (num_updates - warmup) / (total - warmup)
         return float((peak - end) * left**config.power + end)
+
+    return lr_at
+
+
+def triangular(config: TriangularConfig, optimization: OptimizationConfig) -> Schedule:
+    """Returns a rate that rises in a line from LR to MAX and falls back, period by period (Smith, 2017).
+
+    Period i has MAX · shrink^i, and with ``--shrink-min`` LR · shrink^i.
+    """
+    lowest, highest = one_rate("triangular", optimization), config.max_lr
+    if highest is None or highest <= lowest:
+        raise ConfigError(f"--lr-scheduler triangular needs a --max-lr above --lr, {lowest}, but has {highest}")
+    half = config.lr_period_updates // 2
+
+    def lr_at(num_updates: int, epoch: int) -> float:
+        period = math.floor(num_updates / (2 * half))
+        shrunk = config.lr_shrink**period
+        base = lowest * shrunk if config.shrink_min else lowest
+        height = 1 - abs(num_updates / half - 2 * period - 1)
+        return base + (highest * shrunk - base) * max(height, 0.0)
 
     return lr_at

@@ -1,6 +1,8 @@
 """Optimizers: fairseq's NAG, and torch's own under fairseq's names and flags."""
 
+import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +10,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fairseq.errors import ConfigError
-from fairseq.optim.config import AdagradConfig, AdamConfig, NAGConfig, SGDConfig
+from fairseq.optim.config import (
+    AdadeltaConfig,
+    AdafactorConfig,
+    AdagradConfig,
+    AdamaxConfig,
+    AdamConfig,
+    NAGConfig,
+    SGDConfig,
+)
 
 
 class NAG(Optimizer):
@@ -60,9 +70,7 @@ def build_nag(parameters: Iterable[nn.Parameter], lr: float, config: NAGConfig) 
 
 def build_adam(parameters: Iterable[nn.Parameter], lr: float, config: AdamConfig) -> Optimizer:
     """Returns AdamW, for both ``adam`` and ``adamw``: fairseq's ``adam`` decouples weight decay as well."""
-    if len(config.adam_betas) != 2 or max(config.adam_betas) >= 1:
-        raise ConfigError(f"--adam-betas must be two numbers below 1, such as (0.9, 0.98), but is {config.adam_betas}")
-    betas = (config.adam_betas[0], config.adam_betas[1])
+    betas = _two_betas("--adam-betas", config.adam_betas)
     return torch.optim.AdamW(parameters, lr, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay)
 
 
@@ -74,3 +82,46 @@ def build_sgd(parameters: Iterable[nn.Parameter], lr: float, config: SGDConfig) 
 def build_adagrad(parameters: Iterable[nn.Parameter], lr: float, config: AdagradConfig) -> Optimizer:
     """Returns Adagrad."""
     return torch.optim.Adagrad(parameters, lr, weight_decay=config.weight_decay)
+
+
+def build_adamax(parameters: Iterable[nn.Parameter], lr: float, config: AdamaxConfig) -> Optimizer:
+    """Returns Adamax; weights decay before the step, as in fairseq, where torch's own decay is added to gradients."""
+    optimizer = torch.optim.Adamax(
+        parameters, lr, betas=_two_betas("--adamax-betas", config.adamax_betas), eps=config.adamax_eps
+    )
+    if config.weight_decay:
+        optimizer.register_step_pre_hook(partial(_decay, config.weight_decay))
+    return optimizer
+
+
+@torch.no_grad()
+def _decay(weight_decay: float, optimizer: Optimizer, *arguments: Any) -> None:
+    for group in optimizer.param_groups:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(parameters, 1 - group["lr"] * weight_decay)
+
+
+def build_adadelta(parameters: Iterable[nn.Parameter], lr: float, config: AdadeltaConfig) -> Optimizer:
+    """Returns Adadelta."""
+    rho, eps = config.adadelta_rho, config.adadelta_eps
+    return torch.optim.Adadelta(parameters, lr, rho=rho, eps=eps, weight_decay=config.weight_decay)
+
+
+def build_adafactor(parameters: Iterable[nn.Parameter], lr: float, config: AdafactorConfig) -> Optimizer:
+    """Returns torch's Adafactor; its first epsilon is a bound of roots where fairseq's is one of squares."""
+    least_square, least_size = config.adafactor_eps
+    return torch.optim.Adafactor(
+        parameters,
+        lr,
+        beta2_decay=config.decay_rate,
+        eps=(math.sqrt(least_square), least_size),
+        d=config.clip_threshold,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _two_betas(name: str, betas: tuple[float, ...]) -> tuple[float, float]:
+    """Returns the decay rates of two moments; raises ConfigError unless they are two numbers below 1."""
+    if len(betas) != 2 or max(betas) >= 1:
+        raise ConfigError(f"{name} must be two numbers below 1, such as (0.9, 0.98), but is {betas}")
+    return betas[0], betas[1]

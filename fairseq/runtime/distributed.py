@@ -6,10 +6,12 @@ gradients and counts are summed, so that an update is the same as one process's 
 
 import os
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class SingleProcess:
@@ -21,6 +23,10 @@ class SingleProcess:
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Leaves the tensors as they are."""
+
+    def gather(self, item: T) -> list[T]:
+        """Returns the item alone."""
+        return [item]
 
     def close(self) -> None:
         """Does nothing."""
@@ -46,6 +52,12 @@ class TorchProcesses:
         torch.distributed.all_reduce(flat)
         for tensor, part in zip(originals, torch.split(flat, [t.numel() for t in originals]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def gather(self, item: T) -> list[T]:
+        """Returns every process's item, in the order of their ranks."""
+        items: list[T] = [item] * self.world_size
+        torch.distributed.all_gather_object(items, item)
+        return items
 
     def close(self) -> None:
         """Leaves the group."""

@@ -82,7 +82,9 @@ class CheckpointConfig:
     no_save_optimizer_state: bool = flag(
         False, "save no optimizer state: smaller files, from which training cannot be resumed"
     )
-    best_checkpoint_metric: str = flag("loss", "validation metric by which the best is chosen", choices=("loss", "ppl"))
+    best_checkpoint_metric: Name = flag(
+        "loss", "validation metric by which the best is chosen: loss, ppl, or another one that the criterion tells"
+    )
     maximize_best_checkpoint_metric: bool = flag(False, "the largest metric is the best, not the smallest")
     patience: int = flag(-1, "stop after N validations without improvement (-1: never)")
     validate_interval: int = flag(1, "validate after every N epochs", minimum=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.config.flags import parse_literal_dict
-from fairseq.optim.lr_schedules import stop_lr
+from fairseq.optim.lr_schedules import look_at, stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import log_format, prefixed
 from fairseq.runtime.progress import Progress
@@ -24,7 +24,7 @@ from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
 from fairseq.train.config import LAST, CheckpointConfig, RunConfig
 from fairseq.train.data import Epoch, load_epoch
 from fairseq.train.length import TimeLimit, updates_left
-from fairseq.train.metrics import Meters, TensorBoard
+from fairseq.train.metrics import Meters, TensorBoard, check_metric
 from fairseq.train.origin import choose_start
 from fairseq.train.ownership import refuse_foreign
 from fairseq.train.position import EpochOrder, position_among
@@ -59,6 +59,7 @@ class Training:
             self.state.best.kind = _kind_of_best(config.checkpoint, self._valid[0])
         start = choose_start(config)
         restore(start, config, task, trainer, self.state)
+        look_at(trainer.schedule, self.state.history)
         overrides = parse_literal_dict(config.checkpoint.optimizer_overrides, "--optimizer-overrides")
         override_settings(trainer.optimizer, overrides)
         self._run = start.run
@@ -164,6 +165,8 @@ class Training:
                 seconds = time.monotonic() - start
                 state.position, state.pending = state.position + len(chunk), True
                 self._time.check()
+                if self._valid and not meters.num_updates:
+                    check_metric(self._metric_name, stats.readings)
                 meters.add(stats, seconds)
                 window.add(stats, seconds)
                 progress.advance(1, **self._shown(window), **self._place(window, len(batches)))
@@ -206,10 +209,12 @@ class Training:
     def _end_epoch(self) -> None:
         epoch = self.state.epoch
         is_last = epoch == self.config.optimization.max_epoch or self._is_last_update() or self._time.is_over
-        config = self.config.checkpoint
-        due = is_last or epoch % config.validate_interval == 0
-        due = due or _is_due(self.trainer.num_updates, config.validate_interval_updates)
-        metric = self._validate() if due else None
+        config, number = self.config.checkpoint, self.trainer.num_updates
+        due = epoch % config.validate_interval == 0 or _is_due(number, config.validate_interval_updates)
+        metric = self._validate() if due or is_last else None
+        if due and metric is not None:  # one that is made only because the run ends here is none of a longer run
+            self.state.history.append((number, metric))
+            look_at(self.trainer.schedule, self.state.history)
         self.state.next_epoch()
         self._save(epoch, metric, end_of_epoch=True)
 

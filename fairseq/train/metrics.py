@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq.criterions.perplexity import loss_and_ppl
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, did_you_mean, shown
+from fairseq.logging.metrics import Readings
 from fairseq.train.trainer import UpdateStats
 
 
@@ -16,7 +16,7 @@ from fairseq.train.trainer import UpdateStats
 class Meters:
     """Sums over the updates since they were last reset."""
 
-    nats: float = 0.0
+    readings: Readings = field(default_factory=Readings)
     num_targets: int = 0
     num_rows: int = 0
     num_updates: int = 0
@@ -28,7 +28,7 @@ class Meters:
 
     def add(self, stats: UpdateStats, seconds: float = 0.0) -> None:
         """Counts one update, and the seconds that it took."""
-        self.nats += stats.nats
+        self.readings.add(stats.readings)
         self.num_targets += stats.num_targets
         self.num_rows += stats.num_rows
         self.num_updates += 1
@@ -38,10 +38,10 @@ class Meters:
         self.gradient_norm_sum += stats.gradient_norm if math.isfinite(stats.gradient_norm) else 0.0
 
     def values(self) -> dict[str, float]:
-        """Returns loss (bits per token), ppl, tokens and updates per second, and the like, by fairseq's names."""
+        """Returns loss (in bits), ppl, tokens and updates per second, and the like, by fairseq's names."""
         n, elapsed_s = max(self.num_updates, 1), max(time.monotonic() - self.start, 1e-9)
         return {
-            **loss_and_ppl(self.nats, self.num_targets),
+            **self.readings.values(),
             "wps": self.num_targets / elapsed_s,
             "ups": self.num_updates / elapsed_s,
             "wpb": self.num_targets / n,
@@ -49,6 +49,16 @@ class Meters:
             "gnorm": self.gradient_norm_sum / n,
             "clip": 100 * self.num_clipped / n,
         }
+
+
+def check_metric(name: str, readings: Readings) -> None:
+    """Raises ConfigError if the criterion has not told the metric by which the best is chosen."""
+    known = readings.values()
+    if name not in known:
+        raise ConfigError(
+            f"--best-checkpoint-metric must be one of {', '.join(known)}, which --criterion tells, but is"
+            f" {shown(name)}{did_you_mean(name, known)}"
+        )
 
 
 def prefixed(part: str, values: Mapping[str, float]) -> dict[str, str]:

@@ -3,9 +3,9 @@
 What a reset leaves out, as in fairseq 0.12:
 
     --reset-optimizer      the optimizer's state, the loss scale, the count of updates, the best and the patience
-    --reset-meters         the best and the patience, and the time that counts for --stop-time-hours
+    --reset-meters         the best, the patience, validations so far, and the time that counts for --stop-time-hours
     --reset-dataloader     the epoch, and the position in it
-    --reset-lr-scheduler   nothing: a schedule is a function of updates and epoch
+    --reset-lr-scheduler   nothing: a schedule is a function of updates, epoch and the validations so far
 """
 
 import logging
@@ -74,6 +74,7 @@ def _restore_best(extra: Mapping[str, Any], state: RunState) -> None:
     state.best.value = None if best is None or math.isnan(best) else best
     state.best.num_since = int(extra.get("validations_since_best", 0))
     state.last_metric = last if isinstance(last, (int, float)) else None
+    state.history = [(int(number), float(metric)) for number, metric in extra.get("validations") or ()]
 
 
 def _restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, name: str) -> None:

@@ -5,7 +5,7 @@ weights, the optimizer's state, the number of updates, and the position in the e
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import fairseq
@@ -49,6 +49,7 @@ class RunState:
         pending: whether the validation and the save that may be due after the last update are still to be made.
         last_metric: that of the last validation.
         seconds: that the run had taken before it was resumed, with ``--stop-time-hours``.
+        history: the updates and the metric of the validation of each epoch, for schedules that look at it.
     """
 
     best: Best
@@ -58,6 +59,7 @@ class RunState:
     pending: bool = False
     last_metric: float | None = None
     seconds: float = 0.0
+    history: list[tuple[int, float]] = field(default_factory=list)
 
     def next_epoch(self) -> None:
         """Goes to the first batch of the next epoch."""
@@ -88,6 +90,7 @@ def write_checkpoint(
             "best": state.best.value,
             "best_of": state.best.kind,
             "validations_since_best": state.best.num_since,
+            "validations": [list(validation) for validation in state.history],
             "loss_scaler": trainer.precision.scaler.state_dict(),
             "dictionary_sha256": dictionary_sha256,
             "epoch_batches": None if state.order is None else state.order.record(),

@@ -1,22 +1,24 @@
 """One update.
 
-An update: the loss of its batches summed over targets, divided by the number of targets of all batches and processes,
-clipped by the global norm, one optimizer step. Update n is a function of the weights, the optimizer's state, the
-batches and ``seed + n`` alone, so that a resumed run repeats an uninterrupted one to the bit (on a CPU).
+An update: the loss of its batches summed over targets, divided by the number of targets of all batches and processes
+(or of blocks, or by what else the criterion says), clipped by the global norm, one optimizer step. Update n is a
+function of the weights, the optimizer's state, the batches and ``seed + n`` alone, so that a resumed run repeats an
+uninterrupted one to the bit (on a CPU).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from fairseq.criterions.batch_loss import Criterion, loss_of
-from fairseq.criterions.cross_entropy import Loss
+from fairseq.criterions.totals import Sums, Totals
 from fairseq.data.block_dataset import Batch
 from fairseq.errors import FairseqError
+from fairseq.logging.metrics import Readings
 from fairseq.optim.lr_schedules import Schedule
 from fairseq.runtime.distributed import ProcessGroup
 from fairseq.runtime.precision import Precision
@@ -27,13 +29,14 @@ class UpdateStats:
     """Statistics of one update.
 
     Attributes:
-        nats: Σ −ln p over its targets, all processes.
+        nats: the loss, summed over all processes.
         num_targets: targets, all processes.
         num_rows: blocks, all processes.
         gradient_norm: global norm before clipping.
         lr: learning rate of the update.
         clipped: whether the norm was above the bound.
         stop: whether any process was asked to stop.
+        readings: the numbers of the log.
     """
 
     nats: float
@@ -43,6 +46,7 @@ class UpdateStats:
     lr: float
     clipped: bool
     stop: bool = False
+    readings: Readings = field(default_factory=Readings)
 
 
 @dataclass(eq=False)
@@ -93,30 +97,25 @@ class Trainer:
         torch.manual_seed(self.seed + self.num_updates + self.group.rank * 1_000_003)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        nats, num_targets = 0.0, 0
+        own = Totals(Sums(num_stops=stop))
         for batch in batches:
-            loss = self._loss(batch)
+            loss = loss_of(self.model, self.criterion, self.precision, batch)
             self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
-            nats += float(loss.nats.detach())
-            num_targets += loss.num_targets
-        num_rows = sum(len(batch.block_idx_B) for batch in batches)
-        sums = torch.tensor([nats, num_targets, num_rows, stop], dtype=torch.float64, device=self.precision.device)
-        self.group.sum_([sums])
-        nats, targets, rows, stops = sums.tolist()
-        if not math.isfinite(nats):
+            own.add(loss, len(batch.block_idx_B))
+        totals = own.over(self.group, self.criterion, self.precision.device)
+        sums = totals.sums
+        if not math.isfinite(sums.nats):
             raise FairseqError(
-                f"the loss of update {self.num_updates + 1} is {nats}; lower --lr, or lengthen the warm-up"
+                f"the loss of update {self.num_updates + 1} is {sums.nats}; lower --lr, or lengthen the warm-up"
             )
-        norm = self._normalise_gradients(targets)
+        norm = self._normalise_gradients(sums.sample_size)
         if self._step(norm):
             self.num_updates += 1
-        clipped = 0 < self.clip_norm < norm
-        return UpdateStats(nats, int(targets), int(rows), norm, lr, clipped, stops > 0)
+        counts, clipped = (int(sums.num_targets), int(sums.num_rows)), 0 < self.clip_norm < norm
+        readings = totals.readings(self.criterion)
+        return UpdateStats(sums.nats, *counts, norm, lr, clipped, sums.num_stops > 0, readings)
 
-    def _loss(self, batch: Batch) -> Loss:
-        return loss_of(self.model, self.criterion, self.precision, batch)
-
-    def _normalise_gradients(self, num_targets: float) -> float:
+    def _normalise_gradients(self, sample_size: float) -> float:
         """Divides gradients by the number of targets, clips them, and returns their norm before clipping.
 
         Scaled gradients are summed before they are unscaled, so that every process sees the same overflow. The mean
@@ -130,7 +129,7 @@ class Trainer:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.scale(gradients[0].new_zeros(()))  # sets the scaler up where no batch has
             self.precision.scaler.unscale_(self.optimizer)
-        mean = 1 / max(num_targets, 1.0)
+        mean = 1 / max(sample_size, 1.0)
         norm = mean * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         factor = mean * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) if self.clip_norm > 0 else mean
         torch._foreach_mul_(gradients, factor)

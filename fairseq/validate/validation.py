@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from fairseq.criterions.batch_loss import Criterion, loss_of
-from fairseq.criterions.perplexity import loss_and_ppl
+from fairseq.criterions.totals import Totals
 from fairseq.data.block_dataset import Batch
+from fairseq.logging.metrics import Readings
 from fairseq.runtime.distributed import ProcessGroup
 from fairseq.runtime.interrupts import checked
 from fairseq.runtime.precision import Precision
@@ -22,11 +23,12 @@ class ValidationResult:
     """What a validation found on one split, over all processes.
 
     Attributes:
-        nats: Σ −ln p over its targets.
+        nats: the loss, summed.
         num_targets: targets.
         num_rows: blocks.
         num_batches: batches.
         seconds: that it took.
+        readings: the numbers of the log.
     """
 
     nats: float
@@ -34,10 +36,11 @@ class ValidationResult:
     num_rows: int
     num_batches: int
     seconds: float
+    readings: Readings = field(default_factory=Readings)
 
     def values(self) -> dict[str, float]:
-        """Returns the loss in bits per target and the perplexity."""
-        return loss_and_ppl(self.nats, self.num_targets)
+        """Returns the loss in bits, the perplexity, and whatever else the criterion tells."""
+        return self.readings.values()
 
     def speed(self) -> dict[str, float]:
         """Returns targets per second, targets per batch and blocks per batch, by fairseq's names."""
@@ -53,14 +56,13 @@ def validate(
     """Returns the sums over this process's batches and those of the others."""
     start = time.monotonic()
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=precision.device)
+    own = Totals()
     for batch in batches:
-        loss = loss_of(model, criterion, precision, batch)
-        of_batch = [float(loss.nats), loss.num_targets, len(batch.block_idx_B), 1]
-        sums += torch.tensor(of_batch, dtype=torch.float64, device=sums.device)
-    group.sum_([sums])
-    nats, num_targets, num_rows, num_batches = sums.tolist()
-    return ValidationResult(nats, int(num_targets), int(num_rows), int(num_batches), time.monotonic() - start)
+        own.add(loss_of(model, criterion, precision, batch), len(batch.block_idx_B))
+    totals = own.over(group, criterion, precision.device)
+    sums, seconds = totals.sums, time.monotonic() - start
+    counts = int(sums.num_targets), int(sums.num_rows), int(sums.num_batches)
+    return ValidationResult(sums.nats, *counts, seconds, totals.readings(criterion, by_batch=True))
 
 
 def validate_on(

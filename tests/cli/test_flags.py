@@ -37,6 +37,9 @@ TRAIN = shlex.split(
     " --offload-activations --decoder-layerdrop --max-target-positions --add-bos-token --output-dictionary-size"
     " --distributed-world-size"
     " --distributed-num-procs --device-id --local-rank"
+    " --label-smoothing --report-accuracy --ignore-prefix-size --sentence-avg --shrink-min --lr-threshold --lr-patience"
+    " --adafactor-eps --clip-threshold --decay-rate --beta1 --scale-parameter --relative-step --warmup-init"
+    " --adamax-betas --adamax-eps --no-bias-correction --adadelta-rho --adadelta-eps"
     " --me --mu --learning-rate --stop-time-hours --max-tokens-valid --batch-size-valid --max-sentences-valid"
     " --max-valid-steps --nval --valid-subset --combine-valid-subsets --combine-val --ignore-unused-valid-subsets"
     " --validate-interval-updates --validate-after-updates --fixed-validation-seed --optimizer-overrides --curriculum"
@@ -163,6 +166,14 @@ DEFAULTS = {
         "--t-mult": 1,
         "--lr-period-updates": -1,
         "--lr-shrink": 0.1,
+        "--lr-threshold": 0.0001,
+        "--lr-patience": 0,
+        "--label-smoothing": 0,
+        "--ignore-prefix-size": 0,
+        "--clip-threshold": 1,
+        "--decay-rate": -0.8,
+        "--adadelta-rho": 0.9,
+        "--adadelta-eps": 1e-6,
         "--required-batch-size-multiple": 8,
         "--tokens-per-sample": 1024,
         "--sample-break-mode": "none",
@@ -268,10 +279,9 @@ DEFAULTS = {
 }
 CHOICES = {
     "fairseq-train": {
-        "--optimizer": "nag adam sgd adagrad adamw",
-        "--lr-scheduler": "fixed cosine inverse_sqrt polynomial_decay",
-        "--criterion": "cross_entropy adaptive_loss",
-        "--best-checkpoint-metric": "loss ppl",
+        "--optimizer": "nag adam sgd adagrad adamw adadelta adamax adafactor",
+        "--lr-scheduler": "fixed cosine inverse_sqrt polynomial_decay triangular reduce_lr_on_plateau",
+        "--criterion": "cross_entropy adaptive_loss label_smoothed_cross_entropy",
         "--log-format": "json simple tqdm none",
     },
     "fairseq-eval-lm": {"--knn-sim-func": "do_not_recomp_l2 dot", "--log-format": "json simple tqdm none"},

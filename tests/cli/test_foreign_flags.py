@@ -32,10 +32,6 @@ COMING = shlex.split(
     "--bpe --tokenizer --post-process --bpe-add-prefix-space --bpe-codes --bpe-merges --bpe-separator --bpe-vocab"
     " --gpt2-encoder-json --gpt2-vocab-bpe --moses-no-dash-splits --moses-no-escape --sentencepiece-alpha"
     " --sentencepiece-enable-sampling --sentencepiece-model --sentencepiece-model-path --source-lang --target-lang"
-    " --label-smoothing --report-accuracy"
-    " --ignore-prefix-size --sentence-avg --adamax-betas --adamax-eps --no-bias-correction --adadelta-rho"
-    " --adadelta-eps --adafactor-eps --clip-threshold --decay-rate --beta1 --scale-parameter --relative-step"
-    " --warmup-init --shrink-min --lr-threshold --lr-patience"
 )
 PROGS = [prog for prog in PEER_FLAGS if prog in COMMANDS]
 

@@ -15,6 +15,7 @@ from fairseq.optim.config import (
     InverseSqrtConfig,
     OptimizationConfig,
     PolynomialDecayConfig,
+    TriangularConfig,
 )
 from tests.oracles import schedules
 
@@ -238,3 +239,33 @@ def test_polynomial_decay_ends_with_the_run_unless_given() -> None:
 )
 def test_the_greater_bound_stops_a_run(config: Any, expected: float) -> None:
     assert lr_schedules.stop_lr(config, OptimizationConfig(min_lr=0.3, stop_min_lr=0.1)) == expected
+
+
+# What fairseq 0.12 logs after each update, the first one first: --lr 0.001 --max-lr 0.1 --lr-shrink 0.5.
+TRIANGLES = {
+    10: [0.0208, 0.0406, 0.0604, 0.0802, 0.1, 0.0802, 0.0604, 0.0406, 0.0208, 0.001, 0.0108, 0.0206, 0.0304, 0.0402,
+         0.05, 0.0402, 0.0304, 0.0206, 0.0108, 0.001, 0.0058, 0.0106, 0.0154, 0.0202, 0.025, 0.0202, 0.0154],
+    7: [0.034, 0.067, 0.1, 0.067, 0.034, 0.001, 0.0173333, 0.0336667, 0.05, 0.0336667, 0.0173333, 0.001, 0.009, 0.017],
+}  # fmt: skip
+SHRUNK = [0.0208, 0.0406, 0.0604, 0.0802, 0.1, 0.0802, 0.0604, 0.0406, 0.0208, 0.0005, 0.0104, 0.0203, 0.0302, 0.0401,
+          0.05, 0.0401, 0.0302, 0.0203, 0.0104, 0.00025, 0.0052]  # fmt: skip
+
+
+@pytest.mark.parametrize("period", TRIANGLES)
+def test_triangular_equals_fairseqs(period: float) -> None:
+    config = TriangularConfig(max_lr=0.1, lr_period_updates=period, lr_shrink=0.5)
+    lr_at = lr_schedules.triangular(config, OptimizationConfig(lr=(0.001,)))
+    expected = TRIANGLES[int(period)]
+    assert [lr_at(n, 1) for n in range(len(expected) + 1)] == pytest.approx([0.001, *expected], rel=1e-5)
+
+
+def test_triangular_shrinks_its_lowest_rate_if_asked() -> None:
+    config = TriangularConfig(max_lr=0.1, lr_period_updates=10, lr_shrink=0.5, shrink_min=True)
+    lr_at = lr_schedules.triangular(config, OptimizationConfig(lr=(0.001,)))
+    assert [lr_at(n, 1) for n in range(1, len(SHRUNK) + 1)] == pytest.approx(SHRUNK, rel=1e-5)
+
+
+@pytest.mark.parametrize("highest", [None, 0.1, 0.2])
+def test_triangular_needs_a_highest_rate(highest: float | None) -> None:
+    with pytest.raises(ConfigError, match=r"--lr-scheduler triangular needs a --max-lr above --lr, 0.2, but has"):
+        lr_schedules.triangular(TriangularConfig(max_lr=highest), OptimizationConfig(lr=(0.2,)))

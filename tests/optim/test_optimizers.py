@@ -1,5 +1,7 @@
 """Golden steps of semantics.md section 7, and random ones against a loop over single numbers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,15 @@ from torch import nn
 
 from fairseq.errors import ConfigError
 from fairseq.optim import OPTIMIZERS
-from fairseq.optim.config import AdagradConfig, AdamConfig, NAGConfig, SGDConfig
+from fairseq.optim.config import (
+    AdadeltaConfig,
+    AdafactorConfig,
+    AdagradConfig,
+    AdamaxConfig,
+    AdamConfig,
+    NAGConfig,
+    SGDConfig,
+)
 from fairseq.optim.optimizers import NAG
 from tests.oracles import optimizers as oracle
 from tests.oracles.nag import nag
@@ -83,6 +93,8 @@ CONFIGURED = {
     "sgd": SGDConfig(momentum=0.8, weight_decay=0.3),
     "adagrad": AdagradConfig(weight_decay=0.3),
     "nag": NAGConfig(momentum=0.8, weight_decay=0.3),
+    "adamax": AdamaxConfig(adamax_betas=(0.6, 0.9), adamax_eps=0.3, weight_decay=0.3),
+    "adadelta": AdadeltaConfig(adadelta_rho=0.7, adadelta_eps=0.05, weight_decay=0.3),
 }
 
 
@@ -102,6 +114,12 @@ def test_every_setting_of_an_optimizer_counts(name: str) -> None:
             expected = oracle.adamw(start[i], column, lr, betas, config.adam_eps, config.weight_decay)
         elif isinstance(config, SGDConfig):
             expected = oracle.sgd(start[i], column, lr, config.momentum, config.weight_decay)
+        elif isinstance(config, AdamaxConfig):
+            decays = (config.adamax_betas[0], config.adamax_betas[1])
+            expected = oracle.adamax(start[i], column, lr, decays, config.adamax_eps, config.weight_decay)
+        elif isinstance(config, AdadeltaConfig):
+            rho, eps = config.adadelta_rho, config.adadelta_eps
+            expected = oracle.adadelta(start[i], column, lr, rho, eps, config.weight_decay)
         elif isinstance(config, AdagradConfig):
             expected = oracle.adagrad(start[i], column, lr, config.weight_decay)
         else:
@@ -124,3 +142,58 @@ def test_a_rate_of_0_is_followed_by_another() -> None:
     step(optimizer, parameter, 0.2, [1.0])  # buffer −0.2, 1.9 · 0.2 less
     step(optimizer, parameter, 0.2, [0.0])  # 0.9² · 0.2 less
     assert parameter.item() == pytest.approx(1 - 0.19 - 0.38 - 0.162, abs=GOLDEN_ATOL)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"weight_decay": 0.3},
+        {"decay_rate": -0.4},
+        {"clip_threshold": 1.1},
+        {"adafactor_eps": (1e-30, 0.9)},
+        {"adafactor_eps": (4.0, 1e-3)},
+    ],
+    ids=str,
+)
+def test_adafactor_is_that_of_its_paper(more: dict[str, Any]) -> None:
+    config = AdafactorConfig(scale_parameter=True, **more)
+    rng = np.random.default_rng(2)
+    start = rng.normal(size=(3, 4)) / 4
+    gradients = [rng.normal(size=(3, 4)) * scale for scale in (1, 3, 0.2, 2, 1, 5)]
+    parameter = nn.Parameter(torch.tensor(start, dtype=torch.float32))
+    optimizer = OPTIMIZERS.get("adafactor")([parameter], 0.6, config)
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+    eps = (config.adafactor_eps[0], config.adafactor_eps[1])
+    settings = eps, config.clip_threshold, config.decay_rate, config.weight_decay
+    expected = oracle.adafactor(start, gradients, 0.6, *settings)
+    np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=RANDOM_RTOL, atol=RANDOM_RTOL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "--optimizer adafactor needs --scale-parameter: torch's Adafactor always scales the rate"),
+        ({"beta1": 0.9}, "--beta1 is not in torch's Adafactor: it has no momentum; leave it out"),
+        ({"relative_step": True}, "--relative-step is not in torch's Adafactor: .* give --lr 0.01"),
+        ({"warmup_init": True}, "--warmup-init is not in torch's Adafactor: .* give --warmup-updates"),
+        ({"scale_parameter": True, "adafactor_eps": (1e-30,)}, "--adafactor-eps must be two numbers"),
+        ({"scale_parameter": True, "decay_rate": 0.8}, "--decay-rate must be below 0, such as -0.8, but is 0.8"),
+    ],
+)
+def test_what_torchs_adafactor_has_not_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AdafactorConfig(**settings)
+
+
+def test_what_torchs_adamax_has_not_is_named() -> None:
+    with pytest.raises(ConfigError, match="--no-bias-correction is not in torch's Adamax"):
+        AdamaxConfig(no_bias_correction=True)
+
+
+@pytest.mark.parametrize("betas", [(0.9,), (0.9, 1.0)])
+def test_betas_of_adamax_are_two_numbers_below_1(betas: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="--adamax-betas must be two numbers below 1"):
+        OPTIMIZERS.get("adamax")([nn.Parameter(torch.ones(1))], 0.1, AdamaxConfig(adamax_betas=betas))

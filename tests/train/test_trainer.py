@@ -125,8 +125,8 @@ class Two(SingleProcess):
     def sum_(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
             tensor *= 2
-            if tensor.shape == (4,) and self.other_stops:  # the sums of an update: the last says who was asked to stop
-                tensor[3] += 1
+            if tensor.shape == (8,) and self.other_stops:  # the sums of an update: the last says who was asked to stop
+                tensor[-1] += 1
 
 
 def test_sums_of_all_processes_are_the_updates() -> None:

@@ -1,0 +1,107 @@
+"""``FairseqCriterion``: the class that a criterion written for fairseq derives from.
+
+    @register_criterion("focal", dataclass=FocalConfig)
+    class Focal(FairseqCriterion):
+        def __init__(self, task, gamma): ...                    # gamma is a field of FocalConfig
+        def forward(self, model, sample, reduce=True): ...      # returns loss, sample_size, logging_output
+
+``model`` is a ``ModelView``. Loss and ``nll_loss`` are sums in nats.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+from torch import Tensor, nn
+
+from fairseq.criterions.perplexity import perplexity_of
+from fairseq.data.dictionary import PAD
+from fairseq.errors import ConfigError
+from fairseq.logging import metrics
+
+Sample: TypeAlias = Mapping[str, Any]
+Output: TypeAlias = tuple[Tensor, Any]
+
+_COUNTS = ("ntokens", "nsentences", "sample_size")
+
+
+class FairseqCriterion(nn.Module):
+    """Base class of criterions that take a sample and tell what is to be logged.
+
+    Attributes:
+        task: the task.
+        padding_idx: id of padding, at which there is no target.
+    """
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        self.task = task
+        self.padding_idx = PAD
+
+    @classmethod
+    def build_criterion(cls, cfg: Any, task: Any) -> "FairseqCriterion":
+        """Returns the criterion; each parameter of ``__init__`` is the task, the config, or a field of it.
+
+        Raises:
+            ConfigError: a parameter that is none of them, and has no default.
+        """
+        given: dict[str, Any] = {}
+        for name, parameter in inspect.signature(cls).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if name in ("task", "cfg", "config"):
+                given[name] = task if name == "task" else cfg
+            elif hasattr(cfg, name):
+                given[name] = getattr(cfg, name)
+            elif parameter.default is parameter.empty:
+                raise ConfigError(
+                    f"{cls.__name__}.__init__ asks for {name!r}, which must be a field of its dataclass; declare it"
+                    " there: @register_criterion(…, dataclass=…) (docs/plugins.md)"
+                )
+        return cls(**given)
+
+    def forward(self, model: Any, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Returns the loss of a batch, what it is divided by, and what is logged."""
+        raise NotImplementedError
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Logs loss and ``nll_loss`` in bits, the perplexity of the latter, and the mean of whatever else is told."""
+        sums = summed(logging_outputs)
+        size = sums.get("sample_size", 0.0)
+        metrics.log_scalar("loss", _per(sums.get("loss", 0.0), size), size)
+        if "nll_loss" in sums:
+            metrics.log_scalar("nll_loss", _per(sums["nll_loss"], sums["ntokens"]), sums["ntokens"])
+            metrics.log_derived("ppl", lambda means: perplexity_of(means["nll_loss"].avg))
+        for name, value in sums.items():
+            if name not in (*_COUNTS, "loss", "nll_loss"):
+                metrics.log_scalar(name, value)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Returns whether ``reduce_metrics`` gets one mapping of sums; else it gets one for each batch."""
+        return True
+
+
+def summed(outputs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns the sums of what several batches told, by name."""
+    sums: dict[str, float] = {}
+    for output in outputs:
+        for name, value in output.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _per(nats: float, count: float) -> float:
+    return nats / count / math.log(2) if count else math.nan
+
+
+class LegacyFairseqCriterion(FairseqCriterion):
+    """Name of the class that fairseq's criterions of before 2020 derive from; here it only says what to write."""
+
+    def __init_subclass__(cls, **more: Any) -> NoReturn:
+        raise ConfigError(
+            f"{cls.__name__} derives from LegacyFairseqCriterion, which is built of an argparse namespace; derive it"
+            " from FairseqCriterion, and declare its flags as the fields of a dataclass (docs/plugins.md)"
+        )

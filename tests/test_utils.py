@@ -1,0 +1,23 @@
+"""Helpers that plugins call, with fairseq's results."""
+
+import math
+
+import torch
+
+from fairseq import utils
+
+
+def test_perplexity_is_rounded_to_two_digits_unless_told() -> None:
+    assert utils.get_perplexity(1.5) == 2.83
+    assert utils.get_perplexity(1.5, round=None) == 2**1.5
+    assert utils.get_perplexity(2.0, base=3) == 9
+    assert utils.get_perplexity(None) == 0
+    assert utils.get_perplexity(5000.0) == math.inf
+
+
+def test_tensors() -> None:
+    assert utils.item(torch.tensor(3)) == utils.item(3) == 3
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
+    torch.testing.assert_close(utils.softmax(x, dim=-1).sum(), torch.tensor(1.0))
+    torch.testing.assert_close(utils.log_softmax(x, dim=-1).exp(), utils.softmax(x, dim=-1))
+    assert utils.log_softmax(x, dim=-1).dtype == torch.float32
