@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 
 from fairseq import __version__
 from fairseq.config.flags import Flags, flag_fields, flag_name
+from fairseq.config.foreign.names import NOT_BUILT, not_built
 from fairseq.config.foreign.reading import in_help, take_foreign
 from fairseq.config.foreign.reading import without_effect as without_effect_of
 from fairseq.config.help import (
     WITHOUT_EFFECT,
     Formatter,
+    choices_of,
     defaults,
     flag_text,
     metavar,
@@ -96,8 +98,19 @@ def parse(
     if refused:
         raise refused
     if unknown:
+        _refuse_absent(vars(namespace), groups)
         raise _unknown(unknown[0], known, f"(see {prog} --help)")
     return Flags(vars(namespace), tuple(groups), without_effect_of(foreign))
+
+
+def _refuse_absent(typed: Mapping[str, Any], groups: Sequence[type]) -> None:
+    """Raises ConfigError for an architecture, … that is not built here; flags of its own are then unknown as well."""
+    for cls in groups:
+        for name, field in flag_fields(cls).items():
+            value = typed.get(name)
+            known = choices_of(field)
+            if isinstance(value, str) and value not in known and (message := not_built(flag_name(name), value, known)):
+                raise ConfigError(message)
 
 
 def _unknown(word: str, known: Sequence[str], see: str) -> ConfigError:
@@ -127,8 +140,16 @@ def _meant(word: str, known: Sequence[str]) -> str:
 
 def load_plugins(argv: Sequence[str]) -> None:
     """Imports the ``--user-dir`` that ``argv`` names, so that its names are known before the parser is built."""
-    if user_dir := early_value("--user-dir", argv):
+    user_dir = early_value("--user-dir", argv)
+    if not user_dir:
+        return
+    try:
         import_user_dir(user_dir)
+    except ConfigError as err:
+        for flag in NOT_BUILT:  # what the plugin would have brought
+            if absent := not_built(flag, early_value(flag, argv) or ""):
+                raise ConfigError(f"{absent} ({err})") from err
+        raise
 
 
 def early_value(name: str, argv: Sequence[str]) -> str | None:

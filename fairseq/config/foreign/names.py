@@ -60,15 +60,16 @@ NOT_BUILT = {
 }
 
 
-def not_built(flag: str, name: str, known: Iterable[str]) -> str:
+def not_built(flag: str, name: str, known: Iterable[str] = ()) -> str:
     """Returns the message for a name of fairseq's that is not built here, empty for any other name.
 
     Args:
         flag: that the name was given to.
         name: which is not among the known ones.
-        known: names that there are.
+        known: names that there are, for the message.
     """
     for pattern, purpose in NOT_BUILT.get(flag, ()):
         if re.fullmatch(pattern, name):
-            return f"{flag} {name} is not here: it is for {purpose}; there are {', '.join(known)}"
+            listed = ", ".join(known)
+            return f"{flag} {name} is not here: it is for {purpose}" + (f"; there are {listed}" if listed else "")
     return ""

@@ -81,9 +81,7 @@ def test_a_slip_is_still_a_slip() -> None:
 def test_names_in_checkpoints_and_plugins_have_the_same_message() -> None:
     with pytest.raises(ConfigError, match=r"^--arch lstm_lm is not here: it is for LSTM language models; there are"):
         architecture("lstm_lm")
-    with pytest.raises(
-        ConfigError, match=r"^--task masked_lm is not here: it is for masked language models; there are"
-    ):
+    with pytest.raises(ConfigError, match=r"^--task masked_lm is not here: it is for masked language models;"):
         TASKS.get("masked_lm")
 
 
