@@ -72,9 +72,10 @@ def test_every_built_in_can_be_imported(registry: Registry) -> None:
 def test_built_in_names_are_the_published_ones() -> None:
     assert TASKS.names() == ("language_modeling",)
     assert MODELS.names() == ("transformer_lm",)
-    assert set(CRITERIONS.names()) == {"cross_entropy", "adaptive_loss"}
-    assert set(OPTIMIZERS.names()) == {"nag", "adam", "sgd", "adagrad", "adamw"}
-    assert set(LR_SCHEDULERS.names()) == {"fixed", "cosine", "inverse_sqrt", "polynomial_decay"}
+    assert set(CRITERIONS.names()) == {"cross_entropy", "adaptive_loss", "label_smoothed_cross_entropy"}
+    assert set(OPTIMIZERS.names()) == {"nag", "adam", "sgd", "adagrad", "adamw", "adadelta", "adamax", "adafactor"}
+    schedules = {"fixed", "cosine", "inverse_sqrt", "polynomial_decay", "triangular", "reduce_lr_on_plateau"}
+    assert set(LR_SCHEDULERS.names()) == schedules
     assert set(architecture_names()) >= {
         "transformer_lm",
         "transformer_lm_big",

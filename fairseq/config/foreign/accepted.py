@@ -153,7 +153,7 @@ NO_EFFECT = (
         "batches",
         "long prompts are named, and batches change no text",
     ),
-    Family("--tensorboard-logdir=", "gi", "curves", "only training has curves"),
+    Family("--tensorboard-logdir=", "giv", "curves", "only training has curves"),
     # What a decoder of translations, or one that is not autoregressive, is asked for.
     Family(
         "--iter-decode-eos-penalty=0 --iter-decode-force-max-iter --iter-decode-max-iter=10 --iter-decode-with-beam=1"
