@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from fairseq import __version__
+from fairseq.config.fairseq_fields import title
 from fairseq.config.flags import Flags, flag_fields, flag_name
 from fairseq.config.foreign.names import NOT_BUILT, not_built
 from fairseq.config.foreign.reading import in_help, take_foreign
@@ -25,7 +26,6 @@ from fairseq.config.help import (
     flag_text,
     metavar,
     positional_metavar,
-    title,
     usage,
 )
 from fairseq.errors import ConfigError, UnknownFlagError, did_you_mean

@@ -18,6 +18,14 @@ from fairseq.errors import ConfigError, did_you_mean
 REFERENCE = re.compile(r"\$\{(?:\w+\.)*(\w+)\}")
 
 
+def title(cls: type) -> str:
+    """Returns the title of a config's flags: the first line of its docstring, if it is more than Python's own of it."""
+    text = (cls.__doc__ or "").strip()
+    if not text or text.startswith(f"{cls.__name__}("):
+        return f"Settings of {cls.__name__}"
+    return text.partition("\n")[0].rstrip(".")
+
+
 def as_flag(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> dataclasses.Field[Any]:
     """Returns a field with metadata and a default such as ``flag`` gives, which ours has already.
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from string import digits
 from typing import Any, TypeVar
 
-from fairseq.config.fairseq_fields import as_flag, words_of
+from fairseq.config.fairseq_fields import as_flag, title, words_of
 from fairseq.config.foreign.names import not_built
 from fairseq.config.kinds import kind_of
 from fairseq.errors import ConfigError, did_you_mean, shown
@@ -246,7 +246,7 @@ class Flags:
         self._owners: dict[str, list[str]] = {}
         for cls in known:
             for name in flag_fields(cls):
-                self._owners.setdefault(name, []).append((cls.__doc__ or cls.__name__).partition("\n")[0].rstrip("."))
+                self._owners.setdefault(name, []).append(title(cls))
         self._used: set[str] = set()
         self._switches: dict[str, str] = {}
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from fairseq.config.fairseq_fields import REFERENCE
+from fairseq.config.fairseq_fields import REFERENCE, title
 from fairseq.config.flags import flag_fields, flag_name
 from fairseq.config.kinds import kind_of
 
@@ -141,11 +141,6 @@ def flag_text(field: dataclasses.Field[Any], default: str, no_effect: str | None
         for name, words in choices.items():
             text += f"\n  {f'{name}:':<{width if width <= _LONGEST_NAME else 0}} {words}" if words else f"\n  {name}"
     return text.replace("%", "%%")
-
-
-def title(cls: type) -> str:
-    """Returns the title of a config's flags: the first line of its docstring."""
-    return (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
 
 
 def defaults(groups: Sequence[type]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig as Settings
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
+from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError, shown
 from fairseq.models import MODELS, architecture_names, model_of
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
@@ -169,6 +169,13 @@ class LanguageModelingTask:
         name = arch if arch in MODELS.names() else "transformer_lm"
         if arch in architecture_names():
             name = model_of(arch)
+        elif "dictionary_sha256" in checkpoint.extra_state:  # ours, which name a plugin's architecture if its model is one
+            logger.warning(
+                "%s was trained with --arch %s, which is not known here, and is read as transformer_lm; if a plugin"
+                " made the model, give its --user-dir",
+                checkpoint.path,
+                shown(arch),
+            )
         config_class = MODELS.config(name)
         assert config_class is not None
         self._check_settings({**checkpoint.fields, **overrides}, config_class, checkpoint)

@@ -12,6 +12,7 @@ from fairseq.models import MODELS
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.tasks import TASKS
 
+BUILT_IN_ARCHITECTURES = dict(models._ARCHITECTURES)
 REGISTRIES = (MODELS, TASKS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)
 
 
@@ -29,6 +30,12 @@ def own_registries() -> Iterator[None]:
         for name in set(sys.modules) - modules:
             if name.split(".")[0].startswith("a_plugin"):
                 del sys.modules[name]
+
+
+def forget_plugins() -> None:
+    """Takes the architectures and models that are not ours out of the registries."""
+    models._ARCHITECTURES = dict(BUILT_IN_ARCHITECTURES)
+    MODELS._entries = {name: entry for name, entry in MODELS._entries.items() if isinstance(entry.factory, str)}
 
 
 def write_plugin(root: Path, files: Mapping[str, str]) -> Path:

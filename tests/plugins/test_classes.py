@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fairseq.checkpoints.format import load_checkpoint
-from tests.builders.plugins import own_registries, write_plugin
+from tests.builders.plugins import forget_plugins, own_registries, write_plugin
 from tests.builders.tiny_lm import BATCHING, MODEL, Command
 
 
@@ -104,10 +104,23 @@ def test_a_model_class_trains_is_evaluated_and_loaded(
         losses.append(re.findall(r"Loss \(base 2\): [\d.]+", command("fairseq-eval-lm", data_dir, *words).out))
     assert losses[0] != losses[1] and losses[0]
 
+    with own_registries():
+        forget_plugins()
+        outcome = command("fairseq-eval-lm", data_dir, "--path", checkpoint, "--cpu")
+        assert any("trained with --arch 'my_lm', which is not known here" in warning for warning in outcome.warnings)
     import a_plugin
 
     lm = a_plugin.MyLM.from_pretrained(str(tmp_path / "out"), "checkpoint_last.pt", data_name_or_path=str(data_dir))
     assert type(lm.models[0]) is a_plugin.MyLM and lm.models[0].decoder.embed_scale == 3
+
+
+def test_flags_of_a_plugins_config_have_a_title(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = write_plugin(tmp_path, {"__init__.py": CONFIG + BUILT})
+    with pytest.raises(SystemExit):
+        command("fairseq-train", "--user-dir", plugin, "--help")
+    assert "\nSettings of MyConfig:\n  --my-scale X " in capsys.readouterr().out
 
 
 TASK_HEAD = """
