@@ -10,7 +10,7 @@ import inspect
 import logging
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fairseq.config.flags import Namespace, flag_fields, flag_name
@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 PresetFunction = Callable[[Namespace], None]
 _OF_NO_PRESET = {"base_lm_architecture": ARCHITECTURES["transformer_lm"], "base_gpt3_architecture": GPT3}
 # What fairseq's own functions set, and what acts only beside a switch that is refused.
+# Settings whose default is another one in fairseq 0.12, where a preset leaves them to it; tried there.
+_UNLIKE = {
+    "decoder_normalize_before": ("False", "True"),
+    "decoder_input_dim": ("512", "decoder_embed_dim"),
+    "decoder_output_dim": ("512", "decoder_embed_dim"),
+}
 _IDLE = set(
     """base_shuffle base_sublayers char_embedder_highway_layers char_inputs character_embedding_dim character_filters
     cross_self_attention min_params_to_wrap no_cross_attention quant_noise_pq_block_size""".split()  # noqa: SIM905
@@ -99,6 +105,7 @@ def values_of(function: PresetFunction, arch: str, config: type, given: Mapping[
         logger.warning(
             "--arch %s sets %s, without effect: the model has no such setting", arch, ", ".join(map(str, idle))
         )
+    _warn_of_missing(arch, [name for name in _UNLIKE if name in own and not hasattr(args, name)])
     _warn_of_replaced(arch, found, {name: given[name] for name in own if name in given})
     values = {name: value for name, value in found.items() if name in own}
     return {n: v for n, v in values.items() if v is not None or types.NoneType in typing.get_args(kinds[n])}
@@ -112,6 +119,19 @@ def _of_today(values: dict[str, Any]) -> dict[str, Any]:
     if (dropout := values.pop("relu_dropout", None)) and not values.get("activation_dropout"):
         values["activation_dropout"] = dropout
     return values
+
+
+def _warn_of_missing(arch: str, names: Sequence[str]) -> None:
+    """Logs a warning of settings that are not set, and have another default in fairseq 0.12."""
+    if names:
+        logger.warning(
+            "--arch %s does not set %s, where fairseq 0.12 takes %s, and here %s; end it with"
+            " base_lm_architecture(args) to have one model in both",
+            arch,
+            ", ".join(names),
+            ", ".join(_UNLIKE[name][0] for name in names),
+            ", ".join(_UNLIKE[name][1] for name in names),
+        )
 
 
 def _warn_of_replaced(arch: str, found: Mapping[str, Any], typed: Mapping[str, Any]) -> None:

@@ -169,7 +169,7 @@ class LanguageModelingTask:
         name = arch if arch in MODELS.names() else "transformer_lm"
         if arch in architecture_names():
             name = model_of(arch)
-        elif "dictionary_sha256" in checkpoint.extra_state:  # ours, which name a plugin's architecture if its model is one
+        elif "dictionary_sha256" in checkpoint.extra_state:  # ours: it names a plugin's arch if the model is one
             logger.warning(
                 "%s was trained with --arch %s, which is not known here, and is read as transformer_lm; if a plugin"
                 " made the model, give its --user-dir",

@@ -35,7 +35,7 @@ BESIDE = {
     "fairseq/data": "tests/cli/test_preprocess.py tests/cli/test_flags.py tests/bad_input/test_bad_text_and_dict.py"
     " tests/bad_input/test_bad_idx.py",
     "fairseq/modules": "tests/models tests/generate",
-    "fairseq/models": "tests/modules",
+    "fairseq/models": "tests/modules tests/plugins",
     "fairseq/optim": "tests/train tests/cli/test_train.py",
     "fairseq/train": "tests/checkpoints tests/cli/test_flags.py tests/cli/test_flag_bounds.py tests/cli/test_train.py"
     " tests/cli/test_resume.py",

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from fairseq.checkpoints.format import load_checkpoint
+from fairseq.config.flags import resolve
+from fairseq.models.transformer_config import TransformerConfig
+from tests.builders.peer import last_line_of, peer_python
 from tests.builders.plugins import own_registries, write_plugin
 from tests.builders.tiny_lm import BATCHING, Command
 
@@ -51,7 +54,10 @@ STYLES = {
     "typed flags win": Style({"__init__.py": BASE}, {"decoder_layers": 2}, flags="--decoder-layers 2"),
     "without the base function": Style(
         {"__init__.py": BASE.replace("    base_lm_architecture(args)\n", "")},
-        {"decoder_layers": 1, "decoder_embed_dim": 16, "dropout": 0.1},
+        {"decoder_layers": 1, "decoder_embed_dim": 16, "dropout": 0.1, "decoder_input_dim": 16},
+        warning="--arch my_arch does not set decoder_normalize_before, decoder_input_dim, decoder_output_dim, where"
+        " fairseq 0.12 takes False, 512, 512, and here True, decoder_embed_dim, decoder_embed_dim; end it with"
+        " base_lm_architecture(args) to have one model in both",
     ),
     "cutoffs as text": Style(
         {
@@ -61,7 +67,7 @@ STYLES = {
             )
         },
         {"adaptive_softmax_cutoff": "10,30"},
-        flags="--criterion adaptive_loss",
+        flags="--ddp-backend legacy_ddp --criterion adaptive_loss",
     ),
     "typed cutoffs": Style(
         {
@@ -72,7 +78,7 @@ STYLES = {
             )
         },
         {"adaptive_softmax_cutoff": "8,20"},
-        flags="--criterion adaptive_loss --adaptive-softmax-cutoff 8,20",
+        flags="--ddp-backend legacy_ddp --criterion adaptive_loss --adaptive-softmax-cutoff 8,20",
     ),
     "nothing but None": Style(
         {
@@ -171,9 +177,11 @@ def my_arch():
 }
 
 
+TRAINING = [*BATCHING, *["--optimizer", "adam", "--lr", "0.01", "--max-update", "2", "--cpu", "--no-epoch-checkpoints"]]
+
+
 def train(command: Command, data_dir: Path, plugin: Path, out: Path, *words: object) -> Any:
-    flags = [*BATCHING, "--optimizer", "adam", "--lr", "0.01", "--max-update", 2, "--cpu", "--no-epoch-checkpoints"]
-    return command("fairseq-train", data_dir, "--user-dir", plugin, "--save-dir", out, *flags, *words)
+    return command("fairseq-train", data_dir, "--user-dir", plugin, "--save-dir", out, *TRAINING, *words)
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -190,6 +198,27 @@ def test_it_trains_and_is_evaluated(name: str, command: Command, data_dir: Path,
     assert fields["decoder_normalize_before"] is True
     words = ["--path", tmp_path / "out" / "checkpoint_last.pt", "--cpu", "--max-tokens", 256]
     assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out  # a plain model: no plugin is needed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["over a preset", "cutoffs as text", "several in a file, one calls another", "fairseq 0.9's names"]
+)
+def test_fairseq_makes_the_same_model_of_it(name: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    """Of the very same plugin: all settings of the model, and the names and shapes of the weights."""
+    style, python = STYLES[name], peer_python()
+    plugin = write_plugin(tmp_path, style.files)
+    flags = ["--arch", style.arch, *style.flags.split()]
+    assert train(command, data_dir, plugin, tmp_path / "ours", *flags).code == 0
+    words = [str(data_dir), "--task", "language_modeling", "--user-dir", str(plugin), *flags, *TRAINING]
+    words += ["--sample-break-mode", "none", "--save-dir", str(tmp_path / "theirs")]
+    last_line_of(
+        python, "-c", "from fairseq_cli.train import cli_main; cli_main(); print('done')", *words, cwd=tmp_path
+    )
+    ours, theirs = (load_checkpoint(tmp_path / side / "checkpoint_last.pt") for side in ("ours", "theirs"))
+    assert resolve(TransformerConfig, ours.fields) == resolve(TransformerConfig, theirs.fields)
+    shapes = [{name: value.shape for name, value in checkpoint.state.items()} for checkpoint in (ours, theirs)]
+    assert shapes[0] == shapes[1]
 
 
 REFUSED = {
