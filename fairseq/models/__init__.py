@@ -35,6 +35,7 @@ def register_model_architecture(model: str, arch: str, summary: str = "") -> Cal
     def decorate(preset: F) -> F:
         if arch in _ARCHITECTURES:
             raise ConfigError(f"architecture '{arch}' is registered twice; give the second one another name")
+        takes_namespace(preset)
         if model not in MODELS.names():
             raise ConfigError(
                 f"architecture '{arch}' is of the model '{model}', which is not here (known:"

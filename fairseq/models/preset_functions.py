@@ -38,12 +38,22 @@ _IDLE = set(
 
 
 def takes_namespace(function: Callable[..., Any]) -> bool:
-    """Returns whether a preset's function is of fairseq's kind, which takes a namespace; ours take nothing."""
+    """Returns whether a preset's function is of fairseq's kind, which takes a namespace; ours take nothing.
+
+    Raises:
+        ConfigError: it takes more than that.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # one of Python's own, such as dict
         return False
-    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1:
+        raise ConfigError(
+            f"{getattr(function, '__name__', 'a preset')} takes {', '.join(needed)}, but an architecture is a function"
+            " of nothing, which returns field values, or of one namespace, which it fills in"
+        )
+    return bool(needed)
 
 
 def preset_function(name: str) -> PresetFunction | None:

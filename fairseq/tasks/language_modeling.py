@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fairseq.checkpoints.format import Checkpoint
-from fairseq.config.flags import Namespace, flag_fields, resolve
+from fairseq.config.flags import Namespace, as_dict, flag_fields, resolve
 from fairseq.config.path_lists import split_paths
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig as Settings
@@ -136,7 +136,7 @@ class LanguageModelingTask:
         try:
             factory = MODELS.get(name)
             if hasattr(factory, "build_model"):  # a class over ours
-                settings = Namespace(**{**dataclasses.asdict(self.config), **dataclasses.asdict(config)})
+                settings = Namespace(**as_dict(self.config, *([] if config is None else [config])))
                 model: nn.Module = factory.build_model(settings, self)
             else:
                 model = factory(config, len(self.dictionary))
@@ -165,22 +165,11 @@ class LanguageModelingTask:
             MismatchError: the checkpoint was trained with another dictionary.
         """
         self.check_dictionary(checkpoint)
-        arch = str(checkpoint.fields.get("arch", "transformer_lm"))
-        name = arch if arch in MODELS.names() else "transformer_lm"
-        if arch in architecture_names():
-            name = model_of(arch)
-        elif "dictionary_sha256" in checkpoint.extra_state:  # ours: it names a plugin's arch if the model is one
-            logger.warning(
-                "%s was trained with --arch %s, which is not known here, and is read as transformer_lm; if a plugin"
-                " made the model, give its --user-dir",
-                checkpoint.path,
-                shown(arch),
-            )
+        name = _model_name(checkpoint)
         config_class = MODELS.config(name)
-        assert config_class is not None
         self._check_settings({**checkpoint.fields, **overrides}, config_class, checkpoint)
         try:
-            config: Any = resolve(config_class, checkpoint.fields, overrides)
+            config: Any = config_class and resolve(config_class, checkpoint.fields, overrides)
             length = self._block_size(checkpoint.fields)
             problems = self._misfits(name, config, length, checkpoint)
             if not problems:
@@ -196,10 +185,11 @@ class LanguageModelingTask:
             )
         return model
 
-    def _check_settings(self, settings: Mapping[str, Any], config_class: type, checkpoint: Checkpoint) -> None:
+    def _check_settings(self, settings: Mapping[str, Any], config_class: type | None, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError if a setting that the model does not have changes what its weights mean."""
-        own = {*flag_fields(config_class), *flag_fields(Settings)}
-        refuse_other_computations(settings, flag_fields(config_class), len(self.dictionary), checkpoint.path)
+        of_model = flag_fields(config_class) if config_class is not None else {}
+        own = {*of_model, *flag_fields(Settings)}
+        refuse_other_computations(settings, of_model, len(self.dictionary), checkpoint.path)
         if "dictionary_sha256" not in checkpoint.extra_state:  # another program's
             warn_of_unknown(settings, own, checkpoint.path)
 
@@ -219,3 +209,18 @@ class LanguageModelingTask:
             return [f"decoder_layers is {config.decoder_layers}, but there are {len(checkpoint.state)} tensors"]
         with torch.device("meta"), _Unfilled():
             return misfits(self.build_model(name, config, length), checkpoint.state)
+
+
+def _model_name(checkpoint: Checkpoint) -> str:
+    """Returns the name of a checkpoint's model, by its architecture; that of another program may be unknown."""
+    arch = str(checkpoint.fields.get("arch", "transformer_lm"))
+    if arch in architecture_names():
+        return model_of(arch)
+    if "dictionary_sha256" in checkpoint.extra_state:  # ours: it names a plugin's architecture if the model is one
+        logger.warning(
+            "%s was trained with --arch %s, which is not known here, and is read as transformer_lm; if a plugin made"
+            " the model, give its --user-dir",
+            checkpoint.path,
+            shown(arch),
+        )
+    return "transformer_lm"

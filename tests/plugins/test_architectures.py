@@ -226,6 +226,10 @@ REFUSED = {
         BASE.replace("    base_lm", "    args.character_embeddings = True\n    base_lm"),
         "--arch my_arch sets character_embeddings = True, which is not supported here",
     ),
+    "two arguments": (
+        BASE.replace("my_arch(args)", "my_arch(args, more)"),
+        "my_arch takes args, more, but an architecture is a function of nothing, which returns field values",
+    ),
     "an existing name": (
         BASE.replace('"my_arch"', '"transformer_lm_big"'),
         "architecture 'transformer_lm_big' is registered twice; give the second one another name"

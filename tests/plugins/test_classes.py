@@ -161,6 +161,26 @@ def test_a_task_class_trains(text: str, command: Command, data_dir: Path, tmp_pa
     assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out
 
 
+WITHOUT_CONFIG = """
+from fairseq.models import register_model
+from fairseq.models.transformer_config import TransformerConfig
+from fairseq.models.transformer_lm import TransformerLanguageModel
+
+@register_model("my_lm")
+def my_lm(config, vocabulary_size):
+    assert config is None
+    return TransformerLanguageModel(TransformerConfig(1, 16, decoder_attention_heads=2), vocabulary_size)
+"""
+
+
+def test_a_model_without_settings(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    plugin = write_plugin(tmp_path, {"__init__.py": WITHOUT_CONFIG})
+    flags = [*BATCHING, "--lr", 0.01, "--max-update", 2, "--cpu", "--no-epoch-checkpoints", "--arch", "my_lm"]
+    assert command("fairseq-train", data_dir, "--user-dir", plugin, "--save-dir", tmp_path / "out", *flags).code == 0
+    words = ["--user-dir", plugin, "--path", tmp_path / "out" / "checkpoint_last.pt", "--cpu"]
+    assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out
+
+
 def imports(statement: str) -> str:
     return f"{statement}\n"
 
