@@ -109,7 +109,7 @@ def evaluate(
     config = settings.eval
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.neighbours.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, softmax_batch=config.softmax_batch)
-    joiner = WordJoiner(evaluation.task.dictionary.symbols, config.remove_bpe)
+    joiner = WordJoiner(evaluation.task.dictionary.symbols, config.post_process)
     lm = Perplexity() if mixture.memories and sweep is None else None
     stats, perplexity, start = WordStats(), Perplexity(), time.monotonic()
     for scored in score_all(evaluation, scorer, perplexity, settings.log_every):

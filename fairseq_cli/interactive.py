@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from fairseq.evaluate.texts import Line
 
 DESCRIPTION = """Continue each line of the standard input, or of --input: with the most probable texts, or with random
-ones (--sampling). Words are what whitespace separates. --knnlm mixes in the nearest neighbours from a datastore."""
+ones (--sampling). Words are what whitespace separates, or what --tokenizer and --bpe make of raw text. --knnlm mixes in
+the nearest neighbours from a datastore."""
 EXAMPLES = (
     """echo "the king of" | fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --beam 1""",
+    """# raw text, of a model of subwords
+echo "The king's" | fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt \\
+    --tokenizer moses --bpe fastbpe --bpe-codes bpecodes""",
     """# random texts, with neighbours, and the 3 rows with the largest votes for each token
 fairseq-interactive data-bin --path checkpoints/checkpoint_best.pt --input prompts.txt \\
     --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
@@ -56,8 +60,9 @@ def main(argv: Sequence[str]) -> None:
 
 def prompt_of(line: "Line", opened: GenerationRun) -> "Int64s":
     """Returns a line's ids; warns of words that the model does not know, and of what it has no room to read."""
-    prompt_T = opened.dictionary.encode_line(line.text)[:-1]
-    unknown = list(dict.fromkeys(word for word in line.text.split() if word not in opened.dictionary))
+    text = opened.pipeline.encode(line.text)
+    prompt_T = opened.dictionary.encode_line(text)[:-1]
+    unknown = list(dict.fromkeys(word for word in text.split() if word not in opened.dictionary))
     if unknown:
         named = ", ".join(unknown[:MOST_WORDS_NAMED]) + (", …" if len(unknown) > MOST_WORDS_NAMED else "")
         logger.warning("line %d: not in the dictionary, and read as <unk>: %s", line.number, named)

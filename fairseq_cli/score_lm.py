@@ -1,5 +1,6 @@
 """``fairseq-score-lm``: the log-probability of every word of a few lines of text, straight from the shell."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -15,7 +16,9 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.storage.inputs import open_input
+from fairseq.text.pipeline import TextPipeline
 from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
+from fairseq_cli.shared.raw_text import open_text, text_groups
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
     from fairseq.evaluate.texts import Line, ScoredLine, TextScorer
 
 DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
-sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. --knnlm mixes in the
-nearest neighbours from a datastore."""
+sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. Words are what
+whitespace separates, or what --tokenizer and --bpe make of raw text. --knnlm mixes in the nearest neighbours from a
+datastore."""
 EXAMPLES = (
     """echo "the cat sat on the mat ." | fairseq-score-lm data-bin/dict.txt --path checkpoints/checkpoint_best.pt""",
     """# with neighbours, as JSON
@@ -36,7 +40,7 @@ fairseq-score-lm data-bin --path checkpoints/checkpoint_best.pt --input lines.tx
 
 def flag_groups() -> tuple[type, ...]:
     """Returns every config dataclass that the command's flags come from."""
-    return (ScoreConfig, KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)
+    return (ScoreConfig, *text_groups(), KNNConfig, LmbdaModelConfig, DatastoreConfig, DeviceConfig, CommonConfig)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,13 +50,14 @@ def main(argv: Sequence[str]) -> None:
     neighbours = NeighbourSettings(flags, config.path)
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
     fields = task_fields(flags, config.task, config.path)
+    pipeline = open_text(flags)
     scorer, dictionary, found = open_scorer(config, fields, neighbours, device, common.seed)
     flags.warn_unused()
 
     from fairseq.criterions.perplexity import Perplexity
 
     total, alone, num_lines = Perplexity(), Perplexity() if neighbours.needed else None, 0
-    lines = lines_of(config)
+    lines = lines_of(config, pipeline)
     while some := list(itertools.islice(lines, config.buffer_size)):
         for scored in scorer.score_lines(some, dictionary):
             total.add(scored.log_p_N, scored.target_N)
@@ -94,13 +99,14 @@ def open_scorer(
     return lines, dictionary, mixture.report().settings
 
 
-def lines_of(config: ScoreConfig) -> "Iterator[Line]":
-    """Yields the lines of all inputs, in order."""
+def lines_of(config: ScoreConfig, pipeline: TextPipeline) -> "Iterator[Line]":
+    """Yields the lines of all inputs, in order, as the dictionary has their words."""
     from fairseq.evaluate.texts import read_lines
 
     for name in config.input:
         with open_input(name) as file:
-            yield from read_lines(name, file)
+            for line in read_lines(name, file):
+                yield dataclasses.replace(line, text=pipeline.encode(line.text))
 
 
 def as_text(scored: "ScoredLine", dictionary: "Dictionary", *, mixed: bool) -> str:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from fairseq.config.flags import flag
 from fairseq.config.kinds import File, Place
-from fairseq.errors import ConfigError
 
 MODEL_OVERRIDES = "settings that replace the checkpoint's, such as \"{'tokens_per_sample': 128}\""
 LOG_FORMATS = {"tqdm": "a bar", "simple": "lines", "json": "lines of JSON", "none": "no progress"}
@@ -60,9 +59,3 @@ class LossScaleConfig:
     )
     amp_scale_window: int | None = flag(None, "the same as --fp16-scale-window, with --amp", minimum=1)
     threshold_loss_scale: float | None = flag(None, "never lower the loss scale below this", minimum=1e-8)
-
-
-def check_subword_mark(mark: str | None) -> None:
-    """Raises ConfigError for a ``--remove-bpe`` that names a scheme of fairseq's instead of a mark."""
-    if mark in ("sentencepiece", "letter", "_EOW"):
-        raise ConfigError(f"--remove-bpe {mark} is not supported: give the mark that a subword ends in, such as '@@ '")

@@ -8,7 +8,7 @@ A language model gives each target token t, in its context, a probability p(t). 
 Scored is every token of the text, ends of lines and words that equal a special (``<pad>``) included. Left out, and
 counted, are the tokens of blocks that are longer than the model's positions. A token of probability 0 makes the loss
 infinite: it stays in the sum, and it is counted and named, since a perplexity without it would flatter. With subwords
-joined (``--remove-bpe``) the sum stays and N counts whole words. The sum is kept in float64.
+joined (``--post-process``) the sum stays and N counts whole words. The sum is kept in float64.
 """
 
 import math
@@ -27,7 +27,7 @@ class Perplexity:
     Attributes:
         log_p_sum: Σ ln p, nats, float64.
         count: scored targets.
-        num_joined: targets that ``--remove-bpe`` counts as part of the next one.
+        num_joined: targets that ``--post-process`` counts with another one, as one word.
         zero_ids: id → how often a target of this id had probability 0.
         nan_ids: id → how often its probability was not a number.
     """

@@ -91,13 +91,13 @@ class PreprocessConfig:
             )
         if self.tokenizer not in (None, "space"):
             raise ConfigError(
-                f"--tokenizer must be space, but is {self.tokenizer!r}: words are what whitespace separates; tokenise"
-                " the text beforehand and leave the flag out"
+                f"--tokenizer must be space, but is {self.tokenizer!r}: words are what whitespace separates (in"
+                " fairseq, too, where the flag has no effect); tokenise the text beforehand and leave it out"
             )
         if self.bpe is not None:
             raise ConfigError(
-                f"--bpe must not be given yet, but is {self.bpe!r}: words are what whitespace separates; split the text"
-                " into subwords beforehand and leave the flag out"
+                f"--bpe must not be given, but is {self.bpe!r}: words are what whitespace separates (in"
+                " fairseq, too, where the flag has no effect); split the text into subwords beforehand and leave it out"
             )
         if self.trainpref is None and self.srcdict is None:
             raise ConfigError(

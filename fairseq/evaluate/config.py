@@ -6,11 +6,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq.config.common import MODEL_OVERRIDES, check_subword_mark
+from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Dir, File, Files, Mark, Name, Place, Settings, Split
 from fairseq.errors import ConfigError
 from fairseq.storage.files import is_stream
+from fairseq.text.post_process import check_post_process
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,11 @@ class EvalConfig:
     )
     softmax_batch: int | None = flag(None, "most tokens that the output layer takes at once, to save memory", minimum=1)
     model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
-    remove_bpe: Mark | None = flag(
-        None, "join subwords that end in MARK ('@@ ' if left out), and count whole words", optional_value="@@ "
+    post_process: Mark | None = flag(
+        None,
+        "join subwords that end in MARK ('@@ ' if left out), or of sentencepiece, and count whole words",
+        aliases=("--remove-bpe",),
+        optional_value="@@ ",
     )
     output_word_probs: bool = flag(
         False, "print a line for each block: its number, then each word with its log-probability (natural)"
@@ -153,6 +157,6 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.results_file is not None and self.results_file.is_dir():
             raise ConfigError(f"--results-path: {self.results_file} must be a file, but is a directory; give another")
-        check_subword_mark(self.remove_bpe)
+        check_post_process(self.post_process)
         if self.shard_id >= self.num_shards:
             raise ConfigError(f"--shard-id {self.shard_id} must be below --num-shards {self.num_shards}")

@@ -1,4 +1,4 @@
-"""Words and their scores: ``--remove-bpe``, ``--output-word-probs``, ``--output-word-stats``."""
+"""Words and their scores: ``--post-process``, ``--output-word-probs``, ``--output-word-stats``."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairseq.arrays import Float64s, Int64s
+from fairseq.arrays import Array, Float64s, Int64s
+from fairseq.data.dictionary import SPECIALS, UNK
+from fairseq.text.post_process import BEGIN_MARKS, end_mark
 
 logger = logging.getLogger(__name__)
 
@@ -21,37 +23,53 @@ class Word:
 
 
 class WordJoiner:
-    """Joins subwords that end in a mark with what follows them.
+    """Joins subwords into words: by a mark at the end of a subword whose word goes on, or at the beginning of a word.
+
+    Where the mark begins words, ``<unk>`` goes on with the word before it, and the other specials are words.
 
     Args:
         symbols: the dictionary's symbols by id.
-        mark: what a subword ends in when the word goes on; None joins nothing.
+        post_process: the value of the flag, which names the mark; None joins nothing.
     """
 
-    def __init__(self, symbols: Sequence[str], mark: str | None) -> None:
+    def __init__(self, symbols: Sequence[str], post_process: str | None) -> None:
         self.symbols = symbols
-        self.mark = mark.rstrip() if mark else ""
-        self._continues = np.array([bool(self.mark) and symbol.endswith(self.mark) for symbol in symbols])
-        if self.mark and not self._continues.any():
-            logger.warning("--remove-bpe %s has no effect: no word of the dictionary ends in it", self.mark)
+        self._end, self._begin = end_mark(post_process), BEGIN_MARKS.get(post_process or "", "")
+        goes_on, follows = np.zeros((2, len(symbols)), np.bool_)
+        if self._end:
+            goes_on[:] = [symbol.endswith(self._end) for symbol in symbols]
+            follows[:] = True
+        if self._begin:
+            begins = np.array([symbol.startswith(self._begin) for symbol in symbols])
+            goes_on[:], follows[:] = True, ~begins
+            words = [idx for idx in range(min(len(SPECIALS), len(symbols))) if idx != UNK]
+            goes_on[words] = follows[words] = False
+        self._goes_on, self._follows = goes_on, follows
+        has_mark = begins.any() if self._begin else goes_on.any()
+        if (self._end or self._begin) and not has_mark:
+            mark, end = (self._begin, "begins with") if self._begin else (self._end, "ends in")
+            logger.warning("--post-process has no effect: no word of the dictionary %s %s", end, mark)
 
     def num_joined(self, target_N: Int64s, block_idx_N: Int64s) -> int:
-        """Returns how many targets are subwords whose word goes on in the same block."""
-        if not self.mark or len(target_N) < 2:
-            return 0
-        return int((self._continues[target_N[:-1]] & (block_idx_N[1:] == block_idx_N[:-1])).sum())
+        """Returns how many targets go on with the word of the target before, in the same block."""
+        return int((self._joins(target_N) & (block_idx_N[1:] == block_idx_N[:-1])).sum())
 
     def words(self, target_N: Int64s, log_p_N: Float64s) -> Iterator[Word]:
         """Yields the words of one block; a word's log-probability is the sum of its parts'."""
+        joins = [*self._joins(target_N).tolist(), False]
         text, log_p, is_joined = "", 0.0, False
-        for i, (token, score) in enumerate(zip(target_N.tolist(), log_p_N.tolist(), strict=True)):
-            symbol = self.symbols[token]
+        for token, score, goes_on in zip(target_N.tolist(), log_p_N.tolist(), joins, strict=True):
+            symbol = self.symbols[token].removeprefix(self._begin)
             log_p += score
-            if self._continues[token] and i + 1 < len(target_N):
-                text, is_joined = text + symbol[: -len(self.mark)], True
+            if goes_on:
+                text, is_joined = text + symbol.removesuffix(self._end), True
                 continue
             yield Word(text + symbol, log_p, is_joined)
             text, log_p, is_joined = "", 0.0, False
+
+    def _joins(self, target_N: Int64s) -> Array:
+        """Returns of each target but the last whether the next one goes on with its word, bool ``[N − 1]``."""
+        return self._goes_on[target_N[:-1]] & self._follows[target_N[1:]]
 
 
 @dataclass

@@ -3,11 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 
-from fairseq.config.common import MODEL_OVERRIDES, check_subword_mark
+from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import at_least, flag
 from fairseq.config.kinds import File, Mark, Name, Settings, Split
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError
+from fairseq.text.post_process import check_post_process
 
 LEAST_TEMPERATURE = 1e-6
 
@@ -81,14 +82,17 @@ class GenerationRunConfig:
         minimum=1,
     )
     max_sentences: int | None = flag(None, "most prompts in a batch", aliases=("--batch-size",), minimum=1)
-    remove_bpe: Mark | None = flag(
-        None, "join subwords that end in MARK ('@@ ' if left out) in what is printed", optional_value="@@ "
+    post_process: Mark | None = flag(
+        None,
+        "join subwords that end in MARK ('@@ ' if left out), or of sentencepiece, in what is printed",
+        aliases=("--remove-bpe",),
+        optional_value="@@ ",
     )
 
     def __post_init__(self) -> None:
         if len(split_paths(self.path)) > 1:
             raise ConfigError("--path names several checkpoints, but text is generated with one; give one")
-        check_subword_mark(self.remove_bpe)
+        check_post_process(self.post_process)
 
     @property
     def most_batch_tokens(self) -> int | None:

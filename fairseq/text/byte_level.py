@@ -59,6 +59,6 @@ class Bert:
         return " ".join(self._tokenizer.encode(line, add_special_tokens=False).tokens)
 
     def decode(self, line: str) -> str:
-        """Returns subwords as text."""
+        """Returns subwords as text, without spaces before punctuation and around an apostrophe."""
         text: str = self._decoder.decode(line.split())
-        return text
+        return text.replace(" ' ", "'")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
-from fairseq.config.kinds import File
+from fairseq.config.kinds import File, Mark, Name
 from fairseq.errors import ConfigError
 
 
@@ -11,8 +11,8 @@ from fairseq.errors import ConfigError
 class MosesConfig:
     """Tokenizer moses."""
 
-    source_lang: str = flag("en", "language of the text, for abbreviations", aliases=("--moses-source-lang",))
-    target_lang: str = flag("en", "language of what is printed, for its spaces", aliases=("--moses-target-lang",))
+    source_lang: Name = flag("en", "language of the text, for abbreviations", aliases=("--moses-source-lang",))
+    target_lang: Name = flag("en", "language of what is printed, for its spaces", aliases=("--moses-target-lang",))
     moses_no_dash_splits: bool = flag(False, "do not split words at hyphens")
     moses_no_escape: bool = flag(False, "keep &, <, >, quotes and brackets as they are, rather than as &amp; and so on")
 
@@ -39,7 +39,7 @@ class SubwordNMTConfig:
     """Subwords subword_nmt."""
 
     bpe_codes: File | None = flag(None, "codes of --bpe fastbpe or subword_nmt, the file that their learning wrote")
-    bpe_separator: str = flag("@@", "what a subword ends in whose word goes on")
+    bpe_separator: Mark = flag("@@", "what a subword ends in whose word goes on")
 
     def __post_init__(self) -> None:
         _needed("subword_nmt", bpe_codes=self.bpe_codes)

@@ -16,7 +16,7 @@ from fairseq.text import BPES, TOKENIZERS
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Raw text: how it becomes the words of the dictionary (pip install 'fairseq-knnlm[subwords]')."""
+    """Raw text (pip install 'fairseq-knnlm[subwords]')."""
 
     tokenizer: str | None = flag(None, "split text into words by this tokenizer", choices=TOKENIZERS.summaries)
     bpe: str | None = flag(None, "then split words into these subwords", choices=BPES.summaries)

@@ -129,7 +129,7 @@ class EvalSettings:
             )
 
     def _check_dump(self, flags: Flags) -> None:
-        for name in ("results_path", "output_word_probs", "output_word_stats", "remove_bpe", "cache_size"):
+        for name in ("results_path", "output_word_probs", "output_word_stats", "post_process", "cache_size"):
             if name in flags.typed:
                 logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
         if self.eval.num_shards > 1:

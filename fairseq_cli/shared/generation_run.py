@@ -14,7 +14,10 @@ from fairseq.knn.config import KNNConfig, ShowNeighboursConfig
 from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
+from fairseq.text.pipeline import TextPipeline
+from fairseq.text.post_process import joined
 from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
+from fairseq_cli.shared.raw_text import open_text, text_groups
 
 if TYPE_CHECKING:
     from fairseq.arrays import Int64s
@@ -29,7 +32,7 @@ lines for prompt i, from 0; columns are separated by tabs
 S-i   the prompt
 T-i   what follows the prompt in the split (fairseq-generate)
 H-i   score (base 2), text; a higher score is better
-D-i   the same as H-i
+D-i   the same as H-i; with --bpe or --tokenizer, as raw text
 P-i   log2 p of each token of the text, separated by spaces, </s> included
 N-i   a neighbour (--show-neighbours): position, token, share of the vote, row, distance, words around it
 """
@@ -38,7 +41,8 @@ N-i   a neighbour (--show-neighbours): position, token, share of the vote, row, 
 def generation_groups(prompts: type) -> tuple[type, ...]:
     """Returns the configs of a command that generates; ``prompts`` is the one that says where its prompts come from."""
     knn = (KNNConfig, ShowNeighboursConfig, DatastoreConfig)
-    return (GenerationRunConfig, prompts, GenerationConfig, *TASKS.configs(), *knn, DeviceConfig, CommonConfig)
+    run = (GenerationRunConfig, prompts, GenerationConfig, *TASKS.configs())
+    return (*run, *text_groups(), *knn, DeviceConfig, CommonConfig)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ class GenerationRun:
         generator: continues prompts.
         task: the task, with the dictionary.
         config: how large batches are, and whether subwords are joined.
+        pipeline: tokenizer and subwords of raw text.
         neighbour_lines: of ``--show-neighbours``, where that was asked for.
     """
 
     generator: "Generator"
     task: Any
     config: GenerationRunConfig
+    pipeline: TextPipeline
     neighbour_lines: "NeighbourLines | None"
 
     @property
@@ -71,8 +77,13 @@ class GenerationRun:
 
     def words(self, ids: Iterable[int]) -> str:
         """Returns ids as text, subwords joined where that was asked for."""
-        text, mark = self.dictionary.string(ids), self.config.remove_bpe
-        return text if mark is None else f"{text} ".replace(mark, "").rstrip()
+        return joined(self.dictionary.string(ids), self.config.post_process)
+
+    def raw_text(self, ids: Iterable[int]) -> str:
+        """Returns ids as a person writes text, where --bpe or --tokenizer say how; else their words."""
+        if self.pipeline.bpe is None:
+            return self.pipeline.detokenize(self.words(ids))
+        return self.pipeline.decode(self.dictionary.string(ids))
 
     def print_texts(
         self, idx: int, prompt_T: "Int64s", texts: "Sequence[Hypothesis]", target_T: "Int64s | None" = None
@@ -83,7 +94,7 @@ class GenerationRun:
             lines.append(f"T-{idx}\t{self.words(target_T)}")
         for text in texts:
             score, words = text.score / math.log(2), self.words(text.tokens_T)
-            lines += [f"H-{idx}\t{score:.4f}\t{words}", f"D-{idx}\t{score:.4f}\t{words}"]
+            lines += [f"H-{idx}\t{score:.4f}\t{words}", f"D-{idx}\t{score:.4f}\t{self.raw_text(text.tokens_T)}"]
             lines.append(f"P-{idx}\t" + " ".join(f"{log_p / math.log(2):.4f}" for log_p in text.log_p_T.tolist()))
             if self.neighbour_lines is not None:
                 lines += [f"N-{idx}\t{line}" for line in self.neighbour_lines.of(text)]
@@ -102,6 +113,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     if most_shown is not None and settings.knn.lmbda == 0:
         logger.warning("--lmbda 0 leaves neighbours no weight; give --lmbda, such as 0.25")
     fields = task_fields(flags, run.task, run.path, split)
+    pipeline = open_text(flags)
 
     import torch
 
@@ -125,4 +137,4 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
         from fairseq_cli.shared.neighbour_lines import NeighbourLines
 
         lines = NeighbourLines(neighbours, generator, dictionary, most_shown)
-    return GenerationRun(generator, opened.task, run, lines)
+    return GenerationRun(generator, opened.task, run, pipeline, lines)

@@ -177,7 +177,7 @@ CASES = [
     typed(GENERATE, "--max-tokens 9", "--max-tokens 9 must hold a prompt and its texts"),
     typed(GENERATE, "--path a:b", "--path names several checkpoints"),
     typed(GENERATE, "--path ''", "--path is required"),
-    typed(GENERATE, "--remove-bpe sentencepiece", "--remove-bpe sentencepiece is not supported"),
+    typed(GENERATE, "--remove-bpe letter", "--post-process letter is not here: give sentencepiece"),
     typed(GENERATE, "--gen-subset nowhere", "nowhere.idx does not exist"),
     typed(GENERATE, "--num-shards 3 --shard-id 3", "--shard-id 3 must be below --num-shards 3"),
     typed(GENERATE, "--num-shards 9999 --shard-id 9998", "--shard-id 9998 has nothing to do"),

@@ -16,5 +16,6 @@ if __name__ == "__main__":
     options.get_training_parser()  # registers all that there is
     kinds = {f"--{kind.replace('_', '-')}": REGISTRIES[kind]["registry"] for kind in ("criterion", "optimizer")}
     names = {"--arch": ARCH_MODEL_REGISTRY, "--task": TASK_REGISTRY, **kinds}
-    names["--lr-scheduler"] = REGISTRIES["lr_scheduler"]["registry"]
+    for kind in ("lr_scheduler", "tokenizer", "bpe"):
+        names[f"--{kind.replace('_', '-')}"] = REGISTRIES[kind]["registry"]
     sys.stdout.write(json.dumps({flag: sorted(found) for flag, found in names.items()}, indent=1) + "\n")

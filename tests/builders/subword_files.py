@@ -1,7 +1,12 @@
 """Files of subwords, small enough to work out by hand what they do to ``lower low``."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
+
+import torch
+
+from tests.builders.cases import Artefacts
 
 # Joined in this order. At the end of a word w is another symbol than within: lower → low@@ er, low → lo@@ w.
 PAIRS = ("l o", "lo w", "e r</w>")
@@ -37,3 +42,20 @@ def sentencepiece_model(prefix: Path) -> Path:
         sentence_iterator=iter(lines * 3), model_prefix=str(prefix), vocab_size=20, minloglevel=2, num_threads=1
     )
     return prefix.with_name(prefix.name + ".model")
+
+
+# What the pairs make of a few words; more words fill the dictionary, and are never met.
+SUBWORDS = ["low@@", "er", "lo@@", "w", "h@@", ",", ".", "&apos;t", "don", "l@@", "o"]
+
+
+def subword_model(artefacts: Artefacts, directory: Path) -> Path:
+    """Returns the directory of a model of subwords as fairseq publishes one: model.pt, dict.txt, bpecodes."""
+    directory.mkdir()
+    with torch.serialization.safe_globals([Namespace]):
+        checkpoint = torch.load(artefacts.checkpoint, weights_only=True)
+    del checkpoint["extra_state"]["dictionary_sha256"]
+    torch.save(checkpoint, directory / "model.pt")
+    symbols = [*SUBWORDS, *(f"other{n}" for n in range(36 - len(SUBWORDS)))]
+    (directory / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols))
+    fastbpe_codes(directory / "bpecodes")
+    return directory

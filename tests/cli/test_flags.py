@@ -53,7 +53,7 @@ VALIDATE = shlex.split(
     " --add-bos-token"
 )
 EVAL_LM = shlex.split(
-    "--path --gen-subset --max-tokens --context-window --softmax-batch --remove-bpe"
+    "--path --gen-subset --max-tokens --context-window --softmax-batch --post-process --remove-bpe"
     " --output-word-probs --output-word-stats --model-overrides --num-shards --shard-id"
     " --sample-break-mode --tokens-per-sample --knnlm --save-knnlm-dstore --dstore-mmap --knn-keytype"
     " --probe --k --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func"
@@ -61,16 +61,21 @@ EVAL_LM = shlex.split(
     " --exclude-own-row --gpu-index --tensorboard-logdir --save-retrieval --rerank --cache-size --cache-lmbda"
     " --cache-theta --lmbda-model --skip-retrieval --append --overwrite --save-interval-s"
 )
-GENERATION = shlex.split(
-    "--path --task --model-overrides --max-tokens --max-sentences --batch-size --remove-bpe --beam --nbest --max-len-a"
-    " --max-len-b --min-len --lenpen --unnormalized --unkpen --no-repeat-ngram-size --sampling --sampling-topk"
-    " --sampling-topp --temperature --sample-break-mode --tokens-per-sample --knnlm --knn-keytype --probe --k --rerank"
-    " --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type --no-load-keys"
-    " --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --show-neighbours"
+RAW_TEXT = shlex.split(
+    "--tokenizer --bpe --source-lang --target-lang --moses-source-lang --moses-target-lang --moses-no-dash-splits"
+    " --moses-no-escape --bpe-codes --bpe-separator --sentencepiece-model --sentencepiece-model-path"
+    " --gpt2-encoder-json --gpt2-vocab-bpe --bpe-merges --bpe-vocab --bpe-add-prefix-space --bpe-vocab-file --bpe-cased"
+)
+GENERATION = RAW_TEXT + shlex.split(
+    "--path --task --model-overrides --max-tokens --max-sentences --batch-size --post-process --remove-bpe --beam"
+    " --nbest --max-len-a --max-len-b --min-len --lenpen --unnormalized --unkpen --no-repeat-ngram-size --sampling"
+    " --sampling-topk --sampling-topp --temperature --sample-break-mode --tokens-per-sample --knnlm --knn-keytype"
+    " --probe --k --rerank --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type"
+    " --no-load-keys --dstore-fp16 --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --show-neighbours"
 )
 GENERATE = [*GENERATION, *shlex.split("--gen-subset --prefix-size --num-shards --shard-id --dataset-impl")]
 INTERACTIVE = [*GENERATION, *shlex.split("--input --buffer-size")]
-SCORE_LM = shlex.split(
+SCORE_LM = RAW_TEXT + shlex.split(
     "--path --input --json --buffer-size --max-tokens --softmax-batch --model-overrides --task --knnlm --probe --k"
     " --dstore-size --dstore-filename --indexfile --lmbda --knn-sim-func --faiss-metric-type --no-load-keys"
     " --dstore-fp16 --knn-keytype --move-dstore-to-mem --knn-temp --drop-top1 --gpu-index --rerank --lmbda-model"

@@ -6,7 +6,6 @@
 import json
 import logging
 import os
-import shlex
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -26,12 +25,6 @@ from tests.builders.peer import ENVIRONMENT, ROOT, peer_python
 
 PEER_FLAGS: dict[str, dict[str, list[object]]] = json.loads(
     Path(__file__).with_name("peer_flags.json").read_text(encoding="utf-8")
-)
-# Neither built nor in the table yet.
-COMING = shlex.split(
-    "--bpe --tokenizer --post-process --bpe-add-prefix-space --bpe-codes --bpe-merges --bpe-separator --bpe-vocab"
-    " --gpt2-encoder-json --gpt2-vocab-bpe --moses-no-dash-splits --moses-no-escape --sentencepiece-alpha"
-    " --sentencepiece-enable-sampling --sentencepiece-model --sentencepiece-model-path --source-lang --target-lang"
 )
 PROGS = [prog for prog in PEER_FLAGS if prog in COMMANDS]
 
@@ -54,7 +47,7 @@ def test_every_flag_of_fairseqs_is_in_one_place(prog: str) -> None:
     """An alias belongs to its flag; what a flag takes is what it takes there."""
     own, table = ours(prog), foreign_flags(prog)
     names = {hyphens(name) for spelled in PEER_FLAGS[prog] for name in spelled.split()}
-    assert names - set(own) - set(table) - set(COMING) == set()
+    assert names - set(own) - set(table) == set()
     assert set(own) & set(table) == set()
     for spelled, (takes, *_) in PEER_FLAGS[prog].items():
         for name in map(hyphens, spelled.split()):

@@ -94,11 +94,14 @@ CHANGES = {"indexfile", "prefix"}  # with forget, which changes a datastore and 
 READS = {
     *("apply", "data", "dictionary", "directory", "dstore_data", "dstore_filename", "files", "input"),
     *("finetune_from_model", "lmbda_model"),
+    *("bpe_codes", "bpe_merges", "bpe_vocab", "bpe_vocab_file", "gpt2_encoder_json", "gpt2_vocab_bpe"),
+    *("sentencepiece_model", "sentencepiece_model_path"),
     *("path", "restore_file", "retrieval", "source", "srcdict", "testpref", "trainpref", "user_dir", "validpref"),
 }
 WORDS = {
     *("bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
-    *("model_overrides", "remove_bpe", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
+    *("bpe_separator", "source_lang", "target_lang"),
+    *("model_overrides", "post_process", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
     "optimizer_overrides",
 }
 # Names that only an unfinished build of ours has: the next one makes it again, or goes on from it. Times go with their

@@ -59,3 +59,45 @@ def test_stats_are_tab_separated_and_the_most_frequent_word_comes_first() -> Non
         "unhappy\t1\t-6.0000\tTrue\t-4.0000\t1",
         "happy\t1\t-11.0000\tTrue\t-7.0000\t1",
     ]
+
+
+# Where the mark begins a word
+
+PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁the", "▁lo", "w", "▁", "er"]
+THE, LO, W, BLANK, ER = 4, 5, 6, 7, 8
+PIECE_TEXT = np.array([ER, THE, LO, W, ER, EOS, W, BLANK, 3, ER, EOS])
+PIECE_SCORES = -np.arange(1.0, 12.0)
+
+
+def test_words_begin_at_their_mark_and_specials_are_words() -> None:
+    """A line's first word needs no mark, for what goes before it is no word; <unk> is part of one."""
+    joiner = WordJoiner(PIECES, "sentencepiece")
+    assert list(joiner.words(PIECE_TEXT, PIECE_SCORES)) == [
+        Word("er", -1.0, False),
+        Word("the", -2.0, False),
+        Word("lower", -12.0, True),
+        Word("</s>", -6.0, False),
+        Word("w", -7.0, False),
+        Word("<unk>er", -27.0, True),
+        Word("</s>", -11.0, False),
+    ]
+    one_block = np.zeros(len(PIECE_TEXT), np.int64)
+    assert joiner.num_joined(PIECE_TEXT, one_block) == len(PIECE_TEXT) - 7
+    assert joiner.num_joined(PIECE_TEXT, np.repeat([0, 1], [4, 7])) == len(PIECE_TEXT) - 8, "a block begins a word"
+
+
+@pytest.mark.parametrize(
+    ("post_process", "expect"),
+    [("sentencepiece", "begins with ▁"), ("subword_nmt", "ends in @@"), ("##", "ends in ##")],
+)
+def test_a_mark_that_no_word_has_is_named(post_process: str, expect: str, caplog: pytest.LogCaptureFixture) -> None:
+    joiner = WordJoiner(["<s>", "<pad>", "</s>", "<unk>", "cat"], post_process)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"--post-process has no effect: no word of the dictionary {expect}"
+    ]
+    assert joiner.num_joined(np.array([4, 4]), np.zeros(2, np.int64)) == (post_process == "sentencepiece")
+
+
+def test_none_joins_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    assert WordJoiner(SYMBOLS, "none").num_joined(TEXT, ONE_BLOCK) == 0
+    assert not caplog.records

@@ -12,26 +12,14 @@ from fairseq.errors import ConfigError, DataError
 from fairseq.hub import LanguageModelHub, from_pretrained
 from fairseq.hub.files import cache_dir
 from tests.builders.cases import Artefacts
-from tests.builders.subword_files import fastbpe_codes, sentencepiece_model, subword_nmt_codes
+from tests.builders.subword_files import sentencepiece_model, subword_model, subword_nmt_codes
 
-# What the pairs of subword_files make of words; the rest of the dictionary is never met.
-SUBWORDS = ["low@@", "er", "lo@@", "w", "h@@", ",", ".", "&apos;t", "don", "l@@", "o"]
 RAW, SPLIT = "lower, low.\nher", "low@@ er , lo@@ w .\nh@@ er"
 
 
 @pytest.fixture
 def directory(artefacts: Artefacts, tmp_path: Path) -> Path:
-    """Returns a model's directory as fairseq publishes one: model.pt, dict.txt, bpecodes."""
-    directory = tmp_path / "wmt"
-    directory.mkdir()
-    with torch.serialization.safe_globals([Namespace]):
-        checkpoint = torch.load(artefacts.checkpoint, weights_only=True)
-    del checkpoint["extra_state"]["dictionary_sha256"]
-    torch.save(checkpoint, directory / "model.pt")
-    symbols = [*SUBWORDS, *(f"other{n}" for n in range(36 - len(SUBWORDS)))]
-    (directory / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols))
-    fastbpe_codes(directory / "bpecodes")
-    return directory
+    return subword_model(artefacts, tmp_path / "wmt")
 
 
 @pytest.fixture

@@ -71,10 +71,11 @@ def test_byte_level_subwords_are_numbers(tmp_path: Path, bpe: str) -> None:
 
 def test_bert_goes_on_with_a_word_by_its_mark(tmp_path: Path) -> None:
     vocab = tmp_path / "vocab.txt"
-    vocab.write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", "low", "##er", "Low", ",", "."]) + "\n")
+    vocab.write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", "low", "##er", "Low", ",", ".", "'", "s"]) + "\n")
     pipeline = opened(bpe="bert", bpe_vocab_file=str(vocab))
     assert pipeline.encode("Lower, low zzz.") == "low ##er , low [UNK] ."
     assert pipeline.decode("low ##er , low .") == "lower, low."
+    assert pipeline.decode(pipeline.encode("low's")) == "low's"
     assert opened(bpe="bert", bpe_vocab_file=str(vocab), bpe_cased=True).encode("Lower") == "Low ##er"
 
 

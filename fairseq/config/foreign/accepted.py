@@ -13,6 +13,7 @@ COMMANDS = {
 }
 ALL, NOT_TRAIN, READING = "ptegiv", "pegiv", "egiv"
 NOTHING_IS_TRAINED = "nothing is trained here"
+_GPT2 = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe"
 
 
 class Family(NamedTuple):
@@ -154,6 +155,20 @@ NO_EFFECT = (
         "long prompts are named, and batches change no text",
     ),
     Family("--tensorboard-logdir=", "giv", "curves", "only training has curves"),
+    Family(
+        "--bpe-add-prefix-space --bpe-codes= --bpe-merges= --bpe-separator=@@ --bpe-vocab= --moses-no-dash-splits"
+        f" --moses-no-escape --gpt2-encoder-json={_GPT2}/encoder.json --gpt2-vocab-bpe={_GPT2}/vocab.bpe"
+        " --sentencepiece-alpha= --sentencepiece-enable-sampling --sentencepiece-model= --sentencepiece-model-path=",
+        "ptev",
+        "tokenizers, subwords",
+        "they split no text here, nor in fairseq: words are what whitespace separates when text is binarised",
+    ),
+    Family(
+        "--tokenizer= --bpe= --source-lang=en --target-lang=en",
+        "tev",
+        "tokenizers, subwords",
+        "binarised data is in words and subwords already",
+    ),
     # What a decoder of translations, or one that is not autoregressive, is asked for.
     Family(
         "--iter-decode-eos-penalty=0 --iter-decode-force-max-iter --iter-decode-max-iter=10 --iter-decode-with-beam=1"

@@ -47,6 +47,7 @@ NOT_BUILT = {
         (r"label_smoothed_cross_entropy\w*|latency_\w+|nat_loss", _TRANSLATION),
         (r"composite_loss|model", "losses of plugins"),
     ),
+    "--tokenizer": ((r"nltk", "NLTK, which downloads what it splits sentences by"),),
     "--optimizer": (
         (r"composite", "several optimizers in one run"),
         (r"cpu_adam|lamb", "optimizers of other packages"),

@@ -66,6 +66,12 @@ REFUSED = (
         "a text is a continuation of its prompt, by one model; leave it out",
     ),
     Family(
+        "--sentencepiece-alpha= --sentencepiece-enable-sampling",
+        "gi",
+        "subwords drawn at random",
+        "a text is split in one way; leave it out",
+    ),
+    Family(
         "--no-seed-provided", "gi", "other texts every time", "random numbers are those of --seed; give another seed"
     ),
     Family("--results-path=", "giv", "the result in a file", "the result is printed; send it to a file with >"),

@@ -13,11 +13,13 @@ import pytest
 
 from fairseq.config.command_line import parse
 from fairseq.config.foreign.names import NOT_BUILT, not_built
+from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
 from fairseq.errors import ConfigError
 from fairseq.models import architecture, architecture_names
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.tasks import TASKS
+from fairseq.text import BPES, TOKENIZERS
 from fairseq.train.config import TrainConfig
 from tests.builders.peer import ENVIRONMENT, ROOT, peer_python
 
@@ -45,6 +47,14 @@ def test_every_name_of_fairseqs_is_known_or_said_to_be_absent(flag: str) -> None
         error = refusal(flag, name)
         assert error.startswith(f"{flag} {name} is not here: it is for "), error
         assert error.endswith(f"; there are {', '.join(KNOWN[flag]())}")
+
+
+@pytest.mark.parametrize(("registry", "absent"), [(TOKENIZERS, {"nltk"}), (BPES, set())])
+def test_every_tokenizer_and_kind_of_subwords_is_known_or_absent(registry: Registry, absent: set[str]) -> None:
+    assert set(PEER_NAMES[registry.flag]) - set(registry.names()) == absent
+    for name in absent:
+        with pytest.raises(ConfigError, match=f"^{registry.flag} {name} is not here: it is for "):
+            registry.get(name)
 
 
 def test_each_pattern_is_of_names_that_there_are() -> None:

@@ -1,0 +1,31 @@
+"""``--post-process``: subwords as words."""
+
+import pytest
+
+from fairseq.errors import ConfigError
+from fairseq.text.post_process import check_post_process, joined
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "expected"),
+    [
+        (None, "lo@@ w ▁er", "lo@@ w ▁er"),
+        ("none", "lo@@ w ▁er", "lo@@ w ▁er"),
+        ("@@ ", "the lo@@ w@@ er low@@", "the lower low"),
+        ("@@", "the lo@@ w@@ er", "the lower"),
+        ("subword_nmt", "the lo@@ w@@ er", "the lower"),
+        ("##", "lo## w", "low"),
+        ("sentencepiece", "▁the ▁lo w er ▁ .", "the lower ."),
+        ("sentencepiece", "er ▁the", "er the"),
+    ],
+)
+def test_words(rule: str | None, text: str, expected: str) -> None:
+    """As fairseq 0.12 has them; there "@@" leaves a space in the word, and "##" is not known."""
+    check_post_process(rule)
+    assert joined(text, rule) == expected
+
+
+@pytest.mark.parametrize("rule", ["letter", "wordpiece", "silence", "_EOW", "gpt2", "fastbpe", "characters"])
+def test_kinds_without_a_mark_are_refused(rule: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--post-process {rule} is not here: give sentencepiece .*, or none$"):
+        check_post_process(rule)
