@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
 def prompt_of(line: "Line", opened: GenerationRun) -> "Int64s":
     """Returns a line's ids; warns of words that the model does not know, and of what it has no room to read."""
     text = opened.pipeline.encode(line.text)
-    prompt_T = opened.dictionary.encode_line(text)[:-1]
+    prompt_T = opened.dictionary.ids_of(text)[:-1]
     unknown = list(dict.fromkeys(word for word in text.split() if word not in opened.dictionary))
     if unknown:
         named = ", ".join(unknown[:MOST_WORDS_NAMED]) + (", …" if len(unknown) > MOST_WORDS_NAMED else "")

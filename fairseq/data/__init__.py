@@ -1,1 +1,23 @@
-"""Text as token ids: dictionary, binarised files, blocks, context windows and batches. NumPy only."""
+"""Text as token ids: dictionary, binarised files, blocks, context windows and batches. NumPy only, but for a tensor or two.
+
+Names that scripts written for fairseq import from here are loaded when they are asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fairseq.config.registry import load
+
+if TYPE_CHECKING:
+    from fairseq.data.dictionary import Dictionary as Dictionary
+    from fairseq.data.indexed_dataset import MMapIndexedDataset as MMapIndexedDataset
+
+_NAMES = {
+    "Dictionary": "fairseq.data.dictionary:Dictionary",
+    "MMapIndexedDataset": "fairseq.data.indexed_dataset:MMapIndexedDataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load(_NAMES[name])

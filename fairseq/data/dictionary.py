@@ -7,24 +7,26 @@ third field ``#fairseq:overwrite`` gives a symbol that is already there a second
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairseq.arrays import Int64s
-from fairseq.data.encoding import MARK, decoded, warn_of_mark
-from fairseq.errors import DataError, shown
+from fairseq.data.dictionary_file import OVERWRITE, read_dictionary
+from fairseq.data.dictionary_file import SPECIALS as SPECIALS
+from fairseq.data.encoding import MARK
 from fairseq.storage.files import atomic_write
 
+if TYPE_CHECKING:
+    from torch import IntTensor
+
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-OVERWRITE = "#fairseq:overwrite"
-MAX_COUNT_DIGITS = 18  # a larger number is no count, and would not fit 64 bits
 
 
 class Dictionary:
-    """Words with their ids and counts.
+    """Words with their ids and counts; the calls are those of fairseq's dictionary.
 
     Args:
         symbols: the words from id 4 on.
@@ -52,6 +54,16 @@ class Dictionary:
     def __contains__(self, symbol: object) -> bool:
         return symbol in self.indices
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dictionary) and self.symbols == other.symbols
+
+    __hash__ = None  # type: ignore[assignment]  # words can be added
+
+    @property
+    def count(self) -> list[int]:
+        """The count of each symbol."""
+        return self.counts
+
     def index(self, symbol: str) -> int:
         """Returns the id of a symbol, or of ``<unk>`` if it is not in the dictionary."""
         return self.indices.get(symbol, UNK)
@@ -72,13 +84,103 @@ class Dictionary:
         """Returns the id of ``<unk>``."""
         return UNK
 
-    def string(self, ids: Iterable[int]) -> str:
-        """Returns the words of ``ids``, joined by spaces, without ``<s>`` and ``</s>``."""
-        return " ".join(self.symbols[idx] for idx in map(int, ids) if idx not in (BOS, EOS))
+    @property
+    def nspecial(self) -> int:
+        """How many symbols are special, the first ones."""
+        return len(SPECIALS)
 
-    def encode_line(self, line: str) -> Int64s:
+    def string(
+        self,
+        ids: Any,
+        bpe_symbol: str | None = None,
+        escape_unk: bool = False,
+        extra_symbols_to_ignore: Iterable[int] = (),
+        unk_string: str | None = None,
+        include_eos: bool = False,
+        separator: str = " ",
+    ) -> str:
+        """Returns the words of ids, joined by spaces, without ``<s>`` and ``</s>``; of rows of ids, a line each.
+
+        Args:
+            ids: numbers, an array or a tensor.
+            bpe_symbol: join subwords: the mark that one ends in whose word goes on, or ``sentencepiece``.
+            escape_unk: write ``<<unk>>`` for ``<unk>``.
+            extra_symbols_to_ignore: ids that are left out as well.
+            unk_string: what stands for ``<unk>``.
+            include_eos: keep ``</s>``.
+            separator: between words.
+        """
+        if getattr(ids, "ndim", 1) == 2:
+            more = (bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)
+            return "\n".join(self.string(row, *more) for row in ids)
+        left_out = {BOS, *(() if include_eos else (EOS,)), *extra_symbols_to_ignore}
+        unknown = unk_string if unk_string is not None else f"<{SPECIALS[UNK]}>" if escape_unk else SPECIALS[UNK]
+        kept = (idx for idx in map(int, ids) if idx not in left_out)
+        text = separator.join(unknown if idx == UNK else self.symbols[idx] for idx in kept)
+        if bpe_symbol == "sentencepiece":
+            return text.replace(" ", "").replace("\u2581", " ").strip()
+        return f"{text} ".replace(bpe_symbol, "").rstrip() if bpe_symbol else text
+
+    def ids_of(self, line: str) -> Int64s:
         """Returns the ids of a line's words (int64), ``</s>`` last; an empty line is ``[2]``."""
         return np.array([*map(self.index, line.split()), EOS], dtype=np.int64)
+
+    def encode_line(
+        self,
+        line: str,
+        line_tokenizer: Callable[[str], Sequence[str]] = str.split,
+        add_if_not_exist: bool = True,
+        consumer: Callable[[str, int], object] | None = None,
+        append_eos: bool = True,
+        reverse_order: bool = False,
+    ) -> "IntTensor":
+        """Returns the ids of a line's words, an int32 tensor, as fairseq's dictionary does.
+
+        Args:
+            line: the text.
+            line_tokenizer: cuts it into words.
+            add_if_not_exist: whether words that are not there are added, each with a count; else they are ``<unk>``.
+            consumer: is told each word and its id.
+            append_eos: ``</s>`` comes last.
+            reverse_order: the last word first.
+        """
+        import torch  # only this answer is a tensor
+
+        words = list(line_tokenizer(line))
+        ids = []
+        for word in reversed(words) if reverse_order else words:
+            ids.append(self.add_symbol(word) if add_if_not_exist else self.index(word))
+            if consumer is not None:
+                consumer(word, ids[-1])
+        return torch.IntTensor(ids + [EOS] * append_eos)
+
+    def add_symbol(self, word: str, n: int = 1, overwrite: bool = False) -> int:
+        """Returns the id of a word, which is added where it is not there yet; else its count grows by ``n``.
+
+        With ``overwrite``, a word that is there gets another id, which counts from then on.
+        """
+        self._sha256 = None
+        if word in self.indices and not overwrite:
+            idx = self.indices[word]
+            self.counts[idx] += n
+            return idx
+        self.indices[word] = len(self.symbols)
+        self.symbols.append(word)
+        self.counts.append(n)
+        return self.indices[word]
+
+    def update(self, other: "Dictionary") -> None:
+        """Adds the words and counts of another dictionary."""
+        for symbol, count in zip(other.symbols, other.counts, strict=True):
+            self.add_symbol(symbol, count)
+
+    def finalize(self, threshold: int = -1, nwords: int = -1, padding_factor: int = 8) -> None:
+        """Sorts the words by their counts, drops rare ones and fills up; see ``from_counts``."""
+        first = len(SPECIALS)
+        counts = dict(zip(self.symbols[first:], self.counts[first:], strict=True))
+        made = Dictionary.from_counts(counts, threshold, nwords, max(padding_factor, 1))
+        made.counts[:first] = self.counts[:first]
+        self.symbols, self.counts, self.indices, self._sha256 = made.symbols, made.counts, made.indices, None
 
     @classmethod
     def from_counts(
@@ -112,14 +214,7 @@ class Dictionary:
         Raises:
             DataError: there is no such file, or a line is not UTF-8, not ``<symbol> <count>``, or a duplicate.
         """
-        text = _text(Path(path))
-        clean = _read_clean(text)
-        dictionary = cls(*clean) if clean is not None else None
-        if dictionary is None or len(dictionary.indices) < len(dictionary):  # not clean, or a symbol twice
-            dictionary = cls(*_read_checked(text, path))
-        if len(dictionary) == len(SPECIALS):
-            raise DataError(f"{path} must hold lines '<symbol> <count>', but is empty; make it with fairseq-preprocess")
-        return dictionary
+        return cls(*read_dictionary(path))
 
     def to_bytes(self) -> bytes:
         """Returns the bytes of ``dict.txt``."""
@@ -140,61 +235,3 @@ class Dictionary:
         """Writes ``dict.txt``: whole, or not at all."""
         with atomic_write(path) as file:
             file.write(self.to_bytes())
-
-
-def _text(path: Path) -> str:
-    r"""Returns the text of a UTF-8 file, its lines ended by ``\n`` where they were by ``\r\n`` or ``\r``."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as err:
-        raise DataError(f"dictionary {path} does not exist; give the directory that fairseq-preprocess wrote") from err
-    text = decoded(data, str(path), lambda position: len((data[:position] + b"x").splitlines()), what="dictionary")
-    warn_of_mark(data, str(path))
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_clean(text: str) -> tuple[list[str], list[int]] | None:
-    r"""Returns the symbols and counts if every line is as ``save`` writes it, else None.
-
-    Every step is a call or two in C for all lines at once: ``a 5\nb 6\n`` is cut into ``a 5 \n b 6 \n`` and nothing.
-    A symbol with a space in it, or one that stands twice, is for ``_read_checked`` to judge.
-    """
-    words = text.replace("\n", " \n ").split(" ")
-    symbols, fields, ends = words[:-1:3], words[1::3], words[2::3]
-    if len(words) != 3 * len(ends) + 1 or ends.count("\n") != len(ends) or not ends or words[-1]:
-        return None
-    digits = "".join(fields)
-    if not (digits.isdigit() and digits.isascii() and all(fields)) or len(max(fields, key=len)) > MAX_COUNT_DIGITS:
-        return None
-    return symbols, list(map(int, fields))
-
-
-def _read_checked(text: str, path: str | Path) -> tuple[list[str], list[int]]:
-    """Returns the symbols and counts of lines, read one at a time; raises DataError for the first bad one."""
-    lines = text.split("\n")
-    if not lines[-1]:
-        del lines[-1]
-    symbols: list[str] = []
-    counts: list[int] = []
-    seen: dict[str, int] = dict.fromkeys(SPECIALS, 0)
-    for number, line in enumerate(lines, 1):
-        symbol, space, field = line.rstrip().rpartition(" ")
-        overwrite = field == OVERWRITE
-        if overwrite:
-            symbol, space, field = symbol.rpartition(" ")
-        if not (space and field.isascii() and field.isdigit() and len(field) <= MAX_COUNT_DIGITS):
-            raise DataError(
-                f"{path}:{number}: a line must be '<symbol> <count>', the count a whole number of at most"
-                f" {MAX_COUNT_DIGITS} digits, but is {shown(line)}; mend the line, or make the dictionary again with"
-                " fairseq-preprocess"
-            )
-        if symbol in seen and not overwrite:
-            where = f"on line {seen[symbol]}" if seen[symbol] else "one of the four specials"
-            raise DataError(
-                f"{path}:{number}: each symbol must stand once, but {shown(symbol)} is already there ({where});"
-                f" remove the line, or end it with ' {OVERWRITE}' if the later id is meant"
-            )
-        seen[symbol] = number
-        symbols.append(symbol)
-        counts.append(int(field))
-    return symbols, counts

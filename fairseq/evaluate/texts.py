@@ -128,7 +128,7 @@ class TextScorer:
         return _Blocks(text_B, dataset, batch_by_size(order, sizes, max(self._max_tokens, int(sizes.max()))))
 
     def _ids(self, line: "Line", dictionary: Dictionary) -> Int64s:
-        ids, where = dictionary.encode_line(line.text), f"{line.name}:{line.number}"
+        ids, where = dictionary.ids_of(line.text), f"{line.name}:{line.number}"
         if len(ids) > self._longest_row:
             raise DataError(
                 f"{where}: a line must have at most {self._longest_row} tokens, but has {len(ids)} with its </s>; cut"

@@ -60,7 +60,7 @@ class TextModule(EvaluationModule):
 
     def binarize(self, text: str) -> Tensor:
         """Returns the ids of a line as the dictionary has its words, int64 ``[N]``, ``</s>`` last."""
-        return torch.from_numpy(self.dictionary.encode_line(text))
+        return torch.from_numpy(self.dictionary.ids_of(text))
 
     def string(self, tokens: Tensor | Sequence[int]) -> str:
         """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``."""

@@ -49,7 +49,7 @@ class Texts:
             raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
         warn_of_mark(text, "a text")
         lines = map(self._pipeline.encode, split_lines(text.removeprefix(MARK)))
-        return np.concatenate([self._dictionary.encode_line(line) for line in lines])
+        return np.concatenate([self._dictionary.ids_of(line) for line in lines])
 
     def decode(self, ids: Iterable[int]) -> str:
         r"""Returns the text of ``ids``, a line for each ``</s>``, without ``<s>``; what ``encode`` gave comes back.

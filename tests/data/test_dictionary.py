@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq.data import dictionary as dictionary_module
+from fairseq.data import dictionary_file
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError
 
@@ -33,9 +33,9 @@ def test_golden_file_gives_the_golden_ids(tmp_path: Path) -> None:
     dictionary = Dictionary.load(write(tmp_path, GOLDEN_FILE))
     assert dictionary.symbols[:5] == ["<s>", "<pad>", "</s>", "<unk>", "the"]
     assert (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk()) == (0, 1, 2, 3)
-    assert dictionary.encode_line("the cat sat <unk> .\n").tolist() == [4, 10, 8, 3, 5, 2]
-    assert dictionary.encode_line("").tolist() == [2]
-    assert dictionary.encode_line("the elephant").tolist() == [4, 3, 2]
+    assert dictionary.ids_of("the cat sat <unk> .\n").tolist() == [4, 10, 8, 3, 5, 2]
+    assert dictionary.ids_of("").tolist() == [2]
+    assert dictionary.ids_of("the elephant").tolist() == [4, 3, 2]
     assert dictionary.counts[4:6] == [3, 2]
     assert dictionary[10] == "cat"
     assert dictionary.index("cat") == 10
@@ -129,7 +129,7 @@ def test_reading_all_lines_at_once_is_reading_them_one_by_one(
 
     at_once = outcome()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dictionary_module, "_read_clean", lambda text: None)
+        patch.setattr(dictionary_file, "_read_clean", lambda text: None)
         assert outcome() == at_once
 
 

@@ -51,12 +51,11 @@ NOT_BUILT = {
     "--optimizer": (
         (r"composite", "several optimizers in one run"),
         (r"cpu_adam|lamb", "optimizers of other packages"),
-        (r"adafactor|adadelta|adamax", "an optimizer that is seldom used for language models"),
     ),
     "--lr-scheduler": (
         (r"manual", "rates by epoch and update; --lr takes a list, a rate an epoch"),
         (r"pass_through", "rates of the optimizer's own"),
-        (r"step|tri_stage|triangular|reduce_lr_on_plateau", "a schedule that is seldom used for language models"),
+        (r"step|tri_stage", "a schedule that is seldom used for language models"),
     ),
 }
 

@@ -1,0 +1,89 @@
+"""Calls of fairseq's dictionary, as scripts have them: ``from fairseq.data import Dictionary``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq.data import Dictionary, MMapIndexedDataset
+from tests.builders.peer import ROOT, last_line_of, peer_python
+from tests.builders.tiny_lm import write_split
+
+CHILD = ROOT / "tests" / "builders" / "peer_dictionary_child.py"
+
+
+@pytest.fixture
+def dictionary(tmp_path: Path) -> Dictionary:
+    path = tmp_path / "dict.txt"
+    path.write_text("the 3\ncat 2\nsaw 1\n", encoding="utf-8")
+    return Dictionary.load(str(path))
+
+
+def test_a_line_is_an_int32_tensor(dictionary: Dictionary) -> None:
+    ids = dictionary.encode_line("the dog  saw\n", append_eos=False, add_if_not_exist=False)
+    assert ids.dtype == torch.int32
+    assert ids.tolist() == [4, 3, 6]
+    assert dictionary.encode_line("cat", add_if_not_exist=False).tolist() == [5, 2]
+    assert dictionary.encode_line("the cat", add_if_not_exist=False, reverse_order=True).tolist() == [5, 4, 2]
+    told: list[tuple[str, int]] = []
+    dictionary.encode_line("c,d", lambda line: line.split(","), False, lambda *pair: told.append(pair))
+    assert told == [("c", 3), ("d", 3)]
+    assert len(dictionary) == 7
+
+
+def test_words_can_be_added(dictionary: Dictionary, tmp_path: Path) -> None:
+    before = dictionary.sha256()
+    assert dictionary.encode_line("the dog").tolist() == [4, 7, 2]
+    assert (dictionary[7], dictionary.count[4], dictionary.count[7], len(dictionary)) == ("dog", 4, 1, 8)
+    assert dictionary.sha256() != before
+    assert dictionary.add_symbol("the", n=5, overwrite=True) == dictionary.index("the") == 8
+    dictionary.save(tmp_path / "more.txt")
+    assert Dictionary.load(tmp_path / "more.txt") == dictionary
+    assert Dictionary() != dictionary
+
+
+def test_finalize_sorts_cuts_and_fills() -> None:
+    made = Dictionary()
+    for word in ["c", "a", "b", "a", "c", "a", "d"]:
+        made.add_symbol(word)
+    other = Dictionary()
+    other.update(made)
+    made.finalize(threshold=2, padding_factor=8)
+    assert made.symbols[4:] == ["a", "c", "madeupword0000", "madeupword0001"]
+    assert made.count[4:] == [3, 2, 0, 0]
+    other.finalize(nwords=7, padding_factor=1)
+    assert other.symbols[4:] == ["a", "c", "b"]
+    assert other.index("d") == other.unk()
+
+
+def test_strings(dictionary: Dictionary) -> None:
+    tokens = torch.tensor([0, 4, 3, 5, 2])
+    assert dictionary.string(tokens) == "the <unk> cat"
+    assert dictionary.string(torch.stack([tokens, tokens.flip(0)])) == "the <unk> cat\ncat <unk> the"
+    assert dictionary.string(tokens, unk_string="?", include_eos=True, separator="_") == "the_?_cat_</s>"
+    assert dictionary.string(tokens, escape_unk=True, extra_symbols_to_ignore={4}) == "<<unk>> cat"
+    pieces = Dictionary(["lo@@", "w", "\u2581new", "er"], [1] * 4)
+    assert pieces.string([4, 5], "@@ ") == "low"
+    assert pieces.string([6, 7, 6], "sentencepiece") == "newer new"
+
+
+def test_the_other_name_of_the_package(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", [[4, 5, 2], [2]])
+    assert len(MMapIndexedDataset(tmp_path / "train")) == 2
+    with pytest.raises(ImportError, match="cannot import name 'NoSuchThing'"):
+        from fairseq.data import NoSuchThing  # noqa: F401 # type: ignore[attr-defined]
+
+
+def test_the_package_stays_light() -> None:
+    program = "import sys, fairseq.data; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_every_call_gives_what_fairseqs_gives(dictionary: Dictionary, tmp_path: Path) -> None:
+    theirs = json.loads(last_line_of(peer_python(), str(CHILD), str(tmp_path / "dict.txt"), cwd=ROOT.parent))
+    ours = json.loads(last_line_of(Path(sys.executable), str(CHILD), str(tmp_path / "dict.txt"), cwd=ROOT))
+    assert ours == theirs
