@@ -36,6 +36,8 @@ def loss(outcome: Outcome) -> object:
         ("--sample-break-mode eos --max-tokens-valid 64", ""),
         ("--add-bos-token --batch-size-valid 5", ""),
         ("--add-bos-token --max-tokens 16", "--max-tokens 16"),  # as fairseq has it, an added <s> does not count
+        ("--criterion label_smoothed_cross_entropy --label-smoothing 0.3", ""),
+        ("--sentence-avg", ""),
         ("--valid-subset test,valid --nval 3 --batch-size 7", "--valid-subset test --nval 3"),
     ],
 )
