@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     flags = parse("fairseq-validate", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, without_effect)
     config, validation = flags.build(ValidateConfig), flags.build(ValidationConfig)
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
-    subsets = validation.valid_subset.split(",")
+    subsets = validation.splits
     fields = task_fields(flags, config.task, config.path, subsets[0])
     for subset in subsets[1:] if TASKS.config(config.task) is LanguageModelingConfig else ():
         require_inputs("", flags.typed.get("data", LanguageModelingConfig.data), subset)

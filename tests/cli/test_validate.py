@@ -115,6 +115,7 @@ def test_the_first_batches_alone(validate: Command) -> None:
     [
         ("--valid-subset vaild", "did you mean valid?"),
         ("--valid-subset valid,tset", "did you mean test?"),
+        ("--valid-subset valid,", "--valid-subset must be names with commas between them, such as valid,test, but is"),
         ("--criterion cross_entrpy", "did you mean cross_entropy?"),
         ("--max-tokens 8", "--max-tokens 8 is below the 16 tokens of the longest block of the split 'valid'"),
         ("--max-tokens-valid 8", "--max-tokens-valid 8 is below"),
