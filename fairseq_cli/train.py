@@ -116,13 +116,13 @@ def main(argv: Sequence[str]) -> None:
     processes.check(argv)
     config = run_config(flags)
     if hasattr(config.task, "data"):
-        subsets = [] if config.checkpoint.disable_validation else config.validation.valid_subset.split(",")
+        subsets = [] if config.checkpoint.disable_validation else config.validation.splits
         for subset in (config.batching.train_subset, *subsets):
             require_inputs("", config.task.data, subset)
     if not config.checkpoint.no_save:
         require_directory("--save-dir", config.checkpoint.save_dir)
     if (logdir := config.train.tensorboard_logdir) is not None:
-        for part in ("train", *config.validation.valid_subset.split(",")):
+        for part in ("train", *config.validation.splits):
             require_directory("--tensorboard-logdir", f"{logdir}/{part}", text=True)
 
     import torch

@@ -10,7 +10,6 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import resolve
 from fairseq.config.path_lists import split_paths
-from fairseq.criterions import CRITERIONS
 from fairseq.data.config import OWNED_BY_CHECKPOINT, LanguageModelingConfig
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import log_format, prefixed, set_log_format
@@ -62,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     flags = parse("fairseq-validate", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, without_effect)
     config, validation = flags.build(ValidateConfig), flags.build(ValidationConfig)
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
-    subsets = validation.valid_subset.split(",")
+    subsets = validation.splits
     fields = task_fields(flags, config.task, config.path, subsets[0])
     for subset in subsets[1:] if TASKS.config(config.task) is LanguageModelingConfig else ():
         require_inputs("", flags.typed.get("data", LanguageModelingConfig.data), subset)
@@ -111,6 +110,7 @@ def results_of(
         group: the processes that share the batches out.
     """
     from fairseq.tasks.opening import open_models
+    from fairseq.validate.criterion import criterion_of
     from fairseq.validate.splits import load_splits
     from fairseq.validate.validation import validate_on
 
@@ -118,7 +118,7 @@ def results_of(
     named = config.path, config.task, config.model_overrides
     opened = open_models(*named, fields, precision, also_from_checkpoint=inherited)
     (checkpoint,), (model,) = opened.checkpoints, opened.models
-    criterion = CRITERIONS.get(config.criterion or checkpoint.fields.get("criterion") or "cross_entropy")
+    criterion = criterion_of(checkpoint.fields, opened.task, precision.device, config.criterion)
     if not sizes:
         validation = resolve(ValidationConfig, asdict(validation), known_sizes(checkpoint.fields))
         config = resolve(ValidateConfig, asdict(config), known_sizes(checkpoint.fields))

@@ -54,8 +54,6 @@ class LossScaleConfig:
     """Loss scale of training in float16, further flags."""
 
     amp: bool = flag(False, "another spelling of --fp16: products in float16, weights and sums in float32")
-    amp_init_scale: float | None = flag(
-        None, "loss scale at the start of --amp training [default: --fp16-init-scale]", minimum=1e-8
-    )
+    amp_init_scale: float = flag(128.0, "loss scale at the start of --amp training", minimum=1e-8)
     amp_scale_window: int | None = flag(None, "the same as --fp16-scale-window, with --amp", minimum=1)
     threshold_loss_scale: float | None = flag(None, "never lower the loss scale below this", minimum=1e-8)

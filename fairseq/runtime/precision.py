@@ -56,7 +56,7 @@ class Precision:
         self.dtype = torch.float16 if fp16 else torch.bfloat16 if bf16 else torch.float32
         self.min_loss_scale, self.lowest_loss_scale = config.min_loss_scale, scaling.threshold_loss_scale
         window = (scaling.amp_scale_window if scaling.amp else None) or config.fp16_scale_window or 2000
-        init_scale = (scaling.amp_init_scale if scaling.amp else None) or config.fp16_init_scale
+        init_scale = scaling.amp_init_scale if scaling.amp else config.fp16_init_scale
         self.scaler = torch.amp.GradScaler(device.type, init_scale=init_scale, growth_interval=window, enabled=fp16)
 
     @property

@@ -129,16 +129,9 @@ class RunConfig:
 
     def fields(self) -> dict[str, Any]:
         """Returns every setting, flat, as checkpoints store them."""
-        parts = (
-            self.common,
-            self.device,
-            self.batching,
-            self.validation,
-            self.checkpoint,
-            self.optimization,
-            self.optimizer,
-        )
-        chosen = [part for part in (*parts, self.schedule, self.criterion, self.task, self.model) if part is not None]
+        run = (self.common, self.device, self.scaling, self.batching, self.validation, self.checkpoint)
+        named = (self.optimizer, self.schedule, self.criterion, self.task, self.model)
+        chosen = [part for part in (*run, self.optimization, *named) if part is not None]
         fields = as_dict(self.train, *chosen)
         # Other programs that read the checkpoint want what is in force, not what stands for it.
         for name in ("decoder_input_dim", "decoder_output_dim"):
@@ -146,6 +139,7 @@ class RunConfig:
                 fields[name] = fields["decoder_embed_dim"]
         if fields.get("adaptive_input") and not fields["adaptive_input_cutoff"]:
             fields["adaptive_input_cutoff"] = fields["adaptive_softmax_cutoff"]
+        fields["use_plasma_view"] = False  # fairseq-validate there takes what is not said for on
         if "output_dictionary_size" in fields:
             fields["output_dictionary_size"] = -1
         preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")

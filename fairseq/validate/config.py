@@ -7,6 +7,7 @@ from fairseq.config.common import MODEL_OVERRIDES
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Files, Name, Settings, Splits
 from fairseq.criterions import CRITERIONS
+from fairseq.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class ValidationConfig:
         None, "validate on the first N batches of each split, the shortest blocks first", aliases=("--nval",), minimum=1
     )
     fixed_validation_seed: int | None = flag(None, "seed of validation", no_effect="validation draws no random numbers")
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of ``--valid-subset``, each once."""
+        return list(dict.fromkeys(self.valid_subset.split(",")))
+
+    def __post_init__(self) -> None:
+        if "" in self.splits:
+            raise ConfigError(
+                f"--valid-subset must be names with commas between them, such as valid,test, but is"
+                f" {self.valid_subset!r}; leave out the comma too many"
+            )
 
 
 @dataclass(frozen=True)

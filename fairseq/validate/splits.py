@@ -64,7 +64,7 @@ def load_splits(
     bound = "--max-tokens-valid" if config.max_tokens_valid else "--max-tokens"
     most = config.max_tokens_valid or max_tokens, config.batch_size_valid or max_sentences
     loaded = []
-    for split in config.valid_subset.split(","):
+    for split in config.splits:
         combined = {"combined": True} if config.combine_valid_subsets else {}
         dataset, num_left_out = task.load_split(split, **combined).without_longer_than(limit)
         if num_left_out and not config.skip_invalid_size_inputs_valid_test:

@@ -18,9 +18,14 @@ def peer_python() -> Path:
     return python
 
 
-def last_line_of(python: Path, *words: str, cwd: Path) -> str:
-    """Returns the last line that a program of the peer printed."""
+def output_of(python: Path, *words: str, cwd: Path) -> str:
+    """Returns what a program of the peer printed."""
     environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run([str(python), *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()[-1]
+    return done.stdout
+
+
+def last_line_of(python: Path, *words: str, cwd: Path) -> str:
+    """Returns the last line that a program of the peer printed."""
+    return output_of(python, *words, cwd=cwd).splitlines()[-1]

@@ -36,6 +36,8 @@ def loss(outcome: Outcome) -> object:
         ("--sample-break-mode eos --max-tokens-valid 64", ""),
         ("--add-bos-token --batch-size-valid 5", ""),
         ("--add-bos-token --max-tokens 16", "--max-tokens 16"),  # as fairseq has it, an added <s> does not count
+        ("--criterion label_smoothed_cross_entropy --label-smoothing 0.3", ""),
+        ("--sentence-avg", ""),
         ("--valid-subset test,valid --nval 3 --batch-size 7", "--valid-subset test --nval 3"),
     ],
 )
@@ -113,6 +115,7 @@ def test_the_first_batches_alone(validate: Command) -> None:
     [
         ("--valid-subset vaild", "did you mean valid?"),
         ("--valid-subset valid,tset", "did you mean test?"),
+        ("--valid-subset valid,", "--valid-subset must be names with commas between them, such as valid,test, but is"),
         ("--criterion cross_entrpy", "did you mean cross_entropy?"),
         ("--max-tokens 8", "--max-tokens 8 is below the 16 tokens of the longest block of the split 'valid'"),
         ("--max-tokens-valid 8", "--max-tokens-valid 8 is below"),

@@ -60,7 +60,7 @@ def test_a_scale_below_the_least_stops_the_run() -> None:
     [
         ({"fp16": True}, {}, 128, 2000),
         ({"fp16": True, "fp16_init_scale": 4, "fp16_scale_window": 7}, {"amp_init_scale": 2}, 4, 7),
-        ({"fp16_init_scale": 4, "fp16_scale_window": 7}, {"amp": True}, 4, 7),
+        ({"fp16_init_scale": 4, "fp16_scale_window": 7}, {"amp": True}, 128, 7),
         ({"fp16_init_scale": 4}, {"amp": True, "amp_init_scale": 2, "amp_scale_window": 3}, 2, 3),
     ],
 )
