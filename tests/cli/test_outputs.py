@@ -98,7 +98,16 @@ READS = {
 }
 WORDS = {
     *("bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
-    *("model_overrides", "remove_bpe", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
+    *(
+        "best_checkpoint_metric",
+        "model_overrides",
+        "remove_bpe",
+        "rows",
+        "task",
+        "tokenizer",
+        "train_subset",
+        "valid_subset",
+    ),
     "optimizer_overrides",
 }
 # Names that only an unfinished build of ours has: the next one makes it again, or goes on from it. Times go with their

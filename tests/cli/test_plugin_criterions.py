@@ -118,6 +118,23 @@ class Distillation(CrossEntropyCriterion):
         return (1 - self.alpha) * nll + self.alpha * student, nll
 
 
+@register_criterion("older")
+class Older(CrossEntropyCriterion):
+    """Flags as they were declared in 2020."""
+
+    def __init__(self, task, sentence_avg, temper):
+        super().__init__(task, sentence_avg)
+        self.temper = temper
+
+    @staticmethod
+    def add_args(parser):
+        parser.add_argument("--temper", default=1.0, type=float, metavar="T", help="factor of the loss")
+
+    def compute_loss(self, model, net_output, sample, reduce=True):
+        loss, nll = super().compute_loss(model, net_output, sample, reduce=reduce)
+        return self.temper * loss, nll
+
+
 @dataclass(frozen=True)
 class PowerConfig:
     power: float = field(default=1.0, metadata={"help": "power of the loss of each batch"})
@@ -138,6 +155,7 @@ CASES = {
     "focal": "--gamma 1.5 --report-accuracy",
     "distillation": "--unlikelihood-alpha 0.3",
     "power": "--power 1.5",
+    "older": "--temper 0.5",
 }
 QUICK = ("unlikelihood", "power")
 ADAPTIVE = shlex.split("--adaptive-softmax-cutoff 10,30 --adaptive-softmax-dropout 0.1")

@@ -44,18 +44,17 @@ NOT_BUILT = {
         (r"sentence_\w+", _CLASSES),
         (r"ctc|wav2vec|hubert|speech_\w+|tacotron2|fastspeech2", _SPEECH),
         (r"vocab_parallel_cross_entropy", _SEVERAL_GPUS),
-        (r"label_smoothed_cross_entropy\w*|latency_\w+|nat_loss", _TRANSLATION),
+        (r"label_smoothed_cross_entropy_\w+|latency_\w+|nat_loss", _TRANSLATION),
         (r"composite_loss|model", "losses of plugins"),
     ),
     "--optimizer": (
         (r"composite", "several optimizers in one run"),
         (r"cpu_adam|lamb", "optimizers of other packages"),
-        (r"adafactor|adadelta|adamax", "an optimizer that is seldom used for language models"),
     ),
     "--lr-scheduler": (
         (r"manual", "rates by epoch and update; --lr takes a list, a rate an epoch"),
         (r"pass_through", "rates of the optimizer's own"),
-        (r"step|tri_stage|triangular|reduce_lr_on_plateau", "a schedule that is seldom used for language models"),
+        (r"step|tri_stage", "a schedule that is seldom used for language models"),
     ),
 }
 
