@@ -54,7 +54,6 @@ NOT_BUILT = {
     "--lr-scheduler": (
         (r"manual", "rates by epoch and update; --lr takes a list, a rate an epoch"),
         (r"pass_through", "rates of the optimizer's own"),
-        (r"step|tri_stage", "a schedule that is seldom used for language models"),
     ),
 }
 
