@@ -10,6 +10,7 @@ from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import resolve
 from fairseq.config.path_lists import split_paths
+from fairseq.criterions import CRITERIONS
 from fairseq.data.config import OWNED_BY_CHECKPOINT, LanguageModelingConfig
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import log_format, prefixed, set_log_format
@@ -52,7 +53,7 @@ LARGEST_BATCH = 36000  # tokens, where a checkpoint says nothing either
 
 def flag_groups() -> tuple[type, ...]:
     """Returns every config dataclass that the command's flags come from."""
-    return (ValidateConfig, *TASKS.configs(), ValidationConfig, DeviceConfig, CommonConfig)
+    return (ValidateConfig, *TASKS.configs(), *CRITERIONS.configs(), ValidationConfig, DeviceConfig, CommonConfig)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     fields = task_fields(flags, config.task, config.path, subsets[0])
     for subset in subsets[1:] if TASKS.config(config.task) is LanguageModelingConfig else ():
         require_inputs("", flags.typed.get("data", LanguageModelingConfig.data), subset)
+    criterion_flags = [name for cls in CRITERIONS.configs() for name in flags.given(cls)]
     flags.warn_unused()
 
     import torch
@@ -80,10 +82,10 @@ def main(argv: Sequence[str]) -> None:
     if group.rank:
         set_log_format("none")
     paths = [path for path in split_paths(config.path) if path]
-    sizes = {name: flags.typed[name] for name in SIZES if name in flags.typed}
+    typed = {name: flags.typed[name] for name in (*SIZES, *criterion_flags) if name in flags.typed}
     try:
         for path in paths:
-            for split, values in results_of(replace(config, path=path), validation, sizes, fields, precision, group):
+            for split, values in results_of(replace(config, path=path), validation, typed, fields, precision, group):
                 if group.rank == 0:
                     sys.stdout.write(as_line(split, values, path if len(paths) > 1 else None) + "\n")
                     sys.stdout.flush()
@@ -94,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 def results_of(
     config: ValidateConfig,
     validation: ValidationConfig,
-    sizes: Mapping[str, int],
+    typed: Mapping[str, Any],
     fields: Mapping[str, Any],
     precision: "Precision",
     group: "ProcessGroup",
@@ -104,7 +106,7 @@ def results_of(
     Args:
         config: what is validated, one checkpoint.
         validation: on which splits.
-        sizes: those of batches that were typed; else the checkpoint's hold.
+        typed: sizes of batches and settings of the criterion that were typed; else the checkpoint's hold.
         fields: settings of the task that were typed.
         precision: device and number format.
         group: the processes that share the batches out.
@@ -118,8 +120,8 @@ def results_of(
     named = config.path, config.task, config.model_overrides
     opened = open_models(*named, fields, precision, also_from_checkpoint=inherited)
     (checkpoint,), (model,) = opened.checkpoints, opened.models
-    criterion = criterion_of(checkpoint.fields, opened.task, precision.device, config.criterion)
-    if not sizes:
+    criterion = criterion_of(checkpoint.fields, opened.task, precision.device, config.criterion, typed)
+    if not any(name in typed for name in SIZES):
         validation = resolve(ValidationConfig, asdict(validation), known_sizes(checkpoint.fields))
         config = resolve(ValidateConfig, asdict(config), known_sizes(checkpoint.fields))
     bounds = config.max_tokens, config.max_sentences

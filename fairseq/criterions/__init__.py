@@ -7,8 +7,8 @@ derived from ``FairseqCriterion``.
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.registry import Registry, load
-from fairseq.criterions.config import LabelSmoothedCrossEntropyCriterionConfig
-from fairseq.errors import ConfigError
+from fairseq.criterions.config import LabelSmoothedCrossEntropyCriterionConfig, PlainConfig
+from fairseq.plugins.added_flags import with_added_flags
 
 if TYPE_CHECKING:
     from fairseq.criterions.fairseq_criterion import FairseqCriterion as FairseqCriterion
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 
 class _Criterions(Registry):
-    """The registry; a class in fairseq's older manner is named when it is registered, before its flags are missed."""
+    """The registry; a class may declare its flags in ``add_args`` as well."""
 
     def add(self, name: str, factory: Any, config: type | None = None, summary: str = "") -> None:
-        """Registers ``name``; raises ConfigError for a class that declares flags with ``add_args``."""
-        if config is None and hasattr(factory, "add_args"):
-            raise ConfigError(
-                f"criterion '{name}' declares its flags in add_args, which is not called here; declare them as the"
-                " fields of a dataclass: @register_criterion(…, dataclass=…) (docs/plugins.md)"
-            )
+        """Registers ``name``."""
+        if isinstance(factory, type) and config is None:
+            config = PlainConfig
+            if hasattr(factory, "add_args"):
+                config = with_added_flags(factory, PlainConfig)
         super().add(name, factory, config, summary)
 
 

@@ -8,6 +8,13 @@ from fairseq.dataclass import FairseqDataclass
 _SENTENCE_AVG = "${optimization.sentence_avg}"
 
 
+@dataclass(frozen=True)
+class PlainConfig:
+    """Criterion of a plugin."""
+
+    sentence_avg: bool = field(default=_SENTENCE_AVG)  # type: ignore[assignment]
+
+
 @dataclass
 class CrossEntropyCriterionConfig(FairseqDataclass):
     """Criterion cross_entropy."""

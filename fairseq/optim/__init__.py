@@ -19,7 +19,9 @@ from fairseq.optim.config import (
     PlateauConfig,
     PolynomialDecayConfig,
     SGDConfig,
+    StepConfig,
     TriangularConfig,
+    TriStageConfig,
 )
 
 OPTIMIZERS = Registry("optimizer", "--optimizer")
@@ -73,4 +75,8 @@ LR_SCHEDULERS.add(
     "fairseq.optim.plateau:reduce_lr_on_plateau",
     PlateauConfig,
     "falls after epochs whose validation finds nothing better",
+)
+LR_SCHEDULERS.add("step", "fairseq.optim.lr_schedules:step", StepConfig, "falls by a factor, in steps")
+LR_SCHEDULERS.add(
+    "tri_stage", "fairseq.optim.lr_schedules:tri_stage", TriStageConfig, "rises, stays, and falls exponentially"
 )

@@ -199,3 +199,27 @@ class PlateauConfig:
     warmup_updates: int = _warmup_updates(0)
     warmup_init_lr: float = flag(-1.0, "learning rate of the first update [default: 0]")
     maximize_best_checkpoint_metric: bool = field(default="${checkpoint.maximize_best_checkpoint_metric}")  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """Schedule step."""
+
+    lr_deacy_period: int = flag(25000, "updates between two falls", aliases=("--lr-decay-period",), minimum=1)
+    lr_decay: float = flag(0.5, "factor of each fall", minimum=0)
+    warmup_updates: int = _warmup_updates(0)
+    warmup_init_lr: float = flag(-1.0, "learning rate of the first update [default: 0]")
+
+
+@dataclass(frozen=True)
+class TriStageConfig:
+    """Schedule tri_stage."""
+
+    warmup_steps: int = flag(0, "updates of the rise", minimum=0)
+    hold_steps: int = flag(0, "updates at --lr after it", minimum=0)
+    decay_steps: int = flag(0, "updates of the fall after them", minimum=0)
+    phase_ratio: tuple[float, ...] | None = flag(
+        None, "shares of --max-update that rise, level stretch and fall have, such as (0.1, 0.4, 0.5)", minimum=0
+    )
+    init_lr_scale: float = flag(0.01, "rate of the first update, as a share of --lr", minimum=0)
+    final_lr_scale: float = flag(0.01, "rate at the end, as a share of --lr", minimum=1e-12)

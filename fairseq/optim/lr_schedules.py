@@ -13,7 +13,9 @@ from fairseq.optim.config import (
     InverseSqrtConfig,
     OptimizationConfig,
     PolynomialDecayConfig,
+    StepConfig,
     TriangularConfig,
+    TriStageConfig,
 )
 
 Schedule = Callable[[int, int], float]
@@ -22,9 +24,9 @@ Schedule = Callable[[int, int], float]
 def stop_lr(config: object, optimization: OptimizationConfig) -> float:
     """Returns the learning rate at which training stops: ``--stop-min-lr``, or ``--min-lr`` as in 2019.
 
-    Only the cosine schedule in its newer spelling has another use for ``--min-lr``.
+    Only the cosine schedule in its newer spelling, and the step schedule, have another use for ``--min-lr``.
     """
-    if isinstance(config, CosineConfig) and config.max_lr is None:
+    if (isinstance(config, CosineConfig) and config.max_lr is None) or isinstance(config, StepConfig):
         return optimization.stop_min_lr
     return max(optimization.min_lr, optimization.stop_min_lr)
 
@@ -154,3 +156,39 @@ def triangular(config: TriangularConfig, optimization: OptimizationConfig) -> Sc
         return base + (highest * shrunk - base) * max(height, 0.0)
 
     return lr_at
+
+
+def step(config: StepConfig, optimization: OptimizationConfig) -> Schedule:
+    """Returns warm-up, then a fall by one factor after every period, down to --min-lr."""
+    peak, warmup = one_rate("step", optimization), config.warmup_updates
+
+    def lr_at(num_updates: int) -> float:
+        falls = (num_updates - warmup) // config.lr_deacy_period
+        return max(peak * config.lr_decay**falls, optimization.min_lr)
+
+    return _after_warm_up(warmup, max(config.warmup_init_lr, 0.0), peak, lr_at)
+
+
+def tri_stage(config: TriStageConfig, optimization: OptimizationConfig) -> Schedule:
+    """Returns a rise in a line, a level stretch, and an exponential fall to a last rate (Park et al., 2019)."""
+    peak = one_rate("tri_stage", optimization)
+    stages = (config.warmup_steps, config.hold_steps, config.decay_steps)
+    if config.phase_ratio is not None:
+        if len(config.phase_ratio) != 3 or abs(sum(config.phase_ratio) - 1) > 1e-9 or optimization.max_update < 1:
+            raise ConfigError(
+                f"--phase-ratio must be three shares of --max-update that sum to 1, but is {config.phase_ratio} with"
+                f" --max-update {optimization.max_update}"
+            )
+        stages = tuple(int(optimization.max_update * share) for share in config.phase_ratio)  # type: ignore[assignment]
+    rise, level, fall = stages
+    if rise + level + fall < 1:
+        raise ConfigError(
+            "--lr-scheduler tri_stage needs --phase-ratio, or --warmup-steps, --hold-steps, --decay-steps"
+        )
+
+    def lr_at(num_updates: int) -> float:
+        past = num_updates - rise - level
+        share = min(max(past / fall, 0.0), 1.0) if fall else float(past >= 0)
+        return float(peak * config.final_lr_scale**share)
+
+    return _after_warm_up(rise, peak * config.init_lr_scale, peak, lr_at)

@@ -21,6 +21,7 @@ _OPTIMIZER = f"an optimizer is a function (parameters, lr, config) → torch.opt
 _SCHEDULE = f"a schedule is a function (config, optimization) → ((num_updates, epoch) → lr) here; {_PAGE}"
 
 # The longest name that begins a missing one, or is it, has the advice.
+_LOG = "fairseq.logging.metrics has log_scalar, log_scalar_sum and log_derived"
 _INSTEAD = {
     "fairseq": f"nothing stands in its place; {_PAGE}",
     "fairseq.models": _MODEL,
@@ -60,7 +61,7 @@ _INSTEAD = {
     "fairseq.data.data_utils": _DATA,
     "fairseq.data.encoders": "tokenise and split the text before fairseq-preprocess",
     "fairseq.data.LanguagePairDataset": _NO_PAIRS,
-    "fairseq.criterions": f"a criterion is a function (model, source_BT, target_BT) → Loss here; {_PAGE}",
+    "fairseq.criterions": f"criterions derive from fairseq.criterions.FairseqCriterion; {_PAGE}",
     "fairseq.optim": _OPTIMIZER,
     "fairseq.optim.lr_scheduler": _SCHEDULE,
     "fairseq.optim.lr_scheduler.register_lr_scheduler": "from fairseq.optim import register_lr_scheduler",
@@ -73,8 +74,10 @@ _INSTEAD = {
     "fairseq.incremental_decoding_utils": "what a model has read is in a fairseq.modules.kv_cache.KeyValueCache here",
     "fairseq.registry": "the registries are register_… of fairseq.models, tasks, criterions and optim",
     "fairseq.trainer": "fairseq.train.trainer.Trainer makes updates, and is not for plugins",
-    "fairseq.utils": f"that function is not here; {_PAGE}",
-    "fairseq.meters": "the means of the log are the trainer's own",
+    "fairseq.utils": f"it has get_perplexity, item, softmax and log_softmax; {_PAGE}",
+    "fairseq.logging": _LOG,
+    "fairseq.meters": _LOG,
+    "fairseq.metrics": _LOG,
     "fairseq.sequence_generator": "fairseq.generate.generator generates",
 }
 _CANNOT_IMPORT = re.compile(r"cannot import name '(\w+)' from (?:partially initialized module )?'([\w.]+)'")

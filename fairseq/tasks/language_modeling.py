@@ -84,6 +84,16 @@ class LanguageModelingTask:
     def add_args(parser: Any) -> None:
         """Adds nothing: flags of a plugin's class stand behind those of ``config_class``."""
 
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The dictionary, as criterions written for fairseq name it."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The dictionary, likewise."""
+        return self.dictionary
+
     def split_prefix(self, split: str, epoch: int = 1) -> Path:
         """Returns the path of a split's files without their suffix; several directories take turns by epoch."""
         return self.data_dirs[(epoch - 1) % len(self.data_dirs)] / split

@@ -39,6 +39,8 @@ TRAIN = shlex.split(
     " --distributed-num-procs --device-id --local-rank"
     " --label-smoothing --report-accuracy --ignore-prefix-size --sentence-avg --shrink-min --lr-threshold --lr-patience"
     " --adafactor-eps --clip-threshold --decay-rate --beta1 --scale-parameter --relative-step --warmup-init"
+    " --lr-deacy-period --lr-decay-period --lr-decay --warmup-steps --hold-steps --decay-steps --phase-ratio"
+    " --init-lr-scale --final-lr-scale"
     " --adamax-betas --adamax-eps --no-bias-correction --adadelta-rho --adadelta-eps"
     " --me --mu --learning-rate --stop-time-hours --max-tokens-valid --batch-size-valid --max-sentences-valid"
     " --max-valid-steps --nval --valid-subset --combine-valid-subsets --combine-val --ignore-unused-valid-subsets"
@@ -172,6 +174,10 @@ DEFAULTS = {
         "--lr-period-updates": -1,
         "--lr-shrink": 0.1,
         "--lr-threshold": 0.0001,
+        "--lr-deacy-period": 25000,
+        "--lr-decay": 0.5,
+        "--init-lr-scale": 0.01,
+        "--final-lr-scale": 0.01,
         "--lr-patience": 0,
         "--label-smoothing": 0,
         "--ignore-prefix-size": 0,
@@ -285,7 +291,7 @@ DEFAULTS = {
 CHOICES = {
     "fairseq-train": {
         "--optimizer": "nag adam sgd adagrad adamw adadelta adamax adafactor",
-        "--lr-scheduler": "fixed cosine inverse_sqrt polynomial_decay triangular reduce_lr_on_plateau",
+        "--lr-scheduler": "fixed cosine inverse_sqrt polynomial_decay triangular reduce_lr_on_plateau step tri_stage",
         "--criterion": "cross_entropy adaptive_loss label_smoothed_cross_entropy",
         "--log-format": "json simple tqdm none",
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.criterions import CRITERIONS
-from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, Command
+from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, Command, num_tokens
 from tests.cli.test_resume import DROPOUT, assert_same_run, last
 
 PLUGIN = '''
@@ -44,7 +44,9 @@ class Unlikelihood(FairseqCriterion):
     def __init__(self, task, unlikelihood_alpha, window, sentence_avg):
         super().__init__(task)
         self.alpha, self.window, self.sentence_avg = unlikelihood_alpha, window, sentence_avg
-        assert sentence_avg in (False, True) and len(task.dictionary) == 40
+        assert sentence_avg in (False, True)
+        assert len(task.target_dictionary) == len(task.source_dictionary) == 40
+        assert self.padding_idx == task.target_dictionary.pad()
 
     def forward(self, model, sample, reduce=True):
         net_output = model(**sample["net_input"])
@@ -118,6 +120,23 @@ class Distillation(CrossEntropyCriterion):
         return (1 - self.alpha) * nll + self.alpha * student, nll
 
 
+@register_criterion("older")
+class Older(CrossEntropyCriterion):
+    """Flags as they were declared in 2020."""
+
+    def __init__(self, task, sentence_avg, temper):
+        super().__init__(task, sentence_avg)
+        self.temper = temper
+
+    @staticmethod
+    def add_args(parser):
+        parser.add_argument("--temper", default=1.0, type=float, metavar="T", help="factor of the loss")
+
+    def compute_loss(self, model, net_output, sample, reduce=True):
+        loss, nll = super().compute_loss(model, net_output, sample, reduce=reduce)
+        return self.temper * loss, nll
+
+
 @dataclass(frozen=True)
 class PowerConfig:
     power: float = field(default=1.0, metadata={"help": "power of the loss of each batch"})
@@ -138,6 +157,7 @@ CASES = {
     "focal": "--gamma 1.5 --report-accuracy",
     "distillation": "--unlikelihood-alpha 0.3",
     "power": "--power 1.5",
+    "older": "--temper 0.5",
 }
 QUICK = ("unlikelihood", "power")
 ADAPTIVE = shlex.split("--adaptive-softmax-cutoff 10,30 --adaptive-softmax-dropout 0.1")
@@ -201,6 +221,23 @@ def test_the_perplexity_is_that_of_the_evaluation(train: Command, command: Comma
     out = command("fairseq-eval-lm", data_dir, "--path", checkpoint, "--user-dir", plugin, "--cpu").out
     assert f"{ppl:.2f}" in out.partition("Perplexity: ")[2][:12]
     assert math.isfinite(ppl)
+
+
+def test_fairseq_validate_goes_by_the_criterion_and_its_settings(
+    train: Command, command: Command, data_dir: Path, plugin: Path, tmp_path: Path
+) -> None:
+    words = ("--criterion", "unlikelihood", "--alpha", 0.4, "--sentence-avg", "--max-update", 3)
+    told = [line.partition("| valid | ")[2] for line in train(tmp_path / "run", *words).log if "| valid | " in line]
+    checkpoint = ("--path", tmp_path / "run" / "checkpoint_last.pt", "--user-dir", plugin, "--cpu")
+    out = command("fairseq-validate", data_dir, *checkpoint).out
+    again = out.partition("subset | ")[2].partition(" | wps")[0]
+    assert told[-1].startswith(again)
+    assert again.count("loss") == 3
+    alone = command("fairseq-validate", data_dir, *checkpoint, "--alpha", 0).out
+    values = {name: float(value) for name, value in (part.split() for part in alone.split(" | ")[2:6])}
+    # α = 0: the loss is the likelihood, by blocks instead of by targets.
+    rows, targets = -(-num_tokens(data_dir, "valid") // 16), num_tokens(data_dir, "valid")
+    assert values["loss"] == pytest.approx(values["nll_loss"] * targets / rows, rel=1e-3)
 
 
 @pytest.mark.parametrize(

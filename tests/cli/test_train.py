@@ -433,8 +433,9 @@ def run_torchrun(num: int, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["adaptive_loss", "label_smoothed_cross_entropy"])
 def test_two_processes_train_what_one_does_with_twice_the_batches(
-    train: Command, data_dir: Path, tmp_path: Path
+    train: Command, data_dir: Path, tmp_path: Path, criterion: str
 ) -> None:
     """Rank r takes batches r, r + 2, …: update n of two processes is over the batches of update n with freq 2.
 
@@ -442,6 +443,7 @@ def test_two_processes_train_what_one_does_with_twice_the_batches(
     """
     no_dropout = shlex.split(
         "--dropout 0 --attention-dropout 0 --max-epoch 2 --optimizer nag --lr 0.05 --clip-norm 0.5"
+        f" --criterion {criterion} --label-smoothing 0.1"
     )
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(one, *no_dropout, "--update-freq", 2).code == 0

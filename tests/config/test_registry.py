@@ -75,7 +75,7 @@ def test_built_in_names_are_the_published_ones() -> None:
     assert set(CRITERIONS.names()) == {"cross_entropy", "adaptive_loss", "label_smoothed_cross_entropy"}
     assert set(OPTIMIZERS.names()) == {"nag", "adam", "sgd", "adagrad", "adamw", "adadelta", "adamax", "adafactor"}
     schedules = {"fixed", "cosine", "inverse_sqrt", "polynomial_decay", "triangular", "reduce_lr_on_plateau"}
-    assert set(LR_SCHEDULERS.names()) == schedules
+    assert set(LR_SCHEDULERS.names()) == {*schedules, "step", "tri_stage"}
     assert set(architecture_names()) >= {
         "transformer_lm",
         "transformer_lm_big",

@@ -15,7 +15,9 @@ from fairseq.optim.config import (
     InverseSqrtConfig,
     OptimizationConfig,
     PolynomialDecayConfig,
+    StepConfig,
     TriangularConfig,
+    TriStageConfig,
 )
 from tests.oracles import schedules
 
@@ -269,3 +271,37 @@ def test_triangular_shrinks_its_lowest_rate_if_asked() -> None:
 def test_triangular_needs_a_highest_rate(highest: float | None) -> None:
     with pytest.raises(ConfigError, match=r"--lr-scheduler triangular needs a --max-lr above --lr, 0.2, but has"):
         lr_schedules.triangular(TriangularConfig(max_lr=highest), OptimizationConfig(lr=(0.2,)))
+
+
+# What fairseq 0.12 logs with --lr 0.1 --lr-deacy-period 10 --lr-decay 0.5 --warmup-updates 5: (updates, rate).
+STEPS = [(1, 0.02), (4, 0.08), (5, 0.1), (14, 0.1), (15, 0.05), (24, 0.05), (25, 0.025), (35, 0.0125), (40, 0.0125)]
+# … and with --lr 0.1 --warmup-steps 10 --hold-steps 10 --decay-steps 20.
+STAGES = [(1, 0.0109), (2, 0.0208), (9, 0.0901), (10, 0.1), (20, 0.1), (21, 0.0794328), (22, 0.0630957), (30, 0.01),
+          (39, 0.00125893), (40, 0.001), (60, 0.001)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_updates", "rate"), STEPS)
+def test_step_equals_fairseqs(num_updates: int, rate: float) -> None:
+    config = StepConfig(lr_deacy_period=10, warmup_updates=5)
+    assert lr_schedules.step(config, OptimizationConfig(lr=(0.1,)))(num_updates, 1) == pytest.approx(rate, rel=1e-5)
+
+
+def test_step_ends_at_the_lowest_rate_and_does_not_stop_there() -> None:
+    optimization = OptimizationConfig(lr=(0.1,), min_lr=0.03)
+    lr_at = lr_schedules.step(StepConfig(lr_deacy_period=10), optimization)
+    assert [lr_at(n, 1) for n in (0, 10, 20, 90)] == pytest.approx([0.1, 0.05, 0.03, 0.03])
+    assert lr_schedules.stop_lr(StepConfig(), optimization) == -1
+
+
+@pytest.mark.parametrize("by_ratio", [False, True])
+@pytest.mark.parametrize(("num_updates", "rate"), STAGES)
+def test_tri_stage_equals_fairseqs(num_updates: int, rate: float, by_ratio: bool) -> None:
+    config = TriStageConfig(phase_ratio=(0.25, 0.25, 0.5)) if by_ratio else TriStageConfig(10, 10, 20)
+    lr_at = lr_schedules.tri_stage(config, OptimizationConfig(lr=(0.1,), max_update=40 if by_ratio else 0))
+    assert lr_at(num_updates, 1) == pytest.approx(rate, rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [(0.5, 0.5), (0.1, 0.1, 0.1), None])
+def test_tri_stage_needs_its_stages(ratio: tuple[float, ...] | None) -> None:
+    with pytest.raises(ConfigError, match="--phase-ratio"):
+        lr_schedules.tri_stage(TriStageConfig(phase_ratio=ratio), OptimizationConfig(lr=(0.1,), max_update=40))

@@ -12,6 +12,7 @@ def test_one_process_has_nothing_to_add_up() -> None:
     group = SingleProcess()
     tensor = torch.tensor([1.0, 2.0])
     group.sum_([tensor])
+    assert group.gather("alone") == ["alone"]
     group.close()
     assert tensor.tolist() == [1.0, 2.0]
     assert (group.rank, group.local_rank, group.world_size) == (0, 0, 1)
@@ -38,6 +39,7 @@ def _sum_in_process(rank: int, port: int, directory: Path) -> None:
     scalar = torch.tensor(10.0 * rank)
     group.sum_([])
     group.sum_([strided_23, scalar])
+    assert group.gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
     group.close()
     torch.save([strided_23, scalar], directory / f"{rank}.pt")
 

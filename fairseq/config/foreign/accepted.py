@@ -219,13 +219,17 @@ NO_EFFECT = (
         " --scale-parameter --warmup-init --lamb-betas=(0.9,0.999) --lamb-eps=1e-08 --groups={} --dynamic-groups"
         " --decay-steps=0 --hold-steps=0 --init-lr-scale=0.01 --final-lr-scale=0.01 --phase-ratio= --warmup-steps=0"
         " --lr-patience=0 --lr-threshold=0.0001 --lr-decay=0.5 --lr-deacy-period=25000 --shrink-min --epoch2lr={}"
-        " --update2lr={} --label-smoothing=0 --ignore-prefix-size=0 --report-accuracy"
-        " --underlying-criterion=",
+        " --update2lr={} --underlying-criterion=",
         NOT_TRAIN,
         "optimizer, schedule, loss",
         NOTHING_IS_TRAINED,
     ),
-    Family("--criterion=cross_entropy", "pegi", "loss", NOTHING_IS_TRAINED),
+    Family(
+        "--criterion=cross_entropy --label-smoothing=0 --ignore-prefix-size=0 --report-accuracy",
+        "pegi",
+        "loss",
+        NOTHING_IS_TRAINED,
+    ),
     Family("--max-target-positions=", READING, "length of a model", "the checkpoint's is in force"),
     Family(
         "--train-subset=train --valid-subset=valid --combine-valid-subsets/--combine-val --ignore-unused-valid-subsets"

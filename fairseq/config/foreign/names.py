@@ -44,7 +44,7 @@ NOT_BUILT = {
         (r"sentence_\w+", _CLASSES),
         (r"ctc|wav2vec|hubert|speech_\w+|tacotron2|fastspeech2", _SPEECH),
         (r"vocab_parallel_cross_entropy", _SEVERAL_GPUS),
-        (r"label_smoothed_cross_entropy\w*|latency_\w+|nat_loss", _TRANSLATION),
+        (r"label_smoothed_cross_entropy_\w+|latency_\w+|nat_loss", _TRANSLATION),
         (r"composite_loss|model", "losses of plugins"),
     ),
     "--tokenizer": ((r"nltk", "NLTK, which downloads what it splits sentences by"),),
@@ -55,7 +55,6 @@ NOT_BUILT = {
     "--lr-scheduler": (
         (r"manual", "rates by epoch and update; --lr takes a list, a rate an epoch"),
         (r"pass_through", "rates of the optimizer's own"),
-        (r"step|tri_stage", "a schedule that is seldom used for language models"),
     ),
 }
 
