@@ -1,4 +1,4 @@
-"""Text as token ids: dictionary, binarised files, blocks, context windows and batches. NumPy only, but for a tensor or two.
+"""Text as token ids: dictionary, binarised files, blocks, context windows and batches. NumPy only.
 
 Names that scripts written for fairseq import from here are loaded when they are asked for.
 """
