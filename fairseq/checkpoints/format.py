@@ -37,7 +37,7 @@ from fairseq.checkpoints.checks import (
 )
 from fairseq.config.flags import Namespace
 from fairseq.errors import CheckpointError, shown
-from fairseq.models.upgrade import SETTINGS_VERSION, upgrade_fields, upgrade_own_fields, upgrade_state
+from fairseq.models.upgrade import SETTINGS_VERSION, constants, upgrade_fields, upgrade_own_fields, upgrade_state
 from fairseq.storage.files import atomic_write, write_json
 from fairseq.storage.inputs import require_checkpoint
 
@@ -104,6 +104,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         num_updates=last.get("num_updates", 0),
         optimizer_name=str(last.get("optimizer_name", "")),
     )
+
+
+def load_constants(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Returns what a checkpoint holds among its weights that is none: versions and placeholders.
+
+    Raises:
+        CheckpointError: as ``load_checkpoint``.
+    """
+    return constants(_read(Path(path))["model"])
 
 
 def load_extra_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -220,4 +220,5 @@ def _add_flag(group: Any, name: str, field: dataclasses.Field[Any], kind: Any, t
         group.add_argument(*spellings, dest=name, action=action, help=text)
         return
     optional = {} if meta["optional_value"] is None else {"nargs": "?", "const": meta["optional_value"]}
+    optional = {"nargs": "+"} if meta["several"] else optional
     group.add_argument(*spellings, dest=name, metavar=metavar(name, field, kind), help=text, **optional)

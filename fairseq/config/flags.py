@@ -46,6 +46,7 @@ def flag(
     optional_value: str | None = None,
     no_effect: str | None = None,
     required: bool = False,
+    several: bool = False,
 ) -> Any:
     """Returns a dataclass field that is also a command-line flag.
 
@@ -61,6 +62,7 @@ def flag(
         optional_value: what the flag means when it is typed without a value.
         no_effect: the flag is accepted for old command lines but does nothing, for this reason; typing it warns.
         required: ``--help`` shows the flag as required: its config refuses the default.
+        several: values stand behind the flag with spaces between them.
     """
     metadata = dict(
         help=help,
@@ -72,6 +74,7 @@ def flag(
         optional_value=optional_value,
         no_effect=no_effect,
         required=required or default is dataclasses.MISSING,
+        several=several,
     )
     return dataclasses.field(default=default, metadata=metadata)
 

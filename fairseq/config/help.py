@@ -65,7 +65,7 @@ def usage(groups: Sequence[type]) -> str:
                 words.append(positional_usage(name, field, kinds[name]))
             elif field.metadata["required"]:
                 value = "" if kinds[name] is bool else f" {metavar(name, field, kinds[name])}"
-                needed.append(flag_name(name) + value)
+                needed.append(flag_name(name) + value + " …" * field.metadata["several"])
     return " ".join(["%(prog)s", *dict.fromkeys(words), *dict.fromkeys(needed), "[FLAGS]"])
 
 
@@ -85,6 +85,8 @@ def positional_metavar(name: str, annotation: Any) -> str:
 
 def metavar(name: str, field: dataclasses.Field[Any], annotation: Any) -> str:
     """Returns the word for a flag's value."""
+    if field.metadata["several"]:
+        return _word(typing.get_args(annotation)[0])
     choices = choices_of(field)
     if choices:
         return _braced(choices) if _are_short(choices) else "NAME"

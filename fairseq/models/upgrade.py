@@ -90,15 +90,15 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]
     """Copies upgraded weights into ``model``; if some do not fit, returns one line for each and copies nothing."""
     problems = misfits(model, state)
     if not problems:
-        model.load_state_dict({**_constants(model.state_dict()), **state}, strict=True)
+        model.load_state_dict({**constants(model.state_dict()), **state}, strict=True)
     return problems
 
 
 def misfits(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Returns one line for each of the upgraded weights that does not fit ``model``."""
     own = model.state_dict()
-    constants = _constants(own)
-    problems = [f"{name} is missing" for name in own if name not in state and name not in constants]
+    fixed = constants(own)
+    problems = [f"{name} is missing" for name in own if name not in state and name not in fixed]
     for name, value in state.items():
         if name not in own:
             problems.append(f"{name} is not part of the model")
@@ -109,5 +109,6 @@ def misfits(model: torch.nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return problems
 
 
-def _constants(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def constants(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the entries of a state dict that are no weights: versions and placeholders."""
     return {name: value for name, value in own.items() if name.rsplit(".", 1)[-1] in _CONSTANTS}

@@ -178,6 +178,12 @@ OUTPUTS = {
         "out/m.pt",
         {"out/m.pt": ("checkpoint",), "out/m.json": ("checkpoint summary",)},
     ),
+    "average --output": Output(
+        "average_checkpoints",
+        "--inputs run/checkpoint_last.pt --output OUT",
+        "out/m.pt",
+        {"out/m.pt": ("checkpoint",), "out/m.json": ("checkpoint summary",)},
+    ),
     "report --out": Output(
         "fairseq-knnlm", "report retrieval/valid --max-tokens 10 --out OUT", "out/p.html", {"out/p.html": ("page",)}
     ),

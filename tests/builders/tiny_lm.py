@@ -107,6 +107,7 @@ def main_of(prog: str) -> Callable[[Sequence[str]], None]:
         "fairseq-preprocess": "fairseq_cli.preprocess",
         "fairseq-train": "fairseq_cli.train",
         "fairseq-validate": "fairseq_cli.validate",
+        "average_checkpoints": "fairseq_cli.average_checkpoints",
         "fairseq-eval-lm": "fairseq_cli.eval_lm",
         "fairseq-generate": "fairseq_cli.generate",
         "fairseq-interactive": "fairseq_cli.interactive",

@@ -84,6 +84,7 @@ WRITES = {
     "keep_in",
     "log_file",
     "out",
+    "output",
     "results_path",
     "save_dir",
     "save_retrieval",
@@ -92,7 +93,7 @@ WRITES = {
 }
 CHANGES = {"indexfile", "prefix"}  # with forget, which changes a datastore and indexes of ours
 READS = {
-    *("apply", "data", "dictionary", "directory", "dstore_data", "dstore_filename", "files", "input"),
+    *("apply", "data", "dictionary", "directory", "dstore_data", "dstore_filename", "files", "input", "inputs"),
     *("finetune_from_model", "lmbda_model"),
     *("bpe_codes", "bpe_merges", "bpe_vocab", "bpe_vocab_file", "gpt2_encoder_json", "gpt2_vocab_bpe"),
     *("sentencepiece_model", "sentencepiece_model_path"),

@@ -113,9 +113,8 @@ NO_EFFECT = (
         "they belong to --store-ema, which is not here",
     ),
     Family(
-        "--lamb-betas=(0.9,0.999) --lamb-eps=1e-08 --anneal-eps --groups={} --dynamic-groups --decay-steps=0"
-        " --hold-steps=0 --init-lr-scale=0.01 --final-lr-scale=0.01 --phase-ratio= --warmup-steps=0 --lr-decay=0.5"
-        " --lr-deacy-period=25000 --epoch2lr={} --update2lr={} --underlying-criterion=",
+        "--lamb-betas=(0.9,0.999) --lamb-eps=1e-08 --anneal-eps --groups={} --dynamic-groups"
+        " --epoch2lr={} --update2lr={} --underlying-criterion=",
         "t",
         "parts of training",
         "they belong to an --optimizer, --lr-scheduler or --criterion that is not here",
