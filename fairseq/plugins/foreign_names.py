@@ -4,6 +4,7 @@ Encoders, translation and fairseq's own datasets are no part of this toolkit.
 """
 
 import re
+import traceback
 
 _PAGE = "docs/plugins.md shows how"
 _MODEL = (
@@ -35,6 +36,7 @@ _INSTEAD = {
     "fairseq.models.transformer.TransformerModel": _NO_PAIRS,
     "fairseq.models.transformer.TransformerEncoder": _NO_PAIRS,
     "fairseq.models.transformer.Embedding": "torch.nn.Embedding, or fairseq.modules.embedding.word_vectors",
+    "fairseq.models.transformer.base_architecture": "fairseq.models.transformer_lm.base_lm_architecture",
     "fairseq.models.transformer_lm": _MODEL,
     "fairseq.models.lightconv": "convolutions are not built here",
     "fairseq.models.lightconv_lm": "convolutions are not built here",
@@ -87,12 +89,21 @@ def name_that_is_missing(err: Exception) -> str:
     """Returns the full name of what an import asked of this package in vain; empty if an error means something else."""
     name = ""
     if isinstance(err, ModuleNotFoundError):
-        name = err.name or ""
+        name = _asked_of(err.name or "", err)
     elif isinstance(err, ImportError) and (match := _CANNOT_IMPORT.match(str(err))):
         name = f"{match[2]}.{match[1]}"
     elif isinstance(err, AttributeError) and (module := getattr(err.obj, "__name__", None)):
         name = f"{module}.{err.name}" if type(err.obj).__name__ == "module" else ""
     return name if name.split(".")[0] in ("fairseq", "fairseq_cli") else ""
+
+
+def _asked_of(module: str, err: Exception) -> str:
+    """Returns the name that ``from module import name`` asked for, the first that has advice; the module if unknown."""
+    for frame in reversed(traceback.extract_tb(err.__traceback__)):
+        if match := re.match(rf"from {re.escape(module)} import \(?([\w, ]+)", frame.line or ""):
+            names = [f"{module}.{name.split()[0]}" for name in match[1].split(",") if name.strip()]
+            return next((name for name in names if name in _INSTEAD), names[0])
+    return module
 
 
 def instead_of(name: str) -> str:

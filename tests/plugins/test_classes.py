@@ -199,7 +199,15 @@ SAID = {
     "BaseFairseqModel": (imports("from fairseq.models import BaseFairseqModel"), f"{AT}a model here is an nn.Module"),
     "TransformerDecoder": (
         imports("from fairseq.models.transformer import TransformerDecoder"),
-        f"fairseq.models.transformer {AT}the parts of a decoder are fairseq.models.decoder.Decoder",
+        f"fairseq.models.transformer.TransformerDecoder {AT}the parts of a decoder are fairseq.models.decoder.Decoder",
+    ),
+    "what of several has an advice of its own": (
+        imports("from fairseq.models.transformer import TransformerDecoder as D, Embedding"),
+        f"fairseq.models.transformer.Embedding {AT}torch.nn.Embedding",
+    ),
+    "lines of names": (
+        imports("from fairseq.models.lstm import (\n    LSTMDecoder,\n)"),
+        f"fairseq.models.lstm {AT}recurrent layers are not built here",
     ),
     "a layer": (
         imports("from fairseq.modules import TransformerDecoderLayer"),
