@@ -59,7 +59,6 @@ _INSTEAD = {
     "fairseq.tasks": _TASK,
     "fairseq.tasks.translation": _NO_PAIRS,
     "fairseq.data": _DATA,
-    "fairseq.data.Dictionary": "fairseq.data.dictionary.Dictionary",
     "fairseq.data.data_utils": _DATA,
     "fairseq.data.encoders": "tokenise and split the text before fairseq-preprocess",
     "fairseq.data.LanguagePairDataset": _NO_PAIRS,
