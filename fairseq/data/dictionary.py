@@ -18,6 +18,7 @@ from fairseq.data.dictionary_file import OVERWRITE, read_dictionary
 from fairseq.data.dictionary_file import SPECIALS as SPECIALS
 from fairseq.data.encoding import MARK
 from fairseq.storage.files import atomic_write
+from fairseq.text.post_process import joined
 
 if TYPE_CHECKING:
     from torch import IntTensor
@@ -117,9 +118,7 @@ class Dictionary:
         unknown = unk_string if unk_string is not None else f"<{SPECIALS[UNK]}>" if escape_unk else SPECIALS[UNK]
         kept = (idx for idx in map(int, ids) if idx not in left_out)
         text = separator.join(unknown if idx == UNK else self.symbols[idx] for idx in kept)
-        if bpe_symbol == "sentencepiece":
-            return text.replace(" ", "").replace("\u2581", " ").strip()
-        return f"{text} ".replace(bpe_symbol, "").rstrip() if bpe_symbol else text
+        return joined(text, bpe_symbol)
 
     def ids_of(self, line: str) -> Int64s:
         """Returns the ids of a line's words (int64), ``</s>`` last; an empty line is ``[2]``."""
