@@ -421,7 +421,7 @@ def test_a_target_of_probability_0_is_counted_and_named(
         ),
         ("--num-shards 2 --shard-id 2", "--shard-id 2 must be below --num-shards 2"),
         ("--sample-break-mode full", "--sample-break-mode must be one of none, complete, complete_doc, eos"),
-        ("--task translation", "--task translation is not a known task"),
+        ("--task translation", "--task translation is not here: it is for translation"),
         ("--gen-subset nowhere", ""),
         ("--knnlm", "--knnlm needs a datastore and its index; give --dstore-filename and --indexfile as well"),
         ("--save-knnlm-dstore", "--save-knnlm-dstore needs to know where; give --dstore-mmap"),
