@@ -71,5 +71,5 @@ class ValidateConfig:
     )
     dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
     required_batch_size_multiple: int = flag(
-        8, "number of blocks in a batch", no_effect="a validation's batches are as large as they may be"
+        8, "number of blocks in a batch", minimum=1, no_effect="a validation's batches are as large as they may be"
     )
