@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher
 
 _MOST_LISTED = 30  # settings, in an error of one line
+_MOST_NAMES, _FEW = 12, 8  # names that a flag takes, in an error of one line
 
 
 class FairseqError(Exception):
@@ -55,6 +56,13 @@ def shown(value: object, limit: int = 80) -> str:
     """Returns ``repr(value)`` for a message: cut at ``limit`` characters, since a broken file can hold anything."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def some_of(names: Collection[str]) -> str:
+    """Returns names for a message; of many, the first few."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(list(names)[:_FEW])} and {len(names) - _FEW} more, which --help lists"
 
 
 def counted(number: int, noun: str) -> str:

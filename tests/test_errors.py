@@ -18,6 +18,12 @@ def test_a_mismatch_is_a_datastore_error() -> None:
     assert issubclass(errors.MismatchError, errors.DatastoreError)
 
 
+def test_a_message_names_a_dozen_and_of_more_the_first() -> None:
+    names = [f"name{number}" for number in range(13)]
+    assert errors.some_of(names[:12]) == ", ".join(names[:12])
+    assert errors.some_of(names) == f"{', '.join(names[:8])} and 5 more, which --help lists"
+
+
 @pytest.mark.parametrize(
     ("word", "known", "hint"),
     [

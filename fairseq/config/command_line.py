@@ -16,7 +16,7 @@ from fairseq import __version__
 from fairseq.config.fairseq_fields import title
 from fairseq.config.flags import Flags, flag_fields, flag_name
 from fairseq.config.foreign.names import NOT_BUILT, not_built
-from fairseq.config.foreign.reading import in_help, take_foreign
+from fairseq.config.foreign.reading import foreign_flags, in_help, take_foreign
 from fairseq.config.foreign.reading import without_effect as without_effect_of
 from fairseq.config.help import (
     WITHOUT_EFFECT,
@@ -99,7 +99,7 @@ def parse(
         raise refused
     if unknown:
         _refuse_absent(vars(namespace), groups)
-        raise _unknown(unknown[0], known, f"(see {prog} --help)")
+        raise _unknown(unknown[0], [*known, *foreign_flags(prog)], f"(see {prog} --help)")
     return Flags(vars(namespace), tuple(groups), without_effect_of(foreign))
 
 

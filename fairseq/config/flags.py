@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from fairseq.config.fairseq_fields import as_flag, title, words_of
 from fairseq.config.foreign.names import not_built
 from fairseq.config.kinds import kind_of
-from fairseq.errors import ConfigError, did_you_mean, shown
+from fairseq.errors import ConfigError, did_you_mean, shown, some_of
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
                 raise ConfigError(message)
             hint = did_you_mean(str(value), known) or _by_ending(str(value), known)
             plugin = "; a plugin's needs --user-dir" if callable(choices) and not hint else ""
-            raise ConfigError(f"{what} must be one of {', '.join(known)}, but is {shown(value)}{hint}{plugin}")
+            raise ConfigError(f"{what} must be one of {some_of(known)}, but is {shown(value)}{hint}{plugin}")
     if value == () and field.default != ():
         raise ConfigError(f"{what} must have a value, but is empty")
     for item in value if isinstance(value, tuple) else (value,):

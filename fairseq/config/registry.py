@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fairseq.config.foreign.names import not_built
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, did_you_mean, some_of
 from fairseq.plugins.classes import config_of, require_known
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,6 +100,6 @@ class Registry:
             raise ConfigError(
                 not_built(self.flag, name, self._entries)
                 or f"{self.flag} {name} is not a known {self.kind}{did_you_mean(name, self._entries)}"
-                f" (known: {', '.join(self._entries)}; a plugin's needs --user-dir)"
+                f" (known: {some_of(self._entries)}; a plugin's needs --user-dir)"
             )
         return self._entries[name]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fairseq.config.foreign.names import not_built
 from fairseq.config.registry import Registry, first_line
-from fairseq.errors import ConfigError, did_you_mean
+from fairseq.errors import ConfigError, did_you_mean, some_of
 from fairseq.models.preset_functions import takes_namespace, values_of
 from fairseq.models.presets import ARCHITECTURE_SUMMARIES as _SUMMARIES
 from fairseq.models.presets import ARCHITECTURES as _TRANSFORMER_PRESETS
@@ -67,7 +67,7 @@ def model_of(arch: str) -> str:
     raise ConfigError(
         not_built("--arch", arch, architecture_names())
         or f"--arch {arch} is not a known architecture{did_you_mean(arch, architecture_names())}"
-        f" (known: {', '.join(architecture_names())}; a plugin's needs --user-dir)"
+        f" (known: {some_of(architecture_names())}; a plugin's needs --user-dir)"
     )
 
 

@@ -41,12 +41,18 @@ def import_user_dir(user_dir: str) -> None:
             ) from err
         if isinstance(err, AttributeError):
             raise
-        where = f"{type(err).__name__}: {err}"
-        raise ConfigError(f"--user-dir {user_dir} cannot be imported ({where}); --traceback shows where") from err
+        where, package = f"{type(err).__name__}: {err}", absent_package(err)
+        advice = f"pip install {package}, if it is a package" if package else "--traceback shows where"
+        raise ConfigError(f"--user-dir {user_dir} cannot be imported ({where}){place_of(err)}; {advice}") from err
     except FairseqError as err:
         raise ConfigError(f"--user-dir {user_dir}: {err}{place_of(err)}") from err
     finally:
         sys.path.remove(str(path.parent))
+
+
+def absent_package(err: BaseException) -> str:
+    """Returns the top name of a module that is not installed, empty for another error."""
+    return (err.name or "").partition(".")[0] if isinstance(err, ModuleNotFoundError) else ""
 
 
 def place_of(err: BaseException) -> str:

@@ -187,6 +187,11 @@ def test_help_says_how_many_more_there_are(capsys: pytest.CaptureFixture[str]) -
     assert said in capsys.readouterr().out
 
 
+def test_a_slip_in_one_of_them_is_pointed_out() -> None:
+    with pytest.raises(ConfigError, match="did you mean --distributed-port"):
+        parse("fairseq-train", "", load(COMMANDS["fairseq-train"])(), ["--distributed-prot", "3"])
+
+
 def test_the_page_is_the_table() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.builders.flags_page writes it"
 

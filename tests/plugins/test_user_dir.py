@@ -87,3 +87,13 @@ def test_what_is_no_plugin_is_refused(tmp_path: Path, kind: str) -> None:
         path.write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"must be a directory with an __init__.py, or a .py file, but is "):
         import_user_dir(str(path))
+
+
+def test_a_package_that_is_not_installed_comes_with_what_to_type(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "a_plugin_needy", "\nfrom nowhere_at_all.parts import thing\n")
+    with pytest.raises(ConfigError) as caught:
+        import_user_dir(str(package))
+    assert str(caught.value).endswith(
+        "(ModuleNotFoundError: No module named 'nowhere_at_all') (a_plugin_needy/__init__.py, line 2);"
+        " pip install nowhere_at_all, if it is a package"
+    )

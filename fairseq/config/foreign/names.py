@@ -1,7 +1,9 @@
 """Names of fairseq's that are not built here, and what they are for, which an error tells."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
+
+from fairseq.errors import some_of
 
 _TRANSLATION = "translation (an encoder and a decoder)"
 _SPEECH = "speech"
@@ -59,7 +61,7 @@ NOT_BUILT = {
 }
 
 
-def not_built(flag: str, name: str, known: Iterable[str] = ()) -> str:
+def not_built(flag: str, name: str, known: Collection[str] = ()) -> str:
     """Returns the message for a name of fairseq's that is not built here, empty for any other name.
 
     Args:
@@ -69,6 +71,6 @@ def not_built(flag: str, name: str, known: Iterable[str] = ()) -> str:
     """
     for pattern, purpose in NOT_BUILT.get(flag, ()):
         if re.fullmatch(pattern, name):
-            listed = ", ".join(known)
-            return f"{flag} {name} is not here: it is for {purpose}" + (f"; there are {listed}" if listed else "")
+            there = f"; there are {some_of(known)}" if known else ""
+            return f"{flag} {name} is not here: it is for {purpose}{there}"
     return ""
