@@ -17,6 +17,7 @@ from fairseq.arrays import Int64s
 from fairseq.data.dictionary_file import OVERWRITE, read_dictionary
 from fairseq.data.dictionary_file import SPECIALS as SPECIALS
 from fairseq.data.encoding import MARK
+from fairseq.errors import ConfigError, shown
 from fairseq.storage.files import atomic_write
 from fairseq.text.post_process import joined
 
@@ -45,6 +46,7 @@ class Dictionary:
         assert len(self.symbols) == len(self.counts), f"{len(self.symbols)} symbols, {len(self.counts)} counts"
         self.indices: dict[str, int] = dict(zip(self.symbols, range(len(self.symbols)), strict=True))
         self._sha256: str | None = None
+        self._is_frozen = False
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -59,6 +61,10 @@ class Dictionary:
         return isinstance(other, Dictionary) and self.symbols == other.symbols
 
     __hash__ = None  # type: ignore[assignment]  # words can be added
+
+    def freeze(self) -> None:
+        """Keeps the words and counts as they are from now on: a model has been made for them."""
+        self._is_frozen = True
 
     @property
     def count(self) -> list[int]:
@@ -138,17 +144,18 @@ class Dictionary:
         Args:
             line: the text.
             line_tokenizer: cuts it into words.
-            add_if_not_exist: whether words that are not there are added, each with a count; else they are ``<unk>``.
+            add_if_not_exist: whether words that are not there are added, each with a count; else they are ``<unk>``. A
+                model's dictionary stays as it is.
             consumer: is told each word and its id.
             append_eos: ``</s>`` comes last.
             reverse_order: the last word first.
         """
         import torch  # only this answer is a tensor
 
-        words = list(line_tokenizer(line))
+        words, adds = list(line_tokenizer(line)), add_if_not_exist and not self._is_frozen
         ids = []
         for word in reversed(words) if reverse_order else words:
-            ids.append(self.add_symbol(word) if add_if_not_exist else self.index(word))
+            ids.append(self.add_symbol(word) if adds else self.index(word))
             if consumer is not None:
                 consumer(word, ids[-1])
         return torch.IntTensor(ids + [EOS] * append_eos)
@@ -157,7 +164,11 @@ class Dictionary:
         """Returns the id of a word, which is added where it is not there yet; else its count grows by ``n``.
 
         With ``overwrite``, a word that is there gets another id, which counts from then on.
+
+        Raises:
+            ConfigError: the dictionary is a model's, which has weights for these words only.
         """
+        self._check_can_change(f"add_symbol({shown(word)})")
         self._sha256 = None
         if word in self.indices and not overwrite:
             idx = self.indices[word]
@@ -175,11 +186,19 @@ class Dictionary:
 
     def finalize(self, threshold: int = -1, nwords: int = -1, padding_factor: int = 8) -> None:
         """Sorts the words by their counts, drops rare ones and fills up; see ``from_counts``."""
+        self._check_can_change("finalize()")
         first = len(SPECIALS)
         counts = dict(zip(self.symbols[first:], self.counts[first:], strict=True))
         made = Dictionary.from_counts(counts, threshold, nwords, max(padding_factor, 1))
         made.counts[:first] = self.counts[:first]
         self.symbols, self.counts, self.indices, self._sha256 = made.symbols, made.counts, made.indices, None
+
+    def _check_can_change(self, call: str) -> None:
+        if self._is_frozen:
+            raise ConfigError(
+                f"{call} would change a dictionary that a model was made for; change one of your own,"
+                " Dictionary.load('dict.txt'), and binarise and train with that"
+            )
 
     @classmethod
     def from_counts(

@@ -31,6 +31,7 @@ class TextModule(EvaluationModule):
         pipeline: TextPipeline | None = None,
     ) -> None:
         super().__init__(models, device)
+        dictionary.freeze()
         self.dictionary, self.pipeline = dictionary, pipeline or TextPipeline()
         self._texts = Texts(dictionary, self.pipeline)
 

@@ -139,7 +139,11 @@ class LanguageModelingTask:
         return data
 
     def build_model(self, name: str, config: Any, tokens_per_sample: int | None = None) -> nn.Module:
-        """Returns a new model; its longest row, if not given, is the block size that it is trained with."""
+        """Returns a new model; its longest row, if not given, is the block size that it is trained with.
+
+        From now on the dictionary stays as it is.
+        """
+        self.dictionary.freeze()
         if getattr(config, "max_target_positions", ...) is None:
             length = (tokens_per_sample or self.config.tokens_per_sample) + self.config.add_bos_token
             config = dataclasses.replace(config, max_target_positions=length)
@@ -175,6 +179,7 @@ class LanguageModelingTask:
             MismatchError: the checkpoint was trained with another dictionary.
         """
         self.check_dictionary(checkpoint)
+        self.dictionary.freeze()  # a plugin's build_model need not
         name = _model_name(checkpoint)
         config_class = MODELS.config(name)
         self._check_settings({**checkpoint.fields, **overrides}, config_class, checkpoint)

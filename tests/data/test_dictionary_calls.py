@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from fairseq.data import Dictionary, MMapIndexedDataset
+from fairseq.errors import ConfigError
 from tests.builders.peer import ROOT, last_line_of, peer_python
 from tests.builders.tiny_lm import write_split
 
@@ -43,6 +45,24 @@ def test_words_can_be_added(dictionary: Dictionary, tmp_path: Path) -> None:
     dictionary.save(tmp_path / "more.txt")
     assert Dictionary.load(tmp_path / "more.txt") == dictionary
     assert Dictionary() != dictionary
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda dictionary: dictionary.add_symbol("dog"),
+        lambda dictionary: dictionary.add_symbol("the"),  # its count is a part of the file
+        lambda dictionary: dictionary.update(Dictionary(["dog"], [1])),
+        lambda dictionary: dictionary.finalize(),
+    ],
+)
+def test_a_models_dictionary_stays_as_it_is(dictionary: Dictionary, change: Callable[[Dictionary], object]) -> None:
+    before, other = dictionary.sha256(), Dictionary(dictionary.symbols[4:], dictionary.counts[4:])
+    dictionary.freeze()
+    with pytest.raises(ConfigError, match=r"^\w+\(.*\) would change a dictionary that a model .*Dictionary\.load\("):
+        change(dictionary)
+    assert dictionary.encode_line("the dog").tolist() == [4, 3, 2], "as with add_if_not_exist=False"
+    assert dictionary == other and dictionary.count == other.count and dictionary.sha256() == before
 
 
 def test_finalize_sorts_cuts_and_fills() -> None:

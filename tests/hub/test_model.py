@@ -163,6 +163,16 @@ def test_a_text_is_encoded_as_its_file_is_binarised(text: str, tokens: list[int]
 # Neighbours
 
 
+def test_fairseqs_way_to_ids_leaves_the_models_words_as_they_are(artefacts: Artefacts) -> None:
+    own = load(artefacts)
+    before = own.score("zzyzx").total
+    assert own.dictionary.encode_line("w1 zzyzx").tolist() == own.encode("w1 zzyzx").tolist()
+    assert len(own.dictionary) == 40 and own.score("zzyzx").total == before
+    assert own.score("w1 zzyzx").words == ("w1", "<unk>", "</s>")
+    with pytest.raises(ConfigError, match=r"^add_symbol\('zzyzx'\) would change"):
+        own.dictionary.add_symbol("zzyzx")
+
+
 def test_neighbours_are_the_nearest_rows(knn_lm: LanguageModelHub, artefacts: Artefacts, tmp_path: Path) -> None:
     """Against a search by hand for the text's own first line, whose context vectors come from the model itself."""
     text = "w1 w2 w3 w9 w4"
