@@ -1,7 +1,8 @@
 """Which tokenizer and subwords a loaded model reads raw text with.
 
 Weakest first: what the model's name was published with, the checkpoint's own settings, files beside the checkpoint,
-keywords of the caller. ``None`` as a keyword turns either off.
+keywords of the caller. ``None`` as a keyword turns either off. A file turns nothing on: it only need not be named. What
+is on without having been asked for is said, since texts that are already split would be split once more.
 """
 
 import logging
@@ -52,8 +53,16 @@ def pipeline_of(
     keywords = _today(given)
     own = {name: value for name, value in checkpoint.items() if name in text_settings() and value is not None}
     choice = resolve(TextConfig, published, own, keywords)
-    layers = [own, _beside(root), {name: _found(root, value) for name, value in keywords.items()}]
+    beside = _beside(root)
+    layers = [own, beside, {name: _found(root, value) for name, value in keywords.items()}]
     used = {"tokenizer", "bpe"}
+    tools = {name: getattr(choice, name) for name in ("tokenizer", "bpe") if getattr(choice, name)}
+    origins = {
+        name: " of the checkpoint's settings" if name in own else " of the model's name"
+        for name in tools
+        if name not in keywords
+    }
+    off = ", ".join(f"{name}=None" for name in origins)
 
     def settings(config: type) -> Any:
         used.update(flag_fields(config))
@@ -62,11 +71,15 @@ def pipeline_of(
     try:
         pipeline = open_pipeline(choice.tokenizer, choice.bpe, settings)
     except FairseqError as err:
-        unasked = [name for name in ("tokenizer", "bpe") if getattr(choice, name) and name not in keywords]
-        if unasked:
-            off = ", ".join(f"{name}=None" for name in unasked)
+        if origins:
             err.args = (f"{err}; the model has it by itself, and from_pretrained(…, {off}) takes texts already split",)
         raise
+    on = [f"{name}={value!r}{origins.get(name, '')}" for name, value in tools.items()]
+    on += [f"{name}={path!r} beside the checkpoint" for name, path in beside.items() if name in used - {*keywords}]
+    if origins:
+        logger.warning("raw text is read by %s; for texts that are already split, give %s", ", ".join(on), off)
+    elif len(on) > len(tools):
+        logger.info("raw text is read by %s", ", ".join(on))
     for name in sorted(set(keywords) - used):
         tool = "tokenizer" if "moses" in name or name.endswith("_lang") else "bpe"
         logger.warning("%s has no effect without the %s= that it belongs to", name, tool)

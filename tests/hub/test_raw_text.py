@@ -71,8 +71,22 @@ def test_files_beside_the_checkpoint_are_found_and_a_keyword_is_stronger(directo
     assert pieces.replace(" ", "").replace("▁", " ") == " the lower"
 
 
-def test_settings_of_the_checkpoint_hold_until_others_are_given(directory: Path, tmp_path: Path) -> None:
-    """fairseq 0.12 keeps them in ``cfg``, and its own hub applies them."""
+def test_files_beside_the_checkpoint_turn_nothing_on(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert from_pretrained(directory).encode("lower").tolist() == [3, 2], "one word, unknown"
+        assert not said(caplog)
+        from_pretrained(directory, bpe="fastbpe")
+    codes = str(directory / "bpecodes")
+    assert said(caplog) == [("INFO", f"raw text is read by bpe='fastbpe', bpe_codes={codes!r} beside the checkpoint")]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    records = [(record.levelname, record.getMessage()) for record in caplog.records]
+    return [record for record in records if "raw text" in record[1]]
+
+
+def with_settings(directory: Path, bpe: dict[str, Any], tokenizer: dict[str, Any]) -> None:
+    """Writes them into the checkpoint, where fairseq 0.12 has them: its own hub applies those of ``cfg``."""
     with torch.serialization.safe_globals([Namespace]):
         checkpoint = torch.load(directory / "model.pt", weights_only=True)
     fields = vars(checkpoint["args"])
@@ -80,10 +94,15 @@ def test_settings_of_the_checkpoint_hold_until_others_are_given(directory: Path,
     checkpoint["cfg"] = {
         "task": {"_name": "language_modeling", "tokens_per_sample": fields["tokens_per_sample"]},
         "model": {**fields, "_name": "transformer_lm"},
-        "bpe": {"_name": "fastbpe", "bpe_codes": str(tmp_path / "gone")},
-        "tokenizer": {"_name": "moses", "source_lang": "en", "target_lang": "en", "moses_no_escape": True},
+        "bpe": bpe,
+        "tokenizer": tokenizer,
     }
     torch.save(checkpoint, directory / "model.pt")
+
+
+def test_settings_of_the_checkpoint_hold_until_others_are_given(directory: Path, tmp_path: Path) -> None:
+    moses = {"_name": "moses", "source_lang": "en", "target_lang": "en", "moses_no_escape": True}
+    with_settings(directory, {"_name": "fastbpe", "bpe_codes": str(tmp_path / "gone")}, moses)
     lm = from_pretrained(directory)
     assert lm.tokenize("don't") == "don 't" and lm.apply_bpe("lower") == "low@@ er", "codes that are there go first"
     assert from_pretrained(directory, moses_no_escape=False).tokenize("don't") == "don &apos;t"
@@ -94,7 +113,28 @@ def test_settings_of_the_checkpoint_hold_until_others_are_given(directory: Path,
     assert from_pretrained(directory, tokenizer=None, bpe=None).encode("er").tolist() == [5, 2]
 
 
-def test_a_published_name_brings_its_tokenizer_and_subwords(directory: Path, own_cache: Path) -> None:
+def test_what_nobody_asked_for_is_said(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Texts that are already split would be split once more, and score otherwise."""
+    with_settings(directory, {"_name": "fastbpe", "bpe_codes": "/gone"}, {"_name": "moses"})
+    codes = f"bpe_codes={str(directory / 'bpecodes')!r} beside the checkpoint"
+    mine, split = " of the checkpoint's settings", "for texts that are already split, give"
+    for given, expect in (
+        ({}, f"tokenizer='moses'{mine}, bpe='fastbpe'{mine}, {codes}; {split} tokenizer=None, bpe=None"),
+        ({"bpe": None}, f"tokenizer='moses'{mine}; {split} tokenizer=None"),
+        ({"tokenizer": "space"}, f"tokenizer='space', bpe='fastbpe'{mine}, {codes}; {split} bpe=None"),
+    ):
+        caplog.clear()
+        from_pretrained(directory, **given)
+        assert said(caplog) == [("WARNING", f"raw text is read by {expect}")]
+    for quiet in ({"tokenizer": None, "bpe": None}, {"tokenizer": "moses", "bpe": "fastbpe", "bpe_codes": "bpecodes"}):
+        caplog.clear()
+        from_pretrained(directory, **quiet)
+        assert not said(caplog)
+
+
+def test_a_published_name_brings_its_tokenizer_and_subwords(
+    directory: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from tests.hub.test_archives import make_archive
 
     archive = cache_dir() / "downloads" / "wmt19.en.tar.bz2"
@@ -102,6 +142,8 @@ def test_a_published_name_brings_its_tokenizer_and_subwords(directory: Path, own
     make_archive(archive, {f"wmt19.en/{path.name}": path for path in directory.iterdir()})
     hub = torch.hub.load(str(Path(__file__).resolve().parents[2]), "transformer_lm.wmt19.en", source="local")
     assert hub.encode("lower, low.").tolist() == [4, 5, 9, 6, 7, 10, 2]
+    [(level, line)] = said(caplog)
+    assert level == "WARNING" and "tokenizer='moses' of the model's name, bpe='fastbpe' of the model's name" in line
     given = from_pretrained("transformer_lm.wmt19.en", tokenizer="moses", bpe="fastbpe", moses_source_lang="en")
     assert given.encode("lower, low.").tolist() == [4, 5, 9, 6, 7, 10, 2]
     words = from_pretrained("transformer_lm.wmt19.en", tokenizer=None, bpe=None)
