@@ -23,7 +23,7 @@ class Characters:
 
     def decode(self, line: str) -> str:
         """Returns characters as text."""
-        return line.replace(" ", "").replace(SPACE, " ")
+        return spaced(line)
 
 
 class Bytes:
@@ -38,7 +38,12 @@ class Bytes:
 
     def decode(self, line: str) -> str:
         """Returns bytes as text."""
-        return unspelled(line.replace(" ", "").replace(SPACE, " "))
+        return unspelled(spaced(line))
+
+
+def spaced(line: str) -> str:
+    """Returns characters or pieces of words between spaces as text: ``▁the ▁ca t`` → `` the cat``."""
+    return line.replace(" ", "").replace(SPACE, " ")
 
 
 def spelled(line: str) -> str:

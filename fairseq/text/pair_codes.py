@@ -13,6 +13,7 @@ from pathlib import Path
 from fairseq.errors import DataError, shown
 from fairseq.text.config import FastBPEConfig, SubwordNMTConfig
 from fairseq.text.packages import package, reading
+from fairseq.text.post_process import without_end_marks
 
 _VERSION = "#version:"
 
@@ -49,7 +50,7 @@ class PairCodes:
 
     def decode(self, line: str) -> str:
         """Returns a line with its subwords joined."""
-        return f"{line} ".replace(f"{self._mark} ", "").rstrip()
+        return without_end_marks(line, self._mark)
 
 
 def _pairs(path: str, text: str) -> tuple[str, list[str], bool]:

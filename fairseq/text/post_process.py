@@ -7,7 +7,7 @@ none                 as they are
 
 from fairseq.errors import ConfigError
 from fairseq.text import BPES
-from fairseq.text.characters import SPACE
+from fairseq.text.characters import SPACE, spaced
 
 BEGIN_MARKS = {"sentencepiece": SPACE}
 _END_MARKS = {"subword_nmt": "@@", "none": ""}
@@ -31,6 +31,11 @@ def end_mark(rule: str | None) -> str:
 def joined(text: str, rule: str | None) -> str:
     """Returns subwords between spaces as words."""
     if rule in BEGIN_MARKS:
-        return text.replace(" ", "").replace(BEGIN_MARKS[rule], " ").strip()
+        return spaced(text).strip()
     mark = end_mark(rule)
-    return f"{text} ".replace(f"{mark} ", "").rstrip() if mark else text
+    return without_end_marks(text, mark) if mark else text
+
+
+def without_end_marks(text: str, mark: str) -> str:
+    """Returns subwords between spaces as words, where those end in a mark whose word goes on: ``lo@@ w`` → ``low``."""
+    return f"{text} ".replace(f"{mark.rstrip()} ", "").rstrip()

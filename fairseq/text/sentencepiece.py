@@ -1,8 +1,9 @@
 """Subwords of a SentencePiece model: ``▁`` begins a word."""
 
-from fairseq.text.characters import SPACE, spelled, unspelled
+from fairseq.text.characters import spaced, spelled, unspelled
 from fairseq.text.config import ByteBPEConfig, SentencePieceConfig
 from fairseq.text.packages import package, reading
+from fairseq.text.post_process import joined
 
 
 class SentencePiece:
@@ -17,7 +18,7 @@ class SentencePiece:
 
     def decode(self, line: str) -> str:
         """Returns pieces as text."""
-        return line.replace(" ", "").replace(SPACE, " ").strip()
+        return joined(line, "sentencepiece")
 
 
 class ByteBPE:
@@ -32,7 +33,7 @@ class ByteBPE:
 
     def decode(self, line: str) -> str:
         """Returns pieces as text."""
-        return unspelled(line.replace(" ", "").replace(SPACE, " "))
+        return unspelled(spaced(line))
 
 
 class _Model:

@@ -57,6 +57,9 @@ def test_subword_nmt_has_its_version_and_its_separator(tmp_path: Path) -> None:
     other = subword_nmt(SubwordNMTConfig(path, "##"))
     assert other.encode("lower low") == "low## er lo## w"
     assert other.decode("low## er lo## w") == "lower low"
+    assert subword_nmt(SubwordNMTConfig(path, "@@ ")).decode("low@@ er lo@@ w") == "lower low", (
+        "as the dictionary has it"
+    )
     # Version 0.1, which has no line for it: the end of a word is a symbol of its own, so that low is joined whole.
     (tmp_path / "old").write_text("l o\nlo w\n")
     assert subword_nmt(SubwordNMTConfig(str(tmp_path / "old"))).encode("low lows") == "low low@@ s"
