@@ -83,7 +83,16 @@ def place(tmp_path: Path, artefacts: "Artefacts") -> "Place":
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> "Call":
+def own_plugins() -> Iterator[None]:
+    """Takes out of the registries, after the test, what plugins have put there; a part of every command's fixture."""
+    from tests.builders.plugins import own_registries
+
+    with own_registries():
+        yield
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], own_plugins: None) -> "Call":
     """Returns ``call(prog, *words)``, which runs a command in this process."""
     from tests.builders.cases import runner
 
@@ -137,7 +146,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def command(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], own_plugins: None
+) -> Iterator[Command]:
     """Returns a function that runs a command's ``main`` in this process, as its console script would."""
 
     def call(prog: str, *words: object) -> Outcome:

@@ -2,13 +2,10 @@
 
 import math
 import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fairseq.criterions import CRITERIONS
 from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, Command, num_tokens
 from tests.cli.test_resume import DROPOUT, assert_same_run, last
 
@@ -165,13 +162,11 @@ RUN = shlex.split("--max-epoch 2 --save-interval-updates 5 --no-epoch-checkpoint
 
 
 @pytest.fixture
-def plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Returns the plugin's file; what it registers is kept from the other tests."""
-    monkeypatch.setattr(CRITERIONS, "_entries", dict(CRITERIONS._entries))
+def plugin(tmp_path: Path) -> Path:
+    """Returns the plugin's file."""
     path = tmp_path / "own_losses.py"
     path.write_text(PLUGIN)
-    yield path
-    sys.modules.pop("own_losses", None)
+    return path
 
 
 @pytest.fixture

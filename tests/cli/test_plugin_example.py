@@ -1,26 +1,17 @@
 """The plugin of examples/plugin works as its own text says."""
 
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
-from fairseq import models
 from fairseq.optim import LR_SCHEDULERS
 from tests.builders.tiny_lm import BATCHING, Command
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin"
 
 
-@pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps what the plugin registers from the other tests."""
-    monkeypatch.setattr(LR_SCHEDULERS, "_entries", dict(LR_SCHEDULERS._entries))
-    monkeypatch.setattr(models, "_ARCHITECTURES", dict(models._ARCHITECTURES))
-    monkeypatch.setitem(sys.modules, "plugin", sys)
-    monkeypatch.delitem(sys.modules, "plugin")
-
+pytestmark = pytest.mark.usefixtures("own_plugins")
 
 FLAGS = shlex.split(
     "--arch transformer_lm_tiny --lr-scheduler warmup_stable_decay --warmup-updates 2 --decay-updates 4"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.builders.cases import Artefacts
-from tests.builders.subword_files import SUBWORDS, subword_model
+from tests.builders.subword_files import subword_model
 from tests.builders.tiny_lm import Command, Outcome
 
 RAW, SPLIT = "lower, low.\nher\n", "low@@ er , lo@@ w .\nh@@ er\n"
@@ -149,8 +149,8 @@ def test_a_flag_of_another_kind_of_subwords_is_named(ask: Any, tools: list[Any])
 
 def test_the_flags_of_a_plugins_tokenizer_are_the_commands(ask: Any, tmp_path: Path) -> None:
     """As fairseq's plugins write it; what it imports is where they look for it."""
-    plugin = "raw_text_plugin"
-    (tmp_path / f"{plugin}.py").write_text(
+    plugin = tmp_path / "raw_text_plugin.py"
+    plugin.write_text(
         '''
 from dataclasses import dataclass
 
@@ -193,8 +193,7 @@ class Whole:
         return line
 '''
     )
-    words = ["--user-dir", tmp_path / f"{plugin}.py", "--tokenizer", "upper", "--bpe", "whole", "--upper-mark", "?"]
+    words = ["--user-dir", plugin, "--tokenizer", "upper", "--bpe", "whole", "--upper-mark", "?"]
     outcome = ask("fairseq-interactive", "?ER W\n", *words, "--beam", 1, "--max-len-b", 3)
     assert printed(outcome, "S") == ["er w"]
     assert printed(outcome, "D") == [f"?{printed(outcome, 'H')[0].upper()}"]
-    assert "er" in SUBWORDS

@@ -1,7 +1,6 @@
 """``--user-dir``: what is imported, under which name, and what is refused."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,7 @@ import pytest
 from fairseq.errors import ConfigError
 from fairseq.plugins.user_dir import import_user_dir
 
-
-@pytest.fixture(autouse=True)
-def forget_modules() -> Iterator[None]:
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("a_plugin_"):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_plugins")
 
 
 def make_package(path: Path, text: str = "LOADED = []\nLOADED.append(1)\n") -> Path:
