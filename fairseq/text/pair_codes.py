@@ -44,8 +44,11 @@ class PairCodes:
             self._bpe = apply_bpe.BPE(io.StringIO("\n".join([*([head] if head else []), *pairs])), separator=separator)
 
     def encode(self, line: str) -> str:
-        """Returns the subwords of a line, a space between them: ``lower`` → ``low@@ er``."""
-        text: str = self._bpe.process_line(line)
+        """Returns the subwords of a line, a space between them: ``lower`` → ``low@@ er``.
+
+        Words are what any white space separates, as in the dictionary; the package knows the space only.
+        """
+        text: str = self._bpe.process_line(" ".join(line.split()))
         return text
 
     def decode(self, line: str) -> str:

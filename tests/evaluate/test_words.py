@@ -1,9 +1,15 @@
 """Words from subwords, on a toy text whose dictionary joins with ``@@``."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from fairseq.data.dictionary import Dictionary
 from fairseq.evaluate.words import Word, WordJoiner, WordStats
+from fairseq.text.config import SentencePieceConfig
+from fairseq.text.sentencepiece import SentencePiece
+from tests.builders.subword_files import sentencepiece_model
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "un@@", "happ@@", "y", "cat"]
 UN, HAPP, Y, CAT, EOS = 4, 5, 6, 7, 2
@@ -101,3 +107,17 @@ def test_a_mark_that_no_word_has_is_named(post_process: str, expect: str, caplog
 def test_none_joins_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert WordJoiner(SYMBOLS, "none").num_joined(TEXT, ONE_BLOCK) == 0
     assert not caplog.records
+
+
+def test_words_of_sentencepieces_package_are_those_of_the_raw_text(tmp_path: Path) -> None:
+    """Each with its </s>: what white space separates, a tab and one that does not break included."""
+    pieces = SentencePiece(SentencePieceConfig(str(sentencepiece_model(tmp_path / "spm"))))
+    lines = ["the lower sea", "", "  slower\tstones \u00a0 the", "nest"]
+    dictionary = Dictionary()
+    for line in map(pieces.encode, lines):
+        dictionary.encode_line(line)
+    ids = np.concatenate([dictionary.ids_of(pieces.encode(line)) for line in lines])
+    joiner = WordJoiner(dictionary.symbols, "sentencepiece")
+    words = [word.text for word in joiner.words(ids, np.zeros(len(ids)))]
+    assert words == [word for line in lines for word in (*line.split(), "</s>")]
+    assert len(ids) - joiner.num_joined(ids, np.zeros(len(ids), np.int64)) == len(words)

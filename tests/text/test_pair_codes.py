@@ -44,6 +44,11 @@ def test_examples_worked_out_by_hand(codes: PairCodes, line: str, expected: str)
     assert codes.decode(expected) == line
 
 
+@pytest.mark.parametrize("space", ["\t", "\u00a0", "\u3000", "\r", " \t "])
+def test_words_are_what_any_white_space_separates(codes: PairCodes, space: str) -> None:
+    assert codes.encode(f"{space}lower{space}low{space}") == "low@@ er lo@@ w"
+
+
 @given(st.lists(st.text("lower", min_size=1, max_size=9), max_size=5))
 def test_pairs_are_joined_in_order_and_come_back(codes: PairCodes, words: list[str]) -> None:
     line = " ".join(words)
