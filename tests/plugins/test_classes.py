@@ -246,7 +246,7 @@ SAID = {
     ),
     "a positional argument": (
         model_with("add_args = staticmethod(lambda parser: parser.add_argument('data'))"),
-        "MyLM.add_args adds data in a way that is not supported here; make it a field of a dataclass",
+        "MyLM.add_args adds data as a positional argument, which is not supported here; make it a field of a dataclass",
     ),
     "load_dataset": (
         task_with("def load_dataset(self, split, **kwargs): pass"),
