@@ -39,7 +39,7 @@ def as_flag(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> dataclasse
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
         made.default, made.default_factory = tuple(value) if isinstance(value, list) else value, dataclasses.MISSING
-    choices = given.get("argparse_choices") or words_of(field.type)
+    choices = tuple(map(str, given.get("argparse_choices") or ())) or words_of(field.type)
     alias = given.get("argparse_alias")
     found = {"help": str(given["help"]), "aliases": (alias,) if alias else (), "choices": choices}
     required = {"required": made.default is dataclasses.MISSING}

@@ -165,7 +165,7 @@ def _check(value: Any, field: dataclasses.Field[Any], what: str) -> None:
         return
     if choices is not None:
         known = choices() if callable(choices) else choices
-        if value not in known:
+        if str(value) not in known:
             if message := not_built(what, str(value), known):
                 raise ConfigError(message)
             hint = did_you_mean(str(value), known) or _by_ending(str(value), known)
@@ -210,8 +210,9 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
     for name, field in flag_fields(cls).items():
         what = name.upper() if field.metadata["positional"] else flag_name(name)
         for layer in layers:
-            if name in layer:
-                values[name] = coerce(layer[name], kinds[name], what)
+            if name in layer:  # a default of None is one whatever the annotation says
+                is_none = layer[name] is None and field.default is None
+                values[name] = None if is_none else coerce(layer[name], kinds[name], what)
         if name in values:
             _check(values[name], field, what)
             kind = kind_of(annotated[name])

@@ -7,27 +7,13 @@ derived from ``FairseqCriterion``.
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.registry import Registry, load
-from fairseq.criterions.config import LabelSmoothedCrossEntropyCriterionConfig, PlainConfig
-from fairseq.plugins.added_flags import with_added_flags
+from fairseq.criterions.config import LabelSmoothedCrossEntropyCriterionConfig
 
 if TYPE_CHECKING:
     from fairseq.criterions.fairseq_criterion import FairseqCriterion as FairseqCriterion
     from fairseq.criterions.fairseq_criterion import LegacyFairseqCriterion as LegacyFairseqCriterion
 
-
-class _Criterions(Registry):
-    """The registry; a class may declare its flags in ``add_args`` as well."""
-
-    def add(self, name: str, factory: Any, config: type | None = None, summary: str = "") -> None:
-        """Registers ``name``."""
-        if isinstance(factory, type) and config is None:
-            config = PlainConfig
-            if hasattr(factory, "add_args"):
-                config = with_added_flags(factory, PlainConfig)
-        super().add(name, factory, config, summary)
-
-
-CRITERIONS = _Criterions("criterion", "--criterion")
+CRITERIONS = Registry("criterion", "--criterion")
 register_criterion = CRITERIONS.register
 
 CRITERIONS.add(

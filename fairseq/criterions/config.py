@@ -8,8 +8,8 @@ from fairseq.dataclass import FairseqDataclass
 _SENTENCE_AVG = "${optimization.sentence_avg}"
 
 
-@dataclass(frozen=True)
-class PlainConfig:
+@dataclass
+class PlainConfig(FairseqDataclass):
     """Criterion of a plugin."""
 
     sentence_avg: bool = field(default=_SENTENCE_AVG)  # type: ignore[assignment]

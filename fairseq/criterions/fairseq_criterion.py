@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor, nn
 
+from fairseq.criterions.config import PlainConfig
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
@@ -32,12 +33,19 @@ class FairseqCriterion(nn.Module):
     Attributes:
         task: the task.
         padding_idx: id of padding, at which there is no target.
+        config_class: the config of a class that is registered without one.
     """
+
+    config_class = PlainConfig
 
     def __init__(self, task: Any) -> None:
         super().__init__()
         self.task = task
         self.padding_idx = PAD
+
+    @staticmethod
+    def add_args(parser: Any) -> None:
+        """Adds nothing: flags of a plugin's class stand behind those of ``config_class``."""
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any) -> "FairseqCriterion":

@@ -42,6 +42,25 @@ def label_smoothed_nll_loss(
     return (loss.sum(), nll.sum()) if reduce else (loss, nll)
 
 
+class _Once:
+    """A model that computes ln p of one output once; the rest is the model's."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._last: tuple[Output, Tensor] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def get_normalized_probs(self, net_output: Output, log_probs: bool, sample: Any = None) -> Tensor:
+        """Returns p or ln p of every word."""
+        if not log_probs:
+            return self._model.get_normalized_probs(net_output, log_probs, sample)  # type: ignore[no-any-return]
+        if self._last is None or self._last[0] is not net_output:
+            self._last = net_output, self._model.get_normalized_probs(net_output, log_probs, sample)
+        return self._last[1]
+
+
 class LabelSmoothedCrossEntropyCriterion(FairseqCriterion):
     """Cross-entropy with smoothed labels.
 
@@ -71,6 +90,7 @@ class LabelSmoothedCrossEntropyCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: Sample, reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns loss, sample size and what is logged."""
         net_output = model(**sample["net_input"])
+        model = _Once(model) if self.report_accuracy else model
         loss, nll_loss = self.compute_loss(model, net_output, sample, reduce=reduce)
         counts = {name: sample[name] for name in ("ntokens", "nsentences")}
         size = counts["nsentences"] if self.sentence_avg else counts["ntokens"]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fairseq.arrays import Floats, Integers
+from fairseq.utils import get_perplexity
 
 
 @dataclass
@@ -61,7 +62,4 @@ class Perplexity:
 
 def perplexity_of(loss: float) -> float:
     """Returns the perplexity of a loss in bits per token."""
-    try:
-        return float(2.0**loss)
-    except OverflowError:
-        return math.inf
+    return get_perplexity(loss, round=None)

@@ -2,8 +2,8 @@
 
 @register_model_architecture("transformer_lm", "my_arch")
 def my_arch(args):
-args.decoder_layers = getattr(args, "decoder_layers", 4)   # what was typed is there before, and stays
-base_lm_architecture(args)                                 # fills in all that is not there yet
+    args.decoder_layers = getattr(args, "decoder_layers", 4)   # what was typed is there before, and stays
+    base_lm_architecture(args)                                 # fills in all that is not there yet
 """
 
 import inspect
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 PresetFunction = Callable[[Namespace], None]
 _OF_NO_PRESET = {"base_lm_architecture": ARCHITECTURES["transformer_lm"], "base_gpt3_architecture": GPT3}
-# What fairseq's own functions set, and what acts only beside a switch that is refused.
 # Settings whose default is another one in fairseq 0.12, where a preset leaves them to it; tried there.
 _UNLIKE = {
     "decoder_normalize_before": ("False", "True"),
     "decoder_input_dim": ("512", "decoder_embed_dim"),
     "decoder_output_dim": ("512", "decoder_embed_dim"),
 }
+# What fairseq's own functions set, and what acts only beside a switch that is refused.
 _IDLE = set(
     """base_shuffle base_sublayers char_embedder_highway_layers char_inputs character_embedding_dim character_filters
     cross_self_attention min_params_to_wrap no_cross_attention quant_noise_pq_block_size""".split()  # noqa: SIM905

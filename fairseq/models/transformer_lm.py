@@ -45,6 +45,7 @@ class TransformerLanguageModel(nn.Module):
 
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
         super().__init__()
+        require_bands(config, vocabulary_size)
         self.config = config
         self.decoder = Decoder(config, vocabulary_size)
 
@@ -56,9 +57,7 @@ class TransformerLanguageModel(nn.Module):
             args: an object with the settings as attributes, of the task as well.
             task: with its ``dictionary``.
         """
-        config = resolve(cls.config_class, vars(args))
-        require_bands(config, len(task.dictionary))
-        return cls(config, len(task.dictionary))
+        return cls(resolve(cls.config_class, vars(args)), len(task.dictionary))
 
     @staticmethod
     def add_args(parser: Any) -> None:
@@ -155,7 +154,6 @@ class TransformerLanguageModel(nn.Module):
 
 def build_transformer_lm(config: TransformerConfig, vocabulary_size: int) -> TransformerLanguageModel:
     """Returns the model for a vocabulary; raises ConfigError when the cutoffs do not fit it."""
-    require_bands(config, vocabulary_size)
     return TransformerLanguageModel(config, vocabulary_size)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -63,6 +62,24 @@ class NAG(Optimizer):
         return buffer
 
 
+class Adamax(torch.optim.Adamax):
+    """torch's Adamax, whose weights decay before the step, as in fairseq: torch's own decay is added to gradients."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Makes one update of all parameters that have a gradient."""
+        assert closure is None, "Adamax takes no closure"
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if decay:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * decay)
+            group["weight_decay"] = 0.0
+        super().step()
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+
+
 def build_nag(parameters: Iterable[nn.Parameter], lr: float, config: NAGConfig) -> NAG:
     """Returns NAG."""
     return NAG(parameters, lr, config.momentum, config.weight_decay)
@@ -84,21 +101,10 @@ def build_adagrad(parameters: Iterable[nn.Parameter], lr: float, config: Adagrad
     return torch.optim.Adagrad(parameters, lr, weight_decay=config.weight_decay)
 
 
-def build_adamax(parameters: Iterable[nn.Parameter], lr: float, config: AdamaxConfig) -> Optimizer:
-    """Returns Adamax; weights decay before the step, as in fairseq, where torch's own decay is added to gradients."""
-    optimizer = torch.optim.Adamax(
-        parameters, lr, betas=_two_betas("--adamax-betas", config.adamax_betas), eps=config.adamax_eps
-    )
-    if config.weight_decay:
-        optimizer.register_step_pre_hook(partial(_decay, config.weight_decay))
-    return optimizer
-
-
-@torch.no_grad()
-def _decay(weight_decay: float, optimizer: Optimizer, *arguments: Any) -> None:
-    for group in optimizer.param_groups:
-        parameters = [p for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(parameters, 1 - group["lr"] * weight_decay)
+def build_adamax(parameters: Iterable[nn.Parameter], lr: float, config: AdamaxConfig) -> Adamax:
+    """Returns Adamax."""
+    betas = _two_betas("--adamax-betas", config.adamax_betas)
+    return Adamax(parameters, lr, betas=betas, eps=config.adamax_eps, weight_decay=config.weight_decay)
 
 
 def build_adadelta(parameters: Iterable[nn.Parameter], lr: float, config: AdadeltaConfig) -> Optimizer:

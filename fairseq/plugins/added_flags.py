@@ -2,17 +2,20 @@
 
 @staticmethod
 def add_args(parser):
-parser.add_argument("--my-width", type=int, default=64, help="…")
+    parser.add_argument("--my-width", type=int, default=64, help="…")
 """
 
 import dataclasses
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
-from fairseq.config.flags import flag, flag_fields
-from fairseq.errors import ConfigError
+from fairseq.config.flags import coerce, flag, flag_fields, flag_name
+from fairseq.errors import ConfigError, shown
 
 _KNOWN = {"type", "default", "choices", "help", "metavar", "action", "dest", "required"}
-_SWITCHES = {"store_true": False, "store_false": True}
+# What a text says of argparse's own default: ours stands behind every text.
+_DEFAULT = re.compile(r"[ ;,]*[\[(]?(?:by )?default(?: is|:|=)? *%\(default\)\w[\])]?", re.IGNORECASE)
 
 
 class _Recorder:
@@ -25,30 +28,57 @@ class _Recorder:
     def add_argument(self, *names: str, **given: Any) -> None:
         """Notes a flag; raises ConfigError for a positional one, and for what a flag cannot do here."""
         longest = max(names, key=len, default="")
-        action = given.get("action")
-        if not longest.startswith("--") or set(given) - _KNOWN or action not in (None, "store", *_SWITCHES):
-            raise ConfigError(
-                f"{self.owner}.add_args adds {longest or 'an argument'} in a way that is not supported here; make it a"
-                " field of a dataclass (fairseq.config.flags.flag)"
-            )
+        action = given.get("action") or "store"
         name = given.get("dest") or longest.lstrip("-").replace("-", "_")
-        aliases = tuple(other for other in names if other != longest)
-        text = " ".join(str(given.get("help") or "").split())
-        if action in _SWITCHES:
-            self.fields[name] = (bool, flag(given.get("default", _SWITCHES[str(action)]), text, aliases=aliases))
-            return
-        kind: Any = given.get("type", str)
-        kind = kind if kind in (int, float, bool) else str
-        default = given.get("default")
-        if isinstance(default, str) and kind is not str:
-            default = kind(default)
-        choices = None if given.get("choices") is None else tuple(map(str, given["choices"]))
-        annotation = kind | None if default is None else kind
-        self.fields[name] = (annotation, flag(default, text, aliases=aliases, choices=choices if kind is str else None))
+        if not longest.startswith("--"):
+            self._refuse(longest or "an argument", "as a positional argument")
+        if more := sorted(set(given) - _KNOWN):
+            self._refuse(longest, f"with {more[0]}={shown(given[more[0]])}")
+        if action not in ("store", "store_true", "store_false"):
+            self._refuse(longest, f"with action={shown(getattr(action, '__name__', action))}")
+        aliases = tuple(other for other in names if other.replace("_", "-") != flag_name(name))
+        text = _DEFAULT.sub("", " ".join(str(given.get("help") or "").split())).replace("%%", "%")
+        if action == "store_false":
+            if longest.replace("_", "-") != flag_name(f"no_{name}") or given.get("default", True) is not True:
+                self._refuse(longest, "with action='store_false', not as --no-… of its dest")
+            self.fields[name] = (bool, flag(True, text))  # which has the --no-… of itself
+        elif action == "store_true":
+            self.fields[name] = (bool, flag(given.get("default", False), text, aliases=aliases))
+        else:
+            annotation, default, choices = self._value_of(longest, given)
+            self.fields[name] = (annotation, flag(default, text, aliases=aliases, choices=choices))
+
+    def _value_of(self, name: str, given: Mapping[str, Any]) -> tuple[Any, Any, tuple[str, ...] | None]:
+        """Returns type, default and choices of a flag that has a value."""
+        default, choices = given.get("default"), given.get("choices")
+        kind: Any = given.get("type") or (type(default) if type(default) in (int, float) else str)
+        if kind not in (str, int, float, bool):
+            word = getattr(kind, "__name__", shown(kind))
+            self._refuse(name, f"with type={word}, not str, int, float or bool")
+        annotation = tuple[kind, ...] if isinstance(default, (list, tuple)) else kind
+        try:
+            words = None if choices is None else tuple(str(coerce(choice, kind, "a choice")) for choice in choices)
+            if default is None:
+                return kind | None, dataclasses.MISSING if given.get("required") else None, words
+            return annotation, coerce(default, annotation, "its default"), words
+        except ConfigError as err:
+            self._refuse(name, f"of which {err}")
+
+    def _refuse(self, name: str, how: str) -> NoReturn:
+        raise ConfigError(
+            f"{self.owner}.add_args adds {name} {how}, which is not supported here; make it a field of a"
+            " dataclass (fairseq.config.flags.flag)"
+        )
 
     def add_argument_group(self, *_: Any, **__: Any) -> "_Recorder":
         """Returns itself: groups of flags are those of the config."""
         return self
+
+    add_mutually_exclusive_group = add_argument_group
+
+    def set_defaults(self, **defaults: Any) -> NoReturn:
+        """Raises ConfigError: defaults are those of the config's fields."""
+        self._refuse(flag_name(next(iter(defaults), "defaults")), "by set_defaults")
 
 
 def with_added_flags(owner: type, config: type) -> type:
@@ -59,6 +89,7 @@ def with_added_flags(owner: type, config: type) -> type:
     fields = [(name, kind, field) for name, (kind, field) in recorder.fields.items() if name not in own]
     if not fields:
         return config
-    made = dataclasses.make_dataclass(f"{owner.__name__}Config", fields, bases=(config,), frozen=True)
+    frozen = config.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    made = dataclasses.make_dataclass(f"{owner.__name__}Config", fields, bases=(config,), frozen=frozen, kw_only=True)
     made.__doc__, made.__module__ = f"Settings of {owner.__name__}.", owner.__module__
     return made

@@ -3,8 +3,9 @@
 A method of fairseq's that nothing calls here would be left out without a word, and the model be another one.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fairseq.config.flags import flag_fields
@@ -56,24 +57,34 @@ _CALLED = {
 def config_of(factory: Callable[..., Any], config: type | None) -> type | None:
     """Returns the config that a factory is called with: the one that is given, else that of the class which it extends.
 
-    A class notes it as its ``config_class``.
+    A class of ours names it as its ``config_class``, and so does then a plugin's class over it.
 
     Raises:
-        ConfigError: a class's config lacks fields that its base class reads.
+        ConfigError: it is no dataclass, or lacks fields that the class of ours reads; added flags cannot be read.
     """
-    base: type | None = getattr(factory, "config_class", None)
-    if not isinstance(factory, type) or base is None:
+    if config is not None and not dataclasses.is_dataclass(config):
+        raise ConfigError(f"{config.__name__} must be a dataclass; write @dataclass above it")
+    ours, own = _class_of_ours(factory), _own_classes(factory)
+    if ours is None:
         return config
+    base = ours.config_class
     lacking = flag_fields(base).keys() - flag_fields(config).keys() if config is not None else set()
-    if config is not None and lacking:
+    if config is not None and lacking and not _defines("__init__", own):
         raise ConfigError(
             f"{config.__name__} of {factory.__name__} must have the settings that the class reads, but lacks"
             f" {', '.join(sorted(lacking)[:3])}; derive it from {base.__name__}"
         )
-    found = config or base
-    found = with_added_flags(factory, found) if "add_args" in vars(factory) else found
-    factory.config_class = found  # type: ignore[attr-defined]
+    found: type = config or factory.config_class  # type: ignore[attr-defined]
+    if own:
+        found = with_added_flags(own[-1], found) if _defines("add_args", own) else found
+        own[-1].config_class = found  # type: ignore[attr-defined]
     return found
+
+
+def _class_of_ours(factory: Callable[..., Any]) -> Any:
+    """Returns the class of this package with a config that a registered class extends; None where there is none."""
+    classes = getattr(factory, "__mro__", ())
+    return next((cls for cls in classes if _is_ours(cls) and "config_class" in vars(cls)), None)
 
 
 def require_known(factory: Callable[..., Any], kind: str) -> None:
@@ -83,30 +94,73 @@ def require_known(factory: Callable[..., Any], kind: str) -> None:
         factory: what is registered; a function, and a class of the plugin's own, may define what they like.
         kind: ``"model"`` or ``"task"``; nothing is known of others.
     """
-    if not isinstance(factory, type) or not hasattr(factory, "config_class"):
+    if not isinstance(factory, type) or _class_of_ours(factory) is None:
         return
     defined = {name: value for cls in _own_classes(factory) for name, value in vars(cls).items()}
     for name, instead in _UNCALLED.get(kind, {}).items():
-        if name in defined:
-            raise ConfigError(f"{factory.__name__} defines {name}, which nothing calls here: {instead}")
+        if name in defined and not _is_used(name, defined):
+            raise ConfigError(
+                f"{factory.__name__} defines {name}, which nothing calls here: {instead}; a helper of your own must"
+                " have another name"
+            )
     for name, call in _CALLED.get(kind, {}).items():
         if name not in defined or (name == "__init__" and {"build_model", "setup_task"} & defined.keys()):
             continue
-        method = defined[name]
-        signature = inspect.signature(method.__func__ if isinstance(method, classmethod) else method)
+        method = inspect.unwrap(getattr(defined[name], "__func__", defined[name]))
+        if not inspect.isroutine(method):
+            continue
+        signature = inspect.signature(method)
+        first = isinstance(defined[name], staticmethod)
         try:
-            signature.bind(*range(call.count(",") + 1))
+            signature.bind(*range(call.count(",") + 1 - first))
         except TypeError:
             raise ConfigError(
                 f"{factory.__name__}.{name} must take {call}, but takes {signature}; docs/plugins.md has the signatures"
             ) from None
 
 
-def _own_classes(cls: type) -> list[type]:
-    """Returns a class and those that it extends, up to the first one of this package."""
+def called_on_class(factory: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+    """Returns the method of a plugin's class that makes an object of it, such as ``build_model``; None without one.
+
+    A method of its objects that has the same name is something else.
+    """
+    if not _defines(name, _own_classes(factory)):
+        return None
+    method: Any = getattr(factory, name)
+    of_class = inspect.ismethod(method) or isinstance(inspect.getattr_static(factory, name), staticmethod)
+    return method if of_class else None
+
+
+def _own_classes(factory: Callable[..., Any]) -> list[type]:
+    """Returns a class and those that it extends, up to the first one of this package; nothing of a function."""
     found = []
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] == "fairseq":
+    for base in getattr(factory, "__mro__", ()):
+        if _is_ours(base):
             break
         found.append(base)
     return found[::-1]
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "fairseq"
+
+
+def _defines(name: str, classes: Iterable[type]) -> bool:
+    return any(name in vars(cls) for cls in classes)
+
+
+def _is_used(name: str, defined: Mapping[str, Any]) -> bool:
+    """Returns whether another method than that of the name reads an attribute of it."""
+    codes = [
+        code
+        for other, value in defined.items()
+        if other != name
+        for function in (value, getattr(value, "__func__", None), getattr(value, "fget", None))
+        if (code := getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)) is not None
+    ]
+    while codes:
+        code = codes.pop()
+        if name in code.co_names:
+            return True
+        codes += [inner for inner in code.co_consts if inspect.iscode(inner)]
+    return False

@@ -20,9 +20,8 @@ _DATA = "a split is a fairseq.data.block_dataset.BlockDataset here, which load_s
 _NO_PAIRS = "this toolkit is for language models: leave encoders and translation out of the plugin"
 _OPTIMIZER = f"an optimizer is a function (parameters, lr, config) → torch.optim.Optimizer here; {_PAGE}"
 _SCHEDULE = f"a schedule is a function (config, optimization) → ((num_updates, epoch) → lr) here; {_PAGE}"
-
-# The longest name that begins a missing one, or is it, has the advice.
 _LOG = "fairseq.logging.metrics has log_scalar, log_scalar_sum and log_derived"
+# The longest name that begins a missing one, or is it, has the advice.
 _INSTEAD = {
     "fairseq": f"nothing stands in its place; {_PAGE}",
     "fairseq.models": _MODEL,
@@ -60,7 +59,7 @@ _INSTEAD = {
     "fairseq.tasks.translation": _NO_PAIRS,
     "fairseq.data": _DATA,
     "fairseq.data.data_utils": _DATA,
-    "fairseq.data.encoders": "tokenise and split the text before fairseq-preprocess",
+    "fairseq.data.encoders": "fairseq.data.encoders has register_tokenizer and register_bpe, and no more",
     "fairseq.data.LanguagePairDataset": _NO_PAIRS,
     "fairseq.criterions": f"criterions derive from fairseq.criterions.FairseqCriterion; {_PAGE}",
     "fairseq.optim": _OPTIMIZER,

@@ -4,6 +4,7 @@ from typing import Any
 
 from fairseq.config.registry import Registry
 from fairseq.data.config import LanguageModelingConfig
+from fairseq.plugins.classes import called_on_class
 
 TASKS = Registry("task", "--task")
 register_task = TASKS.register
@@ -12,7 +13,7 @@ register_task = TASKS.register
 def make_task(name: str, config: Any) -> Any:
     """Returns the task of a name; a class of fairseq's kind is made by its ``setup_task``."""
     factory = TASKS.get(name)
-    return getattr(factory, "setup_task", factory)(config)
+    return (called_on_class(factory, "setup_task") or factory)(config)
 
 
 TASKS.add(

@@ -23,6 +23,7 @@ from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchErro
 from fairseq.models import MODELS, architecture_names, model_of
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
+from fairseq.plugins.classes import called_on_class
 from fairseq.plugins.thawed import thawed
 from fairseq.storage.inputs import data_directories, require_split
 
@@ -149,9 +150,9 @@ class LanguageModelingTask:
             config = dataclasses.replace(config, max_target_positions=length)
         try:
             factory = MODELS.get(name)
-            if hasattr(factory, "build_model"):  # a class over ours
+            if build := called_on_class(factory, "build_model"):  # of a class over ours
                 settings = Namespace(**as_dict(self.config, *([] if config is None else [config])))
-                model: nn.Module = factory.build_model(settings, self)
+                model: nn.Module = build(settings, self)
             else:
                 model = factory(config, len(self.dictionary))
         except (RuntimeError, MemoryError) as err:

@@ -102,12 +102,19 @@ def _restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, name: str) 
 
 
 def _check_moments(optimizer: Optimizer) -> None:
-    """Raises ValueError where a moment has not the shape of its parameter."""
+    """Raises ValueError where a moment has not the shape of its parameter, or that of its factors.
+
+    What an optimizer of a plugin keeps may have any shape.
+    """
+    if type(optimizer).__module__.split(".")[0] not in ("torch", "fairseq"):
+        return
     for parameter, moments in optimizer.state.items():
+        own = tuple(parameter.shape)
+        shapes = {"row_var": (*own[:-1], 1), "col_var": (*own[:-2], 1, *own[-1:])}
         for name, moment in moments.items():
-            shape = getattr(moment, "shape", ())
-            if len(shape) and shape != parameter.shape:
-                raise ValueError(f"{name} of shape {tuple(shape)} for a parameter of shape {tuple(parameter.shape)}")
+            shape = tuple(getattr(moment, "shape", ()))
+            if shape and shape != shapes.get(name, own):
+                raise ValueError(f"{name} of shape {shape} for a parameter of shape {own}")
 
 
 def override_settings(optimizer: Optimizer, overrides: Mapping[str, Any]) -> None:
@@ -117,7 +124,8 @@ def override_settings(optimizer: Optimizer, overrides: Mapping[str, Any]) -> Non
         ConfigError: the optimizer has no such setting, or one of another type.
     """
     known = {name: value for name, value in optimizer.param_groups[0].items() if _is_setting(value)}
-    known.pop("lr_old", None)
+    for name in ("lr_old", "initial_accumulator_value"):  # not settings: a memory, and what only a new optimizer reads
+        known.pop(name, None)
     refuse_unknown(overrides, known, "the optimizer (--optimizer-overrides)")
     for name, value in overrides.items():
         if name == "lr":

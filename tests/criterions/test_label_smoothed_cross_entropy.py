@@ -17,6 +17,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     label_smoothed_nll_loss,
 )
+from fairseq.criterions.model_view import ModelView
 from fairseq.criterions.totals import Totals
 from fairseq.data.dictionary import PAD
 from tests.builders.small_model import BANDS, NUM_IDS, SMALL, small_blocks, small_model
@@ -134,3 +135,17 @@ def test_what_a_subclass_computes_is_the_loss() -> None:
     twice = doubled(model, SOURCE_BT, TARGET_BT, torch.arange(6))
     assert twice.nats.item() == pytest.approx(2 * once.nats.item())
     assert twice.logged["nll_loss"] == once.logged["nll_loss"]
+
+
+@pytest.mark.parametrize("shape", [PLAIN, ADAPTIVE], ids=["full softmax", "adaptive softmax"])
+def test_the_accuracy_needs_no_second_look_at_every_word(shape: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, whole = [], ModelView.get_normalized_probs
+
+    def counted(*arguments: Any, **more: Any) -> torch.Tensor:
+        calls.append(1)
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(ModelView, "get_normalized_probs", counted)
+    found = loss_of(small_model(shape).eval(), label_smoothing=0.1, report_accuracy=True)
+    assert found.logged["total"] == 45
+    assert len(calls) == 1

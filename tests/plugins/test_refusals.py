@@ -1,0 +1,115 @@
+"""What a plugin written for fairseq asks for and cannot have: one line says what to change."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builders.plugins import own_registries, write_plugin
+from tests.builders.tiny_lm import Command
+from tests.plugins.test_classes import MODEL_HEAD, TASK_HEAD, train
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    with own_registries():
+        yield
+
+
+def imports(statement: str) -> str:
+    return f"{statement}\n"
+
+
+def model_with(method: str) -> str:
+    return f"{MODEL_HEAD}\n@register_model('my_lm')\nclass MyLM(TransformerLanguageModel):\n    {method}\n"
+
+
+def task_with(method: str) -> str:
+    return f"{TASK_HEAD}\n@register_task('my_task')\nclass MyTask(LanguageModelingTask):\n    {method}\n"
+
+
+AT = "(a_plugin/__init__.py, line 1) is not here; "
+SAID = {
+    "FairseqDecoder": (imports("from fairseq.models import FairseqIncrementalDecoder"), f"Decoder {AT}the parts of a"),
+    "BaseFairseqModel": (imports("from fairseq.models import BaseFairseqModel"), f"{AT}a model here is an nn.Module"),
+    "TransformerDecoder": (
+        imports("from fairseq.models.transformer import TransformerDecoder"),
+        f"fairseq.models.transformer.TransformerDecoder {AT}the parts of a decoder are fairseq.models.decoder.Decoder",
+    ),
+    "what of several has an advice of its own": (
+        imports("from fairseq.models.transformer import TransformerDecoder as D, Embedding"),
+        f"fairseq.models.transformer.Embedding {AT}torch.nn.Embedding",
+    ),
+    "lines of names": (
+        imports("from fairseq.models.lstm import (\n    LSTMDecoder,\n)"),
+        f"fairseq.models.lstm {AT}recurrent layers are not built here",
+    ),
+    "a layer": (
+        imports("from fairseq.modules import TransformerDecoderLayer"),
+        f"fairseq.modules.TransformerDecoderLayer {AT}fairseq.modules.decoder_layer.DecoderLayer",
+    ),
+    "options": (imports("from fairseq import options"), f"fairseq.options {AT}flags are fields of a dataclass"),
+    "a module": (imports("import fairseq.checkpoint_utils"), f"fairseq.checkpoint_utils {AT}fairseq.checkpoints.load_"),
+    "an attribute": (imports("import fairseq; fairseq.distributed_utils"), f"fairseq.distributed_utils {AT}processes"),
+    "a dataset": (
+        imports("from fairseq.data import MonolingualDataset"),
+        f"fairseq.data.MonolingualDataset {AT}a split is a fairseq.data.block_dataset.BlockDataset here",
+    ),
+    "a base task": (
+        imports("from fairseq.tasks import FairseqTask"),
+        f"FairseqTask {AT}subclass fairseq.tasks.language_",
+    ),
+    "an encoder": (
+        imports("from fairseq.models import FairseqEncoderDecoderModel"),
+        f"{AT}this toolkit is for language models",
+    ),
+    "what is no name of fairseq's": (
+        imports("from fairseq import nothing_like_it"),
+        f"{AT}nothing stands in its place",
+    ),
+    "layers' features": (
+        model_with("def extract_features(self, src_tokens, **kwargs): pass"),
+        "MyLM defines extract_features, which nothing calls here: what layers give comes from forward(",
+    ),
+    "fairseq's forward": (
+        model_with("def forward(self, src_tokens): pass"),
+        "MyLM.forward must take (self, source_BT, first), but takes (self, src_tokens)",
+    ),
+    "fairseq's constructor": (
+        model_with("def __init__(self, decoder): pass"),
+        "MyLM.__init__ must take (self, config, vocabulary_size), but takes (self, decoder)",
+    ),
+    "a positional argument": (
+        model_with("add_args = staticmethod(lambda parser: parser.add_argument('data'))"),
+        "MyLM.add_args adds data as a positional argument, which is not supported here; make it a field of a dataclass",
+    ),
+    "load_dataset": (
+        task_with("def load_dataset(self, split, **kwargs): pass"),
+        "MyTask defines load_dataset, which nothing calls here: a task's data comes from load_split",
+    ),
+    "a task's constructor": (
+        task_with("def __init__(self, args, dictionary): pass"),
+        "MyTask.__init__ must take (self, config), but takes (self, args, dictionary)",
+    ),
+    "a config that lacks fields": (
+        f"{TASK_HEAD}\n@dataclass\nclass C:\n    a: int = 1\n"
+        "@register_task('my_task', dataclass=C)\nclass MyTask(LanguageModelingTask): pass\n",
+        "C of MyTask must have the settings that the class reads, but lacks add_bos_token, data,",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_cannot_be_is_said_in_a_line(name: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    text, message = SAID[name]
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    error = train(command, data_dir, plugin, tmp_path / "out").error
+    assert message in error
+    assert error.startswith(f"--user-dir {plugin}: ") and "a_plugin/__init__.py, line " in error
+
+
+def test_errors_of_the_plugins_own_are_shown_as_they_are(data_dir: Path, tmp_path: Path) -> None:
+    from fairseq.plugins.user_dir import import_user_dir
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        import_user_dir(str(write_plugin(tmp_path, {"__init__.py": "import math; math.nothing\n"})))
