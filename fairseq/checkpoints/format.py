@@ -120,15 +120,26 @@ def load_extra_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     It is for files that may be anything: nothing is verified, and what cannot be read has none.
     """
+    extra = _part(path, "extra_state")
+    return extra if isinstance(extra, Mapping) else {}
+
+
+def recorded_names(path: str | os.PathLike[str]) -> set[str]:
+    """Returns the names of the settings that a checkpoint of this program records, likewise."""
+    args = _part(path, "args")
+    return set(vars(args)) if isinstance(args, Namespace) else set()
+
+
+def _part(path: str | os.PathLike[str], name: str) -> Any:
+    """Returns a part of a checkpoint; None where there is none, or the file cannot be read."""
     can_map = not any("\udc80" <= char <= "\udcff" for char in os.fspath(path))  # torch maps files by UTF-8 names only
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]):
             warnings.simplefilter("ignore")
             check_container(Path(path), checksums=False)
-            extra = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)["extra_state"]
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)[name]
     except Exception:  # torch lets through whatever a file of another kind makes its parts raise
-        return {}
-    return extra if isinstance(extra, Mapping) else {}
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -55,6 +55,17 @@ def words_of(annotation: Any) -> tuple[str, ...] | None:
     return None
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Returns the defaults of a dataclass by name: plain words for enumerated ones, and references as they are."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default.value if isinstance(field.default, Enum) else field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
 def filled_in(config: Any, settings: Mapping[str, Any]) -> Any:
     """Returns a config with the values of other flags where it refers to them, and plain words for enumerated ones.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
+from fairseq.config.fairseq_fields import defaults_of
 from fairseq.config.flags import as_dict, flag, flag_name
 from fairseq.config.kinds import Dir, File, Name, Settings
 from fairseq.criterions import CRITERIONS
@@ -127,12 +128,19 @@ class RunConfig:
     schedule: Any
     criterion: Any
 
-    def fields(self) -> dict[str, Any]:
-        """Returns every setting, flat, as checkpoints store them."""
+    @property
+    def _parts(self) -> list[Any]:
         run = (self.common, self.device, self.scaling, self.batching, self.validation, self.checkpoint)
         named = (self.optimizer, self.schedule, self.criterion, self.task, self.model)
-        chosen = [part for part in (*run, self.optimization, *named) if part is not None]
-        fields = as_dict(self.train, *chosen)
+        return [self.train, *(part for part in (*run, self.optimization, *named) if part is not None)]
+
+    def defaults(self) -> dict[str, Any]:
+        """Returns what ``fields`` has where no flag and no preset says anything, for settings that have a default."""
+        return {name: value for part in self._parts for name, value in defaults_of(type(part)).items()}
+
+    def fields(self) -> dict[str, Any]:
+        """Returns every setting, flat, as checkpoints store them."""
+        fields = as_dict(*self._parts)
         # Other programs that read the checkpoint want what is in force, not what stands for it.
         for name in ("decoder_input_dim", "decoder_output_dim"):
             if fields.get(name, ...) is None:

@@ -14,19 +14,21 @@ from ``checkpoint_last.pt`` instead of beginning from ``--restore-file``, or app
     there                     --finetune-from-model X         goes on, if the run began from X or does not say; else is
                                                               refused
 
-Ids are hashes, not random: equal commands write equal bytes.
+Ids are hashes, not random: equal commands write equal bytes. Settings that have their default are not in the hash of
+settings, so that a run is known again by a later version, which has more of them.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fairseq.checkpoints.format import load_extra_state
+from fairseq.checkpoints.format import load_extra_state, recorded_names
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
+from fairseq.config.fairseq_fields import REFERENCE
 from fairseq.errors import CheckpointError
 from fairseq.storage.files import file_sha256
 from fairseq.storage.inputs import require_checkpoint
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 _GROUPS = (CheckpointConfig, ValidationConfig, CommonConfig, DeviceConfig, LossScaleConfig)
 _BESIDE = {field.name for group in _GROUPS for field in fields(group)} - {"seed", "optimizer_overrides"}
 _BESIDE |= {"max_epoch", "max_update", "stop_time_hours", "stop_min_lr", "tensorboard_logdir"}
+_BESIDE |= {"checkpoint_activations", "offload_activations", "use_plasma_view"}
+_FORM = "not default: "  # of a hash of settings; older ones, of all settings that there were, have no such mark
 _UNMARKED = "unmarked "
 
 
@@ -129,7 +133,7 @@ def choose_start(config: RunConfig) -> Start:
         )
     if wanted.no_save and path != last:  # it replaces nothing
         return _begin(path, file, resets, settings, last)
-    own = _run_of(last)
+    own = _in_todays_form(_run_of(last), last, config)
     if path == last and not resets:
         return Start(last, (), own)
     if _began_so(own, path, file, resets, settings, wanted.finetune_from_model is not None):
@@ -147,10 +151,40 @@ def choose_start(config: RunConfig) -> Start:
     )
 
 
-def settings_sha256(config: RunConfig) -> str:
-    """Returns the hash of all settings that determine updates."""
-    settings = {name: value for name, value in config.fields().items() if name not in _BESIDE}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+def settings_sha256(config: RunConfig, known: Collection[str] = ()) -> str:
+    """Returns the hash of the settings that determine updates and have not their default.
+
+    Args:
+        config: the settings.
+        known: settings that are in it whatever they are.
+    """
+    settings, defaults = config.fields(), config.defaults()
+    hashed = {}
+    for name in settings.keys() - _BESIDE:
+        default = defaults.get(name, ...)
+        if isinstance(default, str) and (match := REFERENCE.fullmatch(default)):
+            default = settings.get(match[1])
+        if name in known or _as_json(settings[name]) != _as_json(default):
+            hashed[name] = settings[name]
+    return ("" if known else _FORM) + hashlib.sha256(_as_json(hashed).encode()).hexdigest()
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _in_todays_form(run: Run, last: Path, config: RunConfig) -> Run:
+    """Returns a run whose hash of settings has today's form, where it is an older one of these settings.
+
+    That was of every setting that the program had; which they were, ``checkpoint_last.pt`` says.
+    """
+    origin = run.origin
+    if origin is None or origin.settings.startswith(_FORM):
+        return run
+    known = recorded_names(last)
+    if not known or origin.settings != settings_sha256(config, known):
+        return run
+    return Run(run.id, replace(origin, settings=settings_sha256(config)))
 
 
 def _begin(path: Path, file: str, resets: tuple[str, ...], settings: str, last: Path) -> Start:
@@ -182,7 +216,9 @@ def _began_so(own: Run, path: Path, file: str, resets: tuple[str, ...], settings
     if origin is None or (origin.settings, origin.resets) != (settings, resets):
         return False
     if origin.file == file:
-        return _run_of(path).origin == origin or origin.sha256 == file_sha256(path)
+        written_by = _run_of(path).origin
+        is_own = written_by is not None and replace(written_by, settings=settings) == origin  # of whichever form
+        return is_own or origin.sha256 == file_sha256(path)
     return origin.sha256 == file_sha256(path)
 
 

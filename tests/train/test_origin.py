@@ -1,6 +1,9 @@
 """What a command begins or goes on with, by the table in ``origin.py``, on the least files that are checkpoints."""
 
+import json
 import shlex
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +24,12 @@ def start(save_dir: Path, words: str = "") -> Start:
     return choose_start(run_config(parse("fairseq-train", "", flag_groups(), typed)))
 
 
-def write(path: Path, run: Run | None) -> Path:
+def write(path: Path, run: Run | None, names: str = "") -> Path:
+    """Writes a checkpoint of a run, which records settings of these names."""
     path.parent.mkdir(exist_ok=True)
     extra = {"best": 1.0} if run is None else {"run": run.record()}
-    torch.save({"model": {"w": torch.ones(2)}, "extra_state": extra, "name": str(path)}, path)
+    args = Namespace(**dict.fromkeys(names.split()))
+    torch.save({"args": args, "model": {"w": torch.ones(2)}, "extra_state": extra, "name": str(path)}, path)
     return path
 
 
@@ -39,9 +44,9 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def last_of(out: Path, run: Run | None) -> Path:
+def last_of(out: Path, run: Run | None, names: str = "") -> Path:
     """Writes ``checkpoint_last.pt``, as a run that began would leave it."""
-    return write(out / "checkpoint_last.pt", run)
+    return write(out / "checkpoint_last.pt", run, names)
 
 
 def test_a_new_run(out: Path) -> None:
@@ -57,6 +62,10 @@ def test_a_new_run(out: Path) -> None:
     [
         ("--max-update 7 --max-epoch 3 --stop-min-lr 0.1", True),
         ("--log-format json --log-interval 3 --tensorboard-logdir x --cpu --fp16", True),
+        ("--checkpoint-activations --offload-activations --fixed-validation-seed 3", True),
+        ("--optimizer nag --lr 0.25 --curriculum 0", True),  # the defaults
+        ("--curriculum 1", False),
+        ("--sentence-avg", False),
         ("--keep-last-epochs 3 --patience 2 --valid-subset test --skip-invalid-size-inputs-valid-test", True),
         ("--seed 2", False),
         ("--lr 0.1", False),
@@ -71,6 +80,42 @@ def test_a_new_run(out: Path) -> None:
 )
 def test_which_settings_make_another_run(out: Path, words: str, same: bool) -> None:
     assert (start(out).run == start(out, words).run) == same
+
+
+# What the program of commit 2408501 recorded of --max-tokens 64 and these words: a hash of all settings that it had.
+OLD = json.loads((Path(__file__).parent / "old_settings.json").read_text())
+
+
+@pytest.mark.parametrize("words", OLD)
+@pytest.mark.parametrize("more", ["", "--checkpoint-activations --max-update 9", "--sentence-avg", "--lr 0.7"])
+def test_a_run_of_a_program_with_fewer_settings_goes_on(out: Path, other: Path, words: str, more: str) -> None:
+    origin = Origin(OLD[words]["sha256"], str(other), file_sha256(other), ("reset_optimizer",))
+    last = last_of(out, Run("of old", origin), OLD[words]["names"])
+    command = f"{words} {more} --restore-file {other} --reset-optimizer"
+    if more.startswith(("--lr", "--sentence")):
+        with pytest.raises(CheckpointError, match="its run did not begin from"):
+            start(out, command)
+        return
+    found = start(out, command)
+    assert (found.path, found.resets, found.run.id) == (last, (), "of old")
+    last_of(out, found.run, f"{OLD[words]['names']} sentence_avg curriculum")  # today's program has saved
+    assert start(out, command) == found
+    assert start(out, words) == found, "without what it began from"
+
+
+def test_an_own_file_of_an_older_program_is_known_again(out: Path) -> None:
+    """The run began from a file of its directory, and has written it anew since."""
+    words = next(iter(OLD))
+    own = Run("of old", Origin(OLD[words]["sha256"], str(out / "checkpoint_1_2.pt"), "0" * 64, ("reset_optimizer",)))
+    write(out / "checkpoint_1_2.pt", own, OLD[words]["names"])
+    last = last_of(out, own, OLD[words]["names"])
+    command = f"{words} --restore-file {out}/checkpoint_1_2.pt --reset-optimizer"
+    found = start(out, command)
+    assert found.path == last
+    assert found.run.origin is not None
+    assert found.run.origin == replace(own.origin, settings=found.run.origin.settings)  # type: ignore[type-var]
+    last_of(out, found.run, OLD[words]["names"])
+    assert start(out, command).path == last, "the last checkpoint is today's, the other one is not"
 
 
 @pytest.mark.parametrize("flag", ["--restore-file", "--finetune-from-model"])
