@@ -53,8 +53,8 @@ class MismatchError(DatastoreError):
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """Returns ``repr(value)`` for a message: cut at ``limit`` characters, since a broken file can hold anything."""
-    text = repr(value)
+    """Returns ``repr(value)`` for a message: in a line, cut at ``limit`` characters, for there can be anything."""
+    text = " ".join(line.strip() for line in repr(value).split("\n"))  # rows of an array are lines
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.hub.module import EvaluationModule
-from fairseq.hub.texts import Texts
+from fairseq.hub.texts import Ids, Texts, check_text
 from fairseq.text.pipeline import TextPipeline
 
 
@@ -39,30 +39,35 @@ class TextModule(EvaluationModule):
         """Returns the ids of a text's words, int64 ``[N]``, ``</s>`` after each line; unknown words are ``<unk>``."""
         return torch.from_numpy(self._texts.encode(text))
 
-    def decode(self, tokens: Tensor | Sequence[int]) -> str:
+    def decode(self, tokens: Ids) -> str:
         """Returns the text of ids, a new line for each ``</s>`` but the last."""
-        return self._texts.decode(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
+        return self._texts.decode(tokens)
 
     def tokenize(self, text: str) -> str:
         """Returns the words of a line of text, a space between them; without a tokenizer, the line."""
+        check_text(text)
         return self.pipeline.tokenize(text)
 
     def detokenize(self, text: str) -> str:
         """Returns words as text."""
+        check_text(text)
         return self.pipeline.detokenize(text)
 
     def apply_bpe(self, text: str) -> str:
         """Returns the subwords of a line of words, a space between them; without ``bpe=``, the line."""
+        check_text(text)
         return self.pipeline.apply_bpe(text)
 
     def remove_bpe(self, text: str) -> str:
         """Returns the words of a line of subwords."""
+        check_text(text)
         return self.pipeline.remove_bpe(text)
 
     def binarize(self, text: str) -> Tensor:
         """Returns the ids of a line as the dictionary has its words, int64 ``[N]``, ``</s>`` last."""
+        check_text(text)
         return torch.from_numpy(self.dictionary.ids_of(text))
 
-    def string(self, tokens: Tensor | Sequence[int]) -> str:
-        """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``."""
-        return self.dictionary.string(tokens)
+    def string(self, tokens: Ids) -> str:
+        """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``; of rows of ids, a line each."""
+        return self._texts.string(tokens)

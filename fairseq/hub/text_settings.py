@@ -110,7 +110,9 @@ def _beside(root: Path) -> dict[str, str]:
 
 
 def _found(root: Path, value: Any) -> Any:
-    """Returns a path as it is given, or in the model's directory if it is there only."""
+    """Returns a path as it is given, or in the model's directory if it is there only; ``~`` is the user's own."""
+    if isinstance(value, str) and value.startswith("~/"):
+        return str(Path(value).expanduser())
     if isinstance(value, str) and value and not Path(value).exists() and (root / value).is_file():
         return str(root / value)
     return value

@@ -1,6 +1,6 @@
 """From strings to token ids and back: the words of each line, then ``</s>``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,29 +42,17 @@ class Texts:
 
     def encode(self, text: str) -> Int64s:
         """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
-        if not isinstance(text, str):
-            hint = "; lm.decode(ids) makes a text of ids" if _is_ids(text) else ""
-            if isinstance(text, (list, tuple)) and all(isinstance(item, str) for item in text):
-                hint = "; give them one by one here"
-            raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
+        check_text(text)
         warn_of_mark(text, "a text")
         lines = map(self._pipeline.encode, split_lines(text.removeprefix(MARK)))
         return np.concatenate([self._dictionary.ids_of(line) for line in lines])
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         r"""Returns the text of ``ids``, a line for each ``</s>``, without ``<s>``; what ``encode`` gave comes back.
 
         The last line has no ``\n`` behind it unless it is empty, for ``encode`` takes that one for the end of a line.
         """
-        try:
-            if isinstance(ids, str):
-                raise TypeError
-            tokens = [idx for idx in map(int, ids) if idx != BOS]
-        except (TypeError, ValueError) as err:
-            raise ConfigError(
-                f"ids must be whole numbers in a row, but are {shown(ids)}; lm.encode(text) gives some"
-            ) from err
-        _check_ids(self._dictionary, np.array(tokens, np.int64))
+        tokens = [idx for idx in self._checked(ids, most_axes=1).tolist() if idx != BOS]
         if tokens and tokens[-1] == EOS:
             del tokens[-1]
         lines: list[list[str]] = [[]]
@@ -75,6 +63,21 @@ class Texts:
                 lines[-1].append(self._dictionary[idx])
         text = "\n".join(self._pipeline.decode(" ".join(line)) for line in lines)
         return f"{text}\n" if text.endswith("\n") else text
+
+    def string(self, ids: Ids) -> str:
+        """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``; of rows of ids, a line each."""
+        return self._dictionary.string(self._checked(ids, most_axes=2))
+
+    def _checked(self, ids: Any, most_axes: int) -> Int64s:
+        """Returns ids as an array; raises ConfigError for what is not whole numbers, or no word's."""
+        try:
+            ids_T = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+        except (TypeError, ValueError):  # rows of several lengths
+            ids_T = np.asarray("")
+        if not 1 <= ids_T.ndim <= most_axes or (ids_T.size and not np.issubdtype(ids_T.dtype, np.integer)):
+            raise ConfigError(f"ids must be whole numbers in a row, but are {shown(ids)}; lm.encode(text) gives some")
+        _check_ids(self._dictionary, ids_T)
+        return ids_T.astype(np.int64)
 
     def prompts(self, prompts: Any) -> tuple[list[Int64s], bool]:
         """Returns the ids of each prompt, and whether one was given, rather than several.
@@ -98,6 +101,22 @@ class Texts:
         words = np.flatnonzero(ids != PAD)
         ids = ids[words[0] : words[-1] + 1] if len(words) else ids[:0]
         return ids[:-1] if len(ids) and ids[-1] == EOS else ids
+
+
+def check_text(text: object) -> None:
+    """Raises ConfigError for what is no text, or one that holds half of a character, which no file of UTF-8 does."""
+    if not isinstance(text, str):
+        hint = "; lm.decode(ids) makes a text of ids" if _is_ids(text) else ""
+        if isinstance(text, (list, tuple)) and all(isinstance(item, str) for item in text):
+            hint = "; give them one by one here"
+        raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise ConfigError(
+            f"a text must be Unicode, but holds half of a character, {text[err.start]!a} at {err.start}; read its file"
+            " as UTF-8, or take text.encode(errors='replace').decode()"
+        ) from err
 
 
 def rows_of_ids(dictionary: Dictionary, tokens: Any) -> Tensor:

@@ -42,6 +42,8 @@ def reading(flag: str, *paths: str | None) -> Iterator[None]:
         if path is not None and not Path(path).is_file():
             what = "is a directory" if Path(path).is_dir() else "does not exist"
             raise DataError(f"{flag}: {path} {what}; give the path of a file")
+        if path is not None and not Path(path).stat().st_size:
+            raise DataError(f"{flag}: {path} is empty; give a file of that kind")
     try:
         yield
     except DataError:

@@ -16,6 +16,7 @@ from fairseq.text.packages import package, reading
 from fairseq.text.post_process import without_end_marks
 
 _VERSION = "#version:"
+_BYTE_SPACE = "Ġ"  # of GPT-2's merges, which else look like codes; ours have the end of a word, </w>
 
 
 class PairCodes:
@@ -34,6 +35,11 @@ class PairCodes:
         with reading("--bpe-codes", codes):
             text = Path(codes).read_text(encoding="utf-8")
             version, pairs, are_counted = _pairs(codes, text)
+            if any(pair.startswith(_BYTE_SPACE) for pair in pairs) and not any("</w>" in p for p in pairs):
+                raise DataError(
+                    f"--bpe-codes: {codes} has pairs of bytes, with {_BYTE_SPACE} for a space; give --bpe gpt2 or --bpe"
+                    " hf_byte_bpe and their files"
+                )
             if is_fastbpe and version:
                 raise DataError(
                     f"--bpe-codes: {codes} begins with {_VERSION}, as subword-nmt's codes do; give --bpe subword_nmt"

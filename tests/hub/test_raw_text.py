@@ -12,7 +12,7 @@ from fairseq.errors import ConfigError, DataError
 from fairseq.hub import LanguageModelHub, from_pretrained
 from fairseq.hub.files import cache_dir
 from tests.builders.cases import Artefacts
-from tests.builders.subword_files import sentencepiece_model, subword_model, subword_nmt_codes
+from tests.builders.subword_files import byte_level_files, sentencepiece_model, subword_model, subword_nmt_codes
 
 RAW, SPLIT = "lower, low.\nher", "low@@ er , lo@@ w .\nh@@ er"
 
@@ -164,6 +164,58 @@ def test_what_is_refused_in_one_line(directory: Path, given: dict[str, Any], exp
     with pytest.raises((ConfigError, DataError), match=expect) as caught:
         from_pretrained(directory, **given)
     assert "\n" not in str(caught.value)
+
+
+STEPS = ("encode", "score", "tokenize", "apply_bpe", "binarize", "detokenize", "remove_bpe")
+
+
+@pytest.mark.parametrize("bpe", [None, "fastbpe", "bytes"])
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_refuses_what_is_no_text(directory: Path, step: str, bpe: str | None) -> None:
+    lm = from_pretrained(directory, bpe=bpe)
+    for given in (3, None, b"low", torch.tensor([[4, 2], [5, 2]])):
+        with pytest.raises(ConfigError, match=r"^a text must be a string, or .*, but is .*$") as caught:
+            getattr(lm, step)(given)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"half of a character, '\\ud800' at 3; read its file as UTF-8, or take"):
+        getattr(lm, step)("low\ud800")
+
+
+@pytest.mark.parametrize("step", ["string", "decode"])
+def test_the_way_back_refuses_what_is_no_id(hub: LanguageModelHub, step: str) -> None:
+    for given in ("low", 3, None, ["a"], [4.5], torch.tensor(4), [[4], [5, 2]], torch.zeros(2, 2, 2)):
+        with pytest.raises(ConfigError, match=r"^ids must be whole numbers in a row, but are .*; lm\.encode") as caught:
+            getattr(hub, step)(given)
+        assert "\n" not in str(caught.value)
+    for given in ([40], [-1], torch.tensor([4, 40])):
+        with pytest.raises(ConfigError, match=r"^a token must be an id from 0 to 39, but is "):
+            getattr(hub, step)(given)
+    assert getattr(hub, step)([]) == ""
+    assert hub.string(torch.tensor([[4, 2], [5, 2]])) == "low@@\ner"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"bpe": "fastbpe", "bpe_codes": ...},
+        {"bpe": "sentencepiece", "sentencepiece_model": ...},
+        {"bpe": "gpt2", "gpt2_encoder_json": "encoder.json", "gpt2_vocab_bpe": ...},
+        {"bpe": "hf_byte_bpe", "bpe_vocab": "encoder.json", "bpe_merges": ...},
+        {"bpe": "bert", "bpe_vocab_file": ...},
+    ],
+)
+def test_an_empty_file_is_refused(directory: Path, given: dict[str, Any]) -> None:
+    """The library for bytes takes one without merges, and every letter was a subword."""
+    byte_level_files(directory)
+    (directory / "empty").touch()
+    with pytest.raises(DataError, match=r"empty is empty; give a file of that kind$"):
+        from_pretrained(directory, **{name: "empty" if value is ... else value for name, value in given.items()})
+
+
+def test_a_path_may_begin_at_home(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(directory))
+    (directory / "bpecodes").rename(directory / "mine")
+    assert from_pretrained(directory, bpe="fastbpe", bpe_codes="~/mine").apply_bpe("lower") == "low@@ er"
 
 
 def test_a_setting_without_its_tool_is_named(directory: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fairseq.errors import DataError
 from fairseq.text.config import FastBPEConfig, SubwordNMTConfig
 from fairseq.text.pair_codes import PairCodes, fastbpe, subword_nmt
-from tests.builders.subword_files import PAIRS, fastbpe_codes, subword_nmt_codes
+from tests.builders.subword_files import PAIRS, byte_level_files, fastbpe_codes, subword_nmt_codes
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,8 @@ def test_subword_nmt_has_its_version_and_its_separator(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expect"),
     [
-        ("", r"bpecodes:1 must be two subwords .* but is ''"),
+        ("", r"bpecodes is empty"),
+        ("\n", r"bpecodes:1 must be two subwords .* but is ''"),
         ("l o 3\nlo\n", r"bpecodes:2 must be two subwords with a space between them, but is 'lo'"),
         ("l o w e\n", r"bpecodes:1 must be two subwords"),
         ("#version: 0.2\nl o\n", r"begins with #version:.*give --bpe subword_nmt"),
@@ -90,6 +91,14 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
         fastbpe(FastBPEConfig(str(tmp_path / "gone")))
     with pytest.raises(DataError, match="is a directory"):
         fastbpe(FastBPEConfig(str(tmp_path)))
+    of_bytes = byte_level_files(tmp_path)[1]
+    for read in (lambda: fastbpe(FastBPEConfig(str(of_bytes))), lambda: subword_nmt(SubwordNMTConfig(str(of_bytes)))):
+        with pytest.raises(
+            DataError, match=r"has pairs of bytes, with Ġ for a space; give --bpe gpt2 or --bpe hf_byte"
+        ):
+            read()
+    (tmp_path / "maltese").write_text("Ġ i\nĠi n</w>\n")
+    assert fastbpe(FastBPEConfig(str(tmp_path / "maltese"))).encode("Ġin") == "Ġin"
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"is not what it should be \('utf-8' codec"):
         fastbpe(FastBPEConfig(str(tmp_path / "binary")))
