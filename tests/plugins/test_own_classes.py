@@ -208,3 +208,38 @@ def test_it_trains_resumes_and_is_evaluated(name: str, command: Command, data_di
         assert outcome.code == 0, outcome.err
     words = ["--user-dir", plugin, "--path", tmp_path / "out" / "checkpoint_last.pt", "--cpu", *more]
     assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out
+
+
+OWN_TASK = f"""{HEAD}
+from pathlib import Path
+import numpy as np
+from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.dictionary import Dictionary
+
+@dataclass(frozen=True)
+class C:
+    data: str = flag("", "a text", positional=True)
+    tokens_per_sample: int = flag(16, "tokens of a block")
+    add_bos_token: bool = flag(False, "put <s> first")
+
+@register_task("own", config=C)
+class Own:
+    def __init__(self, config):
+        self.ids = np.frombuffer(Path(config.data).read_bytes(), np.uint8).astype(np.uint16) % 30 + 4
+        self.dictionary = Dictionary.load(Path(config.data).with_name("dict.txt"))
+
+    def load_split(self, split, *, epoch=1, context_window=0):
+        return BlockDataset(self.ids, np.array([len(self.ids)], np.int32), "none", 16, context_window)
+
+    def build_model(self, name, config, tokens_per_sample=None):
+        return TransformerLanguageModel(TransformerConfig(**SHAPE, max_target_positions=16), len(self.dictionary))
+"""
+
+
+def test_a_task_of_its_own_reads_what_it_likes(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    plugin, text = write_plugin(tmp_path, {"__init__.py": OWN_TASK}), tmp_path / "text.txt"
+    text.write_text("a text " * 100, encoding="utf-8")
+    (tmp_path / "dict.txt").write_bytes((data_dir / "dict.txt").read_bytes())
+    words = ["--user-dir", plugin, "--task", "own", "--max-tokens", 128, "--lr", 0.01, "--max-update", 2, "--cpu"]
+    outcome = command("fairseq-train", text, *words, "--save-dir", tmp_path / "out", "--no-epoch-checkpoints")
+    assert outcome.code == 0, outcome.err
