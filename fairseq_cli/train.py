@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.fairseq_fields import filled_in
-from fairseq.config.flags import Flags, as_dict
+from fairseq.config.flags import Flags, as_dict, flag_fields
 from fairseq.config.namespace import for_preset
 from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
-from fairseq.data.config import BatchConfig
+from fairseq.data.config import BatchConfig, LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.models import MODELS, architecture, model_of
 from fairseq.models.transformer_config import TransformerConfig
@@ -115,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
     processes = flags.build(ProcessesConfig)
     processes.check(argv)
     config = run_config(flags)
-    if hasattr(config.task, "data"):
+    if config.task is not None and flag_fields(LanguageModelingConfig).keys() <= flag_fields(type(config.task)).keys():
         subsets = [] if config.checkpoint.disable_validation else config.validation.splits
         for subset in (config.batching.train_subset, *subsets):
             require_inputs("", config.task.data, subset)

@@ -1,7 +1,9 @@
 """Fields of the dataclasses of fairseq's plugins, as flags of ours.
 
-eps: float = field(default=0.1, metadata={"help": "…", "argparse_alias": "-e"})
-sentence_avg: bool = II("optimization.sentence_avg")      # "${optimization.sentence_avg}": the value of that flag
+Two of them, in a dataclass:
+
+    eps: float = field(default=0.1, metadata={"help": "…", "argparse_alias": "-e"})
+    sentence_avg: bool = II("optimization.sentence_avg")      # "${optimization.sentence_avg}": the value of that flag
 """
 
 import copy

@@ -1,9 +1,11 @@
 """Presets in fairseq's manner: functions that fill in a namespace, and are read as field values.
 
-@register_model_architecture("transformer_lm", "my_arch")
-def my_arch(args):
-    args.decoder_layers = getattr(args, "decoder_layers", 4)   # what was typed is there before, and stays
-    base_lm_architecture(args)                                 # fills in all that is not there yet
+A plugin registers one so:
+
+    @register_model_architecture("transformer_lm", "my_arch")
+    def my_arch(args):
+        args.decoder_layers = getattr(args, "decoder_layers", 4)   # what was typed is there before, and stays
+        base_lm_architecture(args)                                 # fills in all that is not there yet
 """
 
 import inspect

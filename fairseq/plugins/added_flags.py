@@ -1,8 +1,10 @@
 """Flags that a class adds by ``add_args(parser)``, as a config dataclass.
 
-@staticmethod
-def add_args(parser):
-    parser.add_argument("--my-width", type=int, default=64, help="…")
+As in fairseq:
+
+    @staticmethod
+    def add_args(parser):
+        parser.add_argument("--my-width", type=int, default=64, help="…")
 """
 
 import dataclasses

@@ -53,6 +53,8 @@ _CALLED = {
     "task": {"__init__": "(self, config)", "setup_task": "(cls, config)"},
 }
 
+_MAKERS = ("build_model", "setup_task")
+
 
 def config_of(factory: Callable[..., Any], config: type | None) -> type | None:
     """Returns the config that a factory is called with: the one that is given, else that of the class which it extends.
@@ -104,10 +106,11 @@ def require_known(factory: Callable[..., Any], kind: str) -> None:
                 " have another name"
             )
     for name, call in _CALLED.get(kind, {}).items():
-        if name not in defined or (name == "__init__" and {"build_model", "setup_task"} & defined.keys()):
+        if name not in defined or (name == "__init__" and any(called_on_class(factory, maker) for maker in _MAKERS)):
             continue
         method = inspect.unwrap(getattr(defined[name], "__func__", defined[name]))
-        if not inspect.isroutine(method):
+        is_helper = name in _MAKERS and called_on_class(factory, name) is None and _is_used(name, defined)
+        if is_helper or not inspect.isroutine(method):
             continue
         signature = inspect.signature(method)
         first = isinstance(defined[name], staticmethod)

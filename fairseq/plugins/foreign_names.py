@@ -64,7 +64,7 @@ _INSTEAD = {
     "fairseq.criterions": f"criterions derive from fairseq.criterions.FairseqCriterion; {_PAGE}",
     "fairseq.optim": _OPTIMIZER,
     "fairseq.optim.lr_scheduler": _SCHEDULE,
-    "fairseq.optim.lr_scheduler.register_lr_scheduler": "from fairseq.optim import register_lr_scheduler",
+    "fairseq.optim.lr_scheduler.register_lr_scheduler": f"it is in fairseq.optim, and {_SCHEDULE}",
     "fairseq.options": "flags are fields of a dataclass (fairseq.config.flags.flag) here; docs/plugins.md shows how",
     "fairseq.checkpoint_utils": "fairseq.checkpoints.load_checkpoint reads a checkpoint",
     "fairseq.distributed": "processes are torch.distributed's here, which fairseq.runtime.distributed joins",

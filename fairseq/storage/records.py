@@ -1,10 +1,10 @@
 """JSON records: what a file says becomes a typed object, or is refused in one line.
 
     class Manifest(Record):
-        kind: Literal["index"] = "index"        a file of another kind or version is refused by name
+        kind: Literal["index"] = "index"        # a file of another kind or version is refused by name
         version: Literal[1] = 1
-        rows: Annotated[int, Meta(ge=0)]        required
-        trained_on: str | UnsetType = UNSET     may be missing, and is left out when the record is written
+        rows: Annotated[int, Meta(ge=0)]        # required
+        trained_on: str | UnsetType = UNSET     # may be missing, and is left out when the record is written
 
 ``json`` parses, msgspec checks: our files may hold ``Infinity`` (a loss), which msgspec's own parser refuses, and an
 error shows what was found. A type that JSON does not have is written and read by its ``to_json`` and ``from_json``.

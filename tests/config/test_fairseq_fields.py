@@ -7,7 +7,7 @@ import pytest
 
 from fairseq.config.command_line import make_parser, parse
 from fairseq.config.fairseq_fields import filled_in
-from fairseq.config.flags import flag_fields
+from fairseq.config.flags import flag_fields, resolve
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.errors import ConfigError
 
@@ -81,3 +81,27 @@ def test_the_help_shows_them_as_any_other() -> None:
     assert "{sum,mean} how [default: sum]" in text
     assert "scales [default: 1,2]" in text
     assert "rate [default: that of --lr]" in text
+
+
+def test_choices_may_be_numbers() -> None:
+    @dataclass
+    class Config(FairseqDataclass):
+        level: int = field(default=1, metadata={"help": "how much", "argparse_choices": [1, 2]})
+
+    def level(word: str) -> int:
+        return parse("prog", "", (Config,), ("--level", word)).build(Config).level
+
+    assert level("2") == 2
+    with pytest.raises(ConfigError, match="--level must be one of 1, 2, but is 7"):
+        level("7")
+    assert "{1,2} how much" in " ".join(make_parser("prog", "", (Config,)).format_help().split())
+
+
+def test_a_default_of_none_is_one_whatever_the_type_says() -> None:
+    @dataclass
+    class Config(FairseqDataclass):
+        rank: int = field(default=None, metadata={"help": "rank"})  # type: ignore[assignment]
+
+    assert resolve(Config, {"rank": None}).rank is None
+    with pytest.raises(ConfigError, match="--rank must be a whole number, but is 'x'"):
+        resolve(Config, {"rank": "x"})

@@ -91,6 +91,26 @@ SAID = {
         task_with("def __init__(self, args, dictionary): pass"),
         "MyTask.__init__ must take (self, config), but takes (self, args, dictionary)",
     ),
+    "features that only a method calls which nothing calls": (
+        model_with(
+            "def extract_features(self, x): return self.extract_features(x)\n"
+            "    def set_num_updates(self, n): super().set_num_updates(n)"
+        ),
+        "; a helper of your own must have another name",
+    ),
+    "a config that is no dataclass": (
+        f"{MODEL_HEAD}\nclass C: pass\n"
+        "@register_model('my_lm', dataclass=C)\nclass MyLM(TransformerLanguageModel): pass\n",
+        "C must be a dataclass; write @dataclass above it",
+    ),
+    "an optimizer": (
+        imports("from fairseq.optim import FairseqOptimizer, register_optimizer"),
+        f"fairseq.optim.FairseqOptimizer {AT}an optimizer is a function (parameters, lr, config)",
+    ),
+    "a schedule": (
+        imports("from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler"),
+        "a schedule is a function (config, optimization)",
+    ),
     "a config that lacks fields": (
         f"{TASK_HEAD}\n@dataclass\nclass C:\n    a: int = 1\n"
         "@register_task('my_task', dataclass=C)\nclass MyTask(LanguageModelingTask): pass\n",
