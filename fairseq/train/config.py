@@ -160,6 +160,6 @@ class RunConfig:
         preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")
         if model_of(self.train.arch) == "transformer_lm" and not preset_of_others:
             fields["arch"] = "transformer_lm"  # fairseq's other presets overrule where LayerNorms are
-        if fields.get("max_target_positions", ...) is None:
-            fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
+        if fields.get("max_target_positions", ...) is None and "tokens_per_sample" in fields:  # a plugin's may have none
+            fields["max_target_positions"] = fields["tokens_per_sample"] + bool(fields.get("add_bos_token"))
         return fields

@@ -13,7 +13,7 @@ PLATEAU = shlex.split("--lr-scheduler reduce_lr_on_plateau --lr-threshold 0.9 --
 
 
 def rates(outcome: object) -> list[float]:
-    return outcome.floats(r"\blr ([\d.e-]+)")  # type: ignore[attr-defined,no-any-return]
+    return outcome.floats(r"\| lr ([\d.e-]+)")  # type: ignore[attr-defined,no-any-return]
 
 
 def test_the_rate_is_halved_after_every_epoch_that_finds_nothing_better(
