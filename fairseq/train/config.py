@@ -160,6 +160,7 @@ class RunConfig:
         preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")
         if model_of(self.train.arch) == "transformer_lm" and not preset_of_others:
             fields["arch"] = "transformer_lm"  # fairseq's other presets overrule where LayerNorms are
-        if fields.get("max_target_positions", ...) is None and "tokens_per_sample" in fields:  # a plugin's may have none
+        is_open = fields.get("max_target_positions", ...) is None
+        if is_open and "tokens_per_sample" in fields:  # a plugin's task may have no such setting
             fields["max_target_positions"] = fields["tokens_per_sample"] + bool(fields.get("add_bos_token"))
         return fields
