@@ -119,6 +119,8 @@ def checked_extra_state(extra: Any, path: str | os.PathLike[str]) -> Mapping[str
     for name, kind in _EXTRA_STATE.items():
         _require(kind, (extra or {}).get(name), f"extra_state: {name}", path)
     _require_counts((extra or {}).get("train_iterator"), _POSITION, "extra_state: ", path)
+    for name, value in ((extra or {}).get("loss_scaler") or {}).items():
+        _require(float, value, f"extra_state: loss_scaler: {shown(name)}", path)
     for validation in (extra or {}).get("validations") or ():
         _require_validation(validation, path)
     return extra or {}

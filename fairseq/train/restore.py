@@ -55,7 +55,7 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
         _restore_optimizer(checkpoint, trainer.optimizer, config.train.optimizer)
         trainer.num_updates = checkpoint.num_updates
         if extra.get("loss_scaler"):
-            trainer.precision.scaler.load_state_dict(extra["loss_scaler"])
+            restore_loss_scale(checkpoint, trainer.precision.scaler)
         _restore_criterion(checkpoint, trainer.criterion, config.train.criterion)
         if "reset_lr_scheduler" not in resets:
             _restore_history(extra, trainer, state)
@@ -70,6 +70,16 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
         state.order = order_from(extra.get("epoch_batches"))
         state.pending = bool(extra.get("after_update_pending")) and "reset_optimizer" not in resets
     logger.info("resumed from %s: epoch %d, %d updates done", start.path, state.epoch, trainer.num_updates)
+
+
+def restore_loss_scale(checkpoint: Checkpoint, scaler: Any) -> None:
+    """Restores the loss scale that a checkpoint has; raises CheckpointError where a part of it is missing."""
+    try:
+        scaler.load_state_dict(checkpoint.extra_state["loss_scaler"])
+    except KeyError as err:
+        raise CheckpointError(
+            f"the loss scale of {checkpoint.path} is damaged ({err} is missing); --reset-optimizer starts a new one"
+        ) from err
 
 
 def _restore_best(extra: Mapping[str, Any], state: RunState) -> None:
