@@ -200,28 +200,22 @@ CASES = [
     Case("pt-epoch-negative", TRAIN, resumed(extra(train_iterator={"epoch": -1})), "extra_state: epoch must be"),
     Case("pt-iterator-is-a-list", TRAIN, resumed(extra(train_iterator=[1])), "extra_state: train_iterator must be"),
     Case("pt-loss-scale-is-text", TRAIN, resumed(extra(loss_scaler={"scale": "x"})), "loss_scaler: 'scale' must be a"),
-    Case("pt-validations-is-text", TRAIN, resumed(extra(validations="x")), "extra_state: validations must be a list"),
+    Case("pt-valids-is-text", TRAIN, resumed(extra(validations="x")), "extra_state: validations must be a list"),
     Case(
-        "pt-validations-of-text",
+        "pt-valids-of-text",
         TRAIN,
         resumed(extra(validations=[["x", 1.0]])),
-        "validations must be pairs of a count",
+        "validations must be pairs of",
     ),
+    Case("pt-valids-of-one", TRAIN, resumed(extra(validations=[[3]])), "extra_state: validations must be pairs of"),
+    Case("pt-valids-of-counts", TRAIN, resumed(extra(validations=[3])), "extra_state: validations must be pairs of"),
     Case(
-        "pt-validations-of-one", TRAIN, resumed(extra(validations=[[3]])), "extra_state: validations must be pairs of"
-    ),
-    Case(
-        "pt-validations-of-counts", TRAIN, resumed(extra(validations=[3])), "extra_state: validations must be pairs of"
-    ),
-    Case(
-        "pt-validations-negative",
+        "pt-valids-negative",
         TRAIN,
         resumed(extra(validations=[[-3, 1.0]])),
-        "validations must be pairs of a count",
+        "validations must be pairs of",
     ),
-    Case(
-        "pt-validations-of-none", TRAIN, resumed(extra(validations=[[3, None]])), "validations must be pairs of a count"
-    ),
+    Case("pt-valids-of-none", TRAIN, resumed(extra(validations=[[3, None]])), "validations must be pairs of"),
     Case("pt-best-is-text", TRAIN, resumed(extra(best="x")), "extra_state: best must be a number"),
     Case("pt-optimizer-torn", TRAIN, resumed(part("last_optimizer_state", {"state": {}})), "model.pt"),
     Case("pt-optimizer-empty", TRAIN, resumed(part("last_optimizer_state", NO_GROUPS)), "model.pt is damaged"),
