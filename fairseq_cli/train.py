@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.fairseq_fields import filled_in
-from fairseq.config.flags import Flags, as_dict, flag_fields
+from fairseq.config.flags import Flags, as_dict
 from fairseq.config.namespace import for_preset
 from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
-from fairseq.data.config import BatchConfig, LanguageModelingConfig
+from fairseq.data.config import BatchConfig
 from fairseq.errors import ConfigError
 from fairseq.models import MODELS, architecture, model_of
 from fairseq.models.transformer_config import TransformerConfig
@@ -25,7 +25,7 @@ from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.storage.files import locked
 from fairseq.storage.inputs import require_directory, require_inputs
-from fairseq.tasks import TASKS, make_task
+from fairseq.tasks import TASKS, make_task, reads_splits
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq.validate.config import ValidationConfig
 from fairseq_cli.shared.processes import ProcessesConfig, torchrun
@@ -94,7 +94,8 @@ def run_config(flags: Flags) -> RunConfig:
         raise ConfigError("--lr-scheduler reduce_lr_on_plateau needs validations; leave out --disable-validation")
     flags.warn_unused()
     config = _without_references(config)
-    if config.checkpoint.reset_lr_scheduler and not config.checkpoint.reset_optimizer:
+    looks_back = isinstance(config.schedule, PlateauConfig)
+    if config.checkpoint.reset_lr_scheduler and not config.checkpoint.reset_optimizer and not looks_back:
         logger.warning(
             "--reset-lr-scheduler has no effect without --reset-optimizer: a schedule depends on updates and epoch"
         )
@@ -115,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     processes = flags.build(ProcessesConfig)
     processes.check(argv)
     config = run_config(flags)
-    if config.task is not None and flag_fields(LanguageModelingConfig).keys() <= flag_fields(type(config.task)).keys():
+    if reads_splits(config.train.task):
         subsets = [] if config.checkpoint.disable_validation else config.validation.splits
         for subset in (config.batching.train_subset, *subsets):
             require_inputs("", config.task.data, subset)

@@ -11,14 +11,14 @@ from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import resolve
 from fairseq.config.path_lists import split_paths
 from fairseq.criterions import CRITERIONS
-from fairseq.data.config import OWNED_BY_CHECKPOINT, LanguageModelingConfig
+from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import log_format, prefixed, set_log_format
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.storage.inputs import require_inputs
-from fairseq.tasks import TASKS
+from fairseq.tasks import TASKS, reads_splits
 from fairseq.validate.config import ValidateConfig, ValidationConfig
-from fairseq_cli.shared.eval_settings import task_fields
+from fairseq_cli.shared.eval_settings import data_of, task_fields
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ fairseq-validate data-bin --path checkpoints/checkpoint1.pt:checkpoints/checkpoi
 )
 # Sizes of batches: where none is typed, those of the checkpoint's training are in force.
 SIZES = ("max_tokens", "max_sentences", "max_tokens_valid", "batch_size_valid")
+SEEDS = ("seed", "fixed_validation_seed")  # likewise
 LARGEST_BATCH = 36000  # tokens, where a checkpoint says nothing either
 
 
@@ -64,8 +65,8 @@ def main(argv: Sequence[str]) -> None:
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
     subsets = validation.splits
     fields = task_fields(flags, config.task, config.path, subsets[0])
-    for subset in subsets[1:] if TASKS.config(config.task) is LanguageModelingConfig else ():
-        require_inputs("", flags.typed.get("data", LanguageModelingConfig.data), subset)
+    for subset in subsets[1:] if reads_splits(config.task) else ():
+        require_inputs("", data_of(flags, config.task), subset)
     criterion_flags = [name for cls in CRITERIONS.configs() for name in flags.given(cls)]
     flags.warn_unused()
 
@@ -82,7 +83,8 @@ def main(argv: Sequence[str]) -> None:
     if group.rank:
         set_log_format("none")
     paths = [path for path in split_paths(config.path) if path]
-    typed = {name: flags.typed[name] for name in (*SIZES, *criterion_flags) if name in flags.typed}
+    over_checkpoint = (*SIZES, *SEEDS, *criterion_flags)
+    typed = {name: flags.typed[name] for name in over_checkpoint if name in flags.typed}
     try:
         for path in paths:
             for split, values in results_of(replace(config, path=path), validation, typed, fields, precision, group):
@@ -106,11 +108,12 @@ def results_of(
     Args:
         config: what is validated, one checkpoint.
         validation: on which splits.
-        typed: sizes of batches and settings of the criterion that were typed; else the checkpoint's hold.
+        typed: sizes of batches, seeds and settings of the criterion that were typed; else the checkpoint's hold.
         fields: settings of the task that were typed.
         precision: device and number format.
         group: the processes that share the batches out.
     """
+    from fairseq.criterions.state import load_criterion_state
     from fairseq.tasks.opening import open_models
     from fairseq.validate.criterion import criterion_of
     from fairseq.validate.splits import load_splits
@@ -121,6 +124,9 @@ def results_of(
     opened = open_models(*named, fields, precision, also_from_checkpoint=inherited)
     (checkpoint,), (model,) = opened.checkpoints, opened.models
     criterion = criterion_of(checkpoint.fields, opened.task, precision.device, config.criterion, typed)
+    if config.criterion in (None, checkpoint.fields.get("criterion")):
+        load_criterion_state(criterion, checkpoint.criterion_state, config.path, "name another --criterion")
+    seed = seed_of(checkpoint.fields, typed, checkpoint.num_updates)
     if not any(name in typed for name in SIZES):
         validation = resolve(ValidationConfig, asdict(validation), known_sizes(checkpoint.fields))
         config = resolve(ValidateConfig, asdict(config), known_sizes(checkpoint.fields))
@@ -130,14 +136,24 @@ def results_of(
     splits = load_splits(opened.task, validation, *bounds, opened.max_positions, group)
     with advising(STOPPED):
         for split in splits:
-            result = validate_on(split, model, criterion, precision, group)
+            result = validate_on(split, model, criterion, precision, group, seed)
             yield split.split, {**result.values(), "num_updates": checkpoint.num_updates, **result.speed()}
 
 
 def known_sizes(fields: Mapping[str, Any]) -> dict[str, int]:
     """Returns the sizes of batches that a checkpoint was validated with, by our names."""
-    found = {"max_sentences": fields.get("batch_size"), **{name: fields.get(name) for name in SIZES}}
-    return {name: value for name, value in found.items() if value is not None}
+    found = [("max_sentences", fields.get("batch_size")), *((name, fields.get(name)) for name in SIZES)]
+    return {name: value for name, value in found if value is not None}
+
+
+def seed_of(fields: Mapping[str, Any], typed: Mapping[str, Any], num_updates: int) -> int:
+    """Returns the seed that training validated a checkpoint with, where none is typed."""
+    from fairseq.validate.validation import validation_seed
+
+    known = {name: fields[name] for name in SEEDS if name in fields}
+    return validation_seed(
+        resolve(ValidationConfig, known, typed), resolve(CommonConfig, known, typed).seed, num_updates
+    )
 
 
 def as_line(split: str, values: Mapping[str, float], path: str | None) -> str:

@@ -15,9 +15,9 @@ from fairseq.storage.files import locked
 from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY
 from fairseq.storage.outputs import claim, reads
 
-_EPOCHS = r"checkpoint(\d+)\.pt"
-_UPDATES = r"checkpoint_\d+_(\d+)\.pt"
-_BEST = r"checkpoint\.best_\w+?_(-?[\d.]+|-?inf)\.pt"
+_EPOCHS = r"checkpoint(?P<value>\d+)\.pt"
+_UPDATES = r"checkpoint_\d+_(?P<value>\d+)\.pt"
+_BEST = r"checkpoint\.best_(?P<metric>.+)_(?P<value>-?[\d.]+|-?inf)\.pt"
 
 
 def average(config: AverageConfig) -> str:
@@ -44,6 +44,7 @@ def average(config: AverageConfig) -> str:
             num_updates=first.num_updates,
             # It is no file of the run's, which would replace it and go on from it.
             extra_state={name: value for name, value in first.extra_state.items() if name != "run"},
+            criterion_state=first.criterion_state,
         )
     return f"{output}: the mean of {counted(len(paths), 'checkpoint')}: {', '.join(map(str, paths))}"
 
@@ -104,8 +105,14 @@ def chosen(config: AverageConfig) -> list[Path]:
         return inputs
     if len(inputs) != 1 or not inputs[0].is_dir():
         raise ConfigError(f"{what} needs one directory for --inputs, but it is {' '.join(config.inputs)}")
-    matches = ((re.fullmatch(pattern, path.name), path) for path in inputs[0].iterdir())
-    found = [(float(match[1]), path) for match, path in matches if match]
+    matches = [match for path in inputs[0].iterdir() if (match := re.fullmatch(pattern, path.name))]
+    metrics = sorted({match["metric"] for match in matches}) if pattern == _BEST else []
+    if len(metrics) > 1:
+        raise ConfigError(
+            f"{what} needs checkpoints that are the best by one metric, but {inputs[0]} has some by"
+            f" {' and by '.join(metrics)}; name the files themselves"
+        )
+    found = [(float(match["value"]), inputs[0] / match[0]) for match in matches]
     bound = math.inf if config.checkpoint_upper_bound is None else config.checkpoint_upper_bound
     found = [pair for pair in found if pattern == _BEST or pair[0] <= bound]
     if len(found) < number:

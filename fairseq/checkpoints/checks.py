@@ -29,6 +29,7 @@ _EXTRA_STATE: Mapping[str, type] = {
     "best": float,
     "best_of": str,
     "previous_training_time": float,
+    "validations": list,
     "validations_since_best": int,
     "dictionary_sha256": str,
     "run": Mapping,
@@ -60,16 +61,18 @@ def check_container(path: Path, *, checksums: bool = True) -> None:
         raise CheckpointError(f"{path} is damaged: the checksum of its part {shown(damaged)} is wrong; {ASK}")
 
 
-def check_weights(model: Mapping[Any, Any], path: str | os.PathLike[str]) -> None:
+def check_weights(
+    model: Mapping[Any, Any], path: str | os.PathLike[str], part: str = "model", *, finite: bool = True
+) -> None:
     """Raises CheckpointError, with the name of the tensor, unless a state dict holds plain, finite tensors only."""
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds other things than tensors")
+            raise CheckpointError(f"{path} is not a fairseq checkpoint: its '{part}' holds other things than tensors")
         if value.layout != torch.strided or value.is_meta or value.is_complex() or value.is_quantized:
             raise CheckpointError(f"{path}: the weights {shown(name)} must be a dense tensor of real numbers; {ASK}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: the weights {shown(name)} are larger than what is stored of them; {ASK}")
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if finite and value.is_floating_point() and not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
             raise CheckpointError(
                 f"{path}: the weights {shown(name)} must be finite numbers, but {count} of {value.numel()} are NaN or"
@@ -116,7 +119,18 @@ def checked_extra_state(extra: Any, path: str | os.PathLike[str]) -> Mapping[str
     for name, kind in _EXTRA_STATE.items():
         _require(kind, (extra or {}).get(name), f"extra_state: {name}", path)
     _require_counts((extra or {}).get("train_iterator"), _POSITION, "extra_state: ", path)
+    for name, value in ((extra or {}).get("loss_scaler") or {}).items():
+        _require(float, value, f"extra_state: loss_scaler: {shown(name)}", path)
+    for validation in (extra or {}).get("validations") or ():
+        _require_validation(validation, path)
     return extra or {}
+
+
+def checked_criterion_state(state: Any, path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
+    """Returns what a checkpoint holds of its criterion, empty if there is nothing: tensors, which may be infinite."""
+    _require(Mapping, state, "criterion", path)
+    check_weights(state or {}, path, "criterion", finite=False)
+    return state or {}
 
 
 def checked_optimizer_state(
@@ -135,6 +149,12 @@ def _require(kind: type, value: Any, name: str, path: str | os.PathLike[str]) ->
     """Raises CheckpointError if a value has another type than it should; None has any."""
     if value is not None and not isinstance(value, (int, float) if kind is float else kind):
         raise _wrong(name, _WORDS[kind], value, path)
+
+
+def _require_validation(value: Any, path: str | os.PathLike[str]) -> None:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], (int, float))
+    if not is_pair or not isinstance(value[0], int) or not 0 <= value[0] <= LARGEST_INT:
+        raise _wrong("extra_state: validations", "pairs of a count of updates and a metric", value, path)
 
 
 def _require_counts(

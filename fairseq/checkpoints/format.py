@@ -2,6 +2,7 @@
 
     args                  every setting, an argparse.Namespace   (fairseq 0.12: None, and a nested dict ``cfg``)
     model                 the state dict
+    criterion             the criterion's, where it has one
     optimizer_history     [{criterion_name, optimizer_name, lr_scheduler_state, num_updates}]
     last_optimizer_state  the optimizer's state dict
     extra_state           train_iterator, val_loss, best, …
@@ -19,7 +20,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from fairseq.checkpoints.checks import (
     ASK,
     check_container,
     check_weights,
+    checked_criterion_state,
     checked_extra_state,
     checked_optimizer_state,
     last_update,
@@ -68,6 +70,7 @@ class Checkpoint:
         extra_state: iterator position, best loss and the like.
         num_updates: updates made.
         optimizer_name: name that the optimizer was saved under, or an empty string.
+        criterion_state: the criterion's state dict, empty for one that has none.
     """
 
     path: str
@@ -77,6 +80,7 @@ class Checkpoint:
     extra_state: Mapping[str, Any]
     num_updates: int
     optimizer_name: str
+    criterion_state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -103,6 +107,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         extra_state=extra_state,
         num_updates=last.get("num_updates", 0),
         optimizer_name=str(last.get("optimizer_name", "")),
+        criterion_state=checked_criterion_state(raw.get("criterion"), path),
     )
 
 
@@ -202,6 +207,7 @@ def save_checkpoint(
     optimizer_name: str,
     num_updates: int,
     extra_state: Mapping[str, Any],
+    criterion_state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a checkpoint and, beside it, a JSON for people, each atomically.
 
@@ -221,6 +227,7 @@ def save_checkpoint(
         ],
         "extra_state": dict(extra_state),
         "last_optimizer_state": optimizer_state,
+        **({"criterion": dict(criterion_state)} if criterion_state else {}),
     }
     readable = {"num_updates": num_updates, "extra_state": dict(extra_state), "settings": dict(fields)}
     write_json(Path(path).with_suffix(".json"), readable)

@@ -44,6 +44,9 @@ class SampleCriterion:
                 f"{self.name} must have no weights that are trained, but has {trained[0]}; call"
                 " requires_grad_(False) on the module that they belong to"
             )
+        for name, value in criterion.state_dict().items():
+            if not isinstance(value, Tensor):
+                raise ConfigError(f"{self.name} must keep its state in tensors, but {name} is {type(value).__name__}")
 
     def __call__(self, model: Any, source_BT: Tensor, target_BT: Tensor, id_B: Tensor) -> Loss:
         """Returns the loss of a batch, with what the criterion tells of it."""
@@ -67,7 +70,7 @@ class SampleCriterion:
                 reduce: Callable[[Any], None] = self.criterion.reduce_metrics
                 reduce(told)
         if "loss" not in readings.means:
-            readings.log("loss", nats / max(sample_size, 1.0) / math.log(2), sample_size)
+            readings.log("loss", nats / (sample_size or 1.0) / math.log(2), sample_size)
         return readings
 
     def _can_be_summed(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from fairseq.criterions.by_sample import SampleCriterion
 from fairseq.criterions.cross_entropy import Loss
 from fairseq.criterions.perplexity import perplexity_of
+from fairseq.errors import FairseqError
 from fairseq.logging.metrics import Reading, Readings
 from fairseq.runtime.distributed import ProcessGroup
 
@@ -26,6 +27,7 @@ class Sums:
         num_targets: targets.
         num_rows: blocks.
         num_batches: batches.
+        num_late: processes that have found the run's time over.
         num_stops: processes that were asked to stop.
     """
 
@@ -36,6 +38,7 @@ class Sums:
     num_targets: float = 0
     num_rows: float = 0
     num_batches: float = 0
+    num_late: float = 0
     num_stops: float = 0
 
 
@@ -47,10 +50,13 @@ class Totals:
     told: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add(self, loss: Loss, num_rows: int) -> None:
-        """Counts a batch."""
+        """Counts a batch; raises FairseqError where its sample size is negative or no number."""
         sums, nats = self.sums, float(loss.nats.detach())
+        size = float(loss.num_targets if loss.sample_size is None else loss.sample_size)
+        if not 0 <= size < math.inf:
+            raise FairseqError(f"--criterion must give a sample size that is 0 or more, but gives {size:g} for a batch")
         sums.nats += nats
-        sums.sample_size += loss.num_targets if loss.sample_size is None else loss.sample_size
+        sums.sample_size += size
         sums.nll += nats if loss.nll is None else float(loss.nll)
         sums.num_with_nll += loss.nll is not None
         sums.num_targets += loss.num_targets

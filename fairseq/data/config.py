@@ -29,7 +29,9 @@ class LanguageModelingConfig:
     output_dictionary_size: int = flag(
         -1, "limit the output to the first N words", no_effect="the output always covers the whole dictionary"
     )
-    add_bos_token: bool = flag(False, "begin every block with <s>")
+    add_bos_token: bool = flag(
+        False, "begin every block with <s>, which --tokens-per-sample and --max-tokens do not count"
+    )
 
 
 # Settings of the task that belong to the model, and why a flag does not change them where a checkpoint is read.

@@ -78,20 +78,21 @@ def _link(source: Path, target: Path) -> None:
 
 def delete_old(config: CheckpointConfig, run: Run) -> None:
     """Deletes the run's own checkpoints that the flags do not keep; those of others do not count."""
-    best = rf"checkpoint\.best_{config.best_checkpoint_metric}_(-?[\d.]+|inf|nan)\.pt"
-    always = config.keep_interval_updates_pattern
+    best = rf"checkpoint\.best_{re.escape(config.best_checkpoint_metric)}_(-?[\d.]+|-?inf|nan)\.pt"
+    largest = config.maximize_best_checkpoint_metric
+    # Names, how many of them are kept, of the largest numbers or the smallest; and of which multiples all are kept.
     policies = (
-        (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True),
-        (r"checkpoint(\d+)\.pt", config.keep_last_epochs, True),
-        (best, config.keep_best_checkpoints or -1, config.maximize_best_checkpoint_metric),
+        (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True, config.keep_interval_updates_pattern),
+        (r"checkpoint(\d+)\.pt", config.keep_last_epochs, True, -1),
+        (best, config.keep_best_checkpoints or -1, largest, -1),
     )
-    for pattern, count, largest_first in policies:
+    for pattern, count, largest_first, always in policies:
         if count < 0:
             continue
         matches = ((re.fullmatch(pattern, path.name), path) for path in Path(config.save_dir).glob("*.pt"))
         found = [(_number(match[1], largest_first), path) for match, path in matches if match and may_delete(path, run)]
         for number, path in sorted(found, reverse=largest_first)[count:]:
-            if pattern == policies[0][0] and always > 0 and number % always == 0:
+            if always > 0 and number % always == 0:
                 continue
             record = path.with_suffix(".json")
             if record.exists() and may_delete(record, run):

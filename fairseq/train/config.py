@@ -9,7 +9,7 @@ from fairseq.config.flags import as_dict, flag, flag_name
 from fairseq.config.kinds import Dir, File, Name, Settings
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, shown
 from fairseq.models import architecture_summaries, model_of
 from fairseq.models.presets import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
@@ -18,6 +18,7 @@ from fairseq.tasks import TASKS
 from fairseq.validate.config import ValidationConfig
 
 LAST = "checkpoint_last.pt"
+MOST_LETTERS = 50  # of a metric in the name of a file
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
 
 
@@ -60,7 +61,7 @@ class CheckpointConfig:
     )
     reset_optimizer: bool = flag(False, "begin with a new optimizer, at update 0, and forget the best loss so far")
     reset_lr_scheduler: bool = flag(
-        False, "only with --reset-optimizer, which resets the schedule as well; for old command lines"
+        False, "forget the validations by which reduce_lr_on_plateau lowered the rate; other schedules keep nothing"
     )
     reset_dataloader: bool = flag(False, "begin at the first batch of the first epoch")
     reset_meters: bool = flag(False, "forget the best loss so far, and --patience")
@@ -96,6 +97,12 @@ class CheckpointConfig:
     disable_validation: bool = flag(False, "never validate")
 
     def __post_init__(self) -> None:
+        metric = self.best_checkpoint_metric
+        if self.keep_best_checkpoints > 0 and ("/" in metric or not metric.isprintable() or len(metric) > MOST_LETTERS):
+            raise ConfigError(
+                f"--keep-best-checkpoints puts the metric into names of files, which {shown(metric)} does not go into"
+                f" (no / and no control characters, at most {MOST_LETTERS} letters); leave it out, or rename the metric"
+            )
         if self.finetune_from_model is None:
             return
         more = [name for name in RESETS if getattr(self, name)] + ["restore_file"] * (self.restore_file != LAST)
@@ -153,6 +160,7 @@ class RunConfig:
         preset_of_others = self.train.arch in ARCHITECTURES and fields.get("decoder_normalize_before")
         if model_of(self.train.arch) == "transformer_lm" and not preset_of_others:
             fields["arch"] = "transformer_lm"  # fairseq's other presets overrule where LayerNorms are
-        if fields.get("max_target_positions", ...) is None:
-            fields["max_target_positions"] = fields["tokens_per_sample"] + fields["add_bos_token"]
+        is_open = fields.get("max_target_positions", ...) is None
+        if is_open and "tokens_per_sample" in fields:  # a plugin's task may have no such setting
+            fields["max_target_positions"] = fields["tokens_per_sample"] + bool(fields.get("add_bos_token"))
         return fields

@@ -2,10 +2,7 @@
 
 import time
 
-import torch
-
 from fairseq.optim.config import OptimizationConfig
-from fairseq.runtime.distributed import ProcessGroup
 
 SECONDS_IN_AN_HOUR = 3600
 
@@ -39,23 +36,19 @@ def updates_left(
 
 
 class TimeLimit:
-    """Tells when ``--stop-time-hours`` are over, to all processes after the same update.
+    """Tells when ``--stop-time-hours`` are over.
 
     Args:
         hours: how long the run may take; 0 for no limit.
         start_s: when this command began, by ``time.monotonic``.
         before_s: seconds that the run had taken before.
-        group: its processes.
-        device: where they add up.
 
     Attributes:
-        is_over: whether the time was over when ``check`` last looked.
+        is_over: whether the time is over for all processes; the run sets it after the update in which one found so.
     """
 
-    def __init__(
-        self, hours: float, start_s: float, before_s: float, group: ProcessGroup, device: torch.device
-    ) -> None:
-        self.hours, self._start_s, self._before_s, self._group, self._device = hours, start_s, before_s, group, device
+    def __init__(self, hours: float, start_s: float, before_s: float) -> None:
+        self.hours, self._start_s, self._before_s = hours, start_s, before_s
         self.is_over = 0 < hours * SECONDS_IN_AN_HOUR <= before_s
 
     @property
@@ -63,10 +56,6 @@ class TimeLimit:
         """Seconds that the run has taken, those before it was resumed included."""
         return self._before_s + time.monotonic() - self._start_s
 
-    def check(self) -> None:
-        """Looks at the clock; one process that finds the time over ends the run for all."""
-        if self.hours and not self.is_over:
-            is_over = self.elapsed_s >= self.hours * SECONDS_IN_AN_HOUR
-            over = torch.tensor([float(is_over)], dtype=torch.float64, device=self._device)
-            self._group.sum_([over])
-            self.is_over = bool(over[0])
+    def is_up(self) -> bool:
+        """Looks at the clock of this process."""
+        return 0 < self.hours * SECONDS_IN_AN_HOUR <= self.elapsed_s

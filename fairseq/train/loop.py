@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.config.flags import parse_literal_dict
+from fairseq.criterions.by_sample import SampleCriterion
+from fairseq.errors import ConfigError
 from fairseq.optim.lr_schedules import look_at, stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import log_format, prefixed
@@ -32,7 +34,7 @@ from fairseq.train.restore import override_settings, restore
 from fairseq.train.state import Best, RunState, write_checkpoint
 from fairseq.train.trainer import Trainer
 from fairseq.validate.splits import ValidationSplit, load_splits
-from fairseq.validate.validation import validate_on
+from fairseq.validate.validation import validate_on, validation_seed
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,7 @@ class Training:
         overrides = parse_literal_dict(config.checkpoint.optimizer_overrides, "--optimizer-overrides")
         override_settings(trainer.optimizer, overrides)
         self._run = start.run
-        hours, device = config.optimization.stop_time_hours, trainer.precision.device
-        self._time = TimeLimit(hours, self._start, self.state.seconds, trainer.group, device)
+        self._time = TimeLimit(config.optimization.stop_time_hours, self._start, self.state.seconds)
         if self._saves:
             refuse_foreign(config.checkpoint, self._run, self.state.epoch, config.optimization.max_epoch)
 
@@ -141,8 +142,8 @@ class Training:
         position = position_among(state.position, state.order, now)
         if position is None:
             logger.warning(
-                "epoch %d begins anew: the %d batches that were done of it are not among those of this text and"
-                " these settings (--max-tokens, --tokens-per-sample, --seed, …)",
+                "epoch %d begins anew: the %d batches that were done of it are not among those of this text, these"
+                " settings (--max-tokens, --tokens-per-sample, --seed, …) and this version",
                 state.epoch,
                 state.position,
             )
@@ -161,12 +162,14 @@ class Training:
                 chunk = batches[state.position : state.position + freq]
                 rows = [epoch.dataset.collate(idx) for idx in chunk if len(idx)]
                 start = time.monotonic()
-                stats = self.trainer.update(rows, state.epoch, stop=asked_to_stop())
+                late = self._time.is_up()
+                stats = self.trainer.update(rows, state.epoch, stop=asked_to_stop(), late=late)
                 seconds = time.monotonic() - start
                 state.position, state.pending = state.position + len(chunk), True
-                self._time.check()
-                if self._valid and not meters.num_updates:
-                    check_metric(self._metric_name, stats.readings)
+                self._time.is_over |= stats.late
+                if self._valid and not meters.num_updates and self.state.best.value is None:
+                    by_class = isinstance(self.trainer.criterion, SampleCriterion)
+                    check_metric(self._metric_name, stats.readings.values(), may_come=by_class)
                 meters.add(stats, seconds)
                 window.add(stats, seconds)
                 progress.advance(1, **self._shown(window), **self._place(window, len(batches)))
@@ -224,11 +227,17 @@ class Training:
         trainer, number = self.trainer, self.trainer.num_updates
         if number < self.config.checkpoint.validate_after_updates:
             return None
-        how = trainer.model, trainer.criterion, trainer.precision, trainer.group
+        seed = validation_seed(self.config.validation, trainer.seed, number)
+        how = trainer.model, trainer.criterion, trainer.precision, trainer.group, seed
         results = [validate_on(valid, *how) for valid in self._valid]
         for valid, result in zip(self._valid, results, strict=True):
             values = {**result.values(), "num_updates": number}
             if first is None:
+                try:
+                    check_metric(self._metric_name, result.values())
+                except ConfigError as err:  # a new run is kept; one that has a best by another metric stays as it is
+                    where = "" if self.state.forgotten else f" ({self._save_where_it_stands()})"
+                    raise ConfigError(f"{err}{where}") from err
                 first = values[self._metric_name]
                 self.state.best.add(first)
                 values[f"best_{self._metric_name}"] = self.state.best.value or 0.0

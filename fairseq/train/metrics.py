@@ -1,5 +1,6 @@
 """Metrics of training: running sums for the progress line, fairseq's names for them, and TensorBoard."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any
 from fairseq.errors import ConfigError, did_you_mean, shown
 from fairseq.logging.metrics import Readings
 from fairseq.train.trainer import UpdateStats
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,19 +54,18 @@ class Meters:
         }
 
 
-def check_metric(name: str, readings: Readings) -> None:
-    """Raises ConfigError if the criterion has not told the metric by which the best is chosen."""
-    known = readings.values()
-    if name not in known:
-        raise ConfigError(
-            f"--best-checkpoint-metric must be one of {', '.join(known)}, which --criterion tells, but is"
-            f" {shown(name)}{did_you_mean(name, known)}"
-        )
+def check_metric(name: str, known: Mapping[str, float], *, may_come: bool = False) -> None:
+    """Raises ConfigError if the metric by which the best is chosen is not among those that were told.
 
-
-def prefixed(part: str, values: Mapping[str, float]) -> dict[str, str]:
-    """Returns values as fairseq writes them in JSON: ``{"loss": 6.5}`` of valid is ``{"valid_loss": "6.5"}``."""
-    return {f"{part}_{name}": str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in values.items()}
+    ``may_come`` only warns: these were told in training, and validation may tell others.
+    """
+    if name in known:
+        return
+    must = f"--best-checkpoint-metric must be one of {', '.join(known)}, which --criterion tells"
+    found = f"but is {shown(name)}{did_you_mean(name, known)}"
+    if not may_come:
+        raise ConfigError(f"{must}, {found}")
+    logger.warning("%s, or one that it tells in validation alone, %s", must, found)
 
 
 class TensorBoard:

@@ -90,5 +90,5 @@ def _writes(config: CheckpointConfig, name: str, epoch: int, max_epoch: int) -> 
         return within and not config.no_epoch_checkpoints
     if match := re.fullmatch(r"checkpoint_(\d+)_(\d+)\.pt", name):
         return config.save_interval_updates > 0 and int(match[1]) >= epoch
-    best = rf"checkpoint\.best_{config.best_checkpoint_metric}_.*\.pt"
-    return config.keep_best_checkpoints > 0 and not config.disable_validation and re.fullmatch(best, name) is not None
+    is_best = name.startswith(f"checkpoint.best_{config.best_checkpoint_metric}_")
+    return config.keep_best_checkpoints > 0 and not config.disable_validation and is_best

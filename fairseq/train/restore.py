@@ -2,10 +2,11 @@
 
 What a reset leaves out, as in fairseq 0.12:
 
-    --reset-optimizer      the optimizer's state, the loss scale, the count of updates, the best and the patience
-    --reset-meters         the best, the patience, validations so far, and the time that counts for --stop-time-hours
+    --reset-optimizer      the states of optimizer and criterion, the loss scale, the count of updates, the best and
+                           the patience, and what the schedule knows of validations
+    --reset-meters         the best, the patience, and the time that counts for --stop-time-hours
     --reset-dataloader     the epoch, and the position in it
-    --reset-lr-scheduler   nothing: a schedule is a function of updates, epoch and the validations so far
+    --reset-lr-scheduler   what reduce_lr_on_plateau knows of validations; others are functions of updates and epoch
 """
 
 import logging
@@ -17,8 +18,10 @@ from torch.optim import Optimizer
 
 from fairseq.checkpoints.checks import check_same_computation
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.criterions.state import load_criterion_state
 from fairseq.errors import CheckpointError, ConfigError, refuse_unknown, shown
 from fairseq.models.upgrade import load_state
+from fairseq.optim.lr_schedules import look_at
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Start
 from fairseq.train.position import order_from
@@ -46,11 +49,16 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
             " give the flags that it was trained with, or another --save-dir"
         )
     extra = checkpoint.extra_state
+    kind = extra.get("best_of") or ""
+    state.forgotten = kind if state.best.kind not in ("", kind) else ""
     if "reset_optimizer" not in resets:
         _restore_optimizer(checkpoint, trainer.optimizer, config.train.optimizer)
         trainer.num_updates = checkpoint.num_updates
         if extra.get("loss_scaler"):
-            trainer.precision.scaler.load_state_dict(extra["loss_scaler"])
+            restore_loss_scale(checkpoint, trainer.precision.scaler)
+        _restore_criterion(checkpoint, trainer.criterion, config.train.criterion)
+        if "reset_lr_scheduler" not in resets:
+            _restore_history(extra, trainer, state)
         if "reset_meters" not in resets:
             _restore_best(extra, state)
     if "reset_meters" not in resets:
@@ -64,17 +72,50 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
     logger.info("resumed from %s: epoch %d, %d updates done", start.path, state.epoch, trainer.num_updates)
 
 
+def restore_loss_scale(checkpoint: Checkpoint, scaler: Any) -> None:
+    """Restores the loss scale that a checkpoint has; raises CheckpointError where a part of it is missing."""
+    try:
+        scaler.load_state_dict(checkpoint.extra_state["loss_scaler"])
+    except KeyError as err:
+        raise CheckpointError(
+            f"the loss scale of {checkpoint.path} is damaged ({err} is missing); --reset-optimizer starts a new one"
+        ) from err
+
+
 def _restore_best(extra: Mapping[str, Any], state: RunState) -> None:
     """Restores the best, unless it is of another metric or of other validation data, which compare with nothing."""
     kind, best, last = extra.get("best_of"), extra.get("best"), extra.get("val_loss")
-    if kind and state.best.kind and kind != state.best.kind:
-        logger.warning("the best so far, the %s, is forgotten: it is now the %s", kind, state.best.kind)
+    if state.forgotten:
+        logger.warning("the best so far, the %s, is forgotten: it is now the %s", state.forgotten, state.best.kind)
         return
     state.best.kind = state.best.kind or kind or ""
     state.best.value = None if best is None or math.isnan(best) else best
     state.best.num_since = int(extra.get("validations_since_best", 0))
     state.last_metric = last if isinstance(last, (int, float)) else None
-    state.history = [(int(number), float(metric)) for number, metric in extra.get("validations") or ()]
+
+
+def _restore_history(extra: Mapping[str, Any], trainer: Trainer, state: RunState) -> None:
+    """Restores the validations that the schedule looks at, unless they are of another kind than those to come."""
+    history = [(int(number), float(metric)) for number, metric in extra.get("validations") or ()]
+    if not state.forgotten:
+        state.history = history
+        return
+    look_at(trainer.schedule, history)
+    at = trainer.num_updates, state.epoch
+    before = trainer.schedule(*at)
+    look_at(trainer.schedule, [])
+    if trainer.schedule(*at) != before:
+        logger.warning(
+            "the learning rate is %g again, not %g: the validations by which it fell were of the %s, and are now of"
+            " the %s; go on as before, or give --lr %g",
+            *(trainer.schedule(*at), before, state.forgotten, state.best.kind, before),
+        )
+
+
+def _restore_criterion(checkpoint: Checkpoint, criterion: Any, name: str) -> None:
+    """Restores what the criterion keeps, where it is the one that the checkpoint was trained with."""
+    if checkpoint.fields.get("criterion") == name:
+        load_criterion_state(criterion, checkpoint.criterion_state, checkpoint.path, "--reset-optimizer begins anew")
 
 
 def _restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer, name: str) -> None:

@@ -1,7 +1,7 @@
 """State of a training run, and how a checkpoint of it is written.
 
 A resumed run repeats an uninterrupted one to the bit, because all that an update depends on is in the checkpoint: the
-weights, the optimizer's state, the number of updates, and the position in the epoch.
+weights, the states of optimizer and criterion, the number of updates, and the position in the epoch.
 """
 
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fairseq
 from fairseq.checkpoints.format import save_checkpoint
+from fairseq.criterions.state import state_of
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Run
 from fairseq.train.position import EpochOrder
@@ -49,6 +50,7 @@ class RunState:
         pending: whether the validation and the save that may be due after the last update are still to be made.
         last_metric: that of the last validation.
         seconds: that the run had taken before it was resumed, with ``--stop-time-hours``.
+        forgotten: what the best so far was the best of, where it compares with nothing that is validated now.
         history: the updates and the metric of the validation of each epoch, for schedules that look at it.
     """
 
@@ -60,6 +62,7 @@ class RunState:
     last_metric: float | None = None
     seconds: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
+    forgotten: str = ""
 
     def next_epoch(self) -> None:
         """Goes to the first batch of the next epoch."""
@@ -80,6 +83,7 @@ def write_checkpoint(
         path,
         fields=config.fields(),
         model_state=trainer.model.state_dict(),
+        criterion_state=state_of(trainer.criterion),
         optimizer_state=None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
         optimizer_name=config.train.optimizer,
         num_updates=trainer.num_updates,

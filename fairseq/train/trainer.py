@@ -36,6 +36,7 @@ class UpdateStats:
         lr: learning rate of the update.
         clipped: whether the norm was above the bound.
         stop: whether any process was asked to stop.
+        late: whether any process has found the run's time over.
         readings: the numbers of the log.
     """
 
@@ -46,6 +47,7 @@ class UpdateStats:
     lr: float
     clipped: bool
     stop: bool = False
+    late: bool = False
     readings: Readings = field(default_factory=Readings)
 
 
@@ -83,10 +85,11 @@ class Trainer:
         """Longest row that the model takes, in tokens."""
         return int(self.model.max_positions)  # type: ignore[arg-type]
 
-    def update(self, batches: Sequence[Batch], epoch: int, *, stop: bool = False) -> UpdateStats:
+    def update(self, batches: Sequence[Batch], epoch: int, *, stop: bool = False, late: bool = False) -> UpdateStats:
         """Makes one update from this process's batches; a process whose batches have run out gives none.
 
-        ``stop`` says that this process was asked to stop; all processes learn it, to stop after the same update.
+        ``stop`` says that this process was asked to stop, and ``late`` that its clock has run out; all processes learn
+        it, to stop after the same update.
 
         Raises:
             FairseqError: the loss is not a number.
@@ -97,7 +100,7 @@ class Trainer:
         torch.manual_seed(self.seed + self.num_updates + self.group.rank * 1_000_003)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        own = Totals(Sums(num_stops=stop))
+        own = Totals(Sums(num_late=late, num_stops=stop))
         for batch in batches:
             loss = loss_of(self.model, self.criterion, self.precision, batch)
             self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
@@ -112,11 +115,11 @@ class Trainer:
         if self._step(norm):
             self.num_updates += 1
         counts, clipped = (int(sums.num_targets), int(sums.num_rows)), 0 < self.clip_norm < norm
-        readings = totals.readings(self.criterion)
-        return UpdateStats(sums.nats, *counts, norm, lr, clipped, sums.num_stops > 0, readings)
+        asked, readings = (sums.num_stops > 0, sums.num_late > 0), totals.readings(self.criterion)
+        return UpdateStats(sums.nats, *counts, norm, lr, clipped, *asked, readings)
 
     def _normalise_gradients(self, sample_size: float) -> float:
-        """Divides gradients by the number of targets, clips them, and returns their norm before clipping.
+        """Divides gradients by the sample size, clips them, and returns their norm before clipping.
 
         Scaled gradients are summed before they are unscaled, so that every process sees the same overflow. The mean
         and the clipping are one factor: gradients are gone over once.
@@ -129,7 +132,7 @@ class Trainer:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.scale(gradients[0].new_zeros(()))  # sets the scaler up where no batch has
             self.precision.scaler.unscale_(self.optimizer)
-        mean = 1 / max(sample_size, 1.0)
+        mean = 1 / (sample_size or 1.0)
         norm = mean * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         factor = mean * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) if self.clip_norm > 0 else mean
         torch._foreach_mul_(gradients, factor)

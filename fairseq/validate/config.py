@@ -38,7 +38,11 @@ class ValidationConfig:
     max_valid_steps: int | None = flag(
         None, "validate on the first N batches of each split, the shortest blocks first", aliases=("--nval",), minimum=1
     )
-    fixed_validation_seed: int | None = flag(None, "seed of validation", no_effect="validation draws no random numbers")
+    fixed_validation_seed: int | None = flag(
+        None,
+        "seed of every validation, for a criterion that draws random numbers [default: --seed + updates]",
+        minimum=0,
+    )
 
     @property
     def splits(self) -> list[str]:
@@ -64,7 +68,7 @@ class ValidateConfig:
     criterion: str | None = flag(None, "loss [default: the checkpoint's]", choices=CRITERIONS.summaries)
     model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
     max_tokens: int | None = flag(
-        None, "most tokens in a batch, padding counted [default: as when it was trained]", minimum=1
+        None, "most tokens in a batch, padding counted, an added <s> not [default: as when it was trained]", minimum=1
     )
     max_sentences: int | None = flag(
         None, "most blocks in a batch [default: as when it was trained]", aliases=("--batch-size",), minimum=1

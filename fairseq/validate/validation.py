@@ -15,6 +15,7 @@ from fairseq.runtime.distributed import ProcessGroup
 from fairseq.runtime.interrupts import checked
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
+from fairseq.validate.config import ValidationConfig
 from fairseq.validate.splits import ValidationSplit
 
 
@@ -66,10 +67,21 @@ def validate(
 
 
 def validate_on(
-    split: ValidationSplit, model: Any, criterion: Criterion, precision: Precision, group: ProcessGroup
+    split: ValidationSplit, model: Any, criterion: Criterion, precision: Precision, group: ProcessGroup, seed: int
 ) -> ValidationResult:
-    """Returns the result of a model on a split, and shows how far it is."""
-    return validate(model, criterion, precision, group, _batches(split, alone=group.world_size == 1))
+    """Returns the result of a model on a split, and shows how far it is.
+
+    A criterion that draws random numbers draws those of ``seed``, others in each process; those of training stay.
+    """
+    device = precision.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + group.rank * 1_000_003)
+        return validate(model, criterion, precision, group, _batches(split, alone=group.world_size == 1))
+
+
+def validation_seed(config: ValidationConfig, seed: int, num_updates: int) -> int:
+    """Returns the seed of a validation: of each another, unless ``--fixed-validation-seed`` gives one for all."""
+    return seed + num_updates if config.fixed_validation_seed is None else config.fixed_validation_seed
 
 
 def _batches(split: ValidationSplit, *, alone: bool) -> Iterator[Batch]:

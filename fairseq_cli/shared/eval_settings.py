@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.config.fairseq_fields import defaults_of
 from fairseq.config.flags import Flags, as_dict, flag_name
 from fairseq.config.path_lists import split_paths
 from fairseq.data.config import LanguageModelingConfig
@@ -20,7 +21,7 @@ from fairseq.storage.inputs import require_inputs
 from fairseq.storage.marks import RESULTS, TIMES, json_at
 from fairseq.storage.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
 from fairseq.storage.stores import retrieval_names
-from fairseq.tasks import TASKS
+from fairseq.tasks import TASKS, reads_splits
 
 # Neighbours that lower perplexity by less, or of which the nearest has more of the vote, may want another T. Of fewer
 # neighbours the nearest has much of the vote whatever T is.
@@ -31,9 +32,15 @@ def task_fields(flags: Flags, task: str, path: str, split: str | None = None) ->
     """Returns what was typed of the task's settings, after a look whether checkpoints, data and split are there."""
     config = TASKS.config(task)
     assert config is not None
-    if config is LanguageModelingConfig:
-        require_inputs(path, flags.typed.get("data", LanguageModelingConfig.data), split)
+    if reads_splits(task):
+        require_inputs(path, data_of(flags, task), split)
     return flags.given(config)
+
+
+def data_of(flags: Flags, task: str) -> str:
+    """Returns where the data of a task is, one that reads splits."""
+    default = defaults_of(TASKS.config(task) or LanguageModelingConfig).get("data")
+    return str(flags.typed.get("data", default or LanguageModelingConfig.data))
 
 
 class NeighbourSettings:

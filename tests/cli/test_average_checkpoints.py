@@ -98,6 +98,16 @@ def test_which_files_are_meant(tmp_path: Path, run: Path) -> None:
         pick(tmp_path)
 
 
+def test_the_best_by_a_metric_of_any_name_and_by_one_alone(tmp_path: Path, run: Path) -> None:
+    for value in ("3", "1", "2", "nan"):
+        (tmp_path / f"checkpoint.best_top 1-acc+_{value}.pt").write_bytes((run / "checkpoint1.pt").read_bytes())
+    best = [f"checkpoint.best_top 1-acc+_{value}.pt" for value in (1, 2)]
+    assert pick(tmp_path, num_best_checkpoints=2) == best
+    (tmp_path / "checkpoint.best_loss_0.5.pt").write_bytes((run / "checkpoint1.pt").read_bytes())
+    with pytest.raises(ConfigError, match=r"the best by one metric, but .* has some by loss and by top 1-acc\+; name"):
+        pick(tmp_path, num_best_checkpoints=2)
+
+
 @pytest.mark.parametrize(
     "words, error",
     [

@@ -13,7 +13,7 @@ PLATEAU = shlex.split("--lr-scheduler reduce_lr_on_plateau --lr-threshold 0.9 --
 
 
 def rates(outcome: object) -> list[float]:
-    return outcome.floats(r"\blr ([\d.e-]+)")  # type: ignore[attr-defined,no-any-return]
+    return outcome.floats(r"\| lr ([\d.e-]+)")  # type: ignore[attr-defined,no-any-return]
 
 
 def test_the_rate_is_halved_after_every_epoch_that_finds_nothing_better(
@@ -51,6 +51,32 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(train: Command, tm
     ):  # the stop validates once more, of which nothing is left
         one.extra_state[name] = other.extra_state[name] = None  # type: ignore[index]
     assert_same_run(one, other)
+
+
+def shrunk(train: Command, save_dir: Path, *words: object) -> object:
+    """Returns what a run said that goes on after three epochs, at a quarter of its rate."""
+    assert train(save_dir, *PLATEAU, "--max-epoch", 3).code == 0
+    return train(save_dir, *PLATEAU, "--max-epoch", 4, "--log-interval", 1, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "rate", "warned"),
+    [
+        ("", 0.0025, False),
+        ("--reset-meters", 0.0025, False),
+        ("--reset-lr-scheduler", 0.01, False),
+        ("--nval 1", 0.01, True),
+        ("--nval 1 --reset-lr-scheduler", 0.01, False),
+    ],
+)
+def test_what_the_schedule_knows_belongs_to_it(
+    train: Command, tmp_path: Path, words: str, rate: float, warned: bool
+) -> None:
+    outcome = shrunk(train, tmp_path, *shlex.split(words))
+    assert rates(outcome)[0] == rate
+    said = [line for line in outcome.warnings if line.startswith("the learning rate is 0.01 again, not 0.0025: ")]  # type: ignore[attr-defined]
+    assert len(said) == warned
+    assert not any("--reset-lr-scheduler" in line for line in outcome.warnings)  # type: ignore[attr-defined]
 
 
 def test_it_needs_validations(train: Command, tmp_path: Path) -> None:

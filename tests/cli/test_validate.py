@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.checkpoints.format import load_checkpoint
+from fairseq_cli.validate import known_sizes
 from tests.builders.tiny_lm import NUM_SENTENCES, Command, Outcome, num_tokens
 
 FLOAT32 = 1e-5  # sums of batches of other sizes
@@ -101,6 +102,12 @@ def test_flags_of_fairseqs_own_test_call(command: Command, data_dir: Path, check
     outcome = command("fairseq-validate", "--task", "language_modeling", data_dir, "--path", checkpoint, *words)
     assert outcome.code == 0
     assert outcome.out.startswith("valid | valid on 'valid' subset | loss ")
+
+
+def test_the_number_of_blocks_in_a_checkpoint_of_fairseqs() -> None:
+    settings = {"batch_size": 4, "max_sentences": None, "max_tokens": None, "batch_size_valid": 2}
+    assert known_sizes(settings) == {"max_sentences": 4, "batch_size_valid": 2}
+    assert known_sizes({"max_tokens": 16, "batch_size": None}) == {"max_tokens": 16}
 
 
 def test_the_first_batches_alone(validate: Command) -> None:

@@ -160,6 +160,64 @@ def test_a_task_class_trains(text: str, command: Command, data_dir: Path, tmp_pa
     assert "Perplexity: " in command("fairseq-eval-lm", data_dir, *words).out
 
 
+OWN_FILES = f"""{TASK_HEAD}
+@dataclass
+class MyTaskConfig(LanguageModelingConfig):
+    pass
+
+@register_task("my_task", dataclass=MyTaskConfig)
+class MyTask(LanguageModelingTask):
+    def load_split(self, split, **more):
+        return super().load_split("text_" + split, **more)
+"""
+OWN_CONFIG = """
+from dataclasses import dataclass, field
+from fairseq.config.flags import flag
+from fairseq.tasks import register_task
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.data.config import LanguageModelingConfig
+
+@dataclass(frozen=True)
+class MyTaskConfig:
+    data: str = flag("data-bin", "text", positional=True)
+    block: int = flag(16, "tokens in a block")
+
+@register_task("my_task", config=MyTaskConfig)
+class MyTask:
+    def __init__(self, config):
+        self.inner = LanguageModelingTask(LanguageModelingConfig(config.data, tokens_per_sample=config.block))
+        self.dictionary, self.build_model = self.inner.dictionary, self.inner.build_model
+
+    def load_split(self, split, **more):
+        return self.inner.load_split("text_" + split, **more)
+"""
+
+
+@pytest.mark.parametrize("text", [OWN_FILES, OWN_CONFIG], ids=["over ours", "of its own"])
+def test_a_task_may_have_files_of_its_own(text: str, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    """None of the splits that ``--valid-subset`` and the rest name is there."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dict.txt").write_bytes((data_dir / "dict.txt").read_bytes())
+    for path in data_dir.glob("*.[bi][id][nx]"):
+        (data / f"text_{path.name}").write_bytes(path.read_bytes())
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    outcome = train(command, data, plugin, tmp_path / "out", "--task", "my_task")
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_splits_of_a_task_over_ours_are_looked_for_at_once(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    plugin = write_plugin(tmp_path, {"__init__.py": OWN_FILES.partition("    def load_split")[0] + "    pass\n"})
+    outcome = train(command, data_dir, plugin, tmp_path / "out", "--task", "my_task", "--valid-subset", "vaild")
+    assert "did you mean valid?" in outcome.error
+    assert not any("parameters" in line for line in outcome.log), "no model was made"
+    assert train(command, data_dir, plugin, tmp_path / "out", "--task", "my_task").code == 0
+    words = ["--user-dir", plugin, "--task", "my_task", "--path", tmp_path / "out" / "checkpoint_last.pt", "--cpu"]
+    assert "did you mean test?" in command("fairseq-eval-lm", data_dir, *words, "--gen-subset", "tset").error
+
+
 WITHOUT_CONFIG = """
 from fairseq.models import register_model
 from fairseq.models.transformer_config import TransformerConfig

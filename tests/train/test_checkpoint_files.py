@@ -7,11 +7,32 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairseq.errors import ConfigError
 from fairseq.train import checkpoint_files
 from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
 from fairseq.train.config import CheckpointConfig
 from fairseq.train.origin import Run
 from fairseq.train.state import Best
+
+
+@pytest.mark.parametrize("metric", ["a+b", "acc (top 5)", "wer.1", "x_2"])
+def test_a_metric_of_any_name_has_its_best_few(tmp_path: Path, metric: str) -> None:
+    config = in_directory(
+        tmp_path, keep_best_checkpoints=1, best_checkpoint_metric=metric, maximize_best_checkpoint_metric=True
+    )
+    for value in (1.0, 3.0, 2.0, -math.inf, math.nan):
+        names = names_to_write(config, epoch=1, num_updates=None, metric=value, is_best=False)
+        write(tmp_path, next(name for name in names if "best_" in name).removesuffix(".pt"), "mine")
+    write(tmp_path, "checkpoint.best_a_b_9.0000", "mine")
+    delete_old(config, Run("mine", None))
+    assert {p.stem for p in tmp_path.iterdir()} == {f"checkpoint.best_{metric}_3.0000", "checkpoint.best_a_b_9.0000"}
+
+
+@pytest.mark.parametrize("metric", ["bits/token", "a\0b", "a\nb", "m" * 51])
+def test_a_metric_that_makes_no_name_of_a_file(metric: str) -> None:
+    assert CheckpointConfig(best_checkpoint_metric=metric).keep_best_checkpoints == -1
+    with pytest.raises(ConfigError, match="--keep-best-checkpoints puts the metric into names of files, which"):
+        CheckpointConfig(best_checkpoint_metric=metric, keep_best_checkpoints=1)
 
 
 def test_the_last_file_is_what_a_run_goes_on_from() -> None:

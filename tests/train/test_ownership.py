@@ -48,6 +48,8 @@ def refused(tmp_path: Path, name: str, **flags: Any) -> bool:
         ("checkpoint.best_loss_1.5000.pt", {"keep_best_checkpoints": 1}, True),
         ("checkpoint.best_ppl_1.5000.pt", {"keep_best_checkpoints": 1}, False),
         ("checkpoint.best_loss_1.5000.pt", {"keep_best_checkpoints": 1, "disable_validation": True}, False),
+        ("checkpoint.best_a+b_1.5.pt", {"keep_best_checkpoints": 1, "best_checkpoint_metric": "a+b"}, True),
+        ("checkpoint.best_aab_1.5.pt", {"keep_best_checkpoints": 1, "best_checkpoint_metric": "a+b"}, False),
         ("model.pt", {}, False),
     ],
 )

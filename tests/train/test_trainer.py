@@ -120,13 +120,13 @@ class Two(SingleProcess):
     """A process among two, of which the other one has the same share; it may be asked to stop."""
 
     world_size = 2
-    other_stops = False
+    other_stops = other_is_late = False
 
     def sum_(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
             tensor *= 2
-            if tensor.shape == (8,) and self.other_stops:  # the sums of an update: the last says who was asked to stop
-                tensor[-1] += 1
+            if tensor.dtype == torch.float64:  # the sums of an update: the last two say whose time is over, and who
+                tensor[-2:] += torch.tensor([self.other_is_late, self.other_stops])  # was asked to stop
 
 
 def test_sums_of_all_processes_are_the_updates() -> None:
@@ -150,6 +150,41 @@ def test_a_process_learns_that_it_or_another_was_asked_to_stop() -> None:
     learner.group = Two()
     learner.group.other_stops = True
     assert learner.update([batch], epoch=1).stop
+
+
+def test_a_process_learns_that_its_time_or_that_of_another_is_over() -> None:
+    batch = small_blocks().collate(np.arange(6))
+    stats = trainer(small_model(PLAIN)).update([batch], epoch=1, late=True)
+    assert (stats.late, stats.stop) == (True, False)
+    learner = trainer(small_model(PLAIN))
+    learner.group = Two()
+    assert not learner.update([batch], epoch=1).late
+    learner.group.other_is_late = True
+    stats = learner.update([batch], epoch=1)
+    assert (stats.late, stats.stop) == (True, False)
+
+
+@pytest.mark.parametrize("size", [0.25, 3.0, 0.0])
+def test_the_sample_size_divides_whatever_it_is(size: float) -> None:
+    """A quarter of a sample size is four times the gradient; 0 divides by nothing."""
+    model, reference = small_model(PLAIN), small_model(PLAIN)
+    cross_entropy(reference, *whole_batch()).nats.backward()
+    learner = trainer(model)
+    learner.criterion = lambda *batch: replace(cross_entropy(*batch), sample_size=size)
+    stats = learner.update([small_blocks().collate(np.arange(6))], epoch=1)
+    for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad * (size or 1.0), theirs.grad, rtol=FLOAT32_RTOL, atol=1e-6)
+    if size:
+        assert stats.readings.values()["loss"] == pytest.approx(stats.nats / size / math.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [-1.0, math.nan, math.inf])
+def test_a_sample_size_that_is_no_count_stops_the_run(size: float) -> None:
+    learner = trainer(small_model(PLAIN))
+    learner.criterion = lambda *batch: replace(cross_entropy(*batch), sample_size=size)
+    with pytest.raises(FairseqError, match=f"a sample size that is 0 or more, but gives {size:g}"):
+        learner.update([small_blocks().collate(np.arange(6))], epoch=1)
 
 
 def test_a_process_without_a_batch_steps_along() -> None:

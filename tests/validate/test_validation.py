@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from fairseq.config.common import DeviceConfig
-from fairseq.criterions.cross_entropy import cross_entropy
+from fairseq.criterions.cross_entropy import Loss, cross_entropy
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.runtime.distributed import ProcessGroup, SingleProcess
 from fairseq.runtime.precision import Precision
 from fairseq.validate import validation
-from fairseq.validate.validation import ValidationResult, validate
+from fairseq.validate.config import ValidationConfig
+from fairseq.validate.splits import ValidationSplit
+from fairseq.validate.validation import ValidationResult, validate, validate_on, validation_seed
 from tests.builders.small_model import BANDS, small_blocks, small_model
 
 FLOAT32_RTOL = 1e-5
@@ -30,7 +32,7 @@ def test_it_is_the_loss_without_dropout_and_leaves_weights_and_random_numbers() 
     model = small_model(MODEL)
     before, random = [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
     result = result_of(model, SingleProcess())
-    assert torch.equal(random, torch.get_rng_state()), "--fixed-validation-seed would have an effect"
+    assert torch.equal(random, torch.get_rng_state())
     batch = small_blocks().collate(np.arange(6))
     whole = torch.from_numpy(batch.source_BT), torch.from_numpy(batch.target_BT)
     assert result.nats == pytest.approx(cross_entropy(model.eval(), *whole).nats.item(), rel=FLOAT32_RTOL)
@@ -50,6 +52,40 @@ def test_it_is_summed_over_processes() -> None:
     assert two.nats == 2 * one.nats
     assert (two.num_targets, two.num_rows, two.num_batches) == (90, 12, 12)
     assert two.values() == pytest.approx(one.values(), rel=1e-12)
+
+
+class Drawing:
+    """A loss that is a random number."""
+
+    def __call__(self, model: object, source_BT: torch.Tensor, target_BT: torch.Tensor) -> Loss:
+        return Loss(torch.rand(()), 1)
+
+
+def drawn(seed: int, rank: int = 0) -> float:
+    """Returns the sum of a validation's random numbers."""
+    group = SingleProcess()
+    group.rank = rank
+    split = ValidationSplit("valid", small_blocks(), [np.array([i]) for i in range(6)], 6)
+    precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
+    return validate_on(split, torch.nn.Identity(), Drawing(), precision, group, seed).nats
+
+
+def test_random_numbers_of_a_validation_are_its_own() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = drawn(3)
+    assert torch.equal(before, torch.get_rng_state()), "training goes on with its own"
+    torch.manual_seed(6)
+    generator = torch.Generator().manual_seed(3)
+    expected = sum(torch.rand((), generator=generator).item() for _ in range(6))
+    assert drawn(3) == first == pytest.approx(expected, rel=FLOAT32_RTOL)
+    assert len({first, drawn(4), drawn(3, rank=1)}) == 3
+
+
+@pytest.mark.parametrize(("fixed", "seeds"), [(None, [11, 12]), (7, [7, 7])])
+def test_which_seed_a_validation_has(fixed: int | None, seeds: list[int]) -> None:
+    config = ValidationConfig(fixed_validation_seed=fixed)
+    assert [validation_seed(config, 10, num_updates) for num_updates in (1, 2)] == seeds
 
 
 def test_speed_is_told_by_fairseqs_names() -> None:
