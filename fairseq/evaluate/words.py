@@ -1,6 +1,5 @@
 """Words and their scores: ``--post-process``, ``--output-word-probs``, ``--output-word-stats``."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,9 +7,7 @@ import numpy as np
 
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.dictionary import SPECIALS, UNK
-from fairseq.text.post_process import BEGIN_MARKS, end_mark
-
-logger = logging.getLogger(__name__)
+from fairseq.text.post_process import BEGIN_MARKS, end_mark, rule_for
 
 
 @dataclass(frozen=True)
@@ -29,26 +26,23 @@ class WordJoiner:
 
     Args:
         symbols: the dictionary's symbols by id.
-        post_process: the value of the flag, which names the mark; None joins nothing.
+        post_process: the value of the flag, which names the mark; None joins nothing, as does a mark that no symbol
+            has.
     """
 
     def __init__(self, symbols: Sequence[str], post_process: str | None) -> None:
         self.symbols = symbols
+        post_process = rule_for(symbols, post_process)
         self._end, self._begin = end_mark(post_process), BEGIN_MARKS.get(post_process or "", "")
-        goes_on, follows = np.zeros((2, len(symbols)), np.bool_)
+        self._goes_on, self._follows = np.zeros((2, len(symbols)), np.bool_)
         if self._end:
-            goes_on[:] = [symbol.endswith(self._end) for symbol in symbols]
-            follows[:] = True
+            self._goes_on[:] = [symbol.endswith(self._end) for symbol in symbols]
+            self._follows[:] = True
         if self._begin:
-            begins = np.array([symbol.startswith(self._begin) for symbol in symbols])
-            goes_on[:], follows[:] = True, ~begins
+            self._goes_on[:] = True
+            self._follows[:] = [not symbol.startswith(self._begin) for symbol in symbols]
             words = [idx for idx in range(min(len(SPECIALS), len(symbols))) if idx != UNK]
-            goes_on[words] = follows[words] = False
-        self._goes_on, self._follows = goes_on, follows
-        has_mark = begins.any() if self._begin else goes_on.any()
-        if (self._end or self._begin) and not has_mark:
-            mark, end = (self._begin, "begins with") if self._begin else (self._end, "ends in")
-            logger.warning("--post-process has no effect: no word of the dictionary %s %s", end, mark)
+            self._goes_on[words] = self._follows[words] = False
 
     def num_joined(self, target_N: Int64s, block_idx_N: Int64s) -> int:
         """Returns how many targets go on with the word of the target before, in the same block."""

@@ -5,12 +5,18 @@ sentencepiece        a subword that begins a word begins with ▁: ▁lo w
 none                 as they are
 """
 
+import logging
+from collections.abc import Sequence
+
 from fairseq.errors import ConfigError
 from fairseq.text import BPES
 from fairseq.text.characters import SPACE, spaced
 
+logger = logging.getLogger(__name__)
+
 BEGIN_MARKS = {"sentencepiece": SPACE}
 _END_MARKS = {"subword_nmt": "@@", "none": ""}
+RARE = 100  # of so many words, one at least begins with the mark
 _OTHERS = ("letter", "wordpiece", "silence", "_EOW")  # of fairseq's, for speech
 
 
@@ -21,6 +27,23 @@ def check_post_process(rule: str | None) -> None:
             f"--post-process {rule} is not here: give sentencepiece (▁ begins a word), subword_nmt or another mark that"
             " a subword ends in whose word goes on, such as '@@ ', or none"
         )
+
+
+def rule_for(symbols: Sequence[str], rule: str | None) -> str | None:
+    """Returns the rule; None, with a warning, where no symbol has its mark: all of a text would be one word."""
+    end, begin = end_mark(rule), BEGIN_MARKS.get(rule or "", "")
+    marked = sum(symbol.endswith(end) if end else symbol.startswith(begin) for symbol in symbols)
+    if not marked:
+        mark = f"begins with {begin}" if begin else f"ends in {end}"
+        logger.warning("--post-process has no effect: no word of the dictionary %s", mark)
+        return None
+    if begin and marked * RARE < len(symbols):
+        found = "1 word begins" if marked == 1 else f"{marked} words begin"
+        logger.warning(
+            "--post-process %s: %s with %s, and the other %d of the dictionary go on with the word before; is this"
+            " dictionary one of %s?", rule, found, begin, len(symbols) - marked, rule
+        )  # fmt: skip
+    return rule
 
 
 def end_mark(rule: str | None) -> str:

@@ -1,5 +1,6 @@
 """What the commands that generate share: their flags, the generator, and the lines that they print (``OUTPUT``)."""
 
+import dataclasses
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.runtime.log import logger
 from fairseq.tasks import TASKS
 from fairseq.text.pipeline import TextPipeline
-from fairseq.text.post_process import joined
+from fairseq.text.post_process import joined, rule_for
 from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
 from fairseq_cli.shared.raw_text import open_text, text_groups
 
@@ -126,6 +127,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     opened = open_models(run.path, run.task, run.model_overrides, fields, precision)
     flags.warn_unused()
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
+    run = dataclasses.replace(run, post_process=rule_for(dictionary.symbols, run.post_process))
     neighbours = lines = None
     if settings.needed:
         from fairseq_cli.shared.memories import open_neighbours

@@ -133,6 +133,9 @@ def test_subwords_are_joined_in_what_is_printed(generate) -> None:
         for (_, text), (_, other) in zip(lines_of(plain, kind), lines_of(joined, kind), strict=True):
             assert f"{text} ".replace("@@ ", "").strip() == other
     assert lines_of(plain, "P") == lines_of(joined, "P")
+    other = generate("--beam", 2, "--remove-bpe=sentencepiece")
+    assert other.out == plain.out
+    assert other.warnings == ["--post-process has no effect: no word of the dictionary begins with ▁"]
 
 
 def test_neighbours_are_mixed_in_and_named(generate, neighbours, data_dir) -> None:

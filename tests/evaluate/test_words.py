@@ -101,7 +101,11 @@ def test_a_mark_that_no_word_has_is_named(post_process: str, expect: str, caplog
     assert [record.getMessage() for record in caplog.records] == [
         f"--post-process has no effect: no word of the dictionary {expect}"
     ]
-    assert joiner.num_joined(np.array([4, 4]), np.zeros(2, np.int64)) == (post_process == "sentencepiece")
+    assert joiner.num_joined(np.array([4, 4]), np.zeros(2, np.int64)) == 0
+    assert list(joiner.words(np.array([4, 3]), np.array([-1.0, -2.0]))) == [
+        Word("cat", -1.0, False),
+        Word("<unk>", -2.0, False),
+    ]
 
 
 def test_none_joins_nothing(caplog: pytest.LogCaptureFixture) -> None:
