@@ -20,6 +20,6 @@ def test_a_loss_scale_that_was_saved_is_restored() -> None:
 
 def test_a_loss_scale_of_which_a_part_is_missing() -> None:
     with pytest.raises(
-        CheckpointError, match="the loss scale of x.pt is damaged \\('scale' is missing\\); --reset-opt"
+        CheckpointError, match=r"the loss scale of x.pt is damaged \(.scale. is missing\); --reset-opt"
     ):
         restore_loss_scale(checkpoint(growth_factor=2.0), torch.amp.GradScaler("cpu"))
