@@ -19,7 +19,5 @@ def test_a_loss_scale_that_was_saved_is_restored() -> None:
 
 
 def test_a_loss_scale_of_which_a_part_is_missing() -> None:
-    with pytest.raises(
-        CheckpointError, match=r"the loss scale of x.pt is damaged \(.scale. is missing\); --reset-opt"
-    ):
+    with pytest.raises(CheckpointError, match=r"of x\.pt is damaged \('scale' is missing\); --reset-optimizer"):
         restore_loss_scale(checkpoint(growth_factor=2.0), torch.amp.GradScaler("cpu"))
