@@ -62,8 +62,8 @@ def more_calls(path: str) -> dict[str, object]:
     d = Dictionary.load(io.StringIO("the 3\ncat 2\n"))
     sentence, written, refused = d.dummy_sentence(6), io.StringIO(), ""
     d.add_from_file(io.StringIO("dog 5\n"))
-    d.add_from_file(io.StringIO("cat 7 #fairseq:overwrite\n"))
     d.save(written)
+    d.add_from_file(io.StringIO("cat 7 #fairseq:overwrite\n"))
     try:
         d.add_from_file(io.StringIO("dog 5\n"))
     except Exception as err:
@@ -74,16 +74,8 @@ def more_calls(path: str) -> dict[str, object]:
     Dictionary.add_file_to_dictionary(str(text), counted, str.split, 1)
     Dictionary.add_file_to_dictionary(str(text), counted, str.split, 2)
     return {
-        "specials": [
-            d.bos_word,
-            d.pad_word,
-            d.eos_word,
-            d.unk_word,
-            d.bos_index,
-            d.pad_index,
-            d.eos_index,
-            d.unk_index,
-        ],
+        "special_words": [d.bos_word, d.pad_word, d.eos_word, d.unk_word],
+        "specials": [d.bos_index, d.pad_index, d.eos_index, d.unk_index],
         "unk": [d.unk_string(), d.unk_string(True)],
         "dummy": [len(sentence), str(sentence.dtype), sentence[-1].item(), min(sentence[:-1].tolist()) > 3],
         "file": [d.symbols, d.count[4:], written.getvalue(), bool(refused)],
