@@ -99,7 +99,8 @@ def parse(
         raise refused
     if unknown:
         _refuse_absent(vars(namespace), groups)
-        raise _unknown(unknown[0], [*known, *foreign_flags(prog)], f"(see {prog} --help)")
+        see = f"(see {prog} --help)"
+        raise _choice_as_flag(unknown[0], groups, see) or _unknown(unknown[0], [*known, *foreign_flags(prog)], see)
     return Flags(vars(namespace), tuple(groups), without_effect_of(foreign))
 
 
@@ -111,6 +112,16 @@ def _refuse_absent(typed: Mapping[str, Any], groups: Sequence[type]) -> None:
             known = choices_of(field)
             if isinstance(value, str) and value not in known and (message := not_built(flag_name(name), value, known)):
                 raise ConfigError(message)
+
+
+def _choice_as_flag(word: str, groups: Sequence[type], see: str) -> ConfigError | None:
+    """Returns the error for ``--adam``, the name of something registered that another flag chooses; else None."""
+    for cls in groups:
+        for name, field in flag_fields(cls).items():
+            for choice in choices_of(field) if callable(field.metadata["choices"]) else ():
+                if hyphens(f"--{choice}") == word:
+                    return ConfigError(f"unrecognised argument {word}; write {flag_name(name)} {choice} {see}")
+    return None
 
 
 def _unknown(word: str, known: Sequence[str], see: str) -> ConfigError:

@@ -7,14 +7,15 @@ third field ``#fairseq:overwrite`` gives a symbol that is already there a second
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairseq.arrays import Int64s
-from fairseq.data.dictionary_file import OVERWRITE, read_dictionary
+from fairseq.data.dictionary_file import OVERWRITE, Specials, check_specials, read_dictionary
 from fairseq.data.dictionary_file import SPECIALS as SPECIALS
 from fairseq.data.encoding import MARK
 from fairseq.errors import ConfigError, shown
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 
 
-class Dictionary:
+class Dictionary(Specials):
     """Words with their ids and counts; the calls are those of fairseq's dictionary.
 
     Args:
         symbols: the words from id 4 on.
         counts: how often each was counted.
+        bos, pad, eos, unk, extra_special_symbols: as in fairseq; others than the four are refused.
 
     Attributes:
         symbols: every symbol, by id; the specials first.
@@ -40,7 +42,18 @@ class Dictionary:
         indices: id of each symbol.
     """
 
-    def __init__(self, symbols: Iterable[str] = (), counts: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        symbols: Iterable[str] = (),
+        counts: Iterable[int] = (),
+        *,
+        bos: str = SPECIALS[0],
+        pad: str = SPECIALS[1],
+        eos: str = SPECIALS[2],
+        unk: str = SPECIALS[3],
+        extra_special_symbols: Sequence[str] | None = None,
+    ) -> None:
+        check_specials(bos, pad, eos, unk, extra_special_symbols)
         self.symbols: list[str] = [*SPECIALS, *symbols]
         self.counts: list[int] = [*(0 for _ in SPECIALS), *counts]
         assert len(self.symbols) == len(self.counts), f"{len(self.symbols)} symbols, {len(self.counts)} counts"
@@ -75,27 +88,6 @@ class Dictionary:
         """Returns the id of a symbol, or of ``<unk>`` if it is not in the dictionary."""
         return self.indices.get(symbol, UNK)
 
-    def bos(self) -> int:
-        """Returns the id of ``<s>``."""
-        return BOS
-
-    def pad(self) -> int:
-        """Returns the id of ``<pad>``."""
-        return PAD
-
-    def eos(self) -> int:
-        """Returns the id of ``</s>``."""
-        return EOS
-
-    def unk(self) -> int:
-        """Returns the id of ``<unk>``."""
-        return UNK
-
-    @property
-    def nspecial(self) -> int:
-        """How many symbols are special, the first ones."""
-        return len(SPECIALS)
-
     def string(
         self,
         ids: Any,
@@ -121,7 +113,7 @@ class Dictionary:
             more = (bpe_symbol, escape_unk, extra_symbols_to_ignore, unk_string, include_eos, separator)
             return "\n".join(self.string(row, *more) for row in ids)
         left_out = {BOS, *(() if include_eos else (EOS,)), *extra_symbols_to_ignore}
-        unknown = unk_string if unk_string is not None else f"<{SPECIALS[UNK]}>" if escape_unk else SPECIALS[UNK]
+        unknown = unk_string if unk_string is not None else self.unk_string(escape_unk)
         kept = (idx for idx in map(int, ids) if idx not in left_out)
         text = separator.join(unknown if idx == UNK else self.symbols[idx] for idx in kept)
         return joined(text, bpe_symbol)
@@ -179,6 +171,23 @@ class Dictionary:
         self.counts.append(n)
         return self.indices[word]
 
+    def add_from_file(self, path: str | Path | IO[str]) -> None:
+        """Adds the words of a ``dict.txt``, or of one that is open; errors are those of ``load``, and a word twice."""
+        for symbol, count in zip(*read_dictionary(path, self.indices), strict=True):
+            self.add_symbol(symbol, count, overwrite=True)
+
+    @staticmethod
+    def add_file_to_dictionary(
+        filename: str | Path, dict: "Dictionary", tokenize: Callable[[str], Sequence[str]], num_workers: int = 1
+    ) -> None:
+        """Counts the words of a text into a dictionary, and its lines as ``</s>``; one process does so."""
+        counts: Counter[str] = Counter()
+        with Path(filename).open(encoding="utf-8") as file:
+            for line in file:
+                counts.update([*tokenize(line), SPECIALS[EOS]])
+        for word, count in sorted(counts.items()):
+            dict.add_symbol(word, count)
+
     def update(self, other: "Dictionary") -> None:
         """Adds the words and counts of another dictionary."""
         for symbol, count in zip(other.symbols, other.counts, strict=True):
@@ -226,8 +235,8 @@ class Dictionary:
         return cls(symbols, [*(-n for n, _ in kept), *([0] * (len(symbols) - len(kept)))])
 
     @classmethod
-    def load(cls, path: str | Path) -> "Dictionary":
-        """Returns the dictionary of a ``dict.txt``.
+    def load(cls, path: str | Path | IO[str]) -> "Dictionary":
+        """Returns the dictionary of a ``dict.txt``, or of one that is open for reading text.
 
         Raises:
             DataError: there is no such file, or a line is not UTF-8, not ``<symbol> <count>``, or a duplicate.
@@ -249,7 +258,10 @@ class Dictionary:
             self._sha256 = hashlib.sha256(self.to_bytes()).hexdigest()
         return self._sha256
 
-    def save(self, path: str | Path) -> None:
-        """Writes ``dict.txt``: whole, or not at all."""
+    def save(self, path: str | Path | IO[str]) -> None:
+        """Writes ``dict.txt``: whole, or not at all; or into a file that is open for writing text."""
+        if not isinstance(path, (str, Path)):
+            path.write(self.to_bytes().decode())
+            return
         with atomic_write(path) as file:
             file.write(self.to_bytes())

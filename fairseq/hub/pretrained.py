@@ -1,5 +1,6 @@
 """``from_pretrained``: the files of a model become the object that scores with it."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from fairseq.checkpoints.format import load_checkpoint
-from fairseq.config.flags import flag_fields, resolve
+from fairseq.config.flags import Namespace, as_dict, flag_fields, resolve
 from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.data.config import LanguageModelingConfig
@@ -69,25 +70,31 @@ def from_pretrained(
         raise ConfigError("checkpoint_file names several checkpoints, but a datastore belongs to one; give one")
     with in_keywords(LanguageModelingConfig, TextConfig, *text_configs(), *MODELS.configs(), **_RENAMED):
         checkpoints = [load_checkpoint(path) for path in paths]
-        pipeline = pipeline_of(root, published_text(name_or_path), checkpoints[0].fields, text)
-        task = _task(find_data(root, data_name_or_path, checkpoints[0]), {**checkpoints[0].fields, **overrides})
+        first = checkpoints[0]
+        pipeline = pipeline_of(root, published_text(name_or_path), first.fields, text)
+        task = _task(find_data(root, data_name_or_path, first), {**first.fields, **overrides})
         models: list[Any] = [task.load_model(checkpoint, overrides) for checkpoint in checkpoints]
-        memory, lmbda = None, 0.0
-        if knn is not None:
-            memory, lmbda = knn.open_for(identity_of(models[0], task.dictionary, checkpoints[0]))
-    add_bos = task.config.add_bos_token
-    positions = min(model.max_positions for model in models) - add_bos  # <s> takes one of them
-    return LanguageModelHub(
+        memory, lmbda = (None, 0.0) if knn is None else knn.open_for(identity_of(models[0], task.dictionary, first))
+    positions = min(model.max_positions for model in models) - task.config.add_bos_token  # <s> takes one of them
+    lm = LanguageModelHub(
         models,
         task.dictionary,
         min(task.config.tokens_per_sample, positions),
         device=device,
         name=", ".join(map(str, paths)),
-        add_bos=add_bos,
+        add_bos=task.config.add_bos_token,
         memory=memory,
         lmbda=lmbda,
         pipeline=pipeline,
     )
+    lm.task, lm.args = task, _settings(first.fields, models[0], overrides)
+    return lm
+
+
+def _settings(fields: Mapping[str, Any], model: Any, overrides: Mapping[str, Any]) -> Namespace:
+    """Returns the settings of a checkpoint, those that it does not hold as its model has them."""
+    own = as_dict(model.config) if dataclasses.is_dataclass(getattr(model, "config", None)) else {}
+    return Namespace(**{**fields, **own, **overrides})
 
 
 def _task(data_dir: Path, fields: Mapping[str, Any]) -> LanguageModelingTask:

@@ -3,8 +3,9 @@
 B batch, T time, S scored time, C width, N scored tokens.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -32,13 +33,33 @@ class ModelIdentity:
 class DecoderOutput:
     """What the layers of a model give.
 
+    ``scores, extra = output``, as fairseq's scripts have it, computes the scores of every word then.
+
     Attributes:
         features_BSC: what the output layer takes.
         ffn_input_BSC: input of the last layer's feed-forward network: the context vectors.
+        scores: makes scores ``[B, S, V]`` of the features; an adaptive softmax, which has none, leaves the features.
     """
 
     features_BSC: Tensor
     ffn_input_BSC: Tensor
+    scores: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns the scores (0), or a dict with features and context vectors (1)."""
+        if index in (0, -2):
+            if self.scores is None:
+                raise TypeError("this output has no scores; model.log_prob(output.features_BSC.flatten(0, 1)) is ln p")
+            return self.scores(self.features_BSC)
+        if index in (1, -1):
+            return {"features": self.features_BSC, "context_vectors": self.ffn_input_BSC}
+        raise IndexError(f"an output has scores (0) and more (1), but is asked for {index}")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self[0], self[1]))
+
+    def __len__(self) -> int:
+        return 2
 
 
 class LanguageModel(Protocol):

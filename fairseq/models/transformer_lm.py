@@ -5,6 +5,7 @@
 B batch, T time, S scored time (the last S of T columns), C width, N scored tokens.
 """
 
+import dataclasses
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -100,13 +101,33 @@ class TransformerLanguageModel(nn.Module):
         """Whether the output layer is an adaptive softmax."""
         return self.decoder.adaptive_softmax is not None
 
-    def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
-        """Returns the outputs of the columns from ``first`` on for input ids ``source_BT``.
+    def forward(self, src_tokens: Tensor, first: int = 0, src_lengths: Tensor | None = None) -> DecoderOutput:
+        """Returns the outputs of the columns from ``first`` on for input ids ``[B, T]``.
 
-        A row that is shorter is filled on the right, with anything. ``<pad>`` is a word that no other column sees, and
-        that counts as no position, as in fairseq.
+        A row that is shorter is filled on the right, with anything; nothing depends on ``src_lengths``. ``<pad>`` is a
+        word that no other column sees, and that counts as no position, as in fairseq.
         """
-        return self.decoder(source_BT, first)  # type: ignore[no-any-return]
+        output: DecoderOutput = self.decoder(src_tokens, first)
+        return dataclasses.replace(output, scores=self._scores)
+
+    def extract_features(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Returns what the output layer takes, ``[B, T, C]``, and a dict with the context vectors, as in fairseq."""
+        output = self(src_tokens)
+        return output.features_BSC, output[1]
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
+        """Returns p or ln p of every word, float32 ``[B, S, V]``, from the output of a call, as in fairseq."""
+        scores = net_output[0]
+        if self.has_adaptive_softmax:
+            log_p: Tensor = self.log_prob(scores.flatten(0, -2)).view(*scores.shape[:-1], -1)
+        else:
+            log_p = scores.float().log_softmax(-1)
+        return log_p if log_probs else log_p.exp()
+
+    def _scores(self, features_BSC: Tensor) -> Tensor:
+        if self.has_adaptive_softmax:
+            return features_BSC
+        return self.logits(features_BSC.flatten(0, 1)).view(*features_BSC.shape[:2], -1)
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns log p(target), natural, float32 ``[N]``, from features of the scored columns."""

@@ -5,8 +5,10 @@ Both Pythons run this file: ours, and that of fairseq 0.12.
 python peer_dictionary_child.py DICT
 """
 
+import io
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -52,7 +54,33 @@ def calls(path: str) -> dict[str, object]:
         made.add_symbol(word)
     made.finalize(threshold=2, padding_factor=8)
     found["finalized"] = [made.symbols, made.count[4:]]
+    found.update(more_calls(path))
     return found
+
+
+def more_calls(path: str) -> dict[str, object]:
+    d = Dictionary.load(io.StringIO("the 3\ncat 2\n"))
+    sentence, written, refused = d.dummy_sentence(6), io.StringIO(), ""
+    d.add_from_file(io.StringIO("dog 5\n"))
+    d.save(written)
+    d.add_from_file(io.StringIO("cat 7 #fairseq:overwrite\n"))
+    try:
+        d.add_from_file(io.StringIO("dog 5\n"))
+    except Exception as err:
+        refused = str(err)
+    text = Path(path).with_name("text.txt")
+    text.write_text("c b a b\nthe c\n\n", encoding="utf-8")
+    counted = Dictionary(bos="<s>", pad="<pad>", eos="</s>", unk="<unk>", extra_special_symbols=None)
+    Dictionary.add_file_to_dictionary(str(text), counted, str.split, 1)
+    Dictionary.add_file_to_dictionary(str(text), counted, str.split, 2)
+    return {
+        "special_words": [d.bos_word, d.pad_word, d.eos_word, d.unk_word],
+        "specials": [d.bos_index, d.pad_index, d.eos_index, d.unk_index],
+        "unk": [d.unk_string(), d.unk_string(True)],
+        "dummy": [len(sentence), str(sentence.dtype), sentence[-1].item(), min(sentence[:-1].tolist()) > 3],
+        "file": [d.symbols, d.count[4:], written.getvalue(), bool(refused)],
+        "counted": [counted.symbols, counted.count[4:]],
+    }
 
 
 if __name__ == "__main__":

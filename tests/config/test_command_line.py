@@ -84,6 +84,20 @@ def test_a_mistyped_flag_is_answered_with_the_nearest() -> None:
     assert str(caught.value) == ("unrecognised argument --max-token; did you mean --max-tokens? (see prog --help)")
 
 
+def test_a_name_that_stands_as_a_flag_is_answered_with_the_flag_that_takes_it() -> None:
+    @dataclass(frozen=True)
+    class Named:
+        rate: str = flag("fixed", "schedule", choices=lambda: ("fixed", "inverse_sqrt"))
+        mode: str = flag("none", "mode", choices=("none", "eos"))
+
+    for word in ("--inverse_sqrt", "--inverse-sqrt"):
+        with pytest.raises(ConfigError) as caught:
+            parse("prog", "does it", (Named,), [word])
+        assert str(caught.value) == "unrecognised argument --inverse-sqrt; write --rate inverse_sqrt (see prog --help)"
+    with pytest.raises(ConfigError, match=r"^unrecognised argument --eos \(see prog --help\)$"):
+        parse("prog", "does it", (Named,), ["--eos"])  # "none" and "eos" are of many flags
+
+
 def test_a_prefix_is_not_taken_for_a_flag() -> None:
     with pytest.raises(ConfigError, match="unrecognised argument --warm"):
         typed("--warm", "4")

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fairseq.data import Dictionary, MMapIndexedDataset
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, DataError
 from tests.builders.peer import ROOT, last_line_of, peer_python
+from tests.builders.peer_dictionary_child import calls
 from tests.builders.tiny_lm import write_split
 
 CHILD = ROOT / "tests" / "builders" / "peer_dictionary_child.py"
@@ -88,6 +90,30 @@ def test_strings(dictionary: Dictionary) -> None:
     pieces = Dictionary(["lo@@", "w", "\u2581new", "er"], [1] * 4)
     assert pieces.string([4, 5], "@@ ") == "low"
     assert pieces.string([6, 7, 6], "sentencepiece") == "newer new"
+
+
+def test_files_that_are_open_and_words_that_are_added(dictionary: Dictionary, tmp_path: Path) -> None:
+    """Expected values are fairseq 0.12's, with which the slow test compares."""
+    found = calls(str(tmp_path / "dict.txt"))
+    assert found["specials"] == [0, 1, 2, 3]
+    assert found["special_words"] == ["<s>", "<pad>", "</s>", "<unk>"]
+    assert found["unk"] == ["<unk>", "<<unk>>"]
+    assert found["dummy"] == [6, "torch.int64", 2, True]
+    lines = "the 3\ncat 2\ndog 5\n"
+    assert found["file"] == [["<s>", "<pad>", "</s>", "<unk>", "the", "cat", "dog", "cat"], [3, 2, 5, 7], lines, True]
+    assert found["counted"] == [["<s>", "<pad>", "</s>", "<unk>", "a", "b", "c", "the"], [2, 4, 4, 2]]
+    more = tmp_path / "more.txt"
+    more.write_text("cat 1\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r":1: each symbol must stand once, but 'cat' .* \(in the dictionary\)"):
+        dictionary.add_from_file(more)
+
+
+@pytest.mark.parametrize("given", [{"pad": "[PAD]"}, {"extra_special_symbols": ["<mask>"]}])
+def test_other_special_symbols_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^the special symbols must be <s>, <pad>, </s>, <unk>, but are .*add_symbol$"
+    ):
+        Dictionary(**given)
 
 
 def test_the_other_name_of_the_package(tmp_path: Path) -> None:

@@ -31,11 +31,12 @@ def test_the_blocks_run(artefacts: Artefacts, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
     assert names["logits"].shape == (5, 40) and names["extra"]["context_vectors"].shape == (5, 16)
     assert [len(texts) for texts in names["several"]] == [1, 1]
+    assert names["features"].shape == (1, 4, 16)
     raw = names["raw"]
     assert raw.string(raw.encode("lower, low.")) == "low@@ er , lo@@ w .", "as the page says"
     assert names["rows"].shape == (4, 4)
