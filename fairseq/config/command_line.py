@@ -9,7 +9,7 @@ import dataclasses
 import re
 import textwrap
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from fairseq import __version__
@@ -100,7 +100,7 @@ def parse(
     if unknown:
         _refuse_absent(vars(namespace), groups)
         see = f"(see {prog} --help)"
-        raise _choice_as_flag(unknown[0], groups, see) or _unknown(unknown[0], [*known, *foreign_flags(prog)], see)
+        raise _choice_as_flag(unknown[0], groups, see) or _unknown(unknown[0], known, foreign_flags(prog), see)
     return Flags(vars(namespace), tuple(groups), without_effect_of(foreign))
 
 
@@ -124,8 +124,8 @@ def _choice_as_flag(word: str, groups: Sequence[type], see: str) -> ConfigError 
     return None
 
 
-def _unknown(word: str, known: Sequence[str], see: str) -> ConfigError:
-    """Returns the error for an argument that the command does not take."""
+def _unknown(word: str, known: Sequence[str], foreign: Iterable[str], see: str) -> ConfigError:
+    """Returns the error for an argument that is neither one of the command's own nor of fairseq's."""
     if not word.strip():
         return ConfigError(f"an argument is a space: write nothing behind the \\ that ends a line {see}")
     name, blank, value = word.partition(" ")
@@ -136,7 +136,7 @@ def _unknown(word: str, known: Sequence[str], see: str) -> ConfigError:
     flag = word.split("=")[0]
     if meant := _meant(flag, known):
         return ConfigError(f"unrecognised argument {word}; here it is {meant} {see}")
-    if hint := did_you_mean(flag, known):
+    if hint := did_you_mean(flag, [*known, *foreign]):
         return ConfigError(f"unrecognised argument {word}{hint} {see}")
     return UnknownFlagError(f"unrecognised argument {word} {see}", flag)
 
