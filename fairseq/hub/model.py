@@ -135,42 +135,46 @@ class LanguageModelHub(FairseqNames):
         return scores[0] if isinstance(text, str) else scores
 
     @overload
-    def sample(self, prompts: str, *, seed: int = 1, **settings: Any) -> str: ...
+    def sample(self, prompts: str, beam: int = 1, *, seed: int = 1, **settings: Any) -> str: ...
     @overload
-    def sample(self, prompts: list[str], *, seed: int = 1, **settings: Any) -> list[str]: ...
-    def sample(self, prompts: str | list[str], *, seed: int = 1, **settings: Any) -> str | list[str]:
+    def sample(self, prompts: list[str], beam: int = 1, *, seed: int = 1, **settings: Any) -> list[str]: ...
+    def sample(self, prompts: str | list[str], beam: int = 1, *, seed: int = 1, **settings: Any) -> str | list[str]:
         """Returns a prompt with its continuation; of several prompts, a list.
 
         Args:
             prompts: what the texts begin with; one that ends with a new line is continued on the next line.
+            beam: texts that are kept at each token; 1 takes the most probable token each time.
             seed: of random draws: the same one draws the same texts.
-            settings: ``beam`` (1 if left out: the most probable token each time), ``sampling``, ``sampling_topk``,
-                ``sampling_topp``, ``temperature``, ``max_len_b`` and the other fields of ``GenerationConfig``;
-                fairseq's ``verbose``, ``skip_invalid_size_inputs`` and the like are taken, and change nothing.
+            settings: ``sampling``, ``sampling_topk``, ``sampling_topp``, ``temperature``, ``max_len_b`` and the other
+                fields of ``GenerationConfig``; fairseq's ``verbose``, ``skip_invalid_size_inputs`` and the like are
+                taken, and change nothing.
 
         Raises:
             ConfigError: no such setting, one out of range, or a prompt that leaves no room.
         """
         for text in _listed(prompts):
             self._texts.encode(text)  # refuses what is no text
-        found = self.generate(_listed(prompts), seed=seed, **settings)
+        found = self.generate(_listed(prompts), beam, seed=seed, **settings)
         texts = [self.decode([*best[0].prompt_T, *best[0].tokens_T]) for best in found]
         return texts[0] if isinstance(prompts, str) else texts
 
     @overload
-    def generate(self, prompts: str | Sequence[int], *, seed: int = 1, **settings: Any) -> list[Hypothesis]: ...
+    def generate(
+        self, prompts: str | Sequence[int], beam: int = 1, *, seed: int = 1, **settings: Any
+    ) -> list[Hypothesis]: ...
     @overload
     def generate(
-        self, prompts: list[str] | list[Tensor] | list[list[int]], *, seed: int = 1, **settings: Any
+        self, prompts: list[str] | list[Tensor] | list[list[int]], beam: int = 1, *, seed: int = 1, **settings: Any
     ) -> list[list[Hypothesis]]: ...
     @overload
-    def generate(self, prompts: Ids, *, seed: int = 1, **settings: Any) -> list[Any]: ...
-    def generate(self, prompts: Any, *, seed: int = 1, **settings: Any) -> list[Any]:
+    def generate(self, prompts: Ids, beam: int = 1, *, seed: int = 1, **settings: Any) -> list[Any]: ...
+    def generate(self, prompts: Any, beam: int = 1, *, seed: int = 1, **settings: Any) -> list[Any]:
         """Returns the ``nbest`` texts after a prompt, the best first, token by token; of several prompts, a list.
 
         Args:
             prompts: a text, or its ids (int64 ``[T]``, or a list); several as a list of either, or as rows ``[B, T]``.
                 The ``</s>`` that ``encode`` ends with, and ``<pad>`` at either end, are left off.
+            beam: as in ``sample``.
             seed: as in ``sample``.
             settings: as in ``sample``.
 
@@ -184,7 +188,7 @@ class LanguageModelHub(FairseqNames):
         texts, is_one = self._texts.prompts(prompts)
         seed = coerce(seed, int, "seed")
         with in_keywords(GenerationConfig):
-            config = resolve(GenerationConfig, {"beam": 1, **settings})  # 1 as in fairseq's hub
+            config = resolve(GenerationConfig, {"beam": beam, **settings})
             memories = self._memories()
             generator = Generator(self.models[0], self._precision, config, memories, seed=seed, add_bos=self._add_bos)
             found: list[list[Hypothesis]] = []

@@ -54,6 +54,13 @@ def test_arguments_that_change_nothing_are_taken(lm: LanguageModelHub, settings:
     assert list(taken.tokens_T) == list(plain.tokens_T)
 
 
+def test_the_beam_may_come_second(lm: LanguageModelHub) -> None:
+    assert lm.sample("w1 w2", 3, max_len_b=4) == lm.sample("w1 w2", beam=3, max_len_b=4)
+    assert len(lm.generate("w1", 3, nbest=3, max_len_b=4)) == 3
+    with pytest.raises(ConfigError, match=r"^beam must be at least 1"):
+        lm.sample("w1", 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "expect"),
     [
