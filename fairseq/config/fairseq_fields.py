@@ -1,8 +1,9 @@
 """Fields of the dataclasses of fairseq's plugins, as flags of ours.
 
-Two of them, in a dataclass:
+Three of them, in a dataclass:
 
     eps: float = field(default=0.1, metadata={"help": "…", "argparse_alias": "-e"})
+    beta: float = 0.1
     sentence_avg: bool = II("optimization.sentence_avg")      # "${optimization.sentence_avg}": the value of that flag
 """
 
@@ -28,11 +29,17 @@ def title(cls: type) -> str:
     return text.partition("\n")[0].rstrip(".")
 
 
+def is_flag(field: dataclasses.Field[Any]) -> bool:
+    """Returns whether a field is a flag: not one that only refers to another flag, nor one that is not to be given."""
+    refers = isinstance(field.default, str) and REFERENCE.fullmatch(field.default) is not None
+    return "help" in field.metadata or (field.init and not refers and not field.name.startswith("_"))
+
+
 def as_flag(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> dataclasses.Field[Any]:
     """Returns a field with metadata and a default such as ``flag`` gives, which ours has already.
 
     Args:
-        field: of any dataclass; its metadata has a "help".
+        field: of any dataclass.
         own: the metadata of a flag of which nothing is said but its help.
     """
     if own.keys() <= field.metadata.keys():
@@ -43,7 +50,7 @@ def as_flag(field: dataclasses.Field[Any], own: Mapping[str, Any]) -> dataclasse
         made.default, made.default_factory = tuple(value) if isinstance(value, list) else value, dataclasses.MISSING
     choices = tuple(map(str, given.get("argparse_choices") or ())) or words_of(field.type)
     alias = given.get("argparse_alias")
-    found = {"help": str(given["help"]), "aliases": (alias,) if alias else (), "choices": choices}
+    found = {"help": str(given.get("help", "")), "aliases": (alias,) if alias else (), "choices": choices}
     required = {"required": made.default is dataclasses.MISSING}
     made.metadata = types.MappingProxyType({**own, **found, **required})
     return made

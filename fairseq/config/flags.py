@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from string import digits
 from typing import Any, TypeVar
 
-from fairseq.config.fairseq_fields import as_flag, title, words_of
+from fairseq.config.fairseq_fields import as_flag, is_flag, title, words_of
 from fairseq.config.foreign.names import not_built
 from fairseq.config.kinds import kind_of
 from fairseq.errors import ConfigError, did_you_mean, shown, some_of
@@ -89,7 +89,7 @@ def flag_name(field_name: str) -> str:
 
 def flag_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     """Returns the fields of a config dataclass that are flags, by name; one in fairseq's manner is completed."""
-    return {f.name: as_flag(f, _PLAIN) for f in dataclasses.fields(cls) if "help" in f.metadata}
+    return {f.name: as_flag(f, _PLAIN) for f in dataclasses.fields(cls) if is_flag(f)}
 
 
 def parse_literal_dict(text: str, what: str) -> dict[str, Any]:

@@ -11,10 +11,11 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from fairseq.config.flags import Namespace, as_dict
 from fairseq.criterions.config import PlainConfig
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.data.dictionary import PAD
@@ -58,6 +59,12 @@ class FairseqCriterion(nn.Module):
         for name, parameter in inspect.signature(cls).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
+            if name == "args":
+                raise ConfigError(
+                    f"{cls.__name__}.__init__ asks for 'args', the namespace of criterions of before 2020: derive it"
+                    " from fairseq.criterions.LegacyFairseqCriterion, whose __init__ takes (args, task), or let it"
+                    " take (task, …) with fields of its dataclass (docs/plugins.md)"
+                )
             if name in ("task", "cfg", "config"):
                 given[name] = task if name == "task" else cfg
             elif hasattr(cfg, name):
@@ -106,10 +113,33 @@ def _per(nats: float, count: float) -> float:
 
 
 class LegacyFairseqCriterion(FairseqCriterion):
-    """Name of the class that fairseq's criterions of before 2020 derive from; here it only says what to write."""
+    """Base class of fairseq's criterions of before 2020, which are given a namespace.
 
-    def __init_subclass__(cls, **more: Any) -> NoReturn:
-        raise ConfigError(
-            f"{cls.__name__} derives from LegacyFairseqCriterion, which is built of an argparse namespace; derive it"
-            " from FairseqCriterion, and declare its flags as the fields of a dataclass (docs/plugins.md)"
-        )
+    Attributes:
+        args: the settings of the criterion and of the task.
+    """
+
+    def __init__(self, args: Any, task: Any) -> None:
+        super().__init__(task)
+        self.args = args
+
+    @classmethod
+    def build_criterion(cls, cfg: Any, task: Any) -> "FairseqCriterion":
+        """Returns the criterion."""
+        return cls(Namespace(**as_dict(*(part for part in (getattr(task, "config", None), cfg) if part))), task)
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Logs what ``aggregate_logging_outputs`` returns, where it is defined, and as the class above else."""
+        if not hasattr(cls, "aggregate_logging_outputs"):
+            return super().reduce_metrics(logging_outputs)
+        means = cls.aggregate_logging_outputs(logging_outputs)
+        for name, value in means.items():
+            if name not in _COUNTS:
+                metrics.log_scalar(name, value, means.get("sample_size", 1))
+        return None
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Returns False: one mapping for each batch, as before 2020."""
+        return False

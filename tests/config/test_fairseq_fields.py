@@ -31,7 +31,7 @@ def build(*words: str) -> FocalConfig:
     return parse("prog", "", (FocalConfig,), words).build(FocalConfig)
 
 
-def test_every_field_with_a_help_is_a_flag() -> None:
+def test_every_field_is_a_flag_but_for_references() -> None:
     assert list(flag_fields(FocalConfig)) == ["gamma", "rank", "scales", "mode", "loud", "rate"]
     config = build("-g", "1.5", "--rank", "3", "--scales", "4,5", "--mode", "mean", "--loud", "--rate", "0.5")
     assert (config.gamma, config.rank, config.scales, config.mode, config.loud) == (1.5, 3, [4, 5], "mean", True)
@@ -105,3 +105,18 @@ def test_a_default_of_none_is_one_whatever_the_type_says() -> None:
     assert resolve(Config, {"rank": None}).rank is None
     with pytest.raises(ConfigError, match="--rank must be a whole number, but is 'x'"):
         resolve(Config, {"rank": "x"})
+
+
+@dataclass
+class BareConfig(FairseqDataclass):
+    penalty_beta: float = 0.1
+    words: List[int] = field(default_factory=list)  # noqa: UP006
+    _name: str = "bare"
+    made: int = field(default=1, init=False)
+    sentence_avg: bool = "${optimization.sentence_avg}"  # type: ignore[assignment]
+
+
+def test_a_field_without_metadata_is_a_flag() -> None:
+    assert list(flag_fields(BareConfig)) == ["penalty_beta", "words"]
+    config = parse("prog", "", (BareConfig,), ("--penalty-beta", "0.25")).build(BareConfig)
+    assert (config.penalty_beta, config.words) == (0.25, [])

@@ -227,11 +227,42 @@ def test_a_class_of_another_kind_is_named() -> None:
         build(nn.Linear)
 
 
-def test_older_manners_say_what_to_write() -> None:
+@dataclass
+class OldConfig:
+    power: float = 0.5
+    sentence_avg: bool = False
+
+
+def old(base: Any) -> Any:
+    class Old(base):  # type: ignore[misc]
+        def __init__(self, args: Any, task: Any) -> None:
+            super().__init__(args, task)
+            self.power = args.power
+
+        def forward(self, model: Any, sample: Mapping[str, Any], reduce: bool = True) -> Any:
+            assert self.args.sentence_avg is False
+            return torch.ones(1) * self.power, 2, {"loss": self.power, "sample_size": 2}
+
+        @staticmethod
+        def aggregate_logging_outputs(outputs: Any) -> Any:
+            return {"loss": sum(o["loss"] for o in outputs) * 7, "batches": len(outputs), "sample_size": 4}
+
+    return Old
+
+
+def test_a_criterion_of_before_2020_is_given_a_namespace() -> None:
     from fairseq.criterions import LegacyFairseqCriterion
 
-    with pytest.raises(ConfigError, match=r"Old derives from LegacyFairseqCriterion, .* declare its flags"):
-        type("Old", (LegacyFairseqCriterion,), {})
+    criterion = build(old(LegacyFairseqCriterion), OldConfig(power=0.25))
+    loss = criterion(small_model(PLAIN), SOURCE_BT, TARGET_BT, torch.arange(6))
+    assert (loss.nats.item(), loss.sample_size) == (0.25, 2)
+    readings = criterion.readings([loss.logged, loss.logged], 0.5, 4)
+    assert readings.values() == {"loss": 7 * (0.25 + 0.25), "batches": 2}
+
+
+def test_a_namespace_is_not_asked_for_as_a_field() -> None:
+    with pytest.raises(ConfigError, match=r"Old.__init__ asks for 'args', .* derive it from .*LegacyFairseqCriterion"):
+        build(old(FairseqCriterion), OldConfig())
 
 
 def test_a_model_without_log_probabilities_is_named() -> None:
