@@ -8,6 +8,7 @@ As in fairseq:
 """
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -86,7 +87,16 @@ class _Recorder:
 def with_added_flags(owner: type, config: type) -> type:
     """Returns ``config`` with what ``owner.add_args`` adds; a flag that is there already stays as it is."""
     recorder = _Recorder(owner.__name__)
-    owner.add_args(recorder)  # type: ignore[attr-defined]
+    add_args: Any = owner.add_args  # type: ignore[attr-defined]
+    try:
+        add_args(recorder)
+    except NameError as err:
+        if err.name != owner.__name__:
+            raise
+        # A decorator runs before the class has its name, by which super(MyLM, MyLM).add_args(parser) asks for it.
+        inspect.unwrap(add_args).__globals__[owner.__name__] = owner
+        recorder.fields.clear()
+        add_args(recorder)
     own = flag_fields(config)
     fields = [(name, kind, field) for name, (kind, field) in recorder.fields.items() if name not in own]
     if not fields:

@@ -5,12 +5,15 @@ A method of fairseq's that nothing calls here would be left out without a word, 
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from fairseq.config.flags import flag_fields
+from fairseq.config.flags import Namespace, flag_fields
 from fairseq.errors import ConfigError
 from fairseq.plugins.added_flags import with_added_flags
+from fairseq.plugins.user_dir import place_of
 
 _SPLITS = "a task's data comes from load_split(split, *, epoch, context_window) → BlockDataset"
 _TRAINER = "the trainer computes and sums losses; a criterion can compute another one"
@@ -51,6 +54,22 @@ _CALLED = {
         "build_model": "(cls, args, task)",
     },
     "task": {"__init__": "(self, config)", "setup_task": "(cls, config)"},
+    "optimizer": {"__init__": "(self, parameters, lr, config)"},
+    "schedule": {"__init__": "(self, config, optimization)"},
+}
+# What fairseq's own have in the place of the arguments behind the first one.
+_FOREIGN = {
+    "src_lengths", "prev_output_tokens", "incremental_state", "encoder_out", "full_context_alignment",
+    "params", "optimizer", "fairseq_optimizer",
+}  # fmt: skip
+_RETURNS = {
+    "forward": "; it gets the ids and the first column that is scored, and returns a DecoderOutput, as"
+    " super().forward(source_BT, first) does",
+}
+_PARTS = {
+    "model": "call super().build_model(args, task), or override __init__(self, config, vocabulary_size), and replace"
+    " parts of self.decoder",
+    "task": "a task is made of its config alone, and reads the dictionary itself: __init__(self, config)",
 }
 
 _MAKERS = ("build_model", "setup_task")
@@ -94,9 +113,11 @@ def require_known(factory: Callable[..., Any], kind: str) -> None:
 
     Args:
         factory: what is registered; a function, and a class of the plugin's own, may define what they like.
-        kind: ``"model"`` or ``"task"``; nothing is known of others.
+        kind: ``"model"``, ``"task"``, ``"optimizer"`` or ``"schedule"``; nothing is known of others.
     """
-    if not isinstance(factory, type) or _class_of_ours(factory) is None:
+    if not isinstance(factory, type) or kind not in _CALLED:
+        return
+    if kind in _UNCALLED and _class_of_ours(factory) is None:
         return
     defined = {name: value for cls in _own_classes(factory) for name, value in vars(cls).items()}
     for name, instead in _UNCALLED.get(kind, {}).items():
@@ -105,21 +126,68 @@ def require_known(factory: Callable[..., Any], kind: str) -> None:
                 f"{factory.__name__} defines {name}, which nothing calls here: {instead}; a helper of your own must"
                 " have another name"
             )
-    for name, call in _CALLED.get(kind, {}).items():
-        if name not in defined or (name == "__init__" and any(called_on_class(factory, maker) for maker in _MAKERS)):
+    for name, call in _CALLED[kind].items():
+        if name not in defined or (name == "__init__" and _makes_itself(factory, defined)):
             continue
-        method = inspect.unwrap(getattr(defined[name], "__func__", defined[name]))
-        is_helper = name in _MAKERS and called_on_class(factory, name) is None and _is_used(name, defined)
-        if is_helper or not inspect.isroutine(method):
-            continue
-        signature = inspect.signature(method)
-        first = isinstance(defined[name], staticmethod)
-        try:
-            signature.bind(*range(call.count(",") + 1 - first))
-        except TypeError:
-            raise ConfigError(
-                f"{factory.__name__}.{name} must take {call}, but takes {signature}; docs/plugins.md has the signatures"
-            ) from None
+        if name in _MAKERS and called_on_class(factory, name) is None and _is_used(name, defined):
+            continue  # a helper of its own
+        _require_call(factory, name, defined[name], call)
+
+
+def _makes_itself(factory: type, defined: Mapping[str, Any]) -> bool:
+    """Returns whether a class has a way of its own to call ``__init__``, which need not be as ours calls it."""
+    makers = [defined[name] for name in _MAKERS if name in defined and called_on_class(factory, name)]
+    codes = [getattr(inspect.unwrap(getattr(m, "__func__", m)), "__code__", None) for m in makers]
+    return any(code is None or "super" not in code.co_names for code in codes)
+
+
+def _require_call(factory: type, name: str, method: Any, call: str) -> None:
+    """Raises ConfigError if a method cannot take what it is called with, or takes it for something else."""
+    function = inspect.unwrap(getattr(method, "__func__", method))
+    if not inspect.isroutine(function):
+        return
+    signature = inspect.signature(function)
+    others = list(signature.parameters)[1 - isinstance(method, staticmethod) :][1:]
+    number = call.count(",") + 1 - isinstance(method, staticmethod)
+    # An optimizer without settings has no config.
+    numbers = (number, number - 1) if call.endswith("lr, config)") else (number,)
+    if _FOREIGN & set(others) or not any(_binds(signature, number) for number in numbers):
+        raise ConfigError(
+            f"{factory.__name__}.{name} must take {call}, but takes {signature}{_RETURNS.get(name, '')};"
+            " docs/plugins.md has the signatures"
+        )
+
+
+def _binds(signature: inspect.Signature, number: int) -> bool:
+    try:
+        signature.bind(*range(number))
+    except TypeError:
+        return False
+    return True
+
+
+@contextmanager
+def asked_of_ours(factory: Any, kind: str) -> Iterator[None]:
+    """Makes one line of what a plugin's class asks of the class that it extends in vain.
+
+    Raises:
+        ConfigError: a method or attribute that is not there, or a constructor that is called otherwise.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError) as err:
+        ours = _class_of_ours(factory)
+        if ours is None or not _own_classes(factory):
+            raise
+        if isinstance(err, AttributeError):
+            in_vain = err.obj is factory or isinstance(err.obj, (factory, Namespace)) or _is_ours(type(err.obj))
+        else:
+            in_vain = re.match(rf"({ours.__name__}|{factory.__name__})\.__init__\(\)", str(err)) is not None
+        if not in_vain:
+            raise
+        raise ConfigError(
+            f"{factory.__name__} cannot be made ({err}){place_of(err)}; {_PARTS[kind]} (docs/plugins.md has an example)"
+        ) from err
 
 
 def called_on_class(factory: Callable[..., Any], name: str) -> Callable[..., Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairseq.config.registry import Registry, load
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.plugins.classes import called_on_class
+from fairseq.plugins.classes import asked_of_ours, called_on_class
 
 TASKS = Registry("task", "--task")
 register_task = TASKS.register
@@ -15,7 +15,8 @@ register_task = TASKS.register
 def make_task(name: str, config: Any) -> Any:
     """Returns the task of a name; a class of fairseq's kind is made by its ``setup_task``."""
     factory = TASKS.get(name)
-    return (called_on_class(factory, "setup_task") or factory)(config)
+    with asked_of_ours(factory, "task"):
+        return (called_on_class(factory, "setup_task") or factory)(config)
 
 
 def reads_splits(name: str) -> bool:

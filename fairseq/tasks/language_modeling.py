@@ -23,7 +23,7 @@ from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchErro
 from fairseq.models import MODELS, architecture_names, model_of
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
 from fairseq.models.upgrade import load_state, misfits
-from fairseq.plugins.classes import called_on_class
+from fairseq.plugins.classes import asked_of_ours, called_on_class
 from fairseq.plugins.thawed import thawed
 from fairseq.storage.inputs import data_directories, require_split
 
@@ -61,7 +61,7 @@ class LanguageModelingTask:
     config_class = Settings
 
     def __init__(self, config: Settings) -> None:
-        self.config = config
+        self.config = self.args = self.cfg = config  # the last two are fairseq's names
         self.data_dirs = data_directories(config.data)
         first = Path(next(filter(None, split_paths(config.data))))
         self.dictionary_path = first if first.is_file() else self.data_dirs[0] / "dict.txt"
@@ -150,11 +150,12 @@ class LanguageModelingTask:
             config = dataclasses.replace(config, max_target_positions=length)
         try:
             factory = MODELS.get(name)
-            if build := called_on_class(factory, "build_model"):  # of a class over ours
-                settings = Namespace(**as_dict(self.config, *([] if config is None else [config])))
-                model: nn.Module = build(settings, self)
-            else:
-                model = factory(config, len(self.dictionary))
+            with asked_of_ours(factory, "model"):
+                if build := called_on_class(factory, "build_model"):  # of a class over ours
+                    settings = Namespace(**as_dict(self.config, *([] if config is None else [config])))
+                    model: nn.Module = build(settings, self)
+                else:
+                    model = factory(config, len(self.dictionary))
         except (RuntimeError, MemoryError) as err:
             if not isinstance(err, MemoryError) and not re.search("allocate|overflow", str(err)):
                 raise
