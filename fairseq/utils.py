@@ -4,6 +4,8 @@ import builtins
 import math
 from typing import Any
 
+from fairseq.plugins.foreign_names import not_here
+
 
 def get_perplexity(loss: float | None, round: int | None = 2, base: int = 2) -> float:
     """Returns base ** loss, rounded; 0 of None, infinite where that overflows."""
@@ -29,3 +31,8 @@ def softmax(x: Any, dim: int, onnx_trace: bool = False) -> Any:
 def log_softmax(x: Any, dim: int, onnx_trace: bool = False) -> Any:
     """Returns the natural logarithm of the softmax of a tensor, in float32."""
     return x.float().log_softmax(dim)
+
+
+def __getattr__(name: str) -> Any:
+    """Says what to use instead of a name of fairseq's."""
+    not_here(__name__, name)

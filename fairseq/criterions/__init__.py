@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.config.registry import Registry, load
 from fairseq.criterions.config import LabelSmoothedCrossEntropyCriterionConfig
+from fairseq.plugins.foreign_names import not_here
 
 if TYPE_CHECKING:
     from fairseq.criterions.fairseq_criterion import FairseqCriterion as FairseqCriterion
@@ -38,4 +39,4 @@ def __getattr__(name: str) -> Any:
     """Returns the classes that plugins derive from, which need torch, when they are asked for."""
     if name in ("FairseqCriterion", "LegacyFairseqCriterion"):
         return load(f"fairseq.criterions.fairseq_criterion:{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    not_here(__name__, name)

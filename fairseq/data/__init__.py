@@ -6,6 +6,7 @@ Names that scripts written for fairseq import from here are loaded when they are
 from typing import TYPE_CHECKING, Any
 
 from fairseq.config.registry import load
+from fairseq.plugins.foreign_names import not_here
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary as Dictionary
@@ -19,5 +20,5 @@ _NAMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        not_here(__name__, name)
     return load(_NAMES[name])

@@ -17,6 +17,7 @@ from fairseq.models.preset_functions import takes_namespace, values_of
 from fairseq.models.presets import ARCHITECTURE_SUMMARIES as _SUMMARIES
 from fairseq.models.presets import ARCHITECTURES as _TRANSFORMER_PRESETS
 from fairseq.models.transformer_config import TransformerConfig
+from fairseq.plugins.foreign_names import not_here
 
 MODELS = Registry("model", "--arch")
 register_model = MODELS.register
@@ -92,3 +93,8 @@ def architecture(arch: str, given: Mapping[str, Any] | None = None) -> tuple[str
 MODELS.add("transformer_lm", "fairseq.models.transformer_lm:build_transformer_lm", TransformerConfig)
 for _arch, _values in _TRANSFORMER_PRESETS.items():
     register_model_architecture("transformer_lm", _arch, _SUMMARIES[_arch])(partial(dict, _values))
+
+
+def __getattr__(name: str) -> Any:
+    """Says what to use instead of a name of fairseq's."""
+    not_here(__name__, name)

@@ -1,1 +1,10 @@
 """The parts that models are made of."""
+
+from typing import Any
+
+from fairseq.plugins.foreign_names import not_here
+
+
+def __getattr__(name: str) -> Any:
+    """Says what to use instead of a name of fairseq's."""
+    not_here(__name__, name)

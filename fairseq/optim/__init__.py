@@ -5,6 +5,8 @@ and a schedule with ``@register_lr_scheduler("name", config=…)`` over ``(confi
 schedule is a pure function ``(num_updates, epoch) → learning rate``.
 """
 
+from typing import Any
+
 from fairseq.config.registry import Registry
 from fairseq.optim.config import (
     AdadeltaConfig,
@@ -23,6 +25,7 @@ from fairseq.optim.config import (
     TriangularConfig,
     TriStageConfig,
 )
+from fairseq.plugins.foreign_names import not_here
 
 OPTIMIZERS = Registry("optimizer", "--optimizer")
 register_optimizer = OPTIMIZERS.register
@@ -80,3 +83,8 @@ LR_SCHEDULERS.add("step", "fairseq.optim.lr_schedules:step", StepConfig, "falls 
 LR_SCHEDULERS.add(
     "tri_stage", "fairseq.optim.lr_schedules:tri_stage", TriStageConfig, "rises, stays, and falls exponentially"
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Says what to use instead of a name of fairseq's."""
+    not_here(__name__, name)

@@ -7,6 +7,7 @@ from typing import Any
 from fairseq.config.registry import Registry, load
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.plugins.classes import asked_of_ours, called_on_class
+from fairseq.plugins.foreign_names import not_here
 
 TASKS = Registry("task", "--task")
 register_task = TASKS.register
@@ -37,3 +38,8 @@ TASKS.add(
     LanguageModelingConfig,
     "predict the next word of a text",
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Says what to use instead of a name of fairseq's."""
+    not_here(__name__, name)

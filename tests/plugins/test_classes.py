@@ -72,6 +72,12 @@ class MyLM(TransformerLanguageModel):
         self.decoder.embed_scale = config.my_scale
 """
 MODELS_THAT_WORK = {
+    "add_args that asks for the class by its name": (
+        ADDED.replace(
+            "        TransformerLanguageModel.add_args(parser)", "        super(MyLM, MyLM).add_args(parser)"
+        ),
+        "",
+    ),
     "dataclass and build_model": (CONFIG + BUILT, ""),
     "add_args and build_model": (ADDED, ""),
     "a constructor of its own": (CONSTRUCTED, ""),
@@ -142,7 +148,7 @@ class MyTask(LanguageModelingTask):
         return task
 
     def load_split(self, split, **more):
-        assert self.was_set_up
+        assert self.was_set_up and self.args is self.cfg is self.config
         return super().load_split(split, **more)
 """
 

@@ -24,21 +24,28 @@ def model_with(method: str) -> str:
     return f"{MODEL_HEAD}\n@register_model('my_lm')\nclass MyLM(TransformerLanguageModel):\n    {method}\n"
 
 
+def optimizer_with(cls: str, kind: str = "optimizer") -> str:
+    return f"from fairseq.optim import register_{kind}\n@register_{kind}('mine')\n{cls}"
+
+
 def task_with(method: str) -> str:
     return f"{TASK_HEAD}\n@register_task('my_task')\nclass MyTask(LanguageModelingTask):\n    {method}\n"
 
 
 AT = "(a_plugin/__init__.py, line 1) is not here; "
 SAID = {
-    "FairseqDecoder": (imports("from fairseq.models import FairseqIncrementalDecoder"), f"Decoder {AT}the parts of a"),
+    "FairseqDecoder": (
+        imports("from fairseq.models import FairseqIncrementalDecoder"),
+        f"Decoder {AT}subclass fairseq",
+    ),
     "BaseFairseqModel": (imports("from fairseq.models import BaseFairseqModel"), f"{AT}a model here is an nn.Module"),
     "TransformerDecoder": (
         imports("from fairseq.models.transformer import TransformerDecoder"),
-        f"fairseq.models.transformer.TransformerDecoder {AT}the parts of a decoder are fairseq.models.decoder.Decoder",
+        f"fairseq.models.transformer.TransformerDecoder {AT}subclass fairseq.models.transformer_lm.",
     ),
     "what of several has an advice of its own": (
-        imports("from fairseq.models.transformer import TransformerDecoder as D, Embedding"),
-        f"fairseq.models.transformer.Embedding {AT}torch.nn.Embedding",
+        imports("from fairseq.models.transformer import Unheard as D, TransformerModel"),
+        f"fairseq.models.transformer.TransformerModel {AT}this toolkit is for language models",
     ),
     "lines of names": (
         imports("from fairseq.models.lstm import (\n    LSTMDecoder,\n)"),
@@ -49,7 +56,7 @@ SAID = {
         f"fairseq.modules.TransformerDecoderLayer {AT}fairseq.modules.decoder_layer.DecoderLayer",
     ),
     "options": (imports("from fairseq import options"), f"fairseq.options {AT}flags are fields of a dataclass"),
-    "a module": (imports("import fairseq.checkpoint_utils"), f"fairseq.checkpoint_utils {AT}fairseq.checkpoints.load_"),
+    "a module": (imports("import fairseq.checkpoint_utils"), f"fairseq.checkpoint_utils {AT}fairseq.hub.from_p"),
     "an attribute": (imports("import fairseq; fairseq.distributed_utils"), f"fairseq.distributed_utils {AT}processes"),
     "a dataset": (
         imports("from fairseq.data import MonolingualDataset"),
@@ -67,6 +74,14 @@ SAID = {
         imports("from fairseq import nothing_like_it"),
         f"{AT}nothing stands in its place",
     ),
+    "schedules": (
+        imports("from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler"),
+        f"{AT}fairseq.optim has register_lr_scheduler, and a schedule is a function (config, optimization)",
+    ),
+    "a checkpoint's names": (
+        imports("from fairseq import checkpoint_utils, utils"),
+        f"checkpoint_utils {AT}fairseq.hub",
+    ),
     "layers' features": (
         model_with("def extract_features(self, src_tokens, **kwargs): pass"),
         "MyLM defines extract_features, which nothing calls here: what layers give comes from forward(",
@@ -74,6 +89,26 @@ SAID = {
     "fairseq's forward": (
         model_with("def forward(self, src_tokens): pass"),
         "MyLM.forward must take (self, source_BT, first), but takes (self, src_tokens)",
+    ),
+    "fairseq's forward with lengths": (
+        model_with("def forward(self, src_tokens, src_lengths=None, **kw): pass"),
+        "MyLM.forward must take (self, source_BT, first), but takes (self, src_tokens, src_lengths=None, **kw);"
+        " it gets the ids and the first column",
+    ),
+    "an optimizer's class": (
+        optimizer_with("class Mine:\n    def __init__(self, cfg, params): pass\n"),
+        "Mine.__init__ must take (self, parameters, lr, config), but takes (self, cfg, params); docs/plugins.md",
+    ),
+    "a schedule's class": (
+        optimizer_with("class Mine:\n    def __init__(self, cfg, optimizer): pass\n", "lr_scheduler"),
+        "Mine.__init__ must take (self, config, optimization), but takes (self, cfg, optimizer); docs/plugins.md",
+    ),
+    "a task's constructor beside setup_task": (
+        task_with(
+            "def __init__(self, args, dictionary): pass\n    @classmethod\n"
+            "    def setup_task(cls, args, **kw): return super().setup_task(args, **kw)"
+        ),
+        "MyTask.__init__ must take (self, config), but takes (self, args, dictionary)",
     ),
     "fairseq's constructor": (
         model_with("def __init__(self, decoder): pass"),
@@ -126,6 +161,50 @@ def test_what_cannot_be_is_said_in_a_line(name: str, command: Command, data_dir:
     error = train(command, data_dir, plugin, tmp_path / "out").error
     assert message in error
     assert error.startswith(f"--user-dir {plugin}: ") and "a_plugin/__init__.py, line " in error
+
+
+MADE = {
+    "a helper of fairseq's": (
+        model_with(
+            "@classmethod\n    def build_model(cls, args, task):\n        return cls(cls.build_embedding(args))"
+        ),
+        "--arch",
+        "MyLM cannot be made (type object 'MyLM' has no attribute 'build_embedding') (a_plugin/__init__.py, line ",
+        "or override __init__(self, config, vocabulary_size), and replace parts of self.decoder",
+    ),
+    "a decoder": (
+        model_with("@classmethod\n    def build_model(cls, args, task):\n        return cls(task)"),
+        "--arch",
+        "MyLM cannot be made (TransformerLanguageModel.__init__() missing 1 required positional argument",
+        "and replace parts of self.decoder (docs/plugins.md has an example)",
+    ),
+    "a dictionary": (
+        task_with(
+            "def __init__(self, args, dictionary):\n        super().__init__(args, dictionary)\n    @classmethod\n"
+            "    def setup_task(cls, args):\n        return cls(args, None)"
+        ),
+        "--task",
+        "MyTask cannot be made (LanguageModelingTask.__init__() takes 2 positional arguments but 3 were given)",
+        "a task is made of its config alone, and reads the dictionary itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_asked_of_ours_in_vain_is_said_in_a_line(
+    name: str, command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    text, flag, *messages = MADE[name]
+    plugin = write_plugin(tmp_path, {"__init__.py": text})
+    error = train(command, data_dir, plugin, tmp_path / "out", flag, "my_lm" if flag == "--arch" else "my_task").error
+    assert all(message in error for message in messages), error
+
+
+def test_other_errors_of_a_class_are_its_own(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    own = "@classmethod\n    def build_model(cls, args, task):\n        return len(3)"
+    plugin = write_plugin(tmp_path, {"__init__.py": model_with(own)})
+    with pytest.raises(TypeError, match="has no len"):
+        train(command, data_dir, plugin, tmp_path / "out", "--arch", "my_lm")
 
 
 def test_errors_of_the_plugins_own_are_shown_as_they_are(data_dir: Path, tmp_path: Path) -> None:
