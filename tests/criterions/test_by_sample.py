@@ -117,6 +117,19 @@ def test_a_loss_that_is_not_the_likelihood_has_no_perplexity() -> None:
     assert set(totals.readings(halved).values()) == {"loss"}
 
 
+def test_a_loss_that_says_so_is_the_likelihood() -> None:
+    class Written(CrossEntropyCriterion):
+        is_nll = True  # type: ignore[assignment]
+
+        def compute_loss(self, model: Any, net_output: Any, sample: Any, reduce: bool = True) -> Any:
+            return super().compute_loss(model, net_output, sample, reduce=reduce)
+
+    written, totals, model = build(Written, SimpleNamespace(sentence_avg=False)), Totals(), small_model(PLAIN).eval()
+    totals.add(written(model, SOURCE_BT, TARGET_BT, torch.arange(6)), 6)
+    bits = cross_entropy(model, SOURCE_BT, TARGET_BT).nats.item() / math.log(2)
+    assert totals.readings(written).values()["ppl"] == pytest.approx(2 ** (bits / 45), rel=FLOAT32_RTOL)
+
+
 class Counted(FairseqCriterion):
     """Tells one number of each batch, which is its own mean's weight."""
 
