@@ -5,22 +5,24 @@ from typing import Any
 
 from torch import nn
 
-from fairseq.config.flags import Namespace
+from fairseq.config.flags import Namespace, coerce
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.hub.text_module import TextModule
 
-# Arguments of fairseq's generate that change nothing here, and their values of which that is true.
+# Arguments of fairseq's generate and score that change nothing here, and their values of which that is true.
 _WITHOUT_EFFECT: Mapping[str, Any] = {
     "verbose": (True, False),
     "skip_invalid_size_inputs": (True, False),
     "prefix_allowed_tokens_fn": (None,),
     "inference_step_args": (None, {}),
+    "shorten_method": ("none", "truncate"),  # a text may be of any length
 }
+_LINES = ("replace_newlines_with_eos", "replace_newline_with_eos")
 
 
 def without_idle(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a call of fairseq's ``generate`` without those that change nothing.
+    """Returns the settings of a call of fairseq's without those that change nothing.
 
     Raises:
         ConfigError: one of them has a value that would change something.
@@ -30,6 +32,17 @@ def without_idle(settings: Mapping[str, Any]) -> dict[str, Any]:
             expected = " or ".join(map(str, _WITHOUT_EFFECT[name]))
             raise ConfigError(f"{name} must be {expected}, for it changes nothing here; leave it out")
     return {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+
+
+def ends_lines(settings: Mapping[str, Any]) -> bool:
+    """Returns whether new lines end lines, by the settings of a call of fairseq's ``score``.
+
+    Raises:
+        ConfigError: there is another setting than that and those that change nothing.
+    """
+    given = without_idle(settings)
+    refuse_unknown(given, [*_LINES, "context_window", "eos"], "scoring a text")
+    return all(coerce(value, bool, name) for name, value in given.items())
 
 
 class FairseqNames(TextModule):

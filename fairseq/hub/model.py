@@ -20,9 +20,9 @@ from fairseq.evaluate.texts import TextScorer
 from fairseq.generate.config import GenerationConfig
 from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis
-from fairseq.hub.fairseq_names import FairseqNames, without_idle
+from fairseq.hub.fairseq_names import FairseqNames, ends_lines, without_idle
 from fairseq.hub.protocol import RowMemory
-from fairseq.hub.records import Neighbour, Neighbourhood, Output, Score, checked_weight
+from fairseq.hub.records import Neighbourhood, Output, Score, checked_weight, rows_that_are_there
 from fairseq.hub.texts import OTHER_WORDS, Ids, rows_of_ids
 from fairseq.runtime.progress import Progress
 from fairseq.text.pipeline import TextPipeline
@@ -50,6 +50,7 @@ class LanguageModelHub(FairseqNames):
     Attributes:
         models: one, or those of an ensemble, in evaluation mode.
         dictionary: words and ids.
+        generation_settings: of ``generate`` and ``sample``, where a call says nothing else.
         longest_row: tokens that the model sees at once; longer texts are scored block by block.
         knn: the neighbours that are mixed in, None where there are none.
     """
@@ -70,6 +71,7 @@ class LanguageModelHub(FairseqNames):
         super().__init__(models, dictionary, device, pipeline)
         self.longest_row, self.knn = longest_row, memory
         self._name, self._add_bos, self._lmbda = name, add_bos, lmbda
+        self.generation_settings: dict[str, Any] = {}
 
     def __call__(self, tokens: Ids | Sequence[Sequence[int]]) -> Output:
         """Returns what the model says comes next behind each token of rows of ids.
@@ -106,11 +108,13 @@ class LanguageModelHub(FairseqNames):
         return Output(log_p_NV.float().view(shape), extra)
 
     @overload
-    def score(self, text: str, context_window: int | None = None, *, eos: bool = True) -> Score: ...
+    def score(self, text: str, context_window: int | None = None, *, eos: bool = True, **more: Any) -> Score: ...
     @overload
-    def score(self, text: list[str], context_window: int | None = None, *, eos: bool = True) -> list[Score]: ...
     def score(
-        self, text: str | list[str], context_window: int | None = None, *, eos: bool = True
+        self, text: list[str], context_window: int | None = None, *, eos: bool = True, **more: Any
+    ) -> list[Score]: ...
+    def score(
+        self, text: str | list[str], context_window: int | None = None, *, eos: bool = True, **more: Any
     ) -> Score | list[Score]:
         """Returns the probability of each token of a text; of several texts, a list. The first token follows ``</s>``.
 
@@ -120,11 +124,14 @@ class LanguageModelHub(FairseqNames):
                 left out. With more, each token sees more of the past, and it takes longer.
             eos: the text ends after its last word, whose ``</s>`` is scored as well, as by ``fairseq-eval-lm``. False
                 leaves that one out, as fairseq's hub does.
+            more: fairseq's ``replace_newlines_with_eos``: each line ends in ``</s>``, unless it is False, which makes
+                one line of a text; ``shorten_method`` and the like are taken, and change nothing.
 
         Raises:
-            ConfigError: not a text, or no such window.
+            ConfigError: not a text, no such window, or no such setting.
         """
-        texts = [self._texts.encode(each) for each in _listed(text)]
+        lines = ends_lines(more)
+        texts = [self._texts.encode(each, lines=lines) for each in _listed(text)]
         window, total = self._window(context_window), sum(map(len, texts))
         mixture = Mixture(self._memories())
         with Progress("score", total, "tokens", shown=total >= SHOWN_TOKENS) as progress:
@@ -135,15 +142,17 @@ class LanguageModelHub(FairseqNames):
         return scores[0] if isinstance(text, str) else scores
 
     @overload
-    def sample(self, prompts: str, beam: int = 1, *, seed: int = 1, **settings: Any) -> str: ...
+    def sample(self, prompts: str, beam: int | None = None, *, seed: int = 1, **settings: Any) -> str: ...
     @overload
-    def sample(self, prompts: list[str], beam: int = 1, *, seed: int = 1, **settings: Any) -> list[str]: ...
-    def sample(self, prompts: str | list[str], beam: int = 1, *, seed: int = 1, **settings: Any) -> str | list[str]:
+    def sample(self, prompts: list[str], beam: int | None = None, *, seed: int = 1, **settings: Any) -> list[str]: ...
+    def sample(
+        self, prompts: str | list[str], beam: int | None = None, *, seed: int = 1, **settings: Any
+    ) -> str | list[str]:
         """Returns a prompt with its continuation; of several prompts, a list.
 
         Args:
             prompts: what the texts begin with; one that ends with a new line is continued on the next line.
-            beam: texts that are kept at each token; 1 takes the most probable token each time.
+            beam: texts that are kept at each token; 1, if left out, takes the most probable token each time.
             seed: of random draws: the same one draws the same texts.
             settings: ``sampling``, ``sampling_topk``, ``sampling_topp``, ``temperature``, ``max_len_b`` and the other
                 fields of ``GenerationConfig``; fairseq's ``verbose``, ``skip_invalid_size_inputs`` and the like are
@@ -160,15 +169,20 @@ class LanguageModelHub(FairseqNames):
 
     @overload
     def generate(
-        self, prompts: str | Sequence[int], beam: int = 1, *, seed: int = 1, **settings: Any
+        self, prompts: str | Sequence[int], beam: int | None = None, *, seed: int = 1, **settings: Any
     ) -> list[Hypothesis]: ...
     @overload
     def generate(
-        self, prompts: list[str] | list[Tensor] | list[list[int]], beam: int = 1, *, seed: int = 1, **settings: Any
+        self,
+        prompts: list[str] | list[Tensor] | list[list[int]],
+        beam: int | None = None,
+        *,
+        seed: int = 1,
+        **settings: Any,
     ) -> list[list[Hypothesis]]: ...
     @overload
-    def generate(self, prompts: Ids, beam: int = 1, *, seed: int = 1, **settings: Any) -> list[Any]: ...
-    def generate(self, prompts: Any, beam: int = 1, *, seed: int = 1, **settings: Any) -> list[Any]:
+    def generate(self, prompts: Ids, beam: int | None = None, *, seed: int = 1, **settings: Any) -> list[Any]: ...
+    def generate(self, prompts: Any, beam: int | None = None, *, seed: int = 1, **settings: Any) -> list[Any]:
         """Returns the ``nbest`` texts after a prompt, the best first, token by token; of several prompts, a list.
 
         Args:
@@ -188,7 +202,8 @@ class LanguageModelHub(FairseqNames):
         texts, is_one = self._texts.prompts(prompts)
         seed = coerce(seed, int, "seed")
         with in_keywords(GenerationConfig):
-            config = resolve(GenerationConfig, {"beam": beam, **settings})
+            given = {**settings} if beam is None else {"beam": beam, **settings}
+            config = resolve(GenerationConfig, {"beam": 1}, self.generation_settings, given)
             memories = self._memories()
             generator = Generator(self.models[0], self._precision, config, memories, seed=seed, add_bos=self._add_bos)
             found: list[list[Hypothesis]] = []
@@ -218,8 +233,8 @@ class LanguageModelHub(FairseqNames):
         for queries_ND, target_N in self._contexts(text, context_window):
             distances_NK, ids_NK = self.knn.search(queries_ND, k)
             for target, *near in zip(target_N.tolist(), distances_NK.cpu(), ids_NK.cpu(), strict=True):
-                rows = self._shown(self.knn, near[0], near[1], words)
-                found.append(Neighbourhood(self.dictionary[target], tuple(rows)))
+                rows = rows_that_are_there(self.knn, self.dictionary, near[0], near[1], words)
+                found.append(Neighbourhood(self.dictionary[target], rows))
         return found
 
     def context_vectors(self, text: str, context_window: int | None = None) -> tuple[Tensor, Tensor]:
@@ -265,17 +280,3 @@ class LanguageModelHub(FairseqNames):
                 f" at once, but is {window}"
             )
         return window
-
-    def _shown(self, memory: RowMemory, distances_K: Tensor, ids_K: Tensor, words: int) -> list[Neighbour]:
-        """Returns the rows that are there, with what stands around them."""
-        there_K = ids_K >= 0
-        rows, distances = ids_K[there_K], distances_K[there_K].tolist()
-        shown = []
-        for row, distance, value in zip(rows.tolist(), distances, memory.values(rows).tolist(), strict=True):
-            passage = memory.passage(row, words, words)
-            before, after = (None, None) if passage is None else (self._line(ids) for ids in passage)
-            shown.append(Neighbour(row, distance, self.dictionary[value], before, after))
-        return shown
-
-    def _line(self, ids: Sequence[int]) -> str:
-        return " ".join(self.dictionary[idx] for idx in ids)

@@ -13,6 +13,7 @@ from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError, refuse_unknown
+from fairseq.generate.config import GenerationConfig
 from fairseq.hub.files import find_checkpoints, find_data, published_text
 from fairseq.hub.model import LanguageModelHub
 from fairseq.hub.module import checked_device
@@ -52,9 +53,9 @@ def from_pretrained(
             If left out, that one, or the data directory that the checkpoint was trained with.
         knn: neighbours to mix in, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
         device: the CPU if left out.
-        overrides: how raw text is read: ``tokenizer``, ``bpe``, and their settings, which are those of
-            ``fairseq-interactive`` (without them, texts are words between white space); and settings of the model in
-            place of the checkpoint's, such as ``max_target_positions``.
+        overrides: how raw text is read: ``tokenizer``, ``bpe``, and their settings, as in ``fairseq-interactive``
+            (without them, texts are words between white space); settings of ``generate``, such as ``max_len_b``; and
+            of the model in place of the checkpoint's, such as ``max_target_positions``.
 
     Raises:
         CheckpointError: no such file, not a checkpoint, or one that does not fit its settings.
@@ -62,7 +63,7 @@ def from_pretrained(
         DataError: no dictionary.
         MismatchError: the dictionary or the neighbours are another model's.
     """
-    text = _checked_overrides(overrides)
+    text, generation = _checked_overrides(overrides)
     _check_knn(knn)
     checked_device(device)
     root, paths = find_checkpoints(name_or_path, checkpoint_file)
@@ -87,7 +88,7 @@ def from_pretrained(
         lmbda=lmbda,
         pipeline=pipeline,
     )
-    lm.task, lm.args = task, _settings(first.fields, models[0], overrides)
+    lm.task, lm.args, lm.generation_settings = task, _settings(first.fields, models[0], overrides), generation
     return lm
 
 
@@ -102,13 +103,21 @@ def _task(data_dir: Path, fields: Mapping[str, Any]) -> LanguageModelingTask:
     return LanguageModelingTask(resolve(LanguageModelingConfig, {"data": join_paths([data_dir]), **own}))
 
 
-def _checked_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Takes the settings of raw text out of ``overrides``, and returns them; refuses what is no setting."""
+def _checked_overrides(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Takes the settings of raw text and of generating out of ``overrides``, and returns them.
+
+    Raises:
+        ConfigError: what is no setting, or a setting of generating that is out of range.
+    """
     arguments = ("knn", "device", "checkpoint_file", "data_name_or_path")
     settings = [name for config in MODELS.configs() for name in flag_fields(config)]
-    owner = "from_pretrained, which takes knn, device, tokenizer, bpe and the model's settings"
-    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *text_settings(), *settings], owner)
-    return {name: overrides.pop(name) for name in text_settings() if name in overrides}
+    generating = flag_fields(GenerationConfig)
+    owner = "from_pretrained, which takes knn, device, tokenizer, bpe and settings of generating and of the model"
+    refuse_unknown(overrides, [*_OF_THE_TASK, *arguments, *text_settings(), *generating, *settings], owner)
+    generation = {name: overrides.pop(name) for name in generating if name in overrides}
+    with in_keywords(GenerationConfig):
+        resolve(GenerationConfig, {"beam": generation.get("nbest", 1)}, generation)
+    return {name: overrides.pop(name) for name in text_settings() if name in overrides}, generation
 
 
 def _check_knn(knn: object) -> None:

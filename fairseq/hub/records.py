@@ -1,6 +1,7 @@
 """What the hub returns: what comes next, a text's scores, token by token, and the neighbours of a token."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from fairseq.data.dictionary import UNK, Dictionary
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import interpolate
 from fairseq.evaluate.texts import ScoredText
+from fairseq.hub.protocol import RowMemory
 
 _FAIRSEQ_KEYS = ("tokens", "positional_scores", "score")
 
@@ -186,3 +188,21 @@ class Neighbourhood:
 
     def __str__(self) -> str:
         return "\n".join([self.word, *map(str, self.neighbours)])
+
+
+def rows_that_are_there(
+    memory: RowMemory, dictionary: Dictionary, distances_K: Tensor, ids_K: Tensor, words: int
+) -> tuple[Neighbour, ...]:
+    """Returns the rows that a search found, with so many words of what stands around them; −1 is none."""
+
+    def line(ids: Sequence[int]) -> str:
+        return " ".join(dictionary[idx] for idx in ids)
+
+    there_K = ids_K >= 0
+    rows, distances = ids_K[there_K], distances_K[there_K].tolist()
+    shown = []
+    for row, distance, value in zip(rows.tolist(), distances, memory.values(rows).tolist(), strict=True):
+        passage = memory.passage(row, words, words)
+        before, after = (None, None) if passage is None else (line(ids) for ids in passage)
+        shown.append(Neighbour(row, distance, dictionary[value], before, after))
+    return tuple(shown)

@@ -40,12 +40,16 @@ class Texts:
     def __init__(self, dictionary: Dictionary, pipeline: TextPipeline) -> None:
         self._dictionary, self._pipeline = dictionary, pipeline
 
-    def encode(self, text: str) -> Int64s:
-        """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``."""
+    def encode(self, text: str, *, lines: bool = True) -> Int64s:
+        """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``.
+
+        Without ``lines``, the text is one line.
+        """
         check_text(text)
         warn_of_mark(text, "a text")
-        lines = map(self._pipeline.encode, split_lines(text.removeprefix(MARK)))
-        return np.concatenate([self._dictionary.ids_of(line) for line in lines])
+        found = split_lines(text.removeprefix(MARK))
+        words = map(self._pipeline.encode, found if lines else [" ".join(found)])
+        return np.concatenate([self._dictionary.ids_of(line) for line in words])
 
     def decode(self, ids: Ids) -> str:
         r"""Returns the text of ``ids``, a line for each ``</s>``, without ``<s>``; what ``encode`` gave comes back.

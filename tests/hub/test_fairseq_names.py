@@ -105,3 +105,26 @@ def test_an_output_without_scores_says_what_makes_some() -> None:
         _ = output[0]
     with pytest.raises(IndexError, match=r"scores \(0\) and more \(1\), but is asked for 2"):
         _ = output[2]
+
+
+@pytest.mark.parametrize("name", ["replace_newlines_with_eos", "replace_newline_with_eos"])
+def test_new_lines_end_lines_unless_a_text_is_to_be_one_line(lm: LanguageModelHub, name: str) -> None:
+    text = "w1 w2\nw3\n"
+    ends = lm.score(text, shorten_method="truncate", **{name: True})["positional_scores"]
+    assert ends.tolist() == lm.score(text)["positional_scores"].tolist()
+    assert len(ends) == 4  # the last line's </s> is left out, as in fairseq
+    one_line = lm.score(text, **{name: False})
+    assert one_line.positional_scores.tolist() == lm.score("w1 w2 w3").positional_scores.tolist()
+    with pytest.raises(ConfigError, match="'replace_newlines' is not a setting of scoring a text"):
+        lm.score(text, replace_newlines=True)
+
+
+def test_settings_of_generating_may_be_given_with_the_model(artefacts: Artefacts, lm: LanguageModelHub) -> None:
+    given = load(artefacts, min_len=3, max_len_b=4, beam=2)
+    (best,) = given.generate("w1")
+    (other,) = lm.generate("w1", 2, min_len=3, max_len_b=4)
+    assert best.tokens_T.tolist() == other.tokens_T.tolist()
+    assert 3 <= len(best.tokens_T) <= 5
+    assert len(given.generate("w1", 1, min_len=1, max_len_b=1)[0].tokens_T) == 1
+    with pytest.raises(ConfigError, match=r"min_len=9 must be at most max_len_b=4"):
+        load(artefacts, min_len=9, max_len_b=4)
