@@ -39,4 +39,4 @@ def __getattr__(name: str) -> Any:
     """Returns the classes that plugins derive from, which need torch, when they are asked for."""
     if name in ("FairseqCriterion", "LegacyFairseqCriterion"):
         return load(f"fairseq.criterions.fairseq_criterion:{name}")
-    not_here(__name__, name)
+    return not_here(__name__, name)

@@ -20,5 +20,5 @@ _NAMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        not_here(__name__, name)
+        return not_here(__name__, name)
     return load(_NAMES[name])

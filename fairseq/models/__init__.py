@@ -97,4 +97,4 @@ for _arch, _values in _TRANSFORMER_PRESETS.items():
 
 def __getattr__(name: str) -> Any:
     """Says what to use instead of a name of fairseq's."""
-    not_here(__name__, name)
+    return not_here(__name__, name)

@@ -7,4 +7,4 @@ from fairseq.plugins.foreign_names import not_here
 
 def __getattr__(name: str) -> Any:
     """Says what to use instead of a name of fairseq's."""
-    not_here(__name__, name)
+    return not_here(__name__, name)

@@ -6,8 +6,11 @@ Encoders, translation and fairseq's own datasets are no part of this toolkit.
 import re
 import sys
 import traceback
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import NoReturn
+
+from fairseq.plugins import stand_ins
+from fairseq.plugins.stand_ins import NotHereError
 
 _PAGE = "docs/plugins.md shows how"
 _MODEL = (
@@ -117,20 +120,24 @@ _INSTEAD = {
 _CANNOT_IMPORT = re.compile(r"cannot import name '(\w+)' from (?:partially initialized module )?'([\w.]+)'")
 
 
-class NotHereError(ImportError):
-    """A name of fairseq's that the table has; Python would drop the text of an AttributeError in an import."""
+def names_may_be_absent() -> AbstractContextManager[None]:
+    """Returns a context in which names that are not here can be imported, and are refused where they are used."""
+    return stand_ins.stand_ins(_INSTEAD)
 
 
-def not_here(module: str, name: str) -> NoReturn:
-    """Says in a module's ``__getattr__`` what to use instead of a name.
+def not_here(module: str, name: str) -> stand_ins.StandIn:
+    """Returns the stand-in of a name, in a module's ``__getattr__``, while a plugin is imported.
 
     Raises:
-        NotHereError: the table has it.
+        NotHereError: the table has it, and no plugin is being imported; the text says what to use instead.
         AttributeError: another name, or one of a module that is there and that nobody has imported.
     """
     full, there = f"{module}.{name}", sys.modules[module]
-    if full in _INSTEAD and not (hasattr(there, "__path__") and find_spec(full)):
-        raise NotHereError(f"{full} is not here; {_INSTEAD[full]}", name=full)
+    if not name.startswith("_") and not ("__path__" in vars(there) and find_spec(full)):
+        if stand_ins.in_plugin:
+            return stand_ins.StandIn(full, instead_of(full))
+        if full in _INSTEAD:
+            raise NotHereError(f"{full} is not here; {_INSTEAD[full]}", name=full)
     raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name, obj=there)
 
 

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from fairseq.errors import ConfigError, FairseqError
-from fairseq.plugins.foreign_names import instead_of, name_that_is_missing
+from fairseq.plugins.foreign_names import instead_of, name_that_is_missing, names_may_be_absent
 
 _imported: list[Path] = []
 
@@ -33,7 +33,8 @@ def import_user_dir(user_dir: str) -> None:
     _imported.append(path)
     sys.path.insert(0, str(path.parent))
     try:
-        importlib.import_module(name)
+        with names_may_be_absent():
+            importlib.import_module(name)
     except (SyntaxError, ImportError, AttributeError) as err:  # whatever else its code raises is shown as it is
         if missing := name_that_is_missing(err):
             raise ConfigError(

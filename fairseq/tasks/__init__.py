@@ -42,4 +42,4 @@ TASKS.add(
 
 def __getattr__(name: str) -> Any:
     """Says what to use instead of a name of fairseq's."""
-    not_here(__name__, name)
+    return not_here(__name__, name)

@@ -1,5 +1,6 @@
 """What a plugin written for fairseq asks for and cannot have: one line says what to change."""
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,10 @@ def forget() -> Iterator[None]:
 
 
 def imports(statement: str) -> str:
-    return f"{statement}\n"
+    """Returns an import, and a use of the first name in it."""
+    found, *_ = ast.parse(statement).body
+    assert isinstance(found, (ast.Import, ast.ImportFrom))
+    return f"{statement}; {found.names[0].asname or found.names[0].name}()\n"
 
 
 def model_with(method: str) -> str:
@@ -44,12 +48,12 @@ SAID = {
         f"fairseq.models.transformer.TransformerDecoder {AT}subclass fairseq.models.transformer_lm.",
     ),
     "what of several has an advice of its own": (
-        imports("from fairseq.models.transformer import Unheard as D, TransformerModel"),
+        imports("from fairseq.models.transformer import TransformerModel, Unheard as D"),
         f"fairseq.models.transformer.TransformerModel {AT}this toolkit is for language models",
     ),
     "lines of names": (
         imports("from fairseq.models.lstm import (\n    LSTMDecoder,\n)"),
-        f"fairseq.models.lstm {AT}recurrent layers are not built here",
+        "fairseq.models.lstm.LSTMDecoder (a_plugin/__init__.py, line 3) is not here; recurrent layers are",
     ),
     "a layer": (
         imports("from fairseq.modules import TransformerDecoderLayer"),
@@ -57,7 +61,10 @@ SAID = {
     ),
     "options": (imports("from fairseq import options"), f"fairseq.options {AT}flags are fields of a dataclass"),
     "a module": (imports("import fairseq.checkpoint_utils"), f"fairseq.checkpoint_utils {AT}fairseq.hub.from_p"),
-    "an attribute": (imports("import fairseq; fairseq.distributed_utils"), f"fairseq.distributed_utils {AT}processes"),
+    "an attribute": (
+        "import fairseq; fairseq.distributed_utils.get_rank()\n",
+        f"fairseq.distributed_utils {AT}processes",
+    ),
     "a dataset": (
         imports("from fairseq.data import MonolingualDataset"),
         f"fairseq.data.MonolingualDataset {AT}a split is a fairseq.data.block_dataset.BlockDataset here",
