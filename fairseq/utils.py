@@ -23,6 +23,16 @@ def item(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def safe_getattr(obj: Any, k: str, default: Any = None) -> Any:
+    """Returns an attribute, also None, or the default where there is none."""
+    return getattr(obj, k, default)
+
+
+def safe_hasattr(obj: Any, k: str) -> bool:
+    """Returns whether an object has an attribute that is not None."""
+    return getattr(obj, k, None) is not None
+
+
 def softmax(x: Any, dim: int, onnx_trace: bool = False) -> Any:
     """Returns the softmax of a tensor, in float32."""
     return x.float().softmax(dim)

@@ -1,6 +1,7 @@
 """Helpers that plugins call, with fairseq's results."""
 
 import math
+from argparse import Namespace
 
 import torch
 
@@ -24,3 +25,11 @@ def test_tensors() -> None:
     ):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_attributes_that_may_be_missing() -> None:
+    """As fairseq 0.12's functions answered when they were called."""
+    args = Namespace(none=None, zero=0)
+    assert utils.safe_getattr(args, "none", 3) is None
+    assert [utils.safe_getattr(args, name, 3) for name in ("zero", "missing")] == [0, 3]
+    assert [utils.safe_hasattr(args, name) for name in ("none", "zero", "missing")] == [False, True, False]

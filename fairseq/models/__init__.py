@@ -6,6 +6,7 @@ a function that returns the preset's field values, or one of fairseq's kind (``p
 name is an architecture as well: its defaults.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from fairseq.models.presets import ARCHITECTURES as _TRANSFORMER_PRESETS
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.plugins.foreign_names import not_here
 
+logger = logging.getLogger(__name__)
 MODELS = Registry("model", "--arch")
 register_model = MODELS.register
 
@@ -30,7 +32,8 @@ _ARCHITECTURES: dict[str, tuple[str, Preset, str]] = {}
 def register_model_architecture(model: str, arch: str, summary: str = "") -> Callable[[F], F]:
     """Returns a decorator that names a preset of ``model``: a function that returns field values, or fills a namespace.
 
-    Without a summary, ``--help`` shows the first line of its docstring.
+    Without a summary, ``--help`` shows the first line of its docstring. One of a model that is not here is left out,
+    with a warning: a plugin may have architectures of translation as well.
     """
 
     def decorate(preset: F) -> F:
@@ -38,10 +41,14 @@ def register_model_architecture(model: str, arch: str, summary: str = "") -> Cal
             raise ConfigError(f"architecture '{arch}' is registered twice; give the second one another name")
         takes_namespace(preset)
         if model not in MODELS.names():
-            raise ConfigError(
-                f"architecture '{arch}' is of the model '{model}', which is not here (known:"
-                f" {', '.join(MODELS.names())}); register the model before it"
+            logger.warning(
+                "architecture '%s' is left out: its model '%s' is not here (known: %s; a plugin registers a model"
+                " before its architectures)",
+                arch,
+                model,
+                ", ".join(MODELS.names()),
             )
+            return preset
         _ARCHITECTURES[arch] = (model, preset, summary or first_line(preset))
         return preset
 

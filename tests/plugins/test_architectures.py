@@ -237,7 +237,7 @@ REFUSED = {
     ),
     "a model that is not here": (
         BASE.replace('("transformer_lm",', '("transformer",'),
-        "architecture 'my_arch' is of the model 'transformer', which is not here (known: transformer_lm)",
+        "but is 'my_arch'",
     ),
     "an attribute that nothing has set": (
         BASE.replace("    base_lm", "    args.decoder_layers = 2 * args.encoder_layers\n    base_lm"),
@@ -252,6 +252,18 @@ REFUSED = {
         "fairseq.models.transformer_lm.transformer_lm_huge (a_plugin/__init__.py, line 3) is not here",
     ),
 }
+
+
+def test_an_architecture_of_another_model_is_left_out(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    """A file of fairseq's may have one for translation beside the one that is wanted."""
+    both = BASE + BASE[BASE.index("@register") :].replace("my_arch", "other").replace(
+        '"transformer_lm"', '"transformer"'
+    )
+    plugin = write_plugin(tmp_path, {"__init__.py": both})
+    done = train(command, data_dir, plugin, tmp_path / "out", "--arch", "my_arch")
+    assert done.code == 0, done.error
+    (warning,) = [line for line in done.warnings if "left out" in line]
+    assert "architecture 'other' is left out: its model 'transformer' is not here (known: transformer_lm;" in warning
 
 
 @pytest.mark.parametrize("name", REFUSED)
