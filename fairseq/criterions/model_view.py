@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fairseq.data.dictionary import EOS
 from fairseq.errors import ConfigError
+from fairseq.models.protocol import normalized_probs
 
 Extra = dict[str, Tensor]
 
@@ -55,12 +56,7 @@ class ModelView:
 
     def get_normalized_probs(self, net_output: tuple[Tensor, Any], log_probs: bool, sample: Any = None) -> Tensor:
         """Returns p or ln p of every word, ``[B, T, V]``, in float32."""
-        given = net_output[0]
-        if self._model.has_adaptive_softmax:
-            log_p: Tensor = self._model.log_prob(given.flatten(0, -2)).view(*given.shape[:-1], -1)
-        else:
-            log_p = given.float().log_softmax(-1)
-        return log_p if log_probs else log_p.exp()
+        return normalized_probs(self._model, net_output[0], log_probs=log_probs)
 
     def get_targets(self, sample: Mapping[str, Any], net_output: Any) -> Tensor:
         """Returns the target of each position, ``[B, T]``."""

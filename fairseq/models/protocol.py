@@ -76,3 +76,15 @@ class LanguageModel(Protocol):
     def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the largest log-probability and the entropy over the vocabulary, nats, ``[N]`` each."""
         ...
+
+
+def normalized_probs(model: Any, scores_BSV: Tensor, *, log_probs: bool) -> Tensor:
+    """Returns p or ln p of every word, float32 ``[B, S, V]``, of a model's scores.
+
+    With an adaptive softmax, the features stand in the place of scores.
+    """
+    if model.has_adaptive_softmax:
+        log_p: Tensor = model.log_prob(scores_BSV.flatten(0, -2)).view(*scores_BSV.shape[:-1], -1)
+    else:
+        log_p = scores_BSV.float().log_softmax(-1)
+    return log_p if log_probs else log_p.exp()

@@ -20,7 +20,7 @@ from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.models.decoder import Decoder
 from fairseq.models.preset_functions import PresetFunction, preset_function
-from fairseq.models.protocol import DecoderOutput
+from fairseq.models.protocol import DecoderOutput, normalized_probs
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_softmax import log_sum_and_entropy, row_slices
 from fairseq.modules.embedding import PADDING_IDX
@@ -117,12 +117,7 @@ class TransformerLanguageModel(nn.Module):
 
     def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
         """Returns p or ln p of every word, float32 ``[B, S, V]``, from the output of a call, as in fairseq."""
-        scores = net_output[0]
-        if self.has_adaptive_softmax:
-            log_p: Tensor = self.log_prob(scores.flatten(0, -2)).view(*scores.shape[:-1], -1)
-        else:
-            log_p = scores.float().log_softmax(-1)
-        return log_p if log_probs else log_p.exp()
+        return normalized_probs(self, net_output[0], log_probs=log_probs)
 
     def _scores(self, features_BSC: Tensor) -> Tensor:
         if self.has_adaptive_softmax:
