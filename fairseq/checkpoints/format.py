@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ class Checkpoint:
     num_updates: int
     optimizer_name: str
     criterion_state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the weights."""
+        return weights_sha256(self.state)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

@@ -25,6 +25,8 @@ from fairseq.storage.outputs import reads
 def require_checkpoint(path: str | Path, typed: str = "") -> None:
     """Raises CheckpointError unless there is such a file, of no other kind; ``typed`` is the list that names it."""
     path = Path(path)
+    if (path / "config.json").is_file():  # the directory of a Hugging Face model
+        return
     ask = "give --path (or --restore-file) the file of a checkpoint"
     if path.is_dir():
         best = f": {checkpoints_in(path)[0]}" if checkpoints_in(path) else ""

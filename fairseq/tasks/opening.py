@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.checkpoints.huggingface import ModelDirectory, is_model_directory, read_model_directory
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
 from fairseq.config.path_lists import split_paths
 from fairseq.data.config import OWNED_BY_CHECKPOINT
@@ -40,7 +41,7 @@ class OpenedModels:
 
     task: Any
     task_config: Any
-    checkpoints: Sequence[Checkpoint]
+    checkpoints: Sequence[Checkpoint | ModelDirectory]
     models: Sequence[Any]
 
     @property
@@ -88,7 +89,7 @@ def open_models(
         MismatchError: the checkpoint was trained with another dictionary.
     """
     overrides = parse_literal_dict(model_overrides, "--model-overrides")
-    checkpoints = [load_checkpoint(part) for part in split_paths(path) if part]
+    checkpoints = [open_checkpoint(part) for part in split_paths(path) if part]
     if not checkpoints:
         raise ConfigError("--path is required: the file of a checkpoint")
     _check_overrides(overrides, checkpoints)
@@ -98,14 +99,30 @@ def open_models(
     inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
     task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window)
     task = make_task(task_name, task_config)
-    models = [task.load_model(checkpoint, overrides).to(precision.device).eval() for checkpoint in checkpoints]
+    models = [_load_model(task, checkpoint, overrides, precision) for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)
     return OpenedModels(task, task_config, checkpoints, models)
 
 
-def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint) -> ModelIdentity:
+def open_checkpoint(path: str) -> Checkpoint | ModelDirectory:
+    """Returns what a part of ``--path`` names: a checkpoint, or the directory of a Hugging Face model."""
+    return read_model_directory(path) if is_model_directory(path) else load_checkpoint(path)
+
+
+def _load_model(
+    task: Any, checkpoint: Checkpoint | ModelDirectory, overrides: Mapping[str, Any], precision: Precision
+) -> Any:
+    """Returns the model of a checkpoint, on the device."""
+    if isinstance(checkpoint, ModelDirectory):
+        from fairseq.models.huggingface.loading import load_model
+
+        return load_model(checkpoint.path, dtype=precision.dtype).to(precision.device)
+    return task.load_model(checkpoint, overrides).to(precision.device).eval()
+
+
+def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint | ModelDirectory) -> ModelIdentity:
     """Returns what tells a model from another: hashes of its dictionary and weights, and the width of its vectors."""
-    weights = weights_sha256(checkpoint.state)
+    weights = checkpoint.weights_sha256
     return ModelIdentity(dictionary.sha256(), weights, len(dictionary), int(model.key_dimension))
 
 

@@ -32,7 +32,6 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Int64s
-from fairseq.checkpoints.format import weights_sha256
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.blocks import joined_ranges
@@ -175,7 +174,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
         key_type=dstore.knn_keytype or "last_ffn_input",
         vocabulary_size=len(evaluation.task.dictionary),
         dictionary_sha256=evaluation.task.dictionary.sha256(),
-        weights_sha256=weights_sha256(evaluation.checkpoints[0].state),
+        weights_sha256=evaluation.checkpoints[0].weights_sha256,
         settings={
             "data": str(evaluation.task.split_prefix(config.gen_subset)),
             "data_sha256": evaluation.dataset.sha256(),
