@@ -1,6 +1,6 @@
 """The directory of a Hugging Face model, as far as it can be read without transformers.
 
-    config.json · *.safetensors · tokenizer.json, tokenizer_config.json where the tokenizer lies with the model
+config.json · *.safetensors · tokenizer.json, tokenizer_config.json where the tokenizer lies with the model
 """
 
 import hashlib
