@@ -1,7 +1,6 @@
 """``fairseq-train``: train a language model on binarised text."""
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,7 +27,7 @@ from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS, make_task, reads_splits
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq.validate.config import ValidationConfig
-from fairseq_cli.shared.processes import ProcessesConfig, torchrun
+from fairseq_cli.shared.processes import ProcessesConfig, leave, torchrun
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def build_training(config: RunConfig, precision: "Precision", group: "ProcessGro
 
 def cli_main() -> None:
     """Entry point of the console script."""
-    sys.exit(run("fairseq-train", main))
+    leave(run("fairseq-train", main))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from fairseq.storage.inputs import require_inputs
 from fairseq.tasks import TASKS, reads_splits
 from fairseq.validate.config import ValidateConfig, ValidationConfig
 from fairseq_cli.shared.eval_settings import data_of, task_fields
+from fairseq_cli.shared.processes import leave
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def as_line(split: str, values: Mapping[str, float], path: str | None) -> str:
 
 def cli_main() -> None:
     """Entry point of the console script."""
-    sys.exit(run("fairseq-validate", main))
+    leave(run("fairseq-validate", main))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ FLOORS = [
     "fairseq.data",
     "fairseq.modules",
     "fairseq.models",
+    "fairseq.models.huggingface",
     "fairseq.optim",
     "fairseq.criterions",
     "fairseq.checkpoints",

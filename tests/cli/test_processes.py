@@ -105,3 +105,24 @@ def test_the_command_of_the_error_trains(
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "checkpoint_last.pt").exists()
     assert "no effect here: --distributed-port 12345 (torchrun starts processes" in done.stderr
+
+
+LEAVING = """
+import atexit, sys
+from fairseq_cli.shared.processes import leave
+atexit.register(print, "torn down")
+print("done", end="")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize(("world_size", "printed"), [("1", "donetorn down\n"), ("2", "done")])
+def test_one_of_several_processes_leaves_without_a_tear_down(world_size: str, printed: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WORLD_SIZE": world_size},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, printed)
