@@ -11,6 +11,14 @@ once and sees a long past (B = 4, W = 6; ``·`` padding):
 Both are functions of the block's index alone: no state, so that any order, any shard and any batching give the same
 rows. The word ``<pad>`` of a text has padding's id; it is a target like any other, and ``scored_BT`` tells which those
 are. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
+
+In the mode ``document`` no context goes beyond the document, and a short last block has more of it than W: all that a
+row of B + W has room for. These are the rolling windows of lm-evaluation-harness (B = 4, W = 0, ten tokens):
+
+    source   </s> 0 1 2 | 3 4 5 6 | 5 6 7 8
+    target      0 1 2 3 | 4 5 6 7 | · · 8 9
+
+A document of under B + W tokens is seen whole. So its tokens' contexts are full, as far as the text has one.
 """
 
 import copy
@@ -21,7 +29,7 @@ import numpy as np
 
 from fairseq.arrays import Bools, Int64s, Integers
 from fairseq.data.batching import batch_by_size
-from fairseq.data.blocks import block_bounds
+from fairseq.data.blocks import block_bounds, check_window
 from fairseq.data.dictionary import BOS, EOS, PAD
 from fairseq.errors import DataError
 
@@ -83,6 +91,11 @@ class BlockDataset:
     Attributes:
         starts, ends: int64, the range of the stream that each block is.
         lengths: int64, tokens of each block without its context, an added ``<s>`` included.
+        by_document: whether contexts end where the document begins, and the last block's is as long as a row allows.
+
+    Raises:
+        ConfigError: the mode is not known, or has no context window.
+        DataError: the text has no blocks.
     """
 
     def __init__(
@@ -98,10 +111,14 @@ class BlockDataset:
         self.block_size = block_size
         self.context_window = context_window
         self.add_bos = add_bos
+        self.by_document = mode == "document"
+        check_window(mode, context_window)
         starts, ends = block_bounds(sizes, mode, block_size)
         sentence_starts = np.cumsum(sizes, dtype=np.int64) - sizes
         at = np.searchsorted(sentence_starts, starts, side="right") - 1
-        self._set_blocks(starts, ends, sentence_starts[at] == starts)
+        self._set_blocks(starts, ends, (sentence_starts[at] == starts) & (mode != "isolated"))
+        if self.by_document:
+            self._count_from(at)
         if not len(self.starts):
             raise DataError(f"the text has no blocks: {len(tokens)} tokens in {len(sizes)} sentences")
 
@@ -110,9 +127,12 @@ class BlockDataset:
 
     @property
     def sizes(self) -> Int64s:
-        """The tokens of each block, without its context and an added ``<s>``: what ``--max-tokens`` counts, int64."""
+        """The tokens of each block that ``--max-tokens`` counts, int64: without an added ``<s>``.
+
+        Without the context too, which is alike in all rows; by document it is not, and counts.
+        """
         sizes: Int64s = self.ends - self.starts
-        return sizes
+        return sizes + self.context_lengths() if self.by_document else sizes
 
     def sha256(self) -> str:
         """Returns the hash of the stream, in the dtype of its file."""
@@ -130,6 +150,8 @@ class BlockDataset:
             raise DataError(f"every block is longer than the model's {limit} positions")
         small = copy.copy(self)
         small._set_blocks(self.starts[kept], self.ends[kept], self._begins_sentence[kept])
+        if self.by_document:
+            small._count_from(self._document_B[kept])
         return small, int((self.ends - self.starts)[~kept].sum())
 
     def source(self, idx: int) -> Int64s:
@@ -175,10 +197,24 @@ class BlockDataset:
             block_idx = np.arange(len(self))
         tokens = self.ends[block_idx] - self.starts[block_idx]  # an added <s> takes no context away
         room = np.maximum(self.block_size + self.context_window - tokens, 0)
-        lengths: Int64s = np.minimum(np.minimum(self.context_window, room), self._tokens_before[block_idx])
+        if not self.by_document:
+            room = np.minimum(self.context_window, room)
+        lengths: Int64s = np.minimum(room, self._tokens_before[block_idx])
         return lengths
+
+    def has_full_context(self) -> Bools:
+        """Returns of each block whether its context window is full; by document, each is as full as it can be."""
+        if self.by_document:
+            return np.ones(len(self), bool)
+        return self.context_lengths() == self.context_window
 
     def _set_blocks(self, starts: Int64s, ends: Int64s, begins_sentence: Bools) -> None:
         self.starts, self.ends, self._begins_sentence = starts, ends, begins_sentence
         self.lengths: Int64s = ends - starts + int(self.add_bos)  # kept: a text may have 10^7 sentences
         self._tokens_before: Int64s = np.cumsum(self.lengths) - self.lengths
+
+    def _count_from(self, document_B: Int64s) -> None:
+        """Counts the tokens before each block from the beginning of its document."""
+        self._document_B = document_B
+        if len(document_B):
+            self._tokens_before -= self._tokens_before[np.searchsorted(document_B, document_B)]

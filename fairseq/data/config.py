@@ -11,6 +11,13 @@ BREAK_MODES = {
     "complete": "whole lines, as many as fit into a block",
     "complete_doc": "the same, and no block goes beyond a document (an empty line)",
     "eos": "a block for each line",
+    "isolated": (
+        "blocks that see nothing of each other, the first token of each not scored, as transformers' run_clm has them"
+    ),
+    "document": (
+        "each line (of tokenized data: each document) for itself, in blocks of which the last has all the context that"
+        " a row has room for, as lm-evaluation-harness has them"
+    ),
 }
 
 

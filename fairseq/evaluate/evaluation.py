@@ -79,7 +79,7 @@ def prepare(
         config: what is evaluated.
         task_fields: settings of the task, as ``open_models`` takes them.
         precision: device and number format.
-        stream_order: blocks stay in order; else they go by length, where no context window makes them all alike.
+        stream_order: blocks stay in order; else they go by length, where no context window makes all rows alike.
     """
     window = config.context_window
     opened = open_models(
@@ -95,7 +95,8 @@ def prepare(
             opened.max_positions,
         )
     sizes = dataset.sizes
-    order = np.arange(len(dataset)) if stream_order or window > 0 else by_length(sizes)
+    alike = window > 0 and not dataset.by_document
+    order = np.arange(len(dataset)) if stream_order or alike else by_length(sizes)
     batches = batch_by_size(
         order,
         sizes,

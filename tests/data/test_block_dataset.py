@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.data.dictionary import PAD
-from fairseq.errors import DataError
-from tests.oracles.windows import document_blocks, greedy_blocks, rows
+from fairseq.errors import ConfigError, DataError
+from tests.oracles.windows import document_blocks, document_rows, greedy_blocks, isolated_rows, rows
 
 # formats.md section 2: "the cat sat <unk> .", an empty line, "the dog sat on the mat .", "b a b a c"
 STREAM = [4, 10, 8, 3, 5, 2, 2, 4, 11, 8, 13, 4, 12, 5, 2, 7, 6, 7, 6, 9, 2]
@@ -193,3 +193,50 @@ def test_the_word_pad_is_scored_and_padding_is_not(add_bos: bool) -> None:
     assert batch.target_BT[batch.scored_BT].tolist() == [6, PAD, 2, *tokens[:6]]
     # What stands behind a row is no <pad>.
     assert batch.input_BT.tolist() == [[5, PAD, *front, 2, 6, PAD, 2], [*front, 2, 4, PAD, PAD, 5, PAD]]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any),
+    block_size=st.integers(1, 12),
+    window=st.integers(0, 14),
+)
+def test_documents_equal_a_loop_over_each_of_them(sizes: list[int], block_size: int, window: int) -> None:
+    tokens = list(range(4, 4 + sum(sizes)))
+    dataset = BlockDataset(np.array(tokens), np.array(sizes), "document", block_size, window)
+    wanted = document_rows(tokens, sizes, block_size, window)
+    assert [row(dataset, idx) for idx in range(len(dataset))] == wanted
+    assert dataset.sizes.tolist() == [len(source) for source, _ in wanted]  # padding of a batch is known from these
+    assert dataset.has_full_context().all()
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), block_size=st.integers(1, 12))
+def test_documents_are_the_rolling_windows_of_lm_evaluation_harness(sizes: list[int], block_size: int) -> None:
+    windows = pytest.importorskip("lm_eval.utils").get_rolling_token_windows
+    tokens = list(range(4, 4 + sum(sizes)))
+    dataset = BlockDataset(np.array(tokens), np.array(sizes), "document", block_size)
+    wanted, end = [], 0
+    for size in sizes:
+        end += size
+        for source, scored in windows(tokens[end - size : end], 2, block_size, 1):
+            wanted.append((source, [PAD] * (len(source) - len(scored)) + scored))
+    assert [row(dataset, idx) for idx in range(len(dataset))] == wanted
+
+
+def test_documents_of_which_blocks_are_left_out_see_nothing_of_others() -> None:
+    dataset = BlockDataset(np.arange(4, 19), np.array([7, 8]), "document", 5, 3)
+    kept, num_left_out = dataset.without_longer_than(4)
+    assert num_left_out == 10
+    assert [row(kept, idx) for idx in range(2)] == [([8, 9], [9, 10]), ([15, 16, 17], [16, 17, 18])]
+
+
+@given(text=texts, block_size=st.integers(2, 16))
+def test_isolated_blocks_equal_slices(text: tuple[list[int], list[int]], block_size: int) -> None:
+    wanted = isolated_rows(text[0], block_size)
+    if wanted:
+        dataset = BlockDataset(np.array(text[0]), np.array(text[1]), "isolated", block_size)
+        assert [row(dataset, idx) for idx in range(len(dataset))] == wanted
+
+
+def test_isolated_blocks_have_no_context_window() -> None:
+    with pytest.raises(ConfigError, match="--context-window 2 must be 0 with --sample-break-mode isolated"):
+        golden("isolated", 5, 2)

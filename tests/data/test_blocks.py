@@ -43,6 +43,23 @@ def test_eos() -> None:
     assert blocks(GOLDEN_SIZES, "eos", 5) == [(0, 6), (6, 7), (7, 15), (15, 21)]
 
 
+def test_isolated_reads_the_first_token_of_each_piece_and_does_not_score_it() -> None:
+    assert blocks(GOLDEN_SIZES, "isolated", 5) == [(1, 5), (6, 10), (11, 15), (16, 20)]  # of the last piece, nothing
+    assert blocks(GOLDEN_SIZES, "isolated", 8) == [(1, 8), (9, 16), (17, 21)]
+
+
+def test_isolated_pieces_of_one_token_have_nothing_to_score() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--tokens-per-sample 1 must be at least 2 with --sample-break-mode isolated"
+    ):
+        blocks(GOLDEN_SIZES, "isolated", 1)
+
+
+def test_document_cuts_each_sentence_for_itself() -> None:
+    assert blocks(GOLDEN_SIZES, "document", 5) == [(0, 5), (5, 6), (6, 7), (7, 12), (12, 15), (15, 20), (20, 21)]
+    assert blocks([0, 3, 0], "document", 2) == [(0, 2), (2, 3)]
+
+
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--sample-break-mode must be none, .*but is 'paragraph'"):
         blocks(GOLDEN_SIZES, "paragraph", 5)
@@ -52,7 +69,7 @@ def test_a_text_of_empty_lines_has_no_documents() -> None:
     assert blocks([1, 1, 1], "complete_doc", 8) == []
 
 
-@pytest.mark.parametrize("mode", ["none", "complete", "eos"])
+@pytest.mark.parametrize("mode", ["none", "complete", "eos", "document"])
 @given(sizes=sentences, block_size=block_sizes)
 def test_blocks_tile_the_stream(mode: str, sizes: list[int], block_size: int) -> None:
     found = blocks(sizes, mode, block_size)

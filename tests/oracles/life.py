@@ -1,12 +1,12 @@
 """Naive oracles for where rows come from: loops over tokens and lines."""
 
 
-def rows_of_text(sizes, bounds, block_size, window):
-    """Returns the token of each row: the targets of every block whose context is full."""
+def rows_of_text(sizes, mode, bounds, block_size, window):
+    """Returns the token of each row: the targets of every block whose context is full; by document, of every block."""
     rows, before = [], 0
     for start, end in bounds:
         room = max(block_size + window - (end - start), 0)
-        if min(window, room, before) == window:
+        if mode == "document" or min(window, room, before) == window:
             rows += range(start, end)
         before += end - start
     return rows

@@ -42,3 +42,26 @@ def rows(
         result.append((context + source, [PAD] * len(context) + tokens[start:end]))
         earlier += source
     return result
+
+
+def document_rows(
+    tokens: list[int], sizes: list[int], block_size: int, window: int
+) -> list[tuple[list[int], list[int]]]:
+    """(source, target) of each block of each document: as much of the document before it as a row has room for."""
+    result, first = [], 0
+    for size in sizes:
+        document = tokens[first : first + size]
+        first += size
+        source = [EOS, *document[:-1]]
+        for start in range(0, size, block_size):
+            target = document[start : start + block_size]
+            end = start + len(target)
+            seen = source[max(end - block_size - window, 0) : end]
+            result.append((seen, [PAD] * (len(seen) - len(target)) + target))
+    return result
+
+
+def isolated_rows(tokens: list[int], block_size: int) -> list[tuple[list[int], list[int]]]:
+    """(source, target) of each block: a slice of the text, shifted by one within itself."""
+    pieces = [tokens[start : start + block_size] for start in range(0, len(tokens), block_size)]
+    return [(piece[:-1], piece[1:]) for piece in pieces if len(piece) > 1]

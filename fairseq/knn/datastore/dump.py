@@ -6,7 +6,8 @@ the targets of every block whose context window is full, in stream order, the sh
     rows = total − ceil(W / B) · B        block size B, context window W
 
 so that the same data gives the same rows for any batching. The output layer does not run. With `--sample-break-mode
-eos` and no context window, rows are the tokens of every sentence, which has nothing but itself for a context.
+eos` and no context window, rows are the tokens of every sentence, which has nothing but itself for a context. With
+`document` rows are the tokens of every document, likewise.
 
 Blocks of like length are computed together, and rows put back in their places. Sentences are of all lengths: in stream
 order, a batch of them would be mostly padding; sorted by length over the whole text, rows would come in another order

@@ -4,7 +4,8 @@
     positions  10 ────── 910 | 1500 ──── 2600      what stands between was never a row, or has been taken out
 
 Rows are the targets of every block whose context window is full (fairseq/knn/datastore/dump.py). Cut without regard
-to sentences, they are one piece, from the first such block to the end of the text.
+to sentences, they are one piece, from the first such block to the end of the text. Cut by document, every token is a
+row.
 
 Legend: P pieces · B blocks.
 """
@@ -78,7 +79,7 @@ def first_position(written: Mapping[str, Any]) -> int | None:
 
 def full_context_rows(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
     """Returns the blocks whose context window is full, and the first row of each; last, how many rows there are."""
-    blocks = np.flatnonzero(dataset.context_lengths() == dataset.context_window)
+    blocks = np.flatnonzero(dataset.has_full_context())
     return blocks, np.concatenate([[0], np.cumsum(dataset.ends[blocks] - dataset.starts[blocks])])
 
 

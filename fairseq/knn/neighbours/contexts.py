@@ -25,6 +25,7 @@ from fairseq.knn.datastore.store import Datastore
 
 logger = logging.getLogger(__name__)
 
+_OF_ONE_LENGTH = ("none", "complete", "isolated")  # modes whose blocks are, nearly
 TOLD_SHARE, WARNED_SHARE = 0.1, 0.5
 
 
@@ -41,7 +42,7 @@ class Cut:
         window, size = settings.get("context_window"), settings.get("tokens_per_sample")
         if type(window) is not int or type(size) is not int or size < 1:
             return None
-        return cls(window, size if settings.get("sample_break_mode") in ("none", "complete") else 1)
+        return cls(window, size if settings.get("sample_break_mode") in _OF_ONE_LENGTH else 1)
 
     def share_short_of(self, other: "Cut") -> float:
         """Returns the share of tokens with less than half of the context that every token of another cut has."""

@@ -15,16 +15,18 @@ from tests.oracles.life import rows_of_text
 
 cuts = st.tuples(
     st.lists(st.integers(1, 9), min_size=1, max_size=12),
-    st.sampled_from(["none", "complete", "complete_doc", "eos"]),
-    st.integers(1, 12),
+    st.sampled_from(["none", "complete", "complete_doc", "eos", "isolated", "document"]),
+    st.integers(2, 12),
     st.integers(0, 10),
 )
 
 
 def mapped(cut):
     sizes, mode, block_size, window = cut
+    window *= mode != "isolated"  # which has none
     dataset = BlockDataset(np.zeros(sum(sizes), np.int64), np.array(sizes), mode, block_size, window)
-    wanted = rows_of_text(sizes, zip(*block_bounds(np.array(sizes), mode, block_size), strict=True), block_size, window)
+    bounds = zip(*block_bounds(np.array(sizes), mode, block_size), strict=True)
+    wanted = rows_of_text(sizes, mode, bounds, block_size, window)
     blocks, first_row = full_context_rows(dataset)
     tokens = [list(range(dataset.starts[block], dataset.ends[block])) for block in blocks]
     assert list(chain.from_iterable(tokens)) == wanted
