@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
-from fairseq.data.config import OWNED_BY_CHECKPOINT
+from fairseq.data.config import IN_FORCE_WITHOUT_CHECKPOINT
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
@@ -64,7 +64,7 @@ def flag_groups() -> tuple[type, ...]:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
-    flags = parse("fairseq-eval-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES, without_effect=OWNED_BY_CHECKPOINT)
+    flags = parse("fairseq-eval-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES, remarks=IN_FORCE_WITHOUT_CHECKPOINT)
     settings = EvalSettings(flags)
     settings.claim_outputs(["fairseq-eval-lm", *argv])
     fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)

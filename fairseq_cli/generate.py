@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig
-from fairseq.data.config import OWNED_BY_CHECKPOINT
+from fairseq.data.config import IN_FORCE_WITHOUT_CHECKPOINT
 from fairseq.errors import ConfigError
 from fairseq.generate.config import SplitPromptsConfig
 from fairseq.runtime.interrupts import advising
@@ -33,7 +33,9 @@ def flag_groups() -> tuple[type, ...]:
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-generate", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
+    flags = parse(
+        "fairseq-generate", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, remarks=IN_FORCE_WITHOUT_CHECKPOINT
+    )
     config = flags.build(SplitPromptsConfig)
     opened = open_run(flags, config.gen_subset)
     dataset = opened.task.load_split(config.gen_subset)

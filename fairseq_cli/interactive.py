@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from fairseq.config.command_line import parse
-from fairseq.data.config import OWNED_BY_CHECKPOINT
+from fairseq.data.config import IN_FORCE_WITHOUT_CHECKPOINT
 from fairseq.generate.config import LinePromptsConfig
 from fairseq.runtime.log import logger
 from fairseq.storage.inputs import open_input
@@ -40,7 +40,9 @@ def flag_groups() -> tuple[type, ...]:
 
 def main(argv: Sequence[str]) -> None:
     """Generates."""
-    flags = parse("fairseq-interactive", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, OWNED_BY_CHECKPOINT)
+    flags = parse(
+        "fairseq-interactive", DESCRIPTION, flag_groups(), argv, EXAMPLES, OUTPUT, remarks=IN_FORCE_WITHOUT_CHECKPOINT
+    )
     config = flags.build(LinePromptsConfig)
     with open_input(config.input) as file:
         opened = open_run(flags)

@@ -15,6 +15,7 @@ from fairseq.errors import CheckpointError
 from fairseq.storage.files import file_sha256
 
 DEFAULT_BLOCK = 1024
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # names of the same number in config.json
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class ModelDirectory:
     path: str
     config: Mapping[str, Any]
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def default_block(self) -> int:
+        """Tokens in a row where nobody says how many: 1,024, or as many positions as the model has."""
+        inner = self.config.get("text_config")
+        for config in (self.config, inner if isinstance(inner, dict) else {}):
+            for name in _POSITIONS:
+                if type(config.get(name)) is int and config[name] > 0:
+                    return min(DEFAULT_BLOCK, config[name])
+        return DEFAULT_BLOCK
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -79,16 +79,17 @@ def parse(
     examples: Sequence[str] = (),
     output: str = "",
     without_effect: Mapping[str, str] | None = None,
+    remarks: Mapping[str, str] | None = None,
 ) -> Flags:
     """Returns the flags that ``argv`` spells for the config dataclasses ``groups``.
 
     ``--help`` and ``--version`` print and exit. The former ends in what the command prints, and examples; the flags of
-    ``without_effect`` stand among those that do nothing, each with its reason.
+    ``without_effect`` stand among those that do nothing, each with its reason; those of ``remarks`` have one more.
 
     Raises:
         ConfigError: an unknown flag (the nearest known one is suggested), or a flag without its value.
     """
-    parser = make_parser(prog, description, groups, without_effect)
+    parser = make_parser(prog, description, groups, without_effect, remarks)
     known = [option for action in parser._actions for option in action.option_strings]
     more = in_help(prog, known)
     ends = (("more flags", more), ("output", output))
@@ -171,7 +172,11 @@ def early_value(name: str, argv: Sequence[str]) -> str | None:
 
 
 def make_parser(
-    prog: str, description: str, groups: Sequence[type], without_effect: Mapping[str, str] | None = None
+    prog: str,
+    description: str,
+    groups: Sequence[type],
+    without_effect: Mapping[str, str] | None = None,
+    remarks: Mapping[str, str] | None = None,
 ) -> _Parser:
     """Returns the argument parser of a command; a flag that two groups share is declared by the first.
 
@@ -180,6 +185,7 @@ def make_parser(
         description: what it does.
         groups: whose fields are the flags.
         without_effect: fields that do nothing in this command, each with the reason, for ``--help``.
+        remarks: what ``--help`` says besides of fields in this command.
     """
     parser = _Parser(
         prog=prog,
@@ -198,6 +204,8 @@ def make_parser(
             if name not in default_of:  # an earlier group has it
                 continue
             text = flag_text(field, default_of.pop(name), reasons.get(name))
+            if remarks and name in remarks:
+                text += f"; {remarks[name]}"
             if field.metadata["no_effect"] or name in reasons:
                 idle.append((name, field, kinds[name], text))
             else:

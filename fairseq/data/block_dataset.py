@@ -206,7 +206,7 @@ class BlockDataset:
         """Returns of each block whether its context window is full; by document, each is as full as it can be."""
         if self.by_document:
             return np.ones(len(self), bool)
-        return self.context_lengths() == self.context_window
+        return np.equal(self.context_lengths(), self.context_window)
 
     def _set_blocks(self, starts: Int64s, ends: Int64s, begins_sentence: Bools) -> None:
         self.starts, self.ends, self._begins_sentence = starts, ends, begins_sentence

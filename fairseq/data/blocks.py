@@ -60,7 +60,7 @@ def block_bounds(sizes: Integers, mode: str, block_size: int) -> tuple[Int64s, I
     )
 
 
-def check_window(mode: str, context_window: int) -> None:
+def check_window(mode: str | None, context_window: int) -> None:
     """Raises ConfigError where a context window is asked for that the mode cannot have."""
     if mode == "isolated" and context_window:
         raise ConfigError(

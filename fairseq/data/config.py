@@ -45,6 +45,12 @@ class LanguageModelingConfig:
 OWNED_BY_CHECKPOINT = dict.fromkeys(
     ("tokens_per_sample", "add_bos_token"), "the checkpoint's is in force; --model-overrides replaces it"
 )
+# What is said of them where the directory of a Hugging Face model may be read as well, which has none.
+_OF_CHECKPOINT = "a checkpoint's own is in force, and --model-overrides replaces it"
+IN_FORCE_WITHOUT_CHECKPOINT = {
+    "tokens_per_sample": f"for Hugging Face models (left out: no more than the model's positions); {_OF_CHECKPOINT}",
+    "add_bos_token": f"for Hugging Face models; {_OF_CHECKPOINT}",
+}
 
 
 @dataclass(frozen=True)

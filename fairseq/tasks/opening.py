@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
-from fairseq.checkpoints.huggingface import ModelDirectory, is_model_directory, read_model_directory
+from fairseq.checkpoints.huggingface import DEFAULT_BLOCK, ModelDirectory, is_model_directory, read_model_directory
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
 from fairseq.config.path_lists import split_paths
+from fairseq.data.blocks import check_window
 from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, refuse_unknown
@@ -97,7 +98,9 @@ def open_models(
     assert task_class is not None
     fields = {**checkpoints[0].fields, **overrides}
     inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
-    task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window)
+    default = checkpoints[0].default_block if isinstance(checkpoints[0], ModelDirectory) else DEFAULT_BLOCK
+    given = {"tokens_per_sample": default, **inherited, **task_fields}
+    task_config = _task_config(task_class, given, fields, context_window)
     task = make_task(task_name, task_config)
     models = [_load_model(task, checkpoint, overrides, precision) for checkpoint in checkpoints]
     _check_rows(models, task_config.tokens_per_sample + context_window)
@@ -139,12 +142,12 @@ def _task_config(task_class: type, given: Mapping[str, Any], checkpoint: Mapping
                 name,
                 given[name],
             )
-    stated = {"tokens_per_sample": 1024, **given, **own}
+    stated = {**given, **own}
     full = coerce(stated["tokens_per_sample"], int, "--tokens-per-sample")
+    check_window(stated.get("sample_break_mode"), context_window)
     if context_window >= full:
-        raise ConfigError(
-            f"--context-window {context_window} must be smaller than the checkpoint's tokens_per_sample, {full}"
-        )
+        whose = "the checkpoint's tokens_per_sample" if "tokens_per_sample" in own else "--tokens-per-sample"
+        raise ConfigError(f"--context-window {context_window} must be smaller than {whose}, {full}")
     return resolve(task_class, {**stated, "tokens_per_sample": full - context_window})
 
 

@@ -126,16 +126,18 @@ def test_every_help_ends_in_examples_that_parse(
                 main(words)
 
 
-def test_settings_of_the_checkpoint_stand_among_the_flags_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where a checkpoint is read; training has them in force."""
+def test_settings_of_the_checkpoint_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a Hugging Face model may be read as well, they are in force for that; training has them in force."""
     for prog, text in helps(capsys):
         before, _, after = text.partition("Accepted without effect, for old command lines:")
         for flag in ("--tokens-per-sample", "--add-bos-token"):
             shown = f"\n  {flag}"
-            if prog in ("fairseq-eval-lm", "fairseq-generate", "fairseq-interactive"):
+            if prog == "fairseq-validate":
                 assert shown in after and shown not in before, (prog, flag)
-            elif prog == "fairseq-train":
+            elif prog in ("fairseq-eval-lm", "fairseq-generate", "fairseq-interactive", "fairseq-train"):
                 assert shown in before and shown not in after, (prog, flag)
+                said = " ".join(before.partition(shown)[2].partition("\n  --")[0].split())
+                assert ("; for Hugging Face models" in said) == (prog != "fairseq-train"), (prog, said)
 
 
 def test_examples_go_together(capsys: pytest.CaptureFixture[str]) -> None:
