@@ -41,7 +41,7 @@ class HuggingFaceModel(nn.Module):
         return int(self.model.config.hidden_size)
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
-        """Returns the outputs of the columns from ``first`` on for ids ``[B, T]``, padded on the right with anything."""
+        """Returns the outputs of the columns from ``first`` on, for ids ``[B, T]``, right-padded with anything."""
         hidden_BTC = body_of(self.model)(self._ids_there(source_BT), use_cache=False).last_hidden_state
         assert self._key is not None
         key_BTC, self._key = self._key.view(*source_BT.shape, -1), None
