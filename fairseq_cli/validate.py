@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.flags import resolve
 from fairseq.config.path_lists import split_paths
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import OWNED_BY_CHECKPOINT
+from fairseq.errors import CheckpointError
 from fairseq.runtime.interrupts import advising
 from fairseq.runtime.log import log_format, prefixed, set_log_format
 from fairseq.runtime.resources import keep_freed_memory
@@ -70,6 +72,13 @@ def main(argv: Sequence[str]) -> None:
         require_inputs("", data_of(flags, config.task), subset)
     criterion_flags = [name for cls in CRITERIONS.configs() for name in flags.given(cls)]
     flags.warn_unused()
+    paths = [path for path in split_paths(config.path) if path]
+    for path in paths:
+        if is_model_directory(path):
+            raise CheckpointError(
+                f"--path {path} is a Hugging Face model, which has no criterion of fairseq-train's;"
+                " fairseq-eval-lm tells its perplexity"
+            )
 
     import torch
 
@@ -83,7 +92,6 @@ def main(argv: Sequence[str]) -> None:
         keep_freed_memory()
     if group.rank:
         set_log_format("none")
-    paths = [path for path in split_paths(config.path) if path]
     over_checkpoint = (*SIZES, *SEEDS, *criterion_flags)
     typed = {name: flags.typed[name] for name in over_checkpoint if name in flags.typed}
     try:
@@ -114,6 +122,7 @@ def results_of(
         precision: device and number format.
         group: the processes that share the batches out.
     """
+    from fairseq.checkpoints.format import Checkpoint
     from fairseq.criterions.state import load_criterion_state
     from fairseq.tasks.opening import open_models
     from fairseq.validate.criterion import criterion_of
@@ -124,6 +133,7 @@ def results_of(
     named = config.path, config.task, config.model_overrides
     opened = open_models(*named, fields, precision, also_from_checkpoint=inherited)
     (checkpoint,), (model,) = opened.checkpoints, opened.models
+    assert isinstance(checkpoint, Checkpoint)
     criterion = criterion_of(checkpoint.fields, opened.task, precision.device, config.criterion, typed)
     if config.criterion in (None, checkpoint.fields.get("criterion")):
         load_criterion_state(criterion, checkpoint.criterion_state, config.path, "name another --criterion")

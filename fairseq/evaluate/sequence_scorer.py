@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,10 +132,13 @@ class SequenceScorer:
             with self.precision.autocast():
                 out = model(source_BT, first)
                 features_NC = out.features_BSC[scored_BS]
-                log_p_MN.append(self._target_log_prob(model, features_NC, target_N))
                 if needs_known:
-                    certainty = (found_N.cpu().numpy() for found_N in model.certainty(features_NC))
-                    known = Known(source_BT[:, first:][scored_BS].cpu().numpy(), *certainty)
+                    log_p_N, *certainty = self._with_certainty(model, features_NC, target_N)
+                    given_N = source_BT[:, first:][scored_BS]
+                    known = Known(*(found_N.cpu().numpy() for found_N in (given_N, *certainty)))
+                else:
+                    log_p_N = self._target_log_prob(model, features_NC, target_N)
+                log_p_MN.append(log_p_N)
         # Memories come with one model only; without any, nobody needs the vectors.
         query_ND = out.ffn_input_BSC[scored_BS].float() if self.mixture.memories else torch.empty(len(target_N), 0)
         return ScoredTokens(
@@ -202,6 +206,13 @@ class SequenceScorer:
         )
         scored_BS = scored_BT[:, first:]
         return source_BT, first, scored_BS, target_BT[:, first:][scored_BS]
+
+    def _with_certainty(self, model: Any, features_NC: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns ln p(target), the largest ln p and the entropy, in one pass where the model has one."""
+        if hasattr(model, "target_and_certainty"):
+            found: tuple[Tensor, Tensor, Tensor] = model.target_and_certainty(features_NC, target_N)
+            return found
+        return (self._target_log_prob(model, features_NC, target_N), *model.certainty(features_NC))
 
     def _target_log_prob(self, model: LanguageModel, features_NC: Tensor, target_N: Tensor) -> Tensor:
         rows = min(self.softmax_batch or SOFTMAX_ROWS, SOFTMAX_ROWS)

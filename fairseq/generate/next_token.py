@@ -50,6 +50,7 @@ class NextTokens:
         self._cache = None
         if hasattr(model, "extend"):
             self._cache = model.new_cache(most_rows, num_slots, precision.dtype)
+        if self._cache is not None:
             self._cache.reorder(list(range(len(rows))))
         self._vectors(self._rows)
 

@@ -63,7 +63,10 @@ class DecoderOutput:
 
 
 class LanguageModel(Protocol):
-    """A model that scores; see ``TransformerLanguageModel`` for what else one may have."""
+    """A model that scores; see ``TransformerLanguageModel`` for what else one may have.
+
+    One that has ``target_and_certainty(features_NC, target_N)`` gives the answers of the two methods in one pass.
+    """
 
     def __call__(self, source_BT: Tensor, first: int) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on."""

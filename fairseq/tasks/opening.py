@@ -160,7 +160,7 @@ def _check_rows(models: Sequence[Any], length: int) -> None:
             )
 
 
-def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint]) -> None:
+def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint | ModelDirectory]) -> None:
     models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
     used = {*_KNOWN_OVERRIDES, *OWNED_BY_CHECKPOINT, *models}
     known = {*used, *checkpoints[0].fields}

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Array, Int64s
-from fairseq.checkpoints.format import weights_sha256
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.format import Layout, chunk_digests, keys_path, row_files, values_path
@@ -260,4 +259,4 @@ def _manifest(
         return manifest
     checkpoint = origin.evaluation.checkpoints[0]
     settings["checkpoint"] = checkpoint.path
-    return manifest.replace(weights_sha256=weights_sha256(checkpoint.state))
+    return manifest.replace(weights_sha256=checkpoint.weights_sha256)

@@ -3,17 +3,26 @@
     ids here ─ less 4 ─ the model's layers ─┬─ last hidden state ─ head ─ ln p, the columns of fairseq's specials −∞
                                             └─ the vector that is a key, caught by a hook
 
-B rows, T time, S scored time, C width, N columns, V words of the dictionary: the head's rows and 4.
+B rows, T time, S scored time, C width, N columns, V words of the dictionary: the head's and fairseq's four.
 """
 
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fairseq.models.huggingface.structure import body_of, feed_forward_of, layers_of
+from fairseq.models.huggingface.head import CLOSE, CLOSE_IN_HALF, Head
+from fairseq.models.huggingface.ids import Reader, columns_from
+from fairseq.models.huggingface.keys import PROBE_TOKENS, KeyCatcher, probe_ids
+from fairseq.models.huggingface.row_cache import RowCache, window_fits
+from fairseq.models.huggingface.structure import body_of, layers_of
+from fairseq.models.key_types import LAST_FFN_INPUT, parse_key_type
 from fairseq.models.protocol import DecoderOutput
 from fairseq.text.model_tokenizer import SHIFT
+
+_NO_END = 1 << 20  # positions of a model that states no limit
 
 
 class HuggingFaceModel(nn.Module):
@@ -22,53 +31,169 @@ class HuggingFaceModel(nn.Module):
     Args:
         model: of ``AutoModelForCausalLM``, in evaluation mode.
         opening_id: id here of what the model reads where a text has no token yet; None where it has no such token.
-        key_type: which vector is the key.
+        key_type: which vector is the key (fairseq/models/key_types.py).
+        adds_bos: the opening token stands in front of each row, and no column of it comes back.
+
+    Raises:
+        CheckpointError: the model's parts are not found, or its scores are not those of its own run.
+        ConfigError: it has no such keys.
     """
 
     has_adaptive_softmax = False
-    longest_row: int | None = None
 
-    def __init__(self, model: Any, opening_id: int | None, key_type: str = "last_ffn_input") -> None:
+    def __init__(
+        self, model: Any, opening_id: int | None, key_type: str = LAST_FFN_INPUT, *, adds_bos: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.key_type, self.opening_id = model, key_type, opening_id
-        self.max_positions = int(getattr(model.config, "max_position_embeddings", 1 << 20))
-        self._key: Tensor | None = None
-        feed_forward_of(layers_of(model)[-1]).register_forward_pre_hook(self._keep, with_kwargs=True)
+        self.model = model
+        self.reader = Reader(opening_id, adds_bos and opening_id is not None)
+        self.head = Head(model)
+        self._keys: KeyCatcher | None = None
+        self._is_cached: bool | None = None
+        self.use_keys(key_type)
 
     @property
-    def key_dimension(self) -> int:
-        """Width of a key."""
-        return int(self.model.config.hidden_size)
+    def opening_id(self) -> int | None:
+        """Id here of what the model reads where a text has no token yet; None where it has no such token."""
+        return self.reader.opening_id
+
+    @property
+    def key_type(self) -> str:
+        """Which vector is the key, as it is recorded."""
+        assert self._keys is not None
+        return self._keys.key_type.name
+
+    def use_keys(self, key_type: str) -> None:
+        """Makes the keys those of a type, from now on.
+
+        Raises:
+            CheckpointError: the part of the model is not found.
+            ConfigError: there is no such type, or no such layer.
+        """
+        catcher = KeyCatcher(self.model, parse_key_type(key_type).of(len(layers_of(self.model))))
+        before, self._keys = self._keys, catcher
+        try:
+            with torch.no_grad():
+                self.key_dimension = int(self._run(probe_ids(self.model))[1].shape[2])
+        except BaseException:
+            catcher.remove()
+            self._keys = before
+            raise
+        if before is not None:
+            before.remove()
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Words that are scored, fairseq's four included."""
+        return self.head.num_words + SHIFT
+
+    @property
+    def max_positions(self) -> int:
+        """Longest row in tokens, as the model's configuration states it."""
+        return self.longest_row or _NO_END
+
+    @property
+    def longest_row(self) -> int | None:
+        """The same; None where it states no limit."""
+        stated = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(stated) - self.reader.adds_bos if stated else None
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
-        """Returns the outputs of the columns from ``first`` on for ids ``[B, T]``, padded on the right with anything."""
-        hidden_BTC = body_of(self.model)(self._ids_there(source_BT), use_cache=False).last_hidden_state
-        assert self._key is not None
-        key_BTC, self._key = self._key.view(*source_BT.shape, -1), None
-        return DecoderOutput(hidden_BTC[:, first:], key_BTC[:, first:])
+        """Returns the outputs of the columns from ``first`` on, for ids ``[B, T]``, right-padded with anything.
+
+        Raises:
+            ConfigError: a text has no beginning (``</s>``), and the model no token for it.
+        """
+        ids_BT, skip_B = self.reader.there(source_BT)
+        hidden_BTC, key_BTC = self._run(ids_BT)
+        columns = skip_B, first, source_BT.shape[1]
+        return DecoderOutput(columns_from(hidden_BTC, *columns), columns_from(key_BTC, *columns))
+
+    def _run(self, ids_BT: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
+        """Returns the last hidden state and the keys ``[B, T, C]`` for ids as the model counts them."""
+        assert self._keys is not None
+        self._keys.forget()
+        # The weights have the dtype that was asked for, and transformers casts what needs more: no autocast beside it.
+        with torch.autocast(ids_BT.device.type, enabled=False):
+            hidden_BTC = body_of(self.model)(ids_BT, **{"use_cache": False, **more}).last_hidden_state
+        return hidden_BTC, self._keys.take(hidden_BTC)
 
     def log_prob(self, features_NC: Tensor) -> Tensor:
         """Returns ln p of every word, float32 ``[N, V]``."""
-        log_p_NV = self._logits(features_NC).log_softmax(1)
+        log_p_NV = self.head.logits(features_NC).log_softmax(1)
         specials_N4 = log_p_NV.new_full((len(log_p_NV), SHIFT), -torch.inf)
         return torch.cat([specials_N4, log_p_NV], 1)
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
-        """Returns ln p(target), float32 ``[N]``."""
-        return self.log_prob(features_NC).gather(1, target_N[:, None])[:, 0]
+        """Returns ln p(target), float32 ``[N]``; −∞ for fairseq's four."""
+        log_p_N = self.head.target_log_prob(features_NC, (target_N - SHIFT).clamp(min=0))
+        return torch.where(target_N < SHIFT, -torch.inf, log_p_N)
+
+    def target_and_certainty(self, features_NC: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns ln p(target), the largest ln p and the entropy, nats, float32 ``[N]`` each, in one pass."""
+        found = self.head.target_and_certainty(features_NC, (target_N - SHIFT).clamp(min=0))
+        return (torch.where(target_N < SHIFT, -torch.inf, found[0]), *found[1:])
 
     def certainty(self, features_NC: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the largest ln p and the entropy, nats, float32 ``[N]`` each."""
-        log_p_NV = self._logits(features_NC).log_softmax(1)
-        return log_p_NV.amax(1), -(log_p_NV.exp() * log_p_NV).sum(1)
+        nothing_N = torch.zeros(len(features_NC), dtype=torch.int64, device=features_NC.device)
+        return self.head.target_and_certainty(features_NC, nothing_N)[1:]
 
-    def _logits(self, features_NC: Tensor) -> Tensor:
-        logits_NV: Tensor = self.model.get_output_embeddings()(features_NC).float()
-        return logits_NV
+    def new_cache(self, num_rows: int, num_slots: int, dtype: torch.dtype = torch.float32) -> RowCache | None:
+        """Returns an empty cache for rows of at most ``num_slots`` tokens; None where rows must be read anew.
 
-    def _ids_there(self, source_BT: Tensor) -> Tensor:
-        opening = (SHIFT if self.opening_id is None else self.opening_id) - SHIFT
-        return torch.where(source_BT < SHIFT, opening, source_BT - SHIFT)
+        That is so of models that are recurrent or see a window, unless it is as long as the rows, and of those whose
+        attention cannot be told which slots of a row are its own. ``dtype`` is the model's own whatever is asked for.
+        """
+        num_slots += self.reader.adds_bos
+        if not window_fits(self.model, num_slots):
+            return None
+        if self._is_cached is None:
+            self._is_cached = self._try_cache()
+        return RowCache(num_rows, self.model.device) if self._is_cached else None
 
-    def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._key = args[0] if args else next(iter(kwargs.values()))
+    def extend(self, new_BS: Tensor, size_B: Tensor, cache: RowCache) -> DecoderOutput:
+        """Returns the outputs of new columns ``[B, S]``, right-padded after ``size_B``, behind the cached ones."""
+        ids_BS, skip_B = (self.reader if cache.is_empty else self._reader_behind).there(new_BS)
+        there_B = size_B if skip_B is None else size_B + skip_B
+        hidden_BSC, key_BSC = self._extend(ids_BS, there_B, cache)
+        columns = skip_B, 0, new_BS.shape[1]
+        return DecoderOutput(columns_from(hidden_BSC, *columns), columns_from(key_BSC, *columns))
+
+    @property
+    def _reader_behind(self) -> Reader:
+        """How ids are read that others stand before."""
+        return Reader(self.reader.opening_id)
+
+    def _extend(self, ids_BS: Tensor, size_B: Tensor, cache: RowCache) -> tuple[Tensor, Tensor]:
+        inputs = cache.inputs(ids_BS.shape[1], size_B, self.head.dtype)
+        found = self._run(ids_BS, use_cache=True, **{self._cache_name: cache.keys_and_values}, **inputs)
+        cache.advance(size_B)
+        return found
+
+    @cached_property
+    def _cache_name(self) -> str:
+        """What this release of transformers calls the cache."""
+        return "cache" if "cache" in signature(body_of(self.model).forward).parameters else "past_key_values"
+
+    @torch.no_grad()
+    def _try_cache(self) -> bool:
+        """Returns whether rows of several lengths, read in parts, give what they give when read at once."""
+        ids_BT = probe_ids(self.model)
+        size_B = torch.tensor([2, PROBE_TOKENS - 1], device=ids_BT.device)
+        cache = RowCache(2, ids_BT.device)
+        try:
+            self._extend(ids_BT[:, :-1], size_B, cache)
+            cache.reorder([1, 0])
+            new_B1 = ids_BT.gather(1, size_B[:, None])
+            self._extend(new_B1.flip(0), torch.ones_like(size_B), cache)
+            cache.reorder([1, 0])
+            found_BC = self._extend(new_B1.roll(1, 0), torch.ones_like(size_B), cache)[0][:, 0]
+        except Exception:  # whatever a family's code says of masks, positions or caches that it does not take
+            return False
+        whole_BT = torch.cat([ids_BT, ids_BT[:, :1]], 1)
+        rows_B = torch.arange(2, device=ids_BT.device)
+        whole_BT[rows_B, size_B + 1] = new_B1.roll(1, 0)[:, 0]
+        wanted_BC = self._run(whole_BT)[0][rows_B, size_B + 1]
+        largest = float(wanted_BC.abs().max())
+        return float((found_BC - wanted_BC).abs().max()) <= CLOSE.get(self.head.dtype, CLOSE_IN_HALF) * largest

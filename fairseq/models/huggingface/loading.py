@@ -1,4 +1,4 @@
-"""From a model's directory to the adapter over it. transformers is imported here, and nowhere at the top of a module."""
+"""From a model's directory to the adapter over it. transformers is never imported at the top of a module."""
 
 from pathlib import Path
 
