@@ -14,7 +14,6 @@ B prompts, R rows (texts that go on), S tokens read at once, V words, C width.
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -83,9 +83,7 @@ class Sampler:
         ends: ids of which any ends a text.
     """
 
-    def __init__(
-        self, config: GenerationConfig, seed: int, ids: Sequence[int], ends: Collection[int] = (EOS,)
-    ) -> None:
+    def __init__(self, config: GenerationConfig, seed: int, ids: Sequence[int], ends: Collection[int] = (EOS,)) -> None:
         self.config, self.ends = config, ends
         self._random = [[np.random.default_rng([seed, idx, text]) for text in range(config.beam)] for idx in ids]
 
