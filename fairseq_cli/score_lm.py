@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
+from fairseq.errors import ConfigError
 from fairseq.evaluate.config import ScoreConfig
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
@@ -18,17 +20,17 @@ from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.storage.inputs import open_input
 from fairseq.text.pipeline import TextPipeline
 from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
-from fairseq_cli.shared.raw_text import open_text, text_groups
+from fairseq_cli.shared.raw_text import OWN_TOKENIZER, open_text, text_groups
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
     from fairseq.criterions.perplexity import Perplexity
-    from fairseq.data.dictionary import Dictionary
-    from fairseq.evaluate.texts import Line, ScoredLine, TextScorer
+    from fairseq.evaluate.texts import Line, Reader, ScoredLine, TextScorer
 
 DESCRIPTION = """Score lines of text with a language model: each word with its log-probability (base 2), then the line's
 sum and perplexity. Every line is a context of its own, and ends in </s>, which is scored as well. Words are what
-whitespace separates, or what --tokenizer and --bpe make of raw text. --knnlm mixes in the nearest neighbours from a
+whitespace separates, or what --tokenizer and --bpe make of raw text; a Hugging Face model (--path DIR) reads a line by
+its own tokenizer, puts no </s> behind it, and needs no data. --knnlm mixes in the nearest neighbours from a
 datastore."""
 EXAMPLES = (
     """echo "the cat sat on the mat ." | fairseq-score-lm data-bin/dict.txt --path checkpoints/checkpoint_best.pt""",
@@ -51,7 +53,11 @@ def main(argv: Sequence[str]) -> None:
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
     fields = task_fields(flags, config.task, config.path)
     pipeline = open_text(flags)
-    scorer, dictionary, found = open_scorer(config, fields, neighbours, device, common.seed)
+    if is_model_directory(config.path) and pipeline:
+        raise ConfigError(OWN_TOKENIZER)
+    if "data" not in fields:
+        raise ConfigError("DATA is required: a dictionary (dict.txt), or the directory of binarised data that has it")
+    scorer, reader, window, found = open_scorer(config, fields, neighbours, device, common.seed)
     flags.warn_unused()
 
     from fairseq.criterions.perplexity import Perplexity
@@ -59,13 +65,13 @@ def main(argv: Sequence[str]) -> None:
     total, alone, num_lines = Perplexity(), Perplexity() if neighbours.needed else None, 0
     lines = lines_of(config, pipeline)
     while some := list(itertools.islice(lines, config.buffer_size)):
-        for scored in scorer.score_lines(some, dictionary):
+        for scored in scorer.score_lines(some, reader, window):
             total.add(scored.log_p_N, scored.target_N)
             if alone is not None:
                 alone.add(scored.model_log_p_N, scored.target_N)
             mixed = alone is not None
             write = partial(as_json, found=found) if config.json else as_text
-            sys.stdout.write(write(scored, dictionary, mixed=mixed))
+            sys.stdout.write(write(scored, reader, mixed=mixed))
         num_lines += len(some)
         sys.stdout.flush()
     if num_lines > 1 and not config.json:
@@ -74,14 +80,19 @@ def main(argv: Sequence[str]) -> None:
 
 def open_scorer(
     config: ScoreConfig, fields: Mapping[str, Any], neighbours: NeighbourSettings, device: DeviceConfig, seed: int
-) -> "tuple[TextScorer, Dictionary, Mapping[str, Any]]":
-    """Returns what scores lines, the dictionary, and what settings came to; all is checked before a text is read."""
+) -> "tuple[TextScorer, Reader, int | None, Mapping[str, Any]]":
+    """Returns what scores lines, what reads them, the context of long ones, and what settings came to.
+
+    All is checked before a text is read. Only a Hugging Face model has a context window, None else: its text is not
+    cut into sentences.
+    """
     import torch
 
     from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.texts import TextScorer
     from fairseq.runtime.precision import Precision, select_device
+    from fairseq.tasks.model_text import text_of_model
     from fairseq.tasks.opening import open_models
 
     torch.manual_seed(seed)
@@ -93,10 +104,14 @@ def open_scorer(
 
         mixture = Mixture([open_memory(opened, neighbours)])
     scorer = SequenceScorer(opened.models, precision, mixture, softmax_batch=config.softmax_batch)
-    dictionary: Dictionary = opened.task.dictionary
+    dictionary, settings = opened.task.dictionary, mixture.report().settings
+    model_text = text_of_model(opened.checkpoints[0], dictionary)
+    if model_text is not None:
+        row = min(opened.max_positions, opened.task_config.tokens_per_sample)
+        return TextScorer(scorer, row, config.max_tokens, add_bos=False), model_text, row // 2, settings
     add_bos = opened.task_config.add_bos_token
     lines = TextScorer(scorer, opened.max_positions - add_bos, config.max_tokens, add_bos=add_bos)
-    return lines, dictionary, mixture.report().settings
+    return lines, dictionary, None, settings
 
 
 def lines_of(config: ScoreConfig, pipeline: TextPipeline) -> "Iterator[Line]":
@@ -109,11 +124,11 @@ def lines_of(config: ScoreConfig, pipeline: TextPipeline) -> "Iterator[Line]":
                 yield dataclasses.replace(line, text=pipeline.encode(line.text))
 
 
-def as_text(scored: "ScoredLine", dictionary: "Dictionary", *, mixed: bool) -> str:
+def as_text(scored: "ScoredLine", reader: "Reader", *, mixed: bool) -> str:
     """Returns two lines: ``word [log2 p]`` and so on, separated by tabs; then the sum."""
     words = [
         f"{symbol if word is None else f'{symbol}({word})'} [{log2_p:.4f}]"
-        for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
+        for (symbol, word), log2_p in zip(scored.tokens(reader), scored.log2_p(), strict=True)
     ]
     alone = scored.alone.perplexity() if mixed else None
     return "\t".join(words) + f"\n{summary(scored.perplexity(), alone)}\n"
@@ -121,20 +136,22 @@ def as_text(scored: "ScoredLine", dictionary: "Dictionary", *, mixed: bool) -> s
 
 def summary(found: "Perplexity", alone: "Perplexity | None") -> str:
     """Returns what several tokens come to, in words; with neighbours also by the model alone."""
+    if not found.count:
+        return "0 tokens"
     return (
         f"{found.count} tokens, log2 p {found.log_p_sum / math.log(2):.4f}, loss (base 2) {found.loss:.4f},"
         f" perplexity {found.ppl:.2f}" + (f"; the model alone {alone.ppl:.2f}" if alone is not None else "")
     )
 
 
-def as_json(scored: "ScoredLine", dictionary: "Dictionary", *, found: Mapping[str, Any], mixed: bool) -> str:
+def as_json(scored: "ScoredLine", reader: "Reader", *, found: Mapping[str, Any], mixed: bool) -> str:
     """Returns a line of JSON; log-probabilities in base 2, null if not finite.
 
     With neighbours (``mixed``) also T, and what the model alone says.
     """
     tokens: list[dict[str, Any]] = [
         {"token": symbol, "log2_p": _finite(log2_p), **({"unknown": word} if word is not None else {})}
-        for (symbol, word), log2_p in zip(scored.tokens(dictionary), scored.log2_p(), strict=True)
+        for (symbol, word), log2_p in zip(scored.tokens(reader), scored.log2_p(), strict=True)
     ]
     line, alone = scored.perplexity(), scored.alone.perplexity()
     if mixed:

@@ -86,12 +86,14 @@ class CacheConfig:
 class ScoreConfig:
     """Model and text."""
 
-    data: Dir = flag(
-        dataclasses.MISSING, "dictionary (dict.txt), or the directory of binarised data that has it", positional=True
-    )
     path: Files = flag(
         dataclasses.MISSING,
         r"checkpoint to score with; A:B averages the probabilities of several (a colon in a name: \:)",
+    )
+    data: Dir | None = flag(
+        None,
+        "dictionary (dict.txt), or the directory of binarised data that has it; a Hugging Face model needs none",
+        positional=True,
     )
     input: tuple[File, ...] = flag(("-",), "files of text; - is the standard input")
     json: bool = flag(False, "print a JSON object for each line instead")

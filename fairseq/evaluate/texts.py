@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -19,10 +20,22 @@ from fairseq.arrays import Float64s, Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
-from fairseq.data.dictionary import EOS, SPECIALS, UNK, Dictionary
+from fairseq.data.dictionary import EOS, SPECIALS, UNK
 from fairseq.data.encoding import decoded, warn_of_mark
 from fairseq.errors import ConfigError, DataError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
+
+
+class Reader(Protocol):
+    """What reads the words or tokens of a text: a dictionary, or the text of a Hugging Face model."""
+
+    def ids_of(self, line: str, /) -> Int64s:
+        """Returns the ids of a text, int64."""
+        ...
+
+    def __getitem__(self, idx: int, /) -> str:
+        """Returns the symbol of an id."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,8 @@ class TextScorer:
             context_window: tokens before each block of a text that is longer than a row; less than a row.
             advance: is told how many more tokens have been scored.
         """
-        if not texts:
-            return []
+        if not sum(map(len, texts)):
+            return [self._nothing() for _ in texts]
         parts = []
         for blocks in self._cut(texts, context_window):
             for scored in self._scorer.scored(map(blocks.dataset.collate, blocks.batches)):
@@ -89,14 +102,24 @@ class TextScorer:
         by_text = [np.split(column_N[order_N], ends) for column_N in columns]
         return [ScoredText(*column) for column in zip(*by_text, strict=True)]
 
-    def score_lines(self, lines: Sequence["Line"], dictionary: Dictionary) -> "list[ScoredLine]":
+    def score_lines(
+        self, lines: Sequence["Line"], reader: "Reader", context_window: int | None = None
+    ) -> "list[ScoredLine]":
         """Returns lines with their scores, in order.
+
+        Args:
+            lines: of text.
+            reader: makes ids of them, a dictionary or the text of a Hugging Face model.
+            context_window: as ``score`` has it; None refuses lines that are longer than a row.
 
         Raises:
             DataError: a line is too long for the model.
             ConfigError: it is too long for a batch.
         """
-        texts = self.score([self._ids(line, dictionary) for line in lines])
+        if context_window is None:
+            texts = self.score([self._ids(line, reader) for line in lines])
+        else:
+            texts = self.score([reader.ids_of(line.text) for line in lines], context_window)
         return [
             ScoredLine(line, text.target_N, text.log_p_N, text.model_log_p_N)
             for line, text in zip(lines, texts, strict=True)
@@ -111,7 +134,7 @@ class TextScorer:
 
     def _cut(self, texts: Sequence[Int64s], context_window: int) -> Iterator[_Blocks]:
         """Yields the texts in blocks: those that fit a row together, then each longer one."""
-        short = [number for number, ids in enumerate(texts) if len(ids) <= self._longest_row]
+        short = [number for number, ids in enumerate(texts) if 0 < len(ids) <= self._longest_row]
         if short:
             sizes = np.array([len(texts[number]) for number in short])
             tokens = np.concatenate([texts[number] for number in short])
@@ -127,8 +150,13 @@ class TextScorer:
         sizes = dataset.sizes + dataset.context_lengths()
         return _Blocks(text_B, dataset, batch_by_size(order, sizes, max(self._max_tokens, int(sizes.max()))))
 
-    def _ids(self, line: "Line", dictionary: Dictionary) -> Int64s:
-        ids, where = dictionary.ids_of(line.text), f"{line.name}:{line.number}"
+    def _nothing(self) -> ScoredText:
+        """Returns a text without tokens: one of no words, where nothing stands behind them."""
+        none = np.empty(0)
+        return ScoredText(np.empty(0, np.int64), none, none, np.empty((0, len(self._scorer.mixture.memories))))
+
+    def _ids(self, line: "Line", reader: "Reader") -> Int64s:
+        ids, where = reader.ids_of(line.text), f"{line.name}:{line.number}"
         if len(ids) > self._longest_row:
             raise DataError(
                 f"{where}: a line must have at most {self._longest_row} tokens, but has {len(ids)} with its </s>; cut"
@@ -180,10 +208,13 @@ class ScoredLine:
         """The line as the models alone score it."""
         return dataclasses.replace(self, log_p_N=self.model_log_p_N)
 
-    def tokens(self, dictionary: Dictionary) -> Iterator[tuple[str, str | None]]:
+    def tokens(self, reader: "Reader") -> Iterator[tuple[str, str | None]]:
         """Yields each token's symbol, and the word that stands in the text where it is not in the dictionary."""
+        if UNK not in self.target_N:
+            yield from ((reader[idx], None) for idx in self.target_N.tolist())
+            return
         for idx, word in zip(self.target_N.tolist(), [*self.line.text.split(), SPECIALS[EOS]], strict=True):
-            yield dictionary[idx], word if idx == UNK and word != SPECIALS[UNK] else None
+            yield reader[idx], word if idx == UNK and word != SPECIALS[UNK] else None
 
     def perplexity(self) -> Perplexity:
         """Returns the loss and the perplexity of the line."""

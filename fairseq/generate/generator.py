@@ -11,18 +11,18 @@ the rounding of sums; random draws are a function of seed, prompt and text.
 B prompts, R rows (texts that go on), S tokens read at once, V words, C width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fairseq.arrays import Int64s
-from fairseq.data.dictionary import BOS, EOS, PAD, UNK
+from fairseq.data.dictionary import PAD, UNK
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMemory, NextTokenMixture
 from fairseq.generate.config import GenerationConfig
+from fairseq.generate.frame import Frame
 from fairseq.generate.hypotheses import Hypothesis, Partial
 from fairseq.generate.next_token import NextTokens
 from fairseq.generate.search import BeamSearch, Sampler, repeating_tokens
@@ -39,6 +39,7 @@ class Generator:
         memories: what is mixed in, with its weight.
         seed: of random draws.
         add_bos: ``<s>`` stands before ``</s>`` where a text begins, as in training.
+        ends: ids that end a text; ``</s>`` if left out.
     """
 
     def __init__(
@@ -50,15 +51,16 @@ class Generator:
         *,
         seed: int = 1,
         add_bos: bool = False,
+        ends: Collection[int] | None = None,
     ) -> None:
         self.model, self.precision, self.config = model, precision, config
         self.mixture, self.seed = NextTokenMixture(memories), seed
-        self.opening = (BOS, EOS) if add_bos else (EOS,)
+        self.frame = Frame.of(model, add_bos=add_bos, ends=ends)
 
     @property
     def longest_prompt(self) -> int:
         """Most tokens of a prompt: the model's positions must leave room for one more."""
-        return int(self.model.max_positions) - len(self.opening)
+        return int(self.model.max_positions) - self.frame.opens(1)
 
     def most_tokens(self, prompt_size: int) -> int:
         """Returns how many tokens may follow a prompt, by the flags and by the model's positions.
@@ -78,7 +80,8 @@ class Generator:
                 f"--max-len-a {self.config.max_len_a:g} and --max-len-b {self.config.max_len_b} leave no token to"
                 f" follow a prompt of {prompt_size}; raise --max-len-b"
             )
-        return min(most, self.longest_prompt - prompt_size + 1)  # the last token is not read again
+        room = int(self.model.max_positions) - self.frame.opens(prompt_size) - prompt_size
+        return min(most, room + 1)  # the last token is not read again
 
     def batches(self, prompts: Sequence[Int64s], max_tokens: int | None, max_prompts: int | None) -> list[range]:
         """Returns which prompts are continued together, in order.
@@ -121,13 +124,14 @@ class Generator:
         most_tokens = [self.most_tokens(len(prompt_T)) for prompt_T in prompts]
         if not prompts:
             return []
-        rows = [np.concatenate([self.opening, prompt_T]).astype(np.int64) for prompt_T in prompts]
+        rows = [self.frame.row(prompt_T) for prompt_T in prompts]
         longest = max(len(row) + most - 1 for row, most in zip(rows, most_tokens, strict=True))
         most_rows = self.config.beam * len(rows)
         next_tokens = NextTokens(self.model, self.precision, rows, most_rows, longest, self.mixture)
-        search: BeamSearch | Sampler = BeamSearch(self.config.beam, len(prompts))
+        search: BeamSearch | Sampler = BeamSearch(self.config.beam, len(prompts), self.frame.ends)
         if self.config.sampling:
-            search = Sampler(self.config, self.seed, range(len(prompts)) if ids is None else ids)
+            numbers = range(len(prompts)) if ids is None else ids
+            search = Sampler(self.config, self.seed, numbers, self.frame.ends)
         live = [Partial(prompt) for prompt in range(len(prompts))]
         done: list[list[Hypothesis]] = [[] for _ in prompts]
         while live:
@@ -146,7 +150,7 @@ class Generator:
     @torch.no_grad()
     def context_vectors(self, text: Hypothesis) -> Tensor:
         """Returns the context vector before each generated token, float32 ``[T, C]``."""
-        row_S = np.concatenate([self.opening, text.prompt_T, text.tokens_T[:-1]]).astype(np.int64)
+        row_S = self.frame.row(text.prompt_T, text.tokens_T[:-1])
         first = len(row_S) - len(text.tokens_T)
         with self.precision.autocast():
             out = self.model(torch.from_numpy(row_S)[None].to(self.precision.device), first)
@@ -155,12 +159,12 @@ class Generator:
 
     def _worth(self, prompts: Sequence[Int64s], live: Sequence[Partial], log_p_RV: Tensor) -> Tensor:
         """Returns what each next token adds to its text's total: ln p less penalties, −inf for what is forbidden."""
-        worth_RV = log_p_RV.clone()
+        worth_RV, ends = log_p_RV.clone(), list(self.frame.ends)
         worth_RV[:, PAD] = -torch.inf
         worth_RV[:, UNK] -= self.config.unkpen
         for row, text in enumerate(live):
             if len(text.tokens) < self.config.min_len:
-                worth_RV[row, EOS] = -torch.inf
+                worth_RV[row, ends] = -torch.inf
             so_far = [*prompts[text.prompt].tolist(), *text.tokens]
             worth_RV[row, list(repeating_tokens(so_far, self.config.no_repeat_ngram_size))] = -torch.inf
         return worth_RV

@@ -12,7 +12,7 @@ Sources: Fan et al., 2018 (the K most probable); Holtzman et al., 2020 (the fewe
 R rows: texts that go on, V words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -33,10 +33,11 @@ class BeamSearch:
     Args:
         beam: texts that are followed at once for each prompt.
         num_prompts: in the batch.
+        ends: ids of which any ends a text.
     """
 
-    def __init__(self, beam: int, num_prompts: int) -> None:
-        self.beam = beam
+    def __init__(self, beam: int, num_prompts: int, ends: Collection[int] = (EOS,)) -> None:
+        self.beam, self.ends = beam, ends
         self._num_done = [0] * num_prompts
 
     def step(self, live: Sequence[Partial], log_p_RV: Tensor, worth_RV: Tensor) -> tuple[list[Partial], list[Partial]]:
@@ -47,7 +48,7 @@ class BeamSearch:
             log_p_RV: ln p of each next token.
             worth_RV: the same with penalties taken off, −inf for what is forbidden.
         """
-        width = min(2 * self.beam, worth_RV.shape[1])
+        width = min((1 + len(self.ends)) * self.beam, worth_RV.shape[1])
         best = torch.topk(worth_RV, width, dim=1)
         log_p = log_p_RV.gather(1, best.indices).tolist()
         worth, tokens = best.values.tolist(), best.indices.tolist()
@@ -59,16 +60,16 @@ class BeamSearch:
             places.sort(key=lambda place: -(live[place[0]].total + worth[place[0]][place[1]]))
             found = [
                 live[row].followed_by(tokens[row][i], log_p[row][i], worth[row][i], row)
-                for row, i in places[: 2 * self.beam]
+                for row, i in places[: (1 + len(self.ends)) * self.beam]
             ]
-            ended = [text for text in found[: self.beam] if text.tokens[-1] == EOS]
+            ended = [text for text in found[: self.beam] if text.tokens[-1] in self.ends]
             if not found:  # everything is forbidden: what there is, is all
                 ended = [live[row] for row in rows]
             ended = ended[: self.beam - self._num_done[prompt]]
             done += ended
             self._num_done[prompt] += len(ended)
             if self._num_done[prompt] < self.beam:
-                going_on += [text for text in found if text.tokens[-1] != EOS][: self.beam]
+                going_on += [text for text in found if text.tokens[-1] not in self.ends][: self.beam]
         return going_on, done
 
 
@@ -79,10 +80,11 @@ class Sampler:
         config: how many texts, and among which words.
         seed: of the run.
         ids: number of each prompt in the run.
+        ends: ids of which any ends a text.
     """
 
-    def __init__(self, config: GenerationConfig, seed: int, ids: Sequence[int]) -> None:
-        self.config = config
+    def __init__(self, config: GenerationConfig, seed: int, ids: Sequence[int], ends: Collection[int] = (EOS,)) -> None:
+        self.config, self.ends = config, ends
         self._random = [[np.random.default_rng([seed, idx, text]) for text in range(config.beam)] for idx in ids]
 
     def step(self, live: Sequence[Partial], log_p_RV: Tensor, worth_RV: Tensor) -> tuple[list[Partial], list[Partial]]:
@@ -110,7 +112,7 @@ class Sampler:
                 token = min(int(torch.searchsorted(below_RV[row], number, right=True)), last)
                 log_p, worth = float(log_p_RV[row, token]), float(worth_RV[row, token])
                 following = text.followed_by(token, log_p, worth, row, stream)
-                (done if token == EOS else going_on).append(following)
+                (done if token in self.ends else going_on).append(following)
         return going_on, done
 
 

@@ -19,7 +19,8 @@ class ModelIdentity:
         weights_sha256: of the weights.
         vocabulary_size: ids of the dictionary.
         key_dimension: width of a context vector.
-        key_type: which vectors are meant: ``last_ffn_input``.
+        key_type: which vectors are meant: ``last_ffn_input`` or another of ``--knn-keytype``.
+        tokenizer_sha256: of the ``tokenizer.json`` of a Hugging Face model.
     """
 
     dictionary_sha256: str | None = None
@@ -27,6 +28,7 @@ class ModelIdentity:
     vocabulary_size: int | None = None
     key_dimension: int | None = None
     key_type: str | None = None
+    tokenizer_sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fairseq.models.upgrade import load_state, misfits
 from fairseq.plugins.classes import asked_of_ours, called_on_class
 from fairseq.plugins.thawed import thawed
 from fairseq.storage.inputs import data_directories, require_split
+from fairseq.tasks.model_text import TOKENIZER_FILE, dictionary_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class _Unfilled(TorchFunctionMode):
 class LanguageModelingTask:
     """A dictionary, splits cut into blocks, and the model over them.
 
-    A dictionary's file may stand for the directory, where a text that has no split is to be read.
+    A dictionary's file may stand for the directory, where a text that has no split is to be read, and so may a
+    Hugging Face model's directory, whose tokenizer has the words.
 
     Args:
         config: where the data is and how it is cut.
@@ -65,7 +67,7 @@ class LanguageModelingTask:
         self.data_dirs = data_directories(config.data)
         first = Path(next(filter(None, split_paths(config.data))))
         self.dictionary_path = first if first.is_file() else self.data_dirs[0] / "dict.txt"
-        self.dictionary = Dictionary.load(self.dictionary_path)
+        self.dictionary = self._dictionary()
         for other in self.data_dirs[1:]:
             if not other.is_dir():
                 raise DataError(f"data directory {other} of {config.data} does not exist")
@@ -75,6 +77,13 @@ class LanguageModelingTask:
                     f"{other / 'dict.txt'} differs from {self.dictionary_path}; binarise both texts with one"
                     " dictionary (fairseq-preprocess --srcdict)"
                 )
+
+    def _dictionary(self) -> Dictionary:
+        """Returns the dictionary of the data, or that of a model's tokenizer."""
+        directory = self.dictionary_path.parent
+        if not self.dictionary_path.is_file() and (directory / TOKENIZER_FILE).is_file():
+            return dictionary_of(directory)
+        return Dictionary.load(self.dictionary_path)
 
     @classmethod
     def setup_task(cls, config: Settings, **_: Any) -> "LanguageModelingTask":

@@ -7,7 +7,6 @@ The block size in force is the checkpoint's ``tokens_per_sample`` less the conte
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
@@ -22,6 +21,7 @@ from fairseq.models import MODELS
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
 from fairseq.tasks import TASKS, make_task
+from fairseq.tasks.model_text import tokenizer_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class OpenedModels:
         """Most tokens that every model sees at once."""
         return min(int(model.max_positions) for model in self.models)
 
-    @cached_property
+    @property
     def identities(self) -> list[ModelIdentity]:
         """What tells each model from another."""
         pairs = zip(self.models, self.checkpoints, strict=True)
@@ -124,9 +124,19 @@ def _load_model(
 
 
 def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint | ModelDirectory) -> ModelIdentity:
-    """Returns what tells a model from another: hashes of its dictionary and weights, and the width of its vectors."""
-    weights = checkpoint.weights_sha256
-    return ModelIdentity(dictionary.sha256(), weights, len(dictionary), int(model.key_dimension))
+    """Returns what tells a model from another: hashes of its dictionary and weights, width and kind of its vectors.
+
+    A dictionary that was made of a tokenizer, and counted by nobody, has no hash: the tokenizer's stands for it.
+    """
+    is_directory = isinstance(checkpoint, ModelDirectory)
+    return ModelIdentity(
+        dictionary.sha256() if not is_directory or any(dictionary.counts) else None,
+        checkpoint.weights_sha256,
+        len(dictionary),
+        int(model.key_dimension),
+        getattr(model, "key_type", "last_ffn_input"),
+        tokenizer_sha256(checkpoint.path) if is_directory else None,
+    )
 
 
 def _task_config(task_class: type, given: Mapping[str, Any], checkpoint: Mapping[str, Any], context_window: int) -> Any:

@@ -71,6 +71,10 @@ class ModelTokenizer:
         """Id here of what the model reads before a text's first token: its beginning, else its end."""
         return self.bos_id if self.bos_id is not None else self.eos_id
 
+    def symbols(self) -> list[str]:
+        """Returns the symbol of each token, from the first on."""
+        return [self._tokenizer.id_to_token(i) or f"madeup{i}" for i in range(self.num_tokens)]
+
     def encode(self, text: str) -> Int64s:
         """Returns the ids here of a text's tokens, int64."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64) + SHIFT

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.fairseq_fields import defaults_of
 from fairseq.config.flags import Flags, as_dict, flag_name
@@ -29,12 +30,19 @@ SMALL_GAIN, LARGE_SHARE, MANY = 0.01, 0.5, 8
 
 
 def task_fields(flags: Flags, task: str, path: str, split: str | None = None) -> dict[str, Any]:
-    """Returns what was typed of the task's settings, after a look whether checkpoints, data and split are there."""
+    """Returns what was typed of the task's settings, after a look whether checkpoints, data and split are there.
+
+    Without a split, a Hugging Face model needs no data: its directory has the tokenizer.
+    """
     config = TASKS.config(task)
     assert config is not None
-    if reads_splits(task):
-        require_inputs(path, data_of(flags, task), split)
-    return flags.given(config)
+    given = flags.given(config)
+    if not reads_splits(task):
+        return given
+    if split is None and given.get("data") is None and is_model_directory(path):
+        given["data"] = path
+    require_inputs(path, str(given.get("data") or data_of(flags, task)), split)
+    return given
 
 
 def data_of(flags: Flags, task: str) -> str:

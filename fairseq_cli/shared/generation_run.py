@@ -18,13 +18,14 @@ from fairseq.tasks import TASKS
 from fairseq.text.pipeline import TextPipeline
 from fairseq.text.post_process import joined, rule_for
 from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
-from fairseq_cli.shared.raw_text import open_text, text_groups
+from fairseq_cli.shared.raw_text import OWN_TOKENIZER, open_text, text_groups
 
 if TYPE_CHECKING:
     from fairseq.arrays import Int64s
     from fairseq.data.dictionary import Dictionary
     from fairseq.generate.generator import Generator
     from fairseq.generate.hypotheses import Hypothesis
+    from fairseq.tasks.model_text import ModelText
     from fairseq_cli.shared.neighbour_lines import NeighbourLines
 
 
@@ -33,7 +34,7 @@ lines for prompt i, from 0; columns are separated by tabs
 S-i   the prompt
 T-i   what follows the prompt in the split (fairseq-generate)
 H-i   score (base 2), text; a higher score is better
-D-i   the same as H-i; with --bpe or --tokenizer, as raw text
+D-i   the same as H-i; with --bpe, --tokenizer or a Hugging Face model, as raw text
 P-i   log2 p of each token of the text, separated by spaces, </s> included
 N-i   a neighbour (--show-neighbours): position, token, share of the vote, row, distance, words around it
 """
@@ -55,6 +56,7 @@ class GenerationRun:
         task: the task, with the dictionary.
         config: how large batches are, and whether subwords are joined.
         pipeline: tokenizer and subwords of raw text.
+        model_text: the tokenizer of a Hugging Face model, in the place of the pipeline.
         neighbour_lines: of ``--show-neighbours``, where that was asked for.
     """
 
@@ -62,6 +64,7 @@ class GenerationRun:
     task: Any
     config: GenerationRunConfig
     pipeline: TextPipeline
+    model_text: "ModelText | None"
     neighbour_lines: "NeighbourLines | None"
 
     @property
@@ -81,7 +84,9 @@ class GenerationRun:
         return joined(self.dictionary.string(ids), self.config.post_process)
 
     def raw_text(self, ids: Iterable[int]) -> str:
-        """Returns ids as a person writes text, where --bpe or --tokenizer say how; else their words."""
+        """Returns ids as a person writes text, where a tokenizer or subwords say how; else their words."""
+        if self.model_text is not None:
+            return self.model_text.line_of(ids)
         if self.pipeline.bpe is None:
             return self.pipeline.detokenize(self.words(ids))
         return self.pipeline.decode(self.dictionary.string(ids))
@@ -90,9 +95,10 @@ class GenerationRun:
         self, idx: int, prompt_T: "Int64s", texts: "Sequence[Hypothesis]", target_T: "Int64s | None" = None
     ) -> None:
         """Prints the lines of one prompt."""
-        lines = [f"S-{idx}\t{self.words(prompt_T)}"]
+        given = self.words if self.model_text is None else self.model_text.line_of
+        lines = [f"S-{idx}\t{given(prompt_T)}"]
         if target_T is not None:
-            lines.append(f"T-{idx}\t{self.words(target_T)}")
+            lines.append(f"T-{idx}\t{given(target_T)}")
         for text in texts:
             score, words = text.score / math.log(2), self.words(text.tokens_T)
             lines += [f"H-{idx}\t{score:.4f}\t{words}", f"D-{idx}\t{score:.4f}\t{self.raw_text(text.tokens_T)}"]
@@ -120,6 +126,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
     from fairseq.generate.generator import Generator
     from fairseq.runtime.precision import Precision, select_device
+    from fairseq.tasks.model_text import text_of_model
     from fairseq.tasks.opening import open_models
 
     torch.manual_seed(common.seed)
@@ -127,16 +134,22 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     opened = open_models(run.path, run.task, run.model_overrides, fields, precision)
     flags.warn_unused()
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
-    run = dataclasses.replace(run, post_process=rule_for(dictionary.symbols, run.post_process))
+    model_text = text_of_model(opened.checkpoints[0], dictionary)
+    if model_text is not None and (pipeline or run.post_process is not None):
+        raise ConfigError(OWN_TOKENIZER)
+    if model_text is None:
+        run = dataclasses.replace(run, post_process=rule_for(dictionary.symbols, run.post_process))
     neighbours = lines = None
     if settings.needed:
         from fairseq_cli.shared.memories import open_neighbours
 
-        neighbours = open_neighbours(opened.identity, settings.knn, settings.dstore)
+        neighbours = open_neighbours(opened, settings.knn, settings.dstore)
     memories = [(neighbours, settings.knn.lmbda)] if neighbours is not None else []
-    generator = Generator(opened.models[0], precision, generation, memories, seed=common.seed, add_bos=add_bos)
+    ends = None if model_text is None else model_text.ends
+    model = opened.models[0]
+    generator = Generator(model, precision, generation, memories, seed=common.seed, add_bos=add_bos, ends=ends)
     if neighbours is not None and most_shown is not None:
         from fairseq_cli.shared.neighbour_lines import NeighbourLines
 
         lines = NeighbourLines(neighbours, generator, dictionary, most_shown)
-    return GenerationRun(generator, opened.task, run, pipeline, lines)
+    return GenerationRun(generator, opened.task, run, pipeline, model_text, lines)

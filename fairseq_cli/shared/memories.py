@@ -9,13 +9,13 @@ from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
+from fairseq.knn.datastore.identity import stored_key_type, use_keys
 from fairseq.knn.neighbours.contexts import Cut, tell_of_contexts
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.own_rows import find_own_rows, own_text, own_text_warning
 from fairseq.knn.retrieval.recorder import RetrievalRecorder, SavedNeighbours, open_recorder
 from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.weight.apply import open_weighed
-from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.log import logger
 from fairseq.tasks.opening import OpenedModels
 from fairseq_cli.shared.eval_settings import EvalSettings, NeighbourSettings
@@ -27,20 +27,21 @@ def open_mixture(
     """Returns what is mixed in, and what keeps it, where that was asked for; the latter is closed with the stack."""
     memories: list[tuple[Memory, float | None]] = []
     recorder, config = None, settings.neighbours
+    saved = settings.retrieval.save_retrieval
+    if saved is not None:
+        check_results(Path(saved))
+    neighbours = open_neighbours(evaluation, config.knn, config.dstore) if saved is not None or config.needed else None
     size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
     cache = make_cache(settings.cache, size, width) if settings.has_cache else None
-    if settings.retrieval.save_retrieval is not None:
-        check_results(Path(settings.retrieval.save_retrieval))
-        neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
+    if neighbours is not None:
         _mind_texts(neighbours, evaluation, settings)
+    if neighbours is not None and saved is not None:
         caches = settings.cache if cache is not None else None
         recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches)
         if recorder is not None:
             stack.enter_context(recorder.writer)
         memories.append((SavedNeighbours(neighbours) if recorder is not None else neighbours, config.knn.lmbda))
-    elif config.needed:
-        neighbours = open_neighbours(evaluation.identity, config.knn, config.dstore)
-        _mind_texts(neighbours, evaluation, settings)
+    elif neighbours is not None:
         memories.append(_weighed(neighbours, evaluation, config))
     if cache is not None:
         memories.append((cache, settings.cache.weight))
@@ -49,7 +50,7 @@ def open_mixture(
 
 def open_memory(opened: OpenedModels, settings: NeighbourSettings) -> tuple[Memory, float | None]:
     """Returns the neighbours and their weight λ; None where each token has a λ of its own."""
-    return _weighed(open_neighbours(opened.identity, settings.knn, settings.dstore), opened, settings)
+    return _weighed(open_neighbours(opened, settings.knn, settings.dstore), opened, settings)
 
 
 def _weighed(
@@ -77,12 +78,15 @@ def _mind_texts(neighbours: NeighbourSource, evaluation: Evaluation, settings: E
             logger.warning(own_text_warning(neighbours.own_text, str(prefix)))
 
 
-def open_neighbours(model: ModelIdentity, knn: KNNConfig, dstore: DatastoreConfig) -> NeighbourSource:
-    """Returns the datastores after checking that they belong to the model; k is at most the rows that they have."""
+def open_neighbours(opened: OpenedModels, knn: KNNConfig, dstore: DatastoreConfig) -> NeighbourSource:
+    """Returns the datastores after checking that they belong to the model; k is at most the rows that they have.
+
+    From then on, the model's context vectors are of the type of the datastores' keys.
+    """
     import knnlm
 
-    model = dataclasses.replace(model, key_type=dstore.knn_keytype)
-    found = knnlm.open_neighbours(knn, model, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
+    use_keys(opened.models[0], stored_key_type((prefix for prefix, _ in knn.stores), dstore.knn_keytype))
+    found = knnlm.open_neighbours(knn, opened.identity, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
     rows = found.rows_left
     if 0 < rows < knn.k:
         logger.warning(

@@ -3,6 +3,11 @@
 from fairseq.config.flags import Flags
 from fairseq.text.pipeline import TextConfig, TextPipeline, open_pipeline, text_configs
 
+OWN_TOKENIZER = (
+    "--tokenizer, --bpe and --post-process are for models of words, but --path is a Hugging Face model, which reads"
+    " text by its own tokenizer.json; leave them out"
+)
+
 
 def text_groups() -> tuple[type, ...]:
     """Returns the configs whose fields are the flags of raw text."""

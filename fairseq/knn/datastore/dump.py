@@ -43,6 +43,7 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.append import appended_so_far, open_target
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
+from fairseq.knn.datastore.identity import key_type_of, use_keys
 from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.row_map import full_context_rows
 from fairseq.knn.datastore.store import DatastoreWriter, is_written, rows_to_use
@@ -76,6 +77,7 @@ def dump_datastore(evaluation: Evaluation, config: EvalConfig, dump: DumpConfig,
         DatastoreError: ``--dstore-size`` is larger than the number of rows that there are.
     """
     assert dump.dstore_mmap is not None
+    use_keys(evaluation.models[0], dstore.knn_keytype)
     block_idx, starts = _rows_of(evaluation.dataset)
     rows = rows_to_use(dstore.dstore_size, int(starts[-1]), "this split")
     manifest = _manifest(evaluation, config, dstore, rows)
@@ -166,16 +168,17 @@ def _rows_of(dataset: BlockDataset) -> tuple[Int64s, Int64s]:
 
 
 def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfig, rows: int) -> DatastoreManifest:
-    model = evaluation.models[0]
+    model = evaluation.identity
+    assert model.key_dimension is not None
     return DatastoreManifest(
         rows=rows,
-        dimension=int(model.key_dimension),
+        dimension=model.key_dimension,
         key_dtype="float16" if dstore.dstore_fp16 else "float32",
         value_dtype="int64",
-        key_type=dstore.knn_keytype or "last_ffn_input",
-        vocabulary_size=len(evaluation.task.dictionary),
-        dictionary_sha256=evaluation.task.dictionary.sha256(),
-        weights_sha256=evaluation.checkpoints[0].weights_sha256,
+        key_type=key_type_of(evaluation.models[0]),
+        vocabulary_size=model.vocabulary_size,
+        dictionary_sha256=model.dictionary_sha256,
+        weights_sha256=model.weights_sha256,
         settings={
             "data": str(evaluation.task.split_prefix(config.gen_subset)),
             "data_sha256": evaluation.dataset.sha256(),
@@ -186,6 +189,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
             "computed_in": evaluation.precision.name,
             **({"longest_block": evaluation.max_positions} if evaluation.num_left_out else {}),
             **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
+            **({"tokenizer_sha256": model.tokenizer_sha256} if model.tokenizer_sha256 else {}),
         },
     )
 

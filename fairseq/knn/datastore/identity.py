@@ -5,14 +5,17 @@ Opening files raises what differs, or warns with ``--allow-mismatch``; ``fairseq
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fairseq.errors import MismatchError
-from fairseq.knn.datastore.manifest import DatastoreManifest
+from fairseq.errors import ConfigError, MismatchError
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.models.protocol import ModelIdentity
 
 logger = logging.getLogger(__name__)
+
+OWN_KEY_TYPE = "last_ffn_input"  # of models that have one kind of key
 
 # A field of the identity, its words in a message, and what to do where it differs.
 _FIELDS = (
@@ -21,6 +24,7 @@ _FIELDS = (
     ("dictionary_sha256", "dictionary", "use the data directory whose dict.txt it was written with"),
     ("weights_sha256", "model weights", "use the checkpoint that wrote it, or write it again"),
     ("key_type", "keys of type", "give --knn-keytype its own"),
+    ("tokenizer_sha256", "tokenizer", "use the model directory whose tokenizer.json it was written with"),
 )
 
 # What else decides about the rows of a run, and the flags of these settings.
@@ -54,6 +58,50 @@ def require_model(
         if name == "key_dimension":
             raise MismatchError(message)
         mismatch(message, allow_mismatch)
+
+
+def use_keys(model: Any, key_type: str | None) -> None:
+    """Has a model give vectors of a type as its keys; None leaves those that it gives.
+
+    Raises:
+        ConfigError: the model has no such vectors.
+    """
+    if key_type is None or key_type == key_type_of(model):
+        return
+    if not hasattr(model, "use_keys"):
+        raise ConfigError(
+            f"--knn-keytype {key_type} is for Hugging Face models, but this one's keys are {OWN_KEY_TYPE}; leave it out"
+        )
+    model.use_keys(key_type)
+
+
+def key_type_of(model: Any) -> str:
+    """Returns the type of the keys that a model gives."""
+    return str(getattr(model, "key_type", OWN_KEY_TYPE))
+
+
+def stored_key_type(prefixes: Iterable[str | Path], asked: str | None = None) -> str | None:
+    """Returns the type of the keys of some datastores, as their manifests have it; None where none has one.
+
+    Args:
+        prefixes: of the datastores.
+        asked: ``--knn-keytype``, for datastores without a manifest.
+
+    Raises:
+        MismatchError: they differ, or are not what was asked for.
+    """
+    found: dict[str, str | Path] = {}
+    for prefix in prefixes:
+        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        if manifest is not None:
+            found.setdefault(manifest.key_type, prefix)
+    if len(found) > 1:
+        named = " and ".join(f"{prefix} has keys of type {name}" for name, prefix in found.items())
+        raise MismatchError(f"{named}: datastores are searched together by keys of one type; give one of them")
+    own = next(iter(found), None)
+    if own is not None and asked not in (None, own):
+        raise MismatchError(f"--knn-keytype is {asked}, but {found[own]} has keys of type {own}; leave it out")
+    return own if own is not None else asked
 
 
 def mismatch(message: str, allow: bool) -> None:

@@ -167,7 +167,12 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
     def model(self) -> ModelIdentity:
         """The model that it was written with, as far as it says."""
         return ModelIdentity(
-            self.dictionary_sha256, self.weights_sha256, self.vocabulary_size, self.dimension, self.key_type
+            self.dictionary_sha256,
+            self.weights_sha256,
+            self.vocabulary_size,
+            self.dimension,
+            self.key_type,
+            self.settings.get("tokenizer_sha256"),
         )
 
     def of_files(self, prefix: Path) -> "DatastoreManifest":

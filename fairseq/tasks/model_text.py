@@ -1,0 +1,117 @@
+"""Text as the model of a directory reads and writes it: by the ``tokenizer.json`` that lies with it.
+
+text ── tokenizer, + 4 ──→ ids        whole texts; nothing stands between lines, and no </s> behind them
+text ←─ tokenizer, − 4 ─── ids        spaces and line breaks as they were
+"""
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fairseq.arrays import Int64s
+from fairseq.checkpoints.huggingface import ModelDirectory
+from fairseq.data.dictionary import Dictionary
+from fairseq.errors import DataError
+from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+_ENDS_IN = ("generation_config.json", "config.json")  # the first that names an end is in force
+_ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """Reads and writes the texts of a model.
+
+    Attributes:
+        directory: of the model.
+        tokenizer: of ``tokenizer.json`` there.
+        dictionary: a symbol for each token.
+    """
+
+    directory: Path
+    tokenizer: ModelTokenizer
+    dictionary: Dictionary
+
+    @classmethod
+    def open(cls, directory: str | Path, dictionary: Dictionary) -> "ModelText":
+        """Returns what reads the texts of a directory's model.
+
+        Raises:
+            DataError: there is no tokenizer.
+            ConfigError: the package ``tokenizers`` is not installed.
+        """
+        path = Path(directory)
+        if not (path / TOKENIZER_FILE).is_file():
+            raise DataError(
+                f"--path {path} has no {TOKENIZER_FILE}, which its text is read with; copy it there from where the"
+                " model came from"
+            )
+        return cls(path, ModelTokenizer(path), dictionary)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Ids of which any ends a text: those that the model generates until, else the tokenizer's."""
+        for name in _ENDS_IN:
+            if found := _token_ids(self.directory / name, "eos_token_id"):
+                return frozenset(token + SHIFT for token in found)
+        return frozenset() if self.tokenizer.eos_id is None else frozenset({self.tokenizer.eos_id})
+
+    def ids_of(self, text: str) -> Int64s:
+        """Returns the ids of a text, int64; none of an empty one."""
+        return self.tokenizer.encode(text)
+
+    def text_of(self, ids: Iterable[int]) -> str:
+        """Returns the text of ids, without an end behind it."""
+        kept = [int(idx) for idx in ids]
+        if kept and kept[-1] in self.ends:
+            del kept[-1]
+        return self.tokenizer.decode(kept)
+
+    def line_of(self, ids: Iterable[int]) -> str:
+        r"""Returns the text of ids in one line, with ``\n``, ``\r``, ``\t`` and ``\\`` for what they stand for."""
+        return self.text_of(ids).translate(_ESCAPED)
+
+    def __getitem__(self, idx: int) -> str:
+        """Returns the symbol of a token."""
+        return self.dictionary[idx]
+
+
+def text_of_model(checkpoint: Any, dictionary: Dictionary) -> ModelText | None:
+    """Returns what reads the texts of a model; None of one that reads words.
+
+    Raises:
+        DataError: the model is of a directory that has no tokenizer.
+    """
+    return ModelText.open(checkpoint.path, dictionary) if isinstance(checkpoint, ModelDirectory) else None
+
+
+def dictionary_of(directory: str | Path) -> Dictionary:
+    """Returns the dictionary of a directory's tokenizer, as ``fairseq-preprocess`` has it, uncounted.
+
+    Raises:
+        DataError: the tokenizer cannot be read.
+        ConfigError: the package ``tokenizers`` is not installed.
+    """
+    symbols = ModelTokenizer(directory).symbols()
+    return Dictionary(symbols, [0] * len(symbols))
+
+
+def tokenizer_sha256(directory: str | Path) -> str | None:
+    """Returns the hash of a directory's tokenizer; None where there is none."""
+    import hashlib
+
+    path = Path(directory) / TOKENIZER_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _token_ids(path: Path, name: str) -> Collection[int]:
+    """Returns the ids there that a file of settings has under a name: none, one, or a list."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get(name)
+    except (OSError, ValueError, AttributeError):
+        return ()
+    return tuple(token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int))
