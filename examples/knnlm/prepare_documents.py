@@ -109,6 +109,8 @@ def prepare(args: argparse.Namespace) -> None:
         most |= {split: min(most[split], max(total // 10, 1)) for split in ("test", "valid")}
         every = iter(found)
         chosen = {split: take(every, tokenizer, most[split], cut=False) for split in SPLITS}
+    elif not args.wikitext.exists():
+        raise PrepareError(f"--wikitext {args.wikitext} does not exist; give an archive or a directory")
     else:
         chosen = {split: take(articles(args.wikitext, split), tokenizer, most[split], cut=True) for split in SPLITS}
     for split in SPLITS:
