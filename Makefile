@@ -11,17 +11,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 # The recipes need less than the checks do, and use what is there.
 RECIPES_READY := $(firstword $(wildcard $(READY)) $(VENV)/.ready-plots)
+HF_READY := $(firstword $(wildcard $(READY)) $(VENV)/.ready-hf,gguf,plots)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # pytest keeps the assertions that it has rewritten, five seconds' work in each process, as bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo adapt setup test test-slow test-soak lint types check peer mutants clean
+.PHONY: help demo demo-hf adapt setup test test-slow test-soak lint types check peer mutants clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RECIPES_READY)  ## the whole road on real prose, from text to a kNN-LM (4 to 6 minutes on 2 cores)
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
+
+demo-hf: $(HF_READY)  ## a Hugging Face model, and neighbours from your own code: CODE=DIR, or this project's (10 to 15 minutes)
+	@PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo_hf.sh
 
 adapt: $(RECIPES_READY)  ## a model of before 1950 reads messages after 1990, by a second datastore (10 to 15 minutes)
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/adapt.sh
@@ -54,7 +58,7 @@ mutants: $(READY)  ## breaks SAMPLE=60 places of ROOM=fairseq/knn/search, one at
 	$(BIN)/python tests/mutation/mutants.py $(ROOM) --sample $(SAMPLE)
 
 clean:  ## remove .venv, and what builds and recipes have written
-	rm -rf $(VENV) build dist *.egg-info demo adapt
+	rm -rf $(VENV) build dist *.egg-info demo demo-hf demo-hf-wikitext adapt
 
 $(VENV)/.ready-%: pyproject.toml constraints.txt
 	@echo "installing the project into $(VENV): about a minute; pip's output is in $(VENV)/install.log"

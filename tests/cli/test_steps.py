@@ -11,7 +11,7 @@ import pytest
 from tests.builders.terminal import shown_in_terminal
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "knnlm"
-RECIPES = ("demo.sh", "adapt.sh", "sentences.sh", "wikitext-2.sh")
+RECIPES = ("demo.sh", "demo_hf.sh", "adapt.sh", "sentences.sh", "wikitext-2.sh")
 
 # As a command of ours: a line of the log, to the terminal and to --log-file; a bar, if stderr is a terminal; a result.
 OURS = """#!/bin/bash
