@@ -115,6 +115,14 @@ def knn_lm(artefacts: "Artefacts") -> "LanguageModelHub":
     return load_with_neighbours(artefacts)
 
 
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the directory of a tiny random Llama with a tokenizer; not to be written to."""
+    from tests.builders.tiny_llama import write_tiny_llama
+
+    return write_tiny_llama(tmp_path_factory.mktemp("llama") / "model")
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Returns the directory that torch's cache is moved to."""

@@ -1,0 +1,64 @@
+"""The directory of a tiny random Llama, with a byte-level tokenizer trained on a few lines of English and code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TEXT = """The nearest neighbours of a token are the rows whose contexts are alike.
+A language model reads a text from left to right, and says what comes next.
+The weather was fine, and the children played by the river until the evening.
+    def total(numbers):
+        return sum(number for number in numbers)
+
+for name in names:
+    print(f"{name}: {len(name)} letters")
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+END = "<|endoftext|>"
+NUM_TOKENS = 300
+
+
+def write_tiny_llama(directory: Path, seed: int = 5, add_bos: bool = False, **config: Any) -> Path:
+    """Writes config.json, model.safetensors and the tokenizer's files, and returns the directory.
+
+    Args:
+        directory: is made where it does not exist.
+        seed: of the weights.
+        add_bos: the tokenizer has a ``<s>`` of its own, which it puts in front of a text.
+        config: settings of ``LlamaConfig`` in the place of these.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    num_tokens = write_tokenizer(directory, add_bos=add_bos)
+    sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+    settings = dict(max_position_embeddings=128, vocab_size=num_tokens, tie_word_embeddings=True)
+    ids = dict(bos_token_id=1 if add_bos else 0, eos_token_id=0, initializer_range=0.3)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**{**sizes, **settings, **ids, **config}))
+    model.save_pretrained(directory)
+    return directory
+
+
+def write_tokenizer(directory: Path, *, add_bos: bool = False) -> int:
+    """Writes tokenizer.json and tokenizer_config.json, and returns how many tokens there are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    specials = [END, "<s>"] if add_bos else [END]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=NUM_TOKENS, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT.splitlines(keepends=True), trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    named: dict[str, Any] = {"eos_token": END, "bos_token": "<s>" if add_bos else END, "add_bos_token": add_bos}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}), encoding="utf-8"
+    )
+    return int(tokenizer.get_vocab_size())
