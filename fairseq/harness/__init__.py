@@ -1,0 +1,1 @@
+"""A model of ours, with or without neighbours, for the lm-evaluation-harness."""
