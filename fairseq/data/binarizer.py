@@ -11,19 +11,14 @@ hold, a lone surrogate. One split, one pass of dictionary look-ups (both in C), 
     "a b\n\nc\n"  →  a b ␤ ␤ c ␤  →  ids 4 5 ␤ ␤ 6 ␤  →  ids 4 5 2 2 6 2, sizes 3 1 2
 """
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +27,12 @@ from fairseq.arrays import Int64s, Integers
 from fairseq.data.dictionary import BOS, EOS, PAD, SPECIALS, UNK, Dictionary
 from fairseq.data.encoding import decoded
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.errors import FairseqError
+from fairseq.runtime.parallel import ordered_map
 from fairseq.runtime.progress import Progress
-
-T = TypeVar("T")
 
 CHUNK_BYTES = 4 << 20  # of text; its words take some fifteen times as much memory
 LINE_END = "\ud800"
 LINE_END_ID, UNKNOWN_ID = -1, -2
-AHEAD = 2  # ranges under way for each worker
 CHUNKS_PER_WORKER = 4  # fewer do not repay the start of a process
 
 
@@ -170,7 +162,7 @@ def count_words(path: Path, workers: int = 1, *, chunk_bytes: int = CHUNK_BYTES)
     chunks = split_chunks(path, chunk_bytes)
     counts: Counter[str] = Counter()
     with Progress(f"count {path.name}", path.stat().st_size, "bytes") as progress:
-        for chunk, found in zip(chunks, ordered_map(count_chunk, chunks, workers), strict=True):
+        for chunk, found in zip(chunks, ordered_map(count_chunk, chunks, _useful(workers, chunks)), strict=True):
             counts.update(found)
             progress.advance(chunk.end - chunk.start, types=len(counts))
     return counts
@@ -193,7 +185,7 @@ def binarize(
     encode = partial(encode_chunk, {**dictionary.indices, LINE_END: LINE_END_ID}, writer.dtype)
     last_end, num_replaced, specials = 0, 0, Counter[str]()
     with Progress(f"binarise {path.name}", path.stat().st_size, "bytes") as progress:
-        for chunk, encoded in zip(chunks, ordered_map(encode, chunks, workers), strict=True):
+        for chunk, encoded in zip(chunks, ordered_map(encode, chunks, _useful(workers, chunks)), strict=True):
             ends = writer.num_tokens + encoded.ends
             writer.write(encoded.ids, np.diff(ends, prepend=last_end))
             last_end = int(ends[-1]) if len(ends) else last_end
@@ -204,52 +196,6 @@ def binarize(
     return TextSummary(writer.num_sentences, writer.num_tokens, num_replaced, dict(specials))
 
 
-def ordered_map(function: Callable[[Chunk], T], chunks: Sequence[Chunk], workers: int) -> Iterator[T]:
-    """Yields ``function`` of each range, in order, computed by up to ``workers`` processes, or by this one if few.
-
-    Raises:
-        FairseqError: a process was killed.
-    """
-    workers = min(workers, len(chunks) // CHUNKS_PER_WORKER)
-    if workers <= 1:
-        yield from map(function, chunks)
-        return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(function,)
-    )
-    waiting = iter(chunks)
-    try:
-        running: deque[Future[T]] = deque(pool.submit(_work, c) for c in islice(waiting, AHEAD * workers))
-        while running:
-            yield running.popleft().result()
-            running.extend(pool.submit(_work, c) for c in islice(waiting, 1))
-    except BrokenProcessPool as err:
-        raise FairseqError(
-            f"all {workers} worker processes must live to the end, but one was killed, often for want of memory; give"
-            " fewer --workers"
-        ) from err
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-# What a worker process holds: the function that its pool was made for, sent once instead of with every range.
-_function: Callable[[Chunk], Any] | None = None
-
-
-def _start_worker(function: Callable[[Chunk], Any]) -> None:
-    global _function
-    _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent stops us
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(chunk: Chunk) -> Any:
-    assert _function is not None
-    return _function(chunk)
+def _useful(workers: int, chunks: Sequence[Chunk]) -> int:
+    """Returns how many processes repay their start."""
+    return min(workers, len(chunks) // CHUNKS_PER_WORKER)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
-from fairseq.config.kinds import Dir, Dirs, File, FileList, Name, Split
+from fairseq.config.kinds import Dir, Dirs, File, FileList, Name, Place, Split
 from fairseq.errors import ConfigError
 
 BREAK_MODES = {
@@ -74,12 +74,23 @@ class BatchConfig:
 NUM_SPECIALS = 4
 
 
+DOCUMENTS = {
+    "file": "a file is one",
+    "blank-line": "they stand between blank lines",
+    "jsonl": "a JSON object a line",
+}
+
+
 @dataclass(frozen=True)
 class PreprocessConfig:
     """Text and dictionary."""
 
     only_source: bool = flag(False, "the text is in one language; there is no other kind here", required=True)
-    trainpref: File | None = flag(None, "training text, a sentence or paragraph a line; this or --srcdict is required")
+    trainpref: Place | None = flag(
+        None,
+        "training text, a sentence or paragraph a line; with --tokenizer DIR, a file or a directory of them; this or"
+        " --srcdict or --tokenizer DIR is required",
+    )
     validpref: FileList | None = flag(None, "validation text; of several, comma-separated: valid, valid1, …")
     testpref: FileList | None = flag(None, "test text; of several, comma-separated: test, test1, …")
     destdir: Dir = flag("data-bin", "directory to write to")
@@ -93,7 +104,18 @@ class PreprocessConfig:
     )
     padding_factor: int = flag(8, "fill the dictionary up to a multiple of N words", minimum=1)
     dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
-    tokenizer: Name | None = flag(None, "only 'space': words are what whitespace separates")
+    tokenizer: Dir | None = flag(
+        None,
+        "directory of a Hugging Face model's tokenizer.json: whole documents become its tokens; or 'space': words are"
+        " what whitespace separates (default)",
+    )
+    documents: str | None = flag(
+        None, "with --tokenizer DIR, what a document is (default: jsonl for *.jsonl, else file)", choices=DOCUMENTS
+    )
+    jsonl_field: Name = flag("text", "with --tokenizer DIR, field of a JSON object that has the document's text")
+    document_glob: Name | None = flag(
+        None, "with --tokenizer DIR, names of the files to take from a directory, comma-separated: '*.py,*.md'"
+    )
     bpe: Name | None = flag(None, "not supported: split the text into subwords beforehand")
     tensorboard_logdir: Dir | None = flag(
         None, "directory of TensorBoard logs", no_effect="preprocessing has no curves to draw"
@@ -104,17 +126,13 @@ class PreprocessConfig:
             raise ConfigError(
                 "--only-source is required: this toolkit is for language models and knows no pairs of languages; add it"
             )
-        if self.tokenizer not in (None, "space"):
-            raise ConfigError(
-                f"--tokenizer must be space, but is {self.tokenizer!r}: words are what whitespace separates (in"
-                " fairseq, too, where the flag has no effect); tokenise the text beforehand and leave it out"
-            )
+        self._check_tokenizer()
         if self.bpe is not None:
             raise ConfigError(
                 f"--bpe must not be given, but is {self.bpe!r}: words are what whitespace separates (in"
                 " fairseq, too, where the flag has no effect); split the text into subwords beforehand and leave it out"
             )
-        if self.trainpref is None and self.srcdict is None:
+        if self.trainpref is None and self.srcdict is None and self.tokenizer_directory is None:
             raise ConfigError(
                 "--trainpref or --srcdict is required: a text to make the dictionary from, or a dictionary"
             )
@@ -123,3 +141,25 @@ class PreprocessConfig:
                 f"--nwordssrc must be at least {NUM_SPECIALS}, for the specials, or -1 for no limit, but is"
                 f" {self.nwordssrc}; give a larger number"
             )
+
+    @property
+    def tokenizer_directory(self) -> str | None:
+        """Directory of a model's tokenizer; None where words are what whitespace separates."""
+        return None if self.tokenizer == "space" else self.tokenizer
+
+    def _check_tokenizer(self) -> None:
+        """Raises ConfigError for a tokenizer that is none, or that does not go with other flags."""
+        directory = self.tokenizer_directory
+        if directory is None:
+            own = {"--documents": self.documents, "--document-glob": self.document_glob}
+            for name, value in own.items():
+                if value is not None:
+                    raise ConfigError(
+                        f"{name} needs --tokenizer DIR, the directory of a model's tokenizer.json; add it"
+                    )
+            return
+        for name, default in (("srcdict", None), ("thresholdsrc", 0), ("nwordssrc", -1)):
+            if getattr(self, name) != default:
+                raise ConfigError(
+                    f"--{name} does not go with --tokenizer {directory}, whose tokens are the dictionary; leave one out"
+                )

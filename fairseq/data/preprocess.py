@@ -4,7 +4,6 @@ At any moment, all ids in a directory are of its ``dict.txt``: the files to be r
 dictionary is written. While a run lasts, the record holds its settings as ``unfinished``.
 """
 
-import codecs
 import dataclasses
 import logging
 import time
@@ -13,51 +12,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from fairseq.data.binarizer import binarize, count_words
 from fairseq.data.config import PreprocessConfig
+from fairseq.data.corpus.binarize import binarize_corpus
+from fairseq.data.corpus.files import Corpus
+from fairseq.data.corpus.record import NAME, PreprocessRecord, TokenizerRecord
+from fairseq.data.corpus.splits import Split, check_text, find_splits
+from fairseq.data.corpus.symbols import dictionary_of
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoding import warn_of_mark
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.errors import ConfigError, DataError, did_you_mean
-from fairseq.storage.files import file_sha256, locked
+from fairseq.errors import ConfigError, DataError
+from fairseq.storage.files import locked
 from fairseq.storage.outputs import claim_all, claim_directory, reads
-from fairseq.storage.records import Record, read_record, write_record
-from fairseq.storage.stores import data_names
+from fairseq.storage.records import read_record, write_record
+from fairseq.storage.stores import data_names, source_text_names
+from fairseq.text.model_tokenizer import ModelTokenizer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Split:
-    """One text to binarise: its name, the flag that gave it, where it is and where it goes (without suffix)."""
+class Words:
+    """What decides the ids: a dictionary, None where the training text makes it, and the tokenizer that has it."""
 
-    name: str
-    flag: str
-    text: Path
-    prefix: Path
+    dictionary: Dictionary | None = None
+    tokenizer: ModelTokenizer | None = None
 
     @property
-    def outputs(self) -> tuple[Path, Path]:
-        """The files that it becomes; the index first, since without it the other is nothing."""
-        return Path(f"{self.prefix}.idx"), Path(f"{self.prefix}.bin")
+    def record(self) -> TokenizerRecord | None:
+        """What is recorded of the tokenizer."""
+        it = self.tokenizer
+        if it is None:
+            return None
+        ids = (it.opening_id, it.bos_id, it.eos_id)
+        return TokenizerRecord(it.sha256, it.num_tokens, *ids, it.adds_bos, str(it.directory.absolute()))
 
+    def are_in(self, destdir: Path, earlier: PreprocessRecord) -> bool:
+        """Returns whether the ids in a data directory are of this dictionary and tokenizer."""
+        return self.dictionary is not None and _is_there(self.dictionary, destdir) and self.are_split_as(earlier)
 
-class PreprocessRecord(Record, frozen=True):
-    """What ``preprocess.json`` says.
-
-    Attributes:
-        dictionary: its size and checksum.
-        splits: by name, where a text came from, its counts and checksums.
-        settings: of the last run that came to its end.
-        unfinished: of a run that has not.
-    """
-
-    dictionary: dict[str, Any] | UnsetType = UNSET
-    splits: dict[str, dict[str, Any]] | UnsetType = UNSET
-    settings: dict[str, Any] | UnsetType = UNSET
-    unfinished: dict[str, Any] | UnsetType = UNSET
+    def are_split_as(self, earlier: PreprocessRecord) -> bool:
+        """Returns whether earlier texts were made of the same tokenizer's tokens, or of words as well."""
+        recorded = None if earlier.tokenizer is UNSET else earlier.tokenizer.sha256
+        return recorded == (None if self.tokenizer is None else self.tokenizer.sha256)
 
 
 def preprocess(config: PreprocessConfig) -> bool:
@@ -71,94 +70,89 @@ def preprocess(config: PreprocessConfig) -> bool:
     splits = [] if config.dict_only else named
     for split in named:
         if split in splits or (split.name == "train" and config.srcdict is None):
-            _check_text(split)
+            check_text(split)
+    words = _given(config)
     _claim(config, named, splits)
-    given = Dictionary.load(config.srcdict) if config.srcdict is not None else None
     destdir, settings = Path(config.destdir), _deciding(dataclasses.asdict(config))
     with locked(destdir / "preprocess"):
         earlier = _earlier(destdir)
-        if not config.overwrite and _is_done(destdir, splits, settings, earlier):
+        same_words = words.dictionary is None or words.are_in(destdir, earlier) or config.srcdict is not None
+        if not config.overwrite and same_words and _is_done(destdir, splits, settings, earlier):
             logger.info("%s holds these texts already, binarised with these settings; nothing to do", destdir)
             return False
         if earlier.unfinished == settings:
             logger.info("an earlier run of this command was stopped; starting over")
         elif not config.overwrite:
-            _refuse_to_replace(destdir, splits, given)
-        dictionary = given if given is not None else _count(config)
-        logger.info("Dictionary: %d types", len(dictionary))
-        _check_other_texts(destdir, splits, dictionary)
-        write_record(_record_path(destdir), earlier.replace(unfinished=settings))
-        for output in (output for split in splits for output in split.outputs):
-            output.unlink(missing_ok=True)
-        if not _is_there(dictionary, destdir):
-            dictionary.save(destdir / "dict.txt")
-        records = {split.name: _binarize(split, dictionary, config.workers) for split in splits}
-        _write_record(config, dictionary, records, earlier)
+            _refuse_to_replace(destdir, splits, words, earlier)
+        if words.dictionary is None:
+            words = Words(_count(config))
+        _write(config, splits, words, earlier)
     return True
+
+
+def _given(config: PreprocessConfig) -> Words:
+    """Returns what is given to decide the ids."""
+    directory = config.tokenizer_directory
+    if directory is not None and not Path(directory).exists():
+        raise ConfigError(
+            f"--tokenizer must be space, or the directory of a model's tokenizer.json, but is {directory!r}, which does"
+            " not exist; left out, words are what whitespace separates: tokenise the text beforehand"
+        )
+    if directory is not None:
+        tokenizer = ModelTokenizer(directory)
+        return Words(dictionary_of(tokenizer.symbols()), tokenizer)
+    return Words(Dictionary.load(config.srcdict) if config.srcdict is not None else None)
+
+
+def _write(config: PreprocessConfig, splits: Sequence[Split], words: Words, earlier: PreprocessRecord) -> None:
+    """Writes the dictionary, the texts and the record."""
+    destdir, dictionary = Path(config.destdir), words.dictionary
+    assert dictionary is not None
+    logger.info("Dictionary: %d types", len(dictionary))
+    _check_other_texts(destdir, splits, words, earlier)
+    write_record(_record_path(destdir), earlier.replace(unfinished=_deciding(dataclasses.asdict(config))))
+    for path in (path for split in splits for path in (*split.outputs, *_old_source_text(destdir, split))):
+        path.unlink(missing_ok=True)
+    if not _is_there(dictionary, destdir):
+        dictionary.save(destdir / "dict.txt")
+    records = {split.name: _binarize(split, words, config.workers) for split in splits}
+    _write_record(config, words, records, earlier)
+
+
+def _old_source_text(destdir: Path, split: Split) -> list[Path]:
+    """Returns the source text of a split that an earlier run has written."""
+    names = source_text_names(destdir, [split.name])
+    return [path for path, kind in names if path.is_file() and kind.is_ours(path)]
 
 
 def _claim(config: PreprocessConfig, named: Sequence[Split], splits: Sequence[Split]) -> None:
     """Raises ConfigError where the run would write what is not its own, or a text that it reads."""
     directory = claim_directory("--destdir", config.destdir)
     names = data_names(directory, [split.name for split in splits])
+    names += source_text_names(directory, [split.name for split in splits if split.corpus is not None])
     given = (Path(config.srcdict),) if config.srcdict is not None else ()
     dictionary = directory / "dict.txt"
     if given and dictionary.is_file() and dictionary.read_bytes() == given[0].read_bytes():
         names = [(path, kind) for path, kind in names if path != dictionary]  # it stays
         given = ()
-    reads(*(split.text for split in named), *given)
+    reads(*(split.text for split in named if split.text.is_file()), *given)
     claim_all("--destdir", names)
 
 
-def find_splits(config: PreprocessConfig) -> list[Split]:
-    """Returns the texts that the flags name: train, valid, valid1, …, test, test1, …."""
-    train = [config.trainpref] if config.trainpref else []
-    lists = {"train": train, "valid": _comma_list(config.validpref), "test": _comma_list(config.testpref)}
-    splits = []
-    for kind, texts in lists.items():
-        for number, text in enumerate(texts):
-            name = f"{kind}{number or ''}"
-            splits.append(Split(name, f"--{kind}pref", Path(text), Path(config.destdir) / name))
-    return splits
-
-
-def _comma_list(value: str | None) -> list[str]:
-    return [part for part in (value or "").split(",") if part]
-
-
-def _check_text(split: Split) -> None:
-    if not split.text.is_file():
-        is_there = split.text.exists()
-        problem = "is not a regular file" if is_there else "does not exist"
-        advice = "" if is_there else _beside(split.text)
-        raise DataError(
-            f"{split.flag} must name a text file, but {split.text} {problem}{advice or '; give the path of one'}"
-        )
-    with split.text.open("rb") as file:  # one that may not be read fails before anything is written
-        warn_of_mark(file.read(len(codecs.BOM_UTF8)), str(split.text))
-
-
-def _beside(missing: Path) -> str:
-    """Returns a hint at the file that a missing one may be: of the same name and a suffix, or a similar one."""
-    beside = [path for path in missing.parent.iterdir() if path.is_file()] if missing.parent.is_dir() else []
-    longer = [path for path in beside if path.stem == missing.name]
-    return f"; did you mean {longer[0]}?" if len(longer) == 1 else did_you_mean(str(missing), map(str, beside))
-
-
-def _refuse_to_replace(destdir: Path, splits: Sequence[Split], given: Dictionary | None) -> None:
+def _refuse_to_replace(destdir: Path, splits: Sequence[Split], words: Words, earlier: PreprocessRecord) -> None:
     """Raises ConfigError if the run would replace results.
 
-    A ``dict.txt`` that equals ``--srcdict`` is not in the way: this is how a text joins a data directory.
+    A ``dict.txt`` that equals ``--srcdict`` or is the tokenizer's is not in the way: so a text joins a data directory.
     """
     dict_path = destdir / "dict.txt"
     existing = [path for split in splits for path in split.outputs if path.exists()]
-    if dict_path.exists() and (given is None or not _is_there(given, destdir)):
+    if dict_path.exists() and not words.are_in(destdir, earlier):
         existing.insert(0, dict_path)
     if not dict_path.exists() and _record_path(destdir).exists():
         existing.insert(0, _record_path(destdir))
     if existing:
         names = ", ".join(path.name for path in existing)
-        hint = "" if given is not None else f", or --srcdict {dict_path} to add texts to it"
+        hint = "" if words.dictionary is not None else f", or --srcdict {dict_path} to add texts to it"
         raise ConfigError(
             f"--destdir {destdir} must not hold results yet, but has {names}; give --overwrite to replace them,"
             f" another --destdir{hint}"
@@ -174,10 +168,10 @@ def _count(config: PreprocessConfig) -> Dictionary:
     return Dictionary.from_counts(counts, config.thresholdsrc, config.nwordssrc, config.padding_factor)
 
 
-def _check_other_texts(destdir: Path, splits: Sequence[Split], dictionary: Dictionary) -> None:
+def _check_other_texts(destdir: Path, splits: Sequence[Split], words: Words, earlier: PreprocessRecord) -> None:
     """Raises DataError if ids of a text that is not part of this run would be left beside a new dictionary."""
     others = sorted(set(destdir.glob("*.idx")) - {output for split in splits for output in split.outputs})
-    if others and not _is_there(dictionary, destdir):
+    if others and not words.are_in(destdir, earlier):
         names = ", ".join(other.stem for other in others)
         raise DataError(
             f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
@@ -190,8 +184,12 @@ def _is_there(dictionary: Dictionary, destdir: Path) -> bool:
     return path.exists() and path.read_bytes() == dictionary.to_bytes()
 
 
-def _binarize(split: Split, dictionary: Dictionary, workers: int) -> dict[str, Any]:
+def _binarize(split: Split, words: Words, workers: int) -> dict[str, Any]:
     """Binarises one text, logs the line that users know, and returns its record."""
+    dictionary = words.dictionary
+    assert dictionary is not None
+    if split.corpus is not None and words.tokenizer is not None:
+        return _tokenize(split, split.corpus, words.tokenizer, len(dictionary), workers)
     start = time.monotonic()
     with IndexedDatasetWriter(split.prefix, len(dictionary)) as writer:
         summary = binarize(split.text, dictionary, writer, workers)
@@ -202,14 +200,30 @@ def _binarize(split: Split, dictionary: Dictionary, workers: int) -> dict[str, A
         logger.warning("%s holds special symbols of the dictionary, which are read as these: %s", split.text, named)
     return {
         "text": str(split.text),
-        "text_sha256": file_sha256(split.text),
+        "text_sha256": split.sha256,
         **dataclasses.asdict(summary),
         "bin_sha256": writer.sha256(),
     }
 
 
+def _tokenize(split: Split, corpus: Corpus, tokenizer: ModelTokenizer, size: int, workers: int) -> dict[str, Any]:
+    """Binarises documents with a model's tokenizer, says so, and returns their record."""
+    start = time.monotonic()
+    summary, hashes = binarize_corpus(corpus, split.files, split.prefix, tokenizer, size, workers)
+    mb_per_s = summary.num_bytes / 1e6 / max(time.monotonic() - start, 1e-9)
+    logger.info("%s: %s (%.2f MB/s)", split.text, summary, mb_per_s)
+    if summary.skipped:
+        named = ", ".join(summary.skipped[:3]) + (", …" if len(summary.skipped) > 3 else "")
+        logger.warning("%s: left out %d files that are no UTF-8 text: %s", split.text, len(summary.skipped), named)
+    if summary.specials:
+        named = ", ".join(f"{token} {count:,} times" for token, count in summary.specials.items())
+        logger.warning("%s holds special tokens of the tokenizer, which are read as these: %s", split.text, named)
+    counts = {**dataclasses.asdict(summary), "skipped": len(summary.skipped)}
+    return {"text": str(split.text), "text_sha256": split.sha256, **counts, **hashes}
+
+
 def _record_path(destdir: Path) -> Path:
-    return destdir / "preprocess.json"
+    return destdir / NAME
 
 
 def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,15 +245,17 @@ def _is_done(destdir: Path, splits: Sequence[Split], settings: Mapping[str, Any]
         return False
     outputs = [destdir / "dict.txt", *(output for split in splits for output in split.outputs)]
     recorded = [(earlier.splits or {}).get(split.name, {}).get("text_sha256") for split in splits]
-    return all(output.exists() for output in outputs) and recorded == [file_sha256(split.text) for split in splits]
+    return all(output.exists() for output in outputs) and recorded == [split.sha256 for split in splits]
 
 
 def _write_record(
-    config: PreprocessConfig, dictionary: Dictionary, records: Mapping[str, dict[str, Any]], earlier: PreprocessRecord
+    config: PreprocessConfig, words: Words, records: Mapping[str, dict[str, Any]], earlier: PreprocessRecord
 ) -> None:
-    """Writes ``preprocess.json``; texts of earlier runs stay in it if the dictionary is the same."""
-    sha256 = dictionary.sha256()
-    kept = (earlier.splits or {}) if (earlier.dictionary or {}).get("sha256") == sha256 else {}
-    own = {"types": len(dictionary), "sha256": sha256}
-    record = PreprocessRecord(own, {**kept, **records}, dataclasses.asdict(config))
+    """Writes ``preprocess.json``; texts of earlier runs stay in it if the dictionary and the tokenizer are the same."""
+    assert words.dictionary is not None
+    sha256 = words.dictionary.sha256()
+    is_same = (earlier.dictionary or {}).get("sha256") == sha256 and words.are_split_as(earlier)
+    kept = (earlier.splits or {}) if is_same else {}
+    own = {"types": len(words.dictionary), "sha256": sha256}
+    record = PreprocessRecord(own, {**kept, **records}, dataclasses.asdict(config), tokenizer=words.record or UNSET)
     write_record(_record_path(Path(config.destdir)), record)

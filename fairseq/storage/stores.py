@@ -36,6 +36,9 @@ DATA_RECORD = Kind("a record of fairseq-preprocess", lambda path: _is_data_recor
 DATASTORE_STAGES = r"\.compact|\.append|\.forgotten\.[^/]*"
 INDEX_STAGES = r"\.trained|\.partial|\.compact"
 
+# What lies beside the ids of a text that a model's tokenizer has.
+SOURCE_TEXT_SUFFIXES = (".documents.json", ".offsets", ".text")
+
 # Every column that a retrieval may have.
 COLUMNS = (
     "targets",
@@ -160,8 +163,24 @@ def data_names(directory: Path, splits: list[str]) -> Names:
     ]
 
 
+def source_text_names(directory: Path, splits: list[str]) -> Names:
+    """Returns the files of the source text of splits that a model's tokenizer has."""
+    record = json_at(directory / "preprocess.json")
+    known = set[str]()
+    if _is_data_record(record):
+        recorded = record.get("splits") or {}
+        known = {name for name in recorded if isinstance(recorded[name], dict) and "offsets_sha256" in recorded[name]}
+        unfinished = record.get("unfinished")
+        if isinstance(unfinished, dict) and unfinished.get("tokenizer") not in (None, "space"):
+            known |= _splits_of(unfinished)
+    source = Kind(
+        "a source text of fairseq-preprocess", lambda path: path.name.partition(".")[0] in known, store="data"
+    )
+    return [(directory / f"{split}{suffix}", source) for split in splits for suffix in SOURCE_TEXT_SUFFIXES]
+
+
 def _is_data_record(record: dict[str, Any]) -> bool:
-    return bool(record) and set(record) <= {"dictionary", "splits", "settings", "unfinished"}
+    return bool(record) and set(record) <= {"dictionary", "splits", "settings", "unfinished", "tokenizer"}
 
 
 def _splits_of(settings: dict[str, Any]) -> set[str]:
@@ -215,6 +234,8 @@ def _directory_of(path: Path) -> Iterator[tuple[str, str]]:
     if (name in _OF_RETRIEVAL or name.endswith(".npy")) and is_of_kind(directory / "manifest.json", "retrieval"):
         yield "retrieval", f"a file of the retrieval {directory}"
     is_named = name in ("dict.txt", "preprocess.json") or path.suffix in (".idx", ".bin")
+    source = next((name.removesuffix(suffix) for suffix in SOURCE_TEXT_SUFFIXES if name.endswith(suffix)), None)
+    is_named |= source is not None and (directory / f"{source}.idx").is_file()
     if is_named and ((directory / "dict.txt").is_file() or _is_data_record(json_at(directory / "preprocess.json"))):
         yield "data", f"a file of the data directory {directory}"
 

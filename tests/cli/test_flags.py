@@ -86,7 +86,7 @@ SCORE_LM = RAW_TEXT + shlex.split(
 PREPROCESS = shlex.split(
     "--only-source --trainpref --validpref --testpref --destdir --workers --dataset-impl"
     " --thresholdsrc --nwordssrc --padding-factor --srcdict --tokenizer --bpe --dict-only"
-    " --tensorboard-logdir"
+    " --tensorboard-logdir --documents --jsonl-field --document-glob"
 )
 BUILD_DSTORE = shlex.split(
     "--dstore-mmap --dstore-size --dimension --dstore-fp16 --seed --ncentroids --code-size --probe"
@@ -254,6 +254,7 @@ DEFAULTS = {
         "--thresholdsrc": 0,
         "--nwordssrc": -1,
         "--padding-factor": 8,
+        "--jsonl-field": "text",
     },
     "build_dstore.py": {
         "--seed": 1,
@@ -295,6 +296,7 @@ CHOICES = {
         "--criterion": "cross_entropy adaptive_loss label_smoothed_cross_entropy",
         "--log-format": "json simple tqdm none",
     },
+    "fairseq-preprocess": {"--documents": "file blank-line jsonl"},
     "fairseq-eval-lm": {"--knn-sim-func": "do_not_recomp_l2 dot", "--log-format": "json simple tqdm none"},
 }
 FLAGS = {

@@ -11,10 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fairseq.data import binarizer
-from fairseq.data.binarizer import TextSummary, binarize, count_words, ordered_map, split_chunks
+from fairseq.data.binarizer import TextSummary, binarize, count_words, split_chunks
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
 from fairseq.errors import DataError, FairseqError
+from fairseq.runtime.parallel import ordered_map
 from tests.oracles import binarize as oracle
 
 GOLDEN_TEXT = b"the cat sat <unk> .\n\nthe dog sat on the mat .\n b a b a c\n"

@@ -7,9 +7,9 @@ from typing import Any
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, weights_sha256
 from fairseq.config.path_lists import join_paths, unescaped
 from fairseq.data.config import LanguageModelingConfig
+from fairseq.data.corpus.record import PreprocessRecord
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.data.preprocess import PreprocessRecord
 from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings

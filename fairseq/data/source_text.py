@@ -1,0 +1,260 @@
+r"""The source text of tokens: what each of them was, byte by byte, as it stood in its file.
+
+    NAME.text             the documents' UTF-8, one after another, as it was
+    NAME.offsets          uint64 [N + 1, 2], little-endian: where each token begins in .text, and the words before it
+    NAME.documents.json   of each document its name, its first line, its first token and its hash
+
+Documents are those of NAME.idx. A token's bytes go from its own beginning to that of the next, so that those of
+tokens [a, b) are one range. Words are what ``re.split(r"\s+", document)`` has, an empty first or last one included. A
+word counts where the white space after it begins, the last one at the document's first token.
+
+Legend: N tokens · D documents.
+"""
+
+import hashlib
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fairseq.arrays import Int64s
+from fairseq.errors import DataError
+from fairseq.storage.files import atomic_write
+from fairseq.storage.records import Count, Record, read_record, write_record
+
+REMAKE = "make it again with fairseq-preprocess --overwrite"
+_ROW_BYTES = 16
+_WHITE = np.zeros(256, bool)
+_WHITE[[*b" \t\n\r\f\v"]] = True
+
+
+class DocumentTable(Record, frozen=True):
+    """What ``NAME.documents.json`` says.
+
+    Attributes:
+        num_tokens: of all documents.
+        num_bytes: of ``NAME.text``.
+        names: of each document: its file, and where a file has several that are no lines of it, their number.
+        first_lines: 1-based, in its file.
+        first_tokens: of the whole text.
+        sha256: of its bytes.
+    """
+
+    num_tokens: Count
+    num_bytes: Count
+    names: list[str]
+    first_lines: list[Count]
+    first_tokens: list[Count]
+    sha256: list[str]
+    kind: Literal["documents"] = "documents"
+    version: Literal[1] = 1
+
+
+class SourceText:
+    """The text that tokens were made of.
+
+    Args:
+        prefix: of the files.
+        table: of the documents.
+
+    Attributes:
+        words_before_N: int64 ``[N + 1]``, words before each token, in all.
+        bytes_before_N: int64 ``[N + 1]``, where each token begins.
+
+    Raises:
+        DataError: files that do not belong together.
+    """
+
+    def __init__(self, prefix: str | Path, table: DocumentTable) -> None:
+        self.prefix, self._table = str(prefix), table
+        sizes = {".text": table.num_bytes, ".offsets": _ROW_BYTES * (table.num_tokens + 1)}
+        for suffix, size in sizes.items():
+            path = Path(f"{prefix}{suffix}")
+            found = path.stat().st_size if path.is_file() else -1
+            if found != size:
+                is_there = f"has {found}" if found >= 0 else "is not there"
+                raise DataError(f"{path} must have {size} bytes by {prefix}.documents.json, but {is_there}; {REMAKE}")
+        self._text = _mapped(Path(f"{prefix}.text"), "u1")
+        pairs = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
+        self.bytes_before_N: Int64s = pairs[:, 0]
+        self.words_before_N: Int64s = pairs[:, 1]
+        self._first_token_D = np.array(table.first_tokens, np.int64)
+
+    @classmethod
+    def open(cls, prefix: str | Path) -> "SourceText | None":
+        """Returns the source text of a split, None where it has none.
+
+        Args:
+            prefix: path without the suffix, as ``data-bin/train``.
+
+        Raises:
+            DataError: a file that cannot be read, or files that do not belong together.
+        """
+        path = Path(f"{prefix}.documents.json")
+        return cls(prefix, read_record(path, DocumentTable, DataError, REMAKE)) if path.is_file() else None
+
+    @property
+    def num_documents(self) -> int:
+        """Documents; none of them is empty."""
+        return len(self._first_token_D)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents."""
+        return len(self.bytes_before_N) - 1
+
+    def document_of(self, position: int) -> int:
+        """Returns the number of the document that a token is in."""
+        return int(np.searchsorted(self._first_token_D, position, side="right")) - 1
+
+    def name_of(self, document: int) -> str:
+        """Returns a document's name: of its file, within the directory that was given."""
+        return self._table.names[document]
+
+    def first_token(self, document: int) -> int:
+        """Returns a document's first token; for the number after the last, the end of the text."""
+        return int(self._first_token_D[document]) if document < self.num_documents else self.num_tokens
+
+    def text(self, first: int, last: int) -> str:
+        """Returns the text of tokens [first, last), as it was; a character that is cut is U+FFFD."""
+        return self._bytes(first, last).decode(errors="replace")
+
+    def bytes_of(self, first: int, last: int) -> int:
+        """Returns how many bytes of text tokens [first, last) are."""
+        return int(self.bytes_before_N[last] - self.bytes_before_N[first])
+
+    def words(self, first: int, last: int) -> int:
+        """Returns how many words of text tokens [first, last) are."""
+        return int(self.words_before_N[last] - self.words_before_N[first])
+
+    def line_of(self, position: int) -> int:
+        """Returns the line that a token is on, 1-based, in its document's file: that of its first letter."""
+        document = self.document_of(position)
+        start = int(self.bytes_before_N[self.first_token(document)])
+        before = np.searchsorted(self._line_ends, [start, self._letter(position)])
+        return self._table.first_lines[document] + int(before[1] - before[0])
+
+    def line_range(self, position: int) -> tuple[int, int]:
+        """Returns the tokens [first, last) of the line that a token is on, within its document."""
+        document, letter = self.document_of(position), self._letter(position)
+        begin, end = (int(self.bytes_before_N[self.first_token(d)]) for d in (document, document + 1))
+        line = int(np.searchsorted(self._line_ends, letter))
+        if line:
+            begin = max(begin, int(self._line_ends[line - 1]) + 1)
+        if line < len(self._line_ends):
+            end = min(end, int(self._line_ends[line]) + 1)
+        return self._first_at(begin, self.first_token(document)), self._first_at(end, position + 1)
+
+    def _first_at(self, byte: int, least: int) -> int:
+        """Returns the first token from ``least`` on whose first letter is at a byte or after it."""
+        token = max(int(np.searchsorted(self.bytes_before_N, byte)), least)
+        while token > least and self._letter(token - 1) >= byte:
+            token -= 1
+        return token
+
+    def _letter(self, position: int) -> int:
+        """Returns the byte of a token's first letter; its first byte where it is all white space."""
+        start, data = int(self.bytes_before_N[position]), self._bytes(position, position + 1)
+        blank = len(data) - len(data.lstrip())
+        return start + (blank if blank < len(data) else 0)
+
+    def _bytes(self, first: int, last: int) -> bytes:
+        return bytes(self._text[int(self.bytes_before_N[first]) : int(self.bytes_before_N[last])])
+
+    @cached_property
+    def _line_ends(self) -> Int64s:
+        return np.flatnonzero(self._text == ord("\n"))
+
+
+def _mapped(path: Path, dtype: str) -> Any:
+    """Returns a file's numbers, mapped; an empty file cannot be."""
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+class SourceTextWriter:
+    """Writes the source text of documents as they come, as a context manager; no file is there before it is whole.
+
+    Args:
+        prefix: of the files.
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        self._prefix = str(prefix)
+        self._names: list[str] = []
+        self._first_lines: list[int] = []
+        self._first_tokens: list[int] = []
+        self._hashes: list[str] = []
+        self._sha256 = hashlib.sha256()
+        self.num_tokens = self.num_bytes = self.num_words = 0
+        self._stack = ExitStack()
+        self._text: IO[bytes]
+        self._offsets: IO[bytes]
+
+    def __enter__(self) -> "SourceTextWriter":
+        with ExitStack() as stack:
+            self._text = stack.enter_context(atomic_write(f"{self._prefix}.text"))
+            self._offsets = stack.enter_context(atomic_write(f"{self._prefix}.offsets"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self._write(np.array([[self.num_bytes, self.num_words]], "<u8"))
+        self._stack.__exit__(kind, err, tb)
+        if kind is None:
+            columns = (self._names, self._first_lines, self._first_tokens, self._hashes)
+            table = DocumentTable(self.num_tokens, self.num_bytes, *columns)
+            write_record(Path(f"{self._prefix}.documents.json"), table)
+
+    def write(self, name: str, first_line: int, data: bytes, starts: Int64s) -> None:
+        """Appends a document.
+
+        Args:
+            name: of it.
+            first_line: of its file that is its first.
+            data: its text, UTF-8.
+            starts: where each of its n tokens begins in it, and its end: int64 ``[n + 1]``.
+        """
+        self._names.append(name)
+        self._first_lines.append(first_line)
+        self._first_tokens.append(self.num_tokens)
+        self._hashes.append(hashlib.sha256(data).hexdigest())
+        self._text.write(data)
+        words = words_before(data, starts)
+        self._write(np.stack([starts[:-1] + self.num_bytes, words[:-1] + self.num_words], 1))
+        self.num_tokens += len(starts) - 1
+        self.num_bytes += len(data)
+        self.num_words += int(words[-1])
+
+    def sha256(self) -> str:
+        """Returns the SHA-256 of ``NAME.offsets`` so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+    def _write(self, rows: npt.NDArray[np.integer]) -> None:
+        data = rows.astype("<u8").tobytes()
+        self._sha256.update(data)
+        self._offsets.write(data)
+
+
+def words_before(data: bytes, starts: Int64s) -> Int64s:
+    """Returns how many of a document's words come before each of its tokens, int64 ``[n + 1]``."""
+    white = _white(data)
+    white[1:] &= ~white[:-1].copy()  # where each run begins
+    words: Int64s = 1 + np.searchsorted(np.flatnonzero(white), starts)
+    words[0] = 0
+    return words
+
+
+def _white(data: bytes) -> npt.NDArray[np.bool_]:
+    """Returns which bytes of a text are of white space, in Unicode's sense."""
+    found: npt.NDArray[np.bool_] = _WHITE[np.frombuffer(data, np.uint8)]
+    text = data.decode()
+    others = "".join(sorted({letter for letter in set(text) if letter.isspace() and letter not in " \t\n\r\f\v"}))
+    if others:
+        blank = text.translate({ord(letter): " " * len(letter.encode()) for letter in others}).encode()
+        found = _WHITE[np.frombuffer(blank, np.uint8)]
+    return found
