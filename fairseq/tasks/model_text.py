@@ -13,6 +13,7 @@ from typing import Any
 
 from fairseq.arrays import Int64s
 from fairseq.checkpoints.huggingface import ModelDirectory
+from fairseq.data.corpus import symbols
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
@@ -90,14 +91,13 @@ def text_of_model(checkpoint: Any, dictionary: Dictionary) -> ModelText | None:
 
 
 def dictionary_of(directory: str | Path) -> Dictionary:
-    """Returns the dictionary of a directory's tokenizer, as ``fairseq-preprocess`` has it, uncounted.
+    """Returns the dictionary of a directory's tokenizer: the ``dict.txt`` that ``fairseq-preprocess`` makes of it.
 
     Raises:
         DataError: the tokenizer cannot be read.
         ConfigError: the package ``tokenizers`` is not installed.
     """
-    symbols = ModelTokenizer(directory).symbols()
-    return Dictionary(symbols, [0] * len(symbols))
+    return symbols.dictionary_of(ModelTokenizer(directory).symbols())
 
 
 def tokenizer_sha256(directory: str | Path) -> str | None:

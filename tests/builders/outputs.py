@@ -23,6 +23,7 @@ import numpy as np
 
 from fairseq_cli.shared.run import run
 from tests.builders.cases import Artefacts
+from tests.builders.tiny_llama import write_tokenizer
 from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 
 EVAL = "data-bin --path run/checkpoint_last.pt --cpu --log-format none"
@@ -104,6 +105,21 @@ OUTPUTS = {
             "out/data/dict.txt": (),
             "out/data/train.idx": (),
             "out/data/train.bin": (),
+        },
+    ),
+    "preprocess --tokenizer --destdir": Output(
+        "fairseq-preprocess",
+        "--only-source --tokenizer tokenizer --trainpref train.txt --destdir OUT",
+        "out/tokens",
+        {
+            "out/tokens": (),
+            "out/tokens/preprocess.json": ("data record",),
+            "out/tokens/dict.txt": (),
+            "out/tokens/train.idx": (),
+            "out/tokens/train.bin": (),
+            "out/tokens/train.text": (),
+            "out/tokens/train.offsets": (),
+            "out/tokens/train.documents.json": (),
         },
     ),
     "train --tensorboard-logdir": Output(
@@ -225,6 +241,7 @@ def make_inputs(good: Artefacts, root: Path) -> None:
     os.chdir(root)
     Path("line.txt").write_text("w1 w2\n", encoding="utf-8")
     Path("train.txt").write_text("a b c a b\nb c a\n" * 5, encoding="utf-8")
+    write_tokenizer(Path("tokenizer"))
     rng = np.random.default_rng(0)
     (rng.random((20, 4), np.float32) + 1).tofile("foreign_keys.npy")
     rng.integers(4, 40, 20).tofile("foreign_vals.npy")

@@ -101,6 +101,7 @@ READS = {
 }
 WORDS = {
     *("bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
+    *("document_glob", "jsonl_field"),
     *("best_checkpoint_metric", "bpe_separator", "source_lang", "target_lang"),
     *("model_overrides", "post_process", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
     "optimizer_overrides",
