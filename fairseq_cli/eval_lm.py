@@ -128,10 +128,11 @@ def evaluate(
         recorder.finish()
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
+    left_out, size = evaluation.num_left_out, evaluation.size
     if sweep is None:
-        return EvaluationResult(perplexity, evaluation.num_left_out, elapsed_s, lm=lm)
+        return EvaluationResult(perplexity, left_out, elapsed_s, lm=lm, size=size)
     sys.stdout.write(sweep.table())
-    return EvaluationResult(sweep.best(), evaluation.num_left_out, elapsed_s, sweep.rows())
+    return EvaluationResult(sweep.best(), left_out, elapsed_s, sweep.rows(), size=size)
 
 
 def output_words(scored: "ScoredBatch", joiner: "WordJoiner", stats: "WordStats", *, print_words: bool) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
     "fairseq.runtime",
     "fairseq.text",
     "fairseq.data fairseq.data.corpus",
+    "fairseq.data.passages",
     "fairseq.modules",
     "fairseq.models",
     "fairseq.models.huggingface",

@@ -38,8 +38,9 @@ class ModelDirectory:
         inner = self.config.get("text_config")
         for config in (self.config, inner if isinstance(inner, dict) else {}):
             for name in _POSITIONS:
-                if type(config.get(name)) is int and config[name] > 0:
-                    return min(DEFAULT_BLOCK, config[name])
+                positions = config.get(name)
+                if isinstance(positions, int) and positions > 0:
+                    return min(DEFAULT_BLOCK, positions)
         return DEFAULT_BLOCK
 
     @cached_property

@@ -22,9 +22,11 @@ from fairseq.arrays import Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.source_text import SourceText
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
+from fairseq.evaluate.text_size import TextSize
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
 from fairseq.tasks.opening import OpenedModels, open_models
@@ -43,12 +45,14 @@ class Evaluation(OpenedModels):
         batches: block indices of each batch, this shard's only.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
+        size: words and bytes of what is scored, where the split has its source text.
     """
 
     dataset: BlockDataset
     batches: Sequence[Int64s]
     num_left_out: int
     precision: Precision
+    size: TextSize | None = None
 
     @property
     def block_size(self) -> int:
@@ -111,6 +115,7 @@ def prepare(
             f"--shard-id {config.shard_id} has nothing to do: there are only {len(batches)} batches, fewer than"
             f" --num-shards {config.num_shards}; lower it"
         )
+    source = SourceText.open(opened.task.split_prefix(config.gen_subset))
     return Evaluation(
         opened.task,
         opened.task_config,
@@ -120,18 +125,23 @@ def prepare(
         batches=shard,
         num_left_out=num_left_out,
         precision=precision,
+        size=TextSize.of(source, dataset, shard) if source is not None else None,
     )
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found, as it is reported; of a sweep, the best and every row; ``lm`` is the model alone."""
+    """What an evaluation found, as it is reported; of a sweep, the best and every row; ``lm`` is the model alone.
+
+    ``size`` is that of the source text, where it is known.
+    """
 
     perplexity: Perplexity
     num_left_out: int
     elapsed_s: float
     sweep: list[dict[str, Any]] | None = None
     lm: Perplexity | None = None
+    size: TextSize | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -140,18 +150,20 @@ class EvaluationResult:
 
     @property
     def summary(self) -> str:
-        """The two lines that people search for."""
-        p = self.perplexity
+        """The two lines that people search for, and one by word and byte where the source text is known."""
+        p, size = self.perplexity, self.size
+        by_size = f"\nOf {size.words} words, {size.bytes} bytes: {size.line(p)}" if size is not None else ""
         return (
             f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({self.tokens_per_s:.2f} tokens/s)\n"
-            f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}"
+            f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}{by_size}"
         )
 
     @property
     def lm_line(self) -> str:
         """The model alone, in words that no search for the two lines of ``summary`` finds."""
         assert self.lm is not None
-        return f"The model alone: {self.lm.loss:.4f} bits a token, perplexity {self.lm.ppl:.2f}"
+        by_size = f"; {self.size.line(self.lm)}" if self.size is not None else ""
+        return f"The model alone: {self.lm.loss:.4f} bits a token, perplexity {self.lm.ppl:.2f}{by_size}"
 
     @property
     def is_worse_than_lm(self) -> bool:
@@ -160,7 +172,8 @@ class EvaluationResult:
 
     def record(self, symbols: Sequence[str]) -> dict[str, Any]:
         """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full."""
-        p = self.perplexity
+        p, size = self.perplexity, self.size
+        by_size = {"words": size.words, "bytes": size.bytes, **size.record(p)} if size is not None else {}
         return {
             "loss_base2": p.loss,
             "ppl": p.ppl,
@@ -170,9 +183,14 @@ class EvaluationResult:
             "tokens_left_out": self.num_left_out,
             "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
             "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
-            **({"lm": {"loss_base2": self.lm.loss, "ppl": self.lm.ppl}} if self.lm is not None else {}),
+            **by_size,
+            **({"lm": self._lm_record(self.lm)} if self.lm is not None else {}),
             **({"sweep": self.sweep} if self.sweep is not None else {}),
         }
+
+    def _lm_record(self, lm: Perplexity) -> dict[str, Any]:
+        by_size = self.size.record(lm) if self.size is not None else {}
+        return {"loss_base2": lm.loss, "ppl": lm.ppl, **by_size}
 
     def speed(self) -> dict[str, float]:
         """Returns how long it took, which no repetition gives again."""

@@ -6,11 +6,11 @@ that it can refuse another's files. What it opens scores targets, and can show i
 Legend: N queries · K rows · D width · V words.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from fairseq.data.passages.split_text import Passage
 from fairseq.evaluate.mixture import Memory
 from fairseq.models.protocol import ModelIdentity
 
@@ -30,8 +30,8 @@ class RowMemory(Memory, Protocol):
         """Returns the token id of each row, −1 for none."""
         ...
 
-    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
-        """Returns the token ids before and after a row's token in its text, or None where the text is not known."""
+    def passage(self, row: int, before: int, after: int) -> Passage | None:
+        """Returns a row's token with the text around it, or None where the text is not known."""
         ...
 
 

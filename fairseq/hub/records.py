@@ -1,7 +1,6 @@
 """What the hub returns: what comes next, a text's scores, token by token, and the neighbours of a token."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -158,6 +157,7 @@ class Neighbour:
         word: its value, the word that came next there.
         before: the words before it in its text; None where the text is not known.
         after: the words after it, likewise.
+        line: all of it in one line, likewise.
     """
 
     row: int
@@ -165,9 +165,10 @@ class Neighbour:
     word: str
     before: str | None = None
     after: str | None = None
+    line: str | None = None
 
     def __str__(self) -> str:
-        passage = "" if self.before is None else f"  … {self.before} [{self.word}] {self.after} …"
+        passage = "" if self.line is None else f"  … {self.line} …"
         return f"{self.distance:9.3f}  {self.word}{passage}"
 
 
@@ -194,15 +195,11 @@ def rows_that_are_there(
     memory: RowMemory, dictionary: Dictionary, distances_K: Tensor, ids_K: Tensor, words: int
 ) -> tuple[Neighbour, ...]:
     """Returns the rows that a search found, with so many words of what stands around them; −1 is none."""
-
-    def line(ids: Sequence[int]) -> str:
-        return " ".join(dictionary[idx] for idx in ids)
-
     there_K = ids_K >= 0
     rows, distances = ids_K[there_K], distances_K[there_K].tolist()
     shown = []
     for row, distance, value in zip(rows.tolist(), distances, memory.values(rows).tolist(), strict=True):
         passage = memory.passage(row, words, words)
-        before, after = (None, None) if passage is None else (line(ids) for ids in passage)
-        shown.append(Neighbour(row, distance, dictionary[value], before, after))
+        around = (None, None, None) if passage is None else (passage.before, passage.after, passage.line)
+        shown.append(Neighbour(row, distance, dictionary[value], *around))
     return tuple(shown)

@@ -6,7 +6,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
-from fairseq.knn.neighbours.passages import Hit, top_hits
+from fairseq.knn.neighbours.passages import top_hits
 
 WORDS_BEFORE, WORDS_AFTER = 12, 4
 
@@ -33,13 +33,6 @@ class NeighbourLines:
             if not hits_of_token:
                 yield f"{position}\t{word}\t0\t-\t-\t"
             for hit in hits_of_token:
-                passage = self._passage(hit, word)
-                yield f"{position}\t{word}\t{hit.share:.6f}\t{hit.row}\t{hit.distance:.4f}\t{passage}"
-
-    def _passage(self, hit: Hit, word: str) -> str:
-        passage = self.neighbours.passage(hit.row, WORDS_BEFORE, WORDS_AFTER)
-        if passage is None:
-            return ""
-        before, after = passage
-        symbols = self.dictionary.symbols
-        return " ".join([*(symbols[idx] for idx in before), f"[{word}]", *(symbols[idx] for idx in after)])
+                passage = self.neighbours.passage(hit.row, WORDS_BEFORE, WORDS_AFTER)
+                shown = passage.line if passage is not None else ""
+                yield f"{position}\t{word}\t{hit.share:.6f}\t{hit.row}\t{hit.distance:.4f}\t{shown}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairseq.data.dictionary import Dictionary
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq_cli.shared.run import run
@@ -81,10 +82,13 @@ def test_ids_lead_to_the_words_around_them(root: Path, data_dir: Path) -> None:
         dstore_filename=f"{root}/life:{root}/test", indexfile=f"{root}/life.index:{root}/test.index", k=K
     )
     source = open_neighbours(config)
-    splits = set()
+    splits, symbols = set(), Dictionary.load(data_dir / "dict.txt").symbols
     for idx, (_, _, split, at) in enumerate(of_id):
-        before, after = source.passage(idx, 3, 2) or ([], [])
-        assert (before, after) == (texts[split][max(at - 3, 0) : at], texts[split][at + 1 : at + 3])
+        passage = source.passage(idx, 3, 2)
+        assert passage is not None
+        words = [symbols[token] for token in texts[split]]
+        assert passage.before.split() == words[max(at - 3, 0) : at] and passage.value == words[at]
+        assert passage.after.split() == words[at + 1 : at + 3]
         splits.add(split)
     assert splits == {"train", "valid", "test"}
 

@@ -1,7 +1,7 @@
 """Where a row comes from: its source, document, line, and place in the text; and the rows of a document.
 
     row ── segment ── row of the source ── token of the text ── line ── document
-           (manifest.py)              (row_map.py)    (.idx)    (data/documents.py)
+           (manifest.py)              (row_map.py)    (.idx)    (data/passages)
 
 Nothing of this is stored for each row: how the text was cut says it, and the segments what was appended or taken out.
 That a text is the one that the rows were written from, its checksum says, and the rows' values, which are its tokens.
@@ -21,8 +21,9 @@ from fairseq.config.flags import coerce
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import BREAK_MODES
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.documents import Documents, find_documents, line_text, title_of
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.passages.documents import Documents
+from fairseq.data.passages.split_text import Passage, SplitText, open_split
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
@@ -37,7 +38,8 @@ class Place:
     Attributes:
         row: in the datastore.
         position: of its token, counted from the text's first.
-        line: of the text, counted from 0.
+        line: of the text, counted from 0; of a file that was tokenized whole, from 1.
+        token_of_line: which token of its line it is.
         document: number in its text, None before the first one.
     """
 
@@ -45,6 +47,7 @@ class Place:
     source: "Source"
     position: int
     line: int
+    token_of_line: int
     document: int | None
 
 
@@ -89,21 +92,26 @@ class Source:
         self.map = whole.within(segment.spans)
 
     @cached_property
+    def split(self) -> SplitText:
+        """The text as people read it."""
+        return open_split(self.prefix, self.text, self.dictionary, self._document_start)
+
+    @property
     def documents(self) -> Documents:
         """The documents of the text."""
-        return find_documents(self.text, self.dictionary, self._document_start)
+        return self.split.documents
 
     def position(self, row: int) -> int:
         """Returns which token of the text a row of the datastore is."""
         return int(self.map.positions(np.array([row - self.first_row]))[0])
 
-    def title(self, document: int) -> str:
-        """Returns the title of a document."""
-        return title_of(self.text, self.dictionary, int(self.documents.line_D[document]))
+    def around(self, row: int, before: int, after: int) -> Passage:
+        """Returns a row's token with the text around it, up to so many tokens before it and after it."""
+        return self.split.around(self.position(row), before, after)
 
-    def first_line(self, document: int) -> str:
-        """Returns the first line of a document."""
-        return line_text(self.text, self.dictionary, int(self.documents.line_D[document]))
+    def title(self, document: int) -> str:
+        """Returns the title of a document: its first line, or the file that it is."""
+        return self.split.name_of(document)
 
     def rows_of(self, document: int) -> RowRanges:
         """Returns the rows of the datastore whose tokens stand in a document."""
@@ -210,8 +218,7 @@ class Provenance:
         source = self.source(self.segment_of(row))
         self.check_values(source, np.array([row]))
         position = source.position(row)
-        line = int(np.searchsorted(source.text.offsets, position, side="right")) - 1
-        return Place(row, source, position, line, source.documents.of(position))
+        return Place(row, source, position, *source.split.line_of(position), source.documents.of(position))
 
     def check_values(self, source: Source, row_N: Int64s) -> None:
         """Raises MismatchError where the values of rows are not the text's tokens."""

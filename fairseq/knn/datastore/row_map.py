@@ -67,8 +67,11 @@ class RowMap:
 def first_position(written: Mapping[str, Any]) -> int | None:
     """Returns which token of its text row 0 of a source is, so that row r is token ``first_position + r``.
 
-    None where the blocks were not cut from the bare stream, or nothing is known of them.
+    None where the blocks were not cut from the bare stream, or nothing is known of them. Cut by document, every token
+    is a row, unless blocks were longer than the model.
     """
+    if written.get("sample_break_mode") == "document" and written.get("longest_block") is None:
+        return 0
     window, block_size = written.get("context_window"), written.get("tokens_per_sample")
     if written.get("sample_break_mode") != "none" or not isinstance(window, int) or not isinstance(block_size, int):
         return None

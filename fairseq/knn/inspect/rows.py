@@ -62,30 +62,25 @@ def _rows(provenance: Provenance, wanted: list[tuple[int, int]], context: int) -
             document = f"document {record['source']}#{place.document} {record['title']!r}"
         state = "  FORGOTTEN" if record["forgotten"] else ""
         line = (
-            f"row {row}: {document}, line {place.line}, token {record['token_of_line']} of it, {place.position} of the"
-            f" text{state}\n  {record['before']} [{record['value']}] {record['after']}"
+            f"row {row}: {document}, line {place.line}, token {place.token_of_line} of it, {place.position} of the"
+            f" text{state}\n  {place.source.around(row, context, context).line}"
         )
         yield line, record
 
 
 def _record(place: Place, context: int, forgotten: bool) -> dict[str, Any]:
-    source, at = place.source, place.position
-    text, symbols = source.text, source.dictionary
-
-    def words(start: int, stop: int) -> str:
-        return " ".join(symbols[idx] for idx in text.tokens[max(start, 0) : stop].tolist())
-
+    source, passage = place.source, place.source.around(place.row, context, context)
     return {
         "row": place.row,
         "source": source.segment.name,
         "document": place.document,
         "title": None if place.document is None else source.title(place.document),
         "line": place.line,
-        "token_of_line": at - int(text.offsets[place.line]),
-        "position": at,
-        "before": words(at - context, at),
-        "value": words(at, at + 1),
-        "after": words(at + 1, at + 1 + context),
+        "token_of_line": place.token_of_line,
+        "position": place.position,
+        "before": passage.before,
+        "value": passage.value,
+        "after": passage.after,
         "forgotten": forgotten,
     }
 

@@ -18,7 +18,9 @@ class ForgetConfig:
         dataclasses.MISSING, "prefix of the datastore's files: PREFIX_keys.npy, PREFIX_vals.npy", positional=True
     )
     document: Title | None = flag(
-        None, "forget a document: its title, or SPLIT#NUMBER, as fairseq-knnlm rows PREFIX --documents lists them"
+        None,
+        "forget a document: its title or file, or SPLIT#NUMBER, as fairseq-knnlm rows PREFIX --documents lists them; of"
+        " tokenized data also all files that a pattern fits, such as 'src/*.py'",
     )
     rows: Rows | None = flag(None, "forget the rows from FIRST on, before STOP")
     source: Split | None = flag(None, "forget all rows of a text: its split, such as valid, or the end of its path")

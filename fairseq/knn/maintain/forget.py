@@ -10,7 +10,7 @@ it; ``--following`` takes as many of them as one likes.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fairseq.errors import ConfigError, counted, did_you_mean
@@ -104,13 +104,18 @@ def _chosen(config: ForgetConfig, texts: TextsConfig, store: Datastore) -> tuple
     if config.source is not None:
         return _of_source(config.source, provenance)
     assert config.document is not None
-    source, number = _document(config.document, provenance)
-    rows = source.rows_of(number)
-    if config.following:
-        end = int(source.documents.stop_D[number])
-        rows |= source.map.rows_of(end, end + config.following).shifted(source.first_row)
-    provenance.check_values(source, rows.ids())
-    return f"document {_name(source, number)} {source.title(number)!r}", rows
+    found, chosen = _documents(config.document, provenance), RowRanges.of([])
+    for source, number in found:
+        rows = source.rows_of(number)
+        if config.following:
+            end = int(source.documents.stop_D[number])
+            rows |= source.map.rows_of(end, end + config.following).shifted(source.first_row)
+        provenance.check_values(source, rows.ids())
+        chosen |= rows
+    if len(found) > 1:
+        return f"{counted(len(found), 'document')} {config.document} ({_names(found)})", chosen
+    source, number = found[0]
+    return f"document {_name(source, number)} {source.title(number)!r}", chosen
 
 
 def _of_source(name: str, provenance: Provenance) -> tuple[str, RowRanges]:
@@ -125,14 +130,16 @@ def _of_source(name: str, provenance: Provenance) -> tuple[str, RowRanges]:
     return f"source {paths.pop()}", RowRanges.of(pair for n in matches for pair in provenance.rows_of_segment(n).pairs)
 
 
-def _document(document: str, provenance: Provenance) -> tuple[Source, int]:
-    """Returns the document that a title or ``SPLIT#NUMBER`` names."""
+def _documents(document: str, provenance: Provenance) -> list[tuple[Source, int]]:
+    """Returns the document that a title, a file or ``SPLIT#NUMBER`` names, or all whose files a pattern fits."""
     numbered = re.fullmatch(r"(.*)#(\d{1,18})", document)
     everything = [(source, number) for source in provenance.sources() for number in range(len(source.documents))]
-    matches = [(s, n) for s, n in everything if document in (s.title(n), s.first_line(n))]
+    matches = [(s, n) for s, n in everything if s.split.is_called(n, document)]
     if not matches and numbered is not None:
         name, number = numbered[1], int(numbered[2])
         matches = [(s, n) for s, n in everything if n == number and s.segment.is_called(name)]
+    if not matches and (fitting := [(s, n) for s, n in everything if s.split.fits(n, document)]):
+        return fitting
     if not matches:
         titles = [s.title(n) for s, n in everything]
         raise ConfigError(
@@ -140,9 +147,14 @@ def _document(document: str, provenance: Provenance) -> tuple[Source, int]:
             f"{did_you_mean(document, titles)} (fairseq-knnlm rows PREFIX --documents lists them)"
         )
     if len(matches) > 1:
-        names = ", ".join(_name(*place) for place in matches[:MOST_NAMED]) + ", …" * (len(matches) > MOST_NAMED)
-        raise ConfigError(f"--document {document} is the title of {len(matches)} documents: {names}; give one of these")
-    return matches[0]
+        raise ConfigError(
+            f"--document {document} is the title of {len(matches)} documents: {_names(matches)}; give one of these"
+        )
+    return matches
+
+
+def _names(found: Sequence[tuple[Source, int]]) -> str:
+    return ", ".join(_name(*place) for place in found[:MOST_NAMED]) + ", …" * (len(found) > MOST_NAMED)
 
 
 def _name(source: Source, number: int) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
+from fairseq.data.passages.split_text import Passage
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
@@ -180,8 +181,8 @@ class NeighbourSource(OpenFiles, Memory, ABC):
         values = self.values_of(np.maximum(rows, 0)).astype(np.int64)
         return like(np.where(rows >= 0, values, -1), ids_NK)
 
-    def passage(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
-        """Returns the token ids before and after a row's value in its text; None where the text is not known."""
+    def passage(self, row: int, before: int, after: int) -> Passage | None:
+        """Returns a row's value with the text around it; None where the text is not known."""
         number = max(i for i, part in enumerate(self.parts) if part.offset <= row)
         text = self.texts[number]
         return text.around(row - self.parts[number].offset, before, after) if text is not None else None

@@ -4,12 +4,12 @@ Legend: T tokens · K neighbours.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fairseq.data.passages.split_text import Passage
 from fairseq.errors import DatastoreError, FairseqError
 from fairseq.knn.datastore.provenance import Provenance, Source
 from fairseq.knn.datastore.ranges import evenly_spaced
@@ -78,15 +78,13 @@ class RowText:
                 first, last = source.first_row, min(source.first_row + source.segment.rows, store.rows) - 1
                 if first <= last:  # else --dstore-size leaves it out
                     provenance.check_values(source, first + evenly_spaced(last + 1 - first, _COMPARED))
+                _ = source.split  # a source text that cannot be read fails here, not at the first row
                 sources[number] = source
             except FairseqError as err:
                 logger.warning("rows are shown without their text: %s", err)
         return cls(provenance, sources) if sources else None
 
-    def around(self, row: int, before: int, after: int) -> tuple[Sequence[int], Sequence[int]] | None:
-        """Returns up to so many ids before a row's token, and after it; None where its text cannot be shown."""
+    def around(self, row: int, before: int, after: int) -> Passage | None:
+        """Returns a row's token with up to so many tokens before it and after it; None where its text is not shown."""
         source = self.sources.get(self.provenance.segment_of(row))
-        if source is None:
-            return None
-        at, tokens = source.position(row), source.text.tokens
-        return tokens[max(at - before, 0) : at].tolist(), tokens[at + 1 : at + 1 + after].tolist()
+        return source.around(row, before, after) if source is not None else None

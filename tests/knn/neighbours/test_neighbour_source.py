@@ -91,10 +91,10 @@ def test_passages_of_two_datastores_and_of_a_text_that_was_moved(indexed, tmp_pa
     two, weight = KNN(*names, k=3).open_for(ModelIdentity(vocabulary_size=40))
     assert weight == 0.25 and two.config.k == 3 and two.rows == 40
     for row, at, text in ((0, 10, "a"), (19, 29, "a"), (20, 10, "b"), (27, 17, "b")):
-        before, after = two.passage(row, 4, 3)
-        assert (
-            list(before) == texts[text][at - 4 : at].tolist() and list(after) == texts[text][at + 1 : at + 4].tolist()
-        )
+        passage, words = two.passage(row, 4, 3), [f"w{idx - 4}" for idx in texts[text].tolist()]
+        assert passage is not None
+        assert passage.before.split() == words[at - 4 : at] and passage.after.split() == words[at + 1 : at + 4]
+        assert passage.value == words[at]
     (tmp_path / "moved").mkdir()
     for file in (tmp_path / "dict.txt", *tmp_path.glob("b.*")):
         file.rename(tmp_path / "moved" / file.name)
@@ -103,7 +103,7 @@ def test_passages_of_two_datastores_and_of_a_text_that_was_moved(indexed, tmp_pa
     moved, weight = KNN(prefixes[1], Path(f"{prefixes[1]}.i"), data=tmp_path / "moved", lmbda=0.5).open_for(
         ModelIdentity()
     )
-    assert weight == 0.5 and list(moved.passage(7, 1, 1)[0]) == [texts["b"][16]]
+    assert weight == 0.5 and moved.passage(7, 1, 1).before == f"w{texts['b'][16] - 4}"
 
 
 @pytest.mark.parametrize("allow", [False, True])

@@ -23,6 +23,17 @@ VALUES_OF_ROW = RNG.integers(0, 3, 41)
 TARGET = RNG.integers(0, 3, 7)
 
 
+def line_of(*parts: list[int]) -> tuple[str, ...]:
+    """Returns words of the dictionary w0 w1 …, each part a string."""
+    return tuple(" ".join(f"w{idx - 4}" for idx in part) for part in parts)
+
+
+def sides(shown: RowText, row: int, before: int, after: int) -> tuple[str, str]:
+    passage = shown.around(row, before, after)
+    assert passage is not None and passage.line == f"{passage.before} [{passage.value}] {passage.after}"
+    return passage.before, passage.after
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
 def test_the_shares_of_the_hits_are_the_probability(temperature: float) -> None:
     votes = votes_for(DISTANCES, IDS, VALUES_OF_ROW[IDS], TARGET)
@@ -84,8 +95,8 @@ def test_the_text_of_a_row_is_found_or_not_shown(make_store, tmp_path: Path, cap
     )
     shown = RowText.open(store)
     assert shown is not None
-    assert shown.around(5, 3, 2) == (text[12:15], text[16:18])
-    assert shown.around(0, 99, 1) == (text[:10], text[11:12])
+    assert sides(shown, 5, 3, 2) == line_of(text[12:15], text[16:18])
+    assert sides(shown, 0, 99, 1) == line_of(text[:10], text[11:12])
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert store.manifest is not None
@@ -139,11 +150,11 @@ def test_of_several_texts_those_that_are_there_are_shown(
     )
     shown = RowText.open(store)
     assert shown is not None and not caplog.records
-    assert shown.around(11, 2, 2) == ([13, 20], [22, 23])
-    assert shown.around(20, 3, 1) == (valid[7:10], valid[11:12])
-    assert shown.around(25, 3, 99) == (valid[22:25], valid[26:])
+    assert sides(shown, 11, 2, 2) == line_of([13, 20], [22, 23])
+    assert sides(shown, 20, 3, 1) == line_of(valid[7:10], valid[11:12])
+    assert sides(shown, 25, 3, 99) == line_of(valid[22:25], valid[26:])
     (tmp_path / "train.idx").unlink()
     with caplog.at_level(logging.WARNING):
         shown = RowText.open(store)
     assert shown is not None and "there is no" in caplog.text
-    assert shown.around(11, 2, 2) is None and shown.around(20, 3, 1) == (valid[7:10], valid[11:12])
+    assert shown.around(11, 2, 2) is None and sides(shown, 20, 3, 1) == line_of(valid[7:10], valid[11:12])

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.documents import find_documents, line_text, title_of
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
+from fairseq.data.passages.documents import find_documents, line_text, title_of
 from fairseq.errors import ConfigError
 from tests.oracles.life import documents_of_lines
 

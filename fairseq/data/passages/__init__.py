@@ -1,0 +1,1 @@
+"""Split texts as people read them: passages, lines and documents."""
