@@ -1,24 +1,11 @@
-"""Names of models on the Hugging Face hub, and the directories that they come to.
+"""Models that are named as on the Hugging Face hub, and the directories on this machine that they come to."""
 
-A name is ``org/model`` where there is no such path, and no directory ``org``.
-"""
-
-import re
 from pathlib import Path
 
 from fairseq.errors import CheckpointError, ConfigError
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = (".pt", ".bin", ".gguf", ".safetensors", ".json", ".pth", ".ckpt")
 _WANTED = ["config.json", "generation_config.json", "*token*", "vocab*", "merges.txt", "*.safetensors*", "*.py"]
 _SECONDS = 5.0  # for the first answer
-
-
-def is_hub_name(path: str) -> bool:
-    """Returns whether a path is a name on the hub instead."""
-    if _NAME.fullmatch(path) is None or path.endswith(_FILES) or Path(path).exists():
-        return False
-    return not Path(path).parent.exists()
 
 
 def local_directory(name: str) -> str:

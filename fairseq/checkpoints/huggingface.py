@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import CheckpointError
+from fairseq.storage.file_kinds import is_model_directory as is_model_directory
 from fairseq.storage.files import file_sha256
 
 DEFAULT_BLOCK = 1024
@@ -44,7 +45,7 @@ class ModelDirectory:
         for config in (self.config, inner if isinstance(inner, dict) else {}):
             for name in _POSITIONS:
                 if type(config.get(name)) is int and config[name] > 0:
-                    return min(DEFAULT_BLOCK, config[name])
+                    return min(DEFAULT_BLOCK, int(config[name]))
         return DEFAULT_BLOCK
 
     @property
@@ -68,11 +69,6 @@ class ModelDirectory:
         for path in self.weight_files:
             digest.update(f"{path.name} {_sha256_of(path)}\n".encode())
         return digest.hexdigest()
-
-
-def is_model_directory(path: str | Path) -> bool:
-    """Returns whether a directory has a ``config.json`` of Hugging Face's kind."""
-    return (Path(path) / "config.json").is_file()
 
 
 def read_model_directory(path: str | Path) -> ModelDirectory:
