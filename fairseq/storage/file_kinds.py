@@ -12,6 +12,10 @@ from fairseq.config.kinds import stores_in
 from fairseq.storage.marks import NUMPY_MAGIC, is_of_kind, json_at
 
 TEXTS = "a directory of texts that are not binarised"
+MODEL = "a Hugging Face model"
+# A model's name on the Hugging Face hub, and what ends no such name.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_OF_FILES = (".pt", ".bin", ".gguf", ".safetensors", ".json", ".pth", ".ckpt", ".txt")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _IDX_MAGICS = (b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00")  # of today's .idx files, and of an older layout
 _HEAD_BYTES, _LEAST_INDEX = 4096, 13
@@ -60,6 +64,8 @@ def directory_kind(path: Path) -> str:
         return "a saved retrieval"
     if (path / "dict.txt").is_file():
         return "a directory of binarised data"
+    if is_model_directory(path):
+        return MODEL
     if checkpoints_in(path):
         return "a directory of checkpoints"
     if stores := stores_in(path):
@@ -67,6 +73,18 @@ def directory_kind(path: Path) -> str:
     if texts_in(path):
         return TEXTS
     return "a directory"
+
+
+def is_model_directory(path: str | Path) -> bool:
+    """Returns whether a path is the directory of a Hugging Face model: it has a ``config.json``."""
+    return (Path(path) / "config.json").is_file()
+
+
+def is_hub_name(path: str) -> bool:
+    """Returns whether a path is a model's name on the Hugging Face hub, ``org/model``: neither it nor org is here."""
+    if _HUB_NAME.fullmatch(path) is None or path.endswith(_OF_FILES) or Path(path).exists():
+        return False
+    return not Path(path).parent.exists()
 
 
 def kind_at(path: str | Path) -> str:

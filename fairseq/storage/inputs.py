@@ -12,10 +12,13 @@ from typing import IO
 from fairseq.config.path_lists import colon_hint, split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
 from fairseq.storage.file_kinds import (
+    MODEL,
     TEXTS,
     checkpoints_in,
     directory_kind,
+    is_hub_name,
     is_instead,
+    is_model_directory,
     kind_at,
     texts_in,
 )
@@ -25,11 +28,11 @@ from fairseq.storage.outputs import reads
 def require_checkpoint(path: str | Path, typed: str = "") -> None:
     """Raises CheckpointError unless there is such a file, of no other kind; ``typed`` is the list that names it."""
     path = Path(path)
-    if (path / "config.json").is_file():  # the directory of a Hugging Face model
-        return
     ask = "give --path (or --restore-file) the file of a checkpoint"
     if path.is_dir():
         best = f": {checkpoints_in(path)[0]}" if checkpoints_in(path) else ""
+        if directory_kind(path) == MODEL:
+            raise CheckpointError(f"{path} is {MODEL}, which only commands that read a text take; {ask}")
         raise CheckpointError(f"checkpoint {path} is {directory_kind(path)}; {ask}{best}{colon_hint(typed)}")
     if not path.is_file():
         there = [str(other) for other in checkpoints_in(path.parent)]
@@ -47,7 +50,10 @@ def require_inputs(checkpoints: str, data: str, split: str | None = None) -> Non
     With a split the directory must have a dictionary as well; without, a dictionary's file will do.
     """
     for path in filter(None, split_paths(checkpoints)):
-        require_checkpoint(path, checkpoints)
+        if is_hub_name(path):
+            continue
+        if not is_model_directory(path):
+            require_checkpoint(path, checkpoints)
         reads(path)
     if split is None and len(data.split()) > 1 and not any(Path(path).exists() for path in split_paths(data)):
         raise DataError(

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.checkpoints.hub_names import local_directory
 from fairseq.checkpoints.huggingface import DEFAULT_BLOCK, ModelDirectory, is_model_directory, read_model_directory
 from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolve
 from fairseq.config.path_lists import split_paths
 from fairseq.data.blocks import check_window
 from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import ConfigError, refuse_unknown
+from fairseq.errors import ConfigError, MismatchError, refuse_unknown
 from fairseq.models import MODELS
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
+from fairseq.storage.file_kinds import is_hub_name
 from fairseq.tasks import TASKS, make_task
 from fairseq.tasks.model_text import tokenizer_sha256
 
@@ -71,6 +73,7 @@ def open_models(
     *,
     context_window: int = 0,
     also_from_checkpoint: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> OpenedModels:
     """Returns the models that ``--path`` names, for rows of a block and its context window.
 
@@ -82,6 +85,7 @@ def open_models(
         precision: device and number format.
         context_window: earlier tokens that each block sees.
         also_from_checkpoint: settings of the task that are the checkpoint's where ``task_fields`` has none.
+        trust_remote_code: code in a model's directory is run, where its family is not one of transformers'.
 
     Raises:
         ConfigError: settings, overrides or lengths that do not go together.
@@ -102,24 +106,41 @@ def open_models(
     given = {"tokens_per_sample": default, **inherited, **task_fields}
     task_config = _task_config(task_class, given, fields, context_window)
     task = make_task(task_name, task_config)
-    models = [_load_model(task, checkpoint, overrides, precision) for checkpoint in checkpoints]
-    _check_rows(models, task_config.tokens_per_sample + context_window)
+    models = [_load_model(task, checkpoint, overrides, precision, trust_remote_code) for checkpoint in checkpoints]
+    has_bos = bool(getattr(task_config, "add_bos_token", False))
+    _check_rows(models, task_config.tokens_per_sample + context_window + has_bos)
     return OpenedModels(task, task_config, checkpoints, models)
 
 
 def open_checkpoint(path: str) -> Checkpoint | ModelDirectory:
-    """Returns what a part of ``--path`` names: a checkpoint, or the directory of a Hugging Face model."""
+    """Returns what a part of ``--path`` names: a checkpoint, or the directory of a Hugging Face model.
+
+    Raises:
+        CheckpointError: it cannot be read, or is a name on the Hugging Face hub that cannot be brought.
+    """
+    if is_hub_name(path):
+        path = local_directory(path)
     return read_model_directory(path) if is_model_directory(path) else load_checkpoint(path)
 
 
 def _load_model(
-    task: Any, checkpoint: Checkpoint | ModelDirectory, overrides: Mapping[str, Any], precision: Precision
+    task: Any,
+    checkpoint: Checkpoint | ModelDirectory,
+    overrides: Mapping[str, Any],
+    precision: Precision,
+    trust_remote_code: bool,
 ) -> Any:
     """Returns the model of a checkpoint, on the device."""
     if isinstance(checkpoint, ModelDirectory):
         from fairseq.models.huggingface.loading import load_model
 
-        return load_model(checkpoint.path, dtype=precision.dtype).to(precision.device)
+        model = load_model(checkpoint.path, dtype=precision.dtype, trust_remote_code=trust_remote_code)
+        if len(task.dictionary) > model.vocabulary_size:
+            raise MismatchError(
+                f"the dictionary has {len(task.dictionary)} ids, but the model {checkpoint.path} scores"
+                f" {model.vocabulary_size}; give the data that was binarised with the model's own tokenizer"
+            )
+        return model.to(precision.device)
     return task.load_model(checkpoint, overrides).to(precision.device).eval()
 
 
@@ -165,8 +186,8 @@ def _check_rows(models: Sequence[Any], length: int) -> None:
     for model in models:
         if model.longest_row is not None and length > model.longest_row:
             raise ConfigError(
-                f"rows of {length} tokens (block and context window) are longer than the {model.longest_row} learned"
-                " positions of the model; lower --context-window or tokens_per_sample"
+                f"rows of {length} tokens (block and context window) are longer than the {model.longest_row} positions"
+                " of the model; lower --context-window or tokens_per_sample"
             )
 
 
