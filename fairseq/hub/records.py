@@ -1,7 +1,7 @@
 """What the hub returns: what comes next, a text's scores, token by token, and the neighbours of a token."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ class Score:
     eos: bool = True
 
     @classmethod
-    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float) -> "Score":
+    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float, *, eos: bool = True) -> "Score":
         """Returns a scored text as the hub shows it; neighbours are the only memory that it may have."""
         memories = text.memory_log_p_NM
         return cls(
@@ -72,6 +72,7 @@ class Score:
             lm_scores=torch.from_numpy(text.model_log_p_N),
             knn_scores=torch.from_numpy(memories[:, 0].copy()) if memories.shape[1] else None,
             lmbda=lmbda,
+            eos=eos,
         )
 
     @property
@@ -191,13 +192,14 @@ class Neighbourhood:
 
 
 def rows_that_are_there(
-    memory: RowMemory, dictionary: Dictionary, distances_K: Tensor, ids_K: Tensor, words: int
+    memory: RowMemory,
+    dictionary: Dictionary,
+    distances_K: Tensor,
+    ids_K: Tensor,
+    words: int,
+    line: Callable[[Sequence[int]], str],
 ) -> tuple[Neighbour, ...]:
-    """Returns the rows that a search found, with so many words of what stands around them; −1 is none."""
-
-    def line(ids: Sequence[int]) -> str:
-        return " ".join(dictionary[idx] for idx in ids)
-
+    """Returns the rows that a search found, with so many words of what stands around them, in a line; −1 is none."""
     there_K = ids_K >= 0
     rows, distances = ids_K[there_K], distances_K[there_K].tolist()
     shown = []
