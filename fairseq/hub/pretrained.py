@@ -50,8 +50,8 @@ def from_pretrained(
         lm = from_pretrained("checkpoints", knn=KNN("checkpoints/dstore", "checkpoints/knn.index", k=64, lmbda=0.25))
 
     Args:
-        name_or_path: a directory, that of a Hugging Face model too, a checkpoint, an archive (``.tar.gz``, ``.tar.bz2``),
-            or a name of fairseq's.
+        name_or_path: a directory, that of a Hugging Face model too, a checkpoint, an archive (``.tar.gz``,
+            ``.tar.bz2``), or a name of fairseq's.
         checkpoint_file: file in there; ``a.pt:b.pt`` averages the probabilities of several. If left out
             ``model.pt``, else ``checkpoint_best.pt``, ``checkpoint_last.pt`` or the only ``.pt``.
         data_name_or_path: directory with ``dict.txt``; one that begins with ``.`` is relative to the model's directory.

@@ -19,14 +19,16 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
+from fairseq.checkpoints.huggingface import read_model_directory
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
-from fairseq.hub.huggingface.opening import use_keys_of
 from fairseq.hub.protocol import MemoryConfig
 from fairseq.hub.records import checked_weight
+from fairseq.models.huggingface.keys import KeyCatcher, probe_ids
+from fairseq.models.huggingface.structure import body_of, layers_of
+from fairseq.models.key_types import LAST_FFN_INPUT, parse_key_type
 from fairseq.models.protocol import ModelIdentity
 from fairseq.tasks.model_text import tokenizer_sha256
 from fairseq.text.model_tokenizer import SHIFT
@@ -50,17 +52,26 @@ class KNNLogitsProcessor:
     """
 
     def __init__(self, model: Any, directory: str | Path | None, knn: MemoryConfig) -> None:
-        from fairseq.models.huggingface.adapter import HuggingFaceModel
-
         if not hasattr(knn, "open_for"):
-            raise ConfigError(f"knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is {type(knn)}")
-        self._adapter = HuggingFaceModel(model.eval(), None)
-        use_keys_of(self._adapter, knn)
-        self.memory, self._lmbda = knn.open_for(self._identity(model, directory))
-        self.num_words = int(model.get_output_embeddings().weight.shape[0]) + SHIFT
+            raise ConfigError(
+                f"knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is {type(knn).__name__}"
+            )
+        named = parse_key_type(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
+        self._catcher = KeyCatcher(model, named.of(len(layers_of(model))))
+        body = body_of(model)
+        self._handle = body.register_forward_hook(self._keep)
+        self._query_RC: Tensor | None = None
+        try:
+            with torch.no_grad():
+                body(probe_ids(model), use_cache=False)
+            self.memory, self._lmbda = knn.open_for(self._identity(directory))
+        except BaseException:
+            self.close()
+            raise
+        self._query_RC = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Returns ln p of every word by model and neighbours, float32 ``[R, V]``.
+        """Returns ln p of every word by model and neighbours, float32 ``[R, V]``; what is forbidden stays forbidden.
 
         Args:
             input_ids: int64 ``[R, T]``; not looked at.
@@ -69,7 +80,7 @@ class KNNLogitsProcessor:
         Raises:
             ConfigError: the model has not just computed these rows.
         """
-        query_RC = self._adapter.last_key()
+        query_RC, self._query_RC = self._query_RC, None
         if query_RC is None or len(query_RC) != len(scores):
             found = "none" if query_RC is None else str(len(query_RC))
             raise ConfigError(
@@ -80,7 +91,8 @@ class KNNLogitsProcessor:
         specials_R4 = log_p_RV.new_full((len(log_p_RV), SHIFT), -torch.inf)
         mixture = NextTokenMixture([(self.memory, self.lmbda)])
         mixed_RN = mixture.mixed(torch.cat([specials_R4, log_p_RV], 1), query_RC.float())
-        return mixed_RN[:, SHIFT:].to(scores.device, torch.float32)
+        mixed_RV = mixed_RN[:, SHIFT:].to(scores.device, torch.float32)
+        return mixed_RV.masked_fill(scores == -torch.inf, -torch.inf)
 
     @property
     def lmbda(self) -> float:
@@ -93,7 +105,8 @@ class KNNLogitsProcessor:
 
     def close(self) -> None:
         """Stops listening to the model."""
-        self._adapter.close()
+        self._handle.remove()
+        self._catcher.remove()
 
     def __enter__(self) -> "KNNLogitsProcessor":
         return self
@@ -103,10 +116,13 @@ class KNNLogitsProcessor:
     ) -> None:
         self.close()
 
-    def _identity(self, model: Any, directory: str | Path | None) -> ModelIdentity:
-        width, key_type = int(self._adapter.key_dimension), str(self._adapter.key_type)
-        if directory is None or not is_model_directory(directory):
-            sha256 = None if directory is None else tokenizer_sha256(directory)
-            return ModelIdentity(key_dimension=width, key_type=key_type, tokenizer_sha256=sha256)
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._query_RC = self._catcher.take(output.last_hidden_state)[:, -1]
+
+    def _identity(self, directory: str | Path | None) -> ModelIdentity:
+        assert self._query_RC is not None
+        width, key_type = int(self._query_RC.shape[1]), self._catcher.key_type.name
+        if directory is None:
+            return ModelIdentity(key_dimension=width, key_type=key_type)
         weights = read_model_directory(directory).weights_sha256
         return ModelIdentity(None, weights, None, width, key_type, tokenizer_sha256(directory))

@@ -10,11 +10,12 @@ from fairseq.checkpoints.huggingface import DEFAULT_BLOCK, read_model_directory
 from fairseq.config.flags import Namespace, resolve
 from fairseq.config.path_lists import join_paths
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.errors import ConfigError, refuse_unknown
+from fairseq.errors import refuse_unknown
 from fairseq.hub.huggingface.texts import TokenizerTexts
 from fairseq.hub.model import LanguageModelHub
 from fairseq.hub.module import checked_device, precision_of
 from fairseq.hub.protocol import MemoryConfig
+from fairseq.models.key_types import LAST_FFN_INPUT
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.model_text import ModelText
 from fairseq.tasks.opening import identity_of
@@ -59,7 +60,7 @@ def open_directory(
     model: Any = load_model(directory, dtype=precision.dtype)
     memory, lmbda = None, 0.0
     if knn is not None:
-        use_keys_of(model, knn)
+        model.use_keys(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
         memory, lmbda = knn.open_for(identity_of(model, task.dictionary, checkpoint))
     lm = LanguageModelHub(
         [model],
@@ -74,17 +75,3 @@ def open_directory(
     )
     lm.task, lm.args = task, Namespace(**{**checkpoint.fields, **settings})
     return lm
-
-
-def use_keys_of(model: Any, knn: MemoryConfig) -> None:
-    """Has a model give vectors of the type that neighbours are searched by.
-
-    Raises:
-        ConfigError: it has no such vectors.
-    """
-    key_type = getattr(knn, "key_type", None)
-    if key_type is None or key_type == model.key_type:
-        return
-    if not hasattr(model, "use_keys"):
-        raise ConfigError(f"knn has keys of type {key_type}, but the model's are {model.key_type}; give one of its own")
-    model.use_keys(key_type)
