@@ -19,7 +19,8 @@ import fairseq_knnlm
 
 fairseq_knnlm.require_own_fairseq()
 
+from fairseq.hub.huggingface.logits_processor import KNNLogitsProcessor  # noqa: E402
 from fairseq.knn.neighbours.dstore import KNN_Dstore  # noqa: E402
 from fairseq.knn.neighbours.opening import KNN, open_neighbours  # noqa: E402
 
-__all__ = ["KNN", "KNN_Dstore", "open_neighbours"]
+__all__ = ["KNN", "KNNLogitsProcessor", "KNN_Dstore", "open_neighbours"]

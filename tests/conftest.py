@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fairseq.knn.datastore.manifest import DatastoreManifest
     from fairseq.knn.datastore.store import Datastore
     from tests.builders.cases import Artefacts, Call, Place
+    from tests.builders.tiny_llama import LlamaRoad
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -135,6 +136,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.builders.tiny_llama import write_tiny_llama
 
     return write_tiny_llama(tmp_path_factory.mktemp("llama") / "model")
+
+
+@pytest.fixture(scope="session")
+def llama_road(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> "LlamaRoad":
+    """Returns the tiny Llama with its data, datastore and index; not to be written to."""
+    from tests.builders.tiny_llama import make_road
+
+    return make_road(tmp_path_factory.mktemp("llama-road"), tiny_llama)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from fairseq.generate.hypotheses import Hypothesis
 from fairseq.hub.fairseq_names import FairseqNames, ends_lines, without_idle
 from fairseq.hub.protocol import RowMemory
 from fairseq.hub.records import Neighbourhood, Output, Score, checked_weight, rows_that_are_there
-from fairseq.hub.texts import OTHER_WORDS, Ids, rows_of_ids
+from fairseq.hub.texts import OTHER_WORDS, Ids, Texts, rows_of_ids
 from fairseq.runtime.progress import Progress
 from fairseq.text.pipeline import TextPipeline
 
@@ -67,8 +67,12 @@ class LanguageModelHub(FairseqNames):
         memory: RowMemory | None = None,
         lmbda: float = 0.0,
         pipeline: TextPipeline | None = None,
+        texts: Texts | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(models, dictionary, device, pipeline)
+        super().__init__(models, dictionary, device, pipeline, texts)
+        if dtype != torch.float32:
+            self.to(dtype)
         self.longest_row, self.knn = longest_row, memory
         self._name, self._add_bos, self._lmbda = name, add_bos, lmbda
         self.generation_settings: dict[str, Any] = {}
@@ -136,7 +140,7 @@ class LanguageModelHub(FairseqNames):
         mixture = Mixture(self._memories())
         with Progress("score", total, "tokens", shown=total >= SHOWN_TOKENS) as progress:
             scored = self._scorer(mixture).score(texts, window, progress.advance)
-        scores = [Score.of(each, self.dictionary, self.lmbda) for each in scored]
+        scores = [Score.of(each, self.dictionary, self.lmbda, eos=self._texts.ends_lines) for each in scored]
         if not eos:
             scores = [each.without_eos() for each in scores]
         return scores[0] if isinstance(text, str) else scores
@@ -164,7 +168,7 @@ class LanguageModelHub(FairseqNames):
         for text in _listed(prompts):
             self._texts.encode(text)  # refuses what is no text
         found = self.generate(_listed(prompts), beam, seed=seed, **settings)
-        texts = [self.decode([*best[0].prompt_T, *best[0].tokens_T]) for best in found]
+        texts = [self._texts.continued(best[0].prompt_T, best[0].tokens_T) for best in found]
         return texts[0] if isinstance(prompts, str) else texts
 
     @overload
@@ -205,7 +209,8 @@ class LanguageModelHub(FairseqNames):
             given = {**settings} if beam is None else {"beam": beam, **settings}
             config = resolve(GenerationConfig, {"beam": 1}, self.generation_settings, given)
             memories = self._memories()
-            generator = Generator(self.models[0], self._precision, config, memories, seed=seed, add_bos=self._add_bos)
+            model, bos, ends = self.models[0], self._add_bos, self._texts.ends
+            generator = Generator(model, self._precision, config, memories, seed=seed, add_bos=bos, ends=ends)
             found: list[list[Hypothesis]] = []
             for numbers in generator.batches(texts, None, PROMPTS_AT_ONCE):
                 found += generator.generate([texts[number] for number in numbers], numbers)

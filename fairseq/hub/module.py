@@ -35,6 +35,15 @@ def checked_device(device: str | int | torch.device | None) -> torch.device:
     return place
 
 
+def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Returns a number format, named as torch names it; raises ConfigError for one that is not computed in."""
+    found = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if found is not None and found not in _FORMATS:
+        names = ", ".join(str(name).removeprefix("torch.") for name in _FORMATS)
+        raise ConfigError(f"dtype must be one of {names}, but is {dtype}")
+    return found
+
+
 class EvaluationModule(nn.Module):
     """One model or several, in evaluation mode for good, on one device.
 
@@ -85,7 +94,7 @@ class EvaluationModule(nn.Module):
         else:
             device = self.device
         self._dtype = dtype if dtype is not None else self._dtype
-        self._precision = _precision(self._dtype, device)
+        self._precision = precision_of(self._dtype, device)
         return self
 
     def cuda(self: Self, device: int | torch.device | None = None) -> Self:
@@ -130,7 +139,7 @@ class EvaluationModule(nn.Module):
         return super().train(False)
 
 
-def _precision(dtype: torch.dtype, device: torch.device) -> Precision:
+def precision_of(dtype: torch.dtype, device: torch.device) -> Precision:
     """Returns the format in force; warns where the device is a CPU that lacks it, and computes in float32."""
     lacks = dtype == torch.float16 or (dtype == torch.bfloat16 and not cpu_has_bfloat16())
     if device.type == "cpu" and lacks:

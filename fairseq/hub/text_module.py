@@ -29,14 +29,18 @@ class TextModule(EvaluationModule):
         dictionary: Dictionary,
         device: str | torch.device | None = None,
         pipeline: TextPipeline | None = None,
+        texts: Texts | None = None,
     ) -> None:
         super().__init__(models, device)
         dictionary.freeze()
-        self.dictionary, self.pipeline = dictionary, pipeline or TextPipeline()
-        self._texts = Texts(dictionary, self.pipeline)
+        self.dictionary, self._texts = dictionary, texts or Texts(dictionary, pipeline or TextPipeline())
+        self.pipeline = self._texts.pipeline
 
     def encode(self, text: str) -> Tensor:
-        """Returns the ids of a text's words, int64 ``[N]``, ``</s>`` after each line; unknown words are ``<unk>``."""
+        """Returns the ids of a text's words, int64 ``[N]``, ``</s>`` after each line; unknown words are ``<unk>``.
+
+        Of a Hugging Face model, the ids of its tokens, four more than there, without any ``</s>``.
+        """
         return torch.from_numpy(self._texts.encode(text))
 
     def decode(self, tokens: Ids) -> str:
@@ -65,8 +69,7 @@ class TextModule(EvaluationModule):
 
     def binarize(self, text: str) -> Tensor:
         """Returns the ids of a line as the dictionary has its words, int64 ``[N]``, ``</s>`` last."""
-        check_text(text)
-        return torch.from_numpy(self.dictionary.ids_of(text))
+        return torch.from_numpy(self._texts.binarize(text))
 
     def string(self, tokens: Ids) -> str:
         """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``; of rows of ids, a line each."""

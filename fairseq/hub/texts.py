@@ -1,6 +1,6 @@
 """From strings to token ids and back: the words of each line, then ``</s>``."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,10 +35,17 @@ class Texts:
     Args:
         dictionary: words and ids.
         pipeline: how a line becomes words, and words a line.
+
+    Attributes:
+        ends: ids that end a text that is generated; None: ``</s>``.
+        ends_lines: whether ``</s>`` stands behind each line, and a text.
     """
 
+    ends: Collection[int] | None = None
+    ends_lines = True
+
     def __init__(self, dictionary: Dictionary, pipeline: TextPipeline) -> None:
-        self._dictionary, self._pipeline = dictionary, pipeline
+        self._dictionary, self.pipeline = dictionary, pipeline
 
     def encode(self, text: str, *, lines: bool = True) -> Int64s:
         """Returns the ids of a text's words, ``</s>`` after each line; a text without words is one ``</s>``.
@@ -48,7 +55,7 @@ class Texts:
         check_text(text)
         warn_of_mark(text, "a text")
         found = split_lines(text.removeprefix(MARK))
-        words = map(self._pipeline.encode, found if lines else [" ".join(found)])
+        words = map(self.pipeline.encode, found if lines else [" ".join(found)])
         return np.concatenate([self._dictionary.ids_of(line) for line in words])
 
     def decode(self, ids: Ids) -> str:
@@ -65,8 +72,17 @@ class Texts:
                 lines.append([])
             else:
                 lines[-1].append(self._dictionary[idx])
-        text = "\n".join(self._pipeline.decode(" ".join(line)) for line in lines)
+        text = "\n".join(self.pipeline.decode(" ".join(line)) for line in lines)
         return f"{text}\n" if text.endswith("\n") else text
+
+    def continued(self, prompt_T: Int64s, tokens_T: Int64s) -> str:
+        """Returns a prompt with its continuation as one text."""
+        return self.decode([*prompt_T, *tokens_T])
+
+    def binarize(self, text: str) -> Int64s:
+        """Returns the ids of a line as the dictionary has its words."""
+        check_text(text)
+        return self._dictionary.ids_of(text)
 
     def string(self, ids: Ids) -> str:
         """Returns the dictionary's words of ids, without ``<s>`` and ``</s>``; of rows of ids, a line each."""
@@ -92,13 +108,13 @@ class Texts:
         Raises:
             ConfigError: neither texts nor ids.
         """
-        if isinstance(prompts, str) or _is_ids(prompts):
+        if isinstance(prompts, str) or is_ids(prompts):
             return [self._prompt(prompts)], True
         is_several = isinstance(prompts, (list, tuple)) or getattr(prompts, "ndim", 0) == 2
         return [self._prompt(prompt) for prompt in (prompts if is_several else [prompts])], False
 
     def _prompt(self, prompt: Any) -> Int64s:
-        if isinstance(prompt, str) or not _is_ids(prompt):
+        if isinstance(prompt, str) or not is_ids(prompt):
             ids = self.encode(prompt)
             return ids if prompt.endswith(("\n", "\r")) else ids[:-1]
         ids = rows_of_ids(self._dictionary, prompt).cpu().numpy()
@@ -110,7 +126,7 @@ class Texts:
 def check_text(text: object) -> None:
     """Raises ConfigError for what is no text, or one that holds half of a character, which no file of UTF-8 does."""
     if not isinstance(text, str):
-        hint = "; lm.decode(ids) makes a text of ids" if _is_ids(text) else ""
+        hint = "; lm.decode(ids) makes a text of ids" if is_ids(text) else ""
         if isinstance(text, (list, tuple)) and all(isinstance(item, str) for item in text):
             hint = "; give them one by one here"
         raise ConfigError(f"a text must be a string, or several a list of strings, but is {shown(text)}{hint}")
@@ -148,7 +164,7 @@ def rows_of_ids(dictionary: Dictionary, tokens: Any) -> Tensor:
     return ids.long()
 
 
-def _is_ids(given: Any) -> bool:
+def is_ids(given: Any) -> bool:
     """Whether what is given is one row of ids, rather than several, or something else."""
     if isinstance(given, (list, tuple)):
         return bool(given) and all(isinstance(item, (int, np.integer)) for item in given)

@@ -1,6 +1,7 @@
 """The directory of a tiny random Llama, with a byte-level tokenizer trained on a few lines of English and code."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,60 @@ def write_tokenizer(directory: Path, *, add_bos: bool = False) -> int:
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named}), encoding="utf-8"
     )
     return int(tokenizer.get_vocab_size())
+
+
+@dataclass(frozen=True)
+class LlamaRoad:
+    """A tiny model with what the commands have made of it.
+
+    Attributes:
+        model: its directory.
+        data: tokenized data: train, valid, test.
+        store: prefix of the datastore of train.
+        index: that finds the nearest.
+    """
+
+    model: Path
+    data: Path
+    store: Path
+    index: Path
+
+    @property
+    def flags(self) -> list[object]:
+        """The flags of the neighbours, all of them weighed alike."""
+        files = ["--dstore-filename", self.store, "--indexfile", self.index]
+        return ["--knnlm", *files, "--k", K, "--lmbda", LMBDA, "--knn-temp", TEMPERATURE]
+
+
+K, LMBDA, TEMPERATURE = 16, 0.4, 3.0
+BLOCKS = ["--tokens-per-sample", "32", "--context-window", "8"]
+
+
+def make_road(directory: Path, model: Path, *dump: object) -> LlamaRoad:
+    """Writes data, datastore and index of a model into a directory; ``dump`` are more flags of the datastore."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = TEXT.splitlines(keepends=True)
+    texts = {
+        "train": TEXT + "".join(reversed(lines)) + TEXT.upper(),
+        "valid": "".join(lines[1:5]),
+        "test": TEXT[40:420],
+    }
+    for name, text in texts.items():
+        (directory / f"{name}.txt").write_text(text, encoding="utf-8")
+    data, store, index = directory / "data", directory / "dstore", directory / "knn.index"
+    quiet = ["--log-format", "none"]
+    if not data.exists():
+        prefixes = [word for name in texts for word in (f"--{name}pref", directory / f"{name}.txt")]
+        _run("fairseq-preprocess", "--only-source", "--tokenizer", model, *prefixes, "--destdir", data, *quiet)
+    subset = [data, "--path", model, "--gen-subset", "train", *BLOCKS, "--cpu", *quiet]
+    _run("fairseq-eval-lm", *subset, "--save-knnlm-dstore", "--dstore-mmap", store, *dump)
+    _run("build_dstore.py", "--dstore-mmap", store, "--faiss-index", index, "--index-spec", "Flat", *quiet)
+    return LlamaRoad(model, data, store, index)
+
+
+def _run(prog: str, *words: object) -> None:
+    from fairseq_cli.shared.run import run
+    from tests.builders.tiny_lm import main_of
+
+    code = run(prog, main_of(prog), [str(word) for word in words])
+    assert code == 0, words

@@ -1,7 +1,7 @@
 """Base class of everything that finds neighbours, in one datastore or in several.
 
 A source gives each of its rows a number, its id, and knows the value of every id. Where it has found neighbours, who
-votes and with what weight does not depend on where they lie (fairseq/knn/neighbours/distribution.py).
+votes and with what weight does not depend on where they lie (distribution.py).
 
     found ── every row that the searches came upon
       └── neighbours ── less the nearest one (--drop-top1), and of these the k nearest
@@ -59,9 +59,8 @@ T = TypeVar("T")
 # Queries that are searched for together, whose neighbours share what is read, fewer where K is above 1024, and those
 # whose probabilities are computed together.
 QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
-_PROBABILITY_BLOCK = 512
-# What a neighbour takes while it is searched for: its row, its distance, and both in the order of the file.
-_NEIGHBOUR_BYTES = 48
+# A neighbour takes its row, its distance, and both in the order of the file, while it is searched for.
+_PROBABILITY_BLOCK, _NEIGHBOUR_BYTES = 512, 48
 
 
 class NeighbourSource(OpenFiles, Memory, ABC):
@@ -144,6 +143,11 @@ class NeighbourSource(OpenFiles, Memory, ABC):
         """Returns the values of rows; anything for −1."""
         arrays = [part.datastore.values_N for part in self.parts]
         return Values([part.offset for part in self.parts], arrays).of(ids_NK)
+
+    @property
+    def key_type(self) -> str | None:
+        """Which vectors the keys are; None where that is not known."""
+        return self.parts[0].datastore.model.key_type
 
     def open_for(self, model: ModelIdentity) -> tuple["NeighbourSource", float]:
         """Returns this source and its weight λ; raises MismatchError where a datastore is another model's."""

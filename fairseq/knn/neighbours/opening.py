@@ -9,6 +9,7 @@ from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, shown
 from fairseq.knn.config import AUTO, KEYWORDS, KNNConfig, NeighbourSettings, several_sizes, with_settings
+from fairseq.knn.datastore.identity import stored_key_type
 from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.passages import RowText
@@ -103,6 +104,11 @@ class KNN:
         config = with_settings(named, {"k": k, "lmbda": lmbda, **settings}, "KNN")
         is_auto = not {"knn_temp", "temperature"} & set(settings) and not config.is_inner_product
         self.config = replace(config, knn_temp=AUTO) if is_auto else config
+
+    @property
+    def key_type(self) -> str | None:
+        """Which vectors the datastores' keys are; None where no manifest says so."""
+        return stored_key_type(prefix for prefix, _ in self.config.stores)
 
     def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:
         """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""

@@ -28,16 +28,25 @@ def unit_of(retrieval: Retrieval) -> float:
         raise ConfigError(
             f"--knn-temp auto is taken from squared distances, but {directory} has inner products; give numbers"
         )
-    if measured := retrieval.manifest.distance_unit:
-        return measured
-    nearest_N = np.asarray(retrieval.distances_NK[:, 0])
-    nearest_N = nearest_N[np.isfinite(nearest_N) & (nearest_N > 0)]
-    if not len(nearest_N):
+    unit = unit_if_any(retrieval)
+    if unit is None:
         raise ConfigError(f"--knn-temp auto is taken from distances, but {directory} has none above 0; give numbers")
-    unit = multiple(float(np.median(nearest_N)), 1.0)
+    if retrieval.manifest.distance_unit:
+        return unit
     logger.info(
         "%s was saved without a unit of its distances: the median one of its tokens' nearest neighbours, %g, is taken",
         directory,
         unit,
     )
     return unit
+
+
+def unit_if_any(retrieval: Retrieval) -> float | None:
+    """Returns the unit; None of inner products, or where no token has a neighbour apart from it."""
+    if not has_unit(retrieval):
+        return None
+    if measured := retrieval.manifest.distance_unit:
+        return measured
+    nearest_N = np.asarray(retrieval.distances_NK[:, 0])
+    nearest_N = nearest_N[np.isfinite(nearest_N) & (nearest_N > 0)]
+    return multiple(float(np.median(nearest_N)), 1.0) if len(nearest_N) else None

@@ -37,7 +37,7 @@ class SweepConfig(OfRetrievalConfig):
     )
     knn_temp: Values | None = flag(
         None,
-        "temperatures T, as for --lmbda; auto stands for 0.1 to 10 times the median squared distance from a row to the"
+        "temperatures T, as for --lmbda; auto stands for 0.01 to 10 times the median squared distance from a row to the"
         " nearest other one [default: auto; of inner products 0.1,1,10,100]",
     )
 

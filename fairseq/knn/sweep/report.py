@@ -13,6 +13,7 @@ import numpy as np
 from fairseq.criterions.perplexity import perplexity_of
 from fairseq.knn.retrieval.results import text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.knn.retrieval.unit import unit_if_any
 from fairseq.knn.sweep.bootstrap import Gain, gain_of
 from fairseq.knn.sweep.edges import cache_edges, neighbour_edges, search_edges, weight_edge
 from fairseq.knn.sweep.grid import Setting
@@ -136,6 +137,8 @@ class NeighbourReport(Report):
                 yield f"| {k} | {temperature:g} | {grid.lmbdas[i]:g} | {loss:.4f} | {shown} | {lm_ppl - ppl:.2f} |"
         yield ""
         yield f"Chosen on {self.splits[0]}: {_flags_to_evaluate(self.texts[0], setting)}"
+        if unit := unit_if_any(self.texts[0]):
+            yield f"T is {setting.knn_temp / unit:.3g} × {unit:g}, the median squared distance to the nearest row."
         yield from neighbour_edges(
             setting, grid.lmbdas, grid.ks, grid.temperatures, self.texts[0].k, self.texts[0].rows
         )
@@ -156,7 +159,10 @@ class NeighbourReport(Report):
     def choice(self) -> dict[str, Any]:
         """Returns what was chosen."""
         setting = self.settings[KNN_LM]
-        return {"best": {**setting.values(), "flags": _flags_to_evaluate(self.texts[0], setting)}}
+        best = {**setting.values(), "flags": _flags_to_evaluate(self.texts[0], setting)}
+        if unit := unit_if_any(self.texts[0]):
+            best |= {"distance_unit": unit, "knn_temp_in_units": setting.knn_temp / unit}
+        return {"best": best}
 
     def results(self, number: int) -> dict[str, Any]:
         """Returns what the choice gives on a text."""

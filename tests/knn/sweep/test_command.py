@@ -113,7 +113,7 @@ def test_what_cannot_be_said_in_the_end_is_refused_before_the_work(
         lines(tmp_path / "a", apply=str(tmp_path / "b"), k=10)
 
 
-FACTORS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10)
+FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10)
 
 
 def multiples_of(unit: float) -> list[float]:
@@ -154,7 +154,7 @@ def test_a_cache_sweep_goes_by_the_sweep_or_finds_its_own_temperature(tmp_path: 
 
     best, _ = min(itertools.product(multiples_of(8.0), (0.2, 0.4)), key=lambda setting: loss(*setting))
     shown = lines(directory, lmbda="0.2,0.4", cache_lmbda="0.1,0.2")
-    assert f"--k 16 --knn-temp {best:g}, the best of 9 temperatures for the neighbours alone" in shown[0]
+    assert f"--k 16 --knn-temp {best:g}, the best of 12 temperatures for the neighbours alone" in shown[0]
     config = SweepConfig(str(directory), lmbda="0.3", k="4", knn_temp="6", no_figures=True)
     keep(run_sweep(config, 1, lambda line: None), ["sweep"], {})
     assert lines(directory, overwrite=True)[0].endswith(

@@ -1,0 +1,128 @@
+"""Neighbours for ``model.generate`` of transformers: a logits processor that mixes a datastore into each step.
+
+    from knnlm import KNN, KNNLogitsProcessor
+
+    with KNNLogitsProcessor(model, "SmolLM2-135M", KNN("dstore", "knn.index", k=64, lmbda=0.25)) as knn:
+        model.generate(**inputs, logits_processor=LogitsProcessorList([knn]))
+
+    the model's step ─┬─ logits of the last column ── log-softmax ─┐
+                      └─ key of the last column, caught by a hook ─┴─ ln((1 − λ) p + λ p_kNN), in the logits' place
+
+The last column is the newest token of every row, since transformers pads prompts on the left. A beam's rows are
+computed and scored in one order; where they change places, so do the vectors of the next step.
+
+R rows, T columns, C width, V words of the head, N words of the dictionary: the head's and fairseq's four.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.checkpoints.huggingface import read_model_directory
+from fairseq.errors import ConfigError
+from fairseq.evaluate.mixture import NextTokenMixture
+from fairseq.hub.protocol import MemoryConfig
+from fairseq.hub.records import checked_weight
+from fairseq.models.huggingface.keys import KeyCatcher, probe_ids
+from fairseq.models.huggingface.structure import body_of, layers_of
+from fairseq.models.key_types import LAST_FFN_INPUT, parse_key_type
+from fairseq.models.protocol import ModelIdentity
+from fairseq.tasks.model_text import tokenizer_sha256
+from fairseq.text.model_tokenizer import SHIFT
+
+
+class KNNLogitsProcessor:
+    """Mixes the nearest neighbours into the next-token distribution of a model of transformers.
+
+    It listens to the model from when it is made until ``close``, or the end of the ``with`` block.
+
+    Args:
+        model: of ``AutoModelForCausalLM``.
+        directory: that the model was loaded from, whose weights and tokenizer must be the datastore's; None takes the
+            caller's word for it, and compares widths only.
+        knn: the neighbours, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
+
+    Raises:
+        CheckpointError: the model's layers are not found.
+        ConfigError: ``knn`` is none, or the model has no vectors of the datastore's type.
+        MismatchError: the datastore is another model's.
+    """
+
+    def __init__(self, model: Any, directory: str | Path | None, knn: MemoryConfig) -> None:
+        if not hasattr(knn, "open_for"):
+            raise ConfigError(
+                f"knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is {type(knn).__name__}"
+            )
+        named = parse_key_type(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
+        self._catcher = KeyCatcher(model, named.of(len(layers_of(model))))
+        body = body_of(model)
+        self._handle = body.register_forward_hook(self._keep)
+        self._query_RC: Tensor | None = None
+        try:
+            with torch.no_grad():
+                body(probe_ids(model), use_cache=False)
+            self.memory, self._lmbda = knn.open_for(self._identity(directory))
+        except BaseException:
+            self.close()
+            raise
+        self._query_RC = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Returns ln p of every word by model and neighbours, float32 ``[R, V]``; what is forbidden stays forbidden.
+
+        Args:
+            input_ids: int64 ``[R, T]``; not looked at.
+            scores: logits of the step, or their log-softmax, ``[R, V]``.
+
+        Raises:
+            ConfigError: the model has not just computed these rows.
+        """
+        query_RC, self._query_RC = self._query_RC, None
+        if query_RC is None or len(query_RC) != len(scores):
+            found = "none" if query_RC is None else str(len(query_RC))
+            raise ConfigError(
+                f"the model's vectors of {len(scores)} rows are needed, but {found} are there; put the processor into"
+                " model.generate(…, logits_processor=…) of the model that it was made with"
+            )
+        log_p_RV = scores.float().log_softmax(-1)
+        specials_R4 = log_p_RV.new_full((len(log_p_RV), SHIFT), -torch.inf)
+        mixture = NextTokenMixture([(self.memory, self.lmbda)])
+        mixed_RN = mixture.mixed(torch.cat([specials_R4, log_p_RV], 1), query_RC.float())
+        mixed_RV = mixed_RN[:, SHIFT:].to(scores.device, torch.float32)
+        return mixed_RV.masked_fill(scores == -torch.inf, -torch.inf)
+
+    @property
+    def lmbda(self) -> float:
+        """Weight λ of the neighbours, from 0 to 1; may be set."""
+        return self._lmbda
+
+    @lmbda.setter
+    def lmbda(self, weight: float) -> None:
+        self._lmbda = checked_weight(weight)
+
+    def close(self) -> None:
+        """Stops listening to the model."""
+        self._handle.remove()
+        self._catcher.remove()
+
+    def __enter__(self) -> "KNNLogitsProcessor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._query_RC = self._catcher.take(output.last_hidden_state)[:, -1]
+
+    def _identity(self, directory: str | Path | None) -> ModelIdentity:
+        assert self._query_RC is not None
+        width, key_type = int(self._query_RC.shape[1]), self._catcher.key_type.name
+        if directory is None:
+            return ModelIdentity(key_dimension=width, key_type=key_type)
+        weights = read_model_directory(directory).weights_sha256
+        return ModelIdentity(None, weights, None, width, key_type, tokenizer_sha256(directory))
