@@ -75,6 +75,11 @@ def build_dstore() -> None:
     _start("fairseq-build-dstore", "build_dstore")
 
 
+def lm_eval() -> None:
+    """Runs ``fairseq-lm-eval``."""
+    _start("fairseq-lm-eval", "fairseq_cli.lm_eval")
+
+
 def _start(prog: str, module: str) -> None:
     try:
         require_own_fairseq()

@@ -8,12 +8,15 @@ lm_eval.simple_evaluate(model=lm.alone(), tasks=["wikitext"])     # the model al
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
@@ -26,8 +29,20 @@ from fairseq.runtime.progress import Progress
 
 NAME = "fairseq-knnlm"
 _Encoded = tuple[tuple[str, str], list[int], list[int]]
+_ONE: ContextVar["list[HarnessModel] | None"] = ContextVar("one model", default=None)
 
 
+@contextmanager
+def one_model() -> Iterator[None]:
+    """Has the harness open its model once: the first time as it is named, from then on without neighbours."""
+    token = _ONE.set([])
+    try:
+        yield
+    finally:
+        _ONE.reset(token)
+
+
+@register_model(NAME)
 class HarnessModel(TemplateLM):  # type: ignore[misc] # the harness has no types
     """A model of ours, mixed with neighbours where a datastore is named.
 
@@ -57,6 +72,27 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] # the harness has no types
         self._mixed = opened.memory is not None and opened.lmbda > 0
         # What the model alone has said, by request; the answers of both come from one forward pass.
         self._of_model: dict[bytes, Answer] = {}
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> "HarnessModel":
+        """Returns the model that ``--model_args`` and other flags of the harness's name."""
+        opened = _ONE.get()
+        if opened:
+            return opened[0].alone()
+        weaker = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if str(weaker.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
+            del weaker["device"]  # the harness's default, whatever there is
+        model = cls(**{**weaker, **arg_dict})
+        if opened is not None:
+            opened.append(model)
+        return model
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "HarnessModel":
+        """Returns the same, of ``name=value,…``."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def alone(self) -> "HarnessModel":
         """Returns the model without neighbours; what this one has scored is not computed again."""

@@ -1,0 +1,59 @@
+"""The harness's results of two models, side by side."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import DataError
+
+Results = Mapping[str, Any]
+
+
+def read_results(output: Path) -> Results:
+    """Returns the newest results that the harness has written for ``--output_path``.
+
+    Raises:
+        DataError: there are none.
+    """
+    if output.suffix == ".json":
+        found = list(output.parent.glob(f"{output.stem}_*.json"))
+    else:
+        found = list(output.rglob("results_*.json"))
+    if not found:
+        raise DataError(
+            f"lm-eval has written no results to {output}; see its warnings above, and whether there is room"
+        )
+    newest = max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    results: Results = json.loads(newest.read_text(encoding="utf-8"))
+    return results
+
+
+def beside_each_other(alone: Results, mixed: Results) -> str:
+    """Returns a table of every metric of both, as markdown, and how much neighbours change it."""
+    rows = [["Tasks", "Metric", "", "model alone", "with neighbours", "change"]]
+    for task, metrics in mixed["results"].items():
+        others, better = alone["results"].get(task, {}), mixed.get("higher_is_better", {}).get(task, {})
+        name = metrics.get("alias", task)
+        for key, value in metrics.items():
+            metric, comma, kept = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            arrow = {True: "↑", False: "↓"}.get(better.get(metric), "")
+            shown = metric if kept == "none" else f"{metric} ({kept})"
+            rows.append([name, shown, arrow, *_figures(others.get(key), value)])
+            name = ""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["|" + "|".join(_cell(row, column, widths[column]) for column in range(len(row))) + "|" for row in rows]
+    rule = "|" + "|".join("-" * (width - 1) + (":" if column > 2 else "-") for column, width in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _figures(alone: Any, mixed: float) -> list[str]:
+    if not isinstance(alone, (int, float)):
+        return ["", f"{mixed:.4f}", ""]
+    return [f"{alone:.4f}", f"{mixed:.4f}", f"{mixed - alone:+.4f}"]
+
+
+def _cell(row: list[str], column: int, width: int) -> str:
+    return row[column].rjust(width) if column > 2 else row[column].ljust(width)
