@@ -108,6 +108,10 @@ KNNLM = {
         " --dstore-size --dimension --dstore-fp16 --allow-mismatch --path --gen-subset --context-window"
         " --sample-break-mode --model-overrides --cpu --help --version"
     ),
+    "export-distribution": shlex.split(
+        "--dstore-filename --indexfile --destination --k --probe --knn-temp --knn-sim-func --rows --allow-mismatch"
+        " --overwrite --help --version"
+    ),
     "convert": shlex.split("--overwrite --help --version"),
     "report": shlex.split(
         "--out --lmbda --k --knn-temp --data --dstore-data --neighbours --max-tokens --max-megabytes --overwrite --help"
@@ -280,6 +284,7 @@ DEFAULTS = {
         "--context-window": 0,
         "--sample-break-mode": "none",
     },
+    "fairseq-knnlm export-distribution": {"--k": 1024, "--probe": 8, "--knn-temp": 1},
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--resamples": 10000, "--seed": 1},
