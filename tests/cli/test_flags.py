@@ -100,8 +100,8 @@ KNNLM = {
     ),
     "info": shlex.split("--help --version"),
     "adopt": shlex.split(
-        "--dstore-mmap --dstore-size --dimension --dstore-fp16 --copy --overwrite --data --gen-subset --path"
-        " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
+        "--dstore-mmap --dstore-size --dimension --dstore-fp16 --copy --overwrite --data --dictionary-only --gen-subset"
+        " --path --context-window --tokens-per-sample --stride --sample-break-mode --cpu --help --version"
     ),
     "recall": shlex.split(
         "--dstore-filename --index-spec --indexfile --k --probe --sample --lmbda --knn-temp --effort --keep-in --json"
