@@ -13,6 +13,7 @@ from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.datastore.config import TextsConfig
+from fairseq.knn.export.config import ExportConfig
 from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
 from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.report.config import ReportConfig
@@ -140,6 +141,15 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         examples=(
             """fairseq-knnlm rows checkpoints/dstore 12345 100:120""",
             """fairseq-knnlm rows checkpoints/dstore --documents""",
+        ),
+    ),
+    "export-distribution": Subcommand(
+        "Write the distribution of every row's neighbours, without the row itself, for a model to learn from (Arrow).",
+        "fairseq.knn.export.distribution:export_distribution",
+        (ExportConfig,),
+        examples=(
+            """fairseq-knnlm export-distribution --dstore-filename checkpoints/dstore \\
+    --indexfile checkpoints/knn.index --k 1024 --knn-temp 16 --destination knn_train.arrow""",
         ),
     ),
     "forget": Subcommand(

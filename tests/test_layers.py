@@ -40,6 +40,7 @@ FLOORS = [
     "fairseq.knn.neighbours",
     "fairseq.knn.retrieval",
     "fairseq.knn.maintain",
+    "fairseq.knn.export",
     "fairseq.knn.sweep",
     "fairseq.knn.weight",
     "fairseq.knn.report",

@@ -55,7 +55,7 @@ class Formatter(argparse.HelpFormatter):
 
 
 def usage(groups: Sequence[type]) -> str:
-    """Returns the line that shows what a command needs: positional arguments and required flags."""
+    """Returns what a command needs: positional arguments and required flags; two lines where three are required."""
     words: list[str] = []
     needed: list[str] = []
     for cls in dict.fromkeys(groups):
@@ -66,7 +66,10 @@ def usage(groups: Sequence[type]) -> str:
             elif field.metadata["required"]:
                 value = "" if kinds[name] is bool else f" {metavar(name, field, kinds[name])}"
                 needed.append(flag_name(name) + value + " …" * field.metadata["several"])
-    return " ".join(["%(prog)s", *dict.fromkeys(words), *dict.fromkeys(needed), "[FLAGS]"])
+    needed = list(dict.fromkeys(needed))
+    if len(needed) > 2:
+        needed[1] = f"\n    {needed[1]}"
+    return " ".join(["%(prog)s", *dict.fromkeys(words), *needed, "[FLAGS]"]).replace(" \n", "\n")
 
 
 def positional_usage(name: str, field: dataclasses.Field[Any], annotation: Any) -> str:

@@ -26,6 +26,7 @@ TABLE_MARK = f"<!-- {PROGRAM} sweep -->"
 IMAGE_MARK = f"{PROGRAM} sweep"
 LOG_MARK = f"log of {PROGRAM}"
 INDEX_MARK = f"\n{PROGRAM} index\n".encode()
+DISTRIBUTION_MARK = f"{PROGRAM} distribution"
 NUMPY_MAGIC = b"\x93NUMPY"
 _LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| INFO \| fairseq \| " + LOG_MARK.encode() + rb"\b")
 
@@ -157,6 +158,9 @@ IMAGES = {
     for suffix, magic in (("svg", b"<?xml"), ("png", b"\x89PNG\r\n"))
 }
 LOG = Kind("a log", _is_log, streams=True)
+DISTRIBUTION = Kind(
+    "distributions of fairseq-knnlm export-distribution", lambda path: DISTRIBUTION_MARK.encode() in _head(path)
+)
 INDEX = Kind("an index", _is_index, store="index")
 SAFETENSORS = Kind("weights in safetensors", _is_safetensors)
 CHECKPOINT = Kind("a checkpoint", _is_checkpoint)

@@ -179,6 +179,12 @@ OUTPUTS = {
         {"out/kept": (), "out/kept/Flat.index": ("index",), "out/kept/Flat.index.json": ("index manifest",)},
         flags="",
     ),
+    "export-distribution --destination": Output(
+        "fairseq-knnlm",
+        "export-distribution --dstore-filename dstore --indexfile knn.index --k 8 --destination OUT",
+        "out/d.arrow",
+        {"out/d.arrow": ("distribution",)},
+    ),
     "adopt --dstore-mmap": Output(
         "fairseq-knnlm", "adopt foreign --dimension 4 --dstore-size 20 --dstore-mmap OUT", "out/new", _STORE_FILES
     ),
@@ -261,6 +267,10 @@ def make_everything(good: Artefacts, root: Path) -> None:
             "fairseq-knnlm",
             "recall --dstore-filename dstore --indexfile knn.index --k 4 --sample 9 --json made/recall.json",
         ),
+        (
+            "fairseq-knnlm",
+            "export-distribution --dstore-filename dstore --indexfile knn.index --k 8 --destination made/d.arrow",
+        ),
         ("fairseq-knnlm", "convert run/checkpoint_last.pt model.safetensors"),
         ("fairseq-knnlm", "convert model.safetensors made/model.pt"),
         ("fairseq-knnlm", "report retrieval/valid --max-tokens 5 --out made/page.html"),
@@ -283,6 +293,7 @@ OURS = {
     "findings": "made/findings.json",
     "rows": "made/rows.json",
     "recall": "made/recall.json",
+    "distribution": "made/d.arrow",
     "safetensors": "model.safetensors",
     "checkpoint": "made/model.pt",
     "checkpoint summary": "made/model.json",

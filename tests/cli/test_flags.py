@@ -100,13 +100,17 @@ KNNLM = {
     ),
     "info": shlex.split("--help --version"),
     "adopt": shlex.split(
-        "--dstore-mmap --dstore-size --dimension --dstore-fp16 --copy --overwrite --data --gen-subset --path"
-        " --context-window --tokens-per-sample --sample-break-mode --cpu --help --version"
+        "--dstore-mmap --dstore-size --dimension --dstore-fp16 --copy --overwrite --data --dictionary-only --gen-subset"
+        " --path --context-window --tokens-per-sample --stride --sample-break-mode --cpu --help --version"
     ),
     "recall": shlex.split(
         "--dstore-filename --index-spec --indexfile --k --probe --sample --lmbda --knn-temp --effort --keep-in --json"
         " --dstore-size --dimension --dstore-fp16 --allow-mismatch --path --gen-subset --context-window"
         " --sample-break-mode --model-overrides --cpu --help --version"
+    ),
+    "export-distribution": shlex.split(
+        "--dstore-filename --indexfile --destination --k --probe --knn-temp --knn-sim-func --rows --allow-mismatch"
+        " --overwrite --help --version"
     ),
     "convert": shlex.split("--overwrite --help --version"),
     "report": shlex.split(
@@ -281,6 +285,7 @@ DEFAULTS = {
         "--context-window": 0,
         "--sample-break-mode": "none",
     },
+    "fairseq-knnlm export-distribution": {"--k": 1024, "--probe": 8, "--knn-temp": 1},
     "fairseq-knnlm convert": {},
     "fairseq-knnlm report": {"--neighbours": 8, "--max-tokens": 200_000, "--max-megabytes": 30},
     "fairseq-knnlm sweep": {"--lmbda": "0:1:0.05", "--resamples": 10000, "--seed": 1},

@@ -78,6 +78,7 @@ def try_all(output: Output, things: Callable[[str], bool], root: Path) -> tuple[
 # Flags that take text: what writes, and what does not. A new flag goes into one of them, and into OUTPUTS if it writes.
 WRITES = {
     "destdir",
+    "destination",
     "dstore_mmap",
     "faiss_index",
     "json",

@@ -19,25 +19,30 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.arrays import Array, Int64s
+from fairseq.arrays import Array
 from fairseq.config.common import DeviceConfig
-from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.format import Layout, chunk_digests, keys_path, row_files, values_path
-from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, Segment, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.store import INT16_LARGEST, map_files
 from fairseq.knn.datastore.writer import clear_sidecars, copy_start
+from fairseq.knn.maintain.blocks_origin import BlocksOrigin
 from fairseq.knn.maintain.config import AdoptConfig, OriginConfig
 from fairseq.knn.maintain.foreign import find_foreign, foreign_layout
-from fairseq.knn.maintain.origin import Origin, check_keys, open_origin
+from fairseq.knn.maintain.origin import Compared, Origin
+from fairseq.knn.maintain.reproduce import reproduction
+from fairseq.knn.maintain.windows_origin import WindowsOrigin
 from fairseq.runtime.resources import require_disk
 from fairseq.storage.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
 from fairseq.storage.inputs import data_directories
+from fairseq.storage.marks import json_at
 from fairseq.storage.outputs import claim, require_datastore_name
 from fairseq.storage.stores import datastore_names
 
 logger = logging.getLogger(__name__)
 
 TAIL_BLOCK_ROWS = 1 << 14
+VALUES_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,20 @@ class _Plan:
         layout: of the new ones.
         keys_ND: the old keys that are kept.
         values_N: to write as int64; None where the old file stays as it is.
+        shift: what is added to them.
         mended: what is mended, in words.
+        segment: where the rows come from, if that is more than the manifest's settings say.
+        note: on the rows, for the user.
     """
 
     prefix: Path
     layout: Layout
     keys_ND: Array
     values_N: Array | None
+    shift: int
     mended: str
+    segment: Segment | None
+    note: str
 
 
 def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: DeviceConfig) -> str:
@@ -81,7 +92,7 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         plan = _plan(old, layout, origin)
         settings: dict[str, Any] = {"adopted_by": "fairseq-knnlm adopt", "mended": plan.mended}
         if origin is not None and origin.evaluation is not None:
-            settings["keys_computed_again"] = check_keys(origin, plan.keys_ND)
+            settings["keys_computed_again"] = origin.check_keys(plan.keys_ND)
             logger.info("%d keys computed again are the model's", settings["keys_computed_again"])
         if in_place and plan.values_N is not None:
             raise ConfigError(
@@ -92,11 +103,30 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         write_manifest(manifest_path(target), _begun(plan.layout, settings))
         if not in_place:
             _write_files(plan, target, config.copy)
-        manifest = _manifest(plan.layout, settings, target, origin, origin_config)
+        manifest = _manifest(plan, settings, target, origin)
         write_manifest(manifest_path(target), manifest)
         clear_sidecars(target)
     rows = f"{manifest.rows} rows of width {manifest.dimension}"
-    return f"{target}: {rows}, {plan.mended}, store {manifest.store_id[:12]}"
+    lines = [f"{target}: {rows}, {plan.mended}, store {manifest.store_id[:12]}", plan.note]
+    if isinstance(origin, WindowsOrigin):
+        lines += reproduction(old, target, manifest.rows, origin, origin_config)
+    return "\n".join(filter(None, lines))
+
+
+def open_origin(config: OriginConfig, device: DeviceConfig) -> Origin | None:
+    """Returns the text and the model that the flags name, None where they name none."""
+    if config.data is None:
+        return None
+    tokenizer = json_at(data_directories(config.data)[0] / "preprocess.json").get("tokenizer")
+    if isinstance(tokenizer, dict):
+        return WindowsOrigin(config, device, tokenizer)
+    if config.dictionary_only or config.stride is not None:
+        flag = "--dictionary-only" if config.dictionary_only else "--stride"
+        raise ConfigError(
+            f"{flag} is for a text of a model's tokenizer, which {config.data} is not; leave it out, or give --data a"
+            " directory that fairseq-preprocess --tokenizer wrote"
+        )
+    return BlocksOrigin(config, device)
 
 
 def _claim(old: Path, target: Path, *, in_place: bool, overwrite: bool) -> None:
@@ -134,16 +164,14 @@ def _plan(old: Path, layout: Layout, origin: Origin | None) -> _Plan:
         raise DatastoreError(f"{keys_path(old)} holds zeros only; nothing was ever written to it")
     values_N = values_N[:rows]
     mended = [f"{layout.rows - rows} rows of zeros cut off the end"] if rows < layout.rows else []
-    new_N = np.asarray(values_N, np.int64) if rows < layout.rows else None
     if origin is None:
         _check_values(values_path(old), values_N)
-    else:
-        tokens_N = _tokens_of(values_path(old), values_N, origin)
-        if num_wrong := int((values_N != tokens_N).sum()):
-            mended.append(f"{num_wrong} int16 values restored from the text")
-            new_N = tokens_N
+    compared = origin.compare(values_path(old), values_N) if origin is not None else Compared()
+    mended += [compared.mended] if compared.mended else []
+    new_N = compared.values_N if compared.values_N is not None else values_N if mended else None
     new_layout = replace(layout, rows=rows, value_dtype=layout.value_dtype if new_N is None else "int64")
-    return _Plan(old, new_layout, keys_ND[:rows], new_N, ", ".join(mended) or "nothing to mend")
+    words = ", ".join(mended) or "nothing to mend"
+    return _Plan(old, new_layout, keys_ND[:rows], new_N, compared.shift, words, compared.segment, compared.note)
 
 
 def filled_rows(keys_ND: Array) -> int:
@@ -154,25 +182,6 @@ def filled_rows(keys_ND: Array) -> int:
         if len(filled):
             return start + int(filled[-1]) + 1
     return 0
-
-
-def _tokens_of(path: Path, values_N: Array, origin: Origin) -> Int64s:
-    """Returns the tokens that the values are: exactly, or as int16 modulo 2^16."""
-    tokens_N = origin.values(len(values_N))
-    remedy = "give --data, --gen-subset, --context-window and --tokens-per-sample (or --path) of the run that wrote it"
-    if len(tokens_N) < len(values_N):
-        raise MismatchError(
-            f"{path} has {len(values_N)} rows, but the text ({origin.name}) gives {len(tokens_N)}; {remedy}"
-        )
-    as_stored_N = tokens_N.astype(np.int16) if values_N.dtype == np.int16 else tokens_N
-    wrong = np.flatnonzero(as_stored_N != values_N)
-    if len(wrong):
-        row = int(wrong[0])
-        raise MismatchError(
-            f"{path}: {len(wrong)} of {len(values_N)} values are not the tokens of the text ({origin.name}),"
-            f" the first is row {row}, {int(values_N[row])} against {int(tokens_N[row])}; {remedy}"
-        )
-    return tokens_N
 
 
 def _check_values(path: Path, values_N: Array) -> None:
@@ -201,7 +210,9 @@ def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
         _place(old_values, values_path(target), old_values.stat().st_size, copy=copy)
     else:
         with atomic_write(values_path(target), replace_link=True) as file:
-            file.write(np.ascontiguousarray(plan.values_N, np.int64).data)
+            for start in range(0, len(plan.values_N), VALUES_BLOCK):
+                some_N = np.asarray(plan.values_N[start : start + VALUES_BLOCK]).astype(np.int64)
+                file.write(np.ascontiguousarray(some_N + plan.shift).data)
 
 
 def _place(old: Path, new: Path, num_bytes: int, *, copy: bool) -> None:
@@ -233,9 +244,8 @@ def _begun(layout: Layout, settings: dict[str, Any]) -> DatastoreManifest:
     )
 
 
-def _manifest(
-    layout: Layout, settings: dict[str, Any], target: Path, origin: Origin | None, config: OriginConfig
-) -> DatastoreManifest:
+def _manifest(plan: _Plan, settings: dict[str, Any], target: Path, origin: Origin | None) -> DatastoreManifest:
+    layout = plan.layout
     sums = [tuple(chunk_digests(path, row_bytes, layout.rows)) for path, row_bytes in row_files(target, layout)]
     # Without a model and a text to go by, the bytes themselves say which datastore this is.
     settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
@@ -245,16 +255,12 @@ def _manifest(
     manifest = manifest.of_files(target)
     if origin is None:
         return manifest
-    settings |= {
-        "data": os.fspath(data_directories(str(config.data))[0] / config.gen_subset),
-        "data_sha256": origin.dataset.sha256(),
-        "sample_break_mode": config.sample_break_mode,
-        "tokens_per_sample": origin.dataset.block_size,
-        "context_window": config.context_window,
-    }
+    settings |= origin.settings
     manifest = manifest.replace(
         vocabulary_size=len(origin.dictionary), dictionary_sha256=origin.dictionary.sha256(), settings=settings
     )
+    if plan.segment is not None:
+        manifest = manifest.with_segments([plan.segment.replace(settings=settings)])
     if origin.evaluation is None:
         return manifest
     checkpoint = origin.evaluation.checkpoints[0]

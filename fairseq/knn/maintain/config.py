@@ -72,18 +72,29 @@ class AdoptConfig:
 class OriginConfig:
     """Text (checks and mends values) and model (checks keys) that it came from."""
 
-    data: Dir | None = flag(None, "directory of the binarised text")
+    data: Dir | None = flag(
+        None, "directory of the binarised text; where a model's tokenizer made it, values become its ids"
+    )
+    dictionary_only: bool = flag(False, "use only the dictionary of --data, and compare no values with the text")
     gen_subset: Split = flag("train", "split that it was written from")
-    path: File | None = flag(None, "checkpoint that the keys were written with")
+    path: File | None = flag(None, "checkpoint, or directory of a Hugging Face model, that the keys were written with")
     context_window: int = flag(0, "--context-window that it was written with", minimum=0)
     tokens_per_sample: int | None = flag(
-        None, "tokens_per_sample of the checkpoint, context window included [default: from --path]", minimum=1
+        None,
+        "tokens_per_sample of the checkpoint, context window included [default: from --path]; with a model's tokenizer,"
+        " run_clm's --block_size [default: 1024]",
+        minimum=1,
     )
+    stride: int | None = flag(None, "with a model's tokenizer and --path: run_clm's --stride [default: 512]", minimum=1)
     sample_break_mode: str = flag("none", "how the text was cut into blocks", choices=BREAK_MODES)
 
     def __post_init__(self) -> None:
         if self.path and not self.data:
             raise ConfigError("--path says which keys to expect only together with the text; give --data as well")
+        if self.dictionary_only and (self.path or not self.data):
+            raise ConfigError(
+                "--dictionary-only is for --data alone, whose dictionary it takes; give --data, and leave --path out"
+            )
         if self.data and self.context_window and not self.path and self.tokens_per_sample is None:
             raise ConfigError(
                 f"--context-window {self.context_window} skips whole blocks at the start of the text; give"

@@ -1,0 +1,1 @@
+"""The distribution of every row's neighbours, written for other programs to learn from."""

@@ -1,0 +1,139 @@
+"""A text that a model's own tokenizer made, whose rows are those of ``run_clm``'s windows.
+
+Legend: N rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fairseq.arrays import Array, Integers
+from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
+from fairseq.config.common import DeviceConfig
+from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.errors import ConfigError, MismatchError, counted
+from fairseq.evaluate.config import EvalConfig
+from fairseq.evaluate.evaluation import prepare
+from fairseq.knn.datastore.manifest import Segment
+from fairseq.knn.datastore.ranges import evenly_spaced
+from fairseq.knn.maintain.config import OriginConfig
+from fairseq.knn.maintain.origin import SAMPLED_BLOCKS, Compared, Origin
+from fairseq.knn.maintain.windows import BLOCK, STRIDE, Windows, begun_texts, find_windows, window_batch
+from fairseq.runtime.log import logger
+from fairseq.runtime.precision import Precision, select_device
+from fairseq.storage.inputs import data_directories
+from fairseq.text.model_tokenizer import SHIFT
+
+
+class WindowsOrigin(Origin):
+    """A tokenized text, and perhaps a model of Hugging Face's.
+
+    Args:
+        config: names the text, and perhaps the directory of a model.
+        device: for the model.
+        tokenizer: what ``preprocess.json`` says of it.
+
+    Attributes:
+        windows: of the rows, once they were compared.
+    """
+
+    remedy = "--path, --tokens-per-sample (run_clm's --block_size) and --stride"
+
+    def __init__(self, config: OriginConfig, device: DeviceConfig, tokenizer: Mapping[str, Any]) -> None:
+        assert config.data is not None
+        directory = data_directories(config.data)[0]
+        self.name = f"{config.data}, {config.gen_subset}"
+        self.tokenizer, self.evaluation, self.windows = tokenizer, None, Windows()
+        self.dictionary = Dictionary.load(directory / "dict.txt")
+        self.block, self.stride = _block_and_stride(config)
+        self.settings = {"tokenizer_sha256": tokenizer.get("sha256")}
+        self.text = None if config.dictionary_only else MMapIndexedDataset(directory / config.gen_subset)
+        if self.text is None:
+            return
+        if config.path is not None:
+            fields = {"data": config.data, "sample_break_mode": "none", "tokens_per_sample": self.block}
+            settings = EvalConfig(path=config.path, gen_subset=config.gen_subset)
+            self.evaluation = prepare(settings, fields, Precision(device, select_device(device)))
+        self.text.check_ids(len(self.dictionary), str(directory / "dict.txt"))
+        self.tokens_T: Integers = self.text.tokens
+        self.settings |= {
+            "data": str(directory / config.gen_subset),
+            "data_sha256": BlockDataset(self.text.tokens, self.text.sizes, "none", self.block).sha256(),
+            "sample_break_mode": "none",
+            "tokens_per_sample": self.block,
+            "context_window": 0,
+        }
+
+    def compare(self, path: Path, values_N: Array) -> Compared:
+        """Returns the values as ids here, and which tokens of the text they are."""
+        smallest, largest = int(values_N.min()), int(values_N.max()) + SHIFT
+        if smallest < 0 or largest >= len(self.dictionary):
+            raise MismatchError(
+                f"{path}: ids must be from 0 to {len(self.dictionary) - SHIFT - 1}, those of the tokenizer of"
+                f" {self.name}, but are from {smallest} to {largest - SHIFT}; give --data a directory that"
+                " fairseq-preprocess --tokenizer wrote with the model's own tokenizer"
+            )
+        mended = f"ids raised by {SHIFT}"
+        if self.text is None:
+            return Compared(values_N, SHIFT, mended, note="the values were not compared with a text")
+        windows = find_windows(values_N, self.tokens_T)
+        if windows is not None:
+            self.windows = windows
+            segment = Segment(dict(self.settings), len(self.tokens_T), windows.spans(len(values_N)))
+            return Compared(values_N, SHIFT, mended, segment, f"rows: {windows.in_words()} of {self.name}")
+        return self._compare_with_begun_texts(path, values_N, mended)
+
+    def key_samples(self, rows: int) -> Iterator[tuple[Batch, int]]:
+        """Yields a few windows, evenly spaced, each with its first row."""
+        assert self.evaluation is not None
+        block = self.windows.block or self.block
+        stride = self.windows.stride or self.stride
+        reader = getattr(self.evaluation.models[0], "reader", None)
+        if getattr(reader, "adds_bos", False):
+            logger.warning(
+                "keys are not compared: this model reads a token in front of each row, run_clm's windows none"
+            )
+            return
+        last = rows + (rows - 1) // (block - 1) + 1 if self.windows.block else rows + 1
+        for number in evenly_spaced(-(-last // stride), SAMPLED_BLOCKS).tolist():
+            batch, scored_N = window_batch(self.tokens_T[:last], block, stride, number)
+            yield batch, int(scored_N[0]) - 1 - (number if self.windows.block else 0)
+
+    def _compare_with_begun_texts(self, path: Path, values_N: Array, mended: str) -> Compared:
+        """Returns ``compare``'s result for a tokenizer that begins each text with a token; its rows stand in no text.
+
+        Raises:
+            MismatchError: the values are not of this text.
+        """
+        assert self.text is not None
+        bos = self.tokenizer.get("bos")
+        if bos is not None:
+            begun_T = begun_texts(self.text.tokens, self.text.sizes, int(bos))
+            windows = find_windows(values_N, begun_T)
+            if windows is not None:
+                self.windows, self.tokens_T = windows, begun_T
+                for name in ("data", "data_sha256", "sample_break_mode", "tokens_per_sample", "context_window"):
+                    self.settings.pop(name)  # the rows are not tokens of the text alone
+                note = f"rows: {windows.in_words()} of {self.name}, a beginning token in front of each document"
+                return Compared(values_N, SHIFT, mended, note=note)
+        raise MismatchError(
+            f"{path}: the {counted(len(values_N), 'value')} are not the tokens of the text ({self.name}): neither all"
+            " but the first, nor all but the first of each block; give --data the texts tokenized one by one, as the"
+            " run had them (JSONL, a line each), or --dictionary-only"
+        )
+
+
+def _block_and_stride(config: OriginConfig) -> tuple[int, int]:
+    """Returns run_clm's block size and stride; raises ConfigError for a stride that leaves tokens out."""
+    block = config.tokens_per_sample or BLOCK
+    if config.tokens_per_sample is None and config.path is not None and is_model_directory(config.path):
+        block = read_model_directory(config.path).default_block
+    stride = config.stride or min(STRIDE, block)
+    if stride > block:
+        raise ConfigError(
+            f"--stride {stride} must be at most the block's {block} tokens; give --tokens-per-sample and --stride of"
+            " run_clm"
+        )
+    return block, stride
