@@ -61,7 +61,7 @@ class Score:
     eos: bool = True
 
     @classmethod
-    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float) -> "Score":
+    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float, *, eos: bool = True) -> "Score":
         """Returns a scored text as the hub shows it; neighbours are the only memory that it may have."""
         memories = text.memory_log_p_NM
         return cls(
@@ -71,6 +71,7 @@ class Score:
             lm_scores=torch.from_numpy(text.model_log_p_N),
             knn_scores=torch.from_numpy(memories[:, 0].copy()) if memories.shape[1] else None,
             lmbda=lmbda,
+            eos=eos,
         )
 
     @property
@@ -192,7 +193,11 @@ class Neighbourhood:
 
 
 def rows_that_are_there(
-    memory: RowMemory, dictionary: Dictionary, distances_K: Tensor, ids_K: Tensor, words: int
+    memory: RowMemory,
+    dictionary: Dictionary,
+    distances_K: Tensor,
+    ids_K: Tensor,
+    words: int,
 ) -> tuple[Neighbour, ...]:
     """Returns the rows that a search found, with so many words of what stands around them; −1 is none."""
     there_K = ids_K >= 0

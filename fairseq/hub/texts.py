@@ -1,6 +1,6 @@
 """From strings to token ids and back: the words of each line, then ``</s>``."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np

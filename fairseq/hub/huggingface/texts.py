@@ -1,6 +1,5 @@
 """From strings to the ids of a Hugging Face model's tokenizer and back: whole texts, nothing between their lines."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from fairseq.arrays import Int64s
