@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from fairseq.data.source_text import SourceText
 
 from fairseq.arrays import Float64s
+from fairseq.data.source_text import SourceText
 from fairseq.errors import DatastoreError, FairseqError
 from fairseq.knn.datastore.provenance import Provenance
 from fairseq.knn.datastore.store import Datastore
