@@ -20,7 +20,7 @@ import numpy as np
 from fairseq.arrays import Int64s
 from fairseq.errors import ConfigError, DataError
 from fairseq.text.packages import package
-from fairseq.text.token_bytes import TokenBytes, starts_of_spans
+from fairseq.text.token_bytes import TokenBytes
 
 SHIFT = 4
 ANCHOR = "a"  # a word in front of a text that is decoded as the rest of one
@@ -121,11 +121,9 @@ class ModelTokenizer:
         What is between two tokens belongs to the second. The last number is the end of the text, so that tokens
         [a, b) are the bytes from ``starts[a]`` to ``starts[b]``; the first is 0.
         """
-        encoding, data = self._encode(text), text.encode()
-        starts = self._bytes.starts(encoding.ids, data)
-        if starts is None:
-            starts = starts_of_spans(encoding.offsets, text, data)
-        return np.array(encoding.ids, np.int64) + SHIFT, starts
+        encoding = self._encode(text)
+        ids = encoding.ids
+        return np.array(ids, np.int64) + SHIFT, self._bytes.starts(ids, lambda: encoding.offsets, text)
 
     def decode(self, ids: Iterable[Any], *, goes_on: bool = False) -> str:
         """Returns the text of ids here; fairseq's four specials have none.

@@ -1,15 +1,15 @@
 """Where each token begins in its text, in bytes.
 
 A token's own bytes are known where its tokenizer is of bytes, or marks spaces by ``▁``. If the tokens' bytes, one after
-another, are the text, then where each begins is a sum. If not (lower-cased, normalised or stripped text), it is what
-the tokenizer says in characters: a token begins where the one before has ended, so that what lies between two tokens
-belongs to the second, and of several tokens that share a character the first has it.
+another, are the text, then where each begins is a sum. If not (lower-cased, normalised or stripped text), they are
+followed through the text, and where they are not what stands there, the tokenizer says in characters where a token
+ends. A token begins where the one before has ended: what lies between two tokens belongs to the second.
 
 N tokens.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,37 +50,43 @@ class TokenBytes:
         byte = _BYTE.fullmatch(token)
         return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_MARK, " ").encode()
 
-    def starts(self, ids: Sequence[int], data: bytes) -> Int64s | None:
-        """Returns where the tokens of a text begin, and its end, int64 ``[N + 1]``; None if they are not its bytes."""
-        parts = [self.of(idx) for idx in ids]
+    def starts(self, ids: Sequence[int], spans: Callable[[], Sequence[tuple[int, int]]], text: str) -> Int64s:
+        """Returns where the tokens of a text begin in its bytes, and its end, int64 ``[N + 1]``.
+
+        Args:
+            ids: of the tokenizer.
+            spans: returns the first character of each, and the one after its last; asked for where they are needed.
+            text: as it was.
+        """
+        data, parts = text.encode(), [self.of(idx) for idx in ids]
         joined = b"".join(parts)
         before = 1 if joined == b" " + data else 0  # a space that the tokenizer put in front
         if not before and joined != data:
-            return None
+            return _followed(parts, spans(), text, data)
         sizes = np.fromiter(map(len, parts), np.int64, len(parts))
         starts = np.zeros(len(parts) + 1, np.int64)
         np.cumsum(sizes, out=starts[1:])
         return np.maximum(starts - before, 0)
 
 
-def starts_of_spans(spans: Sequence[tuple[int, int]], text: str, data: bytes) -> Int64s:
-    """Returns where tokens begin in a text's bytes, and its end, int64 ``[N + 1]``, by their characters.
-
-    Args:
-        spans: first character of each, and the one after its last.
-        text: as it was.
-        data: its bytes.
-    """
-    ends = np.array([end for _, end in spans], np.int64)
-    starts = np.zeros(len(spans) + 1, np.int64)
-    np.maximum.accumulate(ends, out=starts[1:])
-    starts[-1:] = len(text)
-    if len(data) == len(text):
-        return starts
-    leading = np.frombuffer(data, np.uint8) & 0xC0 != 0x80  # the first byte of each character
-    byte_of = np.append(np.flatnonzero(leading), len(data))
-    in_bytes: Int64s = byte_of[starts].astype(np.int64)
-    return in_bytes
+def _followed(parts: Sequence[bytes], spans: Sequence[tuple[int, int]], text: str, data: bytes) -> Int64s:
+    """Returns where tokens begin, from the first to the last: by their own bytes as far as these are the text."""
+    is_first = np.frombuffer(data, np.uint8) & 0xC0 != 0x80  # of a character
+    byte_of = np.append(np.flatnonzero(is_first), len(data)).tolist()
+    starts, position = [], 0
+    following = [*(first for first, _ in spans[1:]), len(text)]
+    for part, (first, last), next_first in zip(parts, spans, following, strict=False):
+        starts.append(position)
+        end = position + len(part)
+        if byte_of[first] <= end <= byte_of[last] and data.startswith(part, position):
+            position = end
+        elif part == b" " and (next_first < last or first == last):
+            pass  # the tokenizer put it there: the next token has its character
+        elif part[:1] == b" " and end - 1 == byte_of[last] and data.startswith(part[1:], position):
+            position = end - 1  # the same with letters behind it
+        else:
+            position = max(position, byte_of[last])
+    return np.array([*starts, len(data)], np.int64)
 
 
 def _alphabet() -> dict[str, bytes]:
