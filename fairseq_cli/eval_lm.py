@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fairseq.evaluate.evaluation import Evaluation, EvaluationResult
     from fairseq.evaluate.mixture import Mixture
     from fairseq.evaluate.sequence_scorer import ScoredBatch
-    from fairseq.evaluate.words import WordJoiner, WordStats
+    from fairseq.evaluate.words import SourceTokens, WordJoiner, WordStats
     from fairseq.knn.retrieval.recorder import RetrievalRecorder
 
 DESCRIPTION = """Measure the perplexity of a language model on a split of binarised data. --knnlm mixes in the nearest
@@ -104,12 +104,14 @@ def evaluate(
     from fairseq.evaluate.cache_sweep import CacheSweep
     from fairseq.evaluate.evaluation import EvaluationResult, score_all
     from fairseq.evaluate.sequence_scorer import SequenceScorer
-    from fairseq.evaluate.words import WordJoiner, WordStats
+    from fairseq.evaluate.words import SourceTokens, WordJoiner, WordStats
 
     config = settings.eval
     sweep = CacheSweep(settings.cache) if settings.cache.is_sweep and not settings.neighbours.knn.knnlm else None
     scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, softmax_batch=config.softmax_batch)
-    joiner = WordJoiner(evaluation.task.dictionary.symbols, config.post_process)
+    joiner: WordJoiner | SourceTokens = WordJoiner(evaluation.task.dictionary.symbols, config.post_process)
+    if evaluation.source is not None:
+        joiner = SourceTokens(evaluation.source, evaluation.dataset.starts)
     lm = Perplexity() if mixture.memories and sweep is None else None
     stats, perplexity, start = WordStats(), Perplexity(), time.monotonic()
     for scored in score_all(evaluation, scorer, perplexity, settings.log_every):
@@ -135,10 +137,12 @@ def evaluate(
     return EvaluationResult(sweep.best(), left_out, elapsed_s, sweep.rows(), size=size)
 
 
-def output_words(scored: "ScoredBatch", joiner: "WordJoiner", stats: "WordStats", *, print_words: bool) -> None:
+def output_words(
+    scored: "ScoredBatch", joiner: "WordJoiner | SourceTokens", stats: "WordStats", *, print_words: bool
+) -> None:
     """Counts the words of a batch, and prints each block's on a line: ``block word [log p] …``."""
     for block_idx, rows in scored.blocks():
-        words = list(joiner.words(scored.target_N[rows], scored.log_p_N[rows]))
+        words = list(joiner.words(scored.target_N[rows], scored.log_p_N[rows], block_idx))
         stats.add(words)
         if print_words:
             sys.stdout.write(f"{block_idx} " + "\t".join(f"{w.text} [{w.log_p:.6f}]" for w in words) + "\n")

@@ -23,7 +23,7 @@ from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.source_text import SourceText
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.evaluate.text_size import TextSize
@@ -45,14 +45,19 @@ class Evaluation(OpenedModels):
         batches: block indices of each batch, this shard's only.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
-        size: words and bytes of what is scored, where the split has its source text.
+        source: source text of the split, where it has one.
     """
 
     dataset: BlockDataset
     batches: Sequence[Int64s]
     num_left_out: int
     precision: Precision
-    size: TextSize | None = None
+    source: SourceText | None = None
+
+    @property
+    def size(self) -> TextSize | None:
+        """Words and bytes of what is scored, where the source text is known."""
+        return TextSize.of(self.source, self.dataset, self.batches) if self.source is not None else None
 
     @property
     def block_size(self) -> int:
@@ -115,7 +120,6 @@ def prepare(
             f"--shard-id {config.shard_id} has nothing to do: there are only {len(batches)} batches, fewer than"
             f" --num-shards {config.num_shards}; lower it"
         )
-    source = SourceText.open(opened.task.split_prefix(config.gen_subset))
     return Evaluation(
         opened.task,
         opened.task_config,
@@ -125,8 +129,20 @@ def prepare(
         batches=shard,
         num_left_out=num_left_out,
         precision=precision,
-        size=TextSize.of(source, dataset, shard) if source is not None else None,
+        source=_source_text(opened, config.gen_subset, dataset),
     )
+
+
+def _source_text(opened: OpenedModels, split: str, dataset: BlockDataset) -> SourceText | None:
+    """Returns the source text of a split, None where it has none, or a task of a plugin makes its own tokens."""
+    prefix = opened.task.split_prefix(split)
+    source = SourceText.open(prefix)
+    if source is not None and source.num_tokens != len(dataset.tokens):
+        raise MismatchError(
+            f"{prefix} has {len(dataset.tokens)} tokens, but the source text beside it is of {source.num_tokens};"
+            " tokenize it again with fairseq-preprocess --overwrite"
+        )
+    return source
 
 
 @dataclass(frozen=True)

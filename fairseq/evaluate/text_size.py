@@ -53,7 +53,10 @@ class TextSize:
 
     def line(self, p: Perplexity) -> str:
         """Returns both for people."""
-        return f"perplexity a word {self.ppl_word(p):.2f}, bits a byte {self.bits_per_byte(p):.4f}"
+        by_word = self.ppl_word(p)
+        return (
+            f"perplexity a word {by_word:{'.2f' if by_word < 1e6 else '.4g'}}, bits a byte {self.bits_per_byte(p):.4f}"
+        )
 
     def record(self, p: Perplexity) -> dict[str, Any]:
         """Returns both for JSON."""

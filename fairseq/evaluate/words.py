@@ -7,6 +7,8 @@ import numpy as np
 
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.dictionary import SPECIALS, UNK
+from fairseq.data.passages.split_text import one_line
+from fairseq.data.source_text import SourceText
 from fairseq.text.post_process import BEGIN_MARKS, end_mark, rule_for
 
 
@@ -48,7 +50,7 @@ class WordJoiner:
         """Returns how many targets go on with the word of the target before, in the same block."""
         return int((self._joins(target_N) & (block_idx_N[1:] == block_idx_N[:-1])).sum())
 
-    def words(self, target_N: Int64s, log_p_N: Float64s) -> Iterator[Word]:
+    def words(self, target_N: Int64s, log_p_N: Float64s, block_idx: int = 0) -> Iterator[Word]:
         """Yields the words of one block; a word's log-probability is the sum of its parts'."""
         joins = [*self._joins(target_N).tolist(), False]
         text, log_p, is_joined = "", 0.0, False
@@ -64,6 +66,27 @@ class WordJoiner:
     def _joins(self, target_N: Int64s) -> Array:
         """Returns of each target but the last whether the next one goes on with its word, bool ``[N − 1]``."""
         return self._goes_on[target_N[:-1]] & self._follows[target_N[1:]]
+
+
+class SourceTokens:
+    """Tokens as they stand in the source text, each in one line; none is joined to another.
+
+    Args:
+        source: the text.
+        start_B: the first token of each block.
+    """
+
+    def __init__(self, source: SourceText, start_B: Int64s) -> None:
+        self._source, self._start_B = source, start_B
+
+    def num_joined(self, target_N: Int64s, block_idx_N: Int64s) -> int:
+        """Returns 0."""
+        return 0
+
+    def words(self, target_N: Int64s, log_p_N: Float64s, block_idx: int = 0) -> Iterator[Word]:
+        """Yields the tokens of one block."""
+        for at, score in enumerate(log_p_N.tolist(), int(self._start_B[block_idx])):
+            yield Word(one_line(self._source.text(at, at + 1)), score, False)
 
 
 @dataclass

@@ -103,8 +103,7 @@ def open_models(
     fields = {**checkpoints[0].fields, **overrides}
     inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
     default = checkpoints[0].default_block if isinstance(checkpoints[0], ModelDirectory) else DEFAULT_BLOCK
-    given = {"tokens_per_sample": default, **inherited, **task_fields}
-    task_config = _task_config(task_class, given, fields, context_window)
+    task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window, default)
     task = make_task(task_name, task_config)
     models = [_load_model(task, checkpoint, overrides, precision, trust_remote_code) for checkpoint in checkpoints]
     has_bos = bool(getattr(task_config, "add_bos_token", False))
@@ -160,8 +159,10 @@ def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint | Mod
     )
 
 
-def _task_config(task_class: type, given: Mapping[str, Any], checkpoint: Mapping[str, Any], context_window: int) -> Any:
-    """Returns the task's settings, block size in force included."""
+def _task_config(
+    task_class: type, given: Mapping[str, Any], checkpoint: Mapping[str, Any], context_window: int, default: int
+) -> Any:
+    """Returns the task's settings, block size in force included; ``default`` is that of nobody who says one."""
     own = {name: checkpoint[name] for name in OWNED_BY_CHECKPOINT if checkpoint.get(name) is not None}
     for name, value in own.items():
         if name in given and str(given[name]) != str(value):
@@ -173,7 +174,7 @@ def _task_config(task_class: type, given: Mapping[str, Any], checkpoint: Mapping
                 name,
                 given[name],
             )
-    stated = {**given, **own}
+    stated = {"tokens_per_sample": default, **given, **own}
     full = coerce(stated["tokens_per_sample"], int, "--tokens-per-sample")
     check_window(stated.get("sample_break_mode"), context_window)
     if context_window >= full:

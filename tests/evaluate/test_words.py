@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.evaluate.words import Word, WordJoiner, WordStats
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.source_text import SourceText
+from fairseq.evaluate.words import SourceTokens, Word, WordJoiner, WordStats
 from fairseq.text.config import SentencePieceConfig
 from fairseq.text.sentencepiece import SentencePiece
 from tests.builders.subword_files import sentencepiece_model
+from tests.builders.tokenized_text import write_tokenized
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "un@@", "happ@@", "y", "cat"]
 UN, HAPP, Y, CAT, EOS = 4, 5, 6, 7, 2
@@ -125,3 +128,18 @@ def test_words_of_sentencepieces_package_are_those_of_the_raw_text(tmp_path: Pat
     words = [word.text for word in joiner.words(ids, np.zeros(len(ids)))]
     assert words == [word for line in lines for word in (*line.split(), "</s>")]
     assert len(ids) - joiner.num_joined(ids, np.zeros(len(ids), np.int64)) == len(words)
+
+
+def test_tokens_of_a_source_text_are_words_as_they_stand_there(tmp_path: Path) -> None:
+    tokens = write_tokenized(tmp_path, {"train": {"a.py": "if x:\n\tpass\n", "b.py": "  y"}})["train"]
+    source, offsets = SourceText.open(tmp_path / "train"), MMapIndexedDataset(tmp_path / "train").offsets
+    assert source is not None and tokens == ["if", " x:", "\n\tpass", "\n", "  y"]
+    words = SourceTokens(source, offsets[:-1])
+    assert list(words.words(np.arange(4, 8), SCORES[:4], 0)) == [
+        Word("if", -1.0, False),
+        Word(" x:", -2.0, False),
+        Word("↵⇥pass", -3.0, False),
+        Word("↵", -4.0, False),
+    ]
+    assert list(words.words(np.array([8]), SCORES[:1], 1)) == [Word("  y", -1.0, False)]
+    assert words.num_joined(np.arange(5), np.zeros(5, np.int64)) == 0
