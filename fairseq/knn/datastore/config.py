@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
-from fairseq.config.kinds import Dir, Prefix, Regex
+from fairseq.config.kinds import Dir, KeyType, Prefix, Regex
 from fairseq.errors import ConfigError
 from fairseq.models.key_types import KINDS, parse_key_type
 
@@ -15,7 +15,7 @@ DEFAULT_KEY_DIMENSION = 1024
 class DatastoreConfig:
     """Format of the datastore, when it is written or has no manifest."""
 
-    knn_keytype: str | None = flag(
+    knn_keytype: KeyType | None = flag(
         None,
         "vector that is the key [default: last_ffn_input, the datastore's own when it is read]; of a Hugging Face model"
         f" also {', '.join(KINDS)}, and such as ffn_input:15 for layer 15 of 0, 1, ... (-2: the last but one)",
