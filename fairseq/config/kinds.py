@@ -87,6 +87,7 @@ Files = Annotated[str, Kind("FILE[:FILE…]")]
 Dirs = Annotated[str, Kind("DIR[:DIR…]")]
 Prefix = Annotated[str, Kind("PREFIX", check_prefix)]
 Prefixes = Annotated[str, Kind("PREFIX[:PREFIX…]", check_prefix)]
+KeyType = Annotated[str, Kind("TYPE[:LAYER]")]  # a vector of a model (fairseq/models/key_types.py)
 AnyStoreFile = Annotated[str, Kind("PREFIX", check_not_directory)]  # a prefix, or a file of the datastore
 Split = Annotated[str, Kind("SPLIT")]
 Splits = Annotated[str, Kind("SPLIT,…")]

@@ -67,7 +67,6 @@ CHOICES = {
     "--sample-break-mode": "none complete complete_doc eos",
     "--effort": "quick thorough",
     "--faiss-metric-type": "l2 ip",
-    "--knn-keytype": "last_ffn_input",
 }
 
 

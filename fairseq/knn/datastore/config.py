@@ -4,20 +4,28 @@ import re
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
-from fairseq.config.kinds import Dir, Prefix, Regex
+from fairseq.config.kinds import Dir, KeyType, Prefix, Regex
 from fairseq.errors import ConfigError
+from fairseq.models.key_types import KINDS, parse_key_type
 
 DEFAULT_KEY_DIMENSION = 1024
-KEY_TYPES = ("last_ffn_input",)
 
 
 @dataclass(frozen=True)
 class DatastoreConfig:
     """Format of the datastore, when it is written or has no manifest."""
 
-    knn_keytype: str | None = flag(None, "vector that is the key [default: last_ffn_input]", choices=KEY_TYPES)
+    knn_keytype: KeyType | None = flag(
+        None,
+        "vector that is the key [default: last_ffn_input, the datastore's own when it is read]; of a Hugging Face model"
+        f" also {', '.join(KINDS)}, and such as ffn_input:15 for layer 15 of 0, 1, ... (-2: the last but one)",
+    )
     dstore_size: int | None = flag(None, "number of rows: write, or search, only the first N [default: all]", minimum=1)
     dstore_fp16: bool = flag(False, "write keys in float16, half the size; with --knnlm, only checked")
+
+    def __post_init__(self) -> None:
+        if self.knn_keytype is not None:
+            object.__setattr__(self, "knn_keytype", parse_key_type(self.knn_keytype).name)
 
 
 @dataclass(frozen=True)
