@@ -55,8 +55,6 @@ def main(argv: Sequence[str]) -> None:
     pipeline = open_text(flags)
     if is_model_directory(config.path) and pipeline:
         raise ConfigError(OWN_TOKENIZER)
-    if "data" not in fields:
-        raise ConfigError("DATA is required: a dictionary (dict.txt), or the directory of binarised data that has it")
     scorer, reader, window, found = open_scorer(config, fields, neighbours, device, common.seed)
     flags.warn_unused()
 

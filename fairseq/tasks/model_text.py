@@ -4,7 +4,10 @@ text ── tokenizer, + 4 ──→ ids        whole texts; nothing stands betw
 text ←─ tokenizer, − 4 ─── ids        spaces and line breaks as they were
 """
 
+import hashlib
 import json
+import logging
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +17,12 @@ from typing import Any
 from fairseq.arrays import Int64s
 from fairseq.checkpoints.huggingface import ModelDirectory
 from fairseq.data.corpus import symbols
+from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import DataError
+from fairseq.errors import DataError, MismatchError
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
 _ENDS_IN = ("generation_config.json", "config.json")  # the first that names an end is in force
@@ -100,10 +106,47 @@ def dictionary_of(directory: str | Path) -> Dictionary:
     return symbols.dictionary_of(ModelTokenizer(directory).symbols())
 
 
+def check_tokenizer(task: Any, directory: str, vocabulary_size: int) -> None:
+    """Checks that the texts of a task's data directory are tokens of a model's tokenizer.
+
+    A tokenizer of other bytes is taken where it has the same tokens, with a warning: it may split text in another way.
+
+    Args:
+        task: with its dictionary, and where that lies: in a data directory, or with a model.
+        directory: of the model.
+        vocabulary_size: words that the model scores.
+
+    Raises:
+        MismatchError: they are another tokenizer's, or words.
+    """
+    dictionary, data = task.dictionary, Path(getattr(task, "dictionary_path", directory)).parent
+    own, record = tokenizer_sha256(directory), tokenizer_record(data)
+    if record is None and not (data / TOKENIZER_FILE).is_file():
+        if len(dictionary) != vocabulary_size:
+            raise MismatchError(
+                f"{data} has {len(dictionary)} words, but the model of --path {directory} scores {vocabulary_size}"
+                " tokens; make its data by fairseq-preprocess --only-source --tokenizer"
+                f" {shlex.quote(str(directory))} --testpref FILE --destdir DIR, and give that DIR"
+            )
+        logger.warning("%s does not say which tokenizer its texts have; it is taken for that of %s", data, directory)
+    if record is None or own is None or record.sha256 == own:
+        return
+    if dictionary_of(directory).sha256() != dictionary.sha256():
+        raise MismatchError(
+            f"{data} has the tokens of {record.directory}, but the tokenizer of --path {directory} is another; give the"
+            " model that they are for, or make its data by fairseq-preprocess --tokenizer"
+            f" {shlex.quote(str(directory))}"
+        )
+    logger.warning(
+        "the tokenizer.json of %s is not that of %s, which made %s, but has the same tokens",
+        directory,
+        record.directory,
+        data,
+    )
+
+
 def tokenizer_sha256(directory: str | Path) -> str | None:
     """Returns the hash of a directory's tokenizer; None where there is none."""
-    import hashlib
-
     path = Path(directory) / TOKENIZER_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 

@@ -23,7 +23,7 @@ from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
 from fairseq.storage.file_kinds import is_hub_name
 from fairseq.tasks import TASKS, make_task
-from fairseq.tasks.model_text import tokenizer_sha256
+from fairseq.tasks.model_text import check_tokenizer, tokenizer_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,7 @@ def _load_model(
         from fairseq.models.huggingface.loading import load_model
 
         model = load_model(checkpoint.path, dtype=precision.dtype, trust_remote_code=trust_remote_code)
+        check_tokenizer(task, checkpoint.path, model.vocabulary_size)
         if len(task.dictionary) > model.vocabulary_size:
             raise MismatchError(
                 f"the dictionary has {len(task.dictionary)} ids, but the model {checkpoint.path} scores"
@@ -144,18 +145,14 @@ def _load_model(
 
 
 def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint | ModelDirectory) -> ModelIdentity:
-    """Returns what tells a model from another: hashes of its dictionary and weights, width and kind of its vectors.
-
-    A dictionary that was made of a tokenizer, and counted by nobody, has no hash: the tokenizer's stands for it.
-    """
-    is_directory = isinstance(checkpoint, ModelDirectory)
+    """Returns what tells a model from another: hashes of its dictionary and weights, width and kind of its vectors."""
     return ModelIdentity(
-        dictionary.sha256() if not is_directory or any(dictionary.counts) else None,
+        dictionary.sha256(),
         checkpoint.weights_sha256,
         len(dictionary),
         int(model.key_dimension),
         getattr(model, "key_type", "last_ffn_input"),
-        tokenizer_sha256(checkpoint.path) if is_directory else None,
+        tokenizer_sha256(checkpoint.path) if isinstance(checkpoint, ModelDirectory) else None,
     )
 
 

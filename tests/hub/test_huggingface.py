@@ -123,9 +123,10 @@ def test_neighbours_are_mixed_as_brute_force_does(
 def test_neighbours_are_shown_with_the_text_around_them(knn_lm: LanguageModelHub) -> None:
     found = knn_lm.neighbours("return sum", k=4, words=3)
     assert [len(each.neighbours) for each in found] == [4] * len(found)
-    shown = "".join(f"{row.before}[{row.after}" for each in found for row in each.neighbours)
-    assert "\n" not in shown
-    assert "Ġ" not in shown, "the passage is text, not tokens"
+    rows = [row for each in found for row in each.neighbours]
+    lines = [(TEXT + "".join(reversed(TEXT.splitlines(keepends=True))) + TEXT.upper())]
+    assert all(f"{row.before}" in lines[0] and f"{row.after}" in lines[0] for row in rows)
+    assert not any("\n" in str(row.line) for row in rows)
 
 
 def test_scores_are_those_of_the_command(llama_road: LlamaRoad, call: Call, tmp_path: Path) -> None:

@@ -1,0 +1,231 @@
+"""Every command with a Hugging Face model: key types, several datastores, text that goes in and comes out."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.builders.tiny_llama import BLOCKS, TEXT, K, LlamaRoad, make_road, write_tiny_llama
+from tests.builders.tiny_lm import Command, Outcome
+
+pytest.importorskip("transformers")
+
+QUIET = ["--cpu", "--log-format", "none"]
+LINES = "The river was fine\n\n    def total(x):\n"
+
+
+@pytest.fixture(scope="session")
+def attention_road(llama_road: LlamaRoad, tmp_path_factory: pytest.TempPathFactory) -> LlamaRoad:
+    """Returns the same model and text with keys of another type."""
+    root = tmp_path_factory.mktemp("attention")
+    return make_road(root, llama_road.model, "--knn-keytype", "attention_input:0")
+
+
+@pytest.fixture
+def evaluate(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> Callable[..., Outcome]:
+    """Returns ``evaluate(*flags)``, which evaluates the valid split."""
+
+    def call(*words: object) -> Outcome:
+        road = llama_road
+        data = [road.data, "--path", road.model, "--gen-subset", "valid", *BLOCKS, *QUIET]
+        return command("fairseq-eval-lm", *data, *words)
+
+    return call
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Returns a file of three prompts, one of them empty."""
+    path = tmp_path / "prompts.txt"
+    path.write_text(LINES, encoding="utf-8")
+    return path
+
+
+def two(first: LlamaRoad, second: LlamaRoad) -> list[object]:
+    files = ["--dstore-filename", f"{first.store}:{second.store}", "--indexfile", f"{first.index}:{second.index}"]
+    return ["--knnlm", *files, "--k", K, "--lmbda", 0.3]
+
+
+def manifest(road: LlamaRoad) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(road.store.with_suffix(".json").read_text(encoding="utf-8"))
+    return record
+
+
+def test_the_manifest_names_key_type_and_tokenizer(llama_road: LlamaRoad, attention_road: LlamaRoad) -> None:
+    from fairseq.storage.files import file_sha256
+
+    assert manifest(llama_road)["key_type"] == "last_ffn_input"
+    assert manifest(attention_road)["key_type"] == "attention_input:0"
+    for road in (llama_road, attention_road):
+        assert manifest(road)["settings"]["tokenizer_sha256"] == file_sha256(road.model / "tokenizer.json")
+
+
+def test_queries_are_of_the_type_of_the_keys(
+    evaluate: Callable[..., Outcome], attention_road: LlamaRoad, llama_road: LlamaRoad, command: Command
+) -> None:
+    """A token's own row is its nearest neighbour, at no distance, only where query and key are the same vector."""
+    for road in (llama_road, attention_road):
+        own = [road.data, "--path", road.model, "--gen-subset", "train", *BLOCKS, *QUIET]
+        outcome = command("fairseq-eval-lm", *own, *road.flags, "--knn-temp", 1e-6)
+        assert outcome.code == 0, outcome.err
+        rows = manifest(road)["rows"]
+        tokens = int(re.search(r"Evaluated (\d+) tokens", outcome.out)[1])  # type: ignore[index]
+        share = float(re.search(r"the nearest has ([\d.]+)% of p_kNN", outcome.out)[1])  # type: ignore[index]
+        assert tokens > rows > 0.9 * tokens
+        assert share > 90, road.store
+    assert evaluate(*attention_road.flags, "--knn-keytype", "attention_input:0").code == 0
+
+
+def test_key_types_that_differ_are_refused(
+    evaluate: Callable[..., Outcome], attention_road: LlamaRoad, llama_road: LlamaRoad
+) -> None:
+    outcome = evaluate(*two(llama_road, attention_road))
+    assert outcome.code == 2
+    assert "last_ffn_input" in outcome.err
+    assert "attention_input:0" in outcome.err
+    outcome = evaluate(*attention_road.flags, "--knn-keytype", "residual")
+    assert outcome.code == 2
+    assert f"{attention_road.store} has keys of type attention_input:0" in outcome.err
+
+
+def test_another_models_data_and_datastore_are_refused(
+    command: Command, llama_road: LlamaRoad, data_dir: Path, tmp_path: Path
+) -> None:
+    words = ["--path", llama_road.model, "--gen-subset", "test", *QUIET]
+    outcome = command("fairseq-eval-lm", data_dir, *words)
+    assert outcome.code == 2
+    assert f"fairseq-preprocess --only-source --tokenizer {llama_road.model}" in outcome.err
+    other = write_tiny_llama(tmp_path / "other", add_bos=True)
+    outcome = command("fairseq-eval-lm", llama_road.data, "--path", other, "--gen-subset", "test", *QUIET)
+    assert outcome.code == 2
+    assert "tokenizer" in outcome.err
+    third = write_tiny_llama(tmp_path / "third", seed=9)
+    road = [llama_road.data, "--path", third, "--gen-subset", "test", *BLOCKS, *QUIET, *llama_road.flags]
+    outcome = command("fairseq-eval-lm", *road)
+    assert outcome.code == 2
+    assert "model weights" in outcome.err
+
+
+def test_a_tokenizer_of_other_bytes_and_the_same_tokens_is_taken(
+    command: Command, llama_road: LlamaRoad, tmp_path: Path
+) -> None:
+    other = write_tiny_llama(tmp_path / "other")
+    path = other / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+    outcome = command("fairseq-eval-lm", llama_road.data, "--path", other, "--gen-subset", "test", *BLOCKS, *QUIET)
+    assert outcome.code == 0, outcome.err
+    assert any("has the same tokens" in line for line in outcome.warnings)
+
+
+def test_text_goes_in_and_comes_out_as_it_was(command: Command, llama_road: LlamaRoad, prompts: Path) -> None:
+    flags = ["--path", llama_road.model, "--input", prompts, "--beam", 2, "--nbest", 2, "--max-len-b", 5, *QUIET]
+    outcome = command("fairseq-interactive", *flags)
+    assert outcome.code == 0, outcome.err
+    lines = [line.split("\t") for line in outcome.out.splitlines()]
+    assert [line[1] for line in lines if line[0].startswith("S-")] == LINES.splitlines()
+    symbols = [line[2].split(" ") for line in lines if line[0].startswith("H-")]
+    scores = [line[1].split(" ") for line in lines if line[0].startswith("P-")]
+    assert [len(line) for line in symbols] == [len(line) for line in scores] == [5] * 6
+    assert sum(line[0].startswith("D-") for line in lines) == 6
+    same = command("fairseq-interactive", llama_road.data, *flags)
+    assert same.out == outcome.out, "the data has nothing but the dictionary to add"
+
+
+def test_neighbours_are_shown(command: Command, llama_road: LlamaRoad, prompts: Path) -> None:
+    flags = ["--path", llama_road.model, "--input", prompts, "--beam", 1, "--max-len-b", 4, *QUIET]
+    outcome = command("fairseq-interactive", *flags, *llama_road.flags, "--show-neighbours", 2)
+    assert outcome.code == 0, outcome.err
+    shown = [line.split("\t") for line in outcome.out.splitlines() if line.startswith("N-")]
+    assert {line[1] for line in shown} == {"0", "1", "2", "3"}
+    assert all(0 < float(line[3]) <= 1 for line in shown if line[4] != "-")
+
+
+def test_generate_continues_a_split(command: Command, llama_road: LlamaRoad) -> None:
+    flags = ["--path", llama_road.model, "--gen-subset", "test", "--tokens-per-sample", 32, "--prefix-size", 8]
+    outcome = command("fairseq-generate", llama_road.data, *flags, "--beam", 1, "--max-len-b", 4, *QUIET)
+    assert outcome.code == 0, outcome.err
+    given = [line.split("\t")[1] for line in outcome.out.splitlines() if line.startswith("S-")]
+    text = TEXT[40:420].replace("\n", "\\n")
+    assert text.startswith(given[0])
+    assert all(piece in text for piece in given)
+
+
+def test_flags_of_words_are_refused(command: Command, llama_road: LlamaRoad, prompts: Path) -> None:
+    for prog in ("fairseq-interactive", "fairseq-score-lm"):
+        outcome = command(prog, "--path", llama_road.model, "--input", prompts, "--tokenizer", "space", *QUIET)
+        assert outcome.code == 2
+        assert "leave them out" in outcome.err
+
+
+def test_score_lm_scores_whole_lines(command: Command, llama_road: LlamaRoad, prompts: Path) -> None:
+    from fairseq.hub import from_pretrained
+
+    outcome = command("fairseq-score-lm", "--path", llama_road.model, "--input", prompts, "--json", *QUIET)
+    assert outcome.code == 0, outcome.err
+    records = [json.loads(line) for line in outcome.out.splitlines()]
+    lm = from_pretrained(llama_road.model)
+    for line, record in zip(LINES.splitlines(), records, strict=True):
+        expected = lm.score(line)
+        found = [token["log2_p"] for token in record["tokens"]]
+        np.testing.assert_allclose(found, expected.positional_scores / np.log(2), atol=1e-5)
+        assert [token["token"] for token in record["tokens"]] == list(expected.words)
+
+
+def test_a_line_longer_than_a_row_is_scored_in_windows(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> None:
+    from fairseq.hub import from_pretrained
+
+    text = TEXT.replace("\n", " ") * 2
+    (tmp_path / "long.txt").write_text(text + "\n", encoding="utf-8")
+    flags = ["--path", llama_road.model, "--input", tmp_path / "long.txt", "--json", *QUIET]
+    outcome = command("fairseq-score-lm", *flags)
+    assert outcome.code == 0, outcome.err
+    found = [token["log2_p"] for token in json.loads(outcome.out)["tokens"]]
+    expected = from_pretrained(llama_road.model).score(text)
+    np.testing.assert_allclose(found, expected.positional_scores / np.log(2), atol=1e-5)
+
+
+def test_a_word_model_still_needs_its_dictionary(command: Command, checkpoint: Path) -> None:
+    outcome = command("fairseq-score-lm", "--path", checkpoint, *QUIET)
+    assert outcome.code == 2
+    assert "data directory data-bin (the default) does not exist" in outcome.err
+
+
+def test_the_road_to_its_end(
+    command: Command, evaluate: Callable[..., Outcome], llama_road: LlamaRoad, tmp_path: Path
+) -> None:
+    """Saved neighbours, sweep, λ of each token, report; append, forget, check, rows, info, recall."""
+    saved, road = tmp_path / "saved", llama_road
+
+    def done(*words: object) -> Outcome:
+        outcome = command(*[str(word) if i == 0 else word for i, word in enumerate(words)])  # type: ignore[arg-type]
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    knnlm = ["fairseq-knnlm"]
+    quiet = ["--log-format", "none"]
+    assert evaluate(*road.flags, "--save-retrieval", saved).code == 0
+    swept = done(*knnlm, "sweep", saved, "--no-figures", *quiet)
+    assert re.search(r"T is [\d.]+ × [\d.]+, the median", swept.out)
+    done(*knnlm, "report", saved, "--out", tmp_path / "page.html", *quiet)
+    assert "river" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    done(*knnlm, "info", road.store, *quiet)
+    done(*knnlm, "check", "--dstore-filename", road.store, "--indexfile", road.index, *quiet)
+    done(*knnlm, "rows", road.store, "0:4", *quiet)
+
+
+def test_append_and_forget(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> None:
+    road = make_road(tmp_path / "road", llama_road.model, "--knn-keytype", "block_output")
+    dump = [road.data, "--path", road.model, *BLOCKS, *QUIET, "--save-knnlm-dstore", "--dstore-mmap", road.store]
+    before = manifest(road)["rows"]
+    outcome = command("fairseq-eval-lm", *dump, "--gen-subset", "valid", "--append", "--knn-keytype", "residual")
+    assert outcome.code == 2
+    assert "keys of type" in outcome.err
+    outcome = command("fairseq-eval-lm", *dump, "--gen-subset", "valid", "--append")
+    assert outcome.code == 0, outcome.err
+    assert manifest(road)["rows"] > before
+    outcome = command("fairseq-knnlm", "forget", road.store, "--rows", "0:10", "--log-format", "none")
+    assert outcome.code == 0, outcome.err
