@@ -144,9 +144,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] # the harness has no types
     def get_model_info(self) -> dict[str, Any]:
         """Returns what results say of the model."""
         info = self.opened.info()
-        if not self._mixed:
-            info.pop("neighbours", None)
-        return info
+        return info if self._mixed else {**info, "neighbours": None}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Returns the ids of a text."""
