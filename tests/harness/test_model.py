@@ -152,13 +152,14 @@ def test_a_chat_template_is_applied_where_there_is_one(llama: TinyModel, tmp_pat
     with pytest.raises(ConfigError, match=r"--apply_chat_template needs a chat template, but .* has none"):
         HarnessModel(path=str(llama.path), device="cpu").apply_chat_template(talk)
     shutil.copytree(llama.path, tmp_path / "chat")
-    template = (
-        "{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}{% if add_generation_prompt %}> "
-    )
+    template = "{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}"
+    template += "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    template += "{% if add_generation_prompt %}> {% endif %}"
     (tmp_path / "chat/chat_template.jinja").write_text(template, encoding="utf-8")
     lm = HarnessModel(path=str(tmp_path / "chat"), device="cpu")
     assert lm.apply_chat_template(talk) == "[user] hello\n> "
     assert lm.apply_chat_template(talk, add_generation_prompt=False).startswith("[user] hello")
+    assert lm.apply_chat_template([{"role": "system", "content": "be brief"}, *talk]) == "[user] hello\n> "
     assert lm.chat_template(True) == template
 
 
