@@ -8,6 +8,7 @@ lm_eval.simple_evaluate(model=lm.alone(), tasks=["wikitext"])     # the model al
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ from fairseq.harness.scoring import Answer, Request, Scorer
 from fairseq.hub.text_settings import text_settings
 from fairseq.runtime.progress import Progress
 
+logger = logging.getLogger(__name__)
 NAME = "fairseq-knnlm"
 _Encoded = tuple[tuple[str, str], list[int], list[int]]
 _ONE: ContextVar["list[HarnessModel] | None"] = ContextVar("one model", default=None)
@@ -144,9 +146,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] # the harness has no types
     def get_model_info(self) -> dict[str, Any]:
         """Returns what results say of the model."""
         info = self.opened.info()
-        if not self._mixed:
-            info.pop("neighbours", None)
-        return info
+        return info if self._mixed else {**info, "neighbours": None}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Returns the ids of a text."""
@@ -166,13 +166,20 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] # the harness has no types
             raise ConfigError(
                 f"--apply_chat_template needs a chat template, but {self.opened.config.path} has none; leave it out"
             )
-        text: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return text
+        from jinja2.exceptions import TemplateError
+
+        def applied(turns: list[dict[str, str]]) -> str:
+            how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **how))
+
+        try:
+            return applied(chat_history)
+        except TemplateError as err:
+            turns = [turn for turn in chat_history if turn["role"] != "system"]
+            if len(turns) == len(chat_history):
+                raise ConfigError(f"the chat template of {self.opened.config.path} cannot be applied ({err})") from err
+            logger.warning("the chat template takes no system role (%s): conversations go without it", err)
+            return applied(turns)
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Returns ln p of each continuation, and whether it is the most probable one at each token."""

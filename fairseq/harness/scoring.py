@@ -11,6 +11,7 @@ R rows, T time, U places in rows whose next token is scored, P pairs of a place 
 
 import copy
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture, interpolate
 from fairseq.harness.head import Head
 from fairseq.runtime.precision import Precision
+
+logger = logging.getLogger(__name__)
 
 # Padded tokens of a batch where nobody says how many rows it has.
 CPU_TOKENS, GPU_TOKENS = 2048, 65_536
@@ -169,6 +172,15 @@ class Scorer:
     def _rows(self, requests: Sequence[Request]) -> list[_Row]:
         """Returns what the model reads, each row once, the longest first."""
         rows: dict[tuple[int, ...], _Row] = {}
+        cut = sum(len(each.context) + len(each.continuation) > self._longest + 1 for each in requests)
+        if cut:
+            logger.warning(
+                "%d of %d requests are longer than the %d tokens that the model reads at once, and lose the beginning"
+                " of their context",
+                cut,
+                len(requests),
+                self._longest,
+            )
         for number, request in enumerate(requests):
             size = len(request.continuation)
             if not size:

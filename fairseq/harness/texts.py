@@ -65,8 +65,9 @@ class TokenizerTexts:
         except ImportError as err:
             raise ConfigError(f"{directory} is a Hugging Face model, which needs transformers; {NEEDS}") from err
         try:
+            own = {} if add_bos is None else {"add_bos_token": add_bos}
             self.tokenizer = AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False
+                str(directory), local_files_only=True, trust_remote_code=False, **own
             )
         except (OSError, ValueError, KeyError) as err:
             raise DataError(
