@@ -23,7 +23,8 @@ from fairseq.knn.retrieval.results import Choice, swept_choice
 from fairseq.knn.retrieval.retrieval import Retrieval
 
 BEFORE = 32  # tokens shown before a token
-PASSAGES, NEIGHBOURS = 3, 2
+PASSAGES, NEIGHBOURS, CANDIDATES = 3, 2, 200
+LEAST_SHARE = 0.01
 LINE = 88  # characters of a line that are shown
 
 
@@ -48,15 +49,17 @@ class Scored:
         return [f"{by_token:.2f}", f"{by_word:.2f}", f"{nats / math.log(2) / self.text.bytes_of(first, last):.3f}"]
 
     def telling(self) -> list[int]:
-        """Returns tokens that gain most, one a document."""
-        found: dict[int, int] = {}
+        """Returns the tokens that gain most, of several documents where there are."""
+        best: list[int] = []
         for token in np.argsort(self.lm_N - self.both_N, kind="stable").tolist():
-            text = self.text.text(int(self.retrieval.position_N[token]), int(self.retrieval.position_N[token]) + 1)
-            if text.strip().isidentifier() and len(text.strip()) > 2:
-                found.setdefault(self.text.document_of(int(self.retrieval.position_N[token])), token)
-            if len(found) == PASSAGES:
+            word = self.text.text(position := int(self.retrieval.position_N[token]), position + 1).strip()
+            if len(word) > 2 and word.isidentifier():
+                best.append(token)
+            if len(best) == CANDIDATES:
                 break
-        return list(found.values())
+        others = {self.text.document_of(int(self.retrieval.position_N[token])): token for token in reversed(best)}
+        chosen = sorted(others.values(), key=best.index)
+        return [*chosen, *(token for token in best if token not in chosen)][:PASSAGES]
 
 
 def source_text(prefix: str) -> SourceText:
@@ -74,12 +77,11 @@ def place(text: SourceText, position: int) -> str:
 
 def line_at(text: SourceText, position: int) -> str:
     """Returns the end of what stands before a token, on one line, and the token in brackets."""
-    first = max(position - BEFORE, 0)
-    while text.document_of(first) != text.document_of(position):
-        first += 1
+    first = max(position - BEFORE, text.first_token(text.document_of(position)))
     before, token = text.text(first, position), text.text(position, position + 1)
-    shown = " ".join(before.split())[-LINE:]
-    space = " " if before[-1:].isspace() or token[:1].isspace() else ""
+    lines = [" ".join(line.split()) for line in before.splitlines()]
+    shown = " ⏎ ".join(line for line in lines if line)[-LINE:]
+    space = " ⏎ " if before.endswith("\n") else " " if before[-1:].isspace() or token[:1].isspace() else ""
     return f"{shown}{space}[{token.strip()}]"
 
 
@@ -91,12 +93,12 @@ def passages(scored: Scored, choice: Choice) -> Iterator[str]:
     for token in scored.telling():
         position = int(retrieval.position_N[token])
         lm, both = math.exp(scored.lm_N[token]), math.exp(scored.both_N[token])
-        yield f"\n{place(scored.text, position)}   p {lm:.3f} → {both:.3f}"
+        yield f"\n{place(scored.text, position)}   p = {lm:.2g} → {both:.2g}"
         yield f"    {line_at(scored.text, position)}"
         rows = slice(token, token + 1)
         ids_K, hits_K = retrieval.ids_NK[token, : choice.k], retrieval.hits_NK(rows)[0, : choice.k]
         share_K = vote_shares(gaps(np.asarray(retrieval.distances_NK[rows, : choice.k])), choice.knn_temp)[0]
-        for k in np.flatnonzero(hits_K)[:NEIGHBOURS]:
+        for k in np.flatnonzero(hits_K & (share_K >= LEAST_SHARE))[:NEIGHBOURS]:
             source = provenance.source(provenance.segment_of(int(ids_K[k])))
             text, at = source_text(str(source.prefix)), source.position(int(ids_K[k]))
             yield f"  {share_K[k]:4.0%} of the votes: {place(text, at)}"

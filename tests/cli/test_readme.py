@@ -46,8 +46,8 @@ def test_what_is_typed_at_first_is_there() -> None:
     targets = set(re.findall(r"\bmake ([a-z-]+)", text))
     assert {"demo", "test"} <= targets and targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    extras = set(re.findall(r"\[(\w+)\](?!\()", text.split("## Install")[1].split("##")[0]))
-    assert extras and extras <= set(re.findall(r"^(\w+) = \[", project, re.MULTILINE))
+    extras = set(re.findall(r"\[([\w-]+)\](?!\()", text.split("## Install")[1].split("##")[0]))
+    assert extras and extras <= set(re.findall(r"^([\w-]+) = \[", project, re.MULTILINE))
     commands = set(re.findall(r"^ *(fairseq-[a-z-]+) ", text, re.MULTILINE))
     assert commands and commands <= set(re.findall(r'^(fairseq-[a-z-]+) = "', project, re.MULTILINE))
 
