@@ -81,8 +81,8 @@ class OriginConfig:
     context_window: int = flag(0, "--context-window that it was written with", minimum=0)
     tokens_per_sample: int | None = flag(
         None,
-        "tokens_per_sample of the checkpoint, context window included [default: from --path]; with a model's tokenizer,"
-        " run_clm's --block_size [default: 1024]",
+        "tokens_per_sample of the checkpoint, context window included [default: from --path]; with a model's tokenizer"
+        " run_clm's --block_size, 1024 if left out",
         minimum=1,
     )
     stride: int | None = flag(None, "with a model's tokenizer and --path: run_clm's --stride [default: 512]", minimum=1)

@@ -1,7 +1,6 @@
 """Base class of everything that finds neighbours, in one datastore or in several.
 
-A source gives each of its rows a number, its id, and knows the value of every id. Where it has found neighbours, who
-votes and with what weight does not depend on where they lie (distribution.py).
+A source numbers its rows and knows the value of each. Votes do not depend on where neighbours lie (distribution.py).
 
     found ── every row that the searches came upon
       └── neighbours ── less the nearest one (--drop-top1), and of these the k nearest
