@@ -140,14 +140,14 @@ class SourceText:
 
     def line_range(self, position: int) -> tuple[int, int]:
         """Returns the tokens [first, last) of the line that a token is on, within its document."""
-        document, letter = self.document_of(position), self._letter(position)
-        begin, end = (int(self.bytes_before_N[self.first_token(d)]) for d in (document, document + 1))
-        line = int(np.searchsorted(self._line_ends, letter))
-        if line:
-            begin = max(begin, int(self._line_ends[line - 1]) + 1)
-        if line < len(self._line_ends):
-            end = min(end, int(self._line_ends[line]) + 1)
-        return self._first_at(begin, self.first_token(document)), self._first_at(end, position + 1)
+        document = self.document_of(position)
+        first, last = self.first_token(document), self.first_token(document + 1)
+        line = int(np.searchsorted(self._line_ends, self._letter(position)))
+        if line and self._line_ends[line - 1] >= self.bytes_before_N[first]:
+            first = self._first_at(int(self._line_ends[line - 1]) + 1, first)
+        if line < len(self._line_ends) and self._line_ends[line] < self.bytes_before_N[last]:
+            last = self._first_at(int(self._line_ends[line]) + 1, position + 1)
+        return first, last
 
     def _first_at(self, byte: int, least: int) -> int:
         """Returns the first token from ``least`` on whose first letter is at a byte or after it."""
@@ -210,21 +210,22 @@ class SourceTextWriter:
             table = DocumentTable(self.num_tokens, self.num_bytes, *columns)
             write_record(Path(f"{self._prefix}.documents.json"), table)
 
-    def write(self, name: str, first_line: int, data: bytes, starts: Int64s) -> None:
+    def write(self, name: str, first_line: int, text: str, starts: Int64s) -> None:
         """Appends a document.
 
         Args:
             name: of it.
             first_line: of its file that is its first.
-            data: its text, UTF-8.
+            text: the whole of it.
             starts: where each of its n tokens begins in it, and its end: int64 ``[n + 1]``.
         """
+        data = text.encode()
         self._names.append(name)
         self._first_lines.append(first_line)
         self._first_tokens.append(self.num_tokens)
         self._hashes.append(hashlib.sha256(data).hexdigest())
         self._text.write(data)
-        words = words_before(data, starts)
+        words = words_before(text, data, starts)
         self._write(np.stack([starts[:-1] + self.num_bytes, words[:-1] + self.num_words], 1))
         self.num_tokens += len(starts) - 1
         self.num_bytes += len(data)
@@ -240,19 +241,18 @@ class SourceTextWriter:
         self._offsets.write(data)
 
 
-def words_before(data: bytes, starts: Int64s) -> Int64s:
+def words_before(text: str, data: bytes, starts: Int64s) -> Int64s:
     """Returns how many of a document's words come before each of its tokens, int64 ``[n + 1]``."""
-    white = _white(data)
+    white = _white(text, data)
     white[1:] &= ~white[:-1].copy()  # where each run begins
     words: Int64s = 1 + np.searchsorted(np.flatnonzero(white), starts)
     words[0] = 0
     return words
 
 
-def _white(data: bytes) -> npt.NDArray[np.bool_]:
+def _white(text: str, data: bytes) -> npt.NDArray[np.bool_]:
     """Returns which bytes of a text are of white space, in Unicode's sense."""
     found: npt.NDArray[np.bool_] = _WHITE[np.frombuffer(data, np.uint8)]
-    text = data.decode()
     others = "".join(sorted({letter for letter in set(text) if letter.isspace() and letter not in " \t\n\r\f\v"}))
     if others:
         blank = text.translate({ord(letter): " " * len(letter.encode()) for letter in others}).encode()

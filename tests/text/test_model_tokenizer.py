@@ -1,7 +1,8 @@
-"""A model's tokenizer: ids, names of tokens, where each token begins, and what is refused; the package itself is told."""
+"""A model's tokenizer: ids, tokens' names, where each token begins, and what is refused, by the package itself."""
 
 import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_bytes_of_tokens_are_exact_within_a_character(name: str, tmp_path: Path)
     ids, starts = ModelTokenizer(directory).encode_with_offsets(text)
     tokenizer = own(directory)
     assert len(ids) > len(text)
-    parts = [text.encode()[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [text.encode()[a:b] for a, b in pairwise(starts)]
     assert sum(part[-1] >= 0x80 for part in parts if part) > 4
     for idx, part in zip(ids.tolist(), parts, strict=True):
         said = tokenizer.decode([idx - SHIFT], skip_special_tokens=False)
@@ -207,7 +208,7 @@ def test_a_directory_that_is_refused(files: dict[str, str], message: str, tmp_pa
 
 
 def test_paths_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--path: .* does not exist; give the directory"):
+    with pytest.raises(DataError, match=r"--path: .* does not exist; give the directory"):
         ModelTokenizer(tmp_path / "none", "--path")
     directory = write(tmp_path, _made("byte_level"))
     with pytest.raises(DataError, match="is a file; give the directory"):

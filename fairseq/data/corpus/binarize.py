@@ -64,28 +64,30 @@ def binarize_corpus(
     Raises:
         DataError: a file or line that cannot be read, or no text at all.
     """
-    sizes = [path.stat().st_size for path in files]
+    size = sum(path.stat().st_size for path in files)
     skipped: list[str] = []
     specials: Counter[str] = Counter()
     special_ids = np.array(list(tokenizer.specials), np.int64)
     documents = _documents(corpus, files, skipped)
-    workers = min(workers, 1 + sum(sizes) // WORKER_BYTES)
+    workers = min(workers, 1 + size // WORKER_BYTES)
     with (
         IndexedDatasetWriter(prefix, vocabulary_size) as ids_writer,
         SourceTextWriter(prefix) as text_writer,
-        Progress(f"tokenise {corpus.path.name}", sum(sizes), "bytes") as progress,
+        Progress(f"tokenise {corpus.path.name}", size, "bytes") as progress,
     ):
-        done = 0
-        for document, encoded in encode_documents(documents, str(tokenizer.directory), workers):
-            progress.advance(sum(sizes[done : document.file]))
-            done = document.file
+
+        def advance(num_bytes: int) -> None:
+            """Counts bytes of text, which are some more than the file's where pieces overlap, less of JSON."""
+            progress.advance(min(num_bytes, size - progress.n))
+
+        for document, encoded in encode_documents(documents, str(tokenizer.directory), workers, advance):
             if not len(encoded.ids):
                 continue
             ids_writer.write(encoded.ids, np.array([len(encoded.ids)]))
-            text_writer.write(document.name, document.first_line, document.text.encode(), encoded.starts)
+            text_writer.write(document.name, document.first_line, document.text, encoded.starts)
             found = encoded.ids[np.isin(encoded.ids, special_ids)].tolist()
             specials.update(map(tokenizer.specials.__getitem__, found))
-        progress.advance(sum(sizes[done:]))
+        advance(size)
         if not ids_writer.num_tokens:
             raise DataError(f"{corpus.flag}: {corpus.path} has no text; give a file or directory that has some")
     counts = (ids_writer.num_sentences, ids_writer.num_tokens, text_writer.num_bytes, text_writer.num_words)
@@ -95,8 +97,8 @@ def binarize_corpus(
 
 def _documents(corpus: Corpus, files: Sequence[Path], skipped: list[str]) -> Iterator[Document]:
     """Yields the documents of the files that have text; notes those that are none."""
-    for number, path in enumerate(files):
-        found = corpus.read(path, number)
+    for path in files:
+        found = corpus.read(path)
         if found is None:
             skipped.append(corpus.name_of(path))
         yield from (document for document in found or () if document.text)

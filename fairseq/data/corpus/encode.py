@@ -7,14 +7,13 @@ what stands before has no say. Where two pieces never meet, the document is enco
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
 
 import numpy as np
 
-from fairseq.arrays import Int64s
+from fairseq.arrays import Int32s, Int64s
 from fairseq.data.corpus.files import Document
 from fairseq.runtime.parallel import ordered_map
 from fairseq.text.model_tokenizer import ModelTokenizer
@@ -27,14 +26,14 @@ SAME_TOKENS = 64  # in a row, where two pieces meet
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text's ids, int64 ``[n]``, and where each begins, in bytes: ``[n + 1]``."""
+    """A text's ids, int32 ``[n]``, and where each begins, in bytes: int64 ``[n + 1]``."""
 
-    ids: Int64s
+    ids: Int32s
     starts: Int64s
 
 
 def encode_documents(
-    documents: Iterable[Document], directory: str, workers: int = 1
+    documents: Iterable[Document], directory: str, workers: int = 1, advance: Callable[[int], object] = int
 ) -> Iterator[tuple[Document, Encoded]]:
     """Yields documents with their ids here, in order.
 
@@ -42,21 +41,24 @@ def encode_documents(
         documents: not empty.
         directory: of the tokenizer.
         workers: processes; with one, this one.
+        advance: is told how many bytes of text have been encoded since it was told last.
     """
     waiting: deque[tuple[Document, int]] = deque()
     ready: deque[Encoded] = deque()
     for encoded in ordered_map(partial(encode_texts, directory), _batches(documents, waiting), workers):
         ready.extend(encoded)
+        advance(sum(int(text.starts[-1]) for text in encoded))
         while waiting and len(ready) >= waiting[0][1]:
             document, num_pieces = waiting.popleft()
             pieces = [ready.popleft() for _ in range(num_pieces)]
-            yield document, pieces[0] if num_pieces == 1 else _joined(document, pieces, directory)
+            yield document, pieces[0] if num_pieces == 1 else _joined(document.text, pieces, directory)
 
 
 def encode_texts(directory: str, texts: list[str]) -> list[Encoded]:
     """Returns the ids of each text."""
     tokenizer = _tokenizer(directory)
-    return [Encoded(*tokenizer.encode_with_offsets(text)) for text in texts]
+    encoded = map(tokenizer.encode_with_offsets, texts)
+    return [Encoded(ids.astype(np.int32), starts) for ids, starts in encoded]
 
 
 @lru_cache(1)
@@ -69,49 +71,46 @@ def _batches(documents: Iterable[Document], waiting: deque[tuple[Document, int]]
     """Yields texts to encode together; notes each document and the number of its pieces."""
     batch, size = list[str](), 0
     for document in documents:
-        pieces = pieces_of(document.text)
-        waiting.append((document, len(pieces)))
-        for piece in pieces:
-            if batch and size + len(piece) > BATCH_CHARACTERS:
+        ranges = ranges_of(len(document.text))
+        waiting.append((document, len(ranges)))
+        for begin, end in ranges:
+            if batch and size + end - begin > BATCH_CHARACTERS:
                 yield batch
                 batch, size = [], 0
-            batch.append(piece)
-            size += len(piece)
+            batch.append(document.text[begin:end])
+            size += end - begin
     if batch:
         yield batch
 
 
-def pieces_of(text: str) -> list[str]:
-    """Returns a text, or the overlapping pieces of a large one."""
-    if len(text) <= PIECE_CHARACTERS + OVERLAP_CHARACTERS:
-        return [text]
-    starts = range(0, len(text), PIECE_CHARACTERS)
-    return [
-        text[max(start - OVERLAP_CHARACTERS, 0) : start + PIECE_CHARACTERS + OVERLAP_CHARACTERS] for start in starts
-    ]
+def ranges_of(length: int) -> list[tuple[int, int]]:
+    """Returns the characters of a text of this length that are encoded at once: all, or overlapping pieces."""
+    if length <= PIECE_CHARACTERS + OVERLAP_CHARACTERS:
+        return [(0, length)]
+    starts, overlap = range(0, length, PIECE_CHARACTERS), OVERLAP_CHARACTERS
+    return [(max(start - overlap, 0), min(start + PIECE_CHARACTERS + overlap, length)) for start in starts]
 
 
-def _joined(document: Document, pieces: list[Encoded], directory: str) -> Encoded:
-    """Returns the ids of a large document from those of its pieces; encodes it whole where two of them do not meet."""
-    text, byte, placed = document.text, 0, [pieces[0]]
+def _joined(text: str, pieces: list[Encoded], directory: str) -> Encoded:
+    """Returns the ids of a large text from those of its pieces; encodes it whole where two of them do not meet."""
+    begins = [begin for begin, _ in ranges_of(len(text))]
+    ids, starts, first, left = [], [], 0, pieces[0]
+    byte = 0
     for number, piece in enumerate(pieces[1:], 1):
-        begins = [max(n * PIECE_CHARACTERS - OVERLAP_CHARACTERS, 0) for n in (number - 1, number)]
-        byte += len(text[begins[0] : begins[1]].encode())
-        placed.append(Encoded(piece.ids, piece.starts + byte))
-    ids, starts, first = [], [], 0
-    for left, right in pairwise(placed):
+        byte += len(text[begins[number - 1] : begins[number]].encode())
+        right = Encoded(piece.ids, piece.starts + byte)
         meeting = _meeting(left, right)
         if meeting is None or meeting[0] < first:
             return encode_texts(directory, [text])[0]
         ids.append(left.ids[first : meeting[0]])
         starts.append(left.starts[first : meeting[0]])
-        first = meeting[1]
-    return Encoded(np.concatenate([*ids, placed[-1].ids[first:]]), np.concatenate([*starts, placed[-1].starts[first:]]))
+        first, left = meeting[1], right
+    return Encoded(np.concatenate([*ids, left.ids[first:]]), np.concatenate([*starts, left.starts[first:]]))
 
 
 def _meeting(left: Encoded, right: Encoded) -> tuple[int, int] | None:
     """Returns a token of each that is the same one, among many that are; None where there is none."""
-    zone = int(np.searchsorted(left.starts, right.starts[0]))
+    zone = int(np.searchsorted(left.starts[:-1], right.starts[0]))
     _, in_left, in_right = np.intersect1d(left.starts[zone:-1], right.starts[:-1], return_indices=True)
     in_left = in_left + zone
     same = left.ids[in_left] == right.ids[in_right]

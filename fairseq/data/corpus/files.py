@@ -29,13 +29,11 @@ class Document:
         name: its file's, within the directory that was given; of JSON, with its line.
         first_line: the line of the file that is its first; of JSON, 1: lines are those of its text.
         text: the whole of it.
-        file: its number in the corpus.
     """
 
     name: str
     first_line: int
     text: str
-    file: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Corpus:
         """Returns a file's path within the directory, its name where the file alone was given."""
         return path.relative_to(self.path).as_posix() if path != self.path else path.name
 
-    def read(self, path: Path, number: int = 0) -> list[Document] | None:
+    def read(self, path: Path) -> list[Document] | None:
         """Returns the documents of a file, None where it is no text and one of a directory.
 
         Raises:
@@ -102,10 +100,10 @@ class Corpus:
         name = self.name_of(path)
         rule = self.documents or ("jsonl" if path.suffix == ".jsonl" else "file")
         if rule == "jsonl":
-            return list(self._of_json(text, path, number))
+            return list(self._of_json(text, path))
         if rule == "blank-line":
-            return [Document(name, line, part, number) for line, part in _paragraphs(text)]
-        return [Document(name, 1, text, number)] if text else []
+            return [Document(name, line, part) for line, part in _paragraphs(text)]
+        return [Document(name, 1, text)] if text else []
 
     def sha256(self, paths: Sequence[Path]) -> str:
         """Returns the hash of the file, or of the names and hashes of those of a directory, in hexadecimal."""
@@ -123,11 +121,11 @@ class Corpus:
     def _key(self, path: Path) -> tuple[str, ...]:
         return path.relative_to(self.path).parts
 
-    def _of_json(self, text: str, path: Path, number: int) -> Iterator[Document]:
+    def _of_json(self, text: str, path: Path) -> Iterator[Document]:
         name = self.name_of(path)
         for line, row in enumerate(text.split("\n"), 1):
             if row.strip():
-                yield Document(f"{name}:{line}", 1, self._field(row, f"{path}:{line}"), number)
+                yield Document(f"{name}:{line}", 1, self._field(row, f"{path}:{line}"))
 
     def _field(self, row: str, place: str) -> str:
         try:
