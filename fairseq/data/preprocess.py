@@ -47,7 +47,7 @@ class Words:
         if it is None:
             return None
         ids = (it.opening_id, it.bos_id, it.eos_id)
-        return TokenizerRecord(it.sha256, it.num_tokens, *ids, it.adds_bos, str(it.directory.absolute()))
+        return TokenizerRecord(it.sha256, it.num_tokens, *ids, it.adds_bos, str(it.directory))
 
     def are_in(self, destdir: Path, earlier: PreprocessRecord) -> bool:
         """Returns whether the ids in a data directory are of this dictionary and tokenizer."""

@@ -97,6 +97,29 @@ class SourceText:
         path = Path(f"{prefix}.documents.json")
         return cls(prefix, read_record(path, DocumentTable, DataError, REMAKE)) if path.is_file() else None
 
+    def check(self, offsets: Int64s) -> None:
+        """Checks the documents against those of the ids, and every document's hash, which reads all of the text.
+
+        Args:
+            offsets: where each sentence of the ids begins, and the end.
+
+        Raises:
+            DataError: it is not the text of these ids, or is damaged.
+        """
+        own = np.append(self._first_token_D, self.num_tokens)
+        if not np.array_equal(own, offsets):
+            raise DataError(
+                f"{self.prefix}.documents.json must name the documents of {self.prefix}.idx, but has"
+                f" {self.num_documents} of {self.num_tokens} tokens for {len(offsets) - 1} of {offsets[-1]}; {REMAKE}"
+            )
+        for document, sha256 in enumerate(self._table.sha256):
+            data = self._bytes(self.first_token(document), self.first_token(document + 1))
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise DataError(
+                    f"{self.prefix}.text is damaged in the document {self.name_of(document)}, as its recorded checksum"
+                    f" says; {REMAKE}"
+                )
+
     @property
     def num_documents(self) -> int:
         """Documents; none of them is empty."""
@@ -210,22 +233,21 @@ class SourceTextWriter:
             table = DocumentTable(self.num_tokens, self.num_bytes, *columns)
             write_record(Path(f"{self._prefix}.documents.json"), table)
 
-    def write(self, name: str, first_line: int, text: str, starts: Int64s) -> None:
+    def write(self, name: str, first_line: int, data: bytes, starts: Int64s) -> None:
         """Appends a document.
 
         Args:
             name: of it.
             first_line: of its file that is its first.
-            text: the whole of it.
+            data: its text, UTF-8.
             starts: where each of its n tokens begins in it, and its end: int64 ``[n + 1]``.
         """
-        data = text.encode()
         self._names.append(name)
         self._first_lines.append(first_line)
         self._first_tokens.append(self.num_tokens)
         self._hashes.append(hashlib.sha256(data).hexdigest())
         self._text.write(data)
-        words = words_before(text, data, starts)
+        words = words_before(data, starts)
         self._write(np.stack([starts[:-1] + self.num_bytes, words[:-1] + self.num_words], 1))
         self.num_tokens += len(starts) - 1
         self.num_bytes += len(data)
@@ -241,18 +263,19 @@ class SourceTextWriter:
         self._offsets.write(data)
 
 
-def words_before(text: str, data: bytes, starts: Int64s) -> Int64s:
+def words_before(data: bytes, starts: Int64s) -> Int64s:
     """Returns how many of a document's words come before each of its tokens, int64 ``[n + 1]``."""
-    white = _white(text, data)
+    white = _white(data)
     white[1:] &= ~white[:-1].copy()  # where each run begins
     words: Int64s = 1 + np.searchsorted(np.flatnonzero(white), starts)
     words[0] = 0
     return words
 
 
-def _white(text: str, data: bytes) -> npt.NDArray[np.bool_]:
+def _white(data: bytes) -> npt.NDArray[np.bool_]:
     """Returns which bytes of a text are of white space, in Unicode's sense."""
     found: npt.NDArray[np.bool_] = _WHITE[np.frombuffer(data, np.uint8)]
+    text = data.decode()
     others = "".join(sorted({letter for letter in set(text) if letter.isspace() and letter not in " \t\n\r\f\v"}))
     if others:
         blank = text.translate({ord(letter): " " * len(letter.encode()) for letter in others}).encode()

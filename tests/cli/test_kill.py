@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.kill_child import Stage, contents, finish_and_compare, kill_and_compare, measure
+from tests.builders.tiny_llama import write_tokenizer
 from tests.builders.tiny_lm import NUM_WORDS, TRAINED, make_sentences
 
 # The default suite has a few, for faults that any kill shows; the slow one more, for those of one moment in ten.
@@ -29,6 +30,10 @@ STAGES: dict[str, tuple[str, list[str]]] = {
     "preprocess": (
         "fairseq-preprocess",
         shlex.split("--only-source --trainpref train.txt --validpref valid.txt --testpref valid.txt --destdir out"),
+    ),
+    "preprocess with a tokenizer": (
+        "fairseq-preprocess",
+        shlex.split("--only-source --tokenizer tokenizer --trainpref train.txt --validpref valid.txt --destdir out"),
     ),
     "train": ("fairseq-train", TRAIN),
     "dump": (
@@ -69,6 +74,7 @@ def inputs(data_dir: Path, trained_dir: Path, tmp_path_factory: pytest.TempPathF
         lines = [" ".join(f"w{word - 4}" for word in s[:-1]) for s in make_sentences(count, seed=len(name))]
         (directory / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert NUM_WORDS < 100
+    write_tokenizer(directory / "tokenizer")
     shutil.copytree(data_dir, directory / "data-bin")
     shutil.copytree(trained_dir, directory / "checkpoints")
     words = shlex.split(f"{EVALUATE} {DUMP} --dstore-mmap dstore")

@@ -26,7 +26,7 @@ def write(prefix: Path, documents: list[tuple[str, int, str]], cuts: list[list[i
         for (name, line, text), cut in zip(documents, cuts, strict=True):
             size = len(text.encode())
             inner = sorted(byte % (size + 1) for byte in cut)
-            writer.write(name, line, text, np.array([0, *inner, size], np.int64))
+            writer.write(name, line, text.encode(), np.array([0, *inner, size], np.int64))
     found = SourceText.open(prefix)
     assert found is not None
     return found
@@ -112,8 +112,22 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
         SourceText.open(tmp_path / "train")
 
 
+def test_damage_is_found(tmp_path: Path) -> None:
+    source = write(tmp_path / "train", DOCUMENTS, [[1], [2], [], []])
+    source.check(np.array([0, 2, 4, 5, 6]))
+    for other in ([0, 2, 4, 6], [0, 2, 3, 5, 6], [0, 2, 4, 5, 7]):
+        with pytest.raises(DataError, match=r"must name the documents of .*train\.idx, but has 4 of 6 tokens for"):
+            source.check(np.array(other))
+    path = tmp_path / "train.text"
+    path.write_bytes(path.read_bytes().replace(b"f(1)", b"f(2)"))
+    damaged = SourceText.open(tmp_path / "train")
+    assert damaged is not None
+    with pytest.raises(DataError, match=r"train\.text is damaged in the document a\.py"):
+        damaged.check(np.array([0, 2, 4, 5, 6]))
+
+
 def test_a_writer_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError), SourceTextWriter(tmp_path / "train") as writer:
-        writer.write("a", 1, "text", np.array([0, 4]))
+        writer.write("a", 1, b"text", np.array([0, 4]))
         raise KeyError
     assert list(tmp_path.iterdir()) == []

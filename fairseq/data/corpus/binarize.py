@@ -84,7 +84,7 @@ def binarize_corpus(
             if not len(encoded.ids):
                 continue
             ids_writer.write(encoded.ids, np.array([len(encoded.ids)]))
-            text_writer.write(document.name, document.first_line, document.text, encoded.starts)
+            text_writer.write(document.name, document.first_line, document.text.encode(), encoded.starts)
             found = encoded.ids[np.isin(encoded.ids, special_ids)].tolist()
             specials.update(map(tokenizer.specials.__getitem__, found))
         advance(size)

@@ -21,7 +21,7 @@ class TokenizerRecord(Record, frozen=True):
         bos: id of the token that begins a text, None where there is none.
         eos: id of the token that ends one, likewise.
         add_bos: whether the tokenizer itself puts ``bos`` in front of a text. The ids on the disk are without it.
-        directory: that it came from.
+        directory: that it came from, as it was typed.
     """
 
     sha256: str

@@ -1,5 +1,6 @@
 """Checks of binarised data and of a checkpoint: what a run has beside its datastores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.data.corpus.record import PreprocessRecord
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.source_text import SourceText
 from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings
@@ -50,7 +52,7 @@ def _check_data(config: CheckConfig, findings: Findings, directory: Path) -> Inp
         if not splits and dictionary is not None:
             findings.add(FAILED, "data", f"{directory} holds no split (NAME.idx and NAME.bin); make one")
     for split in splits:
-        recorded = (record.splits or {}).get(split, {}).get("bin_sha256")
+        recorded = (record.splits or {}).get(split, {})
         _check_split(findings, directory / split, inputs.model.vocabulary_size, recorded)
     return inputs
 
@@ -61,7 +63,8 @@ def _record(directory: Path) -> PreprocessRecord | None:
     return read_record(path, PreprocessRecord, DataError, remedy) if path.is_file() else None
 
 
-def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, sha256: str | None) -> None:
+def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, recorded: Mapping[str, Any]) -> None:
+    """Checks the ids of a split, and its source text where it has one."""
     what = f"data {prefix.name}"
     text = findings.opened(f"{what} sizes", lambda: MMapIndexedDataset(prefix))
     if text is None:
@@ -73,7 +76,15 @@ def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, 
         with findings.failing(f"{what} ids"):
             text.check_ids(vocabulary_size, str(prefix.parent / "dict.txt"))
             findings.add(OK, f"{what} ids", f"all below {vocabulary_size}")
-    findings.checksum_of_files(what, {text.tokens_path: sha256} if sha256 else {}, "binarise the text again")
+    files = {".bin": recorded.get("bin_sha256"), ".offsets": recorded.get("offsets_sha256")}
+    known = {Path(f"{prefix}{suffix}"): sha256 for suffix, sha256 in files.items() if sha256}
+    with findings.failing(f"{what} source text"):
+        source = SourceText.open(prefix)
+        if source is not None and not findings.fast:
+            source.check(text.offsets)
+            findings.add(OK, f"{what} source text", f"{source.num_documents} documents, as recorded")
+    if all(path.is_file() for path in known):
+        findings.checksum_of_files(what, known, "binarise the text again")
 
 
 def _check_checkpoint(findings: Findings, path: str, inputs: Inputs) -> Inputs:
