@@ -78,11 +78,17 @@ class SourceText:
             if found != size:
                 is_there = f"has {found}" if found >= 0 else "is not there"
                 raise DataError(f"{path} must have {size} bytes by {prefix}.documents.json, but {is_there}; {REMAKE}")
+        first_D, number = np.array(table.first_tokens, np.int64), table.num_tokens
+        columns = {len(table.names), len(table.first_lines), len(table.first_tokens), len(table.sha256)}
+        if len(columns) > 1 or (np.diff(first_D, prepend=-1, append=number) <= 0).any() or (first_D[:1] > 0).any():
+            raise DataError(f"{prefix}.documents.json must name documents in order, with tokens each; {REMAKE}")
         self._text = _mapped(Path(f"{prefix}.text"), "u1")
         pairs = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
         self.bytes_before_N: Int64s = pairs[:, 0]
         self.words_before_N: Int64s = pairs[:, 1]
-        self._first_token_D = np.array(table.first_tokens, np.int64)
+        self._first_token_D = first_D
+        if self.bytes_before_N[0] or self.bytes_before_N[-1] != len(self._text):
+            raise DataError(f"{prefix}.offsets must lead from 0 to the end of {prefix}.text, but does not; {REMAKE}")
 
     @classmethod
     def open(cls, prefix: str | Path) -> "SourceText | None":

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Int64s
-from fairseq.errors import ConfigError, DataError
+from fairseq.errors import ConfigError, DataError, shown
 from fairseq.text.packages import package
 from fairseq.text.token_bytes import TokenBytes
 
@@ -152,7 +152,13 @@ class ModelTokenizer:
         return list(found)
 
     def _encode(self, text: str) -> Any:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception as err:  # for want of a token for what is unknown, for example
+            raise DataError(
+                f"{self.path} must have tokens for every text, but cannot encode {shown(text[:80])} ({str(err)[:160]});"
+                " give another tokenizer, or leave that text out"
+            ) from err
 
     @cached_property
     def _bytes(self) -> TokenBytes:

@@ -1,5 +1,6 @@
 """The source text of tokens: text, bytes, words and lines of any range, as counted in the documents themselves."""
 
+import json
 import re
 from pathlib import Path
 
@@ -106,9 +107,38 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"train\{suffix} must have .*, but is not there; make it again"):
             SourceText.open(tmp_path / "train")
         path.write_bytes(data)
+    path = tmp_path / "train.offsets"
+    for row in (0, -1):
+        pairs = np.fromfile(path, "<u8").reshape(-1, 2)
+        pairs[row, 0] += 1
+        path.write_bytes(pairs.tobytes())
+        with pytest.raises(DataError, match=r"train\.offsets must lead from 0 to the end of .*train\.text"):
+            SourceText.open(tmp_path / "train")
+        pairs[row, 0] -= 1
+        path.write_bytes(pairs.tobytes())
     assert SourceText.open(tmp_path / "train") is not None
-    (tmp_path / "train.documents.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match=r"documents\.json"):
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": ["a"]},
+        {"first_lines": [1, 7, 1]},
+        {"first_tokens": [0, 2, 2, 5]},
+        {"first_tokens": [1, 2, 4, 5]},
+        {"first_tokens": [0, 2, 4, 6]},
+        {"first_tokens": [0, 2, 4, -1]},
+        {"first_tokens": None},
+        {"kind": "index"},
+        {"version": 2},
+        {"more": 1},
+    ],
+)
+def test_a_table_of_documents_that_is_not_sound(change: dict[str, object], tmp_path: Path) -> None:
+    write(tmp_path / "train", DOCUMENTS, [[1], [2], [], []])
+    path = tmp_path / "train.documents.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"train\.documents\.json"):
         SourceText.open(tmp_path / "train")
 
 

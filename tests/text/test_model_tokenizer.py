@@ -219,6 +219,14 @@ def test_paths_that_are_refused(tmp_path: Path) -> None:
             assert ModelTokenizer(directory).bos_id
 
 
+def test_a_text_without_tokens_of_its_own_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    directory = write(tmp_path, Tokenizer(models.WordLevel({"a": 0}, unk_token="?")))
+    with pytest.raises(DataError, match=r"must have tokens for every text, but cannot encode 'b' \(.*\); give another"):
+        ModelTokenizer(directory).encode("b")
+
+
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = write(tmp_path, _made("byte_level"))
     monkeypatch.setattr(model_tokenizer, "package", lambda name, flag: package("no_such_package", flag))

@@ -75,3 +75,12 @@ def test_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     directory = write(tmp_path, KINDS["byte_level"]())
     monkeypatch.setattr(encode, "BATCH_CHARACTERS", 100)
     check(directory, [mixed(seed, 5) for seed in range(20)], workers=2)
+
+
+@pytest.mark.slow
+def test_a_real_tokenizer_of_a_long_text_in_pieces(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of the project's own pages as one document, cut in twenty pieces, are those of the whole."""
+    monkeypatch.setattr(encode, "PIECE_CHARACTERS", 10_000)
+    monkeypatch.setattr(encode, "OVERLAP_CHARACTERS", 1000)
+    pages = sorted((Path(__file__).parents[3] / "docs").glob("*.md"))
+    check(smollm2, ["\n".join(page.read_text(encoding="utf-8") for page in pages)])
