@@ -167,6 +167,21 @@ class SourceText:
         before = np.searchsorted(self._line_ends, [start, self._letter(position)])
         return self._table.first_lines[document] + int(before[1] - before[0])
 
+    def places_of(self, position_N: Int64s) -> tuple[Int64s, Int64s]:
+        """Returns the document of each token, and its line as ``line_of`` has it."""
+        document_N: Int64s = np.searchsorted(self._first_token_D, position_N, side="right") - 1
+        start_N, end_N = self.bytes_before_N[position_N], self.bytes_before_N[position_N + 1]
+        letter_N, left = start_N.copy(), np.flatnonzero(end_N > start_N)
+        while len(left):  # as many turns as the longest run of white space has letters
+            left = left[_WHITE[self._text[letter_N[left]]]]
+            letter_N[left] += 1
+            blank = letter_N[left] == end_N[left]
+            letter_N[left[blank]] = start_N[left[blank]]
+            left = left[~blank]
+        begin_N = self.bytes_before_N[self._first_token_D[document_N]]
+        before_N = np.searchsorted(self._line_ends, letter_N) - np.searchsorted(self._line_ends, begin_N)
+        return document_N, np.array(self._table.first_lines, np.int64)[document_N] + before_N
+
     def line_range(self, position: int) -> tuple[int, int]:
         """Returns the tokens [first, last) of the line that a token is on, within its document."""
         document = self.document_of(position)

@@ -16,12 +16,13 @@ from fairseq.data.config import LanguageModelingConfig
 from fairseq.knn.datastore import dump as dump_order
 from fairseq.knn.datastore.store import DatastoreWriter
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from tests.builders.tiny_lm import EOS, NUM_SENTENCES, Command, make_sentences, token_log_probs
+from tests.builders.tiny_lm import NUM_SENTENCES, Command, make_sentences, token_log_probs
 from tests.oracles.knn import knn_probability, mixture, nearest
-from tests.oracles.windows import document_blocks, greedy_blocks
+from tests.oracles.windows import PAD, document_blocks, document_rows, greedy_blocks, isolated_rows, rows
 
 FLOAT32_ATOL = 1e-5  # two layers in float32 under another padding
 PRINTED = 2e-5  # printed log-probabilities have six decimals
+SHORT = 5  # tokens of a block where sentences are the documents, so that they have several
 BLOCK = 16  # the checkpoint's tokens_per_sample
 SENTENCES = make_sentences(NUM_SENTENCES["train"], 0)
 SIZES = [len(sentence) for sentence in SENTENCES]
@@ -36,6 +37,15 @@ def blocks_of(mode: str) -> list[tuple[int, int]]:
         "complete_doc": document_blocks(SIZES, BLOCK),
         "eos": list(zip([0, *ends[:-1]], ends, strict=True)),
     }[mode]
+
+
+def rows_of(mode: str) -> list[tuple[list[int], list[int]]]:
+    """Returns source and target of each row, the target padded where nothing is scored."""
+    if mode == "isolated":
+        return isolated_rows(STREAM, BLOCK)
+    return (
+        document_rows(STREAM, SIZES, SHORT, 0) if mode == "document" else rows(STREAM, SIZES, blocks_of(mode), BLOCK, 0)
+    )
 
 
 def read(prefix: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -66,23 +76,23 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def naive_keys(checkpoint: Path, data_dir: Path, mode: str) -> np.ndarray:
     loaded = load_checkpoint(checkpoint)
     model = LanguageModelingTask(LanguageModelingConfig(str(data_dir))).load_model(loaded, {}).eval()
-    starts, keys = {0, *np.cumsum(SIZES).tolist()}, []
-    for start, end in blocks_of(mode):
-        source = [EOS if start in starts else STREAM[start - 1], *STREAM[start : end - 1]]
+    keys = []
+    for source, target in rows_of(mode):
         with torch.no_grad():
-            keys.append(model(torch.tensor([source]), 0).ffn_input_BSC[0].numpy())
+            keys.append(model(torch.tensor([source]), 0).ffn_input_BSC[0].numpy()[target.count(PAD) :])
     return np.concatenate(keys)
 
 
 @pytest.mark.usefixtures("few_rows")
-@pytest.mark.parametrize("mode", ["none", "complete", "complete_doc", "eos"])
+@pytest.mark.parametrize("mode", ["none", "complete", "complete_doc", "eos", "isolated", "document"])
 def test_rows_are_the_tokens_of_the_blocks_whatever_the_batches(
     dump: Any, checkpoint: Path, data_dir: Path, mode: str
 ) -> None:
     wanted = naive_keys(checkpoint, data_dir, mode)
-    tokens = [token for start, end in blocks_of(mode) for token in STREAM[start:end]]
+    tokens = [token for _, target in rows_of(mode) for token in target if token != PAD]
+    cut = ["--model-overrides", f"{{'tokens_per_sample': {SHORT}}}"] if mode == "document" else []
     for name, words in {"wide": [], "narrow": ["--max-tokens", 20], "two": ["--batch-size", 2]}.items():
-        keys, values = read(dump(name, "--sample-break-mode", mode, *words))
+        keys, values = read(dump(name, "--sample-break-mode", mode, *cut, *words))
         assert values.tolist() == tokens
         np.testing.assert_allclose(keys, wanted, atol=FLOAT32_ATOL, rtol=0)
 

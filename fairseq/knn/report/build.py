@@ -14,6 +14,7 @@ import numpy as np
 from fairseq.arrays import Array, Float32s, Float64s, Int64s
 from fairseq.config.flags import as_dict
 from fairseq.criterions.perplexity import perplexity_of
+from fairseq.data.blocks import joined_ranges
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.report.groups import Grouping, gain_by_group, groupings
 from fairseq.knn.report.pack import AFTER, BEFORE, by_change, choose, packed
@@ -23,6 +24,7 @@ from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
+from fairseq.knn.report.wording import facts_of, places_of, words_of
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
@@ -97,7 +99,8 @@ def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings,
     n = min(len(retrieval), config.max_tokens)
     shown = min(config.neighbours, settings.k)
     target_N = retrieval.target_N[:n]
-    check_targets(texts.text, retrieval.position_N[:n], target_N)
+    position_N = np.asarray(retrieval.position_N[:n], np.int64)
+    check_targets(texts.text, position_N, target_N)
     columns = _columns(retrieval, texts, settings, n)
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     return _Report(
@@ -108,7 +111,7 @@ def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings,
         origin,
         columns,
         columns.mixture(settings.lmbda),
-        groupings(columns, texts.dictionary.symbols, target_N, texts.count_V[target_N]),
+        groupings(columns, words_of(texts, position_N, np.empty(0, np.int64)), target_N, texts.count_V[target_N]),
         source_positions(texts, ids_NH),
         distances_NH,
     )
@@ -142,6 +145,8 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
     pieces = [(part.start, part.stop) for part in texts.parts]
     chosen_C, windows = choose(order_N, report.source_at_NH, pieces, max_megabytes * 1e6)
     source, target_N = windows.cut(texts.source), retrieval.target_N[:n]
+    at_N, source_at_M = np.asarray(retrieval.position_N[:n], np.int64), joined_ranges(windows.start_W, windows.length_W)
+    words, (files, places) = words_of(texts, at_N, source_at_M), places_of(texts, at_N, source_at_M)
     ids_V, word = np.unique(np.concatenate([target_N, source]), return_inverse=True)
     word = word.astype(np.uint16 if len(ids_V) <= 1 << 16 else np.uint32)
     arrays: dict[str, Array] = {
@@ -152,6 +157,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "distance": report.distances_NH[chosen_C],
         "piece": windows.offset_W.astype(np.uint32),
         "start": windows.start_W.astype(np.float64),
+        **places,
         **_token_arrays(report),
         **{f"group{number}": grouping.code_N for number, grouping in enumerate(report.groupings)},
     }
@@ -166,7 +172,8 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "all_tokens": len(retrieval),
         "shown": report.distances_NH.shape[1],
         "with_neighbours": len(chosen_C),
-        "words": [texts.dictionary[idx] for idx in ids_V],
+        "words": [words[idx] for idx in ids_V],
+        **facts_of(texts, files),
         "counts": texts.count_V[ids_V].tolist(),
         "runs": _runs(retrieval.position_N[:n]),
         "groups": [{"title": one.title, "note": one.note, "labels": one.labels} for one in report.groupings],

@@ -62,6 +62,11 @@ function make(tag, attributes = {}, ...children) {
 
 const EOS = facts.words.indexOf("</s>");
 const shownWord = (w) => (w === EOS ? "↵" : facts.words[w]);
+const AS_IT_IS = facts.joint === "" ? " asis" : ""; // words that hold the white space themselves
+const MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥"};
+const oneLine = (text) => text.replace(/[\n\r\t]/g, (letter) => MARKS[letter]);
+const lineWord = (w) => oneLine(shownWord(w));
+const endsLine = (w) => (AS_IT_IS ? facts.words[w].includes("\n") : w === EOS);
 const $ = (id) => document.getElementById(id);
 const LN2 = Math.LN2;
 const count = (n) => n.toLocaleString("en");

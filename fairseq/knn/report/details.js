@@ -1,6 +1,6 @@
 // The chosen word: what model, neighbours and mixture gave it, and which neighbours voted for what.
 
-const NEIGHBOUR_ARRAYS = ["chosen", "place", "distance", "source", "piece", "start"];
+const NEIGHBOUR_ARRAYS = ["chosen", "place", "distance", "source", "piece", "start", "source_file", "source_line"];
 
 class Details {
   constructor(box, model, close) {
@@ -30,9 +30,9 @@ class Details {
     const seen = facts.counts[word] === 1 ? "once" : count(facts.counts[word]) + " times";
     this.box.replaceChildren(
       close,
-      make("h2", {}, word === EOS ? "↵ end of line" : facts.words[word]),
-      make("p", {class: "where"}, `token ${count(run[1] + i - run[0])} of ${facts.split} · ${seen} in the datastore's text`),
-      make("p", {class: "query"}, contextOf(model, i, 14) + " ", make("b", {}, shownWord(word))),
+      make("h2", {}, word === EOS ? "↵ end of line" : lineWord(word)),
+      make("p", {class: "where"}, `${model.file ? placeOf(model.file[i], model.line[i]) + " · " : ""}token ${count(run[1] + i - run[0])} of ${facts.split} · ${seen} in the datastore's text`),
+      make("p", {class: "query" + AS_IT_IS}, contextOf(model, i, 14) + facts.joint, make("b", {}, shownWord(word))),
       this.probabilities(i),
       this.verdict(i),
       body,
@@ -67,7 +67,7 @@ class Details {
 
   async neighbours(i) {
     const model = this.model;
-    const [chosen, place, distance, source, piece, start] = await Promise.all(NEIGHBOUR_ARRAYS.map(load));
+    const [chosen, place, distance, source, piece, start, file, line] = await Promise.all(NEIGHBOUR_ARRAYS.map(load));
     const slot = lastAtMost(chosen, i);
     const tally = make("p", {class: "note"}, this.tally(i));
     if (slot < 0 || chosen[slot] !== i) {
@@ -81,7 +81,7 @@ class Details {
       if (at === NONE) continue;
       const vote = Math.exp((distance[first] - distance[first + rank]) / facts.settings.temperature - model.votes[i]);
       held += vote;
-      items.push(this.neighbour(i, {rank, at, vote, distance: distance[first + rank]}, {source, piece, start}));
+      items.push(this.neighbour(i, {rank, at, vote, distance: distance[first + rank]}, {source, piece, start, file, line}));
     }
     if (!items.length) return [make("p", {class: "note"}, "No neighbour was found.")];
     tally.append(` The ${items.length === 1 ? "nearest one holds" : `nearest ${items.length} hold`} ${percent(held)} of the votes:`);
@@ -99,7 +99,7 @@ class Details {
     return `${count(hits)} of the ${among} ${hits === 1 ? "has" : "have"} this word; ${rank}.${verbatim}`;
   }
 
-  neighbour(i, {rank, at, vote, distance}, {source, piece, start}) {
+  neighbour(i, {rank, at, vote, distance}, {source, piece, start, file, line}) {
     const model = this.model, number = lastAtMost(piece, at);
     const begin = Math.max(piece[number], at - facts.before);
     const end = Math.min(number + 1 < piece.length ? piece[number + 1] : source.length, at + facts.after + 1);
@@ -108,23 +108,26 @@ class Details {
     const run = facts.runs[lastAtMost(model.runStarts, i)][0];
     let same = 0;
     while (at - same - 1 >= begin && i - same - 1 >= run && source[at - same - 1] === model.word[i - same - 1]) same++;
-    const words = (from, to) => Array.from(source.subarray(from, to), shownWord).join(" ");
+    const words = (from, to) => Array.from(source.subarray(from, to), shownWord).join(facts.joint);
     const hit = source[at] === model.word[i];
     const where = facts.stores.length > 1 ? ` of ${facts.stores[facts.rows.store[part]]}` : "";
-    const context = make("p", {class: "context"}, "… " + words(begin, at - same) + " ");
-    if (same) context.append(make("span", {class: "same"}, words(at - same, at)), " ");
-    context.append(make("b", {}, words(at, at + 1)), " " + words(at + 1, end) + " …");
+    const context = make("p", {class: "context" + AS_IT_IS}, "… " + words(begin, at - same) + facts.joint);
+    if (same) context.append(make("span", {class: "same"}, words(at - same, at)), facts.joint);
+    context.append(make("b", {}, words(at, at + 1)), facts.joint + words(at + 1, end) + " …");
     const fill = make("span", {class: "fill" + (hit ? " gain" : "")});
     fill.style.width = 100 * vote + "%";
     return make("li", {class: hit ? "hit" : "miss"},
       make("div", {class: "neighbour"},
-        make("span", {}, rank + 1 + "."), make("span", {class: "value"}, words(at, at + 1)),
+        make("span", {}, rank + 1 + "."), make("span", {class: "value"}, lineWord(source[at])),
         hit ? make("span", {class: "mark hit"}, "✓ hit") : make("span", {class: "mark"}, "miss"),
         make("span", {}, percent(vote) + " of the votes"), make("span", {}, "distance " + shortNumber(distance)),
+        file ? make("span", {class: "file"}, placeOf(file[at], line[at])) : "",
         make("span", {}, "row " + count(row) + where)),
       context, make("span", {class: "track votes"}, fill));
   }
 }
+
+const placeOf = (file, line) => `${facts.files[file]}:${line}`;
 
 function percent(share) {
   const value = 100 * share;

@@ -98,7 +98,7 @@ def groupings(columns: Columns, symbols: Sequence[str], target_N: Int64s, count_
 
 
 def _kind(symbol: str, idx: int) -> int:
-    if idx == EOS:
+    if idx == EOS or "\n" in symbol:
         return KINDS.index("end of line")
     if idx < len(SPECIALS):
         return KINDS.index("special symbols")

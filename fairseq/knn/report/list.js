@@ -6,7 +6,7 @@ const LIST_MOST = 300, RARE_BELOW = 10, LIST_CONTEXT = 9;
 function matching(query) {
   const wanted = query.trim().toLowerCase();
   if (!wanted) return null;
-  const words = facts.words.map((word) => word.toLowerCase());
+  const words = facts.words.map((word) => word.trim().toLowerCase());
   let fits = words.map((word) => word === wanted);
   if (!fits.includes(true) && wanted.includes("*")) {
     const pattern = wanted.split("*").map((part) => part.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")).join(".*");
@@ -53,8 +53,8 @@ class ListView {
 
   row(i) {
     const bits = this.model.gain[i] / LN2;
-    const left = make("span", {class: "left"}, contextOf(this.model, i, LIST_CONTEXT) + " ");
-    const word = make("span", {class: tokenClass(this.model, i, false)}, shownWord(this.model.word[i]));
+    const left = make("span", {class: "left"}, oneLine(contextOf(this.model, i, LIST_CONTEXT)) + facts.joint);
+    const word = make("span", {class: tokenClass(this.model, i, false)}, lineWord(this.model.word[i]));
     const gain = make("span", {class: "bits " + (bits < 0 ? "harm" : "gain")}, signed(bits) + " bits");
     return make("div", {class: "hit-row", role: "option", id: "t" + i, "data-i": i, "aria-selected": false}, make("span", {}, left, word), gain);
   }
@@ -91,5 +91,5 @@ function contextOf(model, i, most) {
   const from = Math.max(run, i - most);
   const words = [];
   for (let j = from; j < i; j++) words.push(shownWord(model.word[j]));
-  return (from > run ? "… " : "") + words.join(" ");
+  return (from > run ? "… " : "") + words.join(facts.joint);
 }

@@ -239,9 +239,9 @@ function listenTheme() {
 
 async function start() {
   listenTheme();
-  const names = ["word", "lm", "knn", "votes", "hits", "first", "overlap", "lm_max", "lm_entropy"];
-  const [word, lm, knn, votes, hits, first, overlap, lmMax, lmEntropy] = await Promise.all(names.map(load));
-  Object.assign(model, {word, lm, knn, votes, hits, first, overlap, lmMax, lmEntropy, gain: new Float32Array(facts.tokens)});
+  const names = ["word", "lm", "knn", "votes", "hits", "first", "overlap", "lm_max", "lm_entropy", "file", "line"];
+  const [word, lm, knn, votes, hits, first, overlap, lmMax, lmEntropy, file, line] = await Promise.all(names.map(load));
+  Object.assign(model, {word, lm, knn, votes, hits, first, overlap, lmMax, lmEntropy, file, line, gain: new Float32Array(facts.tokens)});
   model.update();
   const {k, temperature} = facts.settings;
   $("sub").textContent = `${facts.split}: ${count(facts.tokens)}${facts.tokens < facts.all_tokens ? ` of ${count(facts.all_tokens)}` : ""} tokens · k = ${count(k)} · temperature ${temperature} · ${facts.origin}`;

@@ -4,13 +4,17 @@
      "rows": [{"name": "+ both", "ppl": [109.54, 94.63], "setting": "--lmbda 0.3 …"}, …],
      "gains": [{"name": "+ both over language model", "cells": ["30.82, 29.90 to 31.74", …]}, …]}
 
-A number is null where it is not known, or not finite.
+A number is null where it is not known, or not finite. Where the evaluation knows how many words and bytes its text
+has, ``"sized"`` names that text, and each row has ``"word"``, its perplexity by word, and ``"byte"``, its bits by byte.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairseq.criterions.perplexity import perplexity_of
 from fairseq.knn.retrieval.results import read_results, unsound
 
 # What the rows of both sweeps are compared with.
@@ -46,11 +50,48 @@ def summary_of(directory: Path) -> dict[str, Any] | None:
     if not rows:
         return None
     texts = list(dict.fromkeys(text for ppl, _ in rows.values() for text in ppl))
+    size = _Size.of(sections.get("evaluation", {}))
+    sized = {"sized": size.text} if size is not None else {}
     return {
         "texts": texts,
-        "rows": [{"name": n, "ppl": [ppl.get(text) for text in texts], "setting": s} for n, (ppl, s) in rows.items()],
+        **sized,
+        "rows": [
+            {
+                "name": name,
+                "ppl": [_rounded(ppl.get(text), 2) for text in texts],
+                **(size.figures(ppl) if size is not None else {}),
+                "setting": setting,
+            }
+            for name, (ppl, setting) in rows.items()
+        ],
         "gains": [{"name": n, "cells": [words.get(text, "") for text in texts]} for n, words in gains.items()],
     }
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How many tokens, words and bytes the evaluated text has."""
+
+    text: str
+    targets: int
+    words: int
+    bytes: int
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> "_Size | None":
+        """Returns the size that an evaluation has kept; None where it has none, or counts words of subwords."""
+        sizes = [section.get(name) for name in ("targets", "words", "bytes")]
+        if section.get("targets_joined_to_the_next") or not all(type(size) is int and size > 0 for size in sizes):
+            return None
+        return cls(str(section["split"]), *(int(str(size)) for size in sizes))
+
+    def figures(self, ppl: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Returns what a perplexity by token is by word, and in bits by byte."""
+        by_token = ppl.get(self.text)
+        if by_token is None or not 0 < by_token < math.inf:
+            return {"word": None, "byte": None}
+        bits = math.log2(by_token) * self.targets
+        return {"word": _rounded(perplexity_of(bits / self.words), 2), "byte": _rounded(bits / self.bytes, 4)}
 
 
 def _texts(section: Mapping[str, Any], first: str) -> dict[str, Mapping[str, Any]]:
@@ -105,7 +146,11 @@ def _of_evaluation(section: Mapping[str, Any]) -> tuple[_Rows, _Gains]:
 
 
 def _row(ppl: Mapping[str, Any], setting: str = "") -> _Row:
-    return {text: None if value is None else round(float(value), 2) for text, value in ppl.items()}, setting
+    return {text: None if value is None else float(value) for text, value in ppl.items()}, setting
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def _search(settings: Mapping[str, Any]) -> str:

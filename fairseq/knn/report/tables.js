@@ -58,10 +58,12 @@ function plainTable(head, rows) {
 // Returns the perplexities and gains that other commands have kept beside the retrieval, if any have.
 function summaryPanel() {
   if (!facts.summary) return [];
-  const {texts, rows, gains} = facts.summary;
-  const ppl = rows.map((row) => [row.name, ...row.ppl.map((value) => (value === null ? "–" : fixed(value))), row.setting]);
+  const {texts, rows, gains, sized} = facts.summary;
+  const shown = (value, digits) => (value === null ? "–" : fixed(value, digits));
+  const bySize = (row) => (sized ? [shown(row.word), shown(row.byte, 4)] : []);
+  const ppl = rows.map((row) => [row.name, ...row.ppl.map((value) => shown(value)), ...bySize(row), row.setting]);
   const panel = make("div", {class: "group summary"}, make("h2", {}, "Perplexity"),
-    make("p", {class: "note"}, `Every setting was chosen on ${texts[0]}.`), plainTable(["", ...texts, "setting"], ppl));
+    make("p", {class: "note"}, `Every setting was chosen on ${texts[0]}.`), plainTable(["", ...texts, ...(sized ? [`${sized}, a word`, `${sized}, bits a byte`] : []), "setting"], ppl));
   if (gains.length) panel.append(make("h2", {}, "Gain, with its 95 % interval"), plainTable(["", ...texts], gains.map((gain) => [gain.name, ...gain.cells])));
   return [panel];
 }

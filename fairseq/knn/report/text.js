@@ -1,6 +1,6 @@
 // The text, in chunks of some hundred words, of which only those near the window are in the document.
 
-const CHUNK_LEAST = 150, CHUNK_MOST = 400;
+const CHUNK_LEAST = 150, CHUNK_MOST = AS_IT_IS ? 1200 : 400; // the latter breaks a line
 
 class TextView {
   constructor(box, model) {
@@ -16,15 +16,18 @@ class TextView {
         if (entry.isIntersecting) this.fill(number); else this.empty(number);
       }
     }, {rootMargin: "1500px 0px"});
+    this.box.className += AS_IT_IS;
     this.cut();
   }
 
+  // Chunks end behind a line's end, or before the word that begins with one: after a chunk a new line begins.
   cut() {
     const {word, size} = this.model;
+    const ends = AS_IT_IS ? (i) => i + 1 < size && facts.words[word[i + 1]].startsWith("\n") : (i) => word[i] === EOS;
     let start = 0;
     for (let i = 0; i < size; i++) {
       const length = i + 1 - start;
-      if ((word[i] === EOS && length >= CHUNK_LEAST) || length >= CHUNK_MOST || i === size - 1) {
+      if ((length >= CHUNK_LEAST && ends(i)) || length >= CHUNK_MOST || i === size - 1) {
         this.starts.push(start);
         start = i + 1;
       }
@@ -37,8 +40,8 @@ class TextView {
       const end = this.end(number);
       let letters = 0, lines = 0;
       for (let i = start; i < end; i++) {
-        letters += facts.words[this.model.word[i]].length + 1.6;
-        if (this.model.word[i] === EOS) lines += 0.5;
+        letters += facts.words[this.model.word[i]].length + (AS_IT_IS ? 0 : 1.6);
+        if (endsLine(this.model.word[i])) lines += 0.5;
       }
       const chunk = make("div", {class: "chunk", role: "presentation", "data-number": number});
       chunk.style.height = Math.ceil(letters / perLine + lines) * 31 + "px";
@@ -64,7 +67,9 @@ class TextView {
     const parts = document.createDocumentFragment();
     for (let i = this.starts[number]; i < this.end(number); i++) {
       if (this.breaks.has(i)) parts.append(make("span", {class: "gap"}, "[…] "));
-      parts.append(token(this.model, i, i === this.selected), " ");
+      const element = token(this.model, i, i === this.selected);
+      if (AS_IT_IS && number && i === this.starts[number]) element.textContent = element.textContent.replace(/^\n/, "");
+      parts.append(element, facts.joint);
       if (this.model.word[i] === EOS) parts.append(make("br"));
     }
     chunk.style.height = "";

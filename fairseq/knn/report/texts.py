@@ -21,6 +21,7 @@ from fairseq.arrays import Array, Int64s
 from fairseq.config.path_lists import split_paths
 from fairseq.data.dictionary import PAD, Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.passages.split_text import SplitText, open_split
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.provenance import split_at
 from fairseq.knn.datastore.row_map import RowMap, joined
@@ -32,7 +33,7 @@ _COUNTED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
-class SourceText:
+class StoreText:
     """A text that rows of a datastore were written from.
 
     Attributes:
@@ -61,14 +62,18 @@ class Texts:
         rows: where the row of each id stands in ``source``.
         stores: names of the datastores, for people.
         dictionary: the words.
+        split: the scored text as people read it.
+        sources: the datastores' texts, likewise, one for each of ``parts``.
     """
 
     text: Array
     source: Array
-    parts: tuple[SourceText, ...]
+    parts: tuple[StoreText, ...]
     rows: RowMap
     stores: tuple[str, ...]
     dictionary: Dictionary
+    split: SplitText
+    sources: tuple[SplitText, ...]
 
     @property
     def source_tokens(self) -> int:
@@ -114,7 +119,7 @@ def open_texts(retrieval: Retrieval, data: str | None, dstore_data: str | None) 
     if any(text.map is None for store in stores for text in store.texts):
         raise DatastoreError(
             f"{directory} does not say which token of its text each row of the datastore is; give the datastore a"
-            " manifest (fairseq-knnlm adopt), cut with --sample-break-mode none, and retrieve again"
+            " manifest (fairseq-knnlm adopt), cut with --sample-break-mode none or document, and retrieve again"
         )
     prefix = _split_prefix(retrieval.manifest.data, data, "--data", directory)
     prefixes = _source_prefixes(stores, dstore_data, directory)
@@ -123,7 +128,11 @@ def open_texts(retrieval: Retrieval, data: str | None, dstore_data: str | None) 
     for part, name in zip((text, *sources), (prefix, *prefixes), strict=True):
         part.check_ids(len(dictionary), f"the dictionary of {name.parent}")
     names = tuple(Path(store.prefix).name for store in stores)
-    return Texts(text.tokens, *_joined(stores, [part.tokens for part in sources]), names, dictionary)
+    split, *read = (
+        open_split(name, part, dictionary) for part, name in zip((text, *sources), (prefix, *prefixes), strict=True)
+    )
+    joined_texts = _joined(stores, [part.tokens for part in sources])
+    return Texts(text.tokens, *joined_texts, names, dictionary, split, tuple(read))
 
 
 def _source_prefixes(stores: Sequence[RetrievalPart], given: str | None, directory: Path) -> list[Path]:
@@ -145,14 +154,14 @@ def _source_prefixes(stores: Sequence[RetrievalPart], given: str | None, directo
     return prefixes
 
 
-def _joined(stores: Sequence[RetrievalPart], tokens: Sequence[Array]) -> tuple[Array, tuple[SourceText, ...], RowMap]:
+def _joined(stores: Sequence[RetrievalPart], tokens: Sequence[Array]) -> tuple[Array, tuple[StoreText, ...], RowMap]:
     """Returns the texts in one array, what is where in it, and where each id is; a single text stays where it is."""
     parts, maps, pieces, start, first_id, taken = [], [], list[Array](), 0, 0, iter(tokens)
     for number, store in enumerate(stores):
         for text in store.texts:
             assert text.map is not None
             source = next(taken)
-            parts.append(SourceText(number, first_id, first_id - store.offset, start, start + len(source)))
+            parts.append(StoreText(number, first_id, first_id - store.offset, start, start + len(source)))
             maps.append(text.map)
             pieces += [source, np.full(1, PAD, source.dtype)]
             start, first_id = start + len(source) + 1, first_id + (text.map.rows or 0)

@@ -1,6 +1,7 @@
 """results.json beside a retrieval: sections in any order give the same bytes, and speak of this retrieval only."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,3 +95,20 @@ def test_the_summary_has_a_row_for_each_part(directory: Path) -> None:
     assert found["gains"] == [
         {"name": "+ neighbours, best k and T over language model", "cells": ["1.00, 0.50 to 1.50", ""]}
     ]
+
+
+def test_the_summary_of_a_text_of_known_size_is_by_word_and_byte_too(directory: Path) -> None:
+    kept(directory, "sweep", **SWEEP)
+    sized = {"targets": 40, "words": 30, "bytes": 160, "split": "valid", "targets_joined_to_the_next": 0}
+    kept(directory, "evaluation", **sized)
+    found = summary_of(directory)
+    assert found is not None and found["sized"] == "valid"
+    model, mixture = found["rows"]
+    assert (model["ppl"], model["word"], model["byte"]) == (
+        [9.0, 7.0],
+        round(9 ** (4 / 3), 2),
+        round(math.log2(9) / 4, 4),
+    )
+    assert (mixture["word"], mixture["byte"]) == (16.0, 0.75)  # 8 to the power 4/3; 3 bits of a quarter of a byte
+    kept(directory, "evaluation", **{**sized, "words": 0})
+    assert "sized" not in (summary_of(directory) or {})
