@@ -59,6 +59,7 @@ def load_model(
         except Exception as err:  # transformers and the packages under it raise many kinds
             raise _refusal(path, err, trust_remote_code) from err
         _require_all_tensors(path, info)
+        _require_finite(path, model)
         return adapted(model, path, key_type)
 
 
@@ -127,6 +128,14 @@ def _require_all_tensors(path: str | Path, info: Mapping[str, Any]) -> None:
                 f"{path} {what} {', '.join(names[:_SHOWN])}{more}; config.json and the files of weights must belong"
                 " together: copy the model's directory again"
             )
+
+
+@torch.no_grad()
+def _require_finite(path: str | Path, model: Any) -> None:
+    """Raises CheckpointError where a weight is NaN or infinite: attention may hide it."""
+    for name, weight in model.named_parameters():
+        if weight.numel() and weight.is_floating_point() and not all(end.isfinite() for end in weight.aminmax()):
+            raise CheckpointError(f"{path}: weights in {name} are NaN or infinite; copy the model's directory again")
 
 
 @torch.no_grad()
