@@ -92,12 +92,13 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         ),
     ),
     "convert": Subcommand(
-        "Convert the weights of a checkpoint to safetensors, or back to a checkpoint.",
+        "Convert the weights of a checkpoint to safetensors, or back; or a model as GGUF to a Hugging Face directory.",
         "fairseq.checkpoints.safetensors:convert",
         (ConvertConfig,),
         examples=(
             """fairseq-knnlm convert checkpoints/checkpoint_best.pt model.safetensors""",
             """fairseq-knnlm convert model.safetensors model.pt""",
+            """fairseq-knnlm convert model.Q4_1.gguf model && fairseq-eval-lm data-bin --path model""",
         ),
     ),
     "report": Subcommand(

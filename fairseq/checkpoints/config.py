@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from fairseq.config.flags import flag
-from fairseq.config.kinds import File
+from fairseq.config.kinds import File, Place
 from fairseq.errors import ConfigError
 
 
@@ -12,9 +12,13 @@ from fairseq.errors import ConfigError
 class ConvertConfig:
     """Weights to convert."""
 
-    source: File = flag(dataclasses.MISSING, "checkpoint (.pt) or weights (.safetensors)", positional=True)
-    target: File = flag(dataclasses.MISSING, "file to write: .safetensors or .pt", positional=True)
-    overwrite: bool = flag(False, "replace an existing file")
+    source: File = flag(
+        dataclasses.MISSING, "checkpoint (.pt), weights (.safetensors), or a model as .gguf", positional=True
+    )
+    target: Place = flag(
+        dataclasses.MISSING, "file to write: .safetensors or .pt; of a .gguf, a new directory", positional=True
+    )
+    overwrite: bool = flag(False, "replace an existing file; a directory is never replaced")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fairseq.checkpoints.config import ConvertConfig
 from fairseq.checkpoints.format import load_checkpoint, save_checkpoint
+from fairseq.checkpoints.gguf import GGUF, convert_gguf
 from fairseq.config.flags import coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.decoder import CHECKPOINT_LAYOUT_VERSION
@@ -56,11 +57,13 @@ def convert(config: ConvertConfig) -> str:
         ConfigError: the suffixes name no conversion, the target is there already, or safetensors is not installed.
     """
     source, target = Path(config.source), Path(config.target)
+    if source.suffix == GGUF:
+        return convert_gguf(config)
     to_safetensors = target.suffix == SAFETENSORS
     if to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
         raise ConfigError(
-            f"one of the two files must end in {SAFETENSORS} and the other be a checkpoint (.pt), but they are"
-            f" {source.name} and {target.name}; name them so"
+            f"one of the two files must end in {SAFETENSORS} and the other be a checkpoint (.pt), or the first in"
+            f" {GGUF}, but they are {source.name} and {target.name}; name them so"
         )
     if to_safetensors:
         require_utf8("TARGET", target, "safetensors")

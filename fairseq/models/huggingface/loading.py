@@ -11,9 +11,11 @@ import torch
 
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.huggingface.adapter import HuggingFaceModel
+from fairseq.models.huggingface.head import CLOSE, CLOSE_IN_HALF
 from fairseq.models.huggingface.keys import probe_ids
 from fairseq.models.huggingface.structure import body_of, family_of
 from fairseq.models.key_types import LAST_FFN_INPUT
+from fairseq.storage.weight_files import weight_files
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ def load_model(
             f"--path {path} is a Hugging Face model, which needs the package transformers; pip install"
             " 'fairseq-knnlm[hf]'"
         ) from err
+    weight_files(Path(path))
     with quiet():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -55,10 +58,12 @@ def load_model(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below
             )
         except Exception as err:  # transformers and the packages under it raise many kinds
             raise _refusal(path, err, trust_remote_code) from err
         _require_all_tensors(path, info)
+        _require_finite(path, model)
         return adapted(model, path, key_type)
 
 
@@ -76,7 +81,7 @@ def adapted(model: Any, path: str | Path, key_type: str = LAST_FFN_INPUT) -> Hug
             config.output_router_logits = False  # only losses need them
     _require_causal(model)
     opening_id, adds_bos = _opening(Path(path), model.config)
-    return HuggingFaceModel(model, opening_id, key_type, adds_bos=adds_bos)
+    return HuggingFaceModel(model, opening_id, key_type, adds_bos=adds_bos).eval()
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def _require_all_tensors(path: str | Path, info: Mapping[str, Any]) -> None:
         (info.get("mismatched_keys"), "has tensors of other shapes than config.json says:"),
         (info.get("unexpected_keys"), "has tensors that config.json has no place for:"),
     ):
-        names = sorted(str(name) for name in found or ())
+        names = sorted(name if isinstance(name, str) else str(name[0]) for name in found or ())
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             raise CheckpointError(
@@ -130,13 +135,21 @@ def _require_all_tensors(path: str | Path, info: Mapping[str, Any]) -> None:
 
 
 @torch.no_grad()
+def _require_finite(path: str | Path, model: Any) -> None:
+    """Raises CheckpointError where a weight is NaN or infinite: attention may hide it."""
+    for name, weight in model.named_parameters():
+        if weight.numel() and weight.is_floating_point() and not all(end.isfinite() for end in weight.aminmax()):
+            raise CheckpointError(f"{path}: weights in {name} are NaN or infinite; copy the model's directory again")
+
+
+@torch.no_grad()
 def _require_causal(model: Any) -> None:
     """Raises CheckpointError where a token sees those behind it, as in models that fill gaps."""
     ids_BT = probe_ids(model)
     other_BT = ids_BT.clone()
     other_BT[:, -1] = ids_BT[:, 0]
     first, second = (body_of(model)(ids, use_cache=False).last_hidden_state[:, :-1] for ids in (ids_BT, other_BT))
-    if float((first - second).abs().max()) > 1e-2 * float(first.abs().max()):
+    if float((first - second).abs().max()) > CLOSE.get(first.dtype, CLOSE_IN_HALF) * float(first.abs().max()):
         raise CheckpointError(
             f"a {family_of(model)} model ({type(model).__name__}) is not causal: its words see those behind them; give"
             " a language model that reads from left to right"

@@ -10,11 +10,15 @@ and told to the model as a mask; so are the positions of its tokens:
 R rows, T slots, S new columns.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Settings that are lengths of windows, and those that only sound so.
+_NAMES, _NO_NAMES = re.compile("window|attention_chunk_size"), re.compile("layers|pattern")
 
 
 class RowCache:
@@ -91,5 +95,5 @@ def _windows(settings: dict[str, Any]) -> Iterable[int]:
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _windows(value)
-        elif type(value) is int and (name == "attention_chunk_size" or ("window" in name and "layers" not in name)):
+        elif type(value) is int and value > 0 and _NAMES.search(name) and not _NO_NAMES.search(name):
             yield value
