@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.errors import ConfigError
@@ -19,7 +18,7 @@ from fairseq.knn.datastore.config import DatastoreConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.storage.inputs import open_input
 from fairseq.text.pipeline import TextPipeline
-from fairseq_cli.shared.eval_settings import NeighbourSettings, task_fields
+from fairseq_cli.shared.eval_settings import NeighbourSettings, is_model, task_fields
 from fairseq_cli.shared.raw_text import OWN_TOKENIZER, open_text, text_groups
 from fairseq_cli.shared.run import run
 
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     device, common = flags.build(DeviceConfig), flags.build(CommonConfig)
     fields = task_fields(flags, config.task, config.path)
     pipeline = open_text(flags)
-    if is_model_directory(config.path) and pipeline:
+    if is_model(config.path) and pipeline:
         raise ConfigError(OWN_TOKENIZER)
     scorer, reader, window, found = open_scorer(config, fields, neighbours, device, common.seed)
     flags.warn_unused()
@@ -95,7 +94,8 @@ def open_scorer(
 
     torch.manual_seed(seed)
     precision = Precision(device, select_device(device))
-    opened = open_models(config.path, config.task, config.model_overrides, fields, precision)
+    named, trusted = (config.path, config.task, config.model_overrides), config.trust_remote_code
+    opened = open_models(*named, fields, precision, trust_remote_code=trusted)
     mixture = Mixture()
     if neighbours.needed:
         from fairseq_cli.shared.memories import open_memory  # FAISS, which takes a while to import

@@ -6,6 +6,7 @@ from fairseq.config.flags import flag
 from fairseq.config.kinds import File, Place
 
 MODEL_OVERRIDES = "settings that replace the checkpoint's, such as \"{'tokens_per_sample': 128}\""
+REMOTE_CODE = "run the code that lies with a Hugging Face model, for families that transformers does not have"
 LOG_FORMATS = {"tqdm": "a bar", "simple": "lines", "json": "lines of JSON", "none": "no progress"}
 
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq.config.common import MODEL_OVERRIDES
+from fairseq.config.common import MODEL_OVERRIDES, REMOTE_CODE
 from fairseq.config.flags import flag
 from fairseq.config.kinds import Dir, File, Files, Mark, Name, Place, Settings, Split
 from fairseq.errors import ConfigError
@@ -101,6 +101,7 @@ class ScoreConfig:
     max_tokens: int = flag(36000, "most tokens in a batch, padding counted", minimum=1)
     softmax_batch: int | None = flag(None, "most tokens that the output layer takes at once, to save memory", minimum=1)
     model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
+    trust_remote_code: bool = flag(False, REMOTE_CODE)
     task: Name = flag("language_modeling", "task; others come from plugins")
 
 
@@ -124,6 +125,7 @@ class EvalConfig:
     )
     softmax_batch: int | None = flag(None, "most tokens that the output layer takes at once, to save memory", minimum=1)
     model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
+    trust_remote_code: bool = flag(False, REMOTE_CODE)
     post_process: Mark | None = flag(
         None,
         "join subwords that end in MARK ('@@ ' if left out), or of sentencepiece, and count whole words",

@@ -91,9 +91,9 @@ def prepare(
         stream_order: blocks stay in order; else they go by length, where no context window makes all rows alike.
     """
     window = config.context_window
-    opened = open_models(
-        config.path, config.task, config.model_overrides, task_fields, precision, context_window=window
-    )
+    named = config.path, config.task, config.model_overrides
+    trusted = config.trust_remote_code
+    opened = open_models(*named, task_fields, precision, context_window=window, trust_remote_code=trusted)
     split = opened.task.load_split(config.gen_subset, context_window=window)
     dataset, num_left_out = split.without_longer_than(opened.max_positions)
     if num_left_out:

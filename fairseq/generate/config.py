@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from fairseq.config.common import MODEL_OVERRIDES
+from fairseq.config.common import MODEL_OVERRIDES, REMOTE_CODE
 from fairseq.config.flags import at_least, flag
 from fairseq.config.kinds import File, Mark, Name, Settings, Split
 from fairseq.config.path_lists import split_paths
@@ -76,6 +76,7 @@ class GenerationRunConfig:
     path: File = flag(dataclasses.MISSING, "checkpoint to generate with")
     task: Name = flag("language_modeling", "task; others come from plugins")
     model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
+    trust_remote_code: bool = flag(False, REMOTE_CODE)
     max_tokens: int | None = flag(
         None,
         "most tokens in a batch: prompt and longest text, --beam times [default: 12000 without --batch-size]",

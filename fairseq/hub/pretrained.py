@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fairseq.checkpoints.format import load_checkpoint
+from fairseq.checkpoints.hub_names import local_directory
 from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.flags import Namespace, as_dict, flag_fields, resolve
 from fairseq.config.keywords import in_keywords
@@ -22,6 +23,7 @@ from fairseq.hub.module import checked_device, checked_dtype
 from fairseq.hub.protocol import MemoryConfig
 from fairseq.hub.text_settings import pipeline_of, text_settings
 from fairseq.models import MODELS
+from fairseq.storage.file_kinds import is_hub_name
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.opening import identity_of
 from fairseq.text.pipeline import TextConfig, text_configs
@@ -50,8 +52,8 @@ def from_pretrained(
         lm = from_pretrained("checkpoints", knn=KNN("checkpoints/dstore", "checkpoints/knn.index", k=64, lmbda=0.25))
 
     Args:
-        name_or_path: a directory, that of a Hugging Face model too, a checkpoint, an archive (``.tar.gz``,
-            ``.tar.bz2``), or a name of fairseq's.
+        name_or_path: a directory, a Hugging Face model's too or its name on the hub, a checkpoint, an archive
+            (``.tar.gz``, ``.tar.bz2``), or a name of fairseq's.
         checkpoint_file: file in there; ``a.pt:b.pt`` averages the probabilities of several. If left out
             ``model.pt``, else ``checkpoint_best.pt``, ``checkpoint_last.pt`` or the only ``.pt``.
         data_name_or_path: directory with ``dict.txt``; one that begins with ``.`` is relative to the model's directory.
@@ -73,6 +75,8 @@ def from_pretrained(
     _check_knn(knn)
     checked_device(device)
     number_format = checked_dtype(dtype)
+    if is_hub_name(str(name_or_path)):
+        name_or_path = local_directory(str(name_or_path))
     if is_model_directory(name_or_path):
         if checkpoint_file is not None or text:
             extra = "checkpoint_file" if checkpoint_file is not None else next(iter(text))

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fairseq.checkpoints.hub_names import local_directory
 from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.config.fairseq_fields import defaults_of
 from fairseq.config.flags import Flags, as_dict, flag_name
-from fairseq.config.path_lists import split_paths
+from fairseq.config.path_lists import join_paths, split_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
 from fairseq.evaluate.config import CacheConfig, EvalConfig
@@ -17,6 +18,7 @@ from fairseq.knn.config import AUTO, KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
 from fairseq.runtime.log import logger
+from fairseq.storage.file_kinds import is_hub_name
 from fairseq.storage.files import is_stream
 from fairseq.storage.inputs import require_inputs
 from fairseq.storage.marks import RESULTS, TIMES, json_at
@@ -39,10 +41,15 @@ def task_fields(flags: Flags, task: str, path: str, split: str | None = None) ->
     given = flags.given(config)
     if not reads_splits(task):
         return given
-    if split is None and given.get("data") is None and is_model_directory(path):
-        given["data"] = path
+    if split is None and given.get("data") is None and is_model(path):
+        given["data"] = join_paths([local_directory(path) if is_hub_name(path) else path])
     require_inputs(path, str(given.get("data") or data_of(flags, task)), split)
     return given
+
+
+def is_model(path: str) -> bool:
+    """Returns whether ``--path`` names a Hugging Face model: its directory, or its name on the hub."""
+    return is_model_directory(path) or is_hub_name(path)
 
 
 def data_of(flags: Flags, task: str) -> str:

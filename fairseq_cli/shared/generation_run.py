@@ -131,7 +131,8 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
 
     torch.manual_seed(common.seed)
     precision = Precision(device, select_device(device))
-    opened = open_models(run.path, run.task, run.model_overrides, fields, precision)
+    named, trusted = (run.path, run.task, run.model_overrides), run.trust_remote_code
+    opened = open_models(*named, fields, precision, trust_remote_code=trusted)
     flags.warn_unused()
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
     model_text = text_of_model(opened.checkpoints[0], dictionary)

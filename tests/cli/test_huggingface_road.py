@@ -19,10 +19,10 @@ LINES = "The river was fine\n\n    def total(x):\n"
 
 
 @pytest.fixture(scope="session")
-def attention_road(llama_road: LlamaRoad, tmp_path_factory: pytest.TempPathFactory) -> LlamaRoad:
+def residual_road(llama_road: LlamaRoad, tmp_path_factory: pytest.TempPathFactory) -> LlamaRoad:
     """Returns the same model and text with keys of another type."""
-    root = tmp_path_factory.mktemp("attention")
-    return make_road(root, llama_road.model, "--knn-keytype", "attention_input:0")
+    root = tmp_path_factory.mktemp("residual")
+    return make_road(root, llama_road.model, "--knn-keytype", "residual:0")
 
 
 @pytest.fixture
@@ -55,20 +55,20 @@ def manifest(road: LlamaRoad) -> dict[str, Any]:
     return record
 
 
-def test_the_manifest_names_key_type_and_tokenizer(llama_road: LlamaRoad, attention_road: LlamaRoad) -> None:
+def test_the_manifest_names_key_type_and_tokenizer(llama_road: LlamaRoad, residual_road: LlamaRoad) -> None:
     from fairseq.storage.files import file_sha256
 
     assert manifest(llama_road)["key_type"] == "last_ffn_input"
-    assert manifest(attention_road)["key_type"] == "attention_input:0"
-    for road in (llama_road, attention_road):
+    assert manifest(residual_road)["key_type"] == "residual:0"
+    for road in (llama_road, residual_road):
         assert manifest(road)["settings"]["tokenizer_sha256"] == file_sha256(road.model / "tokenizer.json")
 
 
 def test_queries_are_of_the_type_of_the_keys(
-    evaluate: Callable[..., Outcome], attention_road: LlamaRoad, llama_road: LlamaRoad, command: Command
+    evaluate: Callable[..., Outcome], residual_road: LlamaRoad, llama_road: LlamaRoad, command: Command
 ) -> None:
     """A token's own row is its nearest neighbour, at no distance, only where query and key are the same vector."""
-    for road in (llama_road, attention_road):
+    for road in (llama_road, residual_road):
         own = [road.data, "--path", road.model, "--gen-subset", "train", *BLOCKS, *QUIET]
         outcome = command("fairseq-eval-lm", *own, *road.flags, "--knn-temp", 1e-6)
         assert outcome.code == 0, outcome.err
@@ -77,19 +77,19 @@ def test_queries_are_of_the_type_of_the_keys(
         share = float(re.search(r"the nearest has ([\d.]+)% of p_kNN", outcome.out)[1])  # type: ignore[index]
         assert tokens > rows > 0.9 * tokens
         assert share > 90, road.store
-    assert evaluate(*attention_road.flags, "--knn-keytype", "attention_input:0").code == 0
+    assert evaluate(*residual_road.flags, "--knn-keytype", "residual:0").code == 0
 
 
 def test_key_types_that_differ_are_refused(
-    evaluate: Callable[..., Outcome], attention_road: LlamaRoad, llama_road: LlamaRoad
+    evaluate: Callable[..., Outcome], residual_road: LlamaRoad, llama_road: LlamaRoad
 ) -> None:
-    outcome = evaluate(*two(llama_road, attention_road))
+    outcome = evaluate(*two(llama_road, residual_road))
     assert outcome.code == 2
     assert "last_ffn_input" in outcome.err
-    assert "attention_input:0" in outcome.err
-    outcome = evaluate(*attention_road.flags, "--knn-keytype", "residual")
+    assert "residual:0" in outcome.err
+    outcome = evaluate(*residual_road.flags, "--knn-keytype", "residual:1")
     assert outcome.code == 2
-    assert f"{attention_road.store} has keys of type attention_input:0" in outcome.err
+    assert f"{residual_road.store} has keys of type residual:0" in outcome.err
 
 
 def test_another_models_data_and_datastore_are_refused(
@@ -211,7 +211,7 @@ def test_the_road_to_its_end(
     swept = done(*knnlm, "sweep", saved, "--no-figures", *quiet)
     assert re.search(r"T is [\d.]+ × [\d.]+, the median", swept.out)
     done(*knnlm, "report", saved, "--out", tmp_path / "page.html", *quiet)
-    assert "river" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
     done(*knnlm, "info", road.store, *quiet)
     done(*knnlm, "check", "--dstore-filename", road.store, "--indexfile", road.index, *quiet)
     done(*knnlm, "rows", road.store, "0:4", *quiet)
