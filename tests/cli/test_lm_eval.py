@@ -195,7 +195,7 @@ def test_the_harness_evaluates_a_model_both_ways(llama: TinyModel, tmp_path: Pat
 
     done = run("--model_args", args, *tasks, "--output_path", str(tmp_path / "ours"), "--batch_size", "4")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "|model alone|" in done.stdout.replace(" model", "model")
+    assert "model alone|with neighbours|" in done.stdout
     hf = f"pretrained={llama.path},dtype=float32"
     other = run("--model", "hf", "--model_args", hf, "--device", "cpu", *tasks, "--output_path", str(tmp_path / "hf"))
     assert other.returncode == 0, other.stderr[-2000:]
