@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import lm_eval.models  # noqa: F401 # the harness registers its own only while there are none
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model

@@ -1,21 +1,20 @@
 """From ``--model_args`` to a model, its texts and its neighbours: a Hugging Face model's directory, or a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
-from fairseq.config.common import DeviceConfig
 from fairseq.data.dictionary import BOS, EOS
 from fairseq.errors import ConfigError
 from fairseq.harness.config import HarnessConfig
 from fairseq.harness.texts import DictionaryTexts, Texts, TokenizerTexts
-from fairseq.hub.module import checked_device
+from fairseq.hub import LanguageModelHub
+from fairseq.hub.module import checked_device, checked_dtype, precision_of
 from fairseq.hub.pretrained import from_pretrained
 from fairseq.knn.neighbours.opening import KNN
-from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
 
 DEFAULT_LENGTH = 2048  # of a model that says nothing, nor its tokenizer
@@ -72,24 +71,19 @@ def open_model(config: HarnessConfig) -> OpenedModel:
         DataError: there is no tokenizer, or no dictionary.
         MismatchError: the neighbours are another model's.
     """
-    precision = _precision(config)
-    return (_of_hugging_face if is_model_directory(config.path) else _of_checkpoint)(config, precision)
+    device, dtype = _device(config.device), checked_dtype(config.dtype)
+    knn = _knn(config) if config.has_neighbours else None
+    lm = from_pretrained(config.path, data_name_or_path=config.data, knn=knn, device=device, dtype=dtype, **config.text)
+    if len(lm.models) > 1:
+        raise ConfigError("path names several checkpoints, but one is scored; give one")
+    opened_as = _of_hugging_face if is_model_directory(config.path) else _of_checkpoint
+    return opened_as(config, lm, precision_of(lm.dtype, device))
 
 
-def _of_hugging_face(config: HarnessConfig, precision: Precision) -> OpenedModel:
-    from fairseq.models.huggingface.loading import load_model
-
-    for name, value in (("data", config.data), *config.text.items()):
-        if value is not None:
-            raise ConfigError(f"{name} is of a checkpoint, but {config.path} is a Hugging Face model; leave it out")
-    directory = read_model_directory(config.path)
+def _of_hugging_face(config: HarnessConfig, lm: LanguageModelHub, precision: Precision) -> OpenedModel:
+    directory, model = read_model_directory(config.path), lm.models[0]
     texts = TokenizerTexts(config.path, config.add_bos_token, config.prefix_token_id)
-    model = load_model(config.path, dtype=precision.dtype).to(precision.device)
-    weights = directory.weights_sha256
-    memory, lmbda = None, 0.0
-    if config.has_neighbours:
-        identity = ModelIdentity(None, weights, None, int(model.key_dimension))
-        memory, lmbda = _knn(config).open_for(identity)
+    model.reader = replace(model.reader, adds_bos=False)  # the harness's rows begin as they are to begin
     return OpenedModel(
         config,
         model,
@@ -97,22 +91,17 @@ def _of_hugging_face(config: HarnessConfig, precision: Precision) -> OpenedModel
         texts,
         longest_row=_longest(config, directory.config, texts.longest),
         end_ids=_end_ids(model.model, texts),
-        memory=memory,
-        lmbda=lmbda,
-        weights_sha256=weights,
+        memory=lm.knn,
+        lmbda=lm.lmbda,
+        weights_sha256=directory.weights_sha256,
     )
 
 
-def _of_checkpoint(config: HarnessConfig, precision: Precision) -> OpenedModel:
+def _of_checkpoint(config: HarnessConfig, lm: LanguageModelHub, precision: Precision) -> OpenedModel:
     if config.add_bos_token is not None or config.prefix_token_id is not None:
         raise ConfigError(
             f"add_bos_token and prefix_token_id are of a Hugging Face model, but {config.path} is none; leave them out"
         )
-    knn = _knn(config) if config.has_neighbours else None
-    lm = from_pretrained(config.path, data_name_or_path=config.data, knn=knn, device=precision.device, **config.text)
-    if len(lm.models) > 1:
-        raise ConfigError("path names several checkpoints, but one is scored; give one")
-    lm.to(precision.dtype)
     if config.max_length is not None and config.max_length > lm.longest_row:
         raise ConfigError(
             f"max_length must be at most {lm.longest_row}, which is what the model sees at once, but is"
@@ -136,13 +125,10 @@ def _knn(config: HarnessConfig) -> KNN:
     return KNN(config.dstore_filename or "", config.indexfile or "", **settings)
 
 
-def _precision(config: HarnessConfig) -> Precision:
-    named = config.device
+def _device(named: str | None) -> torch.device:
     if named is None:
         named = "cuda" if torch.cuda.is_available() else "cpu"
-    device = checked_device(f"cuda:{named}" if named.isdecimal() else named)
-    given = DeviceConfig(fp16=config.dtype == "float16", bf16=config.dtype == "bfloat16")
-    return Precision(given, device)
+    return checked_device(f"cuda:{named}" if named.isdecimal() else named)
 
 
 def _longest(config: HarnessConfig, settings: Mapping[str, Any], of_tokenizer: int) -> int:

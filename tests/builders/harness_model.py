@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fairseq.checkpoints.huggingface import read_model_directory
+from fairseq.hub import from_pretrained
 from fairseq.models.protocol import ModelIdentity
 from fairseq.text.model_tokenizer import SHIFT
 from tests.builders.small_store import write_store
@@ -110,8 +111,10 @@ def make_tiny_model(root: Path) -> TinyModel:
         keys.append(vectors(model, part)[1][:-1].astype(np.float32))
         values.append(np.array(part[1:]) + SHIFT)
     keys_ND, values_N = np.concatenate(keys), np.concatenate(values)
+    dictionary = from_pretrained(path).dictionary
+    known = {"dictionary_sha256": dictionary.sha256(), "vocabulary_size": len(dictionary)}
     weights = read_model_directory(path).weights_sha256
-    write_store(root, "dstore", keys_ND, values_N, weights_sha256=weights, vocabulary_size=len(tokenizer) + SHIFT)
+    write_store(root, "dstore", keys_ND, values_N, weights_sha256=weights, **known)
     index = faiss.IndexFlatL2(keys_ND.shape[1])
     index.add(keys_ND)
     faiss.write_index(index, str(root / "knn.index"))

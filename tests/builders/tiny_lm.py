@@ -113,6 +113,7 @@ def main_of(prog: str) -> Callable[[Sequence[str]], None]:
         "fairseq-interactive": "fairseq_cli.interactive",
         "fairseq-score-lm": "fairseq_cli.score_lm",
         "fairseq-knnlm": "fairseq_cli.knnlm",
+        "fairseq-lm-eval": "fairseq_cli.lm_eval",
         "build_dstore.py": "build_dstore",
         "fairseq-build-dstore": "build_dstore",
     }

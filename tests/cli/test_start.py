@@ -26,7 +26,7 @@ def scripts() -> dict[str, str]:
 
 
 def test_every_console_command_is_there() -> None:
-    assert len(scripts()) == 9
+    assert len(scripts()) == 10
     for target in scripts().values():
         module, name = target.split(":")
         assert callable(getattr(importlib.import_module(module), name))
@@ -37,7 +37,7 @@ def test_the_commands_that_start_late_print_their_version() -> None:
     late = {
         prog: name for prog, target in scripts().items() if (name := target.removeprefix("fairseq_knnlm:")) != target
     }
-    assert sorted(late) == ["fairseq-build-dstore", "fairseq-knnlm", "fairseq-score-lm"]
+    assert sorted(late) == ["fairseq-build-dstore", "fairseq-knnlm", "fairseq-lm-eval", "fairseq-score-lm"]
     for prog, name in late.items():
         code = f"import sys; sys.argv[1:] = ['--version']; from fairseq_knnlm import {name}; sys.exit({name}())"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

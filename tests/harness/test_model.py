@@ -215,8 +215,8 @@ def test_what_is_not_there_is_refused(llama: TinyModel, tmp_path: Path) -> None:
         HarnessModel(path=str(tmp_path / "gone"), device="cpu")
     with pytest.raises(CheckpointError, match=r"gone\.pt"):
         HarnessModel(path=str(tmp_path / "gone.pt"), device="cpu")
-    with pytest.raises(ConfigError, match=r"data is of a checkpoint, but .* is a Hugging Face model; leave it out"):
-        HarnessModel(path=str(llama.path), data="data-bin", device="cpu")
+    with pytest.raises(ConfigError, match="is a Hugging Face model, which has no use for bpe; leave it out"):
+        HarnessModel(path=str(llama.path), bpe="gpt2", device="cpu")
     other = {**llama.args, "indexfile": str(tmp_path / "gone.index")}
     with pytest.raises(FairseqError, match=r"gone\.index"):
         HarnessModel(**other)

@@ -1,0 +1,207 @@
+"""``fairseq-lm-eval``: what the harness is asked to do, and what comes of both evaluations."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders.harness_model import DOCUMENTS, TinyModel, make_tiny_model
+from tests.builders.harness_tasks import write_tasks
+from tests.builders.tiny_lm import Command
+
+PROG = "fairseq-lm-eval"
+KNN = "path=model,dstore_filename=store/dstore,indexfile=store/knn.index"
+HELP = """
+import sys
+from fairseq_cli.lm_eval import main
+for words in ([], ["--help"], ["-h"], ["--version"]):
+    try:
+        main(words)
+    except SystemExit as end:
+        assert not end.code
+heavy = sorted({"torch", "faiss", "transformers", "lm_eval", "datasets", "yaml", "numpy"} & set(sys.modules))
+assert not heavy, heavy
+"""
+
+
+class Harness:
+    """Takes the place of the harness's own command, and keeps what it was asked; each run writes results."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, words: Sequence[str]) -> None:
+        self.asked.append(list(words))
+        if "--output_path" in words:
+            output = Path(words[len(words) - 1 - words[::-1].index("--output_path") + 1])
+            file = output.with_name(f"{output.stem}_1.json") if output.suffix else output / "m" / "results_1.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps({"results": {"task": {"acc,none": len(self.asked) / 4}}}))
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
+    made = Harness()
+    monkeypatch.setattr("fairseq_cli.lm_eval._harness", made)
+    return made
+
+
+def test_help_is_there_at_once_and_names_what_there_is() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(f"usage: {PROG}") == 3 and done.stdout.splitlines()[-1].startswith(f"{PROG} ")
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert "examples:" in done.stdout and "dstore_filename=PREFIX" in done.stdout
+
+
+def test_with_neighbours_there_are_two_evaluations_and_a_table(
+    command: Command, harness: Harness, tmp_path: Path
+) -> None:
+    done = command(PROG, "--model_args", KNN, "--tasks", "a", "b", "--output_path", tmp_path / "out")
+    assert done.code == 0, done.err
+    words = ["run", "--model_args", KNN, "--tasks", "a", "b", "--output_path", str(tmp_path / "out")]
+    words += ["--model", "fairseq-knnlm", "--output_path"]
+    assert harness.asked == [[*words, str(tmp_path / "out" / side)] for side in ("with_knn", "lm")]
+    lines = [line.replace(" ", "") for line in done.out.splitlines() if line.startswith("|")]
+    assert lines[0] == "|Tasks|Metric||modelalone|withneighbours|change|"
+    assert lines[2] == "|task|acc||0.5000|0.2500|-0.2500|"
+
+
+def test_a_file_of_results_has_two_names(command: Command, harness: Harness, tmp_path: Path) -> None:
+    done = command(PROG, "run", "-a", KNN, "-t", "a", "-o", tmp_path / "new" / "r.json", "--use_cache", "kept")
+    assert done.code == 0, done.err
+    ends = [asked[asked.index("--model") :] for asked in harness.asked]
+    assert [words[2:] for words in ends] == [
+        ["--output_path", str(tmp_path / "new" / f"r_{side}.json"), "--use_cache", f"kept_{side}"]
+        for side in ("with_knn", "lm")
+    ]
+
+
+def test_without_an_output_path_the_table_is_there_all_the_same(command: Command, harness: Harness) -> None:
+    done = command(PROG, "--model_args", KNN, "--tasks", "a")
+    assert done.code == 0 and "|model alone|with neighbours|" in done.out
+    assert not Path(harness.asked[0][-1]).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--model_args", "path=model"], ["--model_args", KNN, "--no-compare"], ["--model-args", KNN, "--no_compare"]],
+)
+def test_one_evaluation(command: Command, harness: Harness, words: list[str]) -> None:
+    """Flags of the harness may have hyphens; it has none of ours."""
+    done = command(PROG, *words, "--tasks", "a", "--log-format", "none", "--batch-size=2")
+    assert done.code == 0, done.err
+    expected = ["run", "--model_args", words[1], "--tasks", "a", "--batch_size=2", "--model", "fairseq-knnlm"]
+    assert harness.asked == [expected] and "|" not in done.out
+
+
+def test_settings_of_a_file_are_read(command: Command, harness: Harness, tmp_path: Path) -> None:
+    """What was typed wins over it, setting by setting."""
+    config = tmp_path / "c.yaml"
+    config.write_text(f"model_args: {{path: model, dstore_filename: d, k: 4}}\noutput_path: {tmp_path / 'out'}\n")
+    done = command(PROG, "--config", config, "--model_args", "indexfile=i", "k=8")
+    assert done.code == 0, done.err
+    assert [asked[-1] for asked in harness.asked] == [str(tmp_path / "out" / side) for side in ("with_knn", "lm")]
+
+
+def test_what_is_the_harness_s_own_goes_through(command: Command, harness: Harness) -> None:
+    for words in (["ls", "tasks"], ["validate", "--tasks", "a"], ["run", "--help"]):
+        assert command(PROG, *words).code == 0
+    assert command(PROG, "--model", "hf", "--model_args", "pretrained=m", "--tasks", "a").code == 0
+    last = ["run", "--model", "hf", "--model_args", "pretrained=m", "--tasks", "a"]
+    assert harness.asked == [["ls", "tasks"], ["validate", "--tasks", "a"], ["run", "--help"], last]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "a"], "--model_args must name a model; give path="),
+        (["--model_args", "path=m,lmda=0.2"], "'lmda' is not a setting of --model_args of fairseq-knnlm; did you mean"),
+        (["--model_args", "path=m,dstore_filename=d"], "neighbours need indexfile as well; give indexfile="),
+        (["--model_args", "m"], "--model_args must be name=value,…, but one is m"),
+        (["--model_args", '{"path"'], '--model_args {"path" is not JSON'),
+        (["--model_args", "path=gone.pt", "--tasks", "a"], "checkpoint gone.pt does not exist"),
+        (["--config", "gone.yaml"], "gone.yaml: No such file or directory"),
+    ],
+)
+def test_slips_are_one_line(
+    command: Command, harness: Harness, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in command(PROG, *words).error
+    assert not harness.asked
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "is not YAML"), ("- a", "must hold names and values")])
+def test_a_file_that_holds_no_settings(command: Command, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in command(PROG, "--config", tmp_path / "c.yaml").error
+
+
+def test_without_the_harness_its_extra_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    error = command(PROG, "--model_args", "path=m", "--tasks", "a").error
+    assert error == f"{PROG} needs the package lm-eval; pip install 'fairseq-knnlm[lm-eval]'"
+
+
+def test_run_by_its_path_it_would_be_the_package_that_it_looks_for() -> None:
+    file = Path(__file__).resolve().parents[2] / "fairseq_cli" / "lm_eval.py"
+    env = {"PYTHONPATH": str(file.parents[1]), "PATH": ""}
+    words = [sys.executable, str(file), "--tasks", "a"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 2 and f"run {PROG}, or python -m fairseq_cli.lm_eval" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def numbers(root: Path) -> dict[str, Any]:
+    """Returns the metrics of the only results in a directory."""
+    [path] = root.rglob("results_*.json")
+    found = json.loads(path.read_text(encoding="utf-8"))["results"]
+    pairs = {f"{task} {name}": value for task, each in found.items() for name, value in each.items()}
+    return {name: value for name, value in pairs.items() if isinstance(value, (int, float)) and "stderr" not in name}
+
+
+@pytest.mark.slow
+def test_the_harness_evaluates_a_model_both_ways(llama: TinyModel, tmp_path: Path) -> None:
+    """The model alone has the numbers of the harness's own ``hf``; samples of both are kept."""
+    tasks = ["--tasks", "tiny_choice", "tiny_documents", "tiny_texts"]
+    tasks += ["--include_path", str(write_tasks(tmp_path / "tasks", DOCUMENTS)), "--log_samples"]
+    args = ",".join(f"{name}={value}" for name, value in llama.args.items())
+    env = {
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fairseq_cli.lm_eval", *words],
+            cwd=Path(__file__).resolve().parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": str(Path(shutil.which("env") or "/bin/env").parent), **env},
+        )
+
+    done = run("--model_args", args, *tasks, "--output_path", str(tmp_path / "ours"), "--batch_size", "4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "model alone|with neighbours|" in done.stdout
+    hf = f"pretrained={llama.path},dtype=float32"
+    other = run("--model", "hf", "--model_args", hf, "--device", "cpu", *tasks, "--output_path", str(tmp_path / "hf"))
+    assert other.returncode == 0, other.stderr[-2000:]
+    assert numbers(tmp_path / "ours" / "lm") == pytest.approx(numbers(tmp_path / "hf"), rel=1e-5)
+    assert numbers(tmp_path / "ours" / "with_knn") != pytest.approx(numbers(tmp_path / "hf"), rel=1e-2)
+    assert len(list((tmp_path / "ours").rglob("samples_*.jsonl"))) == 6
+    refused = run("--model_args", args, "--tasks", "no_such_task")
+    assert refused.returncode == 2
+    assert f"{PROG}: error: lm-eval: Tasks not found: no_such_task" in refused.stderr
