@@ -21,6 +21,7 @@ import numpy as np
 
 from fairseq.arrays import Array
 from fairseq.config.common import DeviceConfig
+from fairseq.data.corpus.record import tokenizer_record
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.format import Layout, chunk_digests, keys_path, row_files, values_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, Segment, manifest_path, read_manifest, write_manifest
@@ -35,7 +36,6 @@ from fairseq.knn.maintain.windows_origin import WindowsOrigin
 from fairseq.runtime.resources import require_disk
 from fairseq.storage.files import atomic_write, fsync_directory, locked, remove_leftover, temporary_name
 from fairseq.storage.inputs import data_directories
-from fairseq.storage.marks import json_at
 from fairseq.storage.outputs import claim, require_datastore_name
 from fairseq.storage.stores import datastore_names
 
@@ -117,8 +117,8 @@ def open_origin(config: OriginConfig, device: DeviceConfig) -> Origin | None:
     """Returns the text and the model that the flags name, None where they name none."""
     if config.data is None:
         return None
-    tokenizer = json_at(data_directories(config.data)[0] / "preprocess.json").get("tokenizer")
-    if isinstance(tokenizer, dict):
+    tokenizer = tokenizer_record(data_directories(config.data)[0])
+    if tokenizer is not None:
         return WindowsOrigin(config, device, tokenizer)
     if config.dictionary_only or config.stride is not None:
         flag = "--dictionary-only" if config.dictionary_only else "--stride"

@@ -3,14 +3,14 @@
 Legend: N rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fairseq.arrays import Array, Integers
 from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
 from fairseq.config.common import DeviceConfig
 from fairseq.data.block_dataset import Batch, BlockDataset
+from fairseq.data.corpus.record import TokenizerRecord
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import ConfigError, MismatchError, counted
@@ -41,14 +41,14 @@ class WindowsOrigin(Origin):
 
     remedy = "--path, --tokens-per-sample (run_clm's --block_size) and --stride"
 
-    def __init__(self, config: OriginConfig, device: DeviceConfig, tokenizer: Mapping[str, Any]) -> None:
+    def __init__(self, config: OriginConfig, device: DeviceConfig, tokenizer: TokenizerRecord) -> None:
         assert config.data is not None
         directory = data_directories(config.data)[0]
         self.name = f"{config.data}, {config.gen_subset}"
         self.tokenizer, self.evaluation, self.windows = tokenizer, None, Windows()
         self.dictionary = Dictionary.load(directory / "dict.txt")
         self.block, self.stride = _block_and_stride(config)
-        self.settings = {"tokenizer_sha256": tokenizer.get("sha256")}
+        self.settings = {"tokenizer_sha256": tokenizer.sha256}
         self.text = None if config.dictionary_only else MMapIndexedDataset(directory / config.gen_subset)
         if self.text is None:
             return
@@ -99,6 +99,8 @@ class WindowsOrigin(Origin):
         last = rows + (rows - 1) // (block - 1) + 1 if self.windows.block else rows + 1
         for number in evenly_spaced(-(-last // stride), SAMPLED_BLOCKS).tolist():
             batch, scored_N = window_batch(self.tokens_T[:last], block, stride, number)
+            if not len(scored_N):  # a single token, which nothing stands before
+                continue
             yield batch, int(scored_N[0]) - 1 - (number if self.windows.block else 0)
 
     def _compare_with_begun_texts(self, path: Path, values_N: Array, mended: str) -> Compared:
@@ -108,9 +110,9 @@ class WindowsOrigin(Origin):
             MismatchError: the values are not of this text.
         """
         assert self.text is not None
-        bos = self.tokenizer.get("bos")
+        bos = self.tokenizer.bos
         if bos is not None:
-            begun_T = begun_texts(self.text.tokens, self.text.sizes, int(bos))
+            begun_T = begun_texts(self.text.tokens, self.text.sizes, bos)
             windows = find_windows(values_N, begun_T)
             if windows is not None:
                 self.windows, self.tokens_T = windows, begun_T
