@@ -3,19 +3,19 @@
 # never trained further, looks things up in source files while it reads others. At most 15 minutes on two cores.
 # Every step goes through the public commands; a second run reuses finished steps. Settings, all optional:
 #
-#   CODE=DIR GLOB=PATTERN   which source files [this repository's *.py]
+#   CODE=DIR GLOB=PATTERN   which source files [*.py of this project's package]
 #   MODEL=DIR               directory of another Hugging Face model
 #   WIKITEXT=PATH           WikiText-2 instead of code: what prepare_wikitext.py takes
 #   ROWS=N TOKENS=N         tokens of the datastore, and of valid and of test each
 #   WORK=DIR                where files go
 
 here=$(dirname "$0")
-CODE=${CODE:-$here/../..}
+CODE=${CODE:-$here/../../fairseq}
 GLOB=${GLOB:-*.py}
 MODEL=${MODEL:-}
 WIKITEXT=${WIKITEXT:-}
 WORK=${WORK:-demo-hf${WIKITEXT:+-wikitext}}
-ROWS=${ROWS:-64000}
+ROWS=${ROWS:-96000}
 TOKENS=${TOKENS:-8000}
 STEPS=$([ -z "$MODEL" ] && echo 11 || echo 9)
 . "$here/steps.sh"
