@@ -12,6 +12,7 @@ Legend: N tokens · D documents.
 """
 
 import hashlib
+import re
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +29,11 @@ from fairseq.storage.records import Count, Record, read_record, write_record
 
 REMAKE = "make it again with fairseq-preprocess --overwrite"
 _ROW_BYTES = 16
+_BLOCK_TOKENS = 1 << 18
 _WHITE = np.zeros(256, bool)
-_WHITE[[*b" \t\n\r\f\v"]] = True
+_WHITE[[*b" \t\n\r\f\v\x1c\x1d\x1e\x1f"]] = True
+# The other characters that are white space in Unicode's sense, in UTF-8.
+_WIDE_WHITE = re.compile(rb"\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80")
 
 
 class DocumentTable(Record, frozen=True):
@@ -154,11 +158,11 @@ class SourceText:
 
     def bytes_of(self, first: int, last: int) -> int:
         """Returns how many bytes of text tokens [first, last) are."""
-        return int(self.bytes_before_N[last] - self.bytes_before_N[first])
+        return int(self.bytes_before_N[last]) - int(self.bytes_before_N[first])
 
     def words(self, first: int, last: int) -> int:
         """Returns how many words of text tokens [first, last) are."""
-        return int(self.words_before_N[last] - self.words_before_N[first])
+        return int(self.words_before_N[last]) - int(self.words_before_N[first])
 
     def line_of(self, position: int) -> int:
         """Returns the line that a token is on, 1-based, in its document's file: that of its first letter."""
@@ -269,7 +273,9 @@ class SourceTextWriter:
         self._hashes.append(hashlib.sha256(data).hexdigest())
         self._text.write(data)
         words = words_before(data, starts)
-        self._write(np.stack([starts[:-1] + self.num_bytes, words[:-1] + self.num_words], 1))
+        for first in range(0, len(starts) - 1, _BLOCK_TOKENS):
+            block = slice(first, min(first + _BLOCK_TOKENS, len(starts) - 1))
+            self._write(np.stack([starts[block] + self.num_bytes, words[block] + self.num_words], 1))
         self.num_tokens += len(starts) - 1
         self.num_bytes += len(data)
         self.num_words += int(words[-1])
@@ -286,19 +292,9 @@ class SourceTextWriter:
 
 def words_before(data: bytes, starts: Int64s) -> Int64s:
     """Returns how many of a document's words come before each of its tokens, int64 ``[n + 1]``."""
-    white = _white(data)
+    blank = _WIDE_WHITE.sub(lambda found: b" " * len(found[0]), data)
+    white = _WHITE[np.frombuffer(blank, np.uint8)]
     white[1:] &= ~white[:-1].copy()  # where each run begins
     words: Int64s = 1 + np.searchsorted(np.flatnonzero(white), starts)
     words[0] = 0
     return words
-
-
-def _white(data: bytes) -> npt.NDArray[np.bool_]:
-    """Returns which bytes of a text are of white space, in Unicode's sense."""
-    found: npt.NDArray[np.bool_] = _WHITE[np.frombuffer(data, np.uint8)]
-    text = data.decode()
-    others = "".join(sorted({letter for letter in set(text) if letter.isspace() and letter not in " \t\n\r\f\v"}))
-    if others:
-        blank = text.translate({ord(letter): " " * len(letter.encode()) for letter in others}).encode()
-        found = _WHITE[np.frombuffer(blank, np.uint8)]
-    return found

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,13 @@ def test_a_word_counts_where_the_space_behind_it_begins(tmp_path: Path) -> None:
     assert [source.words(token, token + 1) for token in range(4)] == [1, 1, 1, 0]
 
 
+def test_all_white_space_of_unicode_separates_words(tmp_path: Path) -> None:
+    white = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    text = "".join(f"a{letter}" for letter in white) + "b\u200bc"
+    source = write(tmp_path / "train", [("x", 1, text)], [[]])
+    assert source.words(0, 1) == len(re.split(r"\s+", text)) == len(white) + 1
+
+
 def test_a_split_without_source_text(tmp_path: Path) -> None:
     assert SourceText.open(tmp_path / "train") is None
 
@@ -154,6 +162,32 @@ def test_damage_is_found(tmp_path: Path) -> None:
     assert damaged is not None
     with pytest.raises(DataError, match=r"train\.text is damaged in the document a\.py"):
         damaged.check(np.array([0, 2, 4, 5, 6]))
+
+
+ODD = st.one_of(st.integers(0, 40), st.sampled_from([2**31, 2**53, 2**63, 2**64 - 1]))
+
+
+@given(inner=st.lists(ODD, min_size=10, max_size=10), text=st.binary(max_size=30))
+def test_damaged_files_are_shown_or_refused(
+    inner: list[int], text: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever the bytes: an answer, or a DataError; no other exception."""
+    prefix = tmp_path_factory.mktemp("odd") / "train"
+    write(prefix, [("a", 1, "x" * 30), ("b", 1, "y")], [[1, 2, 3], []])
+    pairs = np.array([0, *inner[:9], len(text), inner[9]], np.uint64)
+    Path(f"{prefix}.offsets").write_bytes(pairs.tobytes())
+    Path(f"{prefix}.text").write_bytes(text)
+    path = Path(f"{prefix}.documents.json")
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "num_bytes": len(text)}), encoding="utf-8")
+    source = SourceText.open(prefix)
+    assert source is not None
+    for token in range(source.num_tokens):
+        first, last = source.line_range(token)
+        assert 0 <= first <= source.num_tokens and 0 <= last <= source.num_tokens
+        assert isinstance(source.text(first, last), str) and isinstance(source.line_of(token), int)
+        assert isinstance(source.words(first, last) + source.bytes_of(first, last), int)
+    with pytest.raises(DataError):
+        source.check(np.array([0, 4, 5]))
 
 
 def test_a_writer_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
