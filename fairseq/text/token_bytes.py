@@ -78,7 +78,8 @@ def _followed(parts: Sequence[bytes], spans: Sequence[tuple[int, int]], text: st
     for part, (first, last), next_first in zip(parts, spans, following, strict=False):
         starts.append(position)
         end = position + len(part)
-        if byte_of[first] <= end <= byte_of[last] and data.startswith(part, position):
+        is_within = byte_of[first] < end <= byte_of[last] or end == byte_of[last]
+        if is_within and data.startswith(part, position):
             position = end
         elif part == b" " and (next_first < last or first == last):
             pass  # the tokenizer put it there: the next token has its character

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq.data.source_text import SourceText, SourceTextWriter
@@ -74,6 +74,7 @@ def test_answers_about_four_documents(tmp_path: Path) -> None:
     assert source.text(13, 15) == "T\ufffd"  # within a character
 
 
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.lists(LETTERS, min_size=1, max_size=20).map("".join), min_size=1, max_size=4),
     data=st.data(),
@@ -167,6 +168,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
 ODD = st.one_of(st.integers(0, 40), st.sampled_from([2**31, 2**53, 2**63, 2**64 - 1]))
 
 
+@settings(max_examples=40)
 @given(inner=st.lists(ODD, min_size=10, max_size=10), text=st.binary(max_size=30))
 def test_damaged_files_are_shown_or_refused(
     inner: list[int], text: bytes, tmp_path_factory: pytest.TempPathFactory

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq.errors import ConfigError, DataError
@@ -74,10 +74,11 @@ def check_starts(directory: Path, text: str) -> None:
 
 
 def test_tokens_begin_where_the_package_says(kind: Path) -> None:
-    for text in (SAMPLE, "", " ", "a", "😀", "😀😀", SAMPLE * 3):
+    for text in (SAMPLE, "", " ", "a", "😀", "😀😀", SAMPLE * 3, "  ▁the ", "▁ ▁", "a ﬁ  the"):
         check_starts(kind, text)
 
 
+@settings(max_examples=50)
 @given(text=TEXTS)
 def test_tokens_begin_where_the_package_says_in_any_text(kind: Path, text: str) -> None:
     check_starts(kind, text)
