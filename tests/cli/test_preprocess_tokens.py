@@ -279,3 +279,11 @@ def test_positions_are_those_of_the_ids(texts: Path) -> None:
     source, ids = source_of("train"), MMapIndexedDataset("data-bin/train")
     assert source.num_tokens == len(ids.tokens)
     assert np.array_equal([source.first_token(n) for n in range(4)], ids.offsets)
+
+
+def test_another_tokenizer_in_the_same_place_is_read_anew(texts: Path) -> None:
+    assert tokenise("--trainpref", "one.txt") == 0
+    write(Path("tokenizer"), gemma())
+    assert tokenise("--trainpref", "one.txt") == 2
+    assert tokenise("--trainpref", "one.txt", "--overwrite") == 0
+    assert MMapIndexedDataset("data-bin/train")[0].tolist() == package_ids(CRLF + "\r\nlast")

@@ -80,7 +80,7 @@ def binarize_corpus(
             """Counts bytes of text, which are some more than the file's where pieces overlap, less of JSON."""
             progress.advance(min(num_bytes, size - progress.n))
 
-        for document, encoded in encode_documents(documents, str(tokenizer.directory), workers, advance):
+        for document, encoded in encode_documents(documents, tokenizer, workers, advance):
             if not len(encoded.ids):
                 continue
             ids_writer.write(encoded.ids, np.array([len(encoded.ids)]))

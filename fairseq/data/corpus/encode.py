@@ -5,11 +5,10 @@ together where two neighbouring pieces have the same tokens at the same places, 
 what stands before has no say. Where two pieces never meet, the document is encoded whole.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -33,38 +32,31 @@ class Encoded:
 
 
 def encode_documents(
-    documents: Iterable[Document], directory: str, workers: int = 1, advance: Callable[[int], object] = int
+    documents: Iterable[Document], tokenizer: ModelTokenizer, workers: int = 1, advance: Callable[[int], object] = int
 ) -> Iterator[tuple[Document, Encoded]]:
     """Yields documents with their ids here, in order.
 
     Args:
         documents: not empty.
-        directory: of the tokenizer.
+        tokenizer: of the model; each process is sent one.
         workers: processes; with one, this one.
         advance: is told how many bytes of text have been encoded since it was told last.
     """
     waiting: deque[tuple[Document, int]] = deque()
     ready: deque[Encoded] = deque()
-    for encoded in ordered_map(partial(encode_texts, directory), _batches(documents, waiting), workers):
+    for encoded in ordered_map(partial(encode_texts, tokenizer), _batches(documents, waiting), workers):
         ready.extend(encoded)
         advance(sum(int(text.starts[-1]) for text in encoded))
         while waiting and len(ready) >= waiting[0][1]:
             document, num_pieces = waiting.popleft()
             pieces = [ready.popleft() for _ in range(num_pieces)]
-            yield document, pieces[0] if num_pieces == 1 else _joined(document.text, pieces, directory)
+            yield document, pieces[0] if num_pieces == 1 else _joined(document.text, pieces, tokenizer)
 
 
-def encode_texts(directory: str, texts: list[str]) -> list[Encoded]:
+def encode_texts(tokenizer: ModelTokenizer, texts: list[str]) -> list[Encoded]:
     """Returns the ids of each text."""
-    tokenizer = _tokenizer(directory)
     encoded = map(tokenizer.encode_with_offsets, texts)
     return [Encoded(ids.astype(np.int32), starts) for ids, starts in encoded]
-
-
-@lru_cache(1)
-def _tokenizer(directory: str) -> ModelTokenizer:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are ours
-    return ModelTokenizer(directory)
 
 
 def _batches(documents: Iterable[Document], waiting: deque[tuple[Document, int]]) -> Iterator[list[str]]:
@@ -91,7 +83,7 @@ def ranges_of(length: int) -> list[tuple[int, int]]:
     return [(max(start - overlap, 0), min(start + PIECE_CHARACTERS + overlap, length)) for start in starts]
 
 
-def _joined(text: str, pieces: list[Encoded], directory: str) -> Encoded:
+def _joined(text: str, pieces: list[Encoded], tokenizer: ModelTokenizer) -> Encoded:
     """Returns the ids of a large text from those of its pieces; encodes it whole where two of them do not meet."""
     begins = [begin for begin, _ in ranges_of(len(text))]
     ids, starts, first, left = [], [], 0, pieces[0]
@@ -101,7 +93,7 @@ def _joined(text: str, pieces: list[Encoded], directory: str) -> Encoded:
         right = Encoded(piece.ids, piece.starts + byte)
         meeting = _meeting(left, right)
         if meeting is None or meeting[0] < first:
-            return encode_texts(directory, [text])[0]
+            return encode_texts(tokenizer, [text])[0]
         ids.append(left.ids[first : meeting[0]])
         starts.append(left.starts[first : meeting[0]])
         first, left = meeting[1], right

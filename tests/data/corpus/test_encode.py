@@ -30,7 +30,7 @@ def check(directory: Path, texts: list[str], workers: int = 1) -> None:
     """Checks the ids and beginnings of documents against those of each text by itself."""
     documents = [Document(str(number), 1, text) for number, text in enumerate(texts)]
     tokenizer, told = ModelTokenizer(directory), list[int]()
-    found = list(encode_documents(documents, str(directory), workers, told.append))
+    found = list(encode_documents(documents, tokenizer, workers, told.append))
     assert [document for document, _ in found] == documents
     for text, (_, encoded) in zip(texts, found, strict=True):
         ids, starts = tokenizer.encode_with_offsets(text)
