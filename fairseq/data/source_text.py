@@ -156,6 +156,23 @@ class SourceText:
         """Returns the text of tokens [first, last), as it was; a character that is cut is U+FFFD."""
         return self._bytes(first, last).decode(errors="replace")
 
+    def letters_of(self, position_N: Int64s) -> list[bytes]:
+        """Returns the characters that begin in each token, UTF-8: one that several tokens share is the first one's."""
+        start_N, end_N = self.bytes_before_N[position_N], self.bytes_before_N[position_N + 1]
+        start_N = self._at_letters(start_N, end_N)
+        end_N = self._at_letters(end_N, np.where(end_N > start_N, len(self._text), end_N))
+        text = self._text.data
+        return [bytes(text[start:end]) for start, end in zip(start_N.tolist(), end_N.tolist(), strict=True)]
+
+    def _at_letters(self, byte_N: Int64s, stop_N: Int64s) -> Int64s:
+        """Returns where the next characters begin, or ``stop_N`` where none does before it."""
+        at_N, left = byte_N.copy(), np.flatnonzero(byte_N < stop_N)
+        while len(left):  # three turns at the most: a character has four bytes
+            left = left[self._text[at_N[left]] & 0xC0 == 0x80]
+            at_N[left] += 1
+            left = left[at_N[left] < stop_N[left]]
+        return at_N
+
     def bytes_of(self, first: int, last: int) -> int:
         """Returns how many bytes of text tokens [first, last) are."""
         return int(self.bytes_before_N[last]) - int(self.bytes_before_N[first])

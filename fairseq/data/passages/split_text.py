@@ -189,6 +189,10 @@ class FileText(SplitText):
         """Returns the number of a token's line in its file, from 1, and which token of it that is."""
         return self._source.line_of(position), position - self._source.line_range(position)[0]
 
+    def letters_of(self, position_N: Int64s) -> list[bytes]:
+        """Returns the characters that begin in each token, UTF-8."""
+        return self._source.letters_of(position_N)
+
     def places_of(self, position_N: Int64s) -> tuple[Int64s, Int64s]:
         """Returns the document of each token, and its line in its file, from 1."""
         return self._source.places_of(position_N)
