@@ -68,13 +68,15 @@ class SourceText:
     Attributes:
         words_before_N: int64 ``[N + 1]``, words before each token, in all.
         bytes_before_N: int64 ``[N + 1]``, where each token begins.
+        first_token_D: int64, of each document.
+        utf8: uint8, every byte of the text.
 
     Raises:
         DataError: files that do not belong together.
     """
 
     def __init__(self, prefix: str | Path, table: DocumentTable) -> None:
-        self.prefix, self._table = str(prefix), table
+        self.prefix, self.table = str(prefix), table
         sizes = {".text": table.num_bytes, ".offsets": _ROW_BYTES * (table.num_tokens + 1)}
         for suffix, size in sizes.items():
             path = Path(f"{prefix}{suffix}")
@@ -86,12 +88,12 @@ class SourceText:
         columns = {len(table.names), len(table.first_lines), len(table.first_tokens), len(table.sha256)}
         if len(columns) > 1 or (np.diff(first_D, prepend=-1, append=number) <= 0).any() or (first_D[:1] > 0).any():
             raise DataError(f"{prefix}.documents.json must name documents in order, with tokens each; {REMAKE}")
-        self._text = _mapped(Path(f"{prefix}.text"), "u1")
+        self.utf8 = _mapped(Path(f"{prefix}.text"), "u1")
         pairs = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
         self.bytes_before_N: Int64s = pairs[:, 0]
         self.words_before_N: Int64s = pairs[:, 1]
-        self._first_token_D = first_D
-        if self.bytes_before_N[0] or self.bytes_before_N[-1] != len(self._text):
+        self.first_token_D = first_D
+        if self.bytes_before_N[0] or self.bytes_before_N[-1] != len(self.utf8):
             raise DataError(f"{prefix}.offsets must lead from 0 to the end of {prefix}.text, but does not; {REMAKE}")
 
     @classmethod
@@ -116,13 +118,13 @@ class SourceText:
         Raises:
             DataError: it is not the text of these ids, or is damaged.
         """
-        own = np.append(self._first_token_D, self.num_tokens)
+        own = np.append(self.first_token_D, self.num_tokens)
         if not np.array_equal(own, offsets):
             raise DataError(
                 f"{self.prefix}.documents.json must name the documents of {self.prefix}.idx, but has"
                 f" {self.num_documents} of {self.num_tokens} tokens for {len(offsets) - 1} of {offsets[-1]}; {REMAKE}"
             )
-        for document, sha256 in enumerate(self._table.sha256):
+        for document, sha256 in enumerate(self.table.sha256):
             data = self._bytes(self.first_token(document), self.first_token(document + 1))
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise DataError(
@@ -133,7 +135,7 @@ class SourceText:
     @property
     def num_documents(self) -> int:
         """Documents; none of them is empty."""
-        return len(self._first_token_D)
+        return len(self.first_token_D)
 
     @property
     def num_tokens(self) -> int:
@@ -142,15 +144,15 @@ class SourceText:
 
     def document_of(self, position: int) -> int:
         """Returns the number of the document that a token is in."""
-        return int(np.searchsorted(self._first_token_D, position, side="right")) - 1
+        return int(np.searchsorted(self.first_token_D, position, side="right")) - 1
 
     def name_of(self, document: int) -> str:
         """Returns a document's name: of its file, within the directory that was given."""
-        return self._table.names[document]
+        return self.table.names[document]
 
     def first_token(self, document: int) -> int:
         """Returns a document's first token; for the number after the last, the end of the text."""
-        return int(self._first_token_D[document]) if document < self.num_documents else self.num_tokens
+        return int(self.first_token_D[document]) if document < self.num_documents else self.num_tokens
 
     def text(self, first: int, last: int) -> str:
         """Returns the text of tokens [first, last), as it was; a character that is cut is U+FFFD."""
@@ -168,33 +170,18 @@ class SourceText:
         """Returns the line that a token is on, 1-based, in its document's file: that of its first letter."""
         document = self.document_of(position)
         start = int(self.bytes_before_N[self.first_token(document)])
-        before = np.searchsorted(self._line_ends, [start, self._letter(position)])
-        return self._table.first_lines[document] + int(before[1] - before[0])
-
-    def places_of(self, position_N: Int64s) -> tuple[Int64s, Int64s]:
-        """Returns the document of each token, and its line as ``line_of`` has it."""
-        document_N: Int64s = np.searchsorted(self._first_token_D, position_N, side="right") - 1
-        start_N, end_N = self.bytes_before_N[position_N], self.bytes_before_N[position_N + 1]
-        letter_N, left = start_N.copy(), np.flatnonzero(end_N > start_N)
-        while len(left):  # as many turns as the longest run of white space has letters
-            left = left[_WHITE[self._text[letter_N[left]]]]
-            letter_N[left] += 1
-            blank = letter_N[left] == end_N[left]
-            letter_N[left[blank]] = start_N[left[blank]]
-            left = left[~blank]
-        begin_N = self.bytes_before_N[self._first_token_D[document_N]]
-        before_N = np.searchsorted(self._line_ends, letter_N) - np.searchsorted(self._line_ends, begin_N)
-        return document_N, np.array(self._table.first_lines, np.int64)[document_N] + before_N
+        before = np.searchsorted(self.line_ends, [start, self._letter(position)])
+        return self.table.first_lines[document] + int(before[1] - before[0])
 
     def line_range(self, position: int) -> tuple[int, int]:
         """Returns the tokens [first, last) of the line that a token is on, within its document."""
         document = self.document_of(position)
         first, last = self.first_token(document), self.first_token(document + 1)
-        line = int(np.searchsorted(self._line_ends, self._letter(position)))
-        if line and self._line_ends[line - 1] >= self.bytes_before_N[first]:
-            first = self._first_at(int(self._line_ends[line - 1]) + 1, first)
-        if line < len(self._line_ends) and self._line_ends[line] < self.bytes_before_N[last]:
-            last = self._first_at(int(self._line_ends[line]) + 1, position + 1)
+        line = int(np.searchsorted(self.line_ends, self._letter(position)))
+        if line and self.line_ends[line - 1] >= self.bytes_before_N[first]:
+            first = self._first_at(int(self.line_ends[line - 1]) + 1, first)
+        if line < len(self.line_ends) and self.line_ends[line] < self.bytes_before_N[last]:
+            last = self._first_at(int(self.line_ends[line]) + 1, position + 1)
         return first, last
 
     def _first_at(self, byte: int, least: int) -> int:
@@ -211,11 +198,12 @@ class SourceText:
         return start + (blank if blank < len(data) else 0)
 
     def _bytes(self, first: int, last: int) -> bytes:
-        return bytes(self._text[int(self.bytes_before_N[first]) : int(self.bytes_before_N[last])])
+        return bytes(self.utf8[int(self.bytes_before_N[first]) : int(self.bytes_before_N[last])])
 
     @cached_property
-    def _line_ends(self) -> Int64s:
-        return np.flatnonzero(self._text == ord("\n"))
+    def line_ends(self) -> Int64s:
+        """Which bytes of the text end a line."""
+        return np.flatnonzero(self.utf8 == ord("\n"))
 
 
 def _mapped(path: Path, dtype: str) -> Any:

@@ -4,6 +4,7 @@ The block size in force is the checkpoint's ``tokens_per_sample`` less the conte
 (fairseq/evaluate/evaluation.py).
 """
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,8 +105,13 @@ def open_models(
     inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
     default = checkpoints[0].default_block if isinstance(checkpoints[0], ModelDirectory) else DEFAULT_BLOCK
     task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window, default)
+    bos_in_front = isinstance(checkpoints[0], ModelDirectory) and bool(getattr(task_config, "add_bos_token", False))
+    if bos_in_front:  # such a model puts it there itself, before the context window as well
+        task_config = dataclasses.replace(task_config, add_bos_token=False)
     task = make_task(task_name, task_config)
     models = [_load_model(task, checkpoint, overrides, precision, trust_remote_code) for checkpoint in checkpoints]
+    for model in models if bos_in_front else ():
+        model.put_bos_in_front()
     has_bos = bool(getattr(task_config, "add_bos_token", False))
     _check_rows(models, task_config.tokens_per_sample + context_window + has_bos)
     return OpenedModels(task, task_config, checkpoints, models)

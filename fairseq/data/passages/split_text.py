@@ -18,6 +18,7 @@ from fairseq.arrays import Int64s
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.passages.documents import Documents, find_documents, line_text, title_of
+from fairseq.data.passages.places import letters_of, places_of
 from fairseq.data.source_text import SourceText
 from fairseq.errors import ConfigError, MismatchError
 
@@ -189,9 +190,13 @@ class FileText(SplitText):
         """Returns the number of a token's line in its file, from 1, and which token of it that is."""
         return self._source.line_of(position), position - self._source.line_range(position)[0]
 
+    def letters_of(self, position_N: Int64s) -> list[bytes]:
+        """Returns the characters that begin in each token, UTF-8."""
+        return letters_of(self._source, position_N)
+
     def places_of(self, position_N: Int64s) -> tuple[Int64s, Int64s]:
         """Returns the document of each token, and its line in its file, from 1."""
-        return self._source.places_of(position_N)
+        return places_of(self._source, position_N)
 
 
 def open_split(

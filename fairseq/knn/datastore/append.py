@@ -30,7 +30,7 @@ _IN_COMMON = {
     "dictionary_sha256": "dictionary",
     "weights_sha256": "model weights",
 }
-_CUT = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in")
+_CUT = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in", "bos_in_front")
 
 
 def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, DatastoreManifest | None]:

@@ -43,7 +43,7 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.append import appended_so_far, open_target
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
-from fairseq.knn.datastore.identity import key_type_of, stored_key_type, use_keys
+from fairseq.knn.datastore.identity import has_bos_in_front, key_type_of, stored_key_type, use_keys
 from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.row_map import full_context_rows
 from fairseq.knn.datastore.store import DatastoreWriter, is_written, rows_to_use
@@ -190,6 +190,7 @@ def _manifest(evaluation: Evaluation, config: EvalConfig, dstore: DatastoreConfi
             "computed_in": evaluation.precision.name,
             **({"longest_block": evaluation.max_positions} if evaluation.num_left_out else {}),
             **({"add_bos_token": True} if evaluation.dataset.add_bos else {}),
+            **({"bos_in_front": True} if has_bos_in_front(evaluation.models[0]) else {}),
             **({"tokenizer_sha256": model.tokenizer_sha256} if model.tokenizer_sha256 else {}),
         },
     )

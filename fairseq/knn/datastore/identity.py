@@ -28,7 +28,7 @@ _FIELDS = (
 )
 
 # What else decides about the rows of a run, and the flags of these settings.
-_SETTINGS = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in", "add_bos_token")
+_SETTINGS = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in", "add_bos_token", "bos_in_front")
 _FLAGS = {"context_window": "--context-window", "sample_break_mode": "--sample-break-mode"}
 
 
@@ -73,6 +73,11 @@ def use_keys(model: Any, key_type: str | None) -> None:
             f"--knn-keytype {key_type} is for Hugging Face models, but this one's keys are {OWN_KEY_TYPE}; leave it out"
         )
     model.use_keys(key_type)
+
+
+def has_bos_in_front(model: Any) -> bool:
+    """Returns whether a model reads a token in front of each row that the row does not hold."""
+    return bool(getattr(getattr(model, "reader", None), "adds_bos", False))
 
 
 def key_type_of(model: Any) -> str:

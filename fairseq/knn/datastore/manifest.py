@@ -46,6 +46,7 @@ _SAME_SOURCE = (
     "context_window",
     "longest_block",
     "add_bos_token",
+    "bos_in_front",
 )
 
 

@@ -24,7 +24,7 @@ from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
-from fairseq.knn.report.wording import facts_of, places_of, words_of
+from fairseq.knn.report.wording import facts_of, places_of, vocabulary_of, words_of
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
@@ -144,11 +144,9 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
     order_N = by_change(gain(columns.lm_log_p_N, report.mixture_log_p_N))
     pieces = [(part.start, part.stop) for part in texts.parts]
     chosen_C, windows = choose(order_N, report.source_at_NH, pieces, max_megabytes * 1e6)
-    source, target_N = windows.cut(texts.source), retrieval.target_N[:n]
     at_N, source_at_M = np.asarray(retrieval.position_N[:n], np.int64), joined_ranges(windows.start_W, windows.length_W)
-    words, (files, places) = words_of(texts, at_N, source_at_M), places_of(texts, at_N, source_at_M)
-    ids_V, word = np.unique(np.concatenate([target_N, source]), return_inverse=True)
-    word = word.astype(np.uint16 if len(ids_V) <= 1 << 16 else np.uint32)
+    vocabulary, (files, places) = vocabulary_of(texts, at_N, source_at_M), places_of(texts, at_N, source_at_M)
+    word = vocabulary.word_L.astype(np.uint16 if len(vocabulary.words) <= 1 << 16 else np.uint32)
     arrays: dict[str, Array] = {
         "word": word[:n],
         "source": word[n:],
@@ -172,9 +170,9 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
         "all_tokens": len(retrieval),
         "shown": report.distances_NH.shape[1],
         "with_neighbours": len(chosen_C),
-        "words": [words[idx] for idx in ids_V],
+        **vocabulary.facts,
         **facts_of(texts, files),
-        "counts": texts.count_V[ids_V].tolist(),
+        "counts": texts.count_V[vocabulary.id_W].tolist(),
         "runs": _runs(retrieval.position_N[:n]),
         "groups": [{"title": one.title, "note": one.note, "labels": one.labels} for one in report.groupings],
         "figures": [f for name in SWEEPS for f in sweep_figures(retrieval.directory / name)],

@@ -62,6 +62,7 @@ function make(tag, attributes = {}, ...children) {
 
 const EOS = facts.words.indexOf("</s>");
 const shownWord = (w) => (w === EOS ? "↵" : facts.words[w]);
+const isSame = facts.same ? (a, b) => facts.same[a] === facts.same[b] : (a, b) => a === b; // one word of the dictionary
 const AS_IT_IS = facts.joint === "" ? " asis" : ""; // words that hold the white space themselves
 const MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥"};
 const oneLine = (text) => text.replace(/[\n\r\t]/g, (letter) => MARKS[letter]);

@@ -107,9 +107,9 @@ class Details {
     const row = facts.rows.row[part] + place - facts.rows.at[part];
     const run = facts.runs[lastAtMost(model.runStarts, i)][0];
     let same = 0;
-    while (at - same - 1 >= begin && i - same - 1 >= run && source[at - same - 1] === model.word[i - same - 1]) same++;
+    while (at - same - 1 >= begin && i - same - 1 >= run && isSame(source[at - same - 1], model.word[i - same - 1])) same++;
     const words = (from, to) => Array.from(source.subarray(from, to), shownWord).join(facts.joint);
-    const hit = source[at] === model.word[i];
+    const hit = isSame(source[at], model.word[i]);
     const where = facts.stores.length > 1 ? ` of ${facts.stores[facts.rows.store[part]]}` : "";
     const context = make("p", {class: "context" + AS_IT_IS}, "… " + words(begin, at - same) + facts.joint);
     if (same) context.append(make("span", {class: "same"}, words(at - same, at)), facts.joint);

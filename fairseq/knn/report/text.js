@@ -23,7 +23,8 @@ class TextView {
   // Chunks end behind a line's end, or before the word that begins with one: after a chunk a new line begins.
   cut() {
     const {word, size} = this.model;
-    const ends = AS_IT_IS ? (i) => i + 1 < size && facts.words[word[i + 1]].startsWith("\n") : (i) => word[i] === EOS;
+    const begins = (i) => i < size && facts.words[word[i]].startsWith("\n");
+    const ends = AS_IT_IS ? (i) => facts.words[word[i]].endsWith("\n") || begins(i + 1) : (i) => word[i] === EOS;
     let start = 0;
     for (let i = 0; i < size; i++) {
       const length = i + 1 - start;
@@ -68,7 +69,9 @@ class TextView {
     for (let i = this.starts[number]; i < this.end(number); i++) {
       if (this.breaks.has(i)) parts.append(make("span", {class: "gap"}, "[…] "));
       const element = token(this.model, i, i === this.selected);
-      if (AS_IT_IS && number && i === this.starts[number]) element.textContent = element.textContent.replace(/^\n/, "");
+      if (AS_IT_IS && number && i === this.starts[number] && !facts.words[this.model.word[i - 1]].endsWith("\n")) {
+        element.textContent = element.textContent.replace(/^\n/, ""); // the line has ended with the chunk before
+      }
       parts.append(element, facts.joint);
       if (this.model.word[i] === EOS) parts.append(make("br"));
     }

@@ -7,6 +7,7 @@ Legend: N tokens of the scored text · M tokens of the datastores' texts · V wo
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,47 @@ def words_of(texts: Texts, at_N: Int64s, source_at_M: Int64s) -> Sequence[str]:
             position = int(at[first]) - start
             words[token] = split.passage(position, position + 1)
     return words
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a page, numbered anew.
+
+    Attributes:
+        words: W of them.
+        id_W: of the dictionary.
+        word_L: the number of each token's word.
+    """
+
+    words: list[str]
+    id_W: Int64s
+    word_L: Int64s
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the page has to know: the words, and of each the first one that is the same in the dictionary."""
+        known, same = np.unique(self.id_W, return_inverse=True)
+        return {"words": self.words, **({"same": same.tolist()} if len(known) < len(self.id_W) else {})}
+
+
+def vocabulary_of(texts: Texts, at_N: Int64s, source_at_M: Int64s) -> Vocabulary:
+    """Returns the words of tokens of the scored text, and then of the datastores', N + M of them.
+
+    Of a source text they are what stands there, so that a token may have several words. A character that several tokens
+    share is shown at the first of them.
+    """
+    id_L = np.concatenate([texts.text[at_N], texts.source[source_at_M]])
+    if not is_source_text(texts):
+        id_W, word_L = np.unique(id_L, return_inverse=True)
+        return Vocabulary([texts.dictionary[idx] for idx in id_W], id_W.astype(np.int64), word_L)
+    letters: list[bytes] = []
+    for split, start, at in _by_split(texts, at_N, source_at_M):
+        assert isinstance(split, FileText)
+        letters += split.letters_of(at - start)
+    number_of: dict[tuple[int, bytes], int] = {}
+    word_L = np.array([number_of.setdefault(word, len(number_of)) for word in zip(id_L.tolist(), letters, strict=True)])
+    words = [text.decode(errors="replace") for _, text in number_of]
+    return Vocabulary(words, np.array([idx for idx, _ in number_of], np.int64), word_L)
 
 
 def is_source_text(texts: Texts) -> bool:

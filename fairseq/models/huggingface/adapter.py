@@ -6,6 +6,7 @@
 B rows, T time, S scored time, C width, N columns, V words of the dictionary: the head's and fairseq's four.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairseq.errors import ConfigError
 from fairseq.models.huggingface.head import CLOSE, CLOSE_IN_HALF, Head
 from fairseq.models.huggingface.ids import Reader, columns_from
 from fairseq.models.huggingface.keys import PROBE_TOKENS, KeyCatcher, probe_ids
@@ -97,6 +99,16 @@ class HuggingFaceModel(nn.Module):
         """The same; None where it states no limit."""
         stated = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(stated) - self.reader.adds_bos if stated else None
+
+    def put_bos_in_front(self) -> None:
+        """Has the opening token stand in front of each row, as a tokenizer has it that adds one.
+
+        Raises:
+            ConfigError: the model has no such token.
+        """
+        if self.reader.opening_id is None:
+            raise ConfigError("--add-bos-token: the model has no token that begins or ends a text; leave it out")
+        self.reader = replace(self.reader, adds_bos=True)
 
     def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on, for ids ``[B, T]``, right-padded with anything.

@@ -1,5 +1,6 @@
 """The page of tokenized texts holds the source text, its files and lines, against the text that was written."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,25 @@ def test_words_are_the_dictionarys_where_a_text_has_no_source_text(retrieval: Pa
     page = Page(retrieval / "report.html")
     assert page.facts["joint"] == " " and page.facts["files"] == [] and "array-file" not in page.scripts
     assert "w1" in page.facts["words"]
+
+
+def test_a_character_of_several_tokens_is_shown_once(retrieval: Path, tmp_path: Path) -> None:
+    """Every token is one byte, mostly of a character of several, so that a token has several words."""
+    letters, texts = "αβ·é漢😀xy z", {}
+    for split in ("valid", "train"):
+        size = len(MMapIndexedDataset(tmp_path / "data-bin" / split).tokens)
+        whole = (letters * size).encode()[:size].decode(errors="ignore")
+        texts[split] = whole + " " * (size - bytes_of(whole))
+        with SourceTextWriter(tmp_path / "data-bin" / split) as writer:
+            writer.write("all", 1, texts[split].encode(), np.arange(size + 1))
+    main(["report", str(retrieval), "--log-format", "none"])
+    page = Page(retrieval / "report.html")
+    words, word, same = page.facts["words"], page.array("word").tolist(), page.facts["same"]
+    begins = np.cumsum([0, *map(bytes_of, texts["valid"])]).tolist()
+    letter_at = dict(zip(begins, texts["valid"], strict=False))
+    assert [words[one] for one in word] == [
+        letter_at.get(at, "") for at in np.load(retrieval / "positions.npy").tolist()
+    ]
+    tokens = np.load(retrieval / "targets.npy").tolist()
+    assert [same[a] == same[b] for a, b in pairwise(word)] == [a == b for a, b in pairwise(tokens)]
+    assert len(set(map(str, same))) == len(set(same)) < len(words)
