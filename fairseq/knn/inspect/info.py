@@ -28,7 +28,7 @@ from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
-from fairseq.storage.file_kinds import MODEL, directory_kind, file_kind
+from fairseq.storage.file_kinds import GGUF, MODEL, directory_kind, file_kind
 from fairseq.storage.records import as_json, parse, read_record
 
 _SETTINGS = (
@@ -277,6 +277,7 @@ FILES: dict[str, Callable[[Path], Description]] = {
     "JSON": _json,
     "a checkpoint": _checkpoint,
     "weights in safetensors": _safetensors,
+    GGUF: lambda path: ("model as GGUF; fairseq-knnlm convert", [("bytes", path.stat().st_size)]),
     "a FAISS index": _index,
     "a dictionary": _dictionary,
     "a text": lambda path: ("text, not binarised", [("bytes", path.stat().st_size)]),
