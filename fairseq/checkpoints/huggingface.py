@@ -78,7 +78,7 @@ def read_model_directory(path: str | Path) -> ModelDirectory:
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{file} is not JSON ({err}); give --path the directory of a Hugging Face model") from err
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{file} names no model_type; give --path the directory of a Hugging Face model")

@@ -45,7 +45,7 @@ def _indexed(path: Path) -> set[str]:
         return set()
     try:
         names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise CheckpointError(f"{path} is not an index of files of weights ({err!r}); {_AGAIN}") from err
     if not all(isinstance(name, str) and re.fullmatch(r"[^/\0]+", name) for name in names):
         raise CheckpointError(f"{path} names a file that is not in its directory; {_AGAIN}")
@@ -72,7 +72,7 @@ def _header_of(path: Path) -> tuple[int, dict[str, Any]]:
             if length > min(path.stat().st_size, _LARGEST_HEADER):
                 raise ValueError("its header is longer than the file")
             header = dict(json.loads(file.read(length)))
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, RecursionError) as err:
         raise CheckpointError(f"{path} is not a whole safetensors file ({err}); {_AGAIN}") from err
     header.pop("__metadata__", None)
     return length, header

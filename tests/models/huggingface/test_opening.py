@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import fairseq_cli.validate
+from fairseq.checkpoints.format import load_checkpoint
 from fairseq.config.common import DeviceConfig
-from fairseq.errors import ConfigError, MismatchError
+from fairseq.errors import CheckpointError, ConfigError, MismatchError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.models.huggingface.adapter import HuggingFaceModel
 from fairseq.models.huggingface.loading import load_model
@@ -53,6 +55,16 @@ def test_rows_that_are_longer_than_the_positions_are_refused(tiny_llama: Path, t
     with pytest.raises(ConfigError, match="rows of 129 tokens"):
         opened(tiny_llama, data, tokens_per_sample=128, add_bos_token=True)
     assert opened(tiny_llama, data, tokens_per_sample=127, add_bos_token=True).max_positions == 128
+
+
+def test_commands_that_need_a_checkpoints_file_say_so(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a Hugging Face model, which only commands that read a text take"):
+        load_checkpoint(str(tiny_llama))
+    data = data_directory(tmp_path / "data", 300)
+    for name in ("valid.idx", "valid.bin"):
+        (tmp_path / "data" / name).touch()
+    with pytest.raises(CheckpointError, match="has no criterion of fairseq-train's; fairseq-eval-lm tells"):
+        fairseq_cli.validate.main([data, "--path", str(tiny_llama), "--cpu"])
 
 
 class InTwoPasses(HuggingFaceModel):
