@@ -19,6 +19,7 @@ from fairseq.runtime.precision import Precision
 from fairseq.tasks.opening import OpenedModels, open_models
 from fairseq.text.model_tokenizer import SHIFT
 from tests.builders.model_families import tiny_model
+from tests.builders.tiny_llama import write_tiny_llama
 
 
 def data_directory(directory: Path, num_words: int) -> str:
@@ -46,6 +47,13 @@ def test_a_directory_opens_as_a_checkpoint_does(tiny_llama: Path, tmp_path: Path
 def test_a_dictionary_of_more_ids_than_are_scored_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"has 305 words, but the model of --path .* scores 304"):
         opened(tiny_llama, data_directory(tmp_path / "data", 301))
+
+
+def test_bos_takes_a_position_of_rows_that_nobody_gave_a_length(tmp_path: Path) -> None:
+    model, data = write_tiny_llama(tmp_path / "model", add_bos=True), data_directory(tmp_path / "data", 300)
+    assert opened(model, data).task_config.tokens_per_sample == 127
+    many = write_tiny_llama(tmp_path / "long", add_bos=True, max_position_embeddings=1025)
+    assert opened(many, data).task_config.tokens_per_sample == 1024
 
 
 def test_rows_that_are_longer_than_the_positions_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
