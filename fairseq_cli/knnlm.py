@@ -98,7 +98,7 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         examples=(
             """fairseq-knnlm convert checkpoints/checkpoint_best.pt model.safetensors""",
             """fairseq-knnlm convert model.safetensors model.pt""",
-            """fairseq-knnlm convert model.Q4_1.gguf model && fairseq-eval-lm data-bin --path model""",
+            """fairseq-knnlm convert model.Q4_1.gguf model-dir""",
         ),
     ),
     "report": Subcommand(

@@ -38,13 +38,21 @@ class ModelDirectory:
 
     @property
     def default_block(self) -> int:
-        """Tokens in a row where nobody says how many: 1,024, or as many positions as the model has."""
+        """Tokens in a row where nobody says how many: 1,024, or as the positions of the model allow, BOS included."""
         inner = self.config.get("text_config")
         for config in (self.config, inner if isinstance(inner, dict) else {}):
             for name in _POSITIONS:
                 if type(config.get(name)) is int and config[name] > 0:
-                    return min(DEFAULT_BLOCK, int(config[name]))
+                    positions = int(config[name])
+                    return DEFAULT_BLOCK if positions > DEFAULT_BLOCK else positions - self._adds_bos
         return DEFAULT_BLOCK
+
+    @property
+    def _adds_bos(self) -> bool:
+        """Whether the tokenizer puts BOS in front of each row."""
+        from fairseq.text.model_tokenizer import ModelTokenizer  # with numpy, which --help does without
+
+        return (Path(self.path) / "tokenizer.json").is_file() and ModelTokenizer(self.path).adds_bos
 
     @property
     def family(self) -> str:
@@ -78,7 +86,7 @@ def read_model_directory(path: str | Path) -> ModelDirectory:
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{file} is not JSON ({err}); give --path the directory of a Hugging Face model") from err
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{file} names no model_type; give --path the directory of a Hugging Face model")

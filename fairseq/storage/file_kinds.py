@@ -12,7 +12,7 @@ from fairseq.config.kinds import stores_in
 from fairseq.storage.marks import NUMPY_MAGIC, is_of_kind, json_at
 
 TEXTS = "a directory of texts that are not binarised"
-MODEL = "a Hugging Face model"
+MODEL, GGUF = "a Hugging Face model", "a model as GGUF"
 # A model's name on the Hugging Face hub, and what ends no such name.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OF_FILES = (".pt", ".bin", ".gguf", ".safetensors", ".json", ".pth", ".ckpt", ".txt")
@@ -44,6 +44,7 @@ _KINDS: tuple[tuple[str, Callable[[Path, bytes], bool]], ...] = (
     ("a file of a datastore", lambda path, head: path.name.endswith(_ROWS) and head[:6] != NUMPY_MAGIC),
     ("JSON", lambda path, head: path.suffix == ".json"),
     ("a checkpoint", lambda path, head: head.startswith((_ZIP, _PICKLE))),
+    (GGUF, lambda path, head: head.startswith(b"GGUF")),
     ("weights in safetensors", lambda path, head: path.suffix == ".safetensors" and head[8:9] == b"{"),
     ("a FAISS index", _is_index),
     ("a dictionary", lambda path, head: path.name == "dict.txt" or _WORD_AND_COUNT.match(head) is not None),

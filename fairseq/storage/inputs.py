@@ -12,6 +12,7 @@ from typing import IO
 from fairseq.config.path_lists import colon_hint, split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean, shown
 from fairseq.storage.file_kinds import (
+    GGUF,
     MODEL,
     TEXTS,
     checkpoints_in,
@@ -40,7 +41,13 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
         raise CheckpointError(f"checkpoint {path} does not exist{hint or f'; {ask}'}{colon_hint(typed)}")
     if other := is_instead(path, "a checkpoint"):
         ask += f": {path.with_suffix('.pt')}" if path.suffix != ".pt" and path.with_suffix(".pt").is_file() else ""
-        convert = "; fairseq-knnlm convert makes a checkpoint of it" if path.suffix == ".safetensors" else f"; {ask}"
+        convert = f"; {ask}"
+        if kind_at(path) == GGUF:
+            convert = f"; fairseq-knnlm convert {path} NEW_DIR makes a directory of it, which --path takes"
+        elif path.suffix == ".safetensors":
+            convert = "; fairseq-knnlm convert makes a checkpoint of it"
+            if is_model_directory(path.parent):
+                convert = f"; give --path the directory of the model: {path.parent}"
         raise CheckpointError(f"{path}{other}{convert}")
 
 

@@ -6,6 +6,7 @@ Nothing is loaded; of a safetensors file the header is read, which says how long
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from fairseq.errors import CheckpointError
 
@@ -44,28 +45,47 @@ def _indexed(path: Path) -> set[str]:
         return set()
     try:
         names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise CheckpointError(f"{path} is not an index of files of weights ({err!r}); {_AGAIN}") from err
     if not all(isinstance(name, str) and re.fullmatch(r"[^/\0]+", name) for name in names):
         raise CheckpointError(f"{path} names a file that is not in its directory; {_AGAIN}")
     return names
 
 
+def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Returns the dtype and the shape of each tensor of a safetensors file.
+
+    Raises:
+        CheckpointError: it is torn, or no such file.
+    """
+    try:
+        return {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in _header_of(path)[1].items()}
+    except (KeyError, TypeError) as err:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({err!r}); {_AGAIN}") from err
+
+
+def _header_of(path: Path) -> tuple[int, dict[str, Any]]:
+    """Returns how long a safetensors file's header is, and what it says of each tensor."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_HEADER_SIZE), "little")
+            if length > min(path.stat().st_size, _LARGEST_HEADER):
+                raise ValueError("its header is longer than the file")
+            header = dict(json.loads(file.read(length)))
+    except (ValueError, TypeError, RecursionError) as err:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({err}); {_AGAIN}") from err
+    header.pop("__metadata__", None)
+    return length, header
+
+
 def _require_whole(path: Path) -> None:
     """Raises CheckpointError unless a safetensors file is as long as its header says."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_HEADER_SIZE), "little")
-        try:
-            if length > min(size, _LARGEST_HEADER):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-            wanted = max(
-                (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
-            raise CheckpointError(f"{path} is not a whole safetensors file ({err}); {_AGAIN}") from err
-    if size != _HEADER_SIZE + length + wanted:
+    length, header = _header_of(path)
+    try:
+        wanted = _HEADER_SIZE + length + max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, IndexError) as err:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({err!r}); {_AGAIN}") from err
+    if path.stat().st_size != wanted:
         raise CheckpointError(
-            f"{path} must be {_HEADER_SIZE + length + wanted} bytes long by its header, but is {size}; {_AGAIN}"
+            f"{path} must be {wanted} bytes long by its header, but is {path.stat().st_size}; {_AGAIN}"
         )

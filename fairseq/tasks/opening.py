@@ -18,7 +18,7 @@ from fairseq.config.path_lists import split_paths
 from fairseq.data.blocks import check_window
 from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import ConfigError, MismatchError, refuse_unknown
+from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.models import MODELS
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
@@ -141,11 +141,6 @@ def _load_model(
 
         model = load_model(checkpoint.path, dtype=precision.dtype, trust_remote_code=trust_remote_code)
         check_tokenizer(task, checkpoint.path, model.vocabulary_size)
-        if len(task.dictionary) > model.vocabulary_size:
-            raise MismatchError(
-                f"the dictionary has {len(task.dictionary)} ids, but the model {checkpoint.path} scores"
-                f" {model.vocabulary_size}; give the data that was binarised with the model's own tokenizer"
-            )
         return model.to(precision.device)
     return task.load_model(checkpoint, overrides).to(precision.device).eval()
 

@@ -20,7 +20,7 @@ class CheckConfig:
 
     data: Dir | None = flag(None, "directory of binarised data, or of a saved retrieval", positional=True)
     retrieval: Dir | None = flag(None, "directory of a saved retrieval")
-    path: File | None = flag(None, "checkpoint")
+    path: Place | None = flag(None, "checkpoint, or the directory of a Hugging Face model")
     dstore_filename: Prefixes | None = flag(
         None,
         r"prefix of the datastore's files (PREFIX_keys.npy, PREFIX_vals.npy); A:B for several (a colon in a name: \:)",

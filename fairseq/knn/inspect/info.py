@@ -22,16 +22,14 @@ from fairseq.knn.index.index_file import look_at, require_readable
 from fairseq.knn.inspect.config import InfoConfig
 from fairseq.knn.inspect.directory import things_in
 from fairseq.knn.inspect.findings import reason_of
+from fairseq.knn.inspect.model_directory import Description, Lines, describe_model
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
 from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
-from fairseq.storage.file_kinds import directory_kind, file_kind
+from fairseq.storage.file_kinds import GGUF, MODEL, directory_kind, file_kind
 from fairseq.storage.records import as_json, parse, read_record
-
-Lines = list[tuple[str, Any]]
-Description = tuple[str, Lines]
 
 _SETTINGS = (
     "arch",
@@ -80,7 +78,8 @@ def describe(name: str) -> Description:
     path = Path(name)
     if path.is_dir():
         kind = directory_kind(path)
-        return _retrieval(path) if kind == "a saved retrieval" else (kind.partition(" ")[2], things_in(path))
+        described = {"a saved retrieval": _retrieval, MODEL: describe_model}.get(kind)
+        return described(path) if described else (kind.partition(" ")[2], things_in(path))
     for suffix in ("_keys.npy", "_vals.npy"):
         if name.endswith(suffix):
             return _datastore(Path(name.removesuffix(suffix)))
@@ -278,6 +277,7 @@ FILES: dict[str, Callable[[Path], Description]] = {
     "JSON": _json,
     "a checkpoint": _checkpoint,
     "weights in safetensors": _safetensors,
+    GGUF: lambda path: ("model as GGUF; fairseq-knnlm convert", [("bytes", path.stat().st_size)]),
     "a FAISS index": _index,
     "a dictionary": _dictionary,
     "a text": lambda path: ("text, not binarised", [("bytes", path.stat().st_size)]),

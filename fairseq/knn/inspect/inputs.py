@@ -15,7 +15,9 @@ from fairseq.data.source_text import SourceText
 from fairseq.errors import DataError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import FAILED, OK, SKIPPED, Findings
+from fairseq.knn.inspect.model_directory import check_model
 from fairseq.models.protocol import ModelIdentity
+from fairseq.storage.file_kinds import is_model_directory
 from fairseq.storage.records import read_record
 from fairseq.tasks.language_modeling import LanguageModelingTask
 
@@ -89,6 +91,8 @@ def _check_split(findings: Findings, prefix: Path, vocabulary_size: int | None, 
 
 def _check_checkpoint(findings: Findings, path: str, inputs: Inputs) -> Inputs:
     """Checks a checkpoint, and returns what it adds to the identity of the model."""
+    if is_model_directory(path):
+        return replace(inputs, model=check_model(findings, path, inputs.model))
     checkpoint = findings.opened("checkpoint", lambda: load_checkpoint(path))
     if checkpoint is None:
         return inputs

@@ -65,7 +65,8 @@ class Head:
             try:
                 for part in self._layers:
                     part.forward = instead
-                logits_NV: Tensor = self._model(ids_1N, use_cache=False).logits[0]
+                with torch.autocast(hidden_1NC.device.type, enabled=False):
+                    logits_NV: Tensor = self._model(ids_1N, use_cache=False).logits[0]
             finally:
                 for part, forward in zip(self._layers, own, strict=True):
                     vars(part).pop("forward", None)

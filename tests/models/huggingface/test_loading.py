@@ -171,6 +171,20 @@ def spoil_kind(directory: Path) -> None:
     (directory / "config.json").write_text("{}")
 
 
+def spoil_nesting(directory: Path) -> None:
+    (directory / "config.json").write_text("[" * 100_000)
+
+
+def spoil_header_nesting(directory: Path) -> None:
+    header = b'{"a": ' + b"[" * 100_000
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def spoil_header_entry(directory: Path) -> None:
+    header = b'{"a": {"data_offsets": [0, null]}}'
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 def spoil_family(directory: Path) -> None:
     change_config(directory, model_type="camel")
 
@@ -196,6 +210,9 @@ def spoil_sizes(directory: Path) -> None:
         (spoil_index_path, r"names a file that is not in its directory"),
         (spoil_config, r"config\.json is not JSON"),
         (spoil_kind, r"config\.json names no model_type"),
+        (spoil_nesting, r"config\.json is not JSON"),
+        (spoil_header_nesting, r"model\.safetensors is not a whole safetensors file"),
+        (spoil_header_entry, r"model\.safetensors is not a whole safetensors file"),
         (spoil_family, r"cannot be loaded as a causal language model .*camel"),
         (spoil_sizes, r"cannot be loaded as a causal language model"),
     ],
