@@ -76,5 +76,6 @@ def open_directory(
         lmbda=lmbda,
         texts=TokenizerTexts(text),
     )
+    lm.is_loaded_in_format = True
     lm.task, lm.args = task, Namespace(**{**checkpoint.fields, **settings})
     return lm
