@@ -48,11 +48,15 @@ class EvaluationModule(nn.Module):
     """One model or several, in evaluation mode for good, on one device.
 
     ``half()``, ``bfloat16()`` and ``to(dtype)`` choose the format that products of matrices are computed in, as
-    ``--fp16`` and ``--bf16`` do; weights and sums stay in float32.
+    ``--fp16`` and ``--bf16`` do; weights and sums stay in float32. A Hugging Face model is
+    loaded in its format.
 
     Attributes:
         models: one, or those of an ensemble.
+        is_loaded_in_format: the weights are in the format as well, which then stays.
     """
+
+    is_loaded_in_format = False
 
     def __init__(self, models: Sequence[nn.Module], device: str | torch.device | None = None) -> None:
         super().__init__()
@@ -88,6 +92,12 @@ class EvaluationModule(nn.Module):
         if dtype is not None and dtype not in _FORMATS:
             names = ", ".join(map(str, _FORMATS))
             raise ConfigError(f"a model computes in {names}, but not in {dtype}; scores are float64 whatever it is")
+        if self.is_loaded_in_format and dtype not in (None, self._dtype):
+            name = str(dtype).removeprefix("torch.")
+            raise ConfigError(
+                "the weights of a Hugging Face model are loaded in the format that it computes in; load it anew:"
+                f" from_pretrained(…, dtype={name!r})"
+            )
         if device is not None:
             device = checked_device(device)
             super().to(device)

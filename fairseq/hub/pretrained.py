@@ -42,6 +42,7 @@ def from_pretrained(
     knn: MemoryConfig | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
     **overrides: Any,
 ) -> LanguageModelHub:
     """Returns a trained model, ready to score and to generate.
@@ -61,6 +62,7 @@ def from_pretrained(
         knn: neighbours to mix in, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
         device: the CPU if left out.
         dtype: format to compute in, such as ``"bfloat16"``; float32 if left out.
+        trust_remote_code: run the code that lies with a Hugging Face model.
         overrides: how raw text is read: ``tokenizer``, ``bpe``, and their settings, as in ``fairseq-interactive``
             (without them, texts are words between white space); settings of ``generate``, such as ``max_len_b``; and
             of the model in place of the checkpoint's, such as ``max_target_positions``.
@@ -81,7 +83,9 @@ def from_pretrained(
         if checkpoint_file is not None or text:
             extra = "checkpoint_file" if checkpoint_file is not None else next(iter(text))
             raise ConfigError(f"{name_or_path} is a Hugging Face model, which has no use for {extra}; leave it out")
-        lm = open_directory(name_or_path, data_name_or_path, knn, device, number_format, overrides)
+        lm = open_directory(
+            name_or_path, data_name_or_path, knn, device, number_format, overrides, trust_remote_code=trust_remote_code
+        )
     else:
         root, paths = find_checkpoints(name_or_path, checkpoint_file)
         published = published_text(name_or_path)
@@ -143,7 +147,7 @@ def _checked_overrides(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[
     Raises:
         ConfigError: what is no setting, or a setting of generating that is out of range.
     """
-    arguments = ("knn", "device", "dtype", "checkpoint_file", "data_name_or_path")
+    arguments = ("knn", "device", "dtype", "trust_remote_code", "checkpoint_file", "data_name_or_path")
     settings = [name for config in MODELS.configs() for name in flag_fields(config)]
     generating = flag_fields(GenerationConfig)
     owner = "from_pretrained, which takes knn, device, tokenizer, bpe and settings of generating and of the model"

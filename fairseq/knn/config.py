@@ -19,6 +19,7 @@ KnnTemp: TypeAlias = float | Literal["auto"]
 # Of the unit, the median squared distance from a row to the nearest other one: what ``auto`` stands for, and what it
 # stands for where several T are tried. docs/temperature.md has the measurements.
 AUTO_SHARE = 2.0
+AUTO_SHARE_OF_TOKENS = 0.2  # of a Hugging Face model, which is surer of itself: only near neighbours help it
 AUTO_GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 

@@ -37,6 +37,7 @@ H-i   score (base 2), text; a higher score is better
 D-i   the same as H-i; with --bpe, --tokenizer or a Hugging Face model, as raw text
 P-i   log2 p of each token of the text, separated by spaces, </s> included
 N-i   a neighbour (--show-neighbours): position, token, share of the vote, row, distance, words around it
+A Hugging Face model's texts stand in S, T and D as they are, with \\n, \\r, \\t and \\\\ for these characters.
 """
 
 

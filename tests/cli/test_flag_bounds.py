@@ -64,7 +64,7 @@ def test_a_number_beyond_what_makes_sense_is_refused_and_the_last_that_does_is_n
 
 CHOICES = {
     "--dataset-impl": "mmap",
-    "--sample-break-mode": "none complete complete_doc eos",
+    "--sample-break-mode": "none complete complete_doc eos isolated document",
     "--effort": "quick thorough",
     "--faiss-metric-type": "l2 ip",
 }

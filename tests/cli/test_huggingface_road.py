@@ -197,7 +197,7 @@ def test_a_word_model_still_needs_its_dictionary(command: Command, checkpoint: P
 def test_the_road_to_its_end(
     command: Command, evaluate: Callable[..., Outcome], llama_road: LlamaRoad, tmp_path: Path
 ) -> None:
-    """Saved neighbours, sweep, λ of each token, report; append, forget, check, rows, info, recall."""
+    """Saved neighbours, sweep, λ of each token, report, check, rows, info."""
     saved, road = tmp_path / "saved", llama_road
 
     def done(*words: object) -> Outcome:
@@ -215,6 +215,24 @@ def test_the_road_to_its_end(
     done(*knnlm, "info", road.store, *quiet)
     done(*knnlm, "check", "--dstore-filename", road.store, "--indexfile", road.index, *quiet)
     done(*knnlm, "rows", road.store, "0:4", *quiet)
+    fitted = tmp_path / "fitted.lmbda"
+    done(*knnlm, "fit-lmbda", saved, "--out", fitted, "--folds", 2, *quiet)
+    weighed = evaluate(*road.flags[:5], "--lmbda-model", fitted)
+    assert weighed.code == 0, weighed.err
+    assert evaluate(*road.flags, "--cache-size", 20, "--cache-lmbda", 0.1).code == 0
+
+
+def test_recall_asks_with_vectors_of_the_type(
+    command: Command, residual_road: LlamaRoad, tmp_path: Path
+) -> None:
+    """The rows' own text finds its rows by the same kind of vector only; else they have nine tenths of the weight."""
+    road = residual_road
+    text = [road.data, "--path", road.model, "--gen-subset", "train", "--context-window", 8]
+    flags = ["--dstore-filename", road.store, "--indexfile", road.index, "--k", 4, "--knn-temp", 1e-4, "--probe", 1]
+    outcome = command("fairseq-knnlm", "recall", *text, *flags, "--lmbda", 0.9, *QUIET, "--json", tmp_path / "r.json")
+    assert outcome.code == 0, outcome.err
+    record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert all(row["loss"] < record["lm_loss_base2"] - 1 for row in record["rows"])
 
 
 def test_append_and_forget(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> None:

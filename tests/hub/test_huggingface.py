@@ -228,3 +228,8 @@ def test_half_of_the_memory(tiny_llama: Path, lm: LanguageModelHub, cpu_with_bfl
     half = from_pretrained(tiny_llama, dtype="bfloat16")
     assert next(half.parameters()).dtype == torch.bfloat16
     assert half.score(CODE).loss == pytest.approx(lm.score(CODE).loss, rel=0.02)
+    assert half.bfloat16() is half
+    with pytest.raises(ConfigError, match="dtype='float32'"):
+        half.float()
+    with pytest.raises(ConfigError, match="dtype must be one of"):
+        from_pretrained(tiny_llama, dtype="float64")

@@ -30,6 +30,8 @@ def open_directory(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> LanguageModelHub:
     """Returns the model of a directory.
 
@@ -40,6 +42,7 @@ def open_directory(
         device: the CPU if left out.
         dtype: that weights are loaded in; float32 if left out.
         overrides: ``tokens_per_sample``, the longest row.
+        trust_remote_code: code that lies with the model is run.
 
     Raises:
         CheckpointError: the directory cannot be read.
@@ -57,7 +60,7 @@ def open_directory(
     config = resolve(LanguageModelingConfig, given)
     task = LanguageModelingTask(config)
     text = ModelText.open(directory, task.dictionary)
-    model: Any = load_model(directory, dtype=precision.dtype)
+    model: Any = load_model(directory, dtype=precision.dtype, trust_remote_code=trust_remote_code)
     memory, lmbda = None, 0.0
     if knn is not None:
         model.use_keys(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
@@ -73,5 +76,6 @@ def open_directory(
         lmbda=lmbda,
         texts=TokenizerTexts(text),
     )
+    lm.is_loaded_in_format = True
     lm.task, lm.args = task, Namespace(**{**checkpoint.fields, **settings})
     return lm

@@ -18,7 +18,7 @@ from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare
 from fairseq.evaluate.mixture import Memory, MemoryScores, Mixture, ScoredTokens
 from fairseq.evaluate.sequence_scorer import SequenceScorer
-from fairseq.knn.datastore.identity import require_model
+from fairseq.knn.datastore.identity import require_model, use_keys
 from fairseq.knn.datastore.ranges import evenly_spaced
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
@@ -84,6 +84,7 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
     )
     text = {"data": config.data, "sample_break_mode": config.sample_break_mode}
     evaluation = prepare(settings, text, Precision(device, select_device(device)))
+    use_keys(evaluation.models[0], store.model.key_type)
     require_model(store.prefix, store.model, evaluation.identity, allow_mismatch=recall.allow_mismatch)
     if own := own_text([store], evaluation.dataset.sha256()):
         prefix = evaluation.task.split_prefix(config.gen_subset)

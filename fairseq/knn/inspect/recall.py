@@ -41,7 +41,8 @@ from fairseq.knn.inspect.config import QueriesConfig, RecallConfig
 from fairseq.knn.inspect.queries import Queries, text_queries
 from fairseq.knn.neighbours.distribution import log_prob_of, votes_for
 from fairseq.knn.neighbours.dstore import KNN_Dstore
-from fairseq.knn.neighbours.temperature import measure_unit, temperature_of
+from fairseq.knn.neighbours.parts import StorePart
+from fairseq.knn.neighbours.temperature import auto_share, measure_unit, temperature_of
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.knn.search.recall import recall_of
 from fairseq.runtime.log import logger
@@ -107,7 +108,10 @@ def run_recall(config: RecallConfig, text: QueriesConfig, device: DeviceConfig, 
                 if field.name in SETTINGS_OF_THE_LOSS and getattr(settings, field.name) != field.default:
                     logger.warning("%s has no effect: without DATA and --path there is no loss", flag_name(field.name))
     else:
-        config = replace(config, knn_temp=temperature_of(config.knn_temp, lambda: exact_unit(store)))
+        config = replace(
+            config,
+            knn_temp=temperature_of(config.knn_temp, lambda: exact_unit(store), auto_share([StorePart(store, 0)])),
+        )
         queries = text_queries(text, config, store, device)
     rows = list(measure(store, queries, config, seed))
     if config.json is not None:

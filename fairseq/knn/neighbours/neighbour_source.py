@@ -44,7 +44,7 @@ from fairseq.knn.neighbours.distribution import (
 from fairseq.knn.neighbours.parts import OpenFiles, StorePart, Values
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
-from fairseq.knn.neighbours.temperature import measure_unit, temperature_of, temperature_record
+from fairseq.knn.neighbours.temperature import auto_share, measure_unit, temperature_of, temperature_record
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
@@ -117,7 +117,7 @@ class NeighbourSource(OpenFiles, Memory, ABC):
     @cached_property
     def temperature(self) -> float:
         """T of p_kNN."""
-        return temperature_of(self.config.knn_temp, lambda: self.distance_unit)
+        return temperature_of(self.config.knn_temp, lambda: self.distance_unit, auto_share(self.parts))
 
     def temperature_record(self) -> dict[str, Any]:
         """Returns T as results and files have it, and where it was ``auto`` that word and the unit."""

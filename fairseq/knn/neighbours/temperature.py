@@ -15,17 +15,18 @@ Legend: N rows · K neighbours · D key width.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fairseq.arrays import Array, Float32s, Int64s
 from fairseq.errors import ConfigError
-from fairseq.knn.config import AUTO, AUTO_SHARE, LEAST_TEMPERATURE, KnnTemp, multiple
+from fairseq.knn.config import AUTO, AUTO_SHARE, AUTO_SHARE_OF_TOKENS, LEAST_TEMPERATURE, KnnTemp, multiple
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.neighbours.distribution import drop_own
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.search.distances import recompute_distances
 from fairseq.runtime.progress import at_work
 
@@ -41,16 +42,22 @@ ASKED = 16
 LEAST_SHARE = 1e-6
 
 
-def temperature_of(asked: KnnTemp, unit: Callable[[], float]) -> float:
+def auto_share(parts: Iterable[StorePart]) -> float:
+    """Returns which share of the unit ``auto`` stands for, by the model that wrote the datastores."""
+    of_tokens = all(part.datastore.model.tokenizer_sha256 is not None for part in parts)
+    return AUTO_SHARE_OF_TOKENS if of_tokens else AUTO_SHARE
+
+
+def temperature_of(asked: KnnTemp, unit: Callable[[], float], share: float) -> float:
     """Returns T: the number that was asked for, or for ``auto`` its share of the unit, which is measured then."""
     if asked != AUTO:
         return asked
     measured = unit()
-    found = multiple(measured, AUTO_SHARE)
+    found = multiple(measured, share)
     logger.info(
         "--knn-temp auto is %g: %g × %g, the median squared distance from a row to the nearest other row",
         found,
-        AUTO_SHARE,
+        share,
         measured,
     )
     return found

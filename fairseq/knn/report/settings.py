@@ -24,7 +24,7 @@ def settings_of(config: ReportConfig, retrieval: Retrieval) -> tuple[MixtureSett
         others, source = (manifest.lmbda, retrieval.k, manifest.knn_temp), "as in the saved run"
     typed_temp = config.knn_temp
     if typed_temp == AUTO:
-        typed_temp = multiple(unit_of(retrieval), AUTO_SHARE)
+        typed_temp = multiple(unit_of(retrieval), manifest.auto_share or AUTO_SHARE)
     typed = {"--lmbda": config.lmbda, "--k": config.k, "--knn-temp": typed_temp}
     given = [name for name, value in typed.items() if value is not None]
     lmbda, k, temperature = (

@@ -128,6 +128,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
         knn_temp: temperature of the run.
         knn_temp_asked: ``auto`` where it was taken from the unit.
         distance_unit: the median squared distance from a row to the nearest other row, if it was measured.
+        auto_share: which share of it ``auto`` stands for, where that is another one than for models of words.
         lm: what the language model alone gives.
         mixture: what the run gives.
         own_text: the rows that are of the scored text and could be found, if there are any.
@@ -148,6 +149,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     knn_temp: Above0
     knn_temp_asked: Literal["auto"] | UnsetType = UNSET
     distance_unit: Above0 | UnsetType = UNSET
+    auto_share: Above0 | UnsetType = UNSET
     identity: Identity
     datastore: StoreRecord
     cache: CacheRecord | UnsetType = UNSET

@@ -31,9 +31,10 @@ from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.evaluate.sequence_scorer import ScoredBatch
-from fairseq.knn.config import RetrievalConfig
+from fairseq.knn.config import AUTO_SHARE, RetrievalConfig
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.tally import tallied
+from fairseq.knn.neighbours.temperature import auto_share
 from fairseq.knn.retrieval.datastores import datastore_record
 from fairseq.knn.retrieval.format import (
     CacheRecord,
@@ -190,7 +191,7 @@ def _manifest(
     neighbours: NeighbourSource, evaluation: Evaluation, config: EvalConfig, num_tokens: int
 ) -> RetrievalManifest:
     """Returns what the manifest says besides the arrays and the result."""
-    knn, task = neighbours.config, evaluation.task
+    knn, task, share = neighbours.config, evaluation.task, auto_share(neighbours.parts)
     inputs = {**evaluation.inputs(), "weights_sha256": evaluation.identity.weights_sha256}
     return RetrievalManifest(
         num_tokens=num_tokens,
@@ -213,6 +214,7 @@ def _manifest(
         ),
         lmbda=knn.lmbda,
         **{"distance_unit": _unit(neighbours), **neighbours.temperature_record()},
+        auto_share=share if share != AUTO_SHARE else UNSET,
         identity=msgspec.convert({**inputs, **neighbours.identity()}, Identity),
         datastore=datastore_record(neighbours.parts, whole_text=not evaluation.dataset.add_bos),
         own_text=list(neighbours.own_text) or UNSET,
