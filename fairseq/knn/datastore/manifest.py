@@ -177,7 +177,10 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
 
     def of_files(self, prefix: Path) -> "DatastoreManifest":
         """Returns the manifest with the fingerprints of its rows in the files."""
-        keys, values = (fingerprint(path, self.rows * size) for path, size in row_files(prefix, self.layout))
+        keys, values = (
+            fingerprint(path, self.rows * size) if path.exists() else ""  # adopted without keys
+            for path, size in row_files(prefix, self.layout)
+        )
         return self.replace(fingerprints=(keys, values))
 
     @property
