@@ -164,6 +164,11 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         return Layout(self.rows, self.dimension, self.key_dtype, self.value_dtype)
 
     @property
+    def has_keys(self) -> bool:
+        """Whether it has keys: a datastore of others may be adopted without."""
+        return not self.fingerprints or self.fingerprints[0] != ""
+
+    @property
     def model(self) -> ModelIdentity:
         """The model that it was written with, as far as it says."""
         return ModelIdentity(

@@ -244,6 +244,8 @@ def test_a_store_without_keys_is_searched_by_its_index(command: Command, peer: P
     assert said[0] == said[1] and len(said[0]) == 1
     done = command("fairseq-eval-lm", peer.data, *words, "--dstore-filename", bare)
     assert done.code and "distances of the index need no keys: --knn-sim-func do_not_recomp_l2" in done.err
+    done = command("fairseq-knnlm", "check", "--dstore-filename", bare, "--indexfile", index)
+    assert done.code == 0 and "it was adopted without" in done.out
     more = ["--dstore-mmap", tmp_path / "other", "--data", peer.data, "--path", peer.model, "--cpu"]
     done = command("fairseq-knnlm", "adopt", f"{prefix}_vals.npy", *more)
     assert done.code and "has no keys to compare" in done.err
