@@ -182,6 +182,7 @@ def test_a_tokenizer_that_begins_texts(command: Command, tmp_path: Path) -> None
     outcome = adopt(command, peer, source, tmp_path / "new")
     assert outcome.code == 0, outcome.err
     assert "a beginning token in front of each document" in outcome.out
+    assert "(not quite: here the beginning token stands in front of each row" in outcome.out
     record = json.loads((tmp_path / "new.json").read_text())
     assert "data" not in record["settings"] and record["settings"]["tokenizer_sha256"]
     values = np.fromfile(tmp_path / "new_vals.npy", "<i8")
