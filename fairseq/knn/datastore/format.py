@@ -76,6 +76,8 @@ def require_rows(prefix: Path, *, load_keys: bool) -> None:
     there = stores_in(prefix.parent)
     if len(missing) == 1:
         advice = "; restore the file, or write the datastore again"
+        if load_keys and missing == [keys_path(prefix)]:
+            advice += " (distances of the index need no keys: --knn-sim-func do_not_recomp_l2)"
     elif other := is_instead(prefix, "a datastore"):
         advice = f"; {prefix}{other}: give a datastore's prefix"
     else:

@@ -165,6 +165,11 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
         return Layout(self.rows, self.dimension, self.key_dtype, self.value_dtype)
 
     @property
+    def has_keys(self) -> bool:
+        """Whether it has keys: a datastore of others may be adopted without."""
+        return not self.fingerprints or self.fingerprints[0] != ""
+
+    @property
     def model(self) -> ModelIdentity:
         """The model that it was written with, as far as it says."""
         return ModelIdentity(
@@ -178,7 +183,10 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
 
     def of_files(self, prefix: Path) -> "DatastoreManifest":
         """Returns the manifest with the fingerprints of its rows in the files."""
-        keys, values = (fingerprint(path, self.rows * size) for path, size in row_files(prefix, self.layout))
+        keys, values = (
+            fingerprint(path, self.rows * size) if path.exists() else ""  # adopted without keys
+            for path, size in row_files(prefix, self.layout)
+        )
         return self.replace(fingerprints=(keys, values))
 
     @property

@@ -65,22 +65,29 @@ def check_datastore(
             dimension=width,
             key_fp16=config.dstore_fp16,
             vocabulary_size=inputs.model.vocabulary_size,
+            load_keys=manifest is None or manifest.has_keys,
             verify=False,  # checksums say more
         ),
     )
     if store is None:
         return None
-    assert store.keys_ND is not None
-    kinds = f"{store.keys_ND.dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
+    dtype = store.keys_ND.dtype if store.keys_ND is not None else "no"
+    kinds = f"{dtype} keys of width {store.dimension}, {store.values_N.dtype} values"
     findings.add(OK, "datastore sizes", f"{store.rows} rows of {kinds}")
     if manifest is not None:
         (keys, key_bytes), (values, value_bytes) = row_files(prefix, manifest.layout)
-        _check_chunks(findings, "keys", keys, key_bytes, manifest.rows, manifest.keys_sha256)
+        if manifest.has_keys:
+            _check_chunks(findings, "keys", keys, key_bytes, manifest.rows, manifest.keys_sha256)
         _check_chunks(findings, "values", values, value_bytes, manifest.rows, manifest.values_sha256)
     _check_values(findings, store, inputs.model.vocabulary_size)
-    _check_keys(findings, store)
+    if store.keys_ND is not None:
+        _check_keys(findings, store)
     findings.belongs("datastore", store.model, inputs.model, ("width", "weights", "dictionary"))
     _check_segments(findings, store)
+    if store.keys_ND is None:
+        text = "it was adopted without; only --knn-sim-func do_not_recomp_l2 needs none, and no index is searched here"
+        findings.add(SKIPPED, "datastore keys", text)
+        return None
     return store
 
 

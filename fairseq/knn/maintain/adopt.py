@@ -52,7 +52,7 @@ class _Plan:
     Attributes:
         prefix: of the old files.
         layout: of the new ones.
-        keys_ND: the old keys that are kept.
+        keys_ND: the old keys that are kept; None where there are none.
         values_N: to write as int64; None where the old file stays as it is.
         shift: what is added to them.
         mended: what is mended, in words.
@@ -62,7 +62,7 @@ class _Plan:
 
     prefix: Path
     layout: Layout
-    keys_ND: Array
+    keys_ND: Array | None
     values_N: Array | None
     shift: int
     mended: str
@@ -92,6 +92,8 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         plan = _plan(old, layout, origin)
         settings: dict[str, Any] = {"adopted_by": "fairseq-knnlm adopt", "mended": plan.mended}
         if origin is not None and origin.evaluation is not None:
+            if plan.keys_ND is None:
+                raise ConfigError(f"--path: {old} has no keys to compare with the model's; leave --path out")
             settings["keys_computed_again"] = origin.check_keys(plan.keys_ND)
             logger.info("%d keys computed again are the model's", settings["keys_computed_again"])
         if in_place and plan.values_N is not None:
@@ -108,6 +110,10 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         clear_sidecars(target)
     rows = f"{manifest.rows} rows of width {manifest.dimension}"
     lines = [f"{target}: {rows}, {plan.mended}, store {manifest.store_id[:12]}", plan.note]
+    if plan.keys_ND is None:
+        lines.append(
+            "there are no keys: neighbours need --knn-sim-func do_not_recomp_l2, and the index that came with it"
+        )
     if isinstance(origin, WindowsOrigin):
         lines += reproduction(old, target, manifest.rows, origin, origin_config)
     return "\n".join(filter(None, lines))
@@ -158,8 +164,7 @@ def _require_free(old: Path, target: Path) -> None:
 def _plan(old: Path, layout: Layout, origin: Origin | None) -> _Plan:
     """Returns what becomes of the old files, after looking at them and, where it is known, at their text."""
     keys_ND, values_N = map_files(old, layout)
-    assert keys_ND is not None
-    rows = filled_rows(keys_ND)
+    rows = filled_rows(keys_ND) if keys_ND is not None else layout.rows
     if not rows:
         raise DatastoreError(f"{keys_path(old)} holds zeros only; nothing was ever written to it")
     values_N = values_N[:rows]
@@ -171,7 +176,8 @@ def _plan(old: Path, layout: Layout, origin: Origin | None) -> _Plan:
     new_N = compared.values_N if compared.values_N is not None else values_N if mended else None
     new_layout = replace(layout, rows=rows, value_dtype=layout.value_dtype if new_N is None else "int64")
     words = ", ".join(mended) or "nothing to mend"
-    return _Plan(old, new_layout, keys_ND[:rows], new_N, compared.shift, words, compared.segment, compared.note)
+    keys_ND = keys_ND[:rows] if keys_ND is not None else None
+    return _Plan(old, new_layout, keys_ND, new_N, compared.shift, words, compared.segment, compared.note)
 
 
 def filled_rows(keys_ND: Array) -> int:
@@ -200,11 +206,13 @@ def _check_values(path: Path, values_N: Array) -> None:
 
 
 def _write_files(plan: _Plan, target: Path, copy: bool) -> None:
-    old_keys, num_bytes = keys_path(plan.prefix), len(plan.keys_ND) * plan.layout.key_bytes
-    copy_keys = copy or num_bytes < old_keys.stat().st_size  # what goes on behind them was never filled
-    needed = num_bytes * copy_keys + 8 * len(plan.keys_ND)
+    old_keys, num_bytes = keys_path(plan.prefix), plan.layout.rows * plan.layout.key_bytes
+    # What goes on behind them was never filled.
+    copy_keys = plan.keys_ND is not None and (copy or num_bytes < old_keys.stat().st_size)
+    needed = num_bytes * copy_keys + 8 * plan.layout.rows
     require_disk(keys_path(target), needed, "make room, or leave --copy out")
-    _place(old_keys, keys_path(target), num_bytes, copy=copy_keys)
+    if plan.keys_ND is not None:
+        _place(old_keys, keys_path(target), num_bytes, copy=copy_keys)
     old_values = values_path(plan.prefix)
     if plan.values_N is None:
         _place(old_values, values_path(target), old_values.stat().st_size, copy=copy)
@@ -246,7 +254,10 @@ def _begun(layout: Layout, settings: dict[str, Any]) -> DatastoreManifest:
 
 def _manifest(plan: _Plan, settings: dict[str, Any], target: Path, origin: Origin | None) -> DatastoreManifest:
     layout = plan.layout
-    sums = [tuple(chunk_digests(path, row_bytes, layout.rows)) for path, row_bytes in row_files(target, layout)]
+    sums = [
+        tuple(chunk_digests(path, row_bytes, layout.rows)) if path.exists() else ()
+        for path, row_bytes in row_files(target, layout)
+    ]
     # Without a model and a text to go by, the bytes themselves say which datastore this is.
     settings = {**settings, "content_sha256": hashlib.sha256("".join(sums[0] + sums[1]).encode()).hexdigest()}
     manifest = _begun(layout, settings).replace(

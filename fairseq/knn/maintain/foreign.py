@@ -4,7 +4,8 @@
     PREFIX_size{N}_embed{D}_fp16_{keys,vals}.npy       float16 keys, int64 values
     dstore_{model}_{N}_{D}_{keys,vals}.npy             float16 keys, int32 values
 
-All are raw files without a header. With N and D, the sizes leave one layout; without, the values decide.
+All are raw files without a header. With N and D, the sizes leave one layout; without, the values decide. Published
+datastores of the last kind come without keys: their index's own distances are what is searched by.
 """
 
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 from fairseq.knn.datastore.format import (
+    VALUE_BYTES,
     KeyDtype,
     Layout,
     holds_ids,
@@ -33,12 +35,17 @@ _DTYPES: dict[str, KeyDtype] = {"fp16": "float16", "fp32": "float32"}
 
 @dataclass(frozen=True)
 class Foreign:
-    """The two files of a datastore, and what their name says."""
+    """The two files of a datastore, or its values alone, and what their name says."""
 
     prefix: Path
     rows: int | None = None
     dimension: int | None = None
     key_dtype: KeyDtype | None = None
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether the keys are there."""
+        return keys_path(self.prefix).is_file()
 
 
 def find_foreign(source: str) -> Foreign:
@@ -48,7 +55,7 @@ def find_foreign(source: str) -> Foreign:
         DatastoreError: there is none, or there are several.
     """
     prefix = Path(_SUFFIX.sub("", source))
-    if not keys_path(prefix).is_file():
+    if not keys_path(prefix).is_file() and not (values_path(prefix).is_file() and _NAMES[1].search(prefix.name)):
         longer = [
             Path(_SUFFIX.sub("", str(path)))
             for path in sorted(prefix.parent.glob("*_keys.npy"))
@@ -85,6 +92,8 @@ def foreign_layout(foreign: Foreign, rows: int | None, dimension: int | None, ke
         dimension=dimension or foreign.dimension,
         key_dtype="float16" if key_fp16 else foreign.key_dtype,
     )
+    if not stated.has_keys:
+        return _layout_of_values(stated)
     fitting = likely_layouts(stated)
     if len(fitting) > 1 and stated.dimension is None:
         fitting = [layout for layout in fitting if layout.dimension == DEFAULT_KEY_DIMENSION] or fitting
@@ -97,6 +106,18 @@ def foreign_layout(foreign: Foreign, rows: int | None, dimension: int | None, ke
     if len(fitting) > 1:
         refuse_layouts(sizes, fitting)
     return fitting[0]
+
+
+def _layout_of_values(stated: Foreign) -> Layout:
+    """Returns the layout of values without keys, which their name alone says the width of."""
+    assert stated.rows is not None and stated.dimension is not None
+    path = values_path(stated.prefix)
+    dtype = VALUE_BYTES.get(path.stat().st_size // stated.rows)
+    if dtype is None or path.stat().st_size % stated.rows:
+        raise DatastoreError(
+            f"{path} has {path.stat().st_size} bytes, which are not {stated.rows} values; check the size"
+        )
+    return Layout(stated.rows, stated.dimension, stated.key_dtype or "float16", dtype)
 
 
 def likely_layouts(stated: Foreign) -> list[Layout]:

@@ -35,6 +35,8 @@ def reproduction(old: Path, target: Path, rows: int, origin: WindowsOrigin, conf
     ]
     blocks = _blocks(block, stride)
     lines = ["what it was evaluated with where nothing else was typed, as flags of ours:"]
+    if origin.begun:
+        lines.append("  (not quite: here the beginning token stands in front of each row, there of each document)")
     if not found:
         build = ["fairseq-build-dstore", "--dstore_mmap", str(target), "--faiss_index", indexfile]
         lines += [f"  {why_not}; build one:", f"    {shlex.join(build)} --index-spec IVF4096,PQ64"]

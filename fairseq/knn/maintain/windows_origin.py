@@ -37,6 +37,7 @@ class WindowsOrigin(Origin):
 
     Attributes:
         windows: of the rows, once they were compared.
+        begun: whether rows are of texts that begin with a token, which these do not have on the disk; likewise.
     """
 
     remedy = "--path, --tokens-per-sample (run_clm's --block_size) and --stride"
@@ -45,7 +46,7 @@ class WindowsOrigin(Origin):
         assert config.data is not None
         directory = data_directories(config.data)[0]
         self.name = f"{config.data}, {config.gen_subset}"
-        self.tokenizer, self.evaluation, self.windows = tokenizer, None, Windows()
+        self.tokenizer, self.evaluation, self.windows, self.begun = tokenizer, None, Windows(), False
         self.dictionary = Dictionary.load(directory / "dict.txt")
         self.block, self.stride = _block_and_stride(config)
         self.settings = {"tokenizer_sha256": tokenizer.sha256}
@@ -115,7 +116,7 @@ class WindowsOrigin(Origin):
             begun_T = begun_texts(self.text.tokens, self.text.sizes, bos)
             windows = find_windows(values_N, begun_T)
             if windows is not None:
-                self.windows, self.tokens_T = windows, begun_T
+                self.windows, self.tokens_T, self.begun = windows, begun_T, True
                 for name in ("data", "data_sha256", "sample_break_mode", "tokens_per_sample", "context_window"):
                     self.settings.pop(name)  # the rows are not tokens of the text alone
                 note = f"rows: {windows.in_words()} of {self.name}, a beginning token in front of each document"

@@ -4,6 +4,7 @@ The oracle of an evaluation is float64 from end to end: the model, every distanc
 """
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,7 @@ def test_a_tokenizer_that_begins_texts(command: Command, tmp_path: Path) -> None
     outcome = adopt(command, peer, source, tmp_path / "new")
     assert outcome.code == 0, outcome.err
     assert "a beginning token in front of each document" in outcome.out
+    assert "(not quite: here the beginning token stands in front of each row" in outcome.out
     record = json.loads((tmp_path / "new.json").read_text())
     assert "data" not in record["settings"] and record["settings"]["tokenizer_sha256"]
     values = np.fromfile(tmp_path / "new_vals.npy", "<i8")
@@ -217,6 +219,40 @@ def test_what_is_not_of_the_text_is_refused(
     assert (tmp_path / "new.json").exists() == (not said)
     if not said:
         assert "the values were not compared with a text" in outcome.out
+
+
+def test_a_store_without_keys_is_searched_by_its_index(command: Command, peer: Peer, tmp_path: Path) -> None:
+    """As the published ones are: values and index. What is found is what the index finds with all files there."""
+    source, whole, bare = peer.store("published", BLOCK), tmp_path / "whole", tmp_path / "bare"
+    prefix = str(next(source.parent.glob("*_keys.npy"))).removesuffix("_keys.npy")
+    assert adopt(command, peer, source, whole).code == 0
+    index = tmp_path / "knn.index"
+    build = ["--dstore-mmap", whole, "--faiss-index", index, "--index-spec", "PQ4x4", "--log-format", "none"]
+    assert command("build_dstore.py", *build).code == 0
+    index.with_name("knn.index.json").unlink()
+    Path(f"{prefix}_keys.npy").unlink()
+    outcome = adopt(command, peer, Path(f"{prefix}_vals.npy"), bare)
+    assert outcome.code == 0, outcome.err
+    assert "there are no keys" in outcome.out and not Path(f"{bare}_keys.npy").exists()
+    words = ["--indexfile", index, "--k", K, "--lmbda", LMBDA, "--cpu", "--log-format", "none", "--path", peer.model]
+    words += ["--gen-subset", "valid", "--sample-break-mode", "isolated", "--tokens-per-sample", BLOCK, "--knnlm"]
+    said = []
+    for store in (whole, bare):
+        own = ["--knn-sim-func", "do_not_recomp_l2", "--dstore-filename", store]
+        done = command("fairseq-eval-lm", peer.data, *words, *own)
+        assert done.code == 0, done.err
+        said.append(re.findall("Perplexity: .*", done.out))
+    assert said[0] == said[1] and len(said[0]) == 1
+    done = command("fairseq-eval-lm", peer.data, *words, "--dstore-filename", bare)
+    assert done.code and "distances of the index need no keys: --knn-sim-func do_not_recomp_l2" in done.err
+    done = command("fairseq-knnlm", "check", "--dstore-filename", bare, "--indexfile", index)
+    assert done.code == 0 and "it was adopted without" in done.out
+    more = ["--dstore-mmap", tmp_path / "other", "--data", peer.data, "--path", peer.model, "--cpu"]
+    done = command("fairseq-knnlm", "adopt", f"{prefix}_vals.npy", *more)
+    assert done.code and "has no keys to compare" in done.err
+    Path(f"{prefix}_vals.npy").write_bytes(b"123")
+    done = command("fairseq-knnlm", "adopt", f"{prefix}_vals.npy", "--dstore-mmap", tmp_path / "other")
+    assert done.code and "has 3 bytes, which are not" in done.err
 
 
 def test_in_place_is_refused_where_values_change(command: Command, peer: Peer) -> None:
