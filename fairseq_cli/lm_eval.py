@@ -185,7 +185,7 @@ def _settings(given: Any) -> dict[str, Any]:
 
 def _checked(given: _Given) -> Any:
     """Returns the settings of the model, after a look whether its files are there."""
-    from fairseq.harness.config import HarnessConfig
+    from fairseq.harness.model_args import HarnessConfig
     from fairseq.hub.text_settings import text_settings
     from fairseq.storage.inputs import require_checkpoint
 

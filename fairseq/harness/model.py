@@ -22,8 +22,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
-from fairseq.harness.config import HarnessConfig
 from fairseq.harness.continuing import Continuation, Continuer
+from fairseq.harness.model_args import HarnessConfig
 from fairseq.harness.opening import open_model
 from fairseq.harness.scoring import Answer, Request, Scorer
 from fairseq.hub.text_settings import text_settings

@@ -9,7 +9,7 @@ import torch
 from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
 from fairseq.data.dictionary import BOS, EOS
 from fairseq.errors import ConfigError
-from fairseq.harness.config import HarnessConfig
+from fairseq.harness.model_args import HarnessConfig
 from fairseq.harness.texts import DictionaryTexts, Texts, TokenizerTexts
 from fairseq.hub import LanguageModelHub
 from fairseq.hub.module import checked_device, checked_dtype, precision_of

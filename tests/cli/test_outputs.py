@@ -101,8 +101,8 @@ READS = {
     *("path", "restore_file", "retrieval", "source", "srcdict", "testpref", "trainpref", "user_dir", "validpref"),
 }
 WORDS = {
-    *("bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_temp", "lmbda"),
-    *("document_glob", "jsonl_field"),
+    *("bpe", "cache_lmbda", "document", "document_start", "gen_subset", "index_spec", "k", "knn_keytype", "knn_temp"),
+    *("document_glob", "jsonl_field", "lmbda"),
     *("best_checkpoint_metric", "bpe_separator", "source_lang", "target_lang"),
     *("model_overrides", "post_process", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
     "optimizer_overrides",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fairseq.errors import ConfigError
-from fairseq.harness.config import HarnessConfig
+from fairseq.harness.model_args import HarnessConfig
 
 KNN = {"dstore_filename": "store/dstore", "indexfile": "store/knn.index"}
 
