@@ -222,9 +222,7 @@ def test_the_road_to_its_end(
     assert evaluate(*road.flags, "--cache-size", 20, "--cache-lmbda", 0.1).code == 0
 
 
-def test_recall_asks_with_vectors_of_the_type(
-    command: Command, residual_road: LlamaRoad, tmp_path: Path
-) -> None:
+def test_recall_asks_with_vectors_of_the_type(command: Command, residual_road: LlamaRoad, tmp_path: Path) -> None:
     """The rows' own text finds its rows by the same kind of vector only; else they have nine tenths of the weight."""
     road = residual_road
     text = [road.data, "--path", road.model, "--gen-subset", "train", "--context-window", 8]
