@@ -36,8 +36,9 @@ step preprocess fairseq-preprocess --only-source --tokenizer "$MODEL" --destdir 
     --trainpref "$WORK/text/train" --validpref "$WORK/text/valid" --testpref "$WORK/text/test"
 
 # A document is read in windows: 768 tokens are scored, after up to 256 earlier ones.
+# bfloat16 halves the time where the CPU has instructions for it; elsewhere it is float32.
 evaluate=(fairseq-eval-lm "$WORK/data" --path "$MODEL" --sample-break-mode document --tokens-per-sample 768
-    --context-window 256 --max-tokens 2048)
+    --context-window 256 --max-tokens 2048 --bf16)
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index fairseq-build-dstore --dstore-mmap "$WORK/dstore" --faiss-index "$WORK/knn.index" --index-spec auto --overwrite
 for split in valid test; do

@@ -150,9 +150,12 @@ def test_a_store_of_another_model_is_refused_in_one_line(command: Command, road:
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 RECIPES = README.parent / "examples" / "knnlm" / "README.md"
+HUGGING_FACE = README.parent / "docs" / "huggingface.md"
 
 
-@pytest.mark.parametrize(("document", "count"), [(README, 27), (RECIPES, 6)], ids=["README", "recipes"])
+@pytest.mark.parametrize(
+    ("document", "count"), [(README, 31), (RECIPES, 6), (HUGGING_FACE, 7)], ids=["README", "recipes", "Hugging Face"]
+)
 def test_the_documents_commands_name_flags_that_exist(document: Path, count: int) -> None:
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
     commands = re.findall(
