@@ -35,15 +35,15 @@ step text python "$here/prepare_documents.py" "$WORK/text" --tokenizer "$MODEL" 
 step preprocess fairseq-preprocess --only-source --tokenizer "$MODEL" --destdir "$WORK/data" --workers 2 --overwrite \
     --trainpref "$WORK/text/train" --validpref "$WORK/text/valid" --testpref "$WORK/text/test"
 
-# A document is read in windows: 768 tokens are scored, after up to 256 earlier ones.
+# A document is read in windows of 1,024 tokens: 768 are scored, after up to 256 earlier ones.
 # bfloat16 halves the time where the CPU has instructions for it; elsewhere it is float32.
-evaluate=(fairseq-eval-lm "$WORK/data" --path "$MODEL" --sample-break-mode document --tokens-per-sample 768
+evaluate=(fairseq-eval-lm "$WORK/data" --path "$MODEL" --sample-break-mode document --tokens-per-sample 1024
     --context-window 256 --max-tokens 2048 --bf16)
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index fairseq-build-dstore --dstore-mmap "$WORK/dstore" --faiss-index "$WORK/knn.index" --index-spec auto --overwrite
 for split in valid test; do
     step "retrieve-$split" "${evaluate[@]}" --gen-subset $split --knnlm --dstore-filename "$WORK/dstore" \
-        --indexfile "$WORK/knn.index" --k 1024 --knn-temp auto --lmbda 0.5 \
+        --indexfile "$WORK/knn.index" --k 1024 --knn-temp auto --lmbda 0.25 \
         --save-retrieval "$WORK/retrieval/$split" --overwrite --results-path "$WORK/results/$split.json"
 done
 step sweep fairseq-knnlm sweep --overwrite "$WORK/retrieval/valid" --apply "$WORK/retrieval/test"
