@@ -186,7 +186,18 @@ def table(setup: Setup) -> list[str]:
             cells += [f"{done.wall_s:.1f}", f"{done.peak_rss_gib:.2f}"] if done else ["", ""]
         lines.append(" | ".join([*cells, *figures]))
     what = f"{setup.rows} rows of {width}, {int(found['targets'])} targets, k {args.k}, λ {args.lmbda}"
-    return [f"{what}, T {args.knn_temp}, {args.lists} lists, {args.probe} visited", "", *(f"| {x} |" for x in lines)]
+    return [
+        f"{what}, T {args.knn_temp}, {num_lists(setup.index)} lists, {args.probe} visited",
+        "",
+        *(f"| {x} |" for x in lines),
+    ]
+
+
+def num_lists(path: Path) -> int:
+    """Returns how many lists the peer's index has, whatever --ncentroids said."""
+    import faiss
+
+    return int(faiss.read_index(str(path)).nlist)
 
 
 def _figures(done: Run, right: float, found: dict[str, float]) -> tuple[str, str, str]:
