@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fairseq.errors import ConfigError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.models.protocol import ModelIdentity
 
@@ -97,7 +97,10 @@ def stored_key_type(prefixes: Iterable[str | Path], asked: str | None = None) ->
     """
     found: dict[str, str | Path] = {}
     for prefix in prefixes:
-        manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        try:
+            manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        except DatastoreError:  # opening it says what is there instead
+            continue
         if manifest is not None:
             found.setdefault(manifest.key_type, prefix)
     if len(found) > 1:
