@@ -3,6 +3,7 @@
 Permissions do not bind the superuser, so the commands run with the rights of nobody where the tests run as root.
 """
 
+import concurrent.futures.process  # noqa: F401 - commands import it when Python's own files cannot be read
 import contextlib
 import os
 import shutil
