@@ -15,7 +15,7 @@ GLOB=${GLOB:-*.py}
 MODEL=${MODEL:-}
 WIKITEXT=${WIKITEXT:-}
 WORK=${WORK:-demo-hf${WIKITEXT:+-wikitext}}
-ROWS=${ROWS:-96000}
+ROWS=${ROWS:-160000}
 TOKENS=${TOKENS:-8000}
 STEPS=$([ -z "$MODEL" ] && echo 11 || echo 9)
 . "$here/steps.sh"

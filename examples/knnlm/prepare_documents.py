@@ -4,8 +4,9 @@
     python prepare_documents.py DEST --tokenizer DIR --wikitext PATH  articles; the splits are WikiText's
 
 Code: the files below DIR that fit --glob, without hidden directories, virtual environments and what builds have
-written. They are taken in the order of a hash of their paths: for test, for valid, then for train, until each has its
-tokens. Where there are too few files, test and valid get a tenth of the tokens each.
+written. For test, then for valid, they are taken in the order of a hash of their paths, none that is a quarter of the
+split by itself. Train has those nearest to them first: of the same directories, of their parents, and so on. Of little
+code, test and valid get a tenth each.
 
 WikiText: articles in their order, from the start of each split. PATH is what prepare_wikitext.py takes, or has written.
 
@@ -18,7 +19,8 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 
 from prepare_wikitext import PrepareError, lines_of
 
@@ -78,6 +80,30 @@ def take(documents: Iterator[Document], tokenizer: ModelTokenizer, most: int, cu
             return
 
 
+def share_out(found: Sequence[Document], tokenizer: ModelTokenizer, most: dict[str, int]) -> dict[str, list[Document]]:
+    """Returns the files of each split, whole."""
+    total = sum(len(text) for _, text in found) // CHARACTERS
+    chosen: dict[str, list[Document]] = {}
+    left = list(found)
+    for split in ("test", "valid"):
+        tokens = min(most[split], max(total // 10, 1))
+        short = [document for document in left if len(document[1]) <= CHARACTERS * tokens // 4]
+        chosen[split] = list(take(iter(short or left), tokenizer, tokens, cut=False))
+        left = [document for document in left if document not in chosen[split]]
+    scored = [PurePosixPath(name).parent.parts for files in chosen.values() for name, _ in files]
+    left.sort(key=lambda document: -nearness(PurePosixPath(document[0]).parent.parts, scored))
+    return {**chosen, "train": list(take(iter(left), tokenizer, most["train"], cut=False))}
+
+
+def nearness(directory: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> int:
+    """Returns how many parents a directory shares with the nearest of some, and one more where it is one of them."""
+    shared = [
+        sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(directory, other, strict=False)))
+        for other in others
+    ]
+    return max(shared) + (directory in others)
+
+
 def write_split(dest: Path, documents: Iterable[Document], tokenizer: ModelTokenizer) -> str:
     """Writes the files of a split; returns how much that is. A file of another text that is there is an error."""
     num_files = num_tokens = num_bytes = 0
@@ -103,12 +129,7 @@ def prepare(args: argparse.Namespace) -> None:
                 f"--code {args.code} has {len(found)} files that fit --glob '{args.glob}', and three are needed;"
                 " give another directory or glob"
             )
-        total = (
-            sum(len(text) for _, text in found) // 4
-        )  # a token has more than four characters of English, less of code
-        most |= {split: min(most[split], max(total // 10, 1)) for split in ("test", "valid")}
-        every = iter(found)
-        chosen = {split: take(every, tokenizer, most[split], cut=False) for split in SPLITS}
+        chosen = share_out(found, tokenizer, most)
     elif not args.wikitext.exists():
         raise PrepareError(f"--wikitext {args.wikitext} does not exist; give an archive or a directory")
     else:
@@ -126,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     origin.add_argument("--code", type=Path, help="directory of source files")
     origin.add_argument("--wikitext", type=Path, help="archive, or directory of .tokens, .tokens.xz or .parquet files")
     parser.add_argument("--glob", default="*.py", help="names of source files; default: *.py")
-    parser.add_argument("--train", type=int, default=64_000, help="tokens of train; default: 64000")
+    parser.add_argument("--train", type=int, default=160_000, help="tokens of train; default: 160000")
     parser.add_argument("--valid", type=int, default=8_000, help="tokens of valid; default: 8000")
     parser.add_argument("--test", type=int, default=8_000, help="tokens of test; default: 8000")
     args = parser.parse_args(argv)
