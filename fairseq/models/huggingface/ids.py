@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairseq.data.dictionary import PAD
 from fairseq.errors import ConfigError
 from fairseq.text.model_tokenizer import SHIFT
 
@@ -51,9 +52,9 @@ class Reader:
 
     def _shifted(self, source_BT: Tensor) -> Tensor:
         if self.opening_id is None:
-            if bool((source_BT < SHIFT).any()):
+            if bool(((source_BT < SHIFT) & (source_BT != PAD)).any()):
                 raise ConfigError(_NO_OPENING)
-            return source_BT - SHIFT
+            return (source_BT - SHIFT).clamp(min=0)
         return torch.where(source_BT < SHIFT, self.opening_id, source_BT) - SHIFT
 
 

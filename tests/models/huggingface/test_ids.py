@@ -63,6 +63,13 @@ def test_a_model_without_an_opening_token_refuses_an_empty_beginning(model: obje
 
 
 @torch.no_grad()
+def test_a_model_without_an_opening_token_reads_rows_of_unequal_length(model: object) -> None:
+    out = HuggingFaceModel(model, None)(torch.tensor([[20, 30, 40], [21, 31, 1]]))
+    found = HuggingFaceModel(model, None).log_prob(out.features_BSC[1, :2])[:, SHIFT:]
+    assert torch.allclose(found.double(), wanted(model, [17, 27]), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_fairseqs_own_words_have_no_probability(model: object) -> None:
     adapter = HuggingFaceModel(model, BOS + SHIFT)
     features_NC = adapter(torch.tensor([[20, 30, 40]])).features_BSC[0]
