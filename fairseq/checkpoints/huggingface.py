@@ -52,7 +52,7 @@ class ModelDirectory:
         """Whether the tokenizer puts BOS in front of each row."""
         from fairseq.text.model_tokenizer import ModelTokenizer  # with numpy, which --help does without
 
-        return (Path(self.path) / "tokenizer.json").is_file() and ModelTokenizer(self.path).adds_bos
+        return (Path(self.path) / "tokenizer.json").is_file() and ModelTokenizer(self.path, "--path").adds_bos
 
     @property
     def family(self) -> str:

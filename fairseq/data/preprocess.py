@@ -152,10 +152,10 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], words: Words, ear
         existing.insert(0, _record_path(destdir))
     if existing:
         names = ", ".join(path.name for path in existing)
-        hint = "" if words.dictionary is not None else f", or --srcdict {dict_path} to add texts to it"
+        hint = "" if words.dictionary is not None else f", --srcdict {dict_path} to add texts to it"
         raise ConfigError(
-            f"--destdir {destdir} must not hold results yet, but has {names}; give --overwrite to replace them,"
-            f" another --destdir{hint}"
+            f"--destdir {destdir} must not hold results yet, but has {names}; give --overwrite to replace them"
+            f"{hint}, or another --destdir"
         )
 
 

@@ -57,7 +57,7 @@ class ModelText:
                 f"--path {path} has no {TOKENIZER_FILE}, which its text is read with; copy it there from where the"
                 " model came from"
             )
-        return cls(path, ModelTokenizer(path), dictionary)
+        return cls(path, ModelTokenizer(path, "--path"), dictionary)
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -103,7 +103,7 @@ def dictionary_of(directory: str | Path) -> Dictionary:
         DataError: the tokenizer cannot be read.
         ConfigError: the package ``tokenizers`` is not installed.
     """
-    return symbols.dictionary_of(ModelTokenizer(directory).symbols())
+    return symbols.dictionary_of(ModelTokenizer(directory, "--path").symbols())
 
 
 def check_tokenizer(task: Any, directory: str, vocabulary_size: int) -> None:

@@ -113,7 +113,9 @@ def test_results_are_not_replaced_unless_asked(texts: Path, capsys: pytest.Captu
     Path("train.txt").write_bytes(b"new\n")
     before = {path: path.read_bytes() for path in Path("data-bin").iterdir()}
     assert preprocess("--trainpref", "train.txt") == 2
-    assert "--destdir data-bin must not hold results yet, but has dict.txt, train.idx, train.bin" in error(capsys)
+    told = error(capsys)
+    assert "--destdir data-bin must not hold results yet, but has dict.txt, train.idx, train.bin; give" in told
+    assert "--overwrite to replace them, --srcdict data-bin/dict.txt to add texts to it, or another --destdir" in told
     assert {path: path.read_bytes() for path in Path("data-bin").iterdir()} == before
     assert preprocess("--trainpref", "train.txt", "--overwrite") == 0
     assert tokens("train") == [4, 2]

@@ -166,7 +166,9 @@ def test_a_text_joins_a_data_directory_of_the_same_tokenizer_only(
     assert set(json.loads(Path("data-bin/preprocess.json").read_bytes())["splits"]) == {"train", "test"}
     before = contents()
     assert preprocess("--srcdict", "data-bin/dict.txt", "--validpref", "words.txt") == 2
-    assert "--destdir data-bin must not hold results yet, but has dict.txt" in error(capsys)
+    told = error(capsys)
+    assert "--destdir data-bin must not hold results yet, but has dict.txt" in told
+    assert "give --overwrite to replace them, or another --destdir" in told
     write(Path("other"), gemma())
     assert preprocess("--tokenizer", "other", "--validpref", "one.txt") == 2
     settings = json.loads(Path("tokenizer/tokenizer.json").read_bytes())

@@ -159,7 +159,7 @@ def _require_causal(model: Any) -> None:
 def _opening(path: Path, config: Any) -> tuple[int | None, bool]:
     """Returns the id here of what the model reads before a text, and whether that stands in front of each row."""
     if (path / "tokenizer.json").is_file():
-        tokenizer = ModelTokenizer(path)
+        tokenizer = ModelTokenizer(path, "--path")
         return tokenizer.opening_id, bool(getattr(tokenizer, "adds_bos", False))
     for name in ("bos_token_id", "eos_token_id"):
         stated = getattr(config.get_text_config(), name, None)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fairseq.checkpoints.huggingface import read_model_directory
-from fairseq.errors import CheckpointError, ConfigError
+from fairseq.errors import CheckpointError, ConfigError, DataError
 from fairseq.models.huggingface.loading import load_model
 from fairseq.text.model_tokenizer import SHIFT
 from tests.builders.model_families import tiny_model
@@ -226,6 +226,12 @@ def test_what_is_torn_or_does_not_belong_together_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(directory) in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_torn_tokenizer_is_told_by_the_flag_that_was_typed(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match=r"^--path: .*tokenizer\.json must be a tokenizer"):
+        load_model(directory)
 
 
 def test_code_of_a_directory_runs_only_when_it_is_asked_for(directory: Path, tmp_path: Path) -> None:
