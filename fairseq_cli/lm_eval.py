@@ -93,6 +93,8 @@ def main(argv: Sequence[str]) -> None:
         _harness(["run", *words])
         return
     config = _checked(given)
+    if given.output_path is None and {"-s", "--log_samples", "-x", "--predict_only"} & set(words):
+        raise ConfigError("--log_samples writes a file for each task; give --output_path DIR, where they are to be")
     sides = (WITH, ALONE) if config.has_neighbours and compare else ("",)
     with ExitStack() as stack, one_model():
         output = given.output_path or stack.enter_context(tempfile.TemporaryDirectory())

@@ -188,7 +188,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] # the harness has no types
         return found
 
     def _loglikelihood_tokens(self, requests: list[_Encoded], **kwargs: Any) -> list[tuple[float, bool]]:
-        wanted = [Request(self._here(context), self._here(continuation)) for _, context, continuation in requests]
+        first = [self.prefix_token_id]  # of a context that was white space, all of which the harness moves behind it
+        wanted = [Request(self._here(context or first), self._here(rest)) for _, context, rest in requests]
         keys = [_key("loglikelihood", request.context, request.continuation) for request in wanted]
         found = self._answers(keys, wanted, greedy=True)
         answers = [(answer.log_p, answer.is_greedy) for answer in found]

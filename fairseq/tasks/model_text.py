@@ -61,10 +61,14 @@ class ModelText:
 
     @cached_property
     def ends(self) -> frozenset[int]:
-        """Ids of which any ends a text: those that the model generates until, else the tokenizer's."""
+        """Ids of which any ends a text: those that the model generates until, else the tokenizer's.
+
+        What is no token is none: a ``GPT2Config`` of another tokenizer says 50256 all the same.
+        """
         for name in _ENDS_IN:
-            if found := _token_ids(self.directory / name, "eos_token_id"):
-                return frozenset(token + SHIFT for token in found)
+            found = (token + SHIFT for token in _token_ids(self.directory / name, "eos_token_id"))
+            if known := frozenset(idx for idx in found if SHIFT <= idx < len(self.dictionary)):
+                return known
         return frozenset() if self.tokenizer.eos_id is None else frozenset({self.tokenizer.eos_id})
 
     def ids_of(self, text: str) -> Int64s:

@@ -126,6 +126,7 @@ def test_what_is_the_harness_s_own_goes_through(command: Command, harness: Harne
         (["--model_args", "m"], "--model_args must be name=value,…, but one is m"),
         (["--model_args", '{"path"'], '--model_args {"path" is not JSON'),
         (["--model_args", "path=gone.pt", "--tasks", "a"], "checkpoint gone.pt does not exist"),
+        (["--model_args", KNN, "--tasks", "a", "--log-samples"], "give --output_path DIR, where they are to be"),
         (["--config", "gone.yaml"], "gone.yaml: No such file or directory"),
     ],
 )

@@ -210,6 +210,21 @@ def test_what_is_of_hugging_face_models_is_refused(checkpoint_args: dict[str, An
         HarnessModel(**checkpoint_args, max_length=99)
 
 
+def test_a_name_on_the_hub_is_its_directory(llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **how: str(llama.path))
+    named, alone = HarnessModel(path="org/model", device="cpu"), HarnessModel(path=str(llama.path), device="cpu")
+    assert named.loglikelihood(pairs()) == alone.loglikelihood(pairs())
+    assert named.loglikelihood_rolling(documents()) == alone.loglikelihood_rolling(documents())
+
+
+def test_behind_a_context_of_white_space_stands_what_begins_a_text(mixed: HarnessModel) -> None:
+    # The harness moves the space to the continuation, and nothing is left of the context.
+    [found] = mixed.loglikelihood([asked("loglikelihood", " ", "river")])
+    assert found == mixed.loglikelihood([asked("loglikelihood", "", " river")])[0]
+
+
 def test_what_is_not_there_is_refused(llama: TinyModel, tmp_path: Path) -> None:
     with pytest.raises(FairseqError, match="gone"):
         HarnessModel(path=str(tmp_path / "gone"), device="cpu")

@@ -233,3 +233,15 @@ def test_half_of_the_memory(tiny_llama: Path, lm: LanguageModelHub, cpu_with_bfl
         half.float()
     with pytest.raises(ConfigError, match="dtype must be one of"):
         from_pretrained(tiny_llama, dtype="float64")
+
+
+def test_an_end_that_is_no_token_ends_nothing(tiny_llama: Path, tmp_path: Path, lm: LanguageModelHub) -> None:
+    """As of a ``GPT2Config`` of another tokenizer, which says 50256 all the same."""
+    import shutil
+
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_llama, directory)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((directory / name).read_text()) | {"eos_token_id": 50256}
+        (directory / name).write_text(json.dumps(settings))
+    assert from_pretrained(directory).sample("The weather", max_len_b=5) == lm.sample("The weather", max_len_b=5)
