@@ -17,9 +17,11 @@ from typing import Any
 from fairseq.arrays import Int64s
 from fairseq.checkpoints.huggingface import ModelDirectory
 from fairseq.data.corpus import symbols
+from fairseq.data.corpus.record import NAME as RECORD
 from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError, MismatchError
+from fairseq.models.huggingface.ids import Reader
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
 
 logger = logging.getLogger(__name__)
@@ -143,6 +145,32 @@ def check_tokenizer(task: Any, directory: str, vocabulary_size: int) -> None:
         record.directory,
         data,
     )
+
+
+def reader_for(task: Any, directory: str, own: Reader) -> Reader:
+    """Returns how a model reads the rows of a task's data: as its own tokenizer has it, else as the data's record says.
+
+    Args:
+        task: with its dictionary, as ``check_tokenizer`` takes it.
+        directory: of the model.
+        own: how it reads by what lies in its directory.
+    """
+    data = Path(getattr(task, "dictionary_path", directory)).parent
+    record = tokenizer_record(data)
+    if record is None:
+        return own
+    recorded = Reader(record.opening, record.add_bos and record.opening is not None)
+    if (Path(directory) / TOKENIZER_FILE).is_file():
+        if own != recorded:
+            logger.warning(
+                "the tokenizer of %s %s, but by %s it %s: the model's own is in force",
+                directory,
+                own.in_words,
+                data / RECORD,
+                recorded.in_words,
+            )
+        return own
+    return recorded
 
 
 def tokenizer_sha256(directory: str | Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.source_text import SourceText
 from fairseq.text.model_tokenizer import SHIFT
-from tests.builders.tiny_llama import LlamaRoad
+from tests.builders.tiny_llama import TEXT, LlamaRoad, write_tiny_llama
 from tests.builders.tiny_lm import Command
 from tests.oracles.windows import EOS, PAD, document_rows, isolated_rows
 
@@ -109,3 +110,56 @@ def test_a_datastore_says_that_bos_stands_in_front(command: Command, llama_road:
     assert keys[0].shape == keys[1].shape and not np.allclose(*keys)
     done = command("fairseq-knnlm", "rows", tmp_path / "with", 30)
     assert done.code == 0, done.err
+
+
+@pytest.fixture(scope="module")
+def bos_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Returns a model whose tokenizer adds BOS, a copy of it without a tokenizer, and their data."""
+    from fairseq_cli.preprocess import main as preprocess
+
+    root = tmp_path_factory.mktemp("bos")
+    model, bare, data = write_tiny_llama(root / "model", add_bos=True), root / "bare", root / "data"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    (root / "text").write_text(TEXT)
+    preprocess(f"--only-source --tokenizer {model} --validpref {root / 'text'} --destdir {data}".split())
+    return model, bare, data
+
+
+def test_bos_of_the_data_stands_before_rows_of_a_model_without_a_tokenizer(
+    command: Command, bos_models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, bare, data = bos_models
+    found = []
+    for path in (model, bare):
+        done = command(
+            "fairseq-eval-lm",
+            data,
+            "--path",
+            path,
+            "--gen-subset",
+            "valid",
+            "--cpu",
+            "--results-path",
+            tmp_path / "r.json",
+            "--overwrite",
+        )
+        assert done.code == 0, done.err
+        assert not any("tokenizer of" in line for line in done.warnings)
+        found.append(json.loads((tmp_path / "r.json").read_text()))
+    assert found[0]["settings"]["tokens_per_sample"] == found[1]["settings"]["tokens_per_sample"] == 127
+    assert found[0]["log_p_sum_nats"] == pytest.approx(found[1]["log_p_sum_nats"], rel=1e-6)
+
+
+def test_a_tokenizer_that_is_at_odds_with_the_data_about_bos_is_told(
+    command: Command, bos_models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(bos_models[0], other)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": False}))
+    done = command("fairseq-eval-lm", bos_models[2], "--path", other, "--gen-subset", "valid", "--cpu")
+    assert done.code == 0, done.err
+    told = (
+        r"other opens a text with id 5 and puts nothing .* row, but by .* puts it in front of each row: the model's own"
+    )
+    assert re.search(told, "\n".join(done.warnings))
