@@ -155,13 +155,14 @@ def _load_model(
 
 def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint | ModelDirectory) -> ModelIdentity:
     """Returns what tells a model from another: hashes of its dictionary and weights, width and kind of its vectors."""
+    is_directory = isinstance(checkpoint, ModelDirectory)
     return ModelIdentity(
         dictionary.sha256(),
         checkpoint.weights_sha256,
         len(dictionary),
         int(model.key_dimension),
         getattr(model, "key_type", "last_ffn_input"),
-        tokenizer_sha256(checkpoint.path) if isinstance(checkpoint, ModelDirectory) else None,
+        *((tokenizer_sha256(checkpoint.path), bool(model.reader.adds_bos)) if is_directory else ()),
     )
 
 

@@ -38,7 +38,8 @@ def open_directory(
     Args:
         directory: with ``config.json``, weights and ``tokenizer.json``.
         data: directory that ``fairseq-preprocess --tokenizer`` wrote; none is needed.
-        knn: neighbours to mix in; the model's context vectors are of the type of the datastore's keys.
+        knn: neighbours to mix in; the model's context vectors are of the type of the datastore's keys, and
+            BOS stands in front of rows where it stood there.
         device: the CPU if left out.
         dtype: that weights are loaded in; float32 if left out.
         overrides: ``tokens_per_sample``, the longest row.
@@ -64,6 +65,8 @@ def open_directory(
     memory, lmbda = None, 0.0
     if knn is not None:
         model.use_keys(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
+        if getattr(knn, "bos_in_front", False) and not model.reader.adds_bos:
+            model.put_bos_in_front()
         memory, lmbda = knn.open_for(identity_of(model, task.dictionary, checkpoint))
     lm = LanguageModelHub(
         [model],
