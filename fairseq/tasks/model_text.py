@@ -20,7 +20,7 @@ from fairseq.data.corpus import symbols
 from fairseq.data.corpus.record import NAME as RECORD
 from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import DataError, MismatchError
+from fairseq.errors import DataError, MismatchError, shown
 from fairseq.models.huggingface.ids import Reader
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
 
@@ -39,15 +39,17 @@ class ModelText:
         directory: of the model.
         tokenizer: of ``tokenizer.json`` there.
         dictionary: a symbol for each token.
+        num_scored: ids that the model has, where a tokenizer may have more.
     """
 
     directory: Path
     tokenizer: ModelTokenizer
     dictionary: Dictionary
+    num_scored: int | None = None
 
     @classmethod
-    def open(cls, directory: str | Path, dictionary: Dictionary) -> "ModelText":
-        """Returns what reads the texts of a directory's model.
+    def open(cls, directory: str | Path, dictionary: Dictionary, num_scored: int | None = None) -> "ModelText":
+        """Returns what reads the texts of a directory's model, which scores so many ids.
 
         Raises:
             DataError: there is no tokenizer.
@@ -59,7 +61,7 @@ class ModelText:
                 f"--path {path} has no {TOKENIZER_FILE}, which its text is read with; copy it there from where the"
                 " model came from"
             )
-        return cls(path, ModelTokenizer(path, "--path"), dictionary)
+        return cls(path, ModelTokenizer(path, "--path"), dictionary, num_scored)
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -70,8 +72,19 @@ class ModelText:
         return frozenset() if self.tokenizer.eos_id is None else frozenset({self.tokenizer.eos_id})
 
     def ids_of(self, text: str) -> Int64s:
-        """Returns the ids of a text, int64; none of an empty one."""
-        return self.tokenizer.encode(text)
+        """Returns the ids of a text, int64; none of an empty one.
+
+        Raises:
+            MismatchError: the model has no such token, though its tokenizer has it.
+        """
+        found_N = self.tokenizer.encode(text)
+        if self.num_scored is not None and len(found_N) and found_N.max() >= self.num_scored:
+            token = self.tokenizer.decode([found_N.max()])
+            raise MismatchError(
+                f"the text has the token {shown(token)} (id {found_N.max()}), which the tokenizer of {self.directory}"
+                f" has and its model, of {self.num_scored} ids, has not; leave it out of the text"
+            )
+        return found_N
 
     def text_of(self, ids: Iterable[int]) -> str:
         """Returns the text of ids, without an end behind it."""
@@ -89,13 +102,15 @@ class ModelText:
         return self.dictionary[idx]
 
 
-def text_of_model(checkpoint: Any, dictionary: Dictionary) -> ModelText | None:
+def text_of_model(checkpoint: Any, dictionary: Dictionary, model: Any) -> ModelText | None:
     """Returns what reads the texts of a model; None of one that reads words.
 
     Raises:
         DataError: the model is of a directory that has no tokenizer.
     """
-    return ModelText.open(checkpoint.path, dictionary) if isinstance(checkpoint, ModelDirectory) else None
+    if not isinstance(checkpoint, ModelDirectory):
+        return None
+    return ModelText.open(checkpoint.path, dictionary, int(model.vocabulary_size))
 
 
 def dictionary_of(directory: str | Path) -> Dictionary:

@@ -26,6 +26,7 @@ from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
 from fairseq.storage.file_kinds import is_hub_name
 from fairseq.tasks import TASKS, make_task
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.model_text import check_tokenizer, reader_for, tokenizer_sha256
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,9 @@ def _load_model(
 
         model = load_model(checkpoint.path, dtype=precision.dtype, trust_remote_code=trust_remote_code)
         check_tokenizer(task, checkpoint.path, model.vocabulary_size)
+        if isinstance(task, LanguageModelingTask):
+            task.num_scored[checkpoint.path] = model.vocabulary_size
+        model.num_named = len(task.dictionary)
         model.reader = reader_for(task, checkpoint.path, model.reader)
         return model.to(precision.device)
     return task.load_model(checkpoint, overrides).to(precision.device).eval()
