@@ -103,7 +103,7 @@ def open_scorer(
         mixture = Mixture([open_memory(opened, neighbours)])
     scorer = SequenceScorer(opened.models, precision, mixture, softmax_batch=config.softmax_batch)
     dictionary, settings = opened.task.dictionary, mixture.report().settings
-    model_text = text_of_model(opened.checkpoints[0], dictionary)
+    model_text = text_of_model(opened.checkpoints[0], dictionary, opened.models[0])
     if model_text is not None:
         row = min(opened.max_positions, opened.task_config.tokens_per_sample)
         return TextScorer(scorer, row, config.max_tokens, add_bos=False), model_text, row // 2, settings

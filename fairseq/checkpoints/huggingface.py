@@ -19,7 +19,12 @@ from fairseq.storage.files import file_sha256
 from fairseq.storage.weight_files import weight_files
 
 DEFAULT_BLOCK = 1024
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # names of the same number in config.json
+_POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "context_length",
+)  # names of the same number in config.json
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,20 @@ class ModelDirectory:
     config: Mapping[str, Any]
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def default_block(self) -> int:
-        """Tokens in a row where nobody says how many: 1,024, or as the positions of the model allow, BOS included."""
+    def default_block(self, *, adds_bos: bool | None = None) -> int:
+        """Returns the tokens in a row where nobody says how many: 1,024, or as the positions of the model allow.
+
+        Args:
+            adds_bos: whether BOS, which takes a position, stands in front of each row; if left out, as the tokenizer
+                has it that lies with the model.
+        """
+        has_bos = self._adds_bos if adds_bos is None else adds_bos
         inner = self.config.get("text_config")
         for config in (self.config, inner if isinstance(inner, dict) else {}):
             for name in _POSITIONS:
                 if type(config.get(name)) is int and config[name] > 0:
                     positions = int(config[name])
-                    return DEFAULT_BLOCK if positions > DEFAULT_BLOCK else positions - self._adds_bos
+                    return DEFAULT_BLOCK if positions > DEFAULT_BLOCK else positions - has_bos
         return DEFAULT_BLOCK
 
     @property

@@ -21,6 +21,7 @@ class ModelIdentity:
         key_dimension: width of a context vector.
         key_type: which vectors are meant: ``last_ffn_input`` or another of ``--knn-keytype``.
         tokenizer_sha256: of the ``tokenizer.json`` of a Hugging Face model.
+        bos_in_front: whether such a model reads a token in front of each row that the row does not hold.
     """
 
     dictionary_sha256: str | None = None
@@ -29,6 +30,7 @@ class ModelIdentity:
     key_dimension: int | None = None
     key_type: str | None = None
     tokenizer_sha256: str | None = None
+    bos_in_front: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class LanguageModelingTask:
 
     def __init__(self, config: Settings) -> None:
         self.config = self.args = self.cfg = config  # the last two are fairseq's names
+        self.num_scored: dict[str, int] = {}  # ids that a Hugging Face model has, by its directory
         self.data_dirs = data_directories(config.data)
         first = Path(next(filter(None, split_paths(config.data))))
         self.dictionary_path = first if first.is_file() else self.data_dirs[0] / "dict.txt"
@@ -146,6 +147,9 @@ class LanguageModelingTask:
                 " is not empty"
             )
         data.check_ids(len(self.dictionary), str(self.dictionary_path))
+        for path, num_scored in self.num_scored.items():
+            if num_scored < len(self.dictionary):  # the tokenizer may have more tokens than the model
+                data.check_ids(num_scored, f"the model of --path {path}")
         return data
 
     def build_model(self, name: str, config: Any, tokens_per_sample: int | None = None) -> nn.Module:

@@ -17,9 +17,11 @@ from typing import Any
 from fairseq.arrays import Int64s
 from fairseq.checkpoints.huggingface import ModelDirectory
 from fairseq.data.corpus import symbols
+from fairseq.data.corpus.record import NAME as RECORD
 from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import DataError, MismatchError
+from fairseq.errors import DataError, MismatchError, shown
+from fairseq.models.huggingface.ids import Reader
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,15 +39,17 @@ class ModelText:
         directory: of the model.
         tokenizer: of ``tokenizer.json`` there.
         dictionary: a symbol for each token.
+        num_scored: ids that the model has, where a tokenizer may have more.
     """
 
     directory: Path
     tokenizer: ModelTokenizer
     dictionary: Dictionary
+    num_scored: int | None = None
 
     @classmethod
-    def open(cls, directory: str | Path, dictionary: Dictionary) -> "ModelText":
-        """Returns what reads the texts of a directory's model.
+    def open(cls, directory: str | Path, dictionary: Dictionary, num_scored: int | None = None) -> "ModelText":
+        """Returns what reads the texts of a directory's model, which scores so many ids.
 
         Raises:
             DataError: there is no tokenizer.
@@ -57,7 +61,7 @@ class ModelText:
                 f"--path {path} has no {TOKENIZER_FILE}, which its text is read with; copy it there from where the"
                 " model came from"
             )
-        return cls(path, ModelTokenizer(path, "--path"), dictionary)
+        return cls(path, ModelTokenizer(path, "--path"), dictionary, num_scored)
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -72,8 +76,19 @@ class ModelText:
         return frozenset() if self.tokenizer.eos_id is None else frozenset({self.tokenizer.eos_id})
 
     def ids_of(self, text: str) -> Int64s:
-        """Returns the ids of a text, int64; none of an empty one."""
-        return self.tokenizer.encode(text)
+        """Returns the ids of a text, int64; none of an empty one.
+
+        Raises:
+            MismatchError: the model has no such token, though its tokenizer has it.
+        """
+        found_N = self.tokenizer.encode(text)
+        if self.num_scored is not None and len(found_N) and found_N.max() >= self.num_scored:
+            token = self.tokenizer.decode([found_N.max()])
+            raise MismatchError(
+                f"the text has the token {shown(token)} (id {found_N.max()}), which the tokenizer of {self.directory}"
+                f" has and its model, of {self.num_scored} ids, has not; leave it out of the text"
+            )
+        return found_N
 
     def text_of(self, ids: Iterable[int]) -> str:
         """Returns the text of ids, without an end behind it."""
@@ -91,13 +106,15 @@ class ModelText:
         return self.dictionary[idx]
 
 
-def text_of_model(checkpoint: Any, dictionary: Dictionary) -> ModelText | None:
+def text_of_model(checkpoint: Any, dictionary: Dictionary, model: Any) -> ModelText | None:
     """Returns what reads the texts of a model; None of one that reads words.
 
     Raises:
         DataError: the model is of a directory that has no tokenizer.
     """
-    return ModelText.open(checkpoint.path, dictionary) if isinstance(checkpoint, ModelDirectory) else None
+    if not isinstance(checkpoint, ModelDirectory):
+        return None
+    return ModelText.open(checkpoint.path, dictionary, int(model.vocabulary_size))
 
 
 def dictionary_of(directory: str | Path) -> Dictionary:
@@ -147,6 +164,32 @@ def check_tokenizer(task: Any, directory: str, vocabulary_size: int) -> None:
         record.directory,
         data,
     )
+
+
+def reader_for(task: Any, directory: str, own: Reader) -> Reader:
+    """Returns how a model reads the rows of a task's data: as its own tokenizer has it, else as the data's record says.
+
+    Args:
+        task: with its dictionary, as ``check_tokenizer`` takes it.
+        directory: of the model.
+        own: how it reads by what lies in its directory.
+    """
+    data = Path(getattr(task, "dictionary_path", directory)).parent
+    record = tokenizer_record(data)
+    if record is None:
+        return own
+    recorded = Reader(record.opening, record.add_bos and record.opening is not None)
+    if (Path(directory) / TOKENIZER_FILE).is_file():
+        if own != recorded:
+            logger.warning(
+                "the tokenizer of %s %s, but by %s it %s: the model's own is in force",
+                directory,
+                own.in_words,
+                data / RECORD,
+                recorded.in_words,
+            )
+        return own
+    return recorded
 
 
 def tokenizer_sha256(directory: str | Path) -> str | None:

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint
@@ -17,6 +18,7 @@ from fairseq.config.flags import coerce, flag_fields, parse_literal_dict, resolv
 from fairseq.config.path_lists import split_paths
 from fairseq.data.blocks import check_window
 from fairseq.data.config import OWNED_BY_CHECKPOINT
+from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, refuse_unknown
 from fairseq.models import MODELS
@@ -24,7 +26,8 @@ from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.precision import Precision
 from fairseq.storage.file_kinds import is_hub_name
 from fairseq.tasks import TASKS, make_task
-from fairseq.tasks.model_text import check_tokenizer, tokenizer_sha256
+from fairseq.tasks.language_modeling import LanguageModelingTask
+from fairseq.tasks.model_text import check_tokenizer, reader_for, tokenizer_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +106,15 @@ def open_models(
     assert task_class is not None
     fields = {**checkpoints[0].fields, **overrides}
     inherited = {name: fields[name] for name in also_from_checkpoint if fields.get(name) is not None}
-    default = checkpoints[0].default_block if isinstance(checkpoints[0], ModelDirectory) else DEFAULT_BLOCK
+    default = _default_block(task_class, checkpoints[0], {**inherited, **task_fields})
     task_config = _task_config(task_class, {**inherited, **task_fields}, fields, context_window, default)
     bos_in_front = isinstance(checkpoints[0], ModelDirectory) and bool(getattr(task_config, "add_bos_token", False))
     if bos_in_front:  # such a model puts it there itself, before the context window as well
+        if other := next((part.path for part in checkpoints if not isinstance(part, ModelDirectory)), None):
+            raise ConfigError(
+                f"--add-bos-token with --path {checkpoints[0].path} and {other}: a Hugging Face model puts its own BOS"
+                " in front of each row, and a checkpoint of words has none; leave the flag out, or give one of them"
+            )
         task_config = dataclasses.replace(task_config, add_bos_token=False)
     task = make_task(task_name, task_config)
     models = [_load_model(task, checkpoint, overrides, precision, trust_remote_code) for checkpoint in checkpoints]
@@ -141,19 +149,24 @@ def _load_model(
 
         model = load_model(checkpoint.path, dtype=precision.dtype, trust_remote_code=trust_remote_code)
         check_tokenizer(task, checkpoint.path, model.vocabulary_size)
+        if isinstance(task, LanguageModelingTask):
+            task.num_scored[checkpoint.path] = model.vocabulary_size
+        model.num_named = len(task.dictionary)
+        model.reader = reader_for(task, checkpoint.path, model.reader)
         return model.to(precision.device)
     return task.load_model(checkpoint, overrides).to(precision.device).eval()
 
 
 def identity_of(model: Any, dictionary: Dictionary, checkpoint: Checkpoint | ModelDirectory) -> ModelIdentity:
     """Returns what tells a model from another: hashes of its dictionary and weights, width and kind of its vectors."""
+    is_directory = isinstance(checkpoint, ModelDirectory)
     return ModelIdentity(
         dictionary.sha256(),
         checkpoint.weights_sha256,
         len(dictionary),
         int(model.key_dimension),
         getattr(model, "key_type", "last_ffn_input"),
-        tokenizer_sha256(checkpoint.path) if isinstance(checkpoint, ModelDirectory) else None,
+        *((tokenizer_sha256(checkpoint.path), bool(model.reader.adds_bos)) if is_directory else ()),
     )
 
 
@@ -179,6 +192,20 @@ def _task_config(
         whose = "the checkpoint's tokens_per_sample" if "tokens_per_sample" in own else "--tokens-per-sample"
         raise ConfigError(f"--context-window {context_window} must be smaller than {whose}, {full}")
     return resolve(task_class, {**stated, "tokens_per_sample": full - context_window})
+
+
+def _default_block(task_class: type, checkpoint: Checkpoint | ModelDirectory, given: Mapping[str, Any]) -> int:
+    """Returns the tokens in a row where nobody says how many; BOS takes a position of a model's that puts it there."""
+    if not isinstance(checkpoint, ModelDirectory):
+        return DEFAULT_BLOCK
+    adds_bos: bool | None = None
+    if coerce(given.get("add_bos_token", False), bool, "--add-bos-token"):
+        adds_bos = True
+    elif tokenizer_sha256(checkpoint.path) is None:
+        data = Path(split_paths(str(given.get("data") or getattr(task_class, "data", "")))[0])
+        record = tokenizer_record(data.parent if data.is_file() else data)
+        adds_bos = record is not None and record.add_bos
+    return checkpoint.default_block(adds_bos=adds_bos)
 
 
 def _check_rows(models: Sequence[Any], length: int) -> None:

@@ -136,7 +136,7 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     opened = open_models(*named, fields, precision, trust_remote_code=trusted)
     flags.warn_unused()
     dictionary, add_bos = opened.task.dictionary, opened.task_config.add_bos_token
-    model_text = text_of_model(opened.checkpoints[0], dictionary)
+    model_text = text_of_model(opened.checkpoints[0], dictionary, opened.models[0])
     if model_text is not None and (pipeline or run.post_process is not None):
         raise ConfigError(OWN_TOKENIZER)
     if model_text is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.source_text import SourceText
+from fairseq.hub import from_pretrained
 from fairseq.text.model_tokenizer import SHIFT
-from tests.builders.tiny_llama import LlamaRoad
+from tests.builders.tiny_llama import TEXT, LlamaRoad, write_tiny_llama
 from tests.builders.tiny_lm import Command
 from tests.oracles.windows import EOS, PAD, document_rows, isolated_rows
 
@@ -109,3 +112,110 @@ def test_a_datastore_says_that_bos_stands_in_front(command: Command, llama_road:
     assert keys[0].shape == keys[1].shape and not np.allclose(*keys)
     done = command("fairseq-knnlm", "rows", tmp_path / "with", 30)
     assert done.code == 0, done.err
+
+
+@pytest.fixture(scope="module")
+def bos_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Returns a model whose tokenizer adds BOS, a copy of it without a tokenizer, and their data."""
+    from fairseq_cli.preprocess import main as preprocess
+
+    root = tmp_path_factory.mktemp("bos")
+    model, bare, data = write_tiny_llama(root / "model", add_bos=True), root / "bare", root / "data"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    (root / "text").write_text(TEXT)
+    preprocess(f"--only-source --tokenizer {model} --validpref {root / 'text'} --destdir {data}".split())
+    return model, bare, data
+
+
+def test_bos_of_the_data_stands_before_rows_of_a_model_without_a_tokenizer(
+    command: Command, bos_models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, bare, data = bos_models
+    found = []
+    for path in (model, bare):
+        done = command(
+            "fairseq-eval-lm",
+            data,
+            "--path",
+            path,
+            "--gen-subset",
+            "valid",
+            "--cpu",
+            "--results-path",
+            tmp_path / "r.json",
+            "--overwrite",
+        )
+        assert done.code == 0, done.err
+        assert not any("tokenizer of" in line for line in done.warnings)
+        found.append(json.loads((tmp_path / "r.json").read_text()))
+    assert found[0]["settings"]["tokens_per_sample"] == found[1]["settings"]["tokens_per_sample"] == 127
+    assert found[0]["log_p_sum_nats"] == pytest.approx(found[1]["log_p_sum_nats"], rel=1e-6)
+
+
+def test_a_tokenizer_that_is_at_odds_with_the_data_about_bos_is_told(
+    command: Command, bos_models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(bos_models[0], other)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": False}))
+    done = command("fairseq-eval-lm", bos_models[2], "--path", other, "--gen-subset", "valid", "--cpu")
+    assert done.code == 0, done.err
+    told = (
+        r"other opens a text with id 5 and puts nothing .* row, but by .* puts it in front of each row: the model's own"
+    )
+    assert re.search(told, "\n".join(done.warnings))
+
+
+def test_ids_of_the_head_that_no_token_has_are_never_generated(command: Command, tmp_path: Path) -> None:
+    """The data knows the tokenizer alone, and the head is padded."""
+    model, bare = write_tiny_llama(tmp_path / "model", vocab_size=330), tmp_path / "bare"
+    bare.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model / name, bare)
+    (tmp_path / "text").write_text(TEXT)
+    data = tmp_path / "data"
+    done = command(
+        "fairseq-preprocess", "--only-source", "--tokenizer", bare, "--testpref", tmp_path / "text", "--destdir", data
+    )
+    assert done.code == 0, done.err
+    how = [
+        "--sampling",
+        "--temperature",
+        1000,
+        "--max-len-b",
+        40,
+        "--prefix-size",
+        1,
+        "--cpu",
+        "--nbest",
+        5,
+        "--beam",
+        5,
+    ]
+    done = command("fairseq-generate", data, "--path", model, *how)
+    assert done.code == 0, done.err
+    words = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
+    assert len(words) == 300 and done.out.count("H-0") == 5
+    assert "madeupword" not in done.out
+    log_p_NV = from_pretrained(model, data).models[0].log_prob(torch.ones(1, 16))
+    assert log_p_NV.isfinite().nonzero()[:, 1].tolist() == list(range(SHIFT, 304)) and log_p_NV.shape == (1, 334)
+
+
+def test_a_token_that_the_model_has_not_is_refused(command: Command, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    model = write_tiny_llama(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(model / "tokenizer.json"))
+    text, data = tmp_path / "text", tmp_path / "data"
+    text.write_text("a river <new> a river")
+    named = ["--validpref", text, "--destdir", data]
+    assert command("fairseq-preprocess", "--only-source", "--tokenizer", model, *named).code == 0
+    outcome = command("fairseq-eval-lm", data, "--path", model, "--gen-subset", "valid", "--cpu")
+    assert re.search(r"holds the id 304 \(.*, but the model of --path .*model has 304 ids", outcome.error)
+    outcome = command("fairseq-score-lm", "--path", model, "--input", text, "--cpu")
+    assert re.search(
+        r"the text has the token '<new>' \(id 304\), which the tokenizer of .*and its model, of 304 ids", outcome.error
+    )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairseq.hub import from_pretrained
+from knnlm import KNN
 from tests.builders.tiny_llama import BLOCKS, TEXT, K, LlamaRoad, make_road, write_tiny_llama
 from tests.builders.tiny_lm import Command, Outcome
 
@@ -245,3 +247,44 @@ def test_append_and_forget(command: Command, llama_road: LlamaRoad, tmp_path: Pa
     assert manifest(road)["rows"] > before
     outcome = command("fairseq-knnlm", "forget", road.store, "--rows", "0:10", "--log-format", "none")
     assert outcome.code == 0, outcome.err
+
+
+@pytest.fixture(scope="module")
+def bos_road(llama_road: LlamaRoad, tmp_path_factory: pytest.TempPathFactory) -> LlamaRoad:
+    """Returns the same model and text, with BOS in front of each row of the datastore."""
+    return make_road(tmp_path_factory.mktemp("bos"), llama_road.model, "--add-bos-token")
+
+
+def test_bos_of_the_rows_must_be_that_of_the_queries(
+    evaluate: Callable[..., Outcome], bos_road: LlamaRoad, llama_road: LlamaRoad
+) -> None:
+    """Either way round: a key with BOS in front is another vector."""
+    told = r"BOS in front of each row \(--add-bos-token\): {}, but this run has {}; do as the run that wrote it"
+    assert re.search(told.format("yes", "no"), evaluate(*bos_road.flags).error)
+    assert re.search(told.format("no", "yes"), evaluate(*llama_road.flags, "--add-bos-token").error)
+    assert evaluate(*bos_road.flags, "--add-bos-token").code == 0
+    assert evaluate(*bos_road.flags, "--allow-mismatch").code == 0
+
+
+def test_recall_asks_with_bos_where_the_rows_have_it(command: Command, bos_road: LlamaRoad) -> None:
+    text = [bos_road.data, "--path", bos_road.model, "--gen-subset", "valid", "--context-window", 8]
+    flags = ["--dstore-filename", bos_road.store, "--indexfile", bos_road.index, "--k", 4, "--probe", 1]
+    done = command("fairseq-knnlm", "recall", *text, *flags, *QUIET)
+    assert done.code == 0, done.err
+
+
+def test_python_puts_bos_in_front_where_the_rows_have_it(bos_road: LlamaRoad) -> None:
+    knn = KNN(bos_road.store, bos_road.index, k=K)
+    assert from_pretrained(bos_road.model, knn=knn).models[0].reader.adds_bos
+    assert not from_pretrained(bos_road.model).models[0].reader.adds_bos
+
+
+def test_rows_that_are_appended_without_bos_are_told_by_the_flag(
+    command: Command, bos_road: LlamaRoad, tmp_path: Path
+) -> None:
+    road = make_road(tmp_path, bos_road.model, "--add-bos-token")
+    data = [road.data, "--path", road.model, "--gen-subset", "valid", *BLOCKS, "--cpu"]
+    done = command("fairseq-eval-lm", *data, "--save-knnlm-dstore", "--dstore-mmap", road.store, "--append")
+    assert done.code == 0, done.err
+    wanted = "was written with --add-bos-token yes, but the appended rows have no: their keys mean something else"
+    assert any(wanted in line for line in done.warnings)

@@ -1,6 +1,7 @@
 """The directory of a Hugging Face model becomes the object that scores and generates with it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def open_directory(
     Args:
         directory: with ``config.json``, weights and ``tokenizer.json``.
         data: directory that ``fairseq-preprocess --tokenizer`` wrote; none is needed.
-        knn: neighbours to mix in; the model's context vectors are of the type of the datastore's keys.
+        knn: neighbours to mix in; context vectors are those of the datastore's keys, with BOS where it stood there.
         device: the CPU if left out.
         dtype: that weights are loaded in; float32 if left out.
         overrides: ``tokens_per_sample``, the longest row.
@@ -61,9 +62,13 @@ def open_directory(
     task = LanguageModelingTask(config)
     text = ModelText.open(directory, task.dictionary)
     model: Any = load_model(directory, dtype=precision.dtype, trust_remote_code=trust_remote_code)
+    text = replace(text, num_scored=model.vocabulary_size)
+    model.num_named = len(task.dictionary)
     memory, lmbda = None, 0.0
     if knn is not None:
         model.use_keys(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
+        if getattr(knn, "bos_in_front", False) and not model.reader.adds_bos:
+            model.put_bos_in_front()
         memory, lmbda = knn.open_for(identity_of(model, task.dictionary, checkpoint))
     lm = LanguageModelHub(
         [model],

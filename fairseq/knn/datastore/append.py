@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.format import append_path, row_files
+from fairseq.knn.datastore.identity import flag_of, in_words
 from fairseq.knn.datastore.manifest import DatastoreManifest, Segment, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
@@ -71,9 +72,9 @@ def open_target(prefix: Path, new: DatastoreManifest) -> tuple[Datastore, Datast
             logger.warning(
                 "%s was written with %s %s, but the appended rows have %s: their keys mean something else",
                 prefix,
-                name,
-                segments[0].settings.get(name),
-                new.settings.get(name),
+                flag_of(name),
+                in_words(segments[0].settings.get(name)),
+                in_words(new.settings.get(name)),
             )
     added = Segment(new.settings, new.rows, RowRanges.of([[0, new.rows]]))
     return store, manifest.with_segments([*segments, added])

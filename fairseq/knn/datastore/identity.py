@@ -5,7 +5,7 @@ Opening files raises what differs, or warns with ``--allow-mismatch``; ``fairseq
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,17 @@ _FIELDS = (
     ("weights_sha256", "model weights", "use the checkpoint that wrote it, or write it again"),
     ("key_type", "keys of type", "give --knn-keytype its own"),
     ("tokenizer_sha256", "tokenizer", "use the model directory whose tokenizer.json it was written with"),
+    ("bos_in_front", "BOS in front of each row (--add-bos-token):", "do as the run that wrote it, or write it again"),
 )
 
 # What else decides about the rows of a run, and the flags of these settings.
 _SETTINGS = ("sample_break_mode", "tokens_per_sample", "context_window", "computed_in", "add_bos_token", "bos_in_front")
-_FLAGS = {"context_window": "--context-window", "sample_break_mode": "--sample-break-mode"}
+_FLAGS = {
+    "context_window": "--context-window",
+    "sample_break_mode": "--sample-break-mode",
+    "bos_in_front": "--add-bos-token",
+    "add_bos_token": "--add-bos-token",
+}
 
 
 def differences(have: ModelIdentity, want: ModelIdentity) -> dict[str, str]:
@@ -85,6 +91,21 @@ def key_type_of(model: Any) -> str:
     return str(getattr(model, "key_type", OWN_KEY_TYPE))
 
 
+def stored_bos(prefixes: Iterable[str | Path]) -> bool:
+    """Returns whether a datastore's manifest says that BOS stood in front of each row, of any of them."""
+    return any(manifest.model.bos_in_front for _, manifest in _manifests(prefixes))
+
+
+def _manifests(prefixes: Iterable[str | Path]) -> Iterator[tuple[str | Path, DatastoreManifest]]:
+    for prefix in prefixes:
+        try:
+            manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+        except DatastoreError:  # opening it says what is there instead
+            continue
+        if manifest is not None:
+            yield prefix, manifest
+
+
 def stored_key_type(prefixes: Iterable[str | Path], asked: str | None = None) -> str | None:
     """Returns the type of the keys of some datastores, as their manifests have it; None where none has one.
 
@@ -96,13 +117,8 @@ def stored_key_type(prefixes: Iterable[str | Path], asked: str | None = None) ->
         MismatchError: they differ, or are not what was asked for.
     """
     found: dict[str, str | Path] = {}
-    for prefix in prefixes:
-        try:
-            manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
-        except DatastoreError:  # opening it says what is there instead
-            continue
-        if manifest is not None:
-            found.setdefault(manifest.key_type, prefix)
+    for prefix, manifest in _manifests(prefixes):
+        found.setdefault(manifest.key_type, prefix)
     if len(found) > 1:
         named = " and ".join(f"{prefix} has keys of type {name}" for name, prefix in found.items())
         raise MismatchError(f"{named}: datastores are searched together by keys of one type; give one of them")
@@ -119,9 +135,19 @@ def mismatch(message: str, allow: bool) -> None:
     logger.warning("%s (--allow-mismatch: going on)", message)
 
 
+def flag_of(setting: str) -> str:
+    """Returns the flag of a setting that decides about the rows, or its name where it has none."""
+    return _FLAGS.get(setting, setting)
+
+
+def in_words(value: object) -> object:
+    """Returns a setting's value as a message has it: yes or no for a truth, which is left out of manifests if no."""
+    return {True: "yes", False: "no", None: "no"}[value] if value is None or isinstance(value, bool) else value
+
+
 def short(value: object) -> str:
-    """Returns a checksum's first twelve digits, anything else as it is."""
-    text = str(value)
+    """Returns a checksum's first twelve digits, yes or no for a truth, anything else as it is."""
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     return text[:12] if len(text) == 64 else text
 
 
@@ -158,5 +184,5 @@ def _row(manifest: DatastoreManifest) -> int | None:
 
 def _difference(name: str, old: tuple[Any, Any], new: tuple[Any, Any]) -> str:
     if old[1] == new[1]:
-        return f"another {name}{f' under the name {new[1]}' if new[1] else ''}"
-    return f"{_FLAGS.get(name, name)} {new[1]} instead of {old[1]}"
+        return f"another {flag_of(name)}{f' under the name {new[1]}' if new[1] else ''}"
+    return f"{flag_of(name)} {in_words(new[1])} instead of {in_words(old[1])}"

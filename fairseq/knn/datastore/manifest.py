@@ -179,6 +179,8 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
             self.dimension,
             self.key_type,
             self.settings.get("tokenizer_sha256"),
+            # What is adopted does not say: rows of others have BOS where their text had it.
+            None if "adopted_by" in self.settings else bool(self.settings.get("bos_in_front")),
         )
 
     def of_files(self, prefix: Path) -> "DatastoreManifest":

@@ -8,6 +8,7 @@ Legend: N queries · K neighbours · D key width.
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,9 @@ def text_queries(config: QueriesConfig, recall: RecallConfig, store: Datastore, 
         model_overrides=config.model_overrides,
         max_tokens=BATCH_TOKENS,
     )
-    text = {"data": config.data, "sample_break_mode": config.sample_break_mode}
+    text: dict[str, Any] = {"data": config.data, "sample_break_mode": config.sample_break_mode}
+    if store.model.bos_in_front:
+        text["add_bos_token"] = True
     evaluation = prepare(settings, text, Precision(device, select_device(device)))
     use_keys(evaluation.models[0], store.model.key_type)
     require_model(store.prefix, store.model, evaluation.identity, allow_mismatch=recall.allow_mismatch)

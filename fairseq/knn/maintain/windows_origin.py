@@ -132,7 +132,7 @@ def _block_and_stride(config: OriginConfig) -> tuple[int, int]:
     """Returns run_clm's block size and stride; raises ConfigError for a stride that leaves tokens out."""
     block = config.tokens_per_sample or BLOCK
     if config.tokens_per_sample is None and config.path is not None and is_model_directory(config.path):
-        block = read_model_directory(config.path).default_block
+        block = read_model_directory(config.path).default_block()
     stride = config.stride or min(STRIDE, block)
     if stride > block:
         raise ConfigError(

@@ -9,7 +9,7 @@ from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, shown
 from fairseq.knn.config import AUTO, KEYWORDS, KNNConfig, NeighbourSettings, several_sizes, with_settings
-from fairseq.knn.datastore.identity import stored_key_type
+from fairseq.knn.datastore.identity import stored_bos, stored_key_type
 from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.passages import RowText
@@ -109,6 +109,11 @@ class KNN:
     def key_type(self) -> str | None:
         """Which vectors the datastores' keys are; None where no manifest says so."""
         return stored_key_type(prefix for prefix, _ in self.config.stores)
+
+    @property
+    def bos_in_front(self) -> bool:
+        """Whether BOS stood in front of each row where the datastores were written, as a manifest says."""
+        return stored_bos(prefix for prefix, _ in self.config.stores)
 
     def open_for(self, model: ModelIdentity) -> tuple[NeighbourSource, float]:
         """Returns the datastores and their weight λ; raises MismatchError where one is another model's."""

@@ -50,6 +50,7 @@ class HuggingFaceModel(nn.Module):
         self.model = model
         self.reader = Reader(opening_id, adds_bos and opening_id is not None)
         self.head = Head(model)
+        self.num_named: int | None = None  # ids that the dictionary in use has a word for
         self._keys: KeyCatcher | None = None
         self._is_cached: bool | None = None
         self.use_keys(key_type)
@@ -131,10 +132,13 @@ class HuggingFaceModel(nn.Module):
         return hidden_BTC, self._keys.take(hidden_BTC)
 
     def log_prob(self, features_NC: Tensor) -> Tensor:
-        """Returns ln p of every word, float32 ``[N, V]``."""
+        """Returns ln p of every word, float32 ``[N, V]``; −∞ for fairseq's four and for rows that are no word's."""
         log_p_NV = self.head.logits(features_NC).log_softmax(1)
         specials_N4 = log_p_NV.new_full((len(log_p_NV), SHIFT), -torch.inf)
-        return torch.cat([specials_N4, log_p_NV], 1)
+        log_p_NV = torch.cat([specials_N4, log_p_NV], 1)
+        if self.num_named is not None:  # a head is often padded
+            log_p_NV[:, self.num_named :] = -torch.inf
+        return log_p_NV
 
     def target_log_prob(self, features_NC: Tensor, target_N: Tensor) -> Tensor:
         """Returns ln p(target), float32 ``[N]``; −∞ for fairseq's four."""

@@ -34,6 +34,12 @@ class Reader:
     opening_id: int | None
     adds_bos: bool = False
 
+    @property
+    def in_words(self) -> str:
+        """What it does at the front of a row, for messages."""
+        opens = "opens no text" if self.opening_id is None else f"opens a text with id {self.opening_id}"
+        return f"{opens} and puts {'it' if self.adds_bos else 'nothing'} in front of each row"
+
     def there(self, source_BT: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the ids that the model reads, and how many columns to leave out at each row's front, or None.
 

@@ -71,7 +71,7 @@ def test_a_text_that_is_there_is_not_appended_again_and_one_that_is_cut_otherwis
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert open_target(store.prefix, new(settings={**SETTINGS, "context_window": 4}))[1] is not None
     assert "rows of this text already, cut in another way: train" in caplog.text
-    assert "was written with context_window 8, but the appended rows have 4" in caplog.text
+    assert "was written with --context-window 8, but the appended rows have 4" in caplog.text
 
 
 def test_int16_values_take_no_more_rows(store: Datastore) -> None:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 import fairseq_cli.validate
-from fairseq.checkpoints.format import load_checkpoint
+from fairseq.checkpoints.format import Checkpoint, load_checkpoint
+from fairseq.checkpoints.huggingface import read_model_directory
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import CheckpointError, ConfigError, MismatchError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.models.huggingface.adapter import HuggingFaceModel
 from fairseq.models.huggingface.loading import load_model
 from fairseq.runtime.precision import Precision
+from fairseq.tasks import opening
 from fairseq.tasks.opening import OpenedModels, open_models
 from fairseq.text.model_tokenizer import SHIFT
 from tests.builders.model_families import tiny_model
@@ -29,7 +31,7 @@ def data_directory(directory: Path, num_words: int) -> str:
     return str(directory)
 
 
-def opened(path: Path, data: str, **fields: Any) -> OpenedModels:
+def opened(path: Path | str, data: str, **fields: Any) -> OpenedModels:
     precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
     settings: Mapping[str, Any] = {"data": data, **fields}
     return open_models(str(path), "language_modeling", "{}", settings, precision)
@@ -54,6 +56,25 @@ def test_bos_takes_a_position_of_rows_that_nobody_gave_a_length(tmp_path: Path) 
     assert opened(model, data).task_config.tokens_per_sample == 127
     many = write_tiny_llama(tmp_path / "long", add_bos=True, max_position_embeddings=1025)
     assert opened(many, data).task_config.tokens_per_sample == 1024
+
+
+def test_bos_that_is_asked_for_takes_a_position_as_well(tiny_llama: Path, tmp_path: Path) -> None:
+    data = data_directory(tmp_path / "data", 300)
+    assert opened(tiny_llama, data, add_bos_token=True).task_config.tokens_per_sample == 127
+
+
+def test_the_positions_of_a_recurrent_model_are_found(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "rwkv", "context_length": 96}')
+    assert read_model_directory(tmp_path).default_block() == 96
+
+
+def test_bos_before_rows_of_two_kinds_of_models_is_refused(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "load_checkpoint", lambda path: Checkpoint(path, {}, {}, None, {}, 0, ""))
+    data, path = data_directory(tmp_path / "data", 300), f"{tiny_llama}:{tmp_path / 'words.pt'}"
+    with pytest.raises(ConfigError, match=r"--add-bos-token with --path .*words.pt: a Hugging Face model puts its own"):
+        opened(path, data, add_bos_token=True)
 
 
 def test_rows_that_are_longer_than_the_positions_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
