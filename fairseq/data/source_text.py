@@ -89,9 +89,9 @@ class SourceText:
         if len(columns) > 1 or (np.diff(first_D, prepend=-1, append=number) <= 0).any() or (first_D[:1] > 0).any():
             raise DataError(f"{prefix}.documents.json must name documents in order, with tokens each; {REMAKE}")
         self.utf8 = _mapped(Path(f"{prefix}.text"), "u1")
-        pairs = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
-        self.bytes_before_N: Int64s = pairs[:, 0]
-        self.words_before_N: Int64s = pairs[:, 1]
+        self._pairs_N2: Int64s = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
+        self.bytes_before_N: Int64s = self._pairs_N2[:, 0]
+        self.words_before_N: Int64s = self._pairs_N2[:, 1]
         self.first_token_D = first_D
         if self.bytes_before_N[0] or self.bytes_before_N[-1] != len(self.utf8):
             raise DataError(f"{prefix}.offsets must lead from 0 to the end of {prefix}.text, but does not; {REMAKE}")
@@ -118,6 +118,7 @@ class SourceText:
         Raises:
             DataError: it is not the text of these ids, or is damaged.
         """
+        self.check_order()
         own = np.append(self.first_token_D, self.num_tokens)
         if not np.array_equal(own, offsets):
             raise DataError(
@@ -130,6 +131,21 @@ class SourceText:
                 raise DataError(
                     f"{self.prefix}.text is damaged in the document {self.name_of(document)}, as its recorded checksum"
                     f" says; {REMAKE}"
+                )
+
+    def check_order(self) -> None:
+        """Checks that no token begins before the one in front of it, nor has fewer words before it.
+
+        Raises:
+            DataError: one does, or there are more words than the text has room for.
+        """
+        most = np.array([self.table.num_bytes, self.table.num_bytes + self.num_documents])
+        for first in range(0, len(self._pairs_N2), _BLOCK_TOKENS):
+            pairs_N2 = self._pairs_N2[max(first - 1, 0) : first + _BLOCK_TOKENS]
+            if (pairs_N2[0] < 0).any() or (np.diff(pairs_N2, axis=0) < 0).any() or (pairs_N2[-1] > most).any():
+                raise DataError(
+                    f"{self.prefix}.offsets must rise from token to token, but does not after token"
+                    f" {max(first - 1, 0)}: it is damaged; {REMAKE}"
                 )
 
     @property
