@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fairseq.errors import CheckpointError, ConfigError
+from fairseq.storage.weight_files import weight_files
 
 _WANTED = ["config.json", "generation_config.json", "*token*", "vocab*", "merges.txt", "*.safetensors*", "*.py"]
 _SECONDS = 5.0  # for the first answer
@@ -24,9 +25,9 @@ def local_directory(name: str) -> str:
         ) from err
     try:
         found = snapshot_download(name, local_files_only=True, allow_patterns=_WANTED)
-        if (Path(found) / "config.json").is_file() and any(Path(found).glob("*.safetensors")):
+        if (Path(found) / "config.json").is_file() and weight_files(Path(found)):
             return str(found)
-    except Exception:  # it is not in the cache
+    except Exception:  # it is not in the cache, or in part: a download was broken off
         pass
     try:
         info = HfApi().model_info(name, timeout=_SECONDS)

@@ -12,6 +12,9 @@ Both are functions of the block's index alone: no state, so that any order, any 
 rows. The word ``<pad>`` of a text has padding's id; it is a target like any other, and ``scored_BT`` tells which those
 are. An over-long block pushes tokens off the front of its context, so that the row stays within B + W where it can.
 
+The first input of a block that begins a sentence is ``</s>``, with which the sentence before ends. Whole documents (of
+tokenized data) have none: in the mode ``none`` only the first is opened by it, others by the token before.
+
 In the mode ``document`` no context goes beyond the document, and a short last block has more of it than W: all that a
 row of B + W has room for. These are the rolling windows of lm-evaluation-harness (B = 4, W = 0, ten tokens):
 
@@ -31,7 +34,7 @@ from fairseq.arrays import Bools, Int64s, Integers
 from fairseq.data.batching import batch_by_size
 from fairseq.data.blocks import block_bounds, check_window
 from fairseq.data.dictionary import BOS, EOS, PAD
-from fairseq.errors import DataError
+from fairseq.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class BlockDataset:
         block_size: B.
         context_window: W.
         add_bos: put ``<s>`` in front of every block (``--add-bos-token``).
+        whole_documents: sentences are documents of a model's tokens, without ``</s>`` between them.
 
     Attributes:
         starts, ends: int64, the range of the stream that each block is.
@@ -94,7 +98,7 @@ class BlockDataset:
         by_document: whether contexts end where the document begins, and the last block's is as long as a row allows.
 
     Raises:
-        ConfigError: the mode is not known, or has no context window.
+        ConfigError: the mode is not known, has no context window, or is not for whole documents.
         DataError: the text has no blocks.
     """
 
@@ -106,6 +110,7 @@ class BlockDataset:
         block_size: int,
         context_window: int = 0,
         add_bos: bool = False,
+        whole_documents: bool = False,
     ) -> None:
         self.tokens = tokens
         self.block_size = block_size
@@ -113,10 +118,18 @@ class BlockDataset:
         self.add_bos = add_bos
         self.by_document = mode == "document"
         check_window(mode, context_window)
+        if mode == "complete_doc" and whole_documents:
+            raise ConfigError(
+                "--sample-break-mode complete_doc finds documents in lines, but those of tokenized data are known, and"
+                " are its lines; give document"
+            )
         starts, ends = block_bounds(sizes, mode, block_size)
         sentence_starts = np.cumsum(sizes, dtype=np.int64) - sizes
         at = np.searchsorted(sentence_starts, starts, side="right") - 1
-        self._set_blocks(starts, ends, (sentence_starts[at] == starts) & (mode != "isolated"))
+        begins_sentence = (sentence_starts[at] == starts) & (mode != "isolated")
+        if mode == "none" and whole_documents:  # else a token's context would depend on where blocks happen to begin
+            begins_sentence &= starts == 0
+        self._set_blocks(starts, ends, begins_sentence)
         if self.by_document:
             self._count_from(at)
         if not len(self.starts):

@@ -12,28 +12,20 @@ Legend: N tokens · D documents.
 """
 
 import hashlib
-import re
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fairseq.arrays import Int64s
 from fairseq.errors import DataError
-from fairseq.storage.files import atomic_write
-from fairseq.storage.records import Count, Record, read_record, write_record
+from fairseq.storage.records import Count, Record, read_record
 
 REMAKE = "make it again with fairseq-preprocess --overwrite"
 _ROW_BYTES = 16
-_BLOCK_TOKENS = 1 << 18
-_WHITE = np.zeros(256, bool)
-_WHITE[[*b" \t\n\r\f\v\x1c\x1d\x1e\x1f"]] = True
-# The other characters that are white space in Unicode's sense, in UTF-8.
-_WIDE_WHITE = re.compile(rb"\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80")
+BLOCK_TOKENS = 1 << 18  # at once
+BLANKS = b" \t\n\r\f\v"  # what does not count as a token's first letter
 
 
 class DocumentTable(Record, frozen=True):
@@ -89,9 +81,9 @@ class SourceText:
         if len(columns) > 1 or (np.diff(first_D, prepend=-1, append=number) <= 0).any() or (first_D[:1] > 0).any():
             raise DataError(f"{prefix}.documents.json must name documents in order, with tokens each; {REMAKE}")
         self.utf8 = _mapped(Path(f"{prefix}.text"), "u1")
-        pairs = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
-        self.bytes_before_N: Int64s = pairs[:, 0]
-        self.words_before_N: Int64s = pairs[:, 1]
+        self._pairs_N2: Int64s = _mapped(Path(f"{prefix}.offsets"), "<i8").reshape(-1, 2)
+        self.bytes_before_N: Int64s = self._pairs_N2[:, 0]
+        self.words_before_N: Int64s = self._pairs_N2[:, 1]
         self.first_token_D = first_D
         if self.bytes_before_N[0] or self.bytes_before_N[-1] != len(self.utf8):
             raise DataError(f"{prefix}.offsets must lead from 0 to the end of {prefix}.text, but does not; {REMAKE}")
@@ -104,10 +96,19 @@ class SourceText:
             prefix: path without the suffix, as ``data-bin/train``.
 
         Raises:
-            DataError: a file that cannot be read, or files that do not belong together.
+            DataError: a file is missing or cannot be read, or they do not belong together.
         """
+        if not cls.is_beside(prefix):
+            return None
         path = Path(f"{prefix}.documents.json")
-        return cls(prefix, read_record(path, DocumentTable, DataError, REMAKE)) if path.is_file() else None
+        if not path.is_file():
+            raise DataError(f"{path} must be beside the source text of {prefix}, but is not there; {REMAKE}")
+        return cls(prefix, read_record(path, DocumentTable, DataError, REMAKE))
+
+    @staticmethod
+    def is_beside(prefix: str | Path) -> bool:
+        """Returns whether a split has source text, whole or not: it is tokenized data."""
+        return any(Path(f"{prefix}{suffix}").is_file() for suffix in (".documents.json", ".offsets"))
 
     def check(self, offsets: Int64s) -> None:
         """Checks the documents against those of the ids, and every document's hash, which reads all of the text.
@@ -118,6 +119,7 @@ class SourceText:
         Raises:
             DataError: it is not the text of these ids, or is damaged.
         """
+        self.check_order()
         own = np.append(self.first_token_D, self.num_tokens)
         if not np.array_equal(own, offsets):
             raise DataError(
@@ -130,6 +132,21 @@ class SourceText:
                 raise DataError(
                     f"{self.prefix}.text is damaged in the document {self.name_of(document)}, as its recorded checksum"
                     f" says; {REMAKE}"
+                )
+
+    def check_order(self) -> None:
+        """Checks that no token begins before the one in front of it, nor has fewer words before it.
+
+        Raises:
+            DataError: one does, or there are more words than the text has room for.
+        """
+        most = np.array([self.table.num_bytes, self.table.num_bytes + self.num_documents])
+        for first in range(0, len(self._pairs_N2), BLOCK_TOKENS):
+            pairs_N2 = self._pairs_N2[max(first - 1, 0) : first + BLOCK_TOKENS]
+            if (pairs_N2[0] < 0).any() or (np.diff(pairs_N2, axis=0) < 0).any() or (pairs_N2[-1] > most).any():
+                raise DataError(
+                    f"{self.prefix}.offsets must rise from token to token, but does not after token"
+                    f" {max(first - 1, 0)}: it is damaged; {REMAKE}"
                 )
 
     @property
@@ -194,7 +211,7 @@ class SourceText:
     def _letter(self, position: int) -> int:
         """Returns the byte of a token's first letter; its first byte where it is all white space."""
         start, data = int(self.bytes_before_N[position]), self._bytes(position, position + 1)
-        blank = len(data) - len(data.lstrip())
+        blank = len(data) - len(data.lstrip(BLANKS))
         return start + (blank if blank < len(data) else 0)
 
     def _bytes(self, first: int, last: int) -> bytes:
@@ -209,80 +226,3 @@ class SourceText:
 def _mapped(path: Path, dtype: str) -> Any:
     """Returns a file's numbers, mapped; an empty file cannot be."""
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-
-
-class SourceTextWriter:
-    """Writes the source text of documents as they come, as a context manager; no file is there before it is whole.
-
-    Args:
-        prefix: of the files.
-    """
-
-    def __init__(self, prefix: str | Path) -> None:
-        self._prefix = str(prefix)
-        self._names: list[str] = []
-        self._first_lines: list[int] = []
-        self._first_tokens: list[int] = []
-        self._hashes: list[str] = []
-        self._sha256 = hashlib.sha256()
-        self.num_tokens = self.num_bytes = self.num_words = 0
-        self._stack = ExitStack()
-        self._text: IO[bytes]
-        self._offsets: IO[bytes]
-
-    def __enter__(self) -> "SourceTextWriter":
-        with ExitStack() as stack:
-            self._text = stack.enter_context(atomic_write(f"{self._prefix}.text"))
-            self._offsets = stack.enter_context(atomic_write(f"{self._prefix}.offsets"))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None:
-            self._write(np.array([[self.num_bytes, self.num_words]], "<u8"))
-        self._stack.__exit__(kind, err, tb)
-        if kind is None:
-            columns = (self._names, self._first_lines, self._first_tokens, self._hashes)
-            table = DocumentTable(self.num_tokens, self.num_bytes, *columns)
-            write_record(Path(f"{self._prefix}.documents.json"), table)
-
-    def write(self, name: str, first_line: int, data: bytes, starts: Int64s) -> None:
-        """Appends a document.
-
-        Args:
-            name: of it.
-            first_line: of its file that is its first.
-            data: its text, UTF-8.
-            starts: where each of its n tokens begins in it, and its end: int64 ``[n + 1]``.
-        """
-        self._names.append(name)
-        self._first_lines.append(first_line)
-        self._first_tokens.append(self.num_tokens)
-        self._hashes.append(hashlib.sha256(data).hexdigest())
-        self._text.write(data)
-        words = words_before(data, starts)
-        for first in range(0, len(starts) - 1, _BLOCK_TOKENS):
-            block = slice(first, min(first + _BLOCK_TOKENS, len(starts) - 1))
-            self._write(np.stack([starts[block] + self.num_bytes, words[block] + self.num_words], 1))
-        self.num_tokens += len(starts) - 1
-        self.num_bytes += len(data)
-        self.num_words += int(words[-1])
-
-    def sha256(self) -> str:
-        """Returns the SHA-256 of ``NAME.offsets`` so far, in hexadecimal."""
-        return self._sha256.hexdigest()
-
-    def _write(self, rows: npt.NDArray[np.integer]) -> None:
-        data = rows.astype("<u8").tobytes()
-        self._sha256.update(data)
-        self._offsets.write(data)
-
-
-def words_before(data: bytes, starts: Int64s) -> Int64s:
-    """Returns how many of a document's words come before each of its tokens, int64 ``[n + 1]``."""
-    blank = _WIDE_WHITE.sub(lambda found: b" " * len(found[0]), data)
-    white = _WHITE[np.frombuffer(blank, np.uint8)]
-    white[1:] &= ~white[:-1].copy()  # where each run begins
-    words: Int64s = 1 + np.searchsorted(np.flatnonzero(white), starts)
-    words[0] = 0
-    return words

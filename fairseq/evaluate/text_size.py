@@ -34,7 +34,12 @@ class TextSize:
 
     @classmethod
     def of(cls, source: SourceText, dataset: BlockDataset, batches: Iterable[Int64s]) -> "TextSize":
-        """Returns the size of the blocks of some batches."""
+        """Returns the size of the blocks of some batches.
+
+        Raises:
+            DataError: the offsets of the source text are damaged.
+        """
+        source.check_order()
         block_idx = np.concatenate([np.empty(0, np.int64), *batches])
         start_B, end_B = dataset.starts[block_idx], dataset.ends[block_idx]
         words, num_bytes = (

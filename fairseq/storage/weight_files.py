@@ -15,25 +15,26 @@ _HEADER_SIZE, _LARGEST_HEADER = 8, 100_000_000
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Returns the files of a model's weights, by name: safetensors where there are any.
+    """Returns the files of a model's weights, by name: those that transformers loads, and no others.
+
+    The first of these decides: ``model.safetensors``, its index of shards, ``pytorch_model.bin``, its index.
 
     Raises:
         CheckpointError: there are none, or one is missing or torn.
     """
-    for pattern, index in (
-        ("model*.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
-    ):
-        files = {path.name: path for path in directory.glob(pattern)}
-        for name in _indexed(directory / index):
-            if name not in files:
-                raise CheckpointError(f"{directory / name} does not exist, but {index} names it; {_AGAIN}")
-        if files:
-            found = [files[name] for name in sorted(_indexed(directory / index) or files)]
-            for path in found:
-                if path.suffix == ".safetensors":
-                    _require_whole(path)
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        index = directory / f"{whole}.index.json"
+        names = [whole] if (directory / whole).is_file() else sorted(_indexed(index))
+        found = [directory / name for name in names]
+        for path in found:
+            if not path.is_file():
+                raise CheckpointError(f"{path} does not exist, but {index.name} names it; {_AGAIN}")
+            if path.suffix == ".safetensors":
+                _require_whole(path)
+        if found:
             return found
+    for shard in sorted(directory.glob("*-of-*.safetensors")):
+        raise CheckpointError(f"{directory} has {shard.name}, but no model.safetensors.index.json; {_AGAIN}")
     gguf = next(iter(sorted(directory.glob("*.gguf"))), None)
     convert = f"; fairseq-knnlm convert {gguf} NEW_DIR makes a directory that has them" if gguf else f"; {_AGAIN}"
     raise CheckpointError(f"{directory} has no weights (model.safetensors){convert}")

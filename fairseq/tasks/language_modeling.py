@@ -19,6 +19,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.config import LanguageModelingConfig as Settings
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.source_text import SourceText
 from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError, shown
 from fairseq.models import MODELS, architecture_names, model_of
 from fairseq.models.foreign_settings import refuse_other_computations, warn_of_unknown
@@ -135,6 +136,7 @@ class LanguageModelingTask:
             self.config.tokens_per_sample,
             context_window,
             self.config.add_bos_token,
+            whole_documents=SourceText.is_beside(self.split_prefix(split, epoch)),
         )
 
     def _text(self, prefix: Path) -> MMapIndexedDataset:

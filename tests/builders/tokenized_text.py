@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq.data.source_text import SourceTextWriter
+from fairseq.data.corpus.source_writer import SourceTextWriter
 from tests.builders.tiny_lm import write_split
 
 # A word with the white space before it; halves of long words; white space that no word follows.

@@ -1,5 +1,7 @@
 """Names on the Hugging Face hub: what is one, and what becomes of it without a network."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +84,33 @@ def test_torchs_files_are_brought_only_where_there_are_no_others(
         monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, found=found, **more: found)
         assert local_directory("org/model") == str(tiny_llama)
     assert ["pytorch_model*.bin*" in found for found in patterns] == [False, True]
+
+
+@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "model.safetensors.index.json"])
+def test_a_download_that_was_broken_off_goes_on(
+    lost: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    for number in (1, 2):
+        shutil.copy(tiny_llama / "model.safetensors", tmp_path / f"model-{number:05}-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    shutil.copy(tiny_llama / "config.json", tmp_path)
+    asked: list[str] = []
+
+    def snapshot(name: str, *, local_files_only: bool = False, **more: Any) -> str:
+        return str(tmp_path if local_files_only else tiny_llama)
+
+    def info(self: Any, name: str, **more: Any) -> Any:
+        asked.append(name)
+        return SimpleNamespace(siblings=[])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    assert local_directory("org/model") == str(tmp_path) and not asked
+    (tmp_path / lost).unlink()
+    assert local_directory("org/model") == str(tiny_llama) and asked == ["org/model"]
 
 
 def test_a_name_passes_the_look_at_files_and_a_file_of_weights_is_told_from_its_directory(

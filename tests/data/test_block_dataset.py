@@ -240,3 +240,27 @@ def test_isolated_blocks_equal_slices(text: tuple[list[int], list[int]], block_s
 def test_isolated_blocks_have_no_context_window() -> None:
     with pytest.raises(ConfigError, match="--context-window 2 must be 0 with --sample-break-mode isolated"):
         golden("isolated", 5, 2)
+
+
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12), block_size=st.integers(1, 16))
+def test_a_token_of_whole_documents_has_the_same_context_whatever_the_block_size(
+    sizes: list[int], block_size: int
+) -> None:
+    tokens = list(range(4, 4 + sum(sizes)))
+    dataset = BlockDataset(np.array(tokens), np.array(sizes), "none", block_size, 9, whole_documents=True)
+    source = [2, *tokens[:-1]]
+    for idx, (start, end) in enumerate(zip(dataset.starts.tolist(), dataset.ends.tolist(), strict=True)):
+        before = int(dataset.context_lengths()[idx])
+        assert before == min(start, 9 + block_size - (end - start), 9)
+        assert row(dataset, idx)[0] == source[start - before : end]
+
+
+@pytest.mark.parametrize("mode", ["complete", "eos", "document"])
+def test_a_block_of_whole_documents_begins_with_an_end_of_sentence(mode: str) -> None:
+    dataset = BlockDataset(np.arange(4, 12), np.array([3, 5]), mode, 5, whole_documents=True)
+    assert [row(dataset, idx)[0][0] for idx in range(len(dataset))] == [2, 2]
+
+
+def test_whole_documents_are_not_looked_for_in_lines() -> None:
+    with pytest.raises(ConfigError, match=r"complete_doc finds documents in lines, .*; give document"):
+        BlockDataset(np.arange(4, 12), np.array([3, 1, 4]), "complete_doc", 5, whole_documents=True)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq.data.source_text import SourceText, SourceTextWriter
+from fairseq.data.corpus.source_writer import SourceTextWriter
+from fairseq.data.source_text import SourceText
 from fairseq.errors import DataError
 
 DOCUMENTS = [
@@ -102,6 +103,15 @@ def test_all_white_space_of_unicode_separates_words(tmp_path: Path) -> None:
 
 def test_a_split_without_source_text(tmp_path: Path) -> None:
     assert SourceText.open(tmp_path / "train") is None
+
+
+def test_a_lost_table_of_documents_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "train", DOCUMENTS, [[1], [2], [], []])
+    (tmp_path / "train.documents.json").unlink()
+    with pytest.raises(DataError, match=r"train\.documents\.json must be beside the source text .*; make it again"):
+        SourceText.open(tmp_path / "train")
+    (tmp_path / "train.offsets").unlink()
+    assert SourceText.open(tmp_path / "train") is None  # train.text may be anybody's
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.source_text import SourceText
+from fairseq.errors import DataError
 from fairseq.evaluate.text_size import TextSize
 from tests.builders.tokenized_text import CODE, write_tokenized
 
@@ -35,8 +36,40 @@ def test_tokens_that_are_not_scored_take_their_words_and_bytes_with_them(tmp_pat
     size = TextSize.of(source, dataset, [np.arange(1, len(dataset))])  # the first block is another shard's
     scored = [at for at in range(5, len(tokens)) if at % 5]
     assert size.bytes == sum(len(tokens[at].encode()) for at in scored)
-    assert size.words == sum(source.words(at, at + 1) for at in scored)
+    ends = np.cumsum([len(token.encode()) for token in tokens])  # a word counts where the space behind it begins
+    words, begin = 0, 0
+    for text in CODE.values():
+        data = text.encode()
+        spaces = [begin + len(text[: found.start()].encode()) for found in re.finditer(r"\s+", text)]
+        at_word = [int(np.searchsorted(ends, space, side="right")) for space in spaces]
+        first = int(np.searchsorted(ends, begin, side="right"))
+        words += sum(at in scored for at in [first, *at_word])
+        begin += len(data)
+    assert size.words == words
     assert 0 < size.words < sum(len(re.split(r"\s+", text)) for text in CODE.values())
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("value", [0, -1, 10**9])
+def test_damaged_offsets_give_no_figures(tmp_path: Path, column: int, value: int) -> None:
+    """Within a document, where the differences of whole blocks may well be sound."""
+    write_tokenized(tmp_path, {"train": CODE})
+    pairs = np.fromfile(tmp_path / "train.offsets", "<i8").reshape(-1, 2)
+    pairs[12, column] = value
+    (tmp_path / "train.offsets").write_bytes(pairs.tobytes())
+    dataset, source = opened(tmp_path, "isolated", 40)
+    with pytest.raises(DataError, match=r"train\.offsets must rise from token to token, .*; make it again with"):
+        TextSize.of(source, dataset, [np.arange(len(dataset))])
+
+
+def test_words_beyond_the_text_give_no_figures(tmp_path: Path) -> None:
+    write_tokenized(tmp_path, {"train": CODE})
+    pairs = np.fromfile(tmp_path / "train.offsets", "<i8").reshape(-1, 2)
+    pairs[-1, 1] = 10**12
+    (tmp_path / "train.offsets").write_bytes(pairs.tobytes())
+    dataset, source = opened(tmp_path, "none", 40)
+    with pytest.raises(DataError, match=r"train\.offsets must rise"):
+        TextSize.of(source, dataset, [np.arange(len(dataset))])
 
 
 def test_figures_are_those_of_the_harness() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fairseq.data.corpus.encode import BATCH_CHARACTERS, encode_documents
 from fairseq.data.corpus.files import Corpus, Document
+from fairseq.data.corpus.source_writer import SourceTextWriter
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.data.source_text import SourceTextWriter
 from fairseq.errors import DataError
 from fairseq.runtime.progress import Progress
 from fairseq.text.model_tokenizer import ModelTokenizer

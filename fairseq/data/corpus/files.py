@@ -8,6 +8,7 @@ In a directory, files are taken in the order of their paths, those below it incl
 left out, and so are files that are no text (a zero byte, or no UTF-8). Of a file alone, these are errors.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ from pathlib import Path
 from fairseq.data.encoding import decoded, warn_of_mark
 from fairseq.errors import ConfigError, DataError, shown
 from fairseq.storage.files import file_sha256
+
+_CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,29 +84,29 @@ class Corpus:
         """Returns a file's path within the directory, its name where the file alone was given."""
         return path.relative_to(self.path).as_posix() if path != self.path else path.name
 
-    def read(self, path: Path) -> list[Document] | None:
-        """Returns the documents of a file, None where it is no text and one of a directory.
+    def read(self, path: Path) -> Iterator[Document] | None:
+        """Returns the documents of a file, read one by one; None where it is no text and one of a directory.
 
         Raises:
-            DataError: the file, if it was given alone, is no UTF-8; a line is no JSON with the field.
+            DataError: while they are read: the file, if it was given alone, is no UTF-8; a line is no JSON with the
+                field.
         """
-        data, alone = path.read_bytes(), path == self.path
-        try:
-            text = decoded(data, str(path), lambda position: data.count(b"\n", 0, position) + 1)
-        except DataError:
-            if alone:
-                raise
-            return None
-        if b"\0" in data and not alone:
-            return None
-        warn_of_mark(data, str(path))
+        return self._documents(path) if path == self.path or _is_text(path) else None
+
+    def _documents(self, path: Path) -> Iterator[Document]:
+        with path.open("rb") as file:
+            warn_of_mark(file.read(len(codecs.BOM_UTF8)), str(path))
         name = self.name_of(path)
         rule = self.documents or ("jsonl" if path.suffix == ".jsonl" else "file")
         if rule == "jsonl":
-            return list(self._of_json(text, path))
-        if rule == "blank-line":
-            return [Document(name, line, part) for line, part in _paragraphs(text)]
-        return [Document(name, 1, text)] if text else []
+            yield from self._of_json(path)
+        elif rule == "blank-line":
+            yield from (Document(name, line, part) for line, part in _paragraphs(path))
+        else:
+            data = path.read_bytes()
+            text = decoded(data, str(path), lambda position: data.count(b"\n", 0, position) + 1)
+            if text:
+                yield Document(name, 1, text)
 
     def sha256(self, paths: Sequence[Path]) -> str:
         """Returns the hash of the file, or of the names and hashes of those of a directory, in hexadecimal."""
@@ -121,11 +124,11 @@ class Corpus:
     def _key(self, path: Path) -> tuple[str, ...]:
         return path.relative_to(self.path).parts
 
-    def _of_json(self, text: str, path: Path) -> Iterator[Document]:
+    def _of_json(self, path: Path) -> Iterator[Document]:
         name = self.name_of(path)
-        for line, row in enumerate(text.split("\n"), 1):
+        for line, row in _lines(path):
             if row.strip():
-                yield Document(f"{name}:{line}", 1, self._field(row, f"{path}:{line}"))
+                yield Document(f"{name}:{line}", 1, self._field(row.removesuffix("\n"), f"{path}:{line}"))
 
     def _field(self, row: str, place: str) -> str:
         try:
@@ -134,7 +137,11 @@ class Corpus:
             raise DataError(f"{place}: a line must be a JSON object, but is {shown(row)} ({err}); mend it") from err
         found = record.get(self.field) if isinstance(record, dict) else None
         if not isinstance(found, str):
-            has = f"has {', '.join(map(str, record))[:160]}" if isinstance(record, dict) else f"is {shown(row)}"
+            has = f"is {shown(row)}"
+            if isinstance(record, dict):
+                has = f"has {', '.join(map(str, record))[:160]}"
+            if isinstance(record, dict) and self.field in record:
+                has = f"that is {shown(found)}"
             raise DataError(
                 f"{place}: a line must be a JSON object with a text named {self.field!r}, but {has}; name another by"
                 " --jsonl-field, or mend it"
@@ -152,15 +159,39 @@ def _raise(err: OSError) -> None:
     raise err
 
 
-def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
+def _is_text(path: Path) -> bool:
+    """Returns whether a file is UTF-8 without a zero byte; of one that is not, no more is read than shows it."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while data := file.read(_CHUNK_BYTES):
+                if b"\0" in data:
+                    return False
+                decoder.decode(data)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields the lines of a file, with their ends, and their numbers."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            yield number, decoded(line, str(path), number, start=start)
+            start += len(line)
+
+
+def _paragraphs(path: Path) -> Iterator[tuple[int, str]]:
     """Yields what stands between blank lines, and the number of the line that each begins on."""
     first, lines = 0, list[str]()
-    for line, row in enumerate(text.split("\n"), 1):
+    for line, row in _lines(path):
         if row.strip():
             first = first if lines else line
             lines.append(row)
         elif lines:
-            yield first, "\n".join(lines) + "\n"
+            yield first, "".join(lines)
             lines = []
     if lines:
-        yield first, "\n".join(lines)
+        yield first, "".join(lines)

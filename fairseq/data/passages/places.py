@@ -6,10 +6,10 @@ Legend: N tokens.
 import numpy as np
 
 from fairseq.arrays import Int64s
-from fairseq.data.source_text import SourceText
+from fairseq.data.source_text import BLANKS, SourceText
 
-_WHITE = np.zeros(256, bool)
-_WHITE[[*b" \t\n\r\f\v"]] = True
+_BLANK = np.zeros(256, bool)
+_BLANK[[*BLANKS]] = True
 
 
 def letters_of(source: SourceText, position_N: Int64s) -> list[bytes]:
@@ -27,7 +27,7 @@ def places_of(source: SourceText, position_N: Int64s) -> tuple[Int64s, Int64s]:
     start_N, end_N = source.bytes_before_N[position_N], source.bytes_before_N[position_N + 1]
     letter_N, left = start_N.copy(), np.flatnonzero(end_N > start_N)
     while len(left):  # as many turns as the longest run of white space has letters
-        left = left[_WHITE[source.utf8[letter_N[left]]]]
+        left = left[_BLANK[source.utf8[letter_N[left]]]]
         letter_N[left] += 1
         blank = letter_N[left] == end_N[left]
         letter_N[left[blank]] = start_N[left[blank]]

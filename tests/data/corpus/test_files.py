@@ -1,6 +1,7 @@
 """Documents of files and directories: which files, where each begins, and what is refused."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,38 @@ def test_a_file_given_alone_must_be_utf8(data: bytes, tmp_path: Path) -> None:
         documents(Corpus(tmp_path / "text"))
 
 
+@pytest.mark.parametrize(
+    ("rule", "row"), [("jsonl", b'{"text": "one two three"}\n'), ("blank-line", b"one two three\n\n")]
+)
+def test_a_large_file_of_many_documents_is_not_held_at_once(rule: str, row: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(row * 200_000)
+    tracemalloc.start()
+    try:
+        found = Corpus(tmp_path, rule).read(path)
+        assert found is not None and sum(1 for _ in found) == 200_000
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 4
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("bad", [b"\0", b"\xff", b"\xc3"])
+@pytest.mark.parametrize("at", [0, 1 << 16, 2_000_000])
+def test_of_a_file_that_is_no_text_little_is_held(bad: bytes, at: int, tmp_path: Path) -> None:
+    """Letters of two bytes, which the borders of chunks cut."""
+    path = tmp_path / "weights.bin"
+    good = b"x" + "é".encode() * 1_000_000
+    path.write_bytes(good[: at + 1] + bad + good[at + 1 :] if at < 2_000_000 else good + bad)
+    tracemalloc.start()
+    try:
+        assert Corpus(tmp_path).read(path) is None
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    path.write_bytes(good)
+    assert Corpus(tmp_path).read(path) is not None
+
+
 @given(lines=st.lists(st.sampled_from(["a", "b c", "", " ", "\t\r", "d\r"]), max_size=12), ends=st.booleans())
 def test_documents_between_blank_lines(lines: list[str], ends: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("blank") / "text"
@@ -130,7 +163,7 @@ def test_documents_of_json_lines(tmp_path: Path) -> None:
         ('{"text": "a"', "a line must be a JSON object, but is "),
         ('["a"]', "a line must be a JSON object with a text named 'text', but is "),
         ('{"body": "a", "id": 1}', "a text named 'text', but has body, id; name another by --jsonl-field"),
-        ('{"text": 3}', "a text named 'text', but has text"),
+        ('{"text": 3}', "a text named 'text', but that is 3"),
         ('{"text": "\\ud800"}', r"the text must be Unicode, but holds half a character \('\\ud800'\)"),
         ("[" * 100_000, "a line must be a JSON object, but is "),
     ],

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairseq.data.corpus.source_writer import SourceTextWriter
 from fairseq.data.indexed_dataset import MMapIndexedDataset
-from fairseq.data.source_text import SourceTextWriter
 from fairseq_cli.knnlm import main
 from tests.builders.report_page import Page
 from tests.builders.shown_retrieval import shown_retrieval

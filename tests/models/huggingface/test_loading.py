@@ -99,6 +99,31 @@ def test_shards_are_one_model(directory: Path, tiny_llama: Path) -> None:
     assert len(read_model_directory(directory).weight_files) == 2
 
 
+def test_files_that_are_not_loaded_do_not_count(directory: Path, tiny_llama: Path) -> None:
+    """A shard and an index of another model, left beside the whole file, and a copy under another name."""
+    before = read_model_directory(tiny_llama).weights_sha256
+    other = {name: tensor + 1 for name, tensor in load_file(directory / "model.safetensors").items()}
+    save_file(other, directory / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(other, "model-00001-of-00001.safetensors")}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    torch.save(other, directory / "pytorch_model.bin")
+    save_file(other, directory / "model.old.safetensors")
+    assert torch.equal(scores(directory), scores(tiny_llama))
+    found = read_model_directory(directory)
+    assert [path.name for path in found.weight_files] == ["model.safetensors"] and found.weights_sha256 == before
+    (directory / "model.safetensors").unlink()
+    assert not torch.equal(scores(directory), scores(tiny_llama))
+    found = read_model_directory(directory)
+    assert [path.name for path in found.weight_files] == ["model-00001-of-00001.safetensors"]
+
+
+def test_shards_without_an_index_are_no_weights(directory: Path) -> None:
+    shard(directory)
+    (directory / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has .*-of-.*\.safetensors, but no model\.safetensors\.index\.json"):
+        read_model_directory(directory).weights_sha256  # noqa: B018
+
+
 def test_tensors_of_torchs_own_files_are_read(directory: Path, tiny_llama: Path) -> None:
     torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
@@ -160,6 +185,7 @@ def spoil_index(directory: Path) -> None:
 
 
 def spoil_index_path(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../x.safetensors"}}')
 
 
