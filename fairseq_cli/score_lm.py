@@ -124,12 +124,21 @@ def lines_of(config: ScoreConfig, pipeline: TextPipeline) -> "Iterator[Line]":
 
 def as_text(scored: "ScoredLine", reader: "Reader", *, mixed: bool) -> str:
     """Returns two lines: ``word [log2 p]`` and so on, separated by tabs; then the sum."""
-    words = [
-        f"{symbol if word is None else f'{symbol}({word})'} [{log2_p:.4f}]"
-        for (symbol, word), log2_p in zip(scored.tokens(reader), scored.log2_p(), strict=True)
-    ]
+    tokens = [symbol if word is None else f"{symbol}({word})" for symbol, word in scored.tokens(reader)]
+    if (pieces := pieces_of(scored, reader)) is not None:
+        from fairseq.data.passages.split_text import one_line
+
+        tokens = list(map(one_line, pieces))
+    words = [f"{token} [{log2_p:.4f}]" for token, log2_p in zip(tokens, scored.log2_p(), strict=True)]
     alone = scored.alone.perplexity() if mixed else None
     return "\t".join(words) + f"\n{summary(scored.perplexity(), alone)}\n"
+
+
+def pieces_of(scored: "ScoredLine", reader: "Reader") -> list[str] | None:
+    """Returns the text of each token of a Hugging Face model, white space too; None of words."""
+    from fairseq.tasks.model_text import ModelText
+
+    return list(map(reader.piece_of, scored.target_N.tolist())) if isinstance(reader, ModelText) else None
 
 
 def summary(found: "Perplexity", alone: "Perplexity | None") -> str:
@@ -151,6 +160,8 @@ def as_json(scored: "ScoredLine", reader: "Reader", *, found: Mapping[str, Any],
         {"token": symbol, "log2_p": _finite(log2_p), **({"unknown": word} if word is not None else {})}
         for (symbol, word), log2_p in zip(scored.tokens(reader), scored.log2_p(), strict=True)
     ]
+    for token, piece in zip(tokens, pieces_of(scored, reader) or (), strict=False):
+        token["text"] = piece
     line, alone = scored.perplexity(), scored.alone.perplexity()
     if mixed:
         for token, log2_p in zip(tokens, scored.alone.log2_p(), strict=True):

@@ -140,7 +140,7 @@ class LanguageModelHub(FairseqNames):
         mixture = Mixture(self._memories())
         with Progress("score", total, "tokens", shown=total >= SHOWN_TOKENS) as progress:
             scored = self._scorer(mixture).score(texts, window, progress.advance)
-        scores = [Score.of(each, self.dictionary, self.lmbda, eos=self._texts.ends_lines) for each in scored]
+        scores = [Score.of(each, self._texts.word_of, self.lmbda, eos=self._texts.ends_lines) for each in scored]
         if not eos:
             scores = [each.without_eos() for each in scores]
         return scores[0] if isinstance(text, str) else scores
@@ -238,8 +238,8 @@ class LanguageModelHub(FairseqNames):
         for queries_ND, target_N in self._contexts(text, context_window):
             distances_NK, ids_NK = self.knn.search(queries_ND, k)
             for target, *near in zip(target_N.tolist(), distances_NK.cpu(), ids_NK.cpu(), strict=True):
-                rows = rows_that_are_there(self.knn, self.dictionary, near[0], near[1], words)
-                found.append(Neighbourhood(self.dictionary[target], rows))
+                rows = rows_that_are_there(self.knn, self._texts.word_of, near[0], near[1], words)
+                found.append(Neighbourhood(self._texts.word_of(target), rows))
         return found
 
     def context_vectors(self, text: str, context_window: int | None = None) -> tuple[Tensor, Tensor]:

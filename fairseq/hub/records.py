@@ -1,6 +1,7 @@
 """What the hub returns: what comes next, a text's scores, token by token, and the neighbours of a token."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from fairseq.config.flags import coerce
 from fairseq.criterions.perplexity import perplexity_of
-from fairseq.data.dictionary import UNK, Dictionary
+from fairseq.data.dictionary import UNK
+from fairseq.data.passages.split_text import one_line
 from fairseq.errors import ConfigError
 from fairseq.evaluate.mixture import interpolate
 from fairseq.evaluate.texts import ScoredText
@@ -43,7 +45,7 @@ class Score:
     """The probability of each token of a text, given those before it. N tokens; natural logarithms, float64.
 
     Attributes:
-        words: the tokens as words.
+        words: the tokens as words; those of a Hugging Face model as they stand in the text, white space too.
         tokens: int64 ids ``[N]``.
         positional_scores: ln p of each; with neighbours, the mixture.
         lm_scores: ln p of the language model alone.
@@ -61,11 +63,18 @@ class Score:
     eos: bool = True
 
     @classmethod
-    def of(cls, text: ScoredText, dictionary: Dictionary, lmbda: float, *, eos: bool = True) -> "Score":
-        """Returns a scored text as the hub shows it; neighbours are the only memory that it may have."""
+    def of(cls, text: ScoredText, word_of: Callable[[int], str], lmbda: float, *, eos: bool = True) -> "Score":
+        """Returns a scored text as the hub shows it; neighbours are the only memory that it may have.
+
+        Args:
+            text: that was scored.
+            word_of: an id as people read it.
+            lmbda: weight λ of the neighbours.
+            eos: whether the text ends with ``</s>``.
+        """
         memories = text.memory_log_p_NM
         return cls(
-            words=tuple(dictionary[idx] for idx in text.target_N.tolist()),
+            words=tuple(map(word_of, text.target_N.tolist())),
             tokens=torch.from_numpy(text.target_N),
             positional_scores=torch.from_numpy(text.log_p_N),
             lm_scores=torch.from_numpy(text.model_log_p_N),
@@ -141,9 +150,10 @@ class Score:
         columns = {"p": self.positional_scores}
         if self.knn_scores is not None:
             columns |= {"p_LM": self.lm_scores, "p_kNN": self.knn_scores}
-        width = max(map(len, self.words), default=0)
+        words = [one_line(word) for word in self.words]
+        width = max(map(len, words), default=0)
         lines = ["".join([" " * width, *(f"{name:>9}" for name in columns)])]
-        for n, word in enumerate(self.words):
+        for n, word in enumerate(words):
             lines.append("".join([f"{word:<{width}}", *(f"{math.exp(p[n]):9.4f}" for p in columns.values())]))
         return "\n".join(lines)
 
@@ -170,7 +180,7 @@ class Neighbour:
 
     def __str__(self) -> str:
         passage = "" if self.line is None else f"  … {self.line} …"
-        return f"{self.distance:9.3f}  {self.word}{passage}"
+        return f"{self.distance:9.3f}  {one_line(self.word)}{passage}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,12 +199,12 @@ class Neighbourhood:
         return f"Neighbourhood({self.word!r}, {len(self.neighbours)} neighbours, {self.hits} of this word)"
 
     def __str__(self) -> str:
-        return "\n".join([self.word, *map(str, self.neighbours)])
+        return "\n".join([one_line(self.word), *map(str, self.neighbours)])
 
 
 def rows_that_are_there(
     memory: RowMemory,
-    dictionary: Dictionary,
+    word_of: Callable[[int], str],
     distances_K: Tensor,
     ids_K: Tensor,
     words: int,
@@ -206,5 +216,5 @@ def rows_that_are_there(
     for row, distance, value in zip(rows.tolist(), distances, memory.values(rows).tolist(), strict=True):
         passage = memory.passage(row, words, words)
         around = (None, None, None) if passage is None else (passage.before, passage.after, passage.line)
-        shown.append(Neighbour(row, distance, dictionary[value], *around))
+        shown.append(Neighbour(row, distance, word_of(value), *around))
     return tuple(shown)

@@ -75,6 +75,10 @@ class Texts:
         text = "\n".join(self.pipeline.decode(" ".join(line)) for line in lines)
         return f"{text}\n" if text.endswith("\n") else text
 
+    def word_of(self, idx: int) -> str:
+        """Returns an id as people read it."""
+        return self._dictionary[idx]
+
     def continued(self, prompt_T: Int64s, tokens_T: Int64s) -> str:
         """Returns a prompt with its continuation as one text."""
         return self.decode([*prompt_T, *tokens_T])

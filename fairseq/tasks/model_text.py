@@ -105,6 +105,11 @@ class ModelText:
         """Returns the symbol of a token."""
         return self.dictionary[idx]
 
+    def piece_of(self, idx: int) -> str:
+        """Returns the text of a token, its white space too; of an id that is none of the tokenizer's, its symbol."""
+        is_token = SHIFT <= idx < SHIFT + self.tokenizer.num_tokens
+        return self.tokenizer.piece(idx) if is_token else self.dictionary[idx]
+
 
 def text_of_model(checkpoint: Any, dictionary: Dictionary, model: Any) -> ModelText | None:
     """Returns what reads the texts of a model; None of one that reads words.

@@ -142,6 +142,14 @@ class ModelTokenizer:
         )
         return both[len(before) :] if both.startswith(before) else text
 
+    def piece(self, idx: int) -> str:
+        """Returns the text of the token of an id here, its white space too; part of a character is ``<0xE4>``."""
+        data = self._bytes.of(idx - SHIFT)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "".join(f"<0x{byte:02X}>" for byte in data)
+
     def symbols(self, size: int | None = None) -> list[str]:
         """Returns the token strings of the ids there, as far as the tokenizer or the model has any; "" where none is.
 

@@ -153,5 +153,6 @@ def open_run(flags: Flags, split: str | None = None) -> GenerationRun:
     if neighbours is not None and most_shown is not None:
         from fairseq_cli.shared.neighbour_lines import NeighbourLines
 
-        lines = NeighbourLines(neighbours, generator, dictionary, most_shown)
+        word_of = dictionary.__getitem__ if model_text is None else model_text.piece_of
+        lines = NeighbourLines(neighbours, generator, word_of, most_shown)
     return GenerationRun(generator, opened.task, run, pipeline, model_text, lines)

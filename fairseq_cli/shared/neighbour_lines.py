@@ -1,8 +1,8 @@
 """The lines of --show-neighbours: the rows of the datastore behind each token that was generated."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from fairseq.data.dictionary import Dictionary
+from fairseq.data.passages.split_text import one_line
 from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
@@ -17,19 +17,21 @@ class NeighbourLines:
     Args:
         neighbours: the datastores.
         generator: that made the texts.
-        dictionary: the words.
+        word_of: an id as people read it.
         most: rows of a token.
     """
 
-    def __init__(self, neighbours: NeighbourSource, generator: Generator, dictionary: Dictionary, most: int) -> None:
-        self.neighbours, self.generator, self.dictionary, self.most = neighbours, generator, dictionary, most
+    def __init__(
+        self, neighbours: NeighbourSource, generator: Generator, word_of: Callable[[int], str], most: int
+    ) -> None:
+        self.neighbours, self.generator, self.word_of, self.most = neighbours, generator, word_of, most
 
     def of(self, text: Hypothesis) -> Iterator[str]:
         """Yields lines ``position, token, share, row, distance, text``, tabs between; one line where there is none."""
         votes = self.neighbours.votes(self.generator.context_vectors(text), text.tokens_T)
         hits = top_hits(votes, self.neighbours.temperature, self.most)
         for position, (token, hits_of_token) in enumerate(zip(text.tokens_T.tolist(), hits, strict=True)):
-            word = self.dictionary[token]
+            word = one_line(self.word_of(token))
             if not hits_of_token:
                 yield f"{position}\t{word}\t0\t-\t-\t"
             for hit in hits_of_token:

@@ -174,7 +174,22 @@ def test_score_lm_scores_whole_lines(command: Command, llama_road: LlamaRoad, pr
         expected = lm.score(line)
         found = [token["log2_p"] for token in record["tokens"]]
         np.testing.assert_allclose(found, expected.positional_scores / np.log(2), atol=1e-5)
-        assert [token["token"] for token in record["tokens"]] == list(expected.words)
+        assert [token["text"] for token in record["tokens"]] == list(expected.words)
+        assert [token["token"] for token in record["tokens"]] == [lm.dictionary[idx] for idx in expected.tokens]
+
+
+def test_tokens_are_shown_as_text(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> None:
+    """White space is that of the text, and each byte of what is cut is named."""
+    from fairseq.hub import from_pretrained
+
+    (tmp_path / "text").write_text("the ß\n", encoding="utf-8")
+    outcome = command("fairseq-score-lm", "--path", llama_road.model, "--input", tmp_path / "text", *QUIET)
+    shown = [part.partition(" [-")[0] for part in outcome.out.splitlines()[0].split("\t")]
+    assert "".join(shown) == "the <0xC3><0x9F>" and len(shown) > 2
+    found = from_pretrained(llama_road.model).score("a\n\tb")
+    assert "".join(found.words) == "a\n\tb"
+    table = found.table().splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["a", "↵", "⇥", "b"]
 
 
 def test_a_line_longer_than_a_row_is_scored_in_windows(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A Hugging Face model loaded from Python scores, continues texts and shows neighbours as transformers and NumPy do."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fairseq.errors import CheckpointError, ConfigError, DataError
 from fairseq.hub import LanguageModelHub, from_pretrained
 from knnlm import KNN, KNNLogitsProcessor
 from tests.builders.cases import Call
+from tests.builders.markdown import ROOT
 from tests.builders.tiny_llama import LMBDA, TEMPERATURE, TEXT, K, LlamaRoad
 
 pytest.importorskip("transformers")
@@ -21,6 +23,7 @@ SHIFT, OPENING = 4, 0  # the tokenizer's <|endoftext|> opens a text
 CODE = "def total(numbers):\n    return sum\n"
 # Sums of float32 in rows of another length.
 OTHER_ROWS = 1e-5
+PYTHON_PAGE = ROOT / "docs" / "python.md"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,36 @@ def test_every_word_of_what_comes_next(lm: LanguageModelHub, model: Any) -> None
     found_TV = lm(ids).logits
     np.testing.assert_allclose(found_TV[:, SHIFT:], expected_TV, atol=OTHER_ROWS)
     assert (found_TV[:, :SHIFT] == -torch.inf).all()
+
+
+@torch.no_grad()
+def test_the_model_is_called_as_fairseqs(lm: LanguageModelHub, model: Any) -> None:
+    ids, inner = lm.encode(CODE)[None], lm.models[0]
+    expected_TV = model(ids - SHIFT).logits[0]
+    net_output = inner(src_tokens=ids, src_lengths=torch.tensor([ids.shape[1]]))
+    scores, extra = net_output
+    np.testing.assert_allclose(scores[0, :, SHIFT:], expected_TV, atol=OTHER_ROWS)
+    log_p_TV = inner.get_normalized_probs(net_output, log_probs=True)[0]
+    np.testing.assert_allclose(log_p_TV[:, SHIFT:], expected_TV.log_softmax(-1), atol=OTHER_ROWS)
+    p_TV = inner.get_normalized_probs(net_output, log_probs=False)[0]
+    np.testing.assert_allclose(p_TV[:, SHIFT:], expected_TV.softmax(-1), atol=OTHER_ROWS)
+    assert not p_TV[:, :SHIFT].any(), "fairseq's four are no tokens of the model"
+    features, more = inner.extract_features(ids)
+    assert torch.equal(features, extra["features"]) and torch.equal(more["context_vectors"], extra["context_vectors"])
+
+
+def test_the_pages_blocks_run_as_they_are(lm: LanguageModelHub, model: Any) -> None:
+    """``docs/python.md``: the same lines for a model that has ``</s>`` behind a text and for one that has none."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", PYTHON_PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = [block for block in blocks if "lm" in block and "from_pretrained" not in block and "dstore" not in block]
+    assert len(blocks) == 3
+    names: dict[str, Any] = {"lm": lm}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    ids, logits = names["ids"], names["logits"]
+    assert len(logits) == len(ids) + 1
+    found = logits[:-1].gather(1, ids[:, None])[:, 0]
+    np.testing.assert_allclose(found, log_p_of(model, ids.numpy()), atol=OTHER_ROWS)
 
 
 def mixture(road: LlamaRoad, queries_ND: torch.Tensor, log_p_N: np.ndarray, target_N: np.ndarray) -> np.ndarray:

@@ -106,6 +106,20 @@ def test_text_is_decoded_as_it_was_encoded(kind: Path) -> None:
     assert tokenizer.decode([0, 1, *ids, 2, 3]) == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("name", ["byte_level", "llama", "gemma"])
+def test_tokens_one_by_one_are_the_text(name: str, tmp_path: Path) -> None:
+    """The pieces of a text, put together; of part of a character its bytes."""
+    text = "the  token 日本 x"
+    tokenizer = ModelTokenizer(write(tmp_path, _made(name)))
+    pieces = [tokenizer.piece(idx) for idx in tokenizer.encode(text)]
+    assert "\ufffd" not in "".join(pieces)
+    as_bytes = b"".join(
+        bytes.fromhex(piece.replace("<0x", "").replace(">", "")) if piece.startswith("<0x") else piece.encode()
+        for piece in pieces
+    )
+    assert as_bytes.decode().strip() == tokenizer.decode(tokenizer.encode(text)).strip()
+
+
 @pytest.mark.parametrize("name", ["byte_level", "llama", "gemma", "unigram", "word_piece"])
 def test_a_text_that_goes_on_keeps_its_space(name: str, tmp_path: Path) -> None:
     tokenizer = ModelTokenizer(write(tmp_path, _made(name)))

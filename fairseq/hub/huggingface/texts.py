@@ -31,6 +31,10 @@ class TokenizerTexts(Texts):
         """Returns the text of ids as it was; fairseq's own four ids have none."""
         return self._text.tokenizer.decode(self._checked(ids, most_axes=1))
 
+    def word_of(self, idx: int) -> str:
+        """Returns the text of a token, its white space too."""
+        return self._text.piece_of(idx)
+
     def continued(self, prompt_T: Int64s, tokens_T: Int64s) -> str:
         """Returns a prompt with its continuation, without the token that ends that."""
         return self._text.text_of([*prompt_T, *tokens_T])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fairseq.errors import ConfigError
 from fairseq.models.huggingface.head import CLOSE, CLOSE_IN_HALF, Head
@@ -21,7 +22,7 @@ from fairseq.models.huggingface.keys import PROBE_TOKENS, KeyCatcher, probe_ids
 from fairseq.models.huggingface.row_cache import RowCache, window_fits
 from fairseq.models.huggingface.structure import body_of, layers_of
 from fairseq.models.key_types import LAST_FFN_INPUT, parse_key_type
-from fairseq.models.protocol import DecoderOutput
+from fairseq.models.protocol import DecoderOutput, normalized_probs
 from fairseq.text.model_tokenizer import SHIFT
 
 _NO_END = 1 << 20  # positions of a model that states no limit
@@ -111,16 +112,32 @@ class HuggingFaceModel(nn.Module):
             raise ConfigError("--add-bos-token: the model has no token that begins or ends a text; leave it out")
         self.reader = replace(self.reader, adds_bos=True)
 
-    def forward(self, source_BT: Tensor, first: int = 0) -> DecoderOutput:
+    def forward(self, src_tokens: Tensor, first: int = 0, src_lengths: Tensor | None = None) -> DecoderOutput:
         """Returns the outputs of the columns from ``first`` on, for ids ``[B, T]``, right-padded with anything.
+
+        Nothing depends on ``src_lengths``.
 
         Raises:
             ConfigError: a text has no beginning (``</s>``), and the model no token for it.
         """
-        ids_BT, skip_B = self.reader.there(source_BT)
+        ids_BT, skip_B = self.reader.there(src_tokens)
         hidden_BTC, key_BTC = self._run(ids_BT)
-        columns = skip_B, first, source_BT.shape[1]
-        return DecoderOutput(columns_from(hidden_BTC, *columns), columns_from(key_BTC, *columns))
+        columns = skip_B, first, src_tokens.shape[1]
+        return DecoderOutput(columns_from(hidden_BTC, *columns), columns_from(key_BTC, *columns), self._scores)
+
+    def extract_features(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Returns what the head takes, ``[B, T, C]``, and a dict with the context vectors, as in fairseq."""
+        output = self(src_tokens)
+        return output.features_BSC, output[1]
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
+        """Returns p or ln p of every word, float32 ``[B, S, V]``, from the output of a call, as in fairseq."""
+        return normalized_probs(self, net_output[0], log_probs=log_probs)
+
+    def _scores(self, features_BSC: Tensor) -> Tensor:
+        """Returns the scores of every word, float32 ``[B, S, V]``; −∞ for fairseq's four."""
+        logits_NV = self.head.logits(features_BSC.flatten(0, 1))
+        return pad(logits_NV, (SHIFT, 0), value=-torch.inf).view(*features_BSC.shape[:2], -1)
 
     def _run(self, ids_BT: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
         """Returns the last hidden state and the keys ``[B, T, C]`` for ids as the model counts them."""
