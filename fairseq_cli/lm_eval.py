@@ -28,7 +28,7 @@ flags:
   --tasks TASK [TASK …]       names of tasks, or .yaml files; "{PROG} ls tasks" lists the names
   --output_path DIR           write the harness's results there; with a datastore DIR/{WITH} and DIR/{ALONE}
   --no-compare                with a datastore: do not evaluate the model alone
-  --batch_size N              rows at once; auto fills a number of tokens [default: 1]
+  --batch_size N              rows at once [default: auto, as many as fill a number of tokens]
   --user-dir, --log-file, --log-format, --no-progress-bar, --traceback   as in every command
 
 Every other flag is the harness's own (--num_fewshot, --limit, --include_path, --log_samples, --apply_chat_template,
@@ -48,7 +48,7 @@ model_args:
   tokenizer, bpe, …           with a checkpoint: how it reads raw text
 
 examples:
-  {PROG} --model_args path=SmolLM2-135M --tasks hellaswag --batch_size auto
+  {PROG} --model_args path=SmolLM2-135M --tasks hellaswag
 
   # with and without neighbours
   {PROG} --model_args path=SmolLM2-135M,dstore_filename=store/dstore,indexfile=store/knn.index,lmbda=0.25 \\
@@ -69,6 +69,7 @@ class _Given:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     output_path: str | None = None
     use_cache: str | None = None
+    batch_size: str | None = None
 
 
 def main(argv: Sequence[str]) -> None:
@@ -142,12 +143,13 @@ def _given(words: Sequence[str]) -> _Given:
     parser.add_argument("--model_args", "-a", nargs="+", action="extend")
     parser.add_argument("--output_path", "-o")
     parser.add_argument("--use_cache", "-c")
+    parser.add_argument("--batch_size", "-b")
     parser.add_argument("--config", "-C")
     typed = vars(parser.parse_known_args(words)[0])
     written = _read_config(typed.pop("config", None))
     args = [written.get("model_args") or {}, *typed.pop("model_args", [])]
     merged = {name: value for each in args for name, value in _settings(each).items()}
-    named = {name: written.get(name) for name in ("model", "output_path", "use_cache")} | typed
+    named = {name: written.get(name) for name in ("model", "output_path", "use_cache", "batch_size")} | typed
     return _Given(tuple(words), model_args=merged, **named)
 
 
@@ -198,6 +200,8 @@ def _checked(given: _Given) -> Any:
 def _for_side(given: _Given, side: str, output: Path) -> list[str]:
     """Returns the harness's arguments for one of the two evaluations."""
     words = [*given.words, "--model", MODEL]
+    if given.batch_size is None:  # the harness's default is 1
+        words += ["--batch_size", "auto"]
     if given.output_path or side:
         words += ["--output_path", str(output)]
     if given.use_cache and side:  # answers of one are not the other's
