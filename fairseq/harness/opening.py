@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fairseq.checkpoints.hub_names import local_directory
 from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
 from fairseq.data.dictionary import BOS, EOS
 from fairseq.errors import ConfigError
@@ -16,6 +17,7 @@ from fairseq.hub.module import checked_device, checked_dtype, precision_of
 from fairseq.hub.pretrained import from_pretrained
 from fairseq.knn.neighbours.opening import KNN
 from fairseq.runtime.precision import Precision
+from fairseq.storage.file_kinds import is_hub_name
 
 DEFAULT_LENGTH = 2048  # of a model that says nothing, nor its tokenizer
 
@@ -71,6 +73,8 @@ def open_model(config: HarnessConfig) -> OpenedModel:
         DataError: there is no tokenizer, or no dictionary.
         MismatchError: the neighbours are another model's.
     """
+    if is_hub_name(config.path):
+        config = replace(config, path=local_directory(config.path))
     device, dtype = _device(config.device), checked_dtype(config.dtype)
     knn = _knn(config) if config.has_neighbours else None
     lm = from_pretrained(config.path, data_name_or_path=config.data, knn=knn, device=device, dtype=dtype, **config.text)

@@ -210,6 +210,12 @@ def test_what_is_of_hugging_face_models_is_refused(checkpoint_args: dict[str, An
         HarnessModel(**checkpoint_args, max_length=99)
 
 
+def test_a_name_of_the_hub_is_a_directory(llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq.harness.opening.local_directory", {"org/tiny": str(llama.path)}.get)
+    lm = HarnessModel(path="org/tiny", device="cpu")
+    assert lm.tok_encode("a river") == llama.encode("a river")
+
+
 def test_what_is_not_there_is_refused(llama: TinyModel, tmp_path: Path) -> None:
     with pytest.raises(FairseqError, match="gone"):
         HarnessModel(path=str(tmp_path / "gone"), device="cpu")
