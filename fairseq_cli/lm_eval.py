@@ -100,17 +100,25 @@ def main(argv: Sequence[str]) -> None:
         outputs = [_beside(Path(output), side) for side in sides]
         for path in outputs:  # before the work, rather than after it
             (path.parent if path.suffix == ".json" else path).mkdir(parents=True, exist_ok=True)
-        for side, path in zip(sides, outputs, strict=True):
-            _harness(["run", *_for_side(given, side, path)])
-        if len(sides) > 1:
-            _print_both(outputs)
+        found = [_evaluated(given, side, path) for side, path in zip(sides, outputs, strict=True)]
+    if len(sides) > 1:
+        from fairseq.harness.results import beside_each_other
+
+        mixed, alone = found
+        sys.stdout.write(f"\n{beside_each_other(alone, mixed)}\n")
 
 
-def _print_both(outputs: Sequence[Path]) -> None:
-    from fairseq.harness.results import beside_each_other, read_results
+def _evaluated(given: _Given, side: str, output: Path) -> Mapping[str, Any]:
+    """Returns the results of one evaluation; where they are not wanted, nothing.
 
-    mixed, alone = map(read_results, outputs)
-    sys.stdout.write(f"\n{beside_each_other(alone, mixed)}\n")
+    Raises:
+        DataError: the harness could not write them, which it only warns of.
+    """
+    from fairseq.harness.results import files_of, read_results
+
+    earlier = files_of(output)
+    _harness(["run", *_for_side(given, side, output)])
+    return read_results(output, earlier) if given.output_path or side else {}
 
 
 def _without_own(argv: Sequence[str]) -> tuple[bool, list[str]]:

@@ -91,6 +91,15 @@ def test_without_an_output_path_the_table_is_there_all_the_same(command: Command
     assert not Path(harness.asked[0][-1]).exists()
 
 
+def test_results_that_could_not_be_written_are_an_error(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The harness only warns."""
+    monkeypatch.setattr("fairseq_cli.lm_eval._harness", lambda words: None)
+    done = command(PROG, "--model_args", "path=model", "--tasks", "a", "--output_path", tmp_path / "out")
+    assert done.error.startswith(f"lm-eval has written no results to {tmp_path / 'out'}; see its warnings")
+
+
 @pytest.mark.parametrize(
     "words",
     [["--model_args", "path=model"], ["--model_args", KNN, "--no-compare"], ["--model-args", KNN, "--no_compare"]],
