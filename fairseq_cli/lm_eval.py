@@ -28,7 +28,7 @@ flags:
   --tasks TASK [TASK …]       names of tasks, or .yaml files; "{PROG} ls tasks" lists the names
   --output_path DIR           write the harness's results there; with a datastore DIR/{WITH} and DIR/{ALONE}
   --no-compare                with a datastore: do not evaluate the model alone
-  --batch_size N              rows at once; auto fills a number of tokens [default: 1]
+  --batch_size N              rows at once [default: auto, as many as fill a number of tokens]
   --user-dir, --log-file, --log-format, --no-progress-bar, --traceback   as in every command
 
 Every other flag is the harness's own (--num_fewshot, --limit, --include_path, --log_samples, --apply_chat_template,
@@ -48,7 +48,7 @@ model_args:
   tokenizer, bpe, …           with a checkpoint: how it reads raw text
 
 examples:
-  {PROG} --model_args path=SmolLM2-135M --tasks hellaswag --batch_size auto
+  {PROG} --model_args path=SmolLM2-135M --tasks hellaswag
 
   # with and without neighbours
   {PROG} --model_args path=SmolLM2-135M,dstore_filename=store/dstore,indexfile=store/knn.index,lmbda=0.25 \\
@@ -69,6 +69,7 @@ class _Given:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     output_path: str | None = None
     use_cache: str | None = None
+    batch_size: str | None = None
 
 
 def main(argv: Sequence[str]) -> None:
@@ -101,17 +102,25 @@ def main(argv: Sequence[str]) -> None:
         outputs = [_beside(Path(output), side) for side in sides]
         for path in outputs:  # before the work, rather than after it
             (path.parent if path.suffix == ".json" else path).mkdir(parents=True, exist_ok=True)
-        for side, path in zip(sides, outputs, strict=True):
-            _harness(["run", *_for_side(given, side, path)])
-        if len(sides) > 1:
-            _print_both(outputs)
+        found = [_evaluated(given, side, path) for side, path in zip(sides, outputs, strict=True)]
+    if len(sides) > 1:
+        from fairseq.harness.results import beside_each_other
+
+        mixed, alone = found
+        sys.stdout.write(f"\n{beside_each_other(alone, mixed)}\n")
 
 
-def _print_both(outputs: Sequence[Path]) -> None:
-    from fairseq.harness.results import beside_each_other, read_results
+def _evaluated(given: _Given, side: str, output: Path) -> Mapping[str, Any]:
+    """Returns the results of one evaluation; where they are not wanted, nothing.
 
-    mixed, alone = map(read_results, outputs)
-    sys.stdout.write(f"\n{beside_each_other(alone, mixed)}\n")
+    Raises:
+        DataError: the harness could not write them, which it only warns of.
+    """
+    from fairseq.harness.results import files_of, read_results
+
+    earlier = files_of(output)
+    _harness(["run", *_for_side(given, side, output)])
+    return read_results(output, earlier) if given.output_path or side else {}
 
 
 def _without_own(argv: Sequence[str]) -> tuple[bool, list[str]]:
@@ -144,12 +153,13 @@ def _given(words: Sequence[str]) -> _Given:
     parser.add_argument("--model_args", "-a", nargs="+", action="extend")
     parser.add_argument("--output_path", "-o")
     parser.add_argument("--use_cache", "-c")
+    parser.add_argument("--batch_size", "-b")
     parser.add_argument("--config", "-C")
     typed = vars(parser.parse_known_args(words)[0])
     written = _read_config(typed.pop("config", None))
     args = [written.get("model_args") or {}, *typed.pop("model_args", [])]
     merged = {name: value for each in args for name, value in _settings(each).items()}
-    named = {name: written.get(name) for name in ("model", "output_path", "use_cache")} | typed
+    named = {name: written.get(name) for name in ("model", "output_path", "use_cache", "batch_size")} | typed
     return _Given(tuple(words), model_args=merged, **named)
 
 
@@ -200,6 +210,8 @@ def _checked(given: _Given) -> Any:
 def _for_side(given: _Given, side: str, output: Path) -> list[str]:
     """Returns the harness's arguments for one of the two evaluations."""
     words = [*given.words, "--model", MODEL]
+    if given.batch_size is None:  # the harness's default is 1
+        words += ["--batch_size", "auto"]
     if given.output_path or side:
         words += ["--output_path", str(output)]
     if given.use_cache and side:  # answers of one are not the other's

@@ -1,5 +1,6 @@
 """``--model_args`` of the model ``fairseq-knnlm``, in a module that does not import torch."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from fairseq.errors import ConfigError, refuse_unknown, shown
 from fairseq.knn.config import KNNSettings
 
+logger = logging.getLogger(__name__)
 FORMATS = ("float32", "bfloat16", "float16")
 BATCH_AUTO = "auto"
 # Flags of the commands that have another name in Python.
@@ -66,8 +68,9 @@ class HarnessConfig:
             ConfigError: no such setting, one out of range, or one without another that it needs.
         """
         given = {_OTHER_WORDS.get(name, name): value for name, value in args.items() if value is not None}
-        for name in ("max_batch_size", "trust_remote_code"):  # of the harness's own flags
-            given.pop(name, None)
+        given.pop("max_batch_size", None)  # of the harness's own flags, as the next
+        if given.pop("trust_remote_code", False):
+            logger.warning("--trust_remote_code is for data sets alone: code that a model brings of its own is not run")
         own = [item.name for item in fields(HarnessConfig) if item.name not in ("neighbours", "text")]
         knn = [*KNNSettings.__annotations__, *_NEIGHBOURS]
         refuse_unknown(given, [*own, *knn, *text_settings], "--model_args of fairseq-knnlm")

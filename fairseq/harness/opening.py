@@ -73,9 +73,9 @@ def open_model(config: HarnessConfig) -> OpenedModel:
         DataError: there is no tokenizer, or no dictionary.
         MismatchError: the neighbours are another model's.
     """
-    device, dtype = _device(config.device), checked_dtype(config.dtype)
     if is_hub_name(config.path):
         config = replace(config, path=local_directory(config.path))
+    device, dtype = _device(config.device), checked_dtype(config.dtype)
     knn = _knn(config) if config.has_neighbours else None
     lm = from_pretrained(config.path, data_name_or_path=config.data, knn=knn, device=device, dtype=dtype, **config.text)
     if len(lm.models) > 1:

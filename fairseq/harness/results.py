@@ -1,7 +1,7 @@
 """The harness's results of two models, side by side."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,24 @@ from fairseq.errors import DataError
 Results = Mapping[str, Any]
 
 
-def read_results(output: Path) -> Results:
+def files_of(output: Path) -> set[Path]:
+    """Returns the files of results that the harness has written for ``--output_path``."""
+    if output.suffix == ".json":
+        return set(output.parent.glob(f"{output.stem}_*.json"))
+    return set(output.rglob("results_*.json"))
+
+
+def read_results(output: Path, earlier: Collection[Path] = ()) -> Results:
     """Returns the newest results that the harness has written for ``--output_path``.
+
+    Args:
+        output: a directory, or a name that ends in ``.json``.
+        earlier: files that were there before.
 
     Raises:
         DataError: there are none.
     """
-    if output.suffix == ".json":
-        found = list(output.parent.glob(f"{output.stem}_*.json"))
-    else:
-        found = list(output.rglob("results_*.json"))
+    found = files_of(output) - set(earlier)
     if not found:
         raise DataError(
             f"lm-eval has written no results to {output}; see its warnings above, and whether there is room"

@@ -31,7 +31,7 @@ from fairseq.runtime.precision import Precision
 logger = logging.getLogger(__name__)
 
 # Padded tokens of a batch where nobody says how many rows it has.
-CPU_TOKENS, GPU_TOKENS = 2048, 65_536
+CPU_TOKENS, GPU_TOKENS = 2048, 32_768
 # Places for which neighbours are looked for at once.
 PLACES_AT_ONCE = 8192
 # Rounding, in nats: what is nearer than this to a bound is looked at.

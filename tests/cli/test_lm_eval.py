@@ -1,6 +1,7 @@
 """``fairseq-lm-eval``: what the harness is asked to do, and what comes of both evaluations."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from tests.builders.harness_model import DOCUMENTS, TinyModel, make_tiny_model
 from tests.builders.harness_tasks import write_tasks
+from tests.builders.markdown import ROOT, blocks_of, run_shell
 from tests.builders.tiny_lm import Command
 
 PROG = "fairseq-lm-eval"
@@ -65,7 +67,7 @@ def test_with_neighbours_there_are_two_evaluations_and_a_table(
     done = command(PROG, "--model_args", KNN, "--tasks", "a", "b", "--output_path", tmp_path / "out")
     assert done.code == 0, done.err
     words = ["run", "--model_args", KNN, "--tasks", "a", "b", "--output_path", str(tmp_path / "out")]
-    words += ["--model", "fairseq-knnlm", "--output_path"]
+    words += ["--model", "fairseq-knnlm", "--batch_size", "auto", "--output_path"]
     assert harness.asked == [[*words, str(tmp_path / "out" / side)] for side in ("with_knn", "lm")]
     lines = [line.replace(" ", "") for line in done.out.splitlines() if line.startswith("|")]
     assert lines[0] == "|Tasks|Metric||modelalone|withneighbours|change|"
@@ -73,7 +75,8 @@ def test_with_neighbours_there_are_two_evaluations_and_a_table(
 
 
 def test_a_file_of_results_has_two_names(command: Command, harness: Harness, tmp_path: Path) -> None:
-    done = command(PROG, "run", "-a", KNN, "-t", "a", "-o", tmp_path / "new" / "r.json", "--use_cache", "kept")
+    words = ["-t", "a", "-o", tmp_path / "new" / "r.json", "--use_cache", "kept", "-b", "4"]
+    done = command(PROG, "run", "-a", KNN, *words)
     assert done.code == 0, done.err
     ends = [asked[asked.index("--model") :] for asked in harness.asked]
     assert [words[2:] for words in ends] == [
@@ -86,6 +89,15 @@ def test_without_an_output_path_the_table_is_there_all_the_same(command: Command
     done = command(PROG, "--model_args", KNN, "--tasks", "a")
     assert done.code == 0 and "|model alone|with neighbours|" in done.out
     assert not Path(harness.asked[0][-1]).exists()
+
+
+def test_results_that_could_not_be_written_are_an_error(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The harness only warns."""
+    monkeypatch.setattr("fairseq_cli.lm_eval._harness", lambda words: None)
+    done = command(PROG, "--model_args", "path=model", "--tasks", "a", "--output_path", tmp_path / "out")
+    assert done.error.startswith(f"lm-eval has written no results to {tmp_path / 'out'}; see its warnings")
 
 
 @pytest.mark.parametrize(
@@ -206,3 +218,31 @@ def test_the_harness_evaluates_a_model_both_ways(llama: TinyModel, tmp_path: Pat
     refused = run("--model_args", args, "--tasks", "no_such_task")
     assert refused.returncode == 2
     assert f"{PROG}: error: lm-eval: Tasks not found: no_such_task" in refused.stderr
+
+
+@pytest.mark.slow
+def test_every_block_of_the_page_runs(llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tiny model and its datastore in the places that docs/lm-eval.md names."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(llama.path.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS))
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / PROG
+    script.write_text(f"#!{sys.executable}\nfrom fairseq_cli.lm_eval import cli_main\ncli_main()\n")
+    script.chmod(0o755)
+    for name, value in {"HF_HOME": tmp_path / "cache", "HF_DATASETS_OFFLINE": 1, "HF_HUB_OFFLINE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    told = ""
+    for block in blocks_of(ROOT / "docs" / "lm-eval.md"):
+        if block.language == "bash":
+            told += run_shell(f'PATH="{script.parent}:$PATH"\n{block.code}')
+        else:
+            code = f"{block.code}\nprint(found['results']['pages'], alone['results']['pages'])"
+            words = [sys.executable, "-c", code]
+            done = subprocess.run(
+                words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            )
+            told += done.stdout
+    mixed, alone = (numbers(tmp_path / "results" / side)["pages word_perplexity,none"] for side in ("with_knn", "lm"))
+    assert mixed < alone and f"|{alone:.4f}|{mixed:.4f}|" in told.replace(" ", "")
+    assert str(mixed) in told and str(alone) in told

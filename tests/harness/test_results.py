@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fairseq.errors import DataError
-from fairseq.harness.results import beside_each_other, read_results
+from fairseq.harness.results import beside_each_other, files_of, read_results
 
 
 def results(acc: float, ppl: float) -> dict[str, Any]:
@@ -47,3 +47,6 @@ def test_the_newest_results_are_read(tmp_path: Path, output: str, name: str) -> 
         path.write_text(json.dumps({"time": time}))
         os.utime(path, (time, time))
     assert read_results(tmp_path / output) == {"time": 2}
+    assert read_results(tmp_path / output, [tmp_path / name.format(2)]) == {"time": 1}
+    with pytest.raises(DataError, match="has written no results"):
+        read_results(tmp_path / output, files_of(tmp_path / output))

@@ -150,7 +150,8 @@ class HuggingFaceModel(nn.Module):
 
     def log_prob(self, features_NC: Tensor) -> Tensor:
         """Returns ln p of every word, float32 ``[N, V]``; −∞ for fairseq's four and for rows that are no word's."""
-        log_p_NV = self.head.logits(features_NC).log_softmax(1)
+        logits_NV = self.head.logits(features_NC)
+        log_p_NV = logits_NV - logits_NV.logsumexp(1, keepdim=True)  # log_softmax rounds 1e-5 off, of many words
         specials_N4 = log_p_NV.new_full((len(log_p_NV), SHIFT), -torch.inf)
         log_p_NV = torch.cat([specials_N4, log_p_NV], 1)
         if self.num_named is not None:  # a head is often padded
