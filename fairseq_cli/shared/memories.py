@@ -9,7 +9,7 @@ from fairseq.evaluate.evaluation import Evaluation
 from fairseq.evaluate.mixture import Memory, Mixture
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import DatastoreConfig
-from fairseq.knn.datastore.identity import stored_key_type, use_keys
+from fairseq.knn.datastore.identity import recorded_key_type, stored_key_type, use_keys
 from fairseq.knn.neighbours.contexts import Cut, tell_of_contexts
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.own_rows import find_own_rows, own_text, own_text_warning
@@ -31,6 +31,8 @@ def open_mixture(
     if saved is not None:
         check_results(Path(saved))
     neighbours = open_neighbours(evaluation, config.knn, config.dstore) if saved is not None or config.needed else None
+    if settings.has_cache and neighbours is None:
+        use_keys(evaluation.models[0], None)
     size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
     cache = make_cache(settings.cache, size, width) if settings.has_cache else None
     if neighbours is not None:
@@ -85,7 +87,9 @@ def open_neighbours(opened: OpenedModels, knn: KNNConfig, dstore: DatastoreConfi
     """
     import knnlm
 
-    use_keys(opened.models[0], stored_key_type((prefix for prefix, _ in knn.stores), dstore.knn_keytype))
+    model = opened.models[0]
+    asked = recorded_key_type(model, dstore.knn_keytype)
+    use_keys(model, stored_key_type((prefix for prefix, _ in knn.stores), asked))
     found = knnlm.open_neighbours(knn, opened.identity, rows=dstore.dstore_size, key_fp16=dstore.dstore_fp16)
     rows = found.rows_left
     if 0 < rows < knn.k:

@@ -198,7 +198,7 @@ def test_ids_of_the_head_that_no_token_has_are_never_generated(command: Command,
     words = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
     assert len(words) == 300 and done.out.count("H-0") == 5
     assert "madeupword" not in done.out
-    log_p_NV = from_pretrained(model, data).models[0].log_prob(torch.ones(1, 16))
+    log_p_NV = from_pretrained(model, data_name_or_path=data).models[0].log_prob(torch.ones(1, 16))
     assert log_p_NV.isfinite().nonzero()[:, 1].tolist() == list(range(SHIFT, 304)) and log_p_NV.shape == (1, 334)
 
 

@@ -94,6 +94,18 @@ def test_key_types_that_differ_are_refused(
     assert f"{residual_road.store} has keys of type residual:0" in outcome.err
 
 
+@pytest.mark.parametrize("typed", ["ffn_input:1", "ffn_input:-1", "last_ffn_input"])
+def test_a_type_of_key_has_several_names(evaluate: Callable[..., Outcome], llama_road: LlamaRoad, typed: str) -> None:
+    assert evaluate(*llama_road.flags, "--knn-keytype", typed).code == 0
+    assert "is attention_input, but" in evaluate(*llama_road.flags, "--knn-keytype", "attention_input:1").error
+
+
+def test_a_layer_counted_from_the_end_is_that_of_the_rows(
+    evaluate: Callable[..., Outcome], residual_road: LlamaRoad
+) -> None:
+    assert evaluate(*residual_road.flags, "--knn-keytype", "residual:-2").code == 0
+
+
 def test_another_models_data_and_datastore_are_refused(
     command: Command, llama_road: LlamaRoad, data_dir: Path, tmp_path: Path
 ) -> None:

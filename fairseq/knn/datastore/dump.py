@@ -43,7 +43,7 @@ from fairseq.evaluate.sequence_scorer import SequenceScorer
 from fairseq.knn.datastore.append import appended_so_far, open_target
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.datastore.format import append_path
-from fairseq.knn.datastore.identity import has_bos_in_front, key_type_of, stored_key_type, use_keys
+from fairseq.knn.datastore.identity import has_bos_in_front, key_type_of, recorded_key_type, stored_key_type, use_keys
 from fairseq.knn.datastore.manifest import DatastoreManifest
 from fairseq.knn.datastore.row_map import full_context_rows
 from fairseq.knn.datastore.store import DatastoreWriter, is_written, rows_to_use
@@ -77,7 +77,7 @@ def dump_datastore(evaluation: Evaluation, config: EvalConfig, dump: DumpConfig,
         DatastoreError: ``--dstore-size`` is larger than the number of rows that there are.
     """
     assert dump.dstore_mmap is not None
-    asked = dstore.knn_keytype
+    asked = recorded_key_type(evaluation.models[0], dstore.knn_keytype)
     use_keys(evaluation.models[0], stored_key_type([dump.dstore_mmap], asked) if dump.append else asked)
     block_idx, starts = _rows_of(evaluation.dataset)
     rows = rows_to_use(dstore.dstore_size, int(starts[-1]), "this split")

@@ -70,8 +70,11 @@ def use_keys(model: Any, key_type: str | None) -> None:
     """Has a model give vectors of a type as its keys; None leaves those that it gives.
 
     Raises:
+        CheckpointError: the part of the model that reads them is not found.
         ConfigError: the model has no such vectors.
     """
+    if key_type is None and hasattr(model, "require_keys"):
+        model.require_keys()
     if key_type is None or key_type == key_type_of(model):
         return
     if not hasattr(model, "use_keys"):
@@ -79,6 +82,11 @@ def use_keys(model: Any, key_type: str | None) -> None:
             f"--knn-keytype {key_type} is for Hugging Face models, but this one's keys are {OWN_KEY_TYPE}; leave it out"
         )
     model.use_keys(key_type)
+
+
+def recorded_key_type(model: Any, asked: str | None) -> str | None:
+    """Returns the name that a type of key is recorded by, of a model that has several; None of None."""
+    return model.recorded_key_type(asked) if asked and hasattr(model, "recorded_key_type") else asked
 
 
 def has_bos_in_front(model: Any) -> bool:
@@ -111,7 +119,7 @@ def stored_key_type(prefixes: Iterable[str | Path], asked: str | None = None) ->
 
     Args:
         prefixes: of the datastores.
-        asked: ``--knn-keytype``, for datastores without a manifest.
+        asked: ``--knn-keytype`` as it is recorded, for datastores without a manifest.
 
     Raises:
         MismatchError: they differ, or are not what was asked for.

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fairseq.errors import ConfigError
+from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.huggingface.head import CLOSE, CLOSE_IN_HALF, Head
 from fairseq.models.huggingface.ids import Reader, columns_from
 from fairseq.models.huggingface.keys import PROBE_TOKENS, KeyCatcher, probe_ids
 from fairseq.models.huggingface.row_cache import RowCache, window_fits
 from fairseq.models.huggingface.structure import body_of, layers_of
-from fairseq.models.key_types import LAST_FFN_INPUT, parse_key_type
+from fairseq.models.key_types import LAST_FFN_INPUT, KeyType, parse_key_type
 from fairseq.models.protocol import DecoderOutput, normalized_probs
 from fairseq.text.model_tokenizer import SHIFT
 
@@ -38,7 +38,8 @@ class HuggingFaceModel(nn.Module):
         adds_bos: the opening token stands in front of each row, and no column of it comes back.
 
     Raises:
-        CheckpointError: the model's parts are not found, or its scores are not those of its own run.
+        CheckpointError: the model's parts are not found, or its scores are not those of its own run. A model without a
+            feed-forward network that is known by its name can be used: ``require_keys`` says so where keys are needed.
         ConfigError: it has no such keys.
     """
 
@@ -54,7 +55,14 @@ class HuggingFaceModel(nn.Module):
         self.num_named: int | None = None  # ids that the dictionary in use has a word for
         self._keys: KeyCatcher | None = None
         self._is_cached: bool | None = None
-        self.use_keys(key_type)
+        self._no_keys: CheckpointError | None = None
+        try:
+            self.use_keys(key_type)
+        except CheckpointError as err:
+            if key_type != LAST_FFN_INPUT:  # which was asked for
+                raise
+            self.use_keys("final_norm")
+            self._no_keys = err
 
     @property
     def opening_id(self) -> int | None:
@@ -74,7 +82,7 @@ class HuggingFaceModel(nn.Module):
             CheckpointError: the part of the model is not found.
             ConfigError: there is no such type, or no such layer.
         """
-        catcher = KeyCatcher(self.model, parse_key_type(key_type).of(len(layers_of(self.model))))
+        catcher = KeyCatcher(self.model, self._parsed(key_type))
         before, self._keys = self._keys, catcher
         try:
             with torch.no_grad():
@@ -83,8 +91,30 @@ class HuggingFaceModel(nn.Module):
             catcher.remove()
             self._keys = before
             raise
+        self._no_keys = None
         if before is not None:
             before.remove()
+
+    def require_keys(self) -> None:
+        """Raises CheckpointError where no type of key was asked for and the model has not what is the key by default.
+
+        Its vectors are those that the output layer reads then, as ``key_type`` says.
+        """
+        if self._no_keys is not None:
+            raise self._no_keys
+
+    def recorded_key_type(self, key_type: str) -> str:
+        """Returns the name that a type is recorded by: ``ffn_input:1`` of two layers is ``last_ffn_input``.
+
+        Raises:
+            CheckpointError: the model's layers are not found.
+            ConfigError: there is no such type, or no such layer.
+        """
+        return self._parsed(key_type).name
+
+    def _parsed(self, key_type: str) -> KeyType:
+        found = parse_key_type(key_type)
+        return found if found.kind == "final_norm" else found.of(len(layers_of(self.model)))
 
     @property
     def vocabulary_size(self) -> int:

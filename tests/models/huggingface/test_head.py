@@ -78,4 +78,4 @@ def test_a_model_without_layers_or_a_body_is_refused_by_name() -> None:
     layer.perceptron = nn.Identity()
     layer.unusual, layer.mlp = nn.Sequential(), nn.Identity()
     with pytest.raises(CheckpointError, match="has no feed-forward network that is known by its name"):
-        HuggingFaceModel(model, 5)
+        HuggingFaceModel(model, 5).require_keys()

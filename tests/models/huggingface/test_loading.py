@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fairseq.checkpoints.huggingface import read_model_directory
 from fairseq.errors import CheckpointError, ConfigError, DataError
+from fairseq.knn.datastore.identity import use_keys
 from fairseq.models.huggingface.loading import load_model
 from fairseq.text.model_tokenizer import SHIFT
 from tests.builders.model_families import tiny_model
@@ -304,3 +305,20 @@ def test_bos_of_the_tokenizer_stands_in_front_of_each_row(tmp_path: Path) -> Non
         found = model(torch.tensor([[20, 30]])).features_BSC
         wanted = model(torch.tensor([[2, 20, 30]])).features_BSC[:, 1:]
     assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_a_model_without_a_feed_forward_network_of_a_known_name_has_other_keys(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    RobertaForCausalLM(RobertaConfig(vocab_size=60, is_decoder=True, **sizes)).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert model.key_type == "final_norm" and model.key_dimension == 16
+    with pytest.raises(CheckpointError, match=r"has no feed-forward network that is known by its name"):
+        use_keys(model, None)
+    with pytest.raises(CheckpointError, match=r"has no feed-forward network that is known by its name"):
+        load_model(tmp_path, key_type="ffn_input:0")
+    use_keys(model, "block_output:0")
+    use_keys(model, None)
+    assert model.key_type == "block_output:0"
+    assert load_model(tmp_path, key_type="final_norm").key_type == "final_norm"
