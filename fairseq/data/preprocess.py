@@ -51,11 +51,11 @@ class Words:
         ids = (it.opening_id, it.bos_id, it.eos_id)
         return TokenizerRecord(it.sha256, it.num_tokens, *ids, it.adds_bos, str(it.directory))
 
-    def are_in(self, destdir: Path, earlier: PreprocessRecord) -> bool:
+    def is_vocabulary_of(self, destdir: Path, earlier: PreprocessRecord) -> bool:
         """Returns whether the ids in a data directory are of this dictionary and tokenizer."""
-        return self.dictionary is not None and _is_there(self.dictionary, destdir) and self.are_split_as(earlier)
+        return self.dictionary is not None and _is_there(self.dictionary, destdir) and self.has_tokenizer_of(earlier)
 
-    def are_split_as(self, earlier: PreprocessRecord) -> bool:
+    def has_tokenizer_of(self, earlier: PreprocessRecord) -> bool:
         """Returns whether earlier texts were made of the same tokenizer's tokens, or of words as well."""
         recorded = None if earlier.tokenizer is UNSET else earlier.tokenizer.sha256
         return recorded == (None if self.tokenizer is None else self.tokenizer.sha256)
@@ -78,7 +78,7 @@ def preprocess(config: PreprocessConfig) -> bool:
     destdir, settings = Path(config.destdir), _deciding(dataclasses.asdict(config))
     with locked(destdir / "preprocess"):
         earlier = _earlier(destdir)
-        same_words = words.dictionary is None or words.are_in(destdir, earlier) or config.srcdict is not None
+        same_words = words.dictionary is None or words.is_vocabulary_of(destdir, earlier) or config.srcdict is not None
         if not config.overwrite and same_words and _is_done(destdir, splits, settings, earlier):
             logger.info("%s holds these texts already, binarised with these settings; nothing to do", destdir)
             return False
@@ -113,7 +113,7 @@ def _write(config: PreprocessConfig, splits: Sequence[Split], words: Words, earl
     logger.info("Dictionary: %d types", len(dictionary))
     _check_other_texts(destdir, splits, words, earlier)
     unfinished = earlier.replace(unfinished=_deciding(dataclasses.asdict(config)))
-    stays = words.are_in(destdir, earlier)
+    stays = words.is_vocabulary_of(destdir, earlier)
     write_record(_record_path(destdir), unfinished)
     if not stays:
         for split in splits:
@@ -163,7 +163,7 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], words: Words, ear
     """
     dict_path = destdir / "dict.txt"
     existing = [path for split in splits for path in split.outputs if path.exists()]
-    if dict_path.exists() and not words.are_in(destdir, earlier):
+    if dict_path.exists() and not words.is_vocabulary_of(destdir, earlier):
         existing.insert(0, dict_path)
     if not dict_path.exists() and _record_path(destdir).exists():
         existing.insert(0, _record_path(destdir))
@@ -184,7 +184,7 @@ def _other_words(words: Words, earlier: PreprocessRecord) -> str:
         return "" if words.tokenizer is None or earlier.dictionary is UNSET else ", whose texts are words, not tokens"
     if words.tokenizer is None:
         return f", whose texts are tokens of --tokenizer {recorded.directory}"
-    if not words.are_split_as(earlier):
+    if not words.has_tokenizer_of(earlier):
         return f", whose texts are tokens of another tokenizer ({recorded.directory}, as it was then)"
     types, own = (earlier.dictionary or {}).get("types"), words.dictionary
     if own is None or types == len(own):
@@ -204,7 +204,7 @@ def _count(config: PreprocessConfig) -> Dictionary:
 def _check_other_texts(destdir: Path, splits: Sequence[Split], words: Words, earlier: PreprocessRecord) -> None:
     """Raises DataError if ids of a text that is not part of this run would be left beside a new dictionary."""
     others = sorted(set(destdir.glob("*.idx")) - {output for split in splits for output in split.outputs})
-    if others and not words.are_in(destdir, earlier):
+    if others and not words.is_vocabulary_of(destdir, earlier):
         names = ", ".join(other.stem for other in others)
         raise DataError(
             f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
@@ -289,7 +289,7 @@ def _write_record(
     """Writes ``preprocess.json``; texts of earlier runs stay in it if the dictionary and the tokenizer are the same."""
     assert words.dictionary is not None
     sha256 = words.dictionary.sha256()
-    is_same = (earlier.dictionary or {}).get("sha256") == sha256 and words.are_split_as(earlier)
+    is_same = (earlier.dictionary or {}).get("sha256") == sha256 and words.has_tokenizer_of(earlier)
     kept = (earlier.splits or {}) if is_same else {}
     own = {"types": len(words.dictionary), "sha256": sha256}
     record = PreprocessRecord(own, {**kept, **records}, dataclasses.asdict(config), tokenizer=words.record or UNSET)
