@@ -91,8 +91,15 @@ class PreprocessConfig:
         "training text, a sentence or paragraph a line; with --tokenizer DIR, a file or a directory of them; this or"
         " --srcdict or --tokenizer DIR is required",
     )
-    validpref: FileList | None = flag(None, "validation text; of several, comma-separated: valid, valid1, …")
-    testpref: FileList | None = flag(None, "test text; of several, comma-separated: test, test1, …")
+    validpref: FileList | None = flag(
+        None,
+        "validation text; with --tokenizer DIR, a file or a directory of them; of several, comma-separated: valid,"
+        " valid1, …",
+    )
+    testpref: FileList | None = flag(
+        None,
+        "test text; with --tokenizer DIR, a file or a directory of them; of several, comma-separated: test, test1, …",
+    )
     destdir: Dir = flag("data-bin", "directory to write to")
     workers: int = flag(1, "processes; the result is the same for any number", minimum=1)
     overwrite: bool = flag(False, "replace the files of an earlier run")

@@ -1,7 +1,8 @@
 """Makes a data directory from texts: ``dict.txt``, NAME.bin and NAME.idx for each text, and ``preprocess.json``.
 
 At any moment, all ids in a directory are of its ``dict.txt``: the files to be replaced are removed before another
-dictionary is written. While a run lasts, the record holds its settings as ``unfinished``.
+dictionary is written. Where the dictionary stays, the files of a text do so until the new ones are whole. While a run
+lasts, the record holds its settings as ``unfinished``.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from fairseq.data.corpus.splits import Split, check_text, find_splits
 from fairseq.data.corpus.symbols import dictionary_of
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
-from fairseq.errors import ConfigError, DataError
+from fairseq.errors import ConfigError, DataError, FairseqError
 from fairseq.storage.files import locked
 from fairseq.storage.outputs import claim_all, claim_directory, reads
 from fairseq.storage.records import read_record, write_record
@@ -49,11 +51,11 @@ class Words:
         ids = (it.opening_id, it.bos_id, it.eos_id)
         return TokenizerRecord(it.sha256, it.num_tokens, *ids, it.adds_bos, str(it.directory))
 
-    def are_in(self, destdir: Path, earlier: PreprocessRecord) -> bool:
+    def is_vocabulary_of(self, destdir: Path, earlier: PreprocessRecord) -> bool:
         """Returns whether the ids in a data directory are of this dictionary and tokenizer."""
-        return self.dictionary is not None and _is_there(self.dictionary, destdir) and self.are_split_as(earlier)
+        return self.dictionary is not None and _is_there(self.dictionary, destdir) and self.has_tokenizer_of(earlier)
 
-    def are_split_as(self, earlier: PreprocessRecord) -> bool:
+    def has_tokenizer_of(self, earlier: PreprocessRecord) -> bool:
         """Returns whether earlier texts were made of the same tokenizer's tokens, or of words as well."""
         recorded = None if earlier.tokenizer is UNSET else earlier.tokenizer.sha256
         return recorded == (None if self.tokenizer is None else self.tokenizer.sha256)
@@ -76,7 +78,7 @@ def preprocess(config: PreprocessConfig) -> bool:
     destdir, settings = Path(config.destdir), _deciding(dataclasses.asdict(config))
     with locked(destdir / "preprocess"):
         earlier = _earlier(destdir)
-        same_words = words.dictionary is None or words.are_in(destdir, earlier) or config.srcdict is not None
+        same_words = words.dictionary is None or words.is_vocabulary_of(destdir, earlier) or config.srcdict is not None
         if not config.overwrite and same_words and _is_done(destdir, splits, settings, earlier):
             logger.info("%s holds these texts already, binarised with these settings; nothing to do", destdir)
             return False
@@ -110,19 +112,34 @@ def _write(config: PreprocessConfig, splits: Sequence[Split], words: Words, earl
     assert dictionary is not None
     logger.info("Dictionary: %d types", len(dictionary))
     _check_other_texts(destdir, splits, words, earlier)
-    write_record(_record_path(destdir), earlier.replace(unfinished=_deciding(dataclasses.asdict(config))))
-    for path in (path for split in splits for path in (*split.outputs, *_old_source_text(destdir, split))):
-        path.unlink(missing_ok=True)
+    unfinished = earlier.replace(unfinished=_deciding(dataclasses.asdict(config)))
+    stays = words.is_vocabulary_of(destdir, earlier)
+    write_record(_record_path(destdir), unfinished)
+    if not stays:
+        for split in splits:
+            _remove(_old_files(destdir, split))
     if not _is_there(dictionary, destdir):
         dictionary.save(destdir / "dict.txt")
-    records = {split.name: _binarize(split, words, config.workers) for split in splits}
+    records: dict[str, dict[str, Any]] = {}
+    try:
+        for split in splits:
+            records[split.name] = _binarize(split, words, config.workers)
+    except FairseqError:
+        if stays and earlier.dictionary is not UNSET:  # each text is as it was, or as it is to be
+            write_record(_record_path(destdir), earlier.replace(splits={**(earlier.splits or {}), **records}))
+        raise
     _write_record(config, words, records, earlier)
 
 
-def _old_source_text(destdir: Path, split: Split) -> list[Path]:
-    """Returns the source text of a split that an earlier run has written."""
+def _old_files(destdir: Path, split: Split) -> list[Path]:
+    """Returns the files of a split, and its source text, that an earlier run has written; the index first."""
     names = source_text_names(destdir, [split.name])
-    return [path for path, kind in names if path.is_file() and kind.is_ours(path)]
+    return [*split.outputs, *(path for path, kind in names if path.is_file() and kind.is_ours(path))]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _claim(config: PreprocessConfig, named: Sequence[Split], splits: Sequence[Split]) -> None:
@@ -146,17 +163,33 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], words: Words, ear
     """
     dict_path = destdir / "dict.txt"
     existing = [path for split in splits for path in split.outputs if path.exists()]
-    if dict_path.exists() and not words.are_in(destdir, earlier):
+    if dict_path.exists() and not words.is_vocabulary_of(destdir, earlier):
         existing.insert(0, dict_path)
     if not dict_path.exists() and _record_path(destdir).exists():
         existing.insert(0, _record_path(destdir))
     if existing:
-        names = ", ".join(path.name for path in existing)
-        hint = "" if words.dictionary is not None else f", --srcdict {dict_path} to add texts to it"
+        names = ", ".join(path.name for path in existing) + _other_words(words, earlier)
+        has_words = words.dictionary is None and earlier.tokenizer is UNSET
+        hint = "" if not has_words else f", --srcdict {dict_path} to add texts to it"
         raise ConfigError(
             f"--destdir {destdir} must not hold results yet, but has {names}; give --overwrite to replace them"
             f"{hint}, or another --destdir"
         )
+
+
+def _other_words(words: Words, earlier: PreprocessRecord) -> str:
+    """Returns what words the texts that are there have, where a tokenizer makes them others than the run's."""
+    recorded = None if earlier.tokenizer is UNSET else earlier.tokenizer
+    if recorded is None:
+        return "" if words.tokenizer is None or earlier.dictionary is UNSET else ", whose texts are words, not tokens"
+    if words.tokenizer is None:
+        return f", whose texts are tokens of --tokenizer {recorded.directory}"
+    if not words.has_tokenizer_of(earlier):
+        return f", whose texts are tokens of another tokenizer ({recorded.directory}, as it was then)"
+    types, own = (earlier.dictionary or {}).get("types"), words.dictionary
+    if own is None or types == len(own):
+        return ""
+    return f", whose texts have {types} types, not {len(own)}: vocab_size of config.json is another"
 
 
 def _count(config: PreprocessConfig) -> Dictionary:
@@ -171,7 +204,7 @@ def _count(config: PreprocessConfig) -> Dictionary:
 def _check_other_texts(destdir: Path, splits: Sequence[Split], words: Words, earlier: PreprocessRecord) -> None:
     """Raises DataError if ids of a text that is not part of this run would be left beside a new dictionary."""
     others = sorted(set(destdir.glob("*.idx")) - {output for split in splits for output in split.outputs})
-    if others and not words.are_in(destdir, earlier):
+    if others and not words.is_vocabulary_of(destdir, earlier):
         names = ", ".join(other.stem for other in others)
         raise DataError(
             f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
@@ -190,9 +223,10 @@ def _binarize(split: Split, words: Words, workers: int) -> dict[str, Any]:
     assert dictionary is not None
     if split.corpus is not None and words.tokenizer is not None:
         return _tokenize(split, split.corpus, words.tokenizer, len(dictionary), workers)
-    start = time.monotonic()
+    start, old = time.monotonic(), _old_files(split.prefix.parent, split)
     with IndexedDatasetWriter(split.prefix, len(dictionary)) as writer:
         summary = binarize(split.text, dictionary, writer, workers)
+        _remove(old)
     lines_per_s = summary.num_sentences / max(time.monotonic() - start, 1e-9)
     logger.info("%s: %s (%s lines/s)", split.text, summary, f"{lines_per_s:,.0f}")
     if summary.specials:
@@ -209,7 +243,8 @@ def _binarize(split: Split, words: Words, workers: int) -> dict[str, Any]:
 def _tokenize(split: Split, corpus: Corpus, tokenizer: ModelTokenizer, size: int, workers: int) -> dict[str, Any]:
     """Binarises documents with a model's tokenizer, says so, and returns their record."""
     start = time.monotonic()
-    summary, hashes = binarize_corpus(corpus, split.files, split.prefix, tokenizer, size, workers)
+    remove = partial(_remove, _old_files(split.prefix.parent, split))
+    summary, hashes = binarize_corpus(corpus, split.files, split.prefix, tokenizer, size, workers, remove)
     mb_per_s = summary.num_bytes / 1e6 / max(time.monotonic() - start, 1e-9)
     logger.info("%s: %s (%.2f MB/s)", split.text, summary, mb_per_s)
     if summary.skipped:
@@ -254,7 +289,7 @@ def _write_record(
     """Writes ``preprocess.json``; texts of earlier runs stay in it if the dictionary and the tokenizer are the same."""
     assert words.dictionary is not None
     sha256 = words.dictionary.sha256()
-    is_same = (earlier.dictionary or {}).get("sha256") == sha256 and words.are_split_as(earlier)
+    is_same = (earlier.dictionary or {}).get("sha256") == sha256 and words.has_tokenizer_of(earlier)
     kept = (earlier.splits or {}) if is_same else {}
     own = {"types": len(words.dictionary), "sha256": sha256}
     record = PreprocessRecord(own, {**kept, **records}, dataclasses.asdict(config), tokenizer=words.record or UNSET)

@@ -23,6 +23,7 @@ from fairseq.storage.file_kinds import (
     kind_at,
     texts_in,
 )
+from fairseq.storage.marks import json_at
 from fairseq.storage.outputs import reads
 
 
@@ -129,10 +130,21 @@ def missing_split(path: Path) -> DataError:
         return DataError(f"{path} does not exist{hint}")
     known = split.rstrip("0123456789")
     pref = known if known in ("train", "valid", "test") else "test"
-    makes = f"fairseq-preprocess --only-source --{pref}pref TEXT --destdir {path.parent} makes {known}"
+    makes = (
+        f"fairseq-preprocess --only-source --{pref}pref TEXT --destdir {path.parent}{_words(path.parent)} makes {known}"
+    )
     if known not in ("train", "valid", "test"):
         makes = f"{path.parent} has {', '.join(there)}; give one of these" if there else makes
     return DataError(f"{path} does not exist; {makes}")
+
+
+def _words(directory: Path) -> str:
+    """Returns the flag by which another text of a data directory gets the same words or tokens."""
+    tokenizer = json_at(directory / "preprocess.json").get("tokenizer")
+    if isinstance(tokenizer, dict) and isinstance(tokenizer.get("directory"), str):
+        return f" --tokenizer {shlex.quote(tokenizer['directory'])}"
+    dictionary = directory / "dict.txt"
+    return f" --srcdict {shlex.quote(str(dictionary))}" if dictionary.is_file() else ""
 
 
 def data_directories(data: str) -> list[Path]:

@@ -4,7 +4,6 @@ text ── tokenizer, + 4 ──→ ids        whole texts; nothing stands betw
 text ←─ tokenizer, − 4 ─── ids        spaces and line breaks as they were
 """
 
-import hashlib
 import json
 import logging
 import shlex
@@ -22,6 +21,7 @@ from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError, MismatchError, shown
 from fairseq.models.huggingface.ids import Reader
+from fairseq.storage.files import file_sha256
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def reader_for(task: Any, directory: str, own: Reader) -> Reader:
 def tokenizer_sha256(directory: str | Path) -> str | None:
     """Returns the hash of a directory's tokenizer; None where there is none."""
     path = Path(directory) / TOKENIZER_FILE
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return file_sha256(path) if path.is_file() else None
 
 
 def _token_ids(path: Path, name: str) -> Collection[int]:

@@ -8,7 +8,6 @@ Special tokens that are written out in a text (``<|endoftext|>``) are read as th
 N tokens.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -19,6 +18,7 @@ import numpy as np
 
 from fairseq.arrays import Int64s
 from fairseq.errors import ConfigError, DataError, shown
+from fairseq.storage.files import file_sha256
 from fairseq.text.packages import package
 from fairseq.text.token_bytes import TokenBytes
 
@@ -62,7 +62,7 @@ class ModelTokenizer:
     @cached_property
     def sha256(self) -> str:
         """Hash of ``tokenizer.json``."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return file_sha256(self.path)
 
     @cached_property
     def num_tokens(self) -> int:

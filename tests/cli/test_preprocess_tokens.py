@@ -13,6 +13,7 @@ from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
 from fairseq.data.source_text import SourceText
+from fairseq.storage.inputs import missing_split
 from fairseq_cli.preprocess import main
 from fairseq_cli.shared.run import run
 from tests.builders.tiny_llama import TEXT, write_tokenizer
@@ -167,10 +168,16 @@ def test_a_text_joins_a_data_directory_of_the_same_tokenizer_only(
     before = contents()
     assert preprocess("--srcdict", "data-bin/dict.txt", "--validpref", "words.txt") == 2
     told = error(capsys)
-    assert "--destdir data-bin must not hold results yet, but has dict.txt" in told
+    tokens = ", whose texts are tokens of --tokenizer tokenizer; give"
+    assert f"--destdir data-bin must not hold results yet, but has dict.txt{tokens}" in told
     assert "give --overwrite to replace them, or another --destdir" in told
     write(Path("other"), gemma())
     assert preprocess("--tokenizer", "other", "--validpref", "one.txt") == 2
+    assert "but has dict.txt, whose texts are tokens of another tokenizer (tokenizer, as it was then)" in error(capsys)
+    Path("tokenizer/config.json").write_text('{"vocab_size": 320}', encoding="utf-8")
+    assert tokenise("--validpref", "one.txt") == 2
+    assert "whose texts have 304 types, not 324: vocab_size of config.json is another" in error(capsys)
+    Path("tokenizer/config.json").unlink()
     settings = json.loads(Path("tokenizer/tokenizer.json").read_bytes())
     settings["model"]["merges"].reverse()  # the same tokens, another tokenizer
     Path("tokenizer/tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -185,6 +192,41 @@ def test_words_in_the_place_of_tokens_leave_no_source_text(texts: Path) -> None:
     assert preprocess("--trainpref", "words.txt", "--overwrite") == 0
     assert list(contents()) == ["dict.txt", "preprocess.json", "train.bin", "train.idx"]
     assert tokenizer_record("data-bin") is None
+
+
+def test_a_text_that_cannot_be_read_leaves_what_it_was_to_replace(
+    texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenise("--validpref", "one.txt", "--testpref", "many.jsonl")
+    before = contents()
+    Path("many.jsonl").write_text('{"text": "good"}\n{"text": 3}\n', encoding="utf-8")
+    assert tokenise("--testpref", "many.jsonl", "--overwrite") == 2
+    assert "many.jsonl:2: a line must be a JSON object with a text named 'text', but that is 3" in error(capsys)
+    assert contents() == before
+    assert tokenise("--validpref", "code", "--testpref", "many.jsonl", "--overwrite") == 2
+    assert (source_of("valid").num_documents, source_of("test").num_documents) == (3, 2)
+    found, old = (json.loads(data) for data in (contents()["preprocess.json"], before["preprocess.json"]))
+    assert found["splits"]["test"] == old["splits"]["test"] and found["splits"]["valid"]["num_sentences"] == 3
+    assert "unfinished" not in found
+
+
+def test_words_that_cannot_be_read_leave_what_they_were_to_replace(texts: Path) -> None:
+    preprocess("--trainpref", "words.txt", "--testpref", "words.txt")
+    before = contents()
+    Path("bad.txt").write_bytes(b"the\ncat \xff\n")
+    assert preprocess("--srcdict", "data-bin/dict.txt", "--testpref", "bad.txt", "--overwrite") == 2
+    assert contents() == before
+
+
+def test_a_missing_split_is_made_as_the_message_says(texts: Path) -> None:
+    for first, words in (("tokenise", "--tokenizer tokenizer"), ("preprocess", "--srcdict {}/dict.txt")):
+        data = f"data-{first}"
+        assert globals()[first]("--trainpref", "words.txt", "--destdir", data) == 0
+        told = str(missing_split(Path(data) / "test.idx"))
+        command = f"fairseq-preprocess --only-source --testpref TEXT --destdir {data} {words.format(data)} makes test"
+        assert told.endswith(command)
+        assert run("fairseq-preprocess", main, command.replace("TEXT", "words.txt").split()[1:-2]) == 0
+        assert Path(f"{data}/test.idx").is_file()
 
 
 def test_files_of_others_are_kept(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +245,7 @@ class KilledError(Exception):
 def test_a_run_that_is_stopped_leaves_no_mixture(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--trainpref", "one.txt", "--validpref", "many.jsonl"]
     tokenise(*words)
+    before = contents()
 
     def kill(self: IndexedDatasetWriter, *args: object) -> None:
         raise KilledError
@@ -210,7 +253,8 @@ def test_a_run_that_is_stopped_leaves_no_mixture(texts: Path, monkeypatch: pytes
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(IndexedDatasetWriter, "write", kill)
         tokenise("--trainpref", "code", "--validpref", "one.txt", "--overwrite")
-    assert list(contents()) == ["dict.txt", "preprocess.json"]
+    assert set(before) <= set(contents())  # the tokenizer is the same: what was there serves until the new is whole
+    assert source_of("train").num_documents == 1
     assert tokenise("--trainpref", "code", "--validpref", "one.txt") == 0
     assert source_of("train").num_documents == 3
     assert "unfinished" not in json.loads(Path("data-bin/preprocess.json").read_bytes())

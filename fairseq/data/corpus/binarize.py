@@ -1,7 +1,7 @@
 """Makes NAME.bin and NAME.idx of a corpus, an entry a document, and beside them its source text."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,13 @@ class CorpusSummary:
 
 
 def binarize_corpus(
-    corpus: Corpus, files: Sequence[Path], prefix: Path, tokenizer: ModelTokenizer, vocabulary_size: int, workers: int
+    corpus: Corpus,
+    files: Sequence[Path],
+    prefix: Path,
+    tokenizer: ModelTokenizer,
+    vocabulary_size: int,
+    workers: int,
+    remove_old: Callable[[], object],
 ) -> tuple[CorpusSummary, dict[str, str]]:
     """Writes the ids and the source text of a corpus; returns its counts, and the hashes of the files.
 
@@ -60,6 +66,7 @@ def binarize_corpus(
         tokenizer: of the model.
         vocabulary_size: ids of the dictionary, which decide the dtype.
         workers: processes; the files are the same for any number.
+        remove_old: removes what older files there are; called when the new ones are whole.
 
     Raises:
         DataError: a file or line that cannot be read, or no text at all.
@@ -90,6 +97,7 @@ def binarize_corpus(
         advance(size)
         if not ids_writer.num_tokens:
             raise DataError(f"{corpus.flag}: {corpus.path} has no text; give a file or directory that has some")
+        remove_old()
     counts = (ids_writer.num_sentences, ids_writer.num_tokens, text_writer.num_bytes, text_writer.num_words)
     summary = CorpusSummary(*counts, len(files), skipped, dict(sorted(specials.items())))
     return summary, {"bin_sha256": ids_writer.sha256(), "offsets_sha256": text_writer.sha256()}

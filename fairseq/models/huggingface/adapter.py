@@ -150,7 +150,7 @@ class HuggingFaceModel(nn.Module):
         Raises:
             ConfigError: a text has no beginning (``</s>``), and the model no token for it.
         """
-        ids_BT, skip_B = self.reader.there(src_tokens)
+        ids_BT, skip_B = self.reader.model_ids(src_tokens)
         hidden_BTC, key_BTC = self._run(ids_BT)
         columns = skip_B, first, src_tokens.shape[1]
         return DecoderOutput(columns_from(hidden_BTC, *columns), columns_from(key_BTC, *columns), self._scores)
@@ -218,7 +218,7 @@ class HuggingFaceModel(nn.Module):
 
     def extend(self, new_BS: Tensor, size_B: Tensor, cache: RowCache) -> DecoderOutput:
         """Returns the outputs of new columns ``[B, S]``, right-padded after ``size_B``, behind the cached ones."""
-        ids_BS, skip_B = (self.reader if cache.is_empty else self._reader_behind).there(new_BS)
+        ids_BS, skip_B = (self.reader if cache.is_empty else self._reader_behind).model_ids(new_BS)
         there_B = size_B if skip_B is None else size_B + skip_B
         hidden_BSC, key_BSC = self._extend(ids_BS, there_B, cache)
         columns = skip_B, 0, new_BS.shape[1]

@@ -40,7 +40,7 @@ class Reader:
         opens = "opens no text" if self.opening_id is None else f"opens a text with id {self.opening_id}"
         return f"{opens} and puts {'it' if self.adds_bos else 'nothing'} in front of each row"
 
-    def there(self, source_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+    def model_ids(self, source_BT: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the ids that the model reads, and how many columns to leave out at each row's front, or None.
 
         Raises:

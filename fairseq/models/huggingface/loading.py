@@ -64,10 +64,10 @@ def load_model(
             raise _refusal(path, err, trust_remote_code) from err
         _require_all_tensors(path, info)
         _require_finite(path, model)
-        return adapted(model, path, key_type)
+        return adapter_of(model, path, key_type)
 
 
-def adapted(model: Any, path: str | Path, key_type: str = LAST_FFN_INPUT) -> HuggingFaceModel:
+def adapter_of(model: Any, path: str | Path, key_type: str = LAST_FFN_INPUT) -> HuggingFaceModel:
     """Returns the adapter over a model whose tokenizer lies in a directory, or has left its ids in ``config.json``.
 
     Raises:
