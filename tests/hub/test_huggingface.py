@@ -252,6 +252,8 @@ def test_what_means_nothing_is_refused(tiny_llama: Path, tmp_path: Path) -> None
         from_pretrained(tiny_llama, "model.safetensors")
     with pytest.raises(ConfigError, match="decoder_layers"):
         from_pretrained(tiny_llama, decoder_layers=3)
+    with pytest.raises(ConfigError, match=r"nope is neither a directory \(.*Hugging Face model\).*\(org/model\)"):
+        from_pretrained("nope")
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises((CheckpointError, DataError)):
         from_pretrained(tmp_path)
