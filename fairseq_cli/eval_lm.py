@@ -44,6 +44,8 @@ fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset trai
 fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid \\
     --context-window 64 --knnlm --dstore-filename checkpoints/dstore \\
     --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --save-retrieval retrieval/valid""",
+    """# a Hugging Face model, on text that fairseq-preprocess --tokenizer SmolLM2-135M wrote
+fairseq-eval-lm data --path SmolLM2-135M --gen-subset valid --sample-break-mode document""",
 )
 
 

@@ -23,6 +23,8 @@ EXAMPLES = (
 fairseq-generate data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid --prefix-size 20 \\
     --sampling --sampling-topp 0.9 --beam 1 --knnlm --dstore-filename checkpoints/dstore \\
     --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto --show-neighbours 3""",
+    """# a Hugging Face model, on text that fairseq-preprocess --tokenizer SmolLM2-135M wrote
+fairseq-generate data --path SmolLM2-135M --gen-subset valid --prefix-size 20 --max-len-b 50""",
 )
 
 

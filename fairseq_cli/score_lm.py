@@ -36,6 +36,8 @@ EXAMPLES = (
     """# with neighbours, as JSON
 fairseq-score-lm data-bin --path checkpoints/checkpoint_best.pt --input lines.txt --json --knnlm \\
     --dstore-filename checkpoints/dstore --indexfile checkpoints/knn.index --lmbda 0.25 --knn-temp auto""",
+    """# a Hugging Face model, by its own tokenizer
+echo "The cat sat on the mat." | fairseq-score-lm --path SmolLM2-135M""",
 )
 
 

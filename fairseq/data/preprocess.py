@@ -26,6 +26,7 @@ from fairseq.data.corpus.symbols import dictionary_of
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError, FairseqError
+from fairseq.storage.file_kinds import is_hub_name
 from fairseq.storage.files import locked
 from fairseq.storage.outputs import claim_all, claim_directory, reads
 from fairseq.storage.records import read_record, write_record
@@ -95,6 +96,11 @@ def preprocess(config: PreprocessConfig) -> bool:
 def _given(config: PreprocessConfig) -> Words:
     """Returns what is given to decide the ids."""
     directory = config.tokenizer_directory
+    if directory is not None and is_hub_name(directory):
+        raise ConfigError(
+            f"--tokenizer must be space, or the directory of a model's tokenizer.json, but {directory} is not there; if"
+            f" it is a model on the Hugging Face hub: hf download {directory} --local-dir DIR, and give DIR"
+        )
     if directory is not None and not Path(directory).exists():
         raise ConfigError(
             f"--tokenizer must be space, or the directory of a model's tokenizer.json, but is {directory!r}, which does"

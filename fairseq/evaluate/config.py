@@ -88,7 +88,8 @@ class ScoreConfig:
 
     path: Files = flag(
         dataclasses.MISSING,
-        r"checkpoint to score with; A:B averages the probabilities of several (a colon in a name: \:)",
+        r"checkpoint to score with, or directory of a Hugging Face model; A:B averages the probabilities of several (a"
+        r" colon in a name: \:)",
     )
     data: Dir | None = flag(
         None,
@@ -111,7 +112,8 @@ class EvalConfig:
 
     path: Files = flag(
         dataclasses.MISSING,
-        r"checkpoint to evaluate; A:B averages the probabilities of several (a colon in a name: \:)",
+        r"checkpoint to evaluate, or directory of a Hugging Face model; A:B averages the probabilities of several (a"
+        r" colon in a name: \:)",
     )
     task: Name = flag("language_modeling", "task; others come from plugins")
     gen_subset: Split = flag("test", "split to evaluate on, such as valid")

@@ -73,7 +73,7 @@ MAX_TOKENS = 12_000  # in a batch, where nothing is said; the default of fairseq
 class GenerationRunConfig:
     """Model and output."""
 
-    path: File = flag(dataclasses.MISSING, "checkpoint to generate with")
+    path: File = flag(dataclasses.MISSING, "checkpoint to generate with, or directory of a Hugging Face model")
     task: Name = flag("language_modeling", "task; others come from plugins")
     model_overrides: Settings = flag("{}", MODEL_OVERRIDES)
     trust_remote_code: bool = flag(False, REMOTE_CODE)

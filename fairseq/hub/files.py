@@ -119,11 +119,12 @@ def _root(name_or_path: str | Path) -> Path:
     beside = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(str(path), beside)
     if "/" in name:
-        advice = hint or "; give the directory of a checkpoint, or an archive (.tar.bz2)"
+        advice = hint or "; give the directory of a checkpoint or of a Hugging Face model, or an archive (.tar.bz2)"
         raise CheckpointError(f"{name} does not exist{advice}")
     raise ConfigError(
-        f"{name} is neither a directory nor a checkpoint, an archive or a known model"
-        f"{hint or did_you_mean(name, PUBLISHED)} (known: {', '.join(PUBLISHED)})"
+        f"{name} is neither a directory (of checkpoints, or of a Hugging Face model) nor a checkpoint, an archive, a"
+        f" name on the Hugging Face hub (org/model) or a known model{hint or did_you_mean(name, PUBLISHED)} (known:"
+        f" {', '.join(PUBLISHED)})"
     )
 
 

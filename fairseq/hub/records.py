@@ -100,7 +100,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """2 to the loss, infinite where that overflows."""
+        """2 to the loss, infinite where that overflows; NaN without tokens, as the loss."""
         return perplexity_of(self.loss)
 
     @property
@@ -142,6 +142,8 @@ class Score:
         return torch.tensor(value) if isinstance(value, float) else value
 
     def __repr__(self) -> str:
+        if not len(self):
+            return "Score(0 tokens)"
         unknown = f", {self.num_unknown} of them unknown" if self.num_unknown else ""
         return f"Score({len(self)} tokens{unknown}, perplexity {self.perplexity:.2f})"
 

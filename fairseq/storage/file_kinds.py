@@ -123,6 +123,11 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return sorted(names, key=lambda path: path.name != "checkpoint_best.pt")
 
 
+def models_in(directory: Path) -> list[Path]:
+    """Returns the directories of Hugging Face models in a directory, sorted."""
+    return sorted(path.parent for path in directory.glob("*/config.json"))
+
+
 def texts_in(directory: Path) -> list[Path]:
     """Returns the files in a directory that look like texts, sorted."""
     suffixes = (".txt", ".tokens", ".raw", ".tok")

@@ -21,6 +21,7 @@ from fairseq.storage.file_kinds import (
     is_instead,
     is_model_directory,
     kind_at,
+    models_in,
     texts_in,
 )
 from fairseq.storage.marks import json_at
@@ -28,7 +29,12 @@ from fairseq.storage.outputs import reads
 
 
 def require_checkpoint(path: str | Path, typed: str = "") -> None:
-    """Raises CheckpointError unless there is such a file, of no other kind; ``typed`` is the list that names it."""
+    """Raises CheckpointError unless there is such a file, of no other kind.
+
+    Args:
+        path: of the file.
+        typed: the list that names it, where a directory of a Hugging Face model would do as well.
+    """
     path = Path(path)
     ask = "give --path (or --restore-file) the file of a checkpoint"
     if path.is_dir():
@@ -37,7 +43,9 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
             raise CheckpointError(f"{path} is {MODEL}, which only commands that read a text take; {ask}")
         raise CheckpointError(f"checkpoint {path} is {directory_kind(path)}; {ask}{best}{colon_hint(typed)}")
     if not path.is_file():
-        there = [str(other) for other in checkpoints_in(path.parent)]
+        models = [] if not typed else models_in(path.parent)
+        ask += ", or --path the directory of a Hugging Face model" if typed else ""
+        there = [str(other) for other in (*checkpoints_in(path.parent), *models)]
         hint = f"; did you mean {path}.pt?" if f"{path}.pt" in there else did_you_mean(str(path), there)
         raise CheckpointError(f"checkpoint {path} does not exist{hint or f'; {ask}'}{colon_hint(typed)}")
     if other := is_instead(path, "a checkpoint"):

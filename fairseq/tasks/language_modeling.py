@@ -26,6 +26,7 @@ from fairseq.models.foreign_settings import refuse_other_computations, warn_of_u
 from fairseq.models.upgrade import load_state, misfits
 from fairseq.plugins.classes import asked_of_ours, called_on_class
 from fairseq.plugins.thawed import thawed
+from fairseq.storage.file_kinds import is_model_directory
 from fairseq.storage.inputs import data_directories, require_split
 from fairseq.tasks.model_text import TOKENIZER_FILE, dictionary_of
 
@@ -83,7 +84,9 @@ class LanguageModelingTask:
     def _dictionary(self) -> Dictionary:
         """Returns the dictionary of the data, or that of a model's tokenizer."""
         directory = self.dictionary_path.parent
-        if not self.dictionary_path.is_file() and (directory / TOKENIZER_FILE).is_file():
+        if not self.dictionary_path.is_file() and (
+            (directory / TOKENIZER_FILE).is_file() or is_model_directory(directory)
+        ):
             return dictionary_of(directory)
         return Dictionary.load(self.dictionary_path)
 

@@ -224,4 +224,7 @@ def _missing(directory: Path) -> str:
             f"{directory} has a tokenizer.model, but no tokenizer.json; make one with transformers:"
             f" AutoTokenizer.from_pretrained({str(directory)!r}).save_pretrained(DIR), and give DIR"
         )
-    return f"{directory} has no tokenizer.json; give the directory of a model's tokenizer.json"
+    return (
+        f"{directory} has no tokenizer.json; copy it there from where the model came from, or give the directory of"
+        " another"
+    )

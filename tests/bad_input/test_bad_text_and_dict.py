@@ -114,7 +114,7 @@ CASES = [
     Case("text-cut-inside-a-character", PREPROCESS, with_text("naïve é".encode()[:-1]), "text:1: the text must be"),
     Case("text-overlong-line", PREPROCESS, with_text(LONG + b"\xff\n"), "text:1: the text must be UTF-8"),
     Case("text-utf-16", PREPROCESS, with_text("a b\n".encode("utf-16")), "text:1: the text must be UTF-8"),
-    Case("text-is-a-directory", PREPROCESS, text_is_a_directory, "text is not a regular file"),
+    Case("text-is-a-directory", PREPROCESS, text_is_a_directory, "text is a directory; add --tokenizer MODEL"),
     Case("text-is-missing", PREPROCESS, lambda p: p.preprocess(None), "text does not exist"),
     Case("text-is-dev-null", PREPROCESS, lambda p: ["--only-source", "--trainpref", "/dev/null"], "/dev/null"),
     Case(

@@ -437,7 +437,9 @@ def test_an_error_is_one_line(eval_lm: Command, words: str, message: str) -> Non
 
 
 def test_without_a_path(command: Command, data_dir: Path) -> None:
-    assert command("fairseq-eval-lm", data_dir).error.startswith("--path is required: checkpoint to evaluate;")
+    assert command("fairseq-eval-lm", data_dir).error.startswith(
+        "--path is required: checkpoint to evaluate, or directory of a Hugging Face model;"
+    )
 
 
 def test_a_missing_split_is_named(eval_lm: Command) -> None:

@@ -140,6 +140,14 @@ def test_settings_of_the_checkpoint_say_so(capsys: pytest.CaptureFixture[str]) -
                 assert ("; for Hugging Face models" in said) == (prog != "fairseq-train"), (prog, said)
 
 
+@pytest.mark.parametrize("prog", ["fairseq-eval-lm", "fairseq-score-lm", "fairseq-interactive", "fairseq-generate"])
+def test_help_says_that_a_model_may_be_hugging_faces(prog: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(dict(helps(capsys))[prog].split())
+    flag, examples = re.search(r"--path \S+ (checkpoint .*?) --\w", text), text.partition(" examples: ")[2]
+    assert flag is not None and "directory of a Hugging Face model" in flag[1]
+    assert "# a Hugging Face model" in examples
+
+
 def test_examples_go_together(capsys: pytest.CaptureFixture[str]) -> None:
     """Neighbours vote with a T from the distances; flags have hyphens; only ``with-cache`` was saved with a cache."""
     found = {prog: text.partition("\nexamples:\n")[2] for prog, text in helps(capsys)}

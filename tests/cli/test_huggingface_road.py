@@ -1,7 +1,9 @@
 """Every command with a Hugging Face model: key types, several datastores, text that goes in and comes out."""
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,24 @@ def test_tokens_are_shown_as_text(command: Command, llama_road: LlamaRoad, tmp_p
     assert "".join(found.words) == "a\n\tb"
     table = found.table().splitlines()
     assert [line.split()[0] for line in table[1:]] == ["a", "↵", "⇥", "b"]
+
+
+@pytest.mark.parametrize("prog", ["fairseq-score-lm", "fairseq-interactive"])
+def test_a_model_without_a_tokenizer(command: Command, llama_road: LlamaRoad, tmp_path: Path, prog: str) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(llama_road.model, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    outcome = command(prog, "--path", bare, "--input", os.devnull, *QUIET)
+    assert outcome.code == 2
+    assert f"--path: {bare} has no tokenizer.json; copy it there" in outcome.err
+
+
+def test_a_models_name_that_was_mistyped(command: Command, llama_road: LlamaRoad) -> None:
+    typed = str(llama_road.model)[:-1]
+    outcome = command("fairseq-eval-lm", llama_road.data, "--path", typed, *QUIET)
+    assert outcome.code == 2
+    assert f"{typed} does not exist; did you mean {llama_road.model}?" in outcome.err
+    outcome = command("fairseq-eval-lm", llama_road.data, "--path", llama_road.data / "other", *QUIET)
+    assert "or --path the directory of a Hugging Face model" in outcome.err
 
 
 def test_a_line_longer_than_a_row_is_scored_in_windows(command: Command, llama_road: LlamaRoad, tmp_path: Path) -> None:

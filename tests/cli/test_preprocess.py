@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_leaves_no_mixture(texts: Path, monkeypatch: pytes
         ),
         (["--trainpref", "nowhere.txt"], "--trainpref must name a text file, but nowhere.txt does not exist"),
         (["--trainpref", "train.txt", "--testpref", "test.txt,x"], "--testpref must name a text file, but x does not"),
-        (["--trainpref", "."], "--trainpref must name a text file, but . is not a regular file"),
+        (["--trainpref", "."], "--trainpref must name a text file, but . is a directory; add --tokenizer MODEL"),
         (["--trainpref", "train.txt", "--dataset-impl", "lazy"], "--dataset-impl must be one of mmap, but is 'lazy'"),
         (
             ["--trainpref", "train.txt", "--tokenizer", "moses"],

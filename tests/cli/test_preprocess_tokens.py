@@ -276,7 +276,8 @@ def test_special_tokens_that_are_written_out_are_told(texts: Path, caplog: pytes
     [
         ("--trainpref none --tokenizer tokenizer", "--trainpref must name a text file, but none does not exist"),
         ("--trainpref one.txt --tokenizer none", "--tokenizer must be space, or the directory of a model's"),
-        ("--trainpref one.txt --tokenizer code", "code has no tokenizer.json; give the directory"),
+        ("--trainpref one.txt --tokenizer org/model-1", "hf download org/model-1 --local-dir DIR, and give DIR"),
+        ("--trainpref one.txt --tokenizer code", "code has no tokenizer.json; copy it there"),
         ("--trainpref one.txt --tokenizer one.txt", "one.txt is a file; give the directory"),
         ("--trainpref blank.txt --tokenizer pieces", "--trainpref: blank.txt has no text; give a file or directory"),
         ("--trainpref one.txt --tokenizer tokenizer --srcdict d", "--srcdict does not go with --tokenizer tokenizer"),
@@ -287,7 +288,7 @@ def test_special_tokens_that_are_written_out_are_told(texts: Path, caplog: pytes
         ("--trainpref code --tokenizer tokenizer --document-glob *.c", "code has no file that matches *.c"),
         ("--trainpref code --tokenizer tokenizer --destdir code", "code is where the results go"),
         ("--trainpref one.txt --tokenizer tokenizer --documents jsonl", "one.txt:1: a line must be a JSON object"),
-        ("--trainpref code", "--trainpref must name a text file, but code is not a regular file"),
+        ("--trainpref code", "--trainpref must name a text file, but code is a directory; add --tokenizer MODEL"),
         ("--destdir data-bin", "--trainpref or --srcdict is required"),
     ],
 )

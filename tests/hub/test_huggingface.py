@@ -64,6 +64,12 @@ def test_scores_are_those_of_transformers(lm: LanguageModelHub, model: Any) -> N
         np.testing.assert_allclose(score.positional_scores, log_p_of(model, ids), atol=OTHER_ROWS)
 
 
+def test_a_text_without_tokens_has_no_perplexity(lm: LanguageModelHub) -> None:
+    nothing = lm.score("")
+    assert repr(nothing) == "Score(0 tokens)"
+    assert np.isnan([nothing.perplexity, nothing.loss]).all() and nothing.total == 0
+
+
 def test_a_long_text_is_scored_in_windows(lm: LanguageModelHub, model: Any) -> None:
     ids = lm.encode(TEXT).numpy()
     row, window = 128, 64
@@ -243,6 +249,8 @@ def test_a_processor_is_not_for_another_model(llama_road: LlamaRoad, model: Any,
     ):
         knn(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 300))
     assert not model.base_model._forward_hooks
+    with pytest.raises(ConfigError, match="its with block has ended"):
+        knn(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 300))
 
 
 def test_what_means_nothing_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
@@ -252,6 +260,8 @@ def test_what_means_nothing_is_refused(tiny_llama: Path, tmp_path: Path) -> None
         from_pretrained(tiny_llama, "model.safetensors")
     with pytest.raises(ConfigError, match="decoder_layers"):
         from_pretrained(tiny_llama, decoder_layers=3)
+    with pytest.raises(ConfigError, match=r"nope is neither a directory \(.*Hugging Face model\).*\(org/model\)"):
+        from_pretrained("nope")
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises((CheckpointError, DataError)):
         from_pretrained(tmp_path)

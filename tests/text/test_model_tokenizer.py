@@ -209,7 +209,7 @@ def test_special_tokens_by_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has no tokenizer.json; give the directory of a model's tokenizer.json"),
+        ({}, "has no tokenizer.json; copy it there from where the model came from"),
         ({"tokenizer.model": "x"}, r"make one with transformers: AutoTokenizer.from_pretrained\(.*\).save_pretrained"),
         ({"tokenizer.json": "{}"}, "must be a tokenizer of Hugging Face's, but cannot be read"),
         ({"tokenizer.json": ""}, "must be a tokenizer of Hugging Face's, but cannot be read"),

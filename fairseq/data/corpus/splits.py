@@ -73,6 +73,9 @@ def check_text(split: Split) -> None:
         is_there = split.text.exists()
         problem = "is not a regular file" if is_there else "does not exist"
         advice = "" if is_there else _beside(split.text)
+        if split.text.is_dir():
+            problem = "is a directory"
+            advice = "; add --tokenizer MODEL, a Hugging Face model's directory, which encodes its files, or give one"
         raise DataError(
             f"{split.flag} must name a text file, but {split.text} {problem}{advice or '; give the path of one'}"
         )

@@ -37,7 +37,8 @@ from fairseq.text.model_tokenizer import SHIFT
 class KNNLogitsProcessor:
     """Mixes the nearest neighbours into the next-token distribution of a model of transformers.
 
-    It listens to the model from when it is made until ``close``, or the end of the ``with`` block.
+    It listens to the model from when it is made until ``close``, or the end of the ``with`` block; after that it is
+    refused.
 
     Args:
         model: of ``AutoModelForCausalLM``.
@@ -60,6 +61,7 @@ class KNNLogitsProcessor:
         self._catcher = KeyCatcher(model, named.of(len(layers_of(model))))
         body = body_of(model)
         self._handle = body.register_forward_hook(self._keep)
+        self._is_closed = False
         self._query_RC: Tensor | None = None
         try:
             with torch.no_grad():
@@ -78,8 +80,13 @@ class KNNLogitsProcessor:
             scores: logits of the step, or their log-softmax, ``[R, V]``.
 
         Raises:
-            ConfigError: the model has not just computed these rows.
+            ConfigError: it was closed, or the model has not just computed these rows.
         """
+        if self._is_closed:
+            raise ConfigError(
+                "this KNNLogitsProcessor listens to the model no longer: its with block has ended, or close() was"
+                " called; call model.generate within the block, or make another"
+            )
         query_RC, self._query_RC = self._query_RC, None
         if query_RC is None or len(query_RC) != len(scores):
             found = "none" if query_RC is None else str(len(query_RC))
@@ -105,6 +112,7 @@ class KNNLogitsProcessor:
 
     def close(self) -> None:
         """Stops listening to the model."""
+        self._is_closed = True
         self._handle.remove()
         self._catcher.remove()
 
