@@ -59,7 +59,7 @@ def adopted(prefix: Path) -> tuple[dict[str, object], np.ndarray, np.ndarray]:
     "name, keys, dtype",
     [
         (f"wiki_size{len(VALUES)}_embed{WIDTH}_fp16", "f2", "i8"),
-        (f"dstore_gpt2_{len(VALUES)}_{WIDTH}", "f2", "i4"),
+        (f"store_gpt2_{len(VALUES)}_{WIDTH}", "f2", "i4"),
         (f"dstore_size{len(VALUES)}_embed{WIDTH}", "f4", "i8"),
     ],
 )
@@ -79,6 +79,13 @@ def test_the_layouts_of_other_tools_are_known_by_name(
         assert Path(f"{prefix}_{part}.npy").samefile(f"{tmp_path}/new/dstore_{part}.npy")
     check = command("fairseq-knnlm", "check", "--dstore-filename", tmp_path / "new" / "dstore")
     assert check.code == 0 and "FAILED" not in check.out
+
+
+def test_a_name_of_knn_transformers_needs_the_tokenizers_data(command: Command, tmp_path: Path) -> None:
+    """Its values are the model's own ids: taken as they are, every word would be another one."""
+    prefix = write_store(tmp_path / f"dstore_gpt2_{len(VALUES)}_{WIDTH}", VALUES, keys="f2", dtype="i4")
+    assert "a model's own ids, not those here; give --data" in adopt(command, prefix, tmp_path / "new").error
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_what_is_fine_in_place_gets_a_manifest_only(command: Command, tmp_path: Path) -> None:

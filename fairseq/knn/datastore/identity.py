@@ -57,13 +57,21 @@ def require_model(
     """Checks that the datastore at ``prefix`` was written with the model and dictionary that this run has.
 
     Raises:
-        MismatchError: it was not; with ``allow_mismatch`` a warning, but never for keys of another width.
+        MismatchError: it was not, or does not say so to a Hugging Face model; with ``allow_mismatch`` a warning, but
+            never for keys of another width.
     """
     for name, difference in differences(have, want or ModelIdentity()).items():
         message = f"{prefix} was written with {difference}"
         if name == "key_dimension":
             raise MismatchError(message)
         mismatch(message, allow_mismatch)
+    is_of_tokens = want is not None and want.tokenizer_sha256 is not None
+    if is_of_tokens and have.tokenizer_sha256 is None and have.dictionary_sha256 is None:
+        mismatch(
+            f"{prefix} does not say which tokenizer its values are of, but a Hugging Face model's are wanted; give"
+            " fairseq-knnlm adopt --data with the text, or write it again",
+            allow_mismatch,
+        )
 
 
 def use_keys(model: Any, key_type: str | None) -> None:

@@ -89,6 +89,11 @@ def adopt_datastore(config: AdoptConfig, origin_config: OriginConfig, device: De
         layout = foreign_layout(foreign, config.dstore_size, config.dimension, config.dstore_fp16)
         logger.info("%s: %s", old, layout)
         origin = open_origin(origin_config, device)
+        if origin is None and foreign.is_run_clms:
+            raise ConfigError(
+                f"{old} has a name of knn-transformers, whose values are a model's own ids, not those here; give --data"
+                " the text, made by fairseq-preprocess --tokenizer, or --data and --dictionary-only"
+            )
         plan = _plan(old, layout, origin)
         settings: dict[str, Any] = {"adopted_by": "fairseq-knnlm adopt", "mended": plan.mended}
         if origin is not None and origin.evaluation is not None:

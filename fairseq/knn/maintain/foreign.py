@@ -30,6 +30,7 @@ _NAMES = (
     re.compile(r"_size(?P<rows>\d{1,18})_embed(?P<dimension>\d{1,9})(?:_(?P<dtype>fp16|fp32))?$"),
     re.compile(r"_(?P<rows>\d{1,18})_(?P<dimension>\d{1,9})(?P<dtype>)$"),
 )
+_RUN_CLM = re.compile(r"^dstore_.+_\d{1,18}_\d{1,9}$")
 _DTYPES: dict[str, KeyDtype] = {"fp16": "float16", "fp32": "float32"}
 
 
@@ -41,6 +42,11 @@ class Foreign:
     rows: int | None = None
     dimension: int | None = None
     key_dtype: KeyDtype | None = None
+
+    @property
+    def is_run_clms(self) -> bool:
+        """Whether the name is one that knn-transformers gives, whose values are the model's own ids."""
+        return bool(_RUN_CLM.search(self.prefix.name))
 
     @property
     def has_keys(self) -> bool:

@@ -39,3 +39,16 @@ def test_every_setting_of_neighbours_is_a_keyword_that_a_type_checker_knows():
     kinds = get_type_hints(KNNConfig)
     names = {field.name for field in fields(KNNConfig)} - {"knnlm", "dstore_filename", "indexfile"}
     assert get_type_hints(KNNSettings) == {name: kinds[name] for name in names} | {"temperature": kinds["knn_temp"]}
+
+
+def test_values_of_no_known_tokenizer_are_not_taken_for_a_models() -> None:
+    """A datastore of another tool's ids has the right width, and every word wrong."""
+    silent, of_tokens = (
+        ModelIdentity(key_dimension=WIDTH),
+        ModelIdentity(key_dimension=WIDTH, tokenizer_sha256="t" * 64),
+    )
+    with pytest.raises(MismatchError, match="d does not say which tokenizer its values are of"):
+        require_model("d", silent, of_tokens)
+    require_model("d", silent, of_tokens, allow_mismatch=True)
+    require_model("d", ModelIdentity(dictionary_sha256="d" * 64), of_tokens)
+    require_model("d", silent, ModelIdentity(key_dimension=WIDTH))
