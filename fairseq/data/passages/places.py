@@ -21,6 +21,16 @@ def letters_of(source: SourceText, position_N: Int64s) -> list[bytes]:
     return [bytes(text[start:end]) for start, end in zip(start_N.tolist(), end_N.tolist(), strict=True)]
 
 
+def characters_in(source: SourceText, first_byte: int, last_byte: int) -> tuple[int, int]:
+    """Returns the bytes [first, last) of all characters that have any of these bytes."""
+    utf8 = source.utf8
+    while 0 < first_byte < len(utf8) and utf8[first_byte] & 0xC0 == 0x80:
+        first_byte -= 1
+    while last_byte < len(utf8) and utf8[last_byte] & 0xC0 == 0x80:
+        last_byte += 1
+    return first_byte, last_byte
+
+
 def places_of(source: SourceText, position_N: Int64s) -> tuple[Int64s, Int64s]:
     """Returns the document of each token, and its line as ``line_of`` has it."""
     document_N: Int64s = np.searchsorted(source.first_token_D, position_N, side="right") - 1

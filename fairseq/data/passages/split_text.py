@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from fairseq.arrays import Int64s
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.passages.documents import Documents, find_documents, line_text, title_of
-from fairseq.data.passages.places import letters_of, places_of
+from fairseq.data.passages.places import characters_in, letters_of, places_of
 from fairseq.data.source_text import SourceText
 from fairseq.errors import ConfigError, MismatchError
 
@@ -160,6 +161,19 @@ class FileText(SplitText):
                 f"{text.tokens_path} has {len(text.tokens)} tokens, but the source text beside it is of"
                 f" {source.num_tokens}; tokenize it again with fairseq-preprocess --overwrite"
             )
+
+    def around(self, position: int, before: int, after: int) -> Passage:
+        """Returns a token with tokens of its own document around it; characters are whole, also the token's own."""
+        source, document = self._source, self._source.document_of(position)
+        first = max(position - before, source.first_token(document))
+        last = min(position + 1 + after, source.first_token(document + 1))
+        begin, end = (int(source.bytes_before_N[at]) for at in (first, last))
+        own = (int(source.bytes_before_N[at]) for at in (position, position + 1))
+        (begin, end), (start, stop) = characters_in(source, begin, end), characters_in(source, *own)
+        parts = (
+            bytes(source.utf8[one:two]).decode(errors="replace") for one, two in pairwise((begin, start, stop, end))
+        )
+        return Passage(*parts, self.joint)
 
     def passage(self, first: int, last: int) -> str:
         """Returns the source text of the tokens [first, last); a character that is cut is U+FFFD."""

@@ -24,7 +24,7 @@ from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
-from fairseq.knn.report.wording import facts_of, places_of, vocabulary_of, words_of
+from fairseq.knn.report.wording import facts_of, pieces_of, places_of, vocabulary_of, words_of
 from fairseq.knn.retrieval.compare import warn_if_outdated
 from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
@@ -142,8 +142,7 @@ def _contents(report: _Report, max_megabytes: float) -> tuple[dict[str, Any], di
     retrieval, texts, columns = report.retrieval, report.texts, report.columns
     n = len(report.source_at_NH)
     order_N = by_change(gain(columns.lm_log_p_N, report.mixture_log_p_N))
-    pieces = [(part.start, part.stop) for part in texts.parts]
-    chosen_C, windows = choose(order_N, report.source_at_NH, pieces, max_megabytes * 1e6)
+    chosen_C, windows = choose(order_N, report.source_at_NH, pieces_of(texts), max_megabytes * 1e6)
     at_N, source_at_M = np.asarray(retrieval.position_N[:n], np.int64), joined_ranges(windows.start_W, windows.length_W)
     vocabulary, (files, places) = vocabulary_of(texts, at_N, source_at_M), places_of(texts, at_N, source_at_M)
     word = vocabulary.word_L.astype(np.uint16 if len(vocabulary.words) <= 1 << 16 else np.uint32)

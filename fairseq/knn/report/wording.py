@@ -102,6 +102,18 @@ def places_of(texts: Texts, at_N: Int64s, source_at_M: Int64s) -> tuple[list[str
     return list(number_of), {"file": file_N, "line": line_N, "source_file": file_M, "source_line": line_M}
 
 
+def pieces_of(texts: Texts) -> list[tuple[int, int]]:
+    """Returns begin and end in ``texts.source`` of every text, or of its documents where it is of files."""
+    pieces: list[tuple[int, int]] = []
+    for part, split in zip(texts.parts, texts.sources, strict=True):
+        if isinstance(split, FileText):
+            bounds = (split.documents.start_D + part.start, split.documents.stop_D + part.start)
+            pieces += zip(*(bound.tolist() for bound in bounds), strict=True)
+        else:
+            pieces.append((part.start, part.stop))
+    return pieces
+
+
 def facts_of(texts: Texts, files: Sequence[str]) -> dict[str, Any]:
     """Returns what the page has to know: what stands between two words, and the files."""
     return {"joint": "" if is_source_text(texts) else " ", "files": files}

@@ -1,10 +1,12 @@
-"""Advice where the best value of a setting is the first or the last that was offered: beyond, there may be a better.
+"""Advice on a choice: where a better value may lie beyond those that were offered, and where its gain is in doubt.
 
 Ends that nothing lies behind (λ of 0 and 1, one neighbour, a cache as long as the text) are no edges.
 """
 
 from collections.abc import Iterator, Sequence
 
+from fairseq.criterions.perplexity import perplexity_of
+from fairseq.knn.sweep.bootstrap import Gain
 from fairseq.knn.sweep.grid import Setting
 
 
@@ -60,6 +62,11 @@ def search_edges(
 def weight_edge(name: str, weight: float, offered: Sequence[float]) -> Iterator[str]:
     """Yields the edge that the best weight of neighbours or of a cache lies at."""
     side = _side(weight, offered)
+    if not side and offered[0] == 0 and weight == offered[1]:
+        yield (
+            f"{name} {weight:g} is the smallest above 0 that was tried: smaller values may be better; try {name}"
+            f" 0:{weight:g}:{weight / 10:.2g}."
+        )
     if side and weight not in (0.0, 1.0):
         further = {"smaller": f"0:{weight:g}:{weight / 10:.2g}", "larger": f"{weight:g}:1:0.01", "other": "0:1:0.05"}
         yield _line(f"{name} {weight:g}", side, f"try {name} {further[side]}")
@@ -77,6 +84,21 @@ def cache_edges(cache: tuple[int, float], saved: Sequence[tuple[int, float]], nu
         yield _line(
             f"--cache-theta {theta:g}", side, f"save the retrieval with --cache-theta {further_theta:g} as well"
         )
+
+
+def doubts(what: str, gains: Sequence[Gain], splits: Sequence[str]) -> Iterator[str]:
+    """Yields on which texts a choice is worse than what it is compared with, or no better that can be told.
+
+    Args:
+        what: was chosen and what it is compared with, in words.
+        gains: on each text.
+        splits: their names.
+    """
+    for gain, split in zip(gains, splits, strict=True):
+        if gain.bits < 0:
+            yield f"On {split}, {what} is worse: {perplexity_of(gain.lm_loss):.2f} → {perplexity_of(gain.loss):.2f}."
+        elif gain.bits > 0 and gain.ppl_interval is not None and gain.ppl_interval[0] <= 0:
+            yield f"On {split}, the gain of {what} may be chance: its interval contains 0."
 
 
 def _side(value: float, offered: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from fairseq.knn.retrieval.results import text_record
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.retrieval.unit import unit_if_any
 from fairseq.knn.sweep.bootstrap import Gain, gain_of
-from fairseq.knn.sweep.edges import cache_edges, neighbour_edges, search_edges, weight_edge
+from fairseq.knn.sweep.edges import cache_edges, doubts, neighbour_edges, search_edges, weight_edge
 from fairseq.knn.sweep.grid import Setting
 from fairseq.knn.sweep.sweep import Swept, log_probs_of
 
@@ -101,11 +101,13 @@ class Report(ABC):
         return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
     def interval_lines(self) -> Iterator[str]:
-        """Yields how intervals were made."""
+        """Yields how intervals were made, and which gains are in doubt."""
         gains = next(iter(self.gains.values()))
         drawn = " and ".join(f"{gain.num_blocks:,}" for gain in gains)
         yield ""
         yield f"Interval: percentiles of {gains[0].num_resamples:,} paired resamples of {drawn} blocks."
+        for (name, over), shown in self.gains.items():
+            yield from doubts(f"{name} over {over}", shown, self.splits)
 
 
 class NeighbourReport(Report):

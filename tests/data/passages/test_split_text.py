@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fairseq.data.corpus.source_writer import SourceTextWriter
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.passages.split_text import Passage, SplitText, open_split
@@ -21,10 +23,30 @@ def test_passages_are_the_text_as_it_was(tmp_path: Path) -> None:
     tokens = write_tokenized(tmp_path, {"train": CODE})["train"]
     split, whole = opened(tmp_path), "".join(CODE.values())
     assert split.passage(0, len(tokens)) == whole
-    for at, token in enumerate(tokens):
-        passage = split.around(at, 3, 2)
-        assert passage == Passage("".join(tokens[max(at - 3, 0) : at]), token, "".join(tokens[at + 1 : at + 3]), "")
-        assert passage.before + passage.value + passage.after in whole
+    for document in range(len(CODE)):
+        first, last = int(split.documents.start_D[document]), int(split.documents.stop_D[document])
+        for at in range(first, last):  # no word of the documents before and after it
+            before, after = tokens[max(at - 3, first) : at], tokens[at + 1 : min(at + 3, last)]
+            assert split.around(at, 3, 2) == Passage("".join(before), tokens[at], "".join(after), "")
+
+
+def test_passages_have_whole_characters_where_tokens_are_bytes(tmp_path: Path) -> None:
+    text, other = "a€b", "é"
+    (tmp_path / "dict.txt").write_text("".join(f"x{number} 1\n" for number in range(9)))
+    write_split(tmp_path / "train", [[4, 5, 6, 7, 8], [9, 10]])
+    with SourceTextWriter(tmp_path / "train") as writer:
+        for name, one in (("text", text), ("other", other)):
+            writer.write(name, 1, one.encode(), np.arange(len(one.encode()) + 1))
+    found = [opened(tmp_path).around(at, 1, 1) for at in range(7)]
+    euro = Passage("", "€", "", "")
+    assert found[:5] == [
+        Passage("", "a", "€", ""),
+        Passage("a", "€", "", ""),
+        euro,
+        Passage("", "€", "b", ""),
+        Passage("€", "b", "", ""),
+    ]
+    assert found[5:] == [Passage("", "é", "", "")] * 2
 
 
 def test_documents_and_lines_are_those_of_the_files(tmp_path: Path) -> None:

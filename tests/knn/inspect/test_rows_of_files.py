@@ -73,13 +73,16 @@ def test_a_file_that_is_not_there_is_refused(store: Datastore, command: Command)
 
 
 def test_neighbours_come_with_the_text_of_their_file(store: Datastore) -> None:
-    shown, tokens = RowText.open(store), [token for text in CODE.values() for token in TOKEN.findall(text)]
+    shown, row = RowText.open(store), 0
     assert shown is not None
-    for row, token in enumerate(tokens):
-        passage = shown.around(row, 2, 2)
-        assert passage is not None
-        wanted = "".join(tokens[max(row - 2, 0) : row]), token, "".join(tokens[row + 1 : row + 3])
-        assert (passage.before, passage.value, passage.after) == wanted
+    for text in CODE.values():
+        tokens = TOKEN.findall(text)
+        for at, token in enumerate(tokens):
+            passage = shown.around(row + at, 2, 2)
+            assert passage is not None
+            wanted = "".join(tokens[max(at - 2, 0) : at]), token, "".join(tokens[at + 1 : at + 3])
+            assert (passage.before, passage.value, passage.after) == wanted
+        row += len(tokens)
 
 
 def test_rows_of_a_torn_source_text_are_not_shown(store: Datastore, tmp_path: Path, caplog) -> None:

@@ -59,6 +59,8 @@ def test_the_page_has_the_source_text_with_its_files_and_lines(retrieval: Path, 
     sizes = np.diff([*begins, len(page.array("source"))])
     at_M = np.concatenate([np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]).tolist()
     assert [words[word] for word in page.array("source")] == [pieces[at] for at in at_M]
+    windows = np.split(page.array("source_file"), begins[1:])
+    assert len(windows) > 1 and all(len(set(window.tolist())) == 1 for window in windows), "of one file each"
     shown = zip(page.array("source_file"), page.array("source_line"), strict=True)
     assert [(files[file], line) for file, line in shown] == [places[at] for at in at_M]
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from fairseq.knn.retrieval.retrieval import Retrieval
-from fairseq.knn.sweep.bootstrap import gain_of
+from fairseq.knn.sweep.bootstrap import Gain, gain_of
+from fairseq.knn.sweep.edges import doubts, weight_edge
 from fairseq.knn.sweep.grid import Grid
-from fairseq.knn.sweep.report import BOTH, CACHE, LM, NEIGHBOURS, CacheReport, NeighbourReport
+from fairseq.knn.sweep.report import BOTH, CACHE, KNN_LM, LM, NEIGHBOURS, CacheReport, NeighbourReport
 from fairseq.knn.sweep.sweep import sweep
 from tests.builders.cached_retrieval import CACHES, cached_retrieval
 from tests.builders.small_retrieval import small_retrieval
@@ -91,7 +92,37 @@ def test_gains_are_those_of_the_choice_on_each_text(columns: tuple[list[Path], l
     record = report.record()
     assert (record["chosen_on"]["split"], record["applied_to"]["split"]) == ("valid", "test")
     assert neighbour_report(directories[:1], Grid((0.3,), (4,), (5.0,))).record()["applied_to"] is None
-    assert list(report.interval_lines())[-1].endswith("100 paired resamples of 8 and 8 blocks.")
+    assert list(report.interval_lines())[1].endswith("100 paired resamples of 8 and 8 blocks.")
+
+
+def test_gains_in_doubt_are_said() -> None:
+    sure, chance, harm = (
+        Gain(3.0, loss, (0.0, 0.0), interval, 8, RESAMPLES)
+        for loss, interval in ((2.0, (1.0, 5.0)), (2.9, (-0.1, 0.8)), (3.5, (-4.0, 1.0)))
+    )
+    same, unknown = Gain(3.0, 3.0, (0.0, 0.0), (0.0, 0.0), 8, RESAMPLES), Gain(3.0, 2.0, None, None, 1, RESAMPLES)
+    assert list(doubts("A over B", (sure, chance, harm, same, unknown), ("a", "b", "c", "d", "e"))) == [
+        "On b, the gain of A over B may be chance: its interval contains 0.",
+        "On c, A over B is worse: 8.00 → 11.31.",
+    ]
+
+
+def test_doubts_are_told_with_the_intervals(columns: tuple[list[Path], list[dict]]) -> None:
+    directories, _ = columns
+    report = neighbour_report(directories, Grid((0.99,), (1,), (5.0,)))
+    gains = report.gains[KNN_LM, LM]
+    assert all(gain.bits < 0 for gain in gains), "neighbours alone are worse"
+    assert [line.partition(",")[0] for line in report.table()][-2:] == ["On valid", "On test"]
+
+
+@pytest.mark.parametrize("lmbdas", [(0.0, 0.1, 0.2), (0.1, 0.2, 0.3), (0.0, 0.05, 0.1, 0.2)])
+def test_the_smallest_weight_above_0_is_an_edge(lmbdas: tuple[float, ...]) -> None:
+    found = list(weight_edge("--lmbda", 0.1, lmbdas))
+    expected = {
+        (0.0, 0.1, 0.2): ["--lmbda 0.1 is the smallest above 0 that was tried: smaller values may be better; try"],
+        (0.1, 0.2, 0.3): ["--lmbda 0.1 is at the edge of what was tried: smaller values may be better; try"],
+    }
+    assert found == [f"{words} --lmbda 0:0.1:0.01." for words in expected.get(lmbdas, [])]
 
 
 @pytest.mark.parametrize("lmbdas", [(0.0, 0.3, 1.0), (0.3,), (0.6, 0.9), (0.01, 0.02), (0.0,), (0.0, 0.01)])
