@@ -170,10 +170,10 @@ class FileText(SplitText):
         begin, end = (int(source.bytes_before_N[at]) for at in (first, last))
         own = (int(source.bytes_before_N[at]) for at in (position, position + 1))
         (begin, end), (start, stop) = characters_in(source, begin, end), characters_in(source, *own)
-        parts = (
+        left, value, right = (
             bytes(source.utf8[one:two]).decode(errors="replace") for one, two in pairwise((begin, start, stop, end))
         )
-        return Passage(*parts, self.joint)
+        return Passage(left, value, right, self.joint)
 
     def passage(self, first: int, last: int) -> str:
         """Returns the source text of the tokens [first, last); a character that is cut is U+FFFD."""
