@@ -1,10 +1,13 @@
 """From a model's directory to the adapter over it. transformers is never imported at the top of a module."""
 
 import logging
+import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,11 +18,13 @@ from fairseq.models.huggingface.head import CLOSE, CLOSE_IN_HALF
 from fairseq.models.huggingface.keys import probe_ids
 from fairseq.models.huggingface.structure import body_of, family_of
 from fairseq.models.key_types import LAST_FFN_INPUT
-from fairseq.storage.weight_files import weight_files
+from fairseq.storage.weight_files import tensors_of, weight_files
 from fairseq.text.model_tokenizer import SHIFT, ModelTokenizer
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3  # names of tensors in a message
+# What older releases stored and newer ones compute: masks of attention, turning speeds and numbers of positions.
+_CONSTANT = re.compile(r"(.*\.)?(inv_freq|position_ids|(attn|attention|self_attn|self_attention|self)\.(masked_)?bias)")
 
 
 def load_model(
@@ -105,6 +110,11 @@ def quiet() -> Iterator[None]:
 def _refusal(path: str | Path, err: Exception, trusted: bool) -> Exception:
     """Returns the error for what transformers could not load, in one line."""
     reason = " ".join(str(err).split())
+    if isinstance(err, UnpicklingError) or "weights_only" in reason:
+        return CheckpointError(
+            f"{path}: its pytorch_model*.bin holds more than tensors, and reading it could run code of others; it is"
+            " refused. Give the same model as safetensors, from where it came from"
+        )
     if "trust_remote_code" in reason and not trusted:
         return ConfigError(
             f"--path {path} is of a family that this release of transformers does not have, and brings Python code of"
@@ -120,10 +130,14 @@ def _refusal(path: str | Path, err: Exception, trusted: bool) -> Exception:
 
 def _require_all_tensors(path: str | Path, info: Mapping[str, Any]) -> None:
     """Raises CheckpointError unless files and settings have the same tensors: one left out would be random numbers."""
+    unexpected = info.get("unexpected_keys") or ()
+    if any(_CONSTANT.fullmatch(name) for name in unexpected):
+        shapes = _shapes(path)
+        unexpected = [name for name in unexpected if not _is_constant(name, shapes)]
     for found, what in (
         (info.get("missing_keys"), "has no tensor"),
         (info.get("mismatched_keys"), "has tensors of other shapes than config.json says:"),
-        (info.get("unexpected_keys"), "has tensors that config.json has no place for:"),
+        (unexpected, "has tensors that config.json has no place for:"),
     ):
         names = sorted(name if isinstance(name, str) else str(name[0]) for name in found or ())
         if names:
@@ -132,6 +146,30 @@ def _require_all_tensors(path: str | Path, info: Mapping[str, Any]) -> None:
                 f"{path} {what} {', '.join(names[:_SHOWN])}{more}; config.json and the files of weights must belong"
                 " together: copy the model's directory again"
             )
+
+
+def _is_constant(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Returns whether a tensor of the files is none that was learnt; a ``bias`` that is no mask may be."""
+    if _CONSTANT.fullmatch(name) is None:
+        return False
+    if not name.endswith("bias"):
+        return True
+    found = [shape for other, shape in shapes.items() if f".{other}".endswith(f".{name}")]
+    if name.endswith(".bias"):
+        return bool(found) and all(len(shape) == 4 and shape[:2] == (1, 1) for shape in found)
+    return bool(found) and all(math.prod(shape) == 1 for shape in found)
+
+
+def _shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor in a directory's files of weights."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(Path(path)):
+        if file.suffix == ".safetensors":
+            found |= {name: shape for name, (_, shape) in tensors_of(file).items()}
+        else:
+            tensors = torch.load(file, map_location="meta", weights_only=True)
+            found |= {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return found
 
 
 @torch.no_grad()

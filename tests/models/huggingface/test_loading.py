@@ -322,3 +322,47 @@ def test_a_model_without_a_feed_forward_network_of_a_known_name_has_other_keys(t
     use_keys(model, None)
     assert model.key_type == "block_output:0"
     assert load_model(tmp_path, key_type="final_norm").key_type == "final_norm"
+
+
+def with_more(directory: Path, more: dict[str, torch.Tensor], *, pickled: bool) -> Path:
+    """Writes a tiny GPT-Neo, with tensors that older releases of transformers stored beside the weights."""
+    from safetensors.torch import load_file, save_file
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "vocab_size": 60}
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 32}
+    config = GPTNeoConfig(attention_types=[[["global", "local"], 1]], **sizes, **ids)
+    GPTNeoForCausalLM(config).save_pretrained(directory)
+    path = directory / "model.safetensors"
+    tensors = {**load_file(path), **more}
+    if pickled:
+        torch.save(tensors, directory / "pytorch_model.bin")
+        path.unlink()
+    else:
+        save_file(tensors, path, metadata={"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_constants_that_are_left_over_are_no_matter(tmp_path: Path, prefix: str, pickled: bool) -> None:
+    attention = f"{prefix}h.1.attn.attention"
+    more = {
+        f"{attention}.bias": torch.ones(1, 1, 32, 32, dtype=torch.bool).tril(),
+        f"{attention}.masked_bias": torch.tensor(-1e9),
+        f"{attention}.rotary_emb.inv_freq": torch.ones(4),
+    }
+    assert scores(with_more(tmp_path, more, pickled=pickled)).isfinite()[:, SHIFT:].all()
+
+
+def test_a_bias_that_was_learnt_is_not_left_over(tmp_path: Path) -> None:
+    directory = with_more(tmp_path, {"transformer.h.1.attn.attention.bias": torch.ones(48)}, pickled=False)
+    with pytest.raises(CheckpointError, match=r"config\.json has no place for: .*h\.1\.attn\.attention\.bias"):
+        load_model(directory)
+
+
+def test_a_pickle_of_more_than_tensors_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    directory = with_more(tmp_path, {"more": Path("code")}, pickled=True)  # type: ignore[dict-item] # no tensor
+    with pytest.raises(CheckpointError, match=r"holds more than tensors, .* it is refused") as caught:
+        load_model(directory)
+    assert "weights_only" not in str(caught.value)
