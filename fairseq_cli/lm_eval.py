@@ -1,6 +1,7 @@
 """``fairseq-lm-eval``: the lm-evaluation-harness with a model of ours, with and without neighbours in one run."""
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import sys
@@ -62,7 +63,7 @@ _SUBCOMMANDS = ("run", "ls", "validate")
 
 @dataclass(frozen=True)
 class _Given:
-    """What was typed for the harness, as far as it is needed before the harness reads it."""
+    """What was typed for the harness, as far as it is needed before the harness reads it; the rest as ``words``."""
 
     words: tuple[str, ...]
     model: str | None = None
@@ -160,7 +161,9 @@ def _given(words: Sequence[str]) -> _Given:
     args = [written.get("model_args") or {}, *typed.pop("model_args", [])]
     merged = {name: value for each in args for name, value in _settings(each).items()}
     named = {name: written.get(name) for name in ("model", "output_path", "use_cache", "batch_size")} | typed
-    return _Given(tuple(words), model_args=merged, **named)
+    parser = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
+    parser.add_argument("--model_args", "-a", nargs="+", action="extend")
+    return _Given(tuple(parser.parse_known_args(words)[1]), model_args=merged, **named)
 
 
 def _read_config(path: str | None) -> Mapping[str, Any]:
@@ -208,14 +211,19 @@ def _checked(given: _Given) -> Any:
 
 
 def _for_side(given: _Given, side: str, output: Path) -> list[str]:
-    """Returns the harness's arguments for one of the two evaluations."""
-    words = [*given.words, "--model", MODEL]
+    """Returns the harness's arguments for one of the two evaluations: the model alone has no settings of neighbours."""
+    from fairseq.harness.model_args import without_neighbours
+
+    args = without_neighbours(given.model_args) if side == ALONE else given.model_args
+    written = json.dumps(args, ensure_ascii=False, default=str)
+    words = [*given.words, "--model", MODEL, "--model_args", written]
     if given.batch_size is None:  # the harness's default is 1
         words += ["--batch_size", "auto"]
     if given.output_path or side:
         words += ["--output_path", str(output)]
-    if given.use_cache and side:  # answers of one are not the other's
-        words += ["--use_cache", f"{given.use_cache}_{side}"]
+    if given.use_cache:  # answers of one model, or one λ, are not another's
+        settings = hashlib.sha256(json.dumps(args, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        words += ["--use_cache", "_".join(filter(None, (given.use_cache, side, settings)))]
     return words
 
 
@@ -248,6 +256,12 @@ def _harness(words: Sequence[str]) -> None:
             raise
         except ValueError as err:
             raise ConfigError(f"lm-eval: {' '.join(str(err).split())[:400]}") from err
+        except TypeError as err:
+            if "__init__()" not in str(err):
+                raise
+            raise ConfigError(
+                f"lm-eval: {err}; give that --model the --model_args of its own (hf: pretrained=DIR)"
+            ) from err
 
 
 @contextmanager

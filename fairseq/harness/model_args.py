@@ -91,6 +91,12 @@ class HarnessConfig:
         return HarnessConfig(neighbours=neighbours, text=text, **rest)
 
 
+def without_neighbours(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``--model_args`` for the model alone: those of the datastore, and of how it is searched, left out."""
+    knn = {"dstore_filename", "indexfile", *KNNSettings.__annotations__, *_NEIGHBOURS}
+    return {name: value for name, value in args.items() if _OTHER_WORDS.get(name, name) not in knn}
+
+
 def _check_neighbours(given: Mapping[str, Any], neighbours: Mapping[str, Any]) -> None:
     names = [name for name in ("dstore_filename", "indexfile") if name in given]
     if len(names) == 1:

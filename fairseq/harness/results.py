@@ -38,7 +38,7 @@ def read_results(output: Path, earlier: Collection[Path] = ()) -> Results:
 
 
 def beside_each_other(alone: Results, mixed: Results) -> str:
-    """Returns a table of every metric of both, as markdown, and how much neighbours change it."""
+    """Returns a table of every metric of both, as markdown, and how much neighbours change it; then k, λ and T."""
     rows = [["Tasks", "Metric", "", "model alone", "with neighbours", "change"]]
     for task, metrics in mixed["results"].items():
         others, better = alone["results"].get(task, {}), mixed.get("higher_is_better", {}).get(task, {})
@@ -54,7 +54,16 @@ def beside_each_other(alone: Results, mixed: Results) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["|" + "|".join(_cell(row, column, widths[column]) for column in range(len(row))) + "|" for row in rows]
     rule = "|" + "|".join("-" * (width - 1) + (":" if column > 2 else "-") for column, width in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return "\n".join([lines[0], rule, *lines[1:], *_settings(mixed)])
+
+
+def _settings(mixed: Results) -> list[str]:
+    """Returns a line with how neighbours were searched and weighed, where the results say so."""
+    knn = (mixed.get("config") or {}).get("neighbours")
+    if not knn:
+        return []
+    chosen = f" ({knn['knn_temp_asked']})" if "knn_temp_asked" in knn else ""
+    return ["", f"neighbours: k {knn['k']}, λ {knn['lmbda']:g}, T {knn['knn_temp']:g}{chosen}, probe {knn['probe']}"]
 
 
 def _figures(alone: Any, mixed: float) -> list[str]:

@@ -18,6 +18,7 @@ from tests.builders.tiny_lm import Command
 
 PROG = "fairseq-lm-eval"
 KNN = "path=model,dstore_filename=store/dstore,indexfile=store/knn.index"
+SETTINGS = {"path": "model", "dstore_filename": "store/dstore", "indexfile": "store/knn.index"}
 HELP = """
 import sys
 from fairseq_cli.lm_eval import main
@@ -66,9 +67,12 @@ def test_with_neighbours_there_are_two_evaluations_and_a_table(
 ) -> None:
     done = command(PROG, "--model_args", KNN, "--tasks", "a", "b", "--output_path", tmp_path / "out")
     assert done.code == 0, done.err
-    words = ["run", "--model_args", KNN, "--tasks", "a", "b", "--output_path", str(tmp_path / "out")]
-    words += ["--model", "fairseq-knnlm", "--batch_size", "auto", "--output_path"]
-    assert harness.asked == [[*words, str(tmp_path / "out" / side)] for side in ("with_knn", "lm")]
+    words = ["run", "--tasks", "a", "b", "--output_path", str(tmp_path / "out"), "--model", "fairseq-knnlm"]
+    both = (("with_knn", json.dumps(SETTINGS)), ("lm", json.dumps({"path": "model"})))
+    ends = [
+        ["--model_args", args, "--batch_size", "auto", "--output_path", tmp_path / "out" / side] for side, args in both
+    ]
+    assert harness.asked == [[*words, *map(str, end)] for end in ends]
     lines = [line.replace(" ", "") for line in done.out.splitlines() if line.startswith("|")]
     assert lines[0] == "|Tasks|Metric||modelalone|withneighbours|change|"
     assert lines[2] == "|task|acc||0.5000|0.2500|-0.2500|"
@@ -78,11 +82,19 @@ def test_a_file_of_results_has_two_names(command: Command, harness: Harness, tmp
     words = ["-t", "a", "-o", tmp_path / "new" / "r.json", "--use_cache", "kept", "-b", "4"]
     done = command(PROG, "run", "-a", KNN, *words)
     assert done.code == 0, done.err
-    ends = [asked[asked.index("--model") :] for asked in harness.asked]
-    assert [words[2:] for words in ends] == [
-        ["--output_path", str(tmp_path / "new" / f"r_{side}.json"), "--use_cache", f"kept_{side}"]
-        for side in ("with_knn", "lm")
+    assert [asked[-4:-1] for asked in harness.asked] == [
+        ["--output_path", str(tmp_path / "new" / f"r_{side}.json"), "--use_cache"] for side in ("with_knn", "lm")
     ]
+
+
+def test_answers_that_are_kept_are_those_of_the_same_settings(command: Command, harness: Harness) -> None:
+    """Another λ has another file with neighbours, and the model alone has the same one."""
+    for weight in ("0.4", "0.9", "0.4"):
+        args = f"{KNN},lmbda={weight}"
+        assert command(PROG, "--model_args", args, "--tasks", "a", "--use_cache", "kept").code == 0
+    mixed, alone = ([asked[-1] for asked in harness.asked[side::2]] for side in (0, 1))
+    assert mixed[0] == mixed[2] != mixed[1] and len(set(alone)) == 1
+    assert mixed[0].startswith("kept_with_knn_") and alone[0].startswith("kept_lm_")
 
 
 def test_without_an_output_path_the_table_is_there_all_the_same(command: Command, harness: Harness) -> None:
@@ -108,7 +120,8 @@ def test_one_evaluation(command: Command, harness: Harness, words: list[str]) ->
     """Flags of the harness may have hyphens; it has none of ours."""
     done = command(PROG, *words, "--tasks", "a", "--log-format", "none", "--batch-size=2")
     assert done.code == 0, done.err
-    expected = ["run", "--model_args", words[1], "--tasks", "a", "--batch_size=2", "--model", "fairseq-knnlm"]
+    args = json.dumps({"path": "model"} if words[1] == "path=model" else SETTINGS)
+    expected = ["run", "--tasks", "a", "--batch_size=2", "--model", "fairseq-knnlm", "--model_args", args]
     assert harness.asked == [expected] and "|" not in done.out
 
 
@@ -119,6 +132,17 @@ def test_settings_of_a_file_are_read(command: Command, harness: Harness, tmp_pat
     done = command(PROG, "--config", config, "--model_args", "indexfile=i", "k=8")
     assert done.code == 0, done.err
     assert [asked[-1] for asked in harness.asked] == [str(tmp_path / "out" / side) for side in ("with_knn", "lm")]
+    args = [json.loads(asked[asked.index("--model_args") + 1]) for asked in harness.asked]
+    assert args == [{"path": "model", "dstore_filename": "d", "k": 8, "indexfile": "i"}, {"path": "model"}]
+
+
+def test_settings_of_another_model_are_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise TypeError("HFLM.__init__() missing 1 required positional argument: 'pretrained'")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse)
+    error = command(PROG, "--model", "hf", "--model_args", "path=m", "--tasks", "wikitext").error
+    assert "HFLM.__init__()" in error and "give that --model the --model_args of its own" in error
 
 
 def test_what_is_the_harness_s_own_goes_through(command: Command, harness: Harness) -> None:

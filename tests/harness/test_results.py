@@ -32,6 +32,13 @@ def test_a_table_has_every_metric_of_both() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+def test_the_settings_of_neighbours_stand_below() -> None:
+    neighbours = {"k": 64, "lmbda": 0.25, "knn_temp": 3.5, "knn_temp_asked": "auto", "probe": 8}
+    mixed = {**results(0.75, 12.25), "config": {"neighbours": neighbours}}
+    last = beside_each_other(results(0.5, 1234.5), mixed).splitlines()[-1]
+    assert last == "neighbours: k 64, λ 0.25, T 3.5 (auto), probe 8"
+
+
 def test_a_metric_of_one_alone_stands_by_itself() -> None:
     other = {"results": {}}
     assert "|0.7500" in beside_each_other(other, results(0.75, 3)).replace(" ", "")
