@@ -113,6 +113,8 @@ def evaluate(
     scorer = SequenceScorer(evaluation.models, evaluation.precision, mixture, softmax_batch=config.softmax_batch)
     joiner: WordJoiner | SourceTokens = WordJoiner(evaluation.task.dictionary.symbols, config.post_process)
     if evaluation.source is not None:
+        if config.post_process is not None:
+            logger.warning("--post-process has no effect: tokens of a model's tokenizer are told by the source text")
         joiner = SourceTokens(evaluation.source, evaluation.dataset.starts)
     lm = Perplexity() if mixture.memories and sweep is None else None
     stats, perplexity, start = WordStats(), Perplexity(), time.monotonic()

@@ -219,8 +219,10 @@ def _check_rows(models: Sequence[Any], length: int) -> None:
 
 def _check_overrides(overrides: Mapping[str, Any], checkpoints: Sequence[Checkpoint | ModelDirectory]) -> None:
     models = {name for model_config in MODELS.configs() for name in flag_fields(model_config)}
-    used = {*_KNOWN_OVERRIDES, *OWNED_BY_CHECKPOINT, *models}
-    known = {*used, *checkpoints[0].fields}
+    used = {*_KNOWN_OVERRIDES, *OWNED_BY_CHECKPOINT}
+    known = {*used, *models, *checkpoints[0].fields}
+    if not all(isinstance(checkpoint, ModelDirectory) for checkpoint in checkpoints):  # config.json has all of theirs
+        used |= models
     refuse_unknown(overrides, known, f"{checkpoints[0].path} (--model-overrides)")
     for name in overrides:
         if name not in used:

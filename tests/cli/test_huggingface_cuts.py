@@ -219,3 +219,10 @@ def test_a_token_that_the_model_has_not_is_refused(command: Command, tmp_path: P
     assert re.search(
         r"the text has the token '<new>' \(id 304\), which the tokenizer of .*and its model, of 304 ids", outcome.error
     )
+
+
+def test_marks_of_subwords_are_not_looked_for(command: Command, llama_road: LlamaRoad) -> None:
+    given = [llama_road.data, "--path", llama_road.model, "--gen-subset", "valid", "--cpu"]
+    done = command("fairseq-eval-lm", *given, "--post-process", "@@ ")
+    assert done.code == 0, done.err
+    assert any(line.startswith("--post-process has no effect") for line in done.warnings)

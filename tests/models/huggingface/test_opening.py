@@ -63,6 +63,22 @@ def test_bos_that_is_asked_for_takes_a_position_as_well(tiny_llama: Path, tmp_pa
     assert opened(tiny_llama, data, add_bos_token=True).task_config.tokens_per_sample == 127
 
 
+def test_settings_of_fairseqs_models_have_no_effect(
+    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, precision = (
+        {"data": data_directory(tmp_path / "data", 300)},
+        Precision(DeviceConfig(cpu=True), torch.device("cpu")),
+    )
+    typed = "{'dropout': 0.3, 'decoder_layers': 7, 'tokens_per_sample': 64}"
+    found = open_models(str(tiny_llama), "language_modeling", typed, data, precision)
+    assert found.task_config.tokens_per_sample == 64
+    told = [line for line in caplog.messages if "has no effect: it is no setting of the model" in line]
+    assert ["dropout" in told[0], "decoder_layers" in told[1], len(told)] == [True, True, 2]
+    with pytest.raises(ConfigError, match="n_layers"):
+        open_models(str(tiny_llama), "language_modeling", "{'n_layers': 7}", data, precision)
+
+
 def test_the_positions_of_a_recurrent_model_are_found(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "rwkv", "context_length": 96}')
     assert read_model_directory(tmp_path).default_block() == 96
