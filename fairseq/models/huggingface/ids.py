@@ -18,8 +18,8 @@ from fairseq.text.model_tokenizer import SHIFT
 
 _NO_OPENING = (
     "this model's tokenizer names no token that begins or ends a text, so that nothing can stand before the first one;"
-    " begin with a token, name bos_token in tokenizer_config.json, or give --sample-break-mode isolated, whose blocks begin"
-    " with a token"
+    " begin with a token, name bos_token in tokenizer_config.json, or give --sample-break-mode isolated, whose blocks"
+    " begin with a token"
 )
 
 
