@@ -9,7 +9,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from fairseq.data.binarizer import binarize, count_words
 from fairseq.data.config import PreprocessConfig
 from fairseq.data.corpus.binarize import binarize_corpus
 from fairseq.data.corpus.files import Corpus
-from fairseq.data.corpus.record import NAME, PreprocessRecord, TokenizerRecord
+from fairseq.data.corpus.record import NAME, PreprocessRecord
 from fairseq.data.corpus.splits import Split, check_text, find_splits
 from fairseq.data.corpus.symbols import dictionary_of
+from fairseq.data.corpus.words import Words, is_there
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter
 from fairseq.errors import ConfigError, DataError, FairseqError
@@ -34,32 +34,6 @@ from fairseq.storage.stores import data_names, source_text_names
 from fairseq.text.model_tokenizer import ModelTokenizer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Words:
-    """What decides the ids: a dictionary, None where the training text makes it, and the tokenizer that has it."""
-
-    dictionary: Dictionary | None = None
-    tokenizer: ModelTokenizer | None = None
-
-    @property
-    def record(self) -> TokenizerRecord | None:
-        """What is recorded of the tokenizer."""
-        it = self.tokenizer
-        if it is None:
-            return None
-        ids = (it.opening_id, it.bos_id, it.eos_id)
-        return TokenizerRecord(it.sha256, it.num_tokens, *ids, it.adds_bos, str(it.directory))
-
-    def is_vocabulary_of(self, destdir: Path, earlier: PreprocessRecord) -> bool:
-        """Returns whether the ids in a data directory are of this dictionary and tokenizer."""
-        return self.dictionary is not None and _is_there(self.dictionary, destdir) and self.has_tokenizer_of(earlier)
-
-    def has_tokenizer_of(self, earlier: PreprocessRecord) -> bool:
-        """Returns whether earlier texts were made of the same tokenizer's tokens, or of words as well."""
-        recorded = None if earlier.tokenizer is UNSET else earlier.tokenizer.sha256
-        return recorded == (None if self.tokenizer is None else self.tokenizer.sha256)
 
 
 def preprocess(config: PreprocessConfig) -> bool:
@@ -124,7 +98,7 @@ def _write(config: PreprocessConfig, splits: Sequence[Split], words: Words, earl
     if not stays:
         for split in splits:
             _remove(_old_files(destdir, split))
-    if not _is_there(dictionary, destdir):
+    if not is_there(dictionary, destdir):
         dictionary.save(destdir / "dict.txt")
     records: dict[str, dict[str, Any]] = {}
     try:
@@ -174,28 +148,13 @@ def _refuse_to_replace(destdir: Path, splits: Sequence[Split], words: Words, ear
     if not dict_path.exists() and _record_path(destdir).exists():
         existing.insert(0, _record_path(destdir))
     if existing:
-        names = ", ".join(path.name for path in existing) + _other_words(words, earlier)
+        names = ", ".join(path.name for path in existing) + words.difference_from(earlier)
         has_words = words.dictionary is None and earlier.tokenizer is UNSET
         hint = "" if not has_words else f", --srcdict {dict_path} to add texts to it"
         raise ConfigError(
             f"--destdir {destdir} must not hold results yet, but has {names}; give --overwrite to replace them"
             f"{hint}, or another --destdir"
         )
-
-
-def _other_words(words: Words, earlier: PreprocessRecord) -> str:
-    """Returns what words the texts that are there have, where a tokenizer makes them others than the run's."""
-    recorded = None if earlier.tokenizer is UNSET else earlier.tokenizer
-    if recorded is None:
-        return "" if words.tokenizer is None or earlier.dictionary is UNSET else ", whose texts are words, not tokens"
-    if words.tokenizer is None:
-        return f", whose texts are tokens of --tokenizer {recorded.directory}"
-    if not words.has_tokenizer_of(earlier):
-        return f", whose texts are tokens of another tokenizer ({recorded.directory}, as it was then)"
-    types, own = (earlier.dictionary or {}).get("types"), words.dictionary
-    if own is None or types == len(own):
-        return ""
-    return f", whose texts have {types} types, not {len(own)}: vocab_size of config.json is another"
 
 
 def _count(config: PreprocessConfig) -> Dictionary:
@@ -216,11 +175,6 @@ def _check_other_texts(destdir: Path, splits: Sequence[Split], words: Words, ear
             f"{destdir} must hold ids of one dictionary, but {names} would stay beside a new one; give their texts too,"
             " or another --destdir"
         )
-
-
-def _is_there(dictionary: Dictionary, destdir: Path) -> bool:
-    path = destdir / "dict.txt"
-    return path.exists() and path.read_bytes() == dictionary.to_bytes()
 
 
 def _binarize(split: Split, words: Words, workers: int) -> dict[str, Any]:

@@ -141,13 +141,16 @@ class SourceText:
             DataError: one does, or there are more words than the text has room for.
         """
         most = np.array([self.table.num_bytes, self.table.num_bytes + self.num_documents])
+        before = np.zeros((1, 2), np.int64)
         for first in range(0, len(self._pairs_N2), BLOCK_TOKENS):
-            pairs_N2 = self._pairs_N2[max(first - 1, 0) : first + BLOCK_TOKENS]
-            if (pairs_N2[0] < 0).any() or (np.diff(pairs_N2, axis=0) < 0).any() or (pairs_N2[-1] > most).any():
+            pairs_N2 = np.concatenate([before, self._pairs_N2[first : first + BLOCK_TOKENS]])
+            wrong_N2 = (pairs_N2[1:] < pairs_N2[:-1]) | (pairs_N2[1:] > most)
+            if wrong_N2.any():
                 raise DataError(
-                    f"{self.prefix}.offsets must rise from token to token, but does not after token"
-                    f" {max(first - 1, 0)}: it is damaged; {REMAKE}"
+                    f"{self.prefix}.offsets must rise from token to token, but does not at token"
+                    f" {first + int(wrong_N2.any(axis=1).argmax())}: it is damaged; {REMAKE}"
                 )
+            before = pairs_N2[-1:]
 
     @property
     def num_documents(self) -> int:

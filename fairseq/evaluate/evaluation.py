@@ -142,6 +142,8 @@ def _source_text(opened: OpenedModels, split: str, dataset: BlockDataset) -> Sou
             f"{prefix} has {len(dataset.tokens)} tokens, but the source text beside it is of {source.num_tokens};"
             " tokenize it again with fairseq-preprocess --overwrite"
         )
+    if source is not None:
+        source.check_order()  # before the work, not when its words are counted
     return source
 
 

@@ -231,6 +231,8 @@ def test_a_missing_split_is_made_as_the_message_says(texts: Path) -> None:
 
 def test_files_of_others_are_kept(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preprocess("--trainpref", "words.txt")
+    assert tokenise("--testpref", "one.txt") == 2
+    assert "but has dict.txt, whose texts are words, not tokens; give --overwrite" in error(capsys)
     Path("data-bin/train.text").write_text("mine", encoding="utf-8")
     assert tokenise("--trainpref", "one.txt", "--overwrite") == 2
     assert "data-bin/train.text is there, and is not a source text" in error(capsys)

@@ -50,7 +50,7 @@ def test_tokens_that_are_not_scored_take_their_words_and_bytes_with_them(tmp_pat
 
 
 @pytest.mark.parametrize("column", [0, 1])
-@pytest.mark.parametrize("value", [0, -1, 10**9])
+@pytest.mark.parametrize("value", [0, -1, 10**9, -(2**63)])
 def test_damaged_offsets_give_no_figures(tmp_path: Path, column: int, value: int) -> None:
     """Within a document, where the differences of whole blocks may well be sound."""
     write_tokenized(tmp_path, {"train": CODE})
@@ -58,7 +58,7 @@ def test_damaged_offsets_give_no_figures(tmp_path: Path, column: int, value: int
     pairs[12, column] = value
     (tmp_path / "train.offsets").write_bytes(pairs.tobytes())
     dataset, source = opened(tmp_path, "isolated", 40)
-    with pytest.raises(DataError, match=r"train\.offsets must rise from token to token, .*; make it again with"):
+    with pytest.raises(DataError, match=r"must rise from token to token, .* at token 1[23]: .*; make it again with"):
         TextSize.of(source, dataset, [np.arange(len(dataset))])
 
 
@@ -68,7 +68,7 @@ def test_words_beyond_the_text_give_no_figures(tmp_path: Path) -> None:
     pairs[-1, 1] = 10**12
     (tmp_path / "train.offsets").write_bytes(pairs.tobytes())
     dataset, source = opened(tmp_path, "none", 40)
-    with pytest.raises(DataError, match=r"train\.offsets must rise"):
+    with pytest.raises(DataError, match=rf"train\.offsets must rise .* at token {len(pairs) - 1}:"):
         TextSize.of(source, dataset, [np.arange(len(dataset))])
 
 
