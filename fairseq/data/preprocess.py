@@ -70,15 +70,13 @@ def preprocess(config: PreprocessConfig) -> bool:
 def _given(config: PreprocessConfig) -> Words:
     """Returns what is given to decide the ids."""
     directory = config.tokenizer_directory
-    if directory is not None and is_hub_name(directory):
-        raise ConfigError(
-            f"--tokenizer must be space, or the directory of a model's tokenizer.json, but {directory} is not there; if"
-            f" it is a model on the Hugging Face hub: hf download {directory} --local-dir DIR, and give DIR"
-        )
     if directory is not None and not Path(directory).exists():
+        beyond = "left out, words are what whitespace separates: tokenise the text beforehand"
+        if is_hub_name(directory):
+            beyond = f"a model of the Hugging Face hub: hf download {directory} --local-dir DIR, and give DIR"
         raise ConfigError(
             f"--tokenizer must be space, or the directory of a model's tokenizer.json, but is {directory!r}, which does"
-            " not exist; left out, words are what whitespace separates: tokenise the text beforehand"
+            f" not exist; {beyond}"
         )
     if directory is not None:
         tokenizer = ModelTokenizer(directory)
