@@ -1,6 +1,5 @@
 """``--model_args`` of the model ``fairseq-knnlm``, in a module that does not import torch."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from fairseq.errors import ConfigError, refuse_unknown, shown
 from fairseq.knn.config import KNNSettings
 
-logger = logging.getLogger(__name__)
 FORMATS = ("float32", "bfloat16", "float16")
 BATCH_AUTO = "auto"
 # Flags of the commands that have another name in Python.
@@ -38,6 +36,7 @@ class HarnessConfig:
         max_gen_toks: most tokens of a text that is generated, where its task says nothing.
         add_bos_token: the token of the beginning stands before each text; as its tokenizer does it if None.
         prefix_token_id: what a text without a context follows; the token of the beginning, else that of the end.
+        trust_remote_code: code that lies with a Hugging Face model is run.
         text: settings of raw text of a checkpoint of ours: ``tokenizer``, ``bpe``, ``sentencepiece_model``, …
     """
 
@@ -53,6 +52,7 @@ class HarnessConfig:
     max_gen_toks: int = 256
     add_bos_token: bool | None = None
     prefix_token_id: int | None = None
+    trust_remote_code: bool = False
     text: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,9 +68,7 @@ class HarnessConfig:
             ConfigError: no such setting, one out of range, or one without another that it needs.
         """
         given = {_OTHER_WORDS.get(name, name): value for name, value in args.items() if value is not None}
-        given.pop("max_batch_size", None)  # of the harness's own flags, as the next
-        if given.pop("trust_remote_code", False):
-            logger.warning("--trust_remote_code is for data sets alone: code that a model brings of its own is not run")
+        given.pop("max_batch_size", None)  # of the harness's own flags
         own = [item.name for item in fields(HarnessConfig) if item.name not in ("neighbours", "text")]
         knn = [*KNNSettings.__annotations__, *_NEIGHBOURS]
         refuse_unknown(given, [*own, *knn, *text_settings], "--model_args of fairseq-knnlm")
@@ -84,9 +82,12 @@ class HarnessConfig:
             if name in rest:
                 rest[name] = str(rest[name])
         rest["batch_size"] = _batch_size(rest.get("batch_size"))
-        for name in ("max_length", "max_gen_toks"):
-            if name in rest and (not isinstance(rest[name], int) or rest[name] < 1):
-                raise ConfigError(f"{name} must be a whole number from 1 on, but is {shown(rest[name])}")
+        for name, least in (("max_length", 1), ("max_gen_toks", 1), ("prefix_token_id", 0)):
+            if name in rest and (type(rest[name]) is not int or rest[name] < least):
+                raise ConfigError(f"{name} must be a whole number from {least} on, but is {shown(rest[name])}")
+        for name in ("add_bos_token", "trust_remote_code"):
+            if name in rest and type(rest[name]) is not bool:
+                raise ConfigError(f"{name} must be True or False, but is {shown(rest[name])}")
         rest["dtype"] = _format(str(rest.get("dtype", "float32")))
         return HarnessConfig(neighbours=neighbours, text=text, **rest)
 

@@ -77,7 +77,15 @@ def open_model(config: HarnessConfig) -> OpenedModel:
         config = replace(config, path=local_directory(config.path))
     device, dtype = _device(config.device), checked_dtype(config.dtype)
     knn = _knn(config) if config.has_neighbours else None
-    lm = from_pretrained(config.path, data_name_or_path=config.data, knn=knn, device=device, dtype=dtype, **config.text)
+    lm = from_pretrained(
+        config.path,
+        data_name_or_path=config.data,
+        knn=knn,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=config.trust_remote_code,
+        **config.text,
+    )
     if len(lm.models) > 1:
         raise ConfigError("path names several checkpoints, but one is scored; give one")
     opened_as = _of_hugging_face if is_model_directory(config.path) else _of_checkpoint
@@ -86,8 +94,17 @@ def open_model(config: HarnessConfig) -> OpenedModel:
 
 def _of_hugging_face(config: HarnessConfig, lm: LanguageModelHub, precision: Precision) -> OpenedModel:
     directory, model = read_model_directory(config.path), lm.models[0]
-    texts = TokenizerTexts(config.path, config.add_bos_token, config.prefix_token_id)
+    texts = TokenizerTexts(
+        config.path, config.add_bos_token, config.prefix_token_id, trust_remote_code=config.trust_remote_code
+    )
     model.reader = replace(model.reader, adds_bos=False)  # the harness's rows begin as they are to begin
+    known = int(model.model.get_input_embeddings().num_embeddings)
+    if config.prefix_token_id is not None and config.prefix_token_id >= known:
+        raise ConfigError(
+            f"prefix_token_id must be below {known}, the number of the model's tokens, but is {config.prefix_token_id}"
+        )
+    if model.longest_row is not None:
+        _require_room(config, model.longest_row)
     return OpenedModel(
         config,
         model,
@@ -106,11 +123,7 @@ def _of_checkpoint(config: HarnessConfig, lm: LanguageModelHub, precision: Preci
         raise ConfigError(
             f"add_bos_token and prefix_token_id are of a Hugging Face model, but {config.path} is none; leave them out"
         )
-    if config.max_length is not None and config.max_length > lm.longest_row:
-        raise ConfigError(
-            f"max_length must be at most {lm.longest_row}, which is what the model sees at once, but is"
-            f" {config.max_length}"
-        )
+    _require_room(config, lm.longest_row)
     return OpenedModel(
         config,
         lm.models[0],
@@ -122,6 +135,13 @@ def _of_checkpoint(config: HarnessConfig, lm: LanguageModelHub, precision: Preci
         memory=lm.knn,
         lmbda=lm.lmbda,
     )
+
+
+def _require_room(config: HarnessConfig, longest: int) -> None:
+    if config.max_length is not None and config.max_length > longest:
+        raise ConfigError(
+            f"max_length must be at most {longest}, which is what the model sees at once, but is {config.max_length}"
+        )
 
 
 def _knn(config: HarnessConfig) -> KNN:

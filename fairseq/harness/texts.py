@@ -50,6 +50,7 @@ class TokenizerTexts:
         directory: of the model.
         add_bos: whether the beginning's token stands before each text; as the tokenizer does it if None.
         prefix_id: what a text without a context follows; the beginning's token, else the end's, if None.
+        trust_remote_code: code that lies with the model is run.
 
     Raises:
         ConfigError: transformers is not installed.
@@ -59,7 +60,14 @@ class TokenizerTexts:
     shift = SHIFT
     rolling_special: bool | None = None
 
-    def __init__(self, directory: str | Path, add_bos: bool | None = None, prefix_id: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        add_bos: bool | None = None,
+        prefix_id: int | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
         try:
             from transformers import AutoTokenizer
         except ImportError as err:
@@ -67,7 +75,7 @@ class TokenizerTexts:
         try:
             own = {} if add_bos is None else {"add_bos_token": add_bos}
             self.tokenizer = AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False, **own
+                str(directory), local_files_only=True, trust_remote_code=trust_remote_code, **own
             )
         except (OSError, ValueError, KeyError) as err:
             raise DataError(

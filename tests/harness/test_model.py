@@ -210,6 +210,30 @@ def test_what_is_of_hugging_face_models_is_refused(checkpoint_args: dict[str, An
         HarnessModel(**checkpoint_args, max_length=99)
 
 
+def test_what_the_model_has_no_room_for_is_refused(llama: TinyModel) -> None:
+    with pytest.raises(ConfigError, match=rf"max_length must be at most {LONGEST}, .* but is 100"):
+        HarnessModel(path=str(llama.path), device="cpu", max_length=100)
+    with pytest.raises(ConfigError, match=r"prefix_token_id must be below .* but is 1000000"):
+        HarnessModel(path=str(llama.path), device="cpu", prefix_token_id=1000000)
+
+
+def test_code_of_a_model_is_run_where_it_is_trusted(llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trusted = list[bool]()
+    for loader in (AutoModelForCausalLM, AutoTokenizer):
+        load = loader.from_pretrained
+
+        def noted(*args: Any, load: Any = load, **how: Any) -> Any:
+            trusted.append(how["trust_remote_code"])
+            return load(*args, **how)
+
+        monkeypatch.setattr(loader, "from_pretrained", noted)
+    HarnessModel(path=str(llama.path), device="cpu", trust_remote_code=True)
+    HarnessModel(path=str(llama.path), device="cpu")
+    assert trusted == [True, True, False, False]
+
+
 def test_a_name_on_the_hub_is_its_directory(llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 

@@ -29,6 +29,7 @@ KNN = {"dstore_filename": "store/dstore", "indexfile": "store/knn.index"}
         ({"path": "m", "batch_size": "auto:4", "max_batch_size": 8}, HarnessConfig("m")),
         ({"path": "m", "batch_size": "16", "dtype": "bf16"}, HarnessConfig("m", dtype="bfloat16", batch_size=16)),
         ({"path": "m", "dtype": "auto", "data": None}, HarnessConfig("m")),
+        ({"path": "m", "trust_remote_code": True}, HarnessConfig("m", trust_remote_code=True)),
         ({"path": "m", "bpe": "gpt2"}, HarnessConfig("m", text={"bpe": "gpt2"})),
     ],
 )
@@ -48,6 +49,9 @@ def test_settings(given: dict[str, Any], found: HarnessConfig) -> None:
         ({"path": "m", "batch_size": 0}, "--batch_size must be a whole number from 1 on, or auto, but is 0"),
         ({"path": "m", "batch_size": "many"}, "--batch_size must be a whole number from 1 on, or auto, but is 'many'"),
         ({"path": "m", "max_length": 0}, "max_length must be a whole number from 1 on, but is 0"),
+        ({"path": "m", "prefix_token_id": "a"}, "prefix_token_id must be a whole number from 0 on, but is 'a'"),
+        ({"path": "m", "add_bos_token": "yes"}, "add_bos_token must be True or False, but is 'yes'"),
+        ({"path": "m", "trust_remote_code": "yes"}, "trust_remote_code must be True or False, but is 'yes'"),
         ({"path": "m", "dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, but is int8"),
     ],
 )

@@ -11,9 +11,14 @@
 The last column is the newest token of every row, since transformers pads prompts on the left. A beam's rows are
 computed and scored in one order; where they change places, so do the vectors of the next step.
 
+A step whose last run was of other ids has no vectors, and is refused: classifier-free guidance (``guidance_scale``)
+runs the model a second time without the prompt, assisted generation (``assistant_model``, ``prompt_lookup_num_tokens``)
+on tokens that are still to be chosen. Of a prompt that is read in chunks, the last one counts.
+
 R rows, T columns, C width, V words of the head, N words of the dictionary: the head's and fairseq's four.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairseq.checkpoints.huggingface import read_model_directory
-from fairseq.errors import ConfigError
+from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
+from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.hub.protocol import MemoryConfig
 from fairseq.hub.records import checked_weight
@@ -33,6 +38,29 @@ from fairseq.models.protocol import ModelIdentity
 from fairseq.tasks.model_text import tokenizer_sha256
 from fairseq.text.model_tokenizer import SHIFT
 
+_NOT_WITH = (
+    "without classifier-free guidance (guidance_scale) and without assisted generation (assistant_model,"
+    " prompt_lookup_num_tokens)"
+)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a run of the model has read: its ids, and the mask of all that stands before them, where it has them."""
+
+    ids_RT: Tensor | None
+    mask: Any
+
+    def ends(self, input_ids: Tensor) -> bool:
+        """Returns whether these ids end with what was read; true where that cannot be told."""
+        if not isinstance(self.ids_RT, Tensor):  # it has read vectors
+            return True
+        columns, rows = self.ids_RT.shape[1], input_ids.to(self.ids_RT.device)
+        if columns > rows.shape[1] or not torch.equal(rows[:, rows.shape[1] - columns :], self.ids_RT):
+            return False
+        # A run that begins with the same token has fewer before it.
+        return not (isinstance(self.mask, Tensor) and self.mask.dim() == 2 and self.mask.shape[1] < rows.shape[1])
+
 
 class KNNLogitsProcessor:
     """Mixes the nearest neighbours into the next-token distribution of a model of transformers.
@@ -42,12 +70,13 @@ class KNNLogitsProcessor:
 
     Args:
         model: of ``AutoModelForCausalLM``.
-        directory: that the model was loaded from, whose weights and tokenizer must be the datastore's; None takes the
-            caller's word for it, and compares widths only.
+        directory: that the model was loaded from, whose weights and tokenizer must be the datastore's. What is compared
+            are the files there: weights that were changed after loading are not seen. None takes the caller's word for
+            it, and compares widths only.
         knn: the neighbours, a ``knnlm.KNN`` or an open ``KNN_Dstore``.
 
     Raises:
-        CheckpointError: the model's layers are not found.
+        CheckpointError: the model's layers are not found, or the directory is none of a model.
         ConfigError: ``knn`` is none, or the model has no vectors of the datastore's type.
         MismatchError: the datastore is another model's.
     """
@@ -57,12 +86,14 @@ class KNNLogitsProcessor:
             raise ConfigError(
                 f"knn must be knnlm.KNN(datastore, index) or an open KNN_Dstore, but is {type(knn).__name__}"
             )
+        _require_model(model, directory)
         named = parse_key_type(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
         self._catcher = KeyCatcher(model, named.of(len(layers_of(model))))
         body = body_of(model)
-        self._handle = body.register_forward_hook(self._keep)
+        self._handle = body.register_forward_hook(self._keep, with_kwargs=True)
         self._is_closed = False
         self._query_RC: Tensor | None = None
+        self._read: _Read | None = None
         try:
             with torch.no_grad():
                 body(probe_ids(model), use_cache=False)
@@ -76,11 +107,11 @@ class KNNLogitsProcessor:
         """Returns ln p of every word by model and neighbours, float32 ``[R, V]``; what is forbidden stays forbidden.
 
         Args:
-            input_ids: int64 ``[R, T]``; not looked at.
+            input_ids: int64 ``[R, T]``, which the model has just read, or the end of them.
             scores: logits of the step, or their log-softmax, ``[R, V]``.
 
         Raises:
-            ConfigError: it was closed, or the model has not just computed these rows.
+            ConfigError: it was closed, or the model has not just computed these rows, or has read other ids since.
         """
         if self._is_closed:
             raise ConfigError(
@@ -92,7 +123,12 @@ class KNNLogitsProcessor:
             found = "none" if query_RC is None else str(len(query_RC))
             raise ConfigError(
                 f"the model's vectors of {len(scores)} rows are needed, but {found} are there; put the processor into"
-                " model.generate(…, logits_processor=…) of the model that it was made with"
+                f" model.generate(…, logits_processor=…) of the model that it was made with, {_NOT_WITH}"
+            )
+        if self._read is not None and not self._read.ends(input_ids):
+            raise ConfigError(
+                "the model's vectors are needed for the tokens of this step, but its last run was of others; generate"
+                f" {_NOT_WITH}"
             )
         log_p_RV = scores.float().log_softmax(-1)
         specials_R4 = log_p_RV.new_full((len(log_p_RV), SHIFT), -torch.inf)
@@ -124,8 +160,9 @@ class KNNLogitsProcessor:
     ) -> None:
         self.close()
 
-    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._query_RC = self._catcher.take(output.last_hidden_state)[:, -1]
+        self._read = _Read(kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
 
     def _identity(self, directory: str | Path | None) -> ModelIdentity:
         assert self._query_RC is not None
@@ -134,3 +171,14 @@ class KNNLogitsProcessor:
             return ModelIdentity(key_dimension=width, key_type=key_type)
         weights = read_model_directory(directory).weights_sha256
         return ModelIdentity(None, weights, None, width, key_type, tokenizer_sha256(directory))
+
+
+def _require_model(model: Any, directory: str | Path | None) -> None:
+    """Raises CheckpointError for what is no language model of transformers, or no directory of one."""
+    if not all(hasattr(model, name) for name in ("base_model", "config", "generate")):
+        raise CheckpointError(f"model must be of AutoModelForCausalLM, but is {type(model).__name__}; load it by that")
+    if directory is not None and not is_model_directory(directory):
+        raise CheckpointError(
+            f"directory must be that of the model, with its config.json, but {directory} is none; give the one that it"
+            " was loaded from, or None"
+        )
