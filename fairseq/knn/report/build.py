@@ -24,7 +24,7 @@ from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
-from fairseq.knn.report.wording import facts_of, pieces_of, places_of, vocabulary_of, words_of
+from fairseq.knn.report.wording import facts_of, pieces_of, places_of, unit_of, vocabulary_of, words_of
 from fairseq.knn.retrieval.compare import outdated_lines, warn_if_outdated
 from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
@@ -103,6 +103,7 @@ def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings,
     position_N = np.asarray(retrieval.position_N[:n], np.int64)
     check_targets(texts.text, position_N, target_N)
     columns = _columns(retrieval, texts, settings, n)
+    symbols = words_of(texts, position_N, np.empty(0, np.int64))
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     return _Report(
         retrieval,
@@ -112,7 +113,7 @@ def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings,
         origin,
         columns,
         columns.mixture(settings.lmbda),
-        groupings(columns, words_of(texts, position_N, np.empty(0, np.int64)), target_N, texts.count_V[target_N]),
+        groupings(columns, symbols, target_N, texts.count_V[target_N], unit_of(texts)),
         source_positions(texts, ids_NH),
         distances_NH,
     )

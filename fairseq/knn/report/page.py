@@ -27,13 +27,14 @@ def render(
 
     Args:
         title: of the document.
-        facts: what is no array: settings, words, groups.
+        facts: what is no array: settings, words, groups; ``unit`` is what the page calls one of them.
         settings: of the command, by which ``is_of`` knows it again.
         arrays: (name, dtype, length, base64 text), as ``pack.packed`` gives them.
         warnings: that stand above everything.
     """
     room = files("fairseq.knn.report")
     parts = {"title": html.escape(title), "css": room.joinpath("report.css").read_text(encoding="utf-8")}
+    parts["unit"] = html.escape(facts["unit"])
     parts["settings"] = html.escape(json.dumps(settings, sort_keys=True))
     parts["banner"] = "".join(f'<p class="banner" role="alert">{html.escape(line)}</p>' for line in warnings)
     parts["js"] = "\n".join(room.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
