@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairseq.knn.datastore.manifest import write_manifest
 from tests.builders.report_page import Page
 from tests.builders.shown_retrieval import FIRST, NASTY, shown_retrieval
+from tests.builders.small_store import small_manifest
 from tests.builders.tiny_lm import Command
 from tests.oracles.knn import knn_probability
 
@@ -141,7 +143,31 @@ def test_the_page_begins_where_the_sweep_has_chosen(command: Command, directory:
         settings == {"k": 7, "temperature": 5.0, "lmbda": chosen}
         and origin == "as fairseq-knnlm sweep has chosen on valid"
     )
-    assert "the largest share of the gain comes from" in out and origin in out
+    assert "these settings gain nothing" in out and "largest share of the gain" not in out and origin in out
     _, settings, origin = report("--lmbda", 0.4, "--knn-temp", "auto")
     assert settings == {"k": 7, "temperature": 6.0, "lmbda": 0.4}
     assert origin == "by --lmbda and --knn-temp, else as fairseq-knnlm sweep has chosen on valid"
+
+
+@pytest.mark.parametrize(("lmbda", "gains"), [(0.01, True), (0.95, False)])
+def test_groups_have_a_share_of_a_gain_where_there_is_one(
+    command: Command, directory: Path, lmbda: float, gains: bool
+) -> None:
+    done = command("fairseq-knnlm", "report", directory, "--log-format", "none", "--lmbda", lmbda)
+    lm, mixture = map(float, re.search(r"perplexity ([\d.]+) → ([\d.]+)", done.out).groups())
+    assert (mixture < lm) == gains
+    assert done.out.count("the largest share of the gain comes from") == (4 if gains else 0)
+    assert ("these settings gain nothing" in done.out) == (not gains)
+
+
+def test_the_page_says_that_its_datastore_has_changed(command: Command, directory: Path) -> None:
+    """Rows that were forgotten since are still shown: whoever is sent the page has to know."""
+    store, now = directory.parent / "store", small_manifest(state="complete", weights_sha256="1" * 64)
+    write_manifest(Path(f"{store}.json"), now)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    recorded = {"datastore": {**manifest["datastore"], "prefix": str(store)}, "identity": {"store_id": "0" * 64}}
+    (directory / "manifest.json").write_text(json.dumps({**manifest, **recorded}))
+    assert command("fairseq-knnlm", "report", directory, "--log-format", "none").code == 0
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    [banner] = re.findall(r'<p class="banner" role="alert">(.*?)</p>', text)
+    assert f"but {store} is {now.store_id[:12]} now: rows were appended or forgotten" in banner

@@ -1,7 +1,7 @@
 """What a directory holds: a line for each thing in it, told without loading any.
 
 Files that belong together are one thing: a datastore's keys, values and manifest, an index and its manifest, the two
-files of a binarised text, a checkpoint and its summary.
+files of a binarised text with its source text, a checkpoint and its summary.
 """
 
 import re
@@ -9,15 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fairseq.data.corpus.record import tokenizer_record
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.source_text import SourceText
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.storage.file_kinds import kind_at
 from fairseq.storage.marks import json_at
 
 MOST_THINGS = 200
-_BESIDE = re.compile(r"(?s)(.+?)(_keys\.npy|_vals\.npy|\.append\.json|\.forgotten\..*|\.time\.json|\.json|\.bin)")
+_BESIDE = re.compile(
+    r"(?s)(.+?)(_keys\.npy|_vals\.npy|\.append\.json|\.forgotten\..*|\.time\.json|\.documents\.json|\.json|\.bin"
+    r"|\.offsets|\.text)"
+)
 
 
 def things_in(directory: Path) -> list[tuple[str, str]]:
@@ -84,7 +89,26 @@ def _of_checkpoint(path: Path) -> str:
 
 def _of_text(path: Path) -> str:
     data = MMapIndexedDataset(path.with_suffix(""))
-    return f", {len(data)} lines, {len(data.tokens)} tokens"
+    return f", {len(data)} {items_of(path, 'lines')}, {len(data.tokens)} tokens"
+
+
+def items_of(path: Path, words: str) -> str:
+    """Returns what a binarised text is made of: documents where it is tokenized, else these words."""
+    return "documents" if SourceText.is_beside(path.with_suffix("")) else words
+
+
+def settings_lines(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Returns a line for each setting of a datastore; blocks are recorded without their context window."""
+    size, window = settings.get("tokens_per_sample"), settings.get("context_window")
+    lines = dict(settings)
+    if isinstance(size, int) and isinstance(window, int) and window:
+        lines["tokens_per_sample"] = f"{size} ({size + window} with the context window)"
+    return list(lines.items())
+
+
+def _of_record(path: Path) -> str:
+    tokenizer = tokenizer_record(path.parent)
+    return f": tokenizer of {tokenizer.directory}, sha256 {tokenizer.sha256[:12]}" if tokenizer is not None else ""
 
 
 def _of_retrieval(path: Path) -> str:
@@ -100,5 +124,6 @@ _DETAILS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "a checkpoint": ("checkpoint", _of_checkpoint),
     "a dictionary": ("dictionary", lambda path: f", {len(Dictionary.load(path))} ids"),
     "a saved retrieval": ("saved retrieval", _of_retrieval),
+    "the record of fairseq-preprocess": ("record of fairseq-preprocess", _of_record),
     "a text": ("text", lambda path: ""),
 }

@@ -20,7 +20,7 @@ from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, man
 from fairseq.knn.index.faiss_index import code_bytes, metric_name, nprobe_of, num_lists, read_index
 from fairseq.knn.index.index_file import look_at, require_readable
 from fairseq.knn.inspect.config import InfoConfig
-from fairseq.knn.inspect.directory import things_in
+from fairseq.knn.inspect.directory import items_of, settings_lines, things_in
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.inspect.model_directory import Description, Lines, describe_model
 from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
@@ -108,8 +108,8 @@ def _dictionary(path: Path) -> Description:
 
 
 def _text(path: Path) -> Description:
-    data = MMapIndexedDataset(path.with_suffix(""))
-    return "binarised text", [("dtype", data.tokens.dtype), ("sentences", len(data)), ("tokens", len(data.tokens))]
+    data, items = MMapIndexedDataset(path.with_suffix("")), items_of(path, "sentences")
+    return "binarised text", [("dtype", data.tokens.dtype), (items, len(data)), ("tokens", len(data.tokens))]
 
 
 def _checkpoint(path: Path) -> Description:
@@ -182,7 +182,7 @@ def _store_manifest(manifest: DatastoreManifest) -> Description:
     if manifest.forgotten:
         lines.append(("rows forgotten", manifest.forgotten.rows))
     lines += [(f"segment {number}", _short(as_json(one))) for number, one in enumerate(manifest.segments or ())]
-    lines += () if manifest.segments else manifest.settings.items()
+    lines += () if manifest.segments else settings_lines(manifest.settings)
     return "datastore" if manifest.state == "complete" else state, lines
 
 

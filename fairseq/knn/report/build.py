@@ -24,8 +24,8 @@ from fairseq.knn.report.settings import settings_of
 from fairseq.knn.report.summary import summary_of
 from fairseq.knn.report.sweep_images import sweep_figures
 from fairseq.knn.report.texts import Texts, check_hits, check_targets, open_texts, source_positions
-from fairseq.knn.report.wording import facts_of, pieces_of, places_of, vocabulary_of, words_of
-from fairseq.knn.retrieval.compare import warn_if_outdated
+from fairseq.knn.report.wording import facts_of, pieces_of, places_of, unit_of, vocabulary_of, words_of
+from fairseq.knn.retrieval.compare import outdated_lines, warn_if_outdated
 from fairseq.knn.retrieval.own_text import own_text_line, warn_if_own_text
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.runtime.progress import Progress
@@ -84,8 +84,9 @@ def write_report(config: ReportConfig) -> str:
     claim("--out", out, PAGE, overwrite=config.overwrite or is_of(out, settings))
     report = _read(config, retrieval, *mixture)
     facts, arrays = _contents(report, config.max_megabytes)
+    warnings = [own_text_line(retrieval), *outdated_lines(retrieval)]
     with locked(out), atomic_write(out) as file:
-        for piece in render(facts["title"], facts, packed(arrays), settings, own_text_line(report.retrieval)):
+        for piece in render(facts["title"], facts, packed(arrays), settings, [line for line in warnings if line]):
             file.write(encoded(piece))
     written = [f"{out}: {out.stat().st_size / 1e6:.1f} MB"] if out.is_file() else []
     return "\n".join([*_lines(report), *written])
@@ -102,6 +103,7 @@ def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings,
     position_N = np.asarray(retrieval.position_N[:n], np.int64)
     check_targets(texts.text, position_N, target_N)
     columns = _columns(retrieval, texts, settings, n)
+    symbols = words_of(texts, position_N, np.empty(0, np.int64))
     ids_NH, distances_NH = (np.array(a[:n, :shown]) for a in (retrieval.ids_NK, retrieval.distances_NK))
     return _Report(
         retrieval,
@@ -111,7 +113,7 @@ def _read(config: ReportConfig, retrieval: Retrieval, settings: MixtureSettings,
         origin,
         columns,
         columns.mixture(settings.lmbda),
-        groupings(columns, words_of(texts, position_N, np.empty(0, np.int64)), target_N, texts.count_V[target_N]),
+        groupings(columns, symbols, target_N, texts.count_V[target_N], unit_of(texts)),
         source_positions(texts, ids_NH),
         distances_NH,
     )
@@ -213,7 +215,7 @@ def _runs(position_N: Array) -> list[tuple[int, int]]:
 
 
 def _lines(report: _Report) -> Iterator[str]:
-    """Yields the lines that are printed: perplexities, and the group with the largest gain of each grouping."""
+    """Yields the lines that are printed: perplexities, and where there is a gain, the group with most of it."""
     lm_N, mixture_N, settings = report.columns.lm_log_p_N, report.mixture_log_p_N, report.settings
     lm, mixture = (perplexity_of(-float(log_p_N.mean()) / math.log(2)) for log_p_N in (lm_N, mixture_N))
     yield (
@@ -226,6 +228,9 @@ def _lines(report: _Report) -> Iterator[str]:
             "λ 0 leaves neighbours no weight: give --lmbda, such as 0.25, or run fairseq-knnlm sweep"
             f" {report.retrieval.directory} first, whose choice this takes"
         )
+        return
+    if not mixture < lm:
+        yield "these settings gain nothing: give a smaller --lmbda, or run fairseq-knnlm sweep on held-out text"
         return
     for grouping in report.groupings:
         label, bits = max(gain_by_group(grouping, gain(lm_N, mixture_N)), key=lambda group: group[1])

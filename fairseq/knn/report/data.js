@@ -63,6 +63,7 @@ function make(tag, attributes = {}, ...children) {
 const EOS = facts.words.indexOf("</s>");
 const shownWord = (w) => (w === EOS ? "↵" : facts.words[w]);
 const isSame = facts.same ? (a, b) => facts.same[a] === facts.same[b] : (a, b) => a === b; // one word of the dictionary
+const UNIT = facts.unit; // what the text is called to be made of: "word" or "token"
 const AS_IT_IS = facts.joint === "" ? " asis" : ""; // words that hold the white space themselves
 const MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥"};
 const oneLine = (text) => text.replace(/[\n\r\t]/g, (letter) => MARKS[letter]);

@@ -15,7 +15,7 @@ class Details {
     this.box.classList.remove("open");
     document.body.classList.remove("opened");
     this.box.replaceChildren(
-      make("h2", {}, "Choose a word"),
+      make("h2", {}, "Choose a " + UNIT),
       make("p", {class: "note"}, "Click one, or move with the arrow keys. Its probabilities and its neighbours in the datastore appear here, each neighbour with the text that it comes from."),
     );
   }
@@ -71,7 +71,7 @@ class Details {
     const slot = lastAtMost(chosen, i);
     const tally = make("p", {class: "note"}, this.tally(i));
     if (slot < 0 || chosen[slot] !== i) {
-      return [tally, make("p", {class: "note"}, `The neighbours of this word are not in the page: it has room for those of the ${count(chosen.length)} words with the largest change (--max-megabytes ${facts.max_megabytes}).`)];
+      return [tally, make("p", {class: "note"}, `The neighbours of this ${UNIT} are not in the page: it has room for those of the ${count(chosen.length)} ${UNIT}s with the largest change (--max-megabytes ${facts.max_megabytes}).`)];
     }
     const first = slot * facts.shown;
     const items = [];
@@ -91,12 +91,12 @@ class Details {
   tally(i) {
     const hits = this.model.hits[i], first = this.model.first[i];
     const among = `${count(facts.settings.k)} neighbours`;
-    if (!hits) return `None of the ${among} has this word.`;
+    if (!hits) return `None of the ${among} has this ${UNIT}.`;
     const rank = first === 1 ? "the nearest one does" : `the first is number ${count(first)}`;
     const same = this.model.overlap[i] - 1;
     const most = same >= facts.longest_overlap ? `at least ${same}` : count(same);
-    const verbatim = same > 0 ? ` At a hit, the ${same === 1 ? "word" : most + " words"} before ${same === 1 ? "is" : "are"} the same.` : "";
-    return `${count(hits)} of the ${among} ${hits === 1 ? "has" : "have"} this word; ${rank}.${verbatim}`;
+    const verbatim = same > 0 ? ` At a hit, the ${same === 1 ? UNIT : most + ` ${UNIT}s`} before ${same === 1 ? "is" : "are"} the same.` : "";
+    return `${count(hits)} of the ${among} ${hits === 1 ? "has" : "have"} this ${UNIT}; ${rank}.${verbatim}`;
   }
 
   neighbour(i, {rank, at, vote, distance}, {source, piece, start, file, line}) {

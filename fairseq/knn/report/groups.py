@@ -20,6 +20,7 @@ from fairseq.knn.report.scores import Columns
 NUM_DISTANCE_GROUPS = 10
 FREQUENCIES = (1, 10, 100, 1_000, 10_000, 100_000)  # least occurrences of each group but the first
 OVERLAPS = (0, 1, 2, 3, 5, 9, 17, 33)  # least length of each group but the first, which has no hit
+WORD = "word"
 KINDS = ("words", "words with digits", "numbers", "punctuation", "end of line", "special symbols")
 
 
@@ -49,11 +50,11 @@ def gain_by_group(grouping: Grouping, gain_N: Float64s) -> list[tuple[str, float
     return [(grouping.labels[group], float(share_bits[group])) for group in np.flatnonzero(count)]
 
 
-def by_frequency(count_N: Int64s) -> Grouping:
-    """Groups tokens by how often the word occurs in the datastore's text."""
+def by_frequency(count_N: Int64s, unit: str = WORD) -> Grouping:
+    """Groups tokens by how often they occur in the datastore's text."""
     code_N = np.searchsorted(FREQUENCIES, count_N, side="right").astype(np.uint8)
     labels = ("never", *_ranges(FREQUENCIES))
-    return Grouping("How often the word occurs", "occurrences in the datastore's text", labels, code_N)
+    return Grouping(f"How often the {unit} occurs", "occurrences in the datastore's text", labels, code_N)
 
 
 def by_distance(nearest_N: Float64s) -> Grouping:
@@ -70,30 +71,33 @@ def by_distance(nearest_N: Float64s) -> Grouping:
     return Grouping("How near the nearest neighbour is", note, (*labels, "no neighbour"), code_N)
 
 
-def by_kind(symbols: Sequence[str], target_N: Int64s) -> Grouping:
+def by_kind(symbols: Sequence[str], target_N: Int64s, unit: str = WORD) -> Grouping:
     """Groups tokens by what they are: words, numbers, punctuation."""
     code_V = np.array([_kind(symbol, idx) for idx, symbol in enumerate(symbols)], np.uint8)
-    return Grouping("What the token is", "by its characters", KINDS, code_V[target_N])
+    labels = KINDS if unit == WORD else tuple(kind.replace("words", "letters") for kind in KINDS)
+    return Grouping("What the token is", "by its characters", labels, code_V[target_N])
 
 
-def by_overlap(overlap_N: Int64s) -> Grouping:
+def by_overlap(overlap_N: Int64s, unit: str = WORD) -> Grouping:
     """Groups tokens by how much of their context stands in the datastore word for word."""
     code_N = np.searchsorted(OVERLAPS, overlap_N, side="right").astype(np.uint8)
     note = (
-        "words right before the token that stand, the same, before one of its nearest hits; long runs are text that the"
-        " datastore has seen: quotations, formulas, or a leak"
+        f"{unit}s right before the token that stand, the same, before one of its nearest hits; long runs are text that"
+        " the datastore has seen: quotations, formulas, or a leak"
     )
     labels = ("no hit", *_ranges(OVERLAPS))
     return Grouping("How much of the context is verbatim in the datastore", note, labels, code_N)
 
 
-def groupings(columns: Columns, symbols: Sequence[str], target_N: Int64s, count_N: Int64s) -> tuple[Grouping, ...]:
-    """Returns the four ways to group the tokens."""
+def groupings(
+    columns: Columns, symbols: Sequence[str], target_N: Int64s, count_N: Int64s, unit: str = WORD
+) -> tuple[Grouping, ...]:
+    """Returns the four ways to group the tokens, each of which is called a ``unit``."""
     return (
-        by_frequency(count_N),
+        by_frequency(count_N, unit),
         by_distance(columns.nearest_N),
-        by_kind(symbols, target_N),
-        by_overlap(columns.overlap_N),
+        by_kind(symbols, target_N, unit),
+        by_overlap(columns.overlap_N, unit),
     )
 
 

@@ -51,8 +51,8 @@ function showHeader() {
     ["Model alone", fixed(model.lmPpl), "perplexity"],
     ["With neighbours", fixed(model.ppl), "perplexity"],
     ["Change", signed(change, 1) + " %", "", change > 0 ? "harm" : "gain"],
-    ["Helped", part(model.helped), "of words"],
-    ["Harmed", part(model.harmed), "of words"],
+    ["Helped", part(model.helped), `of ${UNIT}s`],
+    ["Harmed", part(model.harmed), `of ${UNIT}s`],
   ];
   $("figures").replaceChildren(...figures.map(([name, value, unit, kind]) => make("div", {}, make("dt", {}, name), make("dd", {class: kind || ""}, value + " ", make("small", {}, unit)))));
   $("lmbda-value").textContent = model.lmbda.toFixed(2);
@@ -60,7 +60,7 @@ function showHeader() {
   const most = -Math.log2(1 - model.lmbda); // the largest harm that there can be
   const chip = (kind, n, sign) => make("span", {class: "t " + kind + (n + 1)}, sign + SHADES[n]);
   const steps = SHADES.map((_, n) => n);
-  const end = model.lmbda > 0 && model.lmbda < 1 ? ` No word can lose more than ${most.toFixed(2)} at λ = ${model.lmbda.toFixed(2)}.` : "";
+  const end = model.lmbda > 0 && model.lmbda < 1 ? ` No ${UNIT} can lose more than ${most.toFixed(2)} at λ = ${model.lmbda.toFixed(2)}.` : "";
   $("legend").replaceChildren(
     make("span", {}, "Change in bits, orange is harm, blue is gain:"),
     make("span", {class: "scale"}, ...steps.filter((n) => SHADES[n] <= most).reverse().map((n) => chip("h", n, "−")), ...steps.map((n) => chip("g", n, "+"))),

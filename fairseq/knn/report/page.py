@@ -7,7 +7,7 @@ reach the document as text only, never as markup; ``<`` is escaped in the JSON, 
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,22 @@ def render(
     facts: Mapping[str, Any],
     arrays: Iterable[tuple[str, str, int, str]],
     settings: Mapping[str, Any],
-    banner: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> Iterable[str]:
     """Yields the pieces of the page.
 
     Args:
         title: of the document.
-        facts: what is no array: settings, words, groups.
+        facts: what is no array: settings, words, groups; ``unit`` is what the page calls one of them.
         settings: of the command, by which ``is_of`` knows it again.
         arrays: (name, dtype, length, base64 text), as ``pack.packed`` gives them.
-        banner: a warning that stands above everything.
+        warnings: that stand above everything.
     """
     room = files("fairseq.knn.report")
     parts = {"title": html.escape(title), "css": room.joinpath("report.css").read_text(encoding="utf-8")}
+    parts["unit"] = html.escape(facts["unit"])
     parts["settings"] = html.escape(json.dumps(settings, sort_keys=True))
-    parts["banner"] = f'<p class="banner" role="alert">{html.escape(banner)}</p>' if banner is not None else ""
+    parts["banner"] = "".join(f'<p class="banner" role="alert">{html.escape(line)}</p>' for line in warnings)
     parts["js"] = "\n".join(room.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     template = room.joinpath("template.html").read_text(encoding="utf-8")
     for number, piece in enumerate(re.split(r"\{\{(\w+)\}\}", template)):

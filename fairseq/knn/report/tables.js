@@ -75,7 +75,7 @@ function showSweep(box) {
   }));
 }
 
-const KEYS = [["→ ← or j k", "next, previous word (or line of a list)"], ["↓ ↑", "the word below, above"], ["Home End", "first, last word"], ["/", "find a word"], ["t", "from a list to the word's place in the text"], ["Esc", "back: from the search, the list, the word"]];
+const KEYS = [["→ ← or j k", `next, previous ${UNIT} (or line of a list)`], ["↓ ↑", `the ${UNIT} below, above`], ["Home End", `first, last ${UNIT}`], ["/", `find a ${UNIT}`], ["t", `from a list to the ${UNIT}'s place in the text`], ["Esc", `back: from the search, the list, the ${UNIT}`]];
 
 function showAbout(box) {
   const {settings} = facts;
@@ -88,7 +88,7 @@ function showAbout(box) {
   left.push(`Verbatim context is looked for at each token's nearest ${facts.overlap_hits} hits, up to ${facts.longest_overlap} tokens.`);
   box.replaceChildren(
     make("h2", {}, "What is shown"),
-    make("p", {}, "A kNN-LM mixes the opinion of a language model on the next word with that of the nearest neighbours of its context in a datastore: p = (1 − λ) p LM + λ p kNN. A word's colour says how much the mixture gave it more (blue) or less (orange) than the model alone: log p − log p LM, in bits. Words count as helped or harmed from 0.05 bits on."),
+    make("p", {}, `A kNN-LM mixes the opinion of a language model on the next ${UNIT} with that of the nearest neighbours of its context in a datastore: p = (1 − λ) p LM + λ p kNN. A ${UNIT}'s colour says how much the mixture gave it more (blue) or less (orange) than the model alone: log p − log p LM, in bits. A ${UNIT} counts as helped or harmed from 0.05 bits on.`),
     make("p", {}, `Settings: k = ${count(settings.k)}, temperature ${settings.temperature}, λ = ${settings.lmbda}, ${facts.origin}. The slider changes λ in the page; p kNN stays.`),
     make("h2", {}, "What is left out"), make("ul", {}, ...left.map((line) => make("li", {}, line))),
     make("h2", {}, "Keys"), make("table", {class: "keys"}, make("tbody", {}, ...KEYS.map(([keys, does]) => make("tr", {}, make("td", {}, make("kbd", {}, keys)), make("td", {}, does))))),

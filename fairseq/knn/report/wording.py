@@ -115,8 +115,13 @@ def pieces_of(texts: Texts) -> list[tuple[int, int]]:
 
 
 def facts_of(texts: Texts, files: Sequence[str]) -> dict[str, Any]:
-    """Returns what the page has to know: what stands between two words, and the files."""
-    return {"joint": "" if is_source_text(texts) else " ", "files": files}
+    """Returns what the page has to know: what words are called, what stands between two, and the files."""
+    return {"unit": unit_of(texts), "joint": "" if is_source_text(texts) else " ", "files": files}
+
+
+def unit_of(texts: Texts) -> str:
+    """Returns what one of a text's tokens is called: ``token`` where it is tokenized, else ``word``."""
+    return "token" if isinstance(texts.split, FileText) else "word"
 
 
 def _by_split(texts: Texts, at_N: Int64s, source_at_M: Int64s) -> Iterator[tuple[SplitText, int, Int64s]]:

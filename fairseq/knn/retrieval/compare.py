@@ -4,6 +4,7 @@ Only then can one test what was chosen on the other.
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from fairseq.errors import DatastoreError
@@ -21,6 +22,12 @@ _MAY_DIFFER = ("computed_in", "exclude_own_row")
 
 def warn_if_outdated(retrieval: Retrieval) -> None:
     """Warns where a datastore has changed since the retrieval was saved."""
+    for line in outdated_lines(retrieval):
+        logger.warning("%s", line)
+
+
+def outdated_lines(retrieval: Retrieval) -> Iterator[str]:
+    """Yields a warning for each datastore that has changed since the retrieval was saved."""
     for part in retrieval.parts:
         try:
             found = read_manifest(manifest_path(part.prefix), DatastoreManifest)
@@ -28,13 +35,10 @@ def warn_if_outdated(retrieval: Retrieval) -> None:
             continue  # whatever that is, it is not needed here
         if found is None or part.store_id is None or found.state != "complete" or found.store_id == part.store_id:
             continue
-        logger.warning(
-            "%s was saved with datastore %s, but %s is %s now: rows were appended or forgotten, or it is another one."
-            " What follows is of its earlier state; save the retrieval again for the present one",
-            retrieval.directory,
-            part.store_id[:12],
-            part.prefix,
-            found.store_id[:12],
+        yield (
+            f"{retrieval.directory} was saved with datastore {part.store_id[:12]}, but {part.prefix} is"
+            f" {found.store_id[:12]} now: rows were appended or forgotten, or it is another one. What follows is of its"
+            " earlier state; save the retrieval again for the present one"
         )
 
 

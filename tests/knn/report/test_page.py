@@ -20,7 +20,7 @@ def test_no_word_can_end_its_script_element(word):
 
 def test_the_title_is_text() -> None:
     """A split, which names the page, may be called anything."""
-    page = "".join(render("</title><script>alert('&\"')</script>", {}, [], {}))
+    page = "".join(render("</title><script>alert('&\"')</script>", {"unit": "word"}, [], {}))
     head = page[: page.index("</head>")]
     assert "<title>&lt;/title&gt;&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)&lt;/script&gt;" in head
     assert "alert('" not in page

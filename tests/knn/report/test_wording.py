@@ -1,5 +1,6 @@
 """The page of tokenized texts holds the source text, its files and lines, against the text that was written."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,7 +49,12 @@ def test_the_page_has_the_source_text_with_its_files_and_lines(retrieval: Path, 
     main(["report", str(retrieval), "--log-format", "none"])
     page = Page(retrieval / "report.html")
     words, files = page.facts["words"], page.facts["files"]
-    assert page.facts["joint"] == ""
+    assert (page.facts["joint"], page.facts["unit"]) == ("", "token")
+    assert page.facts["groups"][0]["title"] == "How often the token occurs"
+    assert page.facts["groups"][2]["labels"][:2] == ["letters", "letters with digits"]
+    assert page.facts["groups"][3]["note"].startswith("tokens right before")
+    shown = re.sub(r"(?s)<(script|style).*?</\1>", "", (retrieval / "report.html").read_text(encoding="utf-8"))
+    assert "Find a token" in shown and not re.search(r"\bwords?\b", shown)
     pieces, places = texts["valid"]
     at_N = np.load(retrieval / "positions.npy").tolist()
     assert [words[word] for word in page.array("word")] == [pieces[at] for at in at_N]
