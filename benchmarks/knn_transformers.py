@@ -30,6 +30,7 @@ PEER_ENV = {
     "WANDB_DISABLED": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
+CUTS_TRIED = 8
 QUIET = ("--log-format", "none", "--cpu")
 
 
@@ -121,9 +122,11 @@ def whole_blocks(model: Path, valid: Path, block: int, most: int) -> list[str]:
         counts.append(counts[-1] + len(tokenizer.encode(line).ids))
     for wanted in range(min(counts[-1], most) // block * block, 0, -block):
         number = next(n for n, count in enumerate(counts) if count >= wanted) - 1
-        for end in range(len(lines[number]), 0, -1):
-            if counts[number] + len(tokenizer.encode(lines[number][:end]).ids) == wanted:
-                return [*lines[:number], lines[number][:end]]
+        line, rest = lines[number], wanted - counts[number]
+        # Where a token ends; a cut within a word can make others of what stands before it.
+        for _, end in tokenizer.encode(line).offsets[rest - 1 : rest + CUTS_TRIED]:
+            if len(tokenizer.encode(line[:end]).ids) == rest:
+                return [*lines[:number], line[:end]]
     raise SystemExit(f"{valid} has no {block} tokens; give a longer text, or a smaller --block")
 
 

@@ -76,8 +76,8 @@ class _Given:
 def main(argv: Sequence[str]) -> None:
     """Runs the harness."""
     if not argv or {"-h", "--help"} & set(argv[:1]):
-        sys.stdout.write(HELP)
-        sys.exit(0)
+        (sys.stdout if argv else sys.stderr).write(HELP)
+        sys.exit(0 if argv else 2)
     if "--version" in argv:
         sys.stdout.write(f"{PROG} {__version__}\n")
         sys.exit(0)

@@ -159,7 +159,7 @@ IMAGES = {
 }
 LOG = Kind("a log", _is_log, streams=True)
 DISTRIBUTION = Kind(
-    "distributions of fairseq-knnlm export-distribution", lambda path: DISTRIBUTION_MARK.encode() in _head(path)
+    "an Arrow file of fairseq-knnlm export-distribution", lambda path: DISTRIBUTION_MARK.encode() in _head(path)
 )
 INDEX = Kind("an index", _is_index, store="index")
 SAFETENSORS = Kind("weights in safetensors", _is_safetensors)

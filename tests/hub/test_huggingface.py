@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.errors import CheckpointError, ConfigError, DataError
+from fairseq.errors import CheckpointError, ConfigError, DataError, MismatchError
 from fairseq.hub import LanguageModelHub, from_pretrained
 from knnlm import KNN, KNNLogitsProcessor
 from tests.builders.cases import Call
 from tests.builders.markdown import ROOT
-from tests.builders.tiny_llama import LMBDA, TEMPERATURE, TEXT, K, LlamaRoad
+from tests.builders.tiny_llama import LMBDA, TEMPERATURE, TEXT, K, LlamaRoad, write_tiny_llama
 
 pytest.importorskip("transformers")
 
@@ -238,8 +238,6 @@ def test_processed_scores_are_the_mixture(
 
 
 def test_a_processor_is_not_for_another_model(llama_road: LlamaRoad, model: Any, tmp_path: Path) -> None:
-    from tests.builders.tiny_llama import write_tiny_llama
-
     other = write_tiny_llama(tmp_path / "other", seed=6)
     with pytest.raises(Exception, match="model weights"):
         KNNLogitsProcessor(model, other, knn_of(llama_road))
@@ -265,6 +263,12 @@ def test_what_means_nothing_is_refused(tiny_llama: Path, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises((CheckpointError, DataError)):
         from_pretrained(tmp_path)
+
+
+def test_data_of_another_tokenizer_is_refused(llama_road: LlamaRoad, tmp_path: Path) -> None:
+    other = write_tiny_llama(tmp_path / "other", add_bos=True)
+    with pytest.raises(MismatchError, match=r"but the tokenizer of --path .*other is another"):
+        from_pretrained(other, data_name_or_path=llama_road.data)
 
 
 def test_half_of_the_memory(tiny_llama: Path, lm: LanguageModelHub, cpu_with_bfloat16: None) -> None:

@@ -18,7 +18,7 @@ from fairseq.hub.module import checked_device, precision_of
 from fairseq.hub.protocol import MemoryConfig
 from fairseq.models.key_types import LAST_FFN_INPUT
 from fairseq.tasks.language_modeling import LanguageModelingTask
-from fairseq.tasks.model_text import ModelText
+from fairseq.tasks.model_text import ModelText, check_tokenizer
 from fairseq.tasks.opening import identity_of
 
 _SETTINGS = ("tokens_per_sample",)
@@ -49,7 +49,7 @@ def open_directory(
         CheckpointError: the directory cannot be read.
         ConfigError: an argument that means nothing, or a package that is not installed.
         DataError: there is no tokenizer.
-        MismatchError: the neighbours are another model's.
+        MismatchError: the neighbours are another model's, or the data has another tokenizer's tokens.
     """
     from fairseq.models.huggingface.loading import load_model
 
@@ -62,6 +62,8 @@ def open_directory(
     task = LanguageModelingTask(config)
     text = ModelText.open(directory, task.dictionary)
     model: Any = load_model(directory, dtype=precision.dtype, trust_remote_code=trust_remote_code)
+    if data is not None:
+        check_tokenizer(task, str(directory), model.vocabulary_size)
     text = replace(text, num_scored=model.vocabulary_size)
     model.num_named = len(task.dictionary)
     memory, lmbda = None, 0.0

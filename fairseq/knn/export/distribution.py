@@ -14,7 +14,7 @@ import numpy as np
 
 from fairseq.arrays import Int64s
 from fairseq.errors import ConfigError, counted
-from fairseq.knn.config import KNNConfig
+from fairseq.knn.config import AUTO, KNNConfig
 from fairseq.knn.datastore.config import parse_rows
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore, gather_rows
@@ -64,7 +64,7 @@ def export_distribution(config: ExportConfig) -> str:
         "k": config.k,
         "probe": config.probe,
         "knn_sim_func": config.knn_sim_func,
-        "rows": config.rows or f"0:{store.rows}",
+        "rows": ",".join(f"{start}:{stop}" for start, stop in wanted.pairs),
         "forgotten": store.forgotten.num_rows,
         "ids": "of the model's tokenizer" if shift else "of dict.txt",
     }
@@ -81,9 +81,15 @@ def export_distribution(config: ExportConfig) -> str:
             progress.advance(len(row_N))
     size = shown_bytes(Path(destination).stat().st_size)
     return (
-        f"{destination}: {counted(total, 'row')}, {file.entries / total:.1f} words a row on average, {size}; ids"
-        f" {made_of['ids']}; the row's own word is among its neighbours' in {found / total:.1%} of the rows"
+        f"{destination}: {counted(total, 'row')} (k {config.k}, {_temperature(source)}),"
+        f" {file.entries / total:.1f} words a row on average, {size}; ids {made_of['ids']}; the row's own word is among"
+        f" its neighbours' in {found / total:.1%} of the rows"
     )
+
+
+def _temperature(source: KNN_Dstore) -> str:
+    """Returns T, and whether it was chosen."""
+    return f"T {source.temperature:g}{', auto' if source.config.knn_temp == AUTO else ''}"
 
 
 def _shares(source: KNN_Dstore, votes: Votes, shift: int) -> WordShares:

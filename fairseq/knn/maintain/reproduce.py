@@ -11,6 +11,7 @@ from fairseq.errors import FairseqError
 from fairseq.knn.index.faiss_index import metric_name, read_index
 from fairseq.knn.maintain.config import OriginConfig
 from fairseq.knn.maintain.windows_origin import WindowsOrigin
+from fairseq.storage.inputs import data_directories
 
 SETTINGS = "--k 1024 --lmbda 0.25 --knn-temp 1 --probe 32 --knn-sim-func do_not_recomp_l2"
 
@@ -30,7 +31,7 @@ def reproduction(old: Path, target: Path, rows: int, origin: WindowsOrigin, conf
     block, stride = origin.windows.block or origin.block, origin.windows.stride or origin.stride
     indexfile = str(index) if found else f"{target}.index"
     words = [
-        *("fairseq-eval-lm", str(config.data), "--path", config.path or "MODEL", "--gen-subset", "valid"),
+        *("fairseq-eval-lm", str(config.data), "--path", config.path or "MODEL", "--gen-subset", _split(config)),
         *("--knnlm", "--dstore-filename", str(target), "--indexfile", indexfile),
     ]
     blocks = _blocks(block, stride)
@@ -39,9 +40,16 @@ def reproduction(old: Path, target: Path, rows: int, origin: WindowsOrigin, conf
         lines.append("  (not quite: here the beginning token stands in front of each row, there of each document)")
     if not found:
         build = ["fairseq-build-dstore", "--dstore_mmap", str(target), "--faiss_index", indexfile]
-        lines += [f"  {why_not}; build one:", f"    {shlex.join(build)} --index-spec IVF4096,PQ64"]
+        lines += [f"  {why_not}; build one:", f"    {shlex.join(build)} --index-spec auto"]
     lines += [f"  {shlex.join(words)} \\", f"    {SETTINGS} \\", f"    {blocks} --batch-size 8"]
     return lines
+
+
+def _split(config: OriginConfig) -> str:
+    """Returns the split to evaluate: valid, test, or the datastore's own where there is no other."""
+    assert config.data is not None
+    directory = data_directories(config.data)[0]
+    return next((name for name in ("valid", "test") if (directory / f"{name}.idx").is_file()), config.gen_subset)
 
 
 def _blocks(block: int, stride: int) -> str:

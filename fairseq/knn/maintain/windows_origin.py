@@ -123,8 +123,9 @@ class WindowsOrigin(Origin):
                 return Compared(values_N, SHIFT, mended, note=note)
         raise MismatchError(
             f"{path}: the {counted(len(values_N), 'value')} are not the tokens of the text ({self.name}): neither all"
-            " but the first, nor all but the first of each block; give --data the texts tokenized one by one, as the"
-            " run had them (JSONL, a line each), or --dictionary-only"
+            " but the first, nor all but the first of each block; give --dictionary-only (run_clm drops what fills no"
+            " block behind every 1,000 texts, so that rows of more are not found), or --data the texts tokenized one by"
+            " one, as the run had them (JSONL, a line each)"
         )
 
 

@@ -1,5 +1,6 @@
 """Exported distributions: rows rebuilt by brute force in float64, the row itself never among its neighbours."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ def test_forgotten_rows_are_neither_written_nor_neighbours(tmp_path: Path) -> No
     allowed = np.ones(ROWS, bool)
     allowed[50:120] = False
     assert table["label"].to_pylist() == values()[allowed].tolist()
+    made_of = json.loads(table.schema.metadata[b"fairseq-knnlm distribution"])
+    assert made_of["rows"] == f"0:50,120:{ROWS}"  # which row each record is of
     for row, record in zip(np.flatnonzero(allowed), table.to_pylist(), strict=True):
         check_row(record, brute(keys_with_twins(), values(), row, allowed=allowed))
 

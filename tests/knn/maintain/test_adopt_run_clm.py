@@ -6,7 +6,8 @@ The oracle of an evaluation is float64 from end to end: the model, every distanc
 import json
 import re
 import shlex
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import faiss
@@ -167,11 +168,24 @@ def test_the_settings_are_printed_and_run(command: Command, peer: Peer, tmp_path
     commands = [shlex.split(line) for line in lines if line.strip().startswith("fairseq-")]
     assert [words[0] for words in commands] == ["fairseq-build-dstore"] * (not own_index) + ["fairseq-eval-lm"]
     for words in commands:
-        given = [str(peer.model) if word == "MODEL" else word.replace("IVF4096,PQ64", "Flat") for word in words[1:]]
+        given = [str(peer.model) if word == "MODEL" else word for word in words[1:]]
         prog = "build_dstore.py" if words[0] == "fairseq-build-dstore" else words[0]
         done = command(prog, *given, *(["--cpu"] if words[0] == "fairseq-eval-lm" else []))
         assert done.code == 0, done.err
     assert "--sample-break-mode isolated --tokens-per-sample 32 " in outcome.out
+
+
+@pytest.mark.parametrize(("splits", "chosen"), [("train test", "test"), ("train", "train")])
+def test_the_printed_command_evaluates_a_split_that_is_there(
+    command: Command, peer: Peer, tmp_path: Path, splits: str, chosen: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(peer.data, data, ignore=lambda _, names: [name for name in names if name.startswith("valid")])
+    for path in list(data.glob("train.*")) if "test" in splits else ():
+        shutil.copyfile(path, path.with_name(path.name.replace("train", "test", 1)))
+    outcome = adopt(command, replace(peer, data=data), peer.store("split", BLOCK), tmp_path / "new")
+    assert outcome.code == 0, outcome.err
+    assert f"--gen-subset {chosen} " in outcome.out
 
 
 def test_a_tokenizer_that_begins_texts(command: Command, tmp_path: Path) -> None:
