@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import torch
 
 from fairseq.checkpoints.format import Checkpoint
+from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.hub.archives import unpacked
@@ -49,7 +50,7 @@ def find_checkpoints(name_or_path: str | Path, checkpoint_file: str | None) -> t
 
     Raises:
         CheckpointError: there is no such checkpoint, or no such archive.
-        ConfigError: no such name.
+        ConfigError: no such name, or a file of a Hugging Face model.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file() and path.suffix in _CHECKPOINTS:
@@ -59,6 +60,8 @@ def find_checkpoints(name_or_path: str | Path, checkpoint_file: str | None) -> t
                 " them"
             )
         return path.parent, [path]
+    if path.is_file() and is_model_directory(path.parent):
+        raise ConfigError(f"{path} is a file of a Hugging Face model; give its directory, {path.parent}")
     root = _root(name_or_path)
     if checkpoint_file is None:
         return root, [_default_checkpoint(root)]
