@@ -6,12 +6,13 @@ A window of L tokens moves on by a stride of S, and scores the last S; what it s
     S = L    every token but each window's first    L 4, S 4   0 [1 2 3] 4 [5 6 7] …
 
 Texts are tokenized one by one and joined; a tokenizer that begins a text with a token does so within the stream. What
-fills no window at the end is left out. Values are the tokenizer's ids.
+fills no window at the end is left out, behind every 1,000 texts where there are more. Values are the tokenizer's ids.
 
 Legend: N rows · T tokens.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.text.model_tokenizer import SHIFT
 
 BLOCK, STRIDE = 1024, 512  # that run_clm has where nothing is typed
+TEXTS_TOGETHER = 1000  # that run_clm joins; what fills no block behind them it drops
 _COMPARED_ROWS = 1 << 22
 
 
@@ -85,6 +87,14 @@ def _first_difference(values_N: Array, tokens_T: Integers, windows: Windows) -> 
         if there < stop - start:
             return start + int(there)
     return None
+
+
+def kept_tokens(sizes_D: Integers, block: int) -> list[Int64s]:
+    """Returns which tokens of a text are in windows, of each ``TEXTS_TOGETHER`` documents: a whole number of blocks."""
+    stops = np.cumsum(sizes_D, dtype=np.int64)[TEXTS_TOGETHER - 1 :: TEXTS_TOGETHER].tolist()
+    total = int(np.sum(sizes_D, dtype=np.int64))
+    edges = [0, *stops, *([total] if not stops or stops[-1] < total else [])]
+    return [np.arange(a, a + (b - a) // block * block) for a, b in pairwise(edges)]
 
 
 def begun_texts(tokens_T: Integers, sizes_D: Integers, bos: int) -> Int64s:

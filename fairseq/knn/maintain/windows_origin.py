@@ -6,6 +6,8 @@ Legend: N rows.
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from fairseq.arrays import Array, Integers
 from fairseq.checkpoints.huggingface import is_model_directory, read_model_directory
 from fairseq.config.common import DeviceConfig
@@ -17,10 +19,19 @@ from fairseq.errors import ConfigError, MismatchError, counted
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.evaluation import prepare
 from fairseq.knn.datastore.manifest import Segment
-from fairseq.knn.datastore.ranges import evenly_spaced
+from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.maintain.config import OriginConfig
 from fairseq.knn.maintain.origin import SAMPLED_BLOCKS, Compared, Origin
-from fairseq.knn.maintain.windows import BLOCK, STRIDE, Windows, begun_texts, find_windows, window_batch
+from fairseq.knn.maintain.windows import (
+    BLOCK,
+    STRIDE,
+    TEXTS_TOGETHER,
+    Windows,
+    begun_texts,
+    find_windows,
+    kept_tokens,
+    window_batch,
+)
 from fairseq.runtime.log import logger
 from fairseq.runtime.precision import Precision, select_device
 from fairseq.storage.inputs import data_directories
@@ -84,7 +95,7 @@ class WindowsOrigin(Origin):
             self.windows = windows
             segment = Segment(dict(self.settings), len(self.tokens_T), windows.spans(len(values_N)))
             return Compared(values_N, SHIFT, mended, segment, f"rows: {windows.in_words()} of {self.name}")
-        return self._compare_with_begun_texts(path, values_N, mended)
+        return self._compare_in_groups(values_N, mended) or self._compare_with_begun_texts(path, values_N, mended)
 
     def key_samples(self, rows: int) -> Iterator[tuple[Batch, int]]:
         """Yields a few windows, evenly spaced, each with its first row."""
@@ -98,11 +109,36 @@ class WindowsOrigin(Origin):
             )
             return
         last = rows + (rows - 1) // (block - 1) + 1 if self.windows.block else rows + 1
+        last = min(last, len(self.tokens_T))
         for number in evenly_spaced(-(-last // stride), SAMPLED_BLOCKS).tolist():
             batch, scored_N = window_batch(self.tokens_T[:last], block, stride, number)
             if not len(scored_N):  # a single token, which nothing stands before
                 continue
             yield batch, int(scored_N[0]) - 1 - (number if self.windows.block else 0)
+
+    def _compare_in_groups(self, values_N: Array, mended: str) -> Compared | None:
+        """Returns ``compare``'s result for more texts than are joined at once; None where it is not so."""
+        assert self.text is not None
+        groups = [kept_T for kept_T in kept_tokens(self.text.sizes, self.block) if len(kept_T)]
+        if len(groups) < 2:
+            return None
+        stream_T = self.tokens_T[np.concatenate(groups)]
+        if self.stride == self.block:
+            windows, of_keys_T = Windows(self.block, self.block), stream_T
+            rows_T = np.concatenate([np.delete(kept_T, np.s_[:: self.block]) for kept_T in groups])
+        else:
+            windows, of_keys_T = Windows(), stream_T[: len(groups[0])]
+            rows_T = np.concatenate([kept_T[1:] for kept_T in groups])
+        rows_T = rows_T[: len(values_N)]
+        if not np.array_equal(self.tokens_T[rows_T], np.asarray(values_N).astype(np.int64) + SHIFT):
+            return None
+        opens = np.flatnonzero(np.diff(rows_T) != 1) + 1
+        spans = RowRanges.of([[int(run[0]), int(run[-1]) + 1] for run in np.split(rows_T, opens)])
+        segment = Segment(dict(self.settings), len(self.tokens_T), spans)
+        self.windows, self.tokens_T = windows, of_keys_T
+        words = "of each block" if self.stride == self.block else f"of every {TEXTS_TOGETHER} texts"
+        note = f"rows: every token but the first {words} of {self.name}; what filled no block behind them was dropped"
+        return Compared(values_N, SHIFT, mended, segment, note)
 
     def _compare_with_begun_texts(self, path: Path, values_N: Array, mended: str) -> Compared:
         """Returns ``compare``'s result for a tokenizer that begins each text with a token; its rows stand in no text.
@@ -123,9 +159,9 @@ class WindowsOrigin(Origin):
                 return Compared(values_N, SHIFT, mended, note=note)
         raise MismatchError(
             f"{path}: the {counted(len(values_N), 'value')} are not the tokens of the text ({self.name}): neither all"
-            " but the first, nor all but the first of each block; give --dictionary-only (run_clm drops what fills no"
-            " block behind every 1,000 texts, so that rows of more are not found), or --data the texts tokenized one by"
-            " one, as the run had them (JSONL, a line each)"
+            " but the first, nor all but the first of each block; give --dictionary-only, which compares nothing, or"
+            " --tokens-per-sample and --stride of the run, and --data the texts tokenized one by one, as it had them"
+            " (JSONL, a line each)"
         )
 
 
