@@ -56,3 +56,7 @@ def test_what_is_no_model_is_refused(llama_road: LlamaRoad, model: Any, knn: KNN
     with pytest.raises(CheckpointError, match="model must be of AutoModelForCausalLM, but is Linear"):
         KNNLogitsProcessor(torch.nn.Linear(2, 2), llama_road.model, knn)
     assert not model.base_model._forward_hooks
+    with KNNLogitsProcessor(model, llama_road.model, knn) as processor:
+        pass
+    with pytest.raises(ConfigError, match="its with block has ended"):
+        processor(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 300))
