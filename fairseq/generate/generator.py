@@ -69,10 +69,11 @@ class Generator:
             ConfigError: none may.
         """
         if prompt_size > self.longest_prompt:
+            has_config = hasattr(self.model, "opening_id")  # whose positions nothing changes
+            more = "" if has_config else ", or make room with --model-overrides \"{'max_target_positions': N}\""
             raise ConfigError(
                 f"a prompt must have at most {self.longest_prompt} tokens, for the model has {self.model.max_positions}"
-                f" positions, but has {prompt_size}; shorten it, or make room with --model-overrides"
-                " \"{'max_target_positions': N}\""
+                f" positions, but has {prompt_size}; shorten it{more}"
             )
         most = self.config.most_tokens(prompt_size)
         if most < 1:

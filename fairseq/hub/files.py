@@ -19,6 +19,7 @@ from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.hub.archives import unpacked
+from fairseq.storage.file_kinds import MODEL, is_model_directory
 
 _ROOT = "https://dl.fbaipublicfiles.com/fairseq/models/lm"
 _WMT19, _WMT20 = ("en", "de", "ru"), ("en", "ta", "iu.news", "iu.nh")
@@ -35,6 +36,7 @@ PUBLISHED_TEXT = {
 }
 DEFAULT_FILES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 _CHECKPOINTS = (".pt", ".pth")
+_OF_A_DIRECTORY = (".safetensors", ".json", ".bin")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -116,6 +118,8 @@ def _root(name_or_path: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
+        if path.suffix in _OF_A_DIRECTORY and is_model_directory(path.parent):
+            raise CheckpointError(f"{path} is a file of {MODEL}; give its directory: {path.parent}")
         return _inner(unpacked(path, cache_dir()))
     if name in PUBLISHED:
         return _inner(_unpacked_download(name, PUBLISHED[name]))

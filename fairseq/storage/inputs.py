@@ -53,10 +53,10 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
         convert = f"; {ask}"
         if kind_at(path) == GGUF:
             convert = f"; fairseq-knnlm convert {path} NEW_DIR makes a directory of it, which --path takes"
+        elif path.suffix in (".safetensors", ".json") and is_model_directory(path.parent):
+            convert = f"; give --path the directory of the model: {path.parent}"
         elif path.suffix == ".safetensors":
             convert = "; fairseq-knnlm convert makes a checkpoint of it"
-            if is_model_directory(path.parent):
-                convert = f"; give --path the directory of the model: {path.parent}"
         raise CheckpointError(f"{path}{other}{convert}")
 
 

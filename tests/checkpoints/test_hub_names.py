@@ -118,9 +118,9 @@ def test_a_name_passes_the_look_at_files_and_a_file_of_weights_is_told_from_its_
 ) -> None:
     require_inputs("nobody/nothing", str(tmp_path))
     require_inputs(str(tiny_llama), str(tmp_path))
-    weights = tiny_llama / "model.safetensors"
-    with pytest.raises(CheckpointError, match=f"give --path the directory of the model: {tiny_llama}"):
-        require_inputs(str(weights), str(tmp_path))
+    for name in ("model.safetensors", "config.json"):
+        with pytest.raises(CheckpointError, match=f"give --path the directory of the model: {tiny_llama}"):
+            require_inputs(str(tiny_llama / name), str(tmp_path))
     (tmp_path / "m.gguf").write_bytes(b"GGUF\3\0\0\0")
     with pytest.raises(CheckpointError, match=r"is a model as GGUF, not a checkpoint; fairseq-knnlm convert .*m\.gguf"):
         require_inputs(str(tmp_path / "m.gguf"), str(tmp_path))

@@ -124,7 +124,9 @@ def test_words_are_shown_as_they_are(page: Any, directory: Path) -> None:
 def test_a_word_shows_its_probabilities_and_neighbours(page: Any, directory: Path) -> None:
     columns, symbols, gains = columns_of(directory), symbols_of(directory), gains_of(columns_of(directory))
     source = np.fromfile(directory.parent / "data-bin/train.bin", "<u2")
-    for token in (0, 3, 4, 40, 45):
+    at_NH = columns["ids"][:, :8] + FIRST
+    borders = [((at_NH >= FIRST) & (at_NH < 14)).any(1).argmax(), (at_NH + 6 > len(source)).any(1).argmax()]
+    for token in (0, 3, 4, 40, 45, *map(int, borders)):
         page.execute_script("document.getElementById('t' + arguments[0]).click()", token)
         there = columns["ids"][token, :8] >= 0
         wait(lambda: text_of(page, "#details .note"))
@@ -148,7 +150,11 @@ def test_a_word_shows_its_probabilities_and_neighbours(page: Any, directory: Pat
             assert number(found[5]) == row
             at = row + FIRST
             context = [symbols[t] for t in source[max(0, at - 14) : at + 6]]
-            assert text_of(page, ".neighbours .context")[rank].split(" ") == ["…", *context, "…"]
+            left, right = (
+                ["…"] * int(at >= 14),
+                ["…"] * int(at + 6 <= len(source)),
+            )  # none where the text begins or ends
+            assert text_of(page, ".neighbours .context")[rank].split(" ") == [*left, *context, *right]
 
 
 def test_verbatim_context_is_marked(page: Any, directory: Path) -> None:

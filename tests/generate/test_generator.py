@@ -235,8 +235,13 @@ def test_texts_stop_at_the_model_s_last_position(learned: bool) -> None:
     assert room.longest_prompt == 7
     prompts = [np.arange(4, 4 + size) for size in (7, 3, 0)]
     assert [len(texts[0].tokens_T) for texts in room.generate(prompts)] == [1, 5, 8]
-    with pytest.raises(ConfigError, match="at most 7 tokens, for the model has 8 positions, but has 8"):
+    with pytest.raises(
+        ConfigError, match=r"at most 7 tokens, for the model has 8 positions, but has 8.* make room with"
+    ):
         room.generate([np.arange(4, 12)])
+    model.opening_id = None  # as a Hugging Face model's, whose positions are those of its config.json
+    with pytest.raises(ConfigError, match=r"at most 8 tokens, .* but has 9; shorten it$"):
+        generator(replace(GREEDY, beam=2, max_len_b=100, min_len=100), model).generate([np.arange(4, 13)])
 
 
 def test_no_prompts_no_texts_and_no_room_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Which checkpoint and which dictionary ``from_pretrained`` takes where it is not told."""
 
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -103,3 +104,10 @@ def test_a_name_that_is_no_model_is_answered_with_the_nearest_or_the_reason(
     ):
         with pytest.raises(kind, match=expect):
             find_checkpoints(name, None)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_of_a_hugging_face_model_is_answered_with_its_directory(tiny_llama: Path, name: str) -> None:
+    expected = f"{tiny_llama / name} is a file of a Hugging Face model; give its directory: {tiny_llama}"
+    with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
+        from_pretrained(tiny_llama / name)

@@ -111,9 +111,10 @@ class Details {
     const words = (from, to) => Array.from(source.subarray(from, to), shownWord).join(facts.joint);
     const hit = isSame(source[at], model.word[i]);
     const where = facts.stores.length > 1 ? ` of ${facts.stores[facts.rows.store[part]]}` : "";
-    const context = make("p", {class: "context" + AS_IT_IS}, "… " + words(begin, at - same) + facts.joint);
+    const [left, right] = [begin > at - facts.before ? "" : "… ", end < at + facts.after + 1 ? "" : " …"]; // none where the text begins or ends
+    const context = make("p", {class: "context" + AS_IT_IS}, left + words(begin, at - same) + facts.joint);
     if (same) context.append(make("span", {class: "same"}, words(at - same, at)), facts.joint);
-    context.append(make("b", {}, words(at, at + 1)), facts.joint + words(at + 1, end) + " …");
+    context.append(make("b", {}, words(at, at + 1)), facts.joint + words(at + 1, end) + right);
     const fill = make("span", {class: "fill" + (hit ? " gain" : "")});
     fill.style.width = 100 * vote + "%";
     return make("li", {class: hit ? "hit" : "miss"},
