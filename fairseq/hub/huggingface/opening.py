@@ -68,9 +68,7 @@ def open_directory(
     model.num_named = len(task.dictionary)
     memory, lmbda = None, 0.0
     if knn is not None:
-        model.use_keys(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
-        if getattr(knn, "bos_in_front", False) and not model.reader.adds_bos:
-            model.put_bos_in_front()
+        _match_queries(model, knn)
         memory, lmbda = knn.open_for(identity_of(model, task.dictionary, checkpoint))
     lm = LanguageModelHub(
         [model],
@@ -86,3 +84,10 @@ def open_directory(
     lm.is_loaded_in_format = True
     lm.task, lm.args = task, Namespace(**{**checkpoint.fields, **settings})
     return lm
+
+
+def _match_queries(model: Any, knn: MemoryConfig) -> None:
+    """Makes a model's context vectors those of a datastore's keys."""
+    model.use_keys(getattr(knn, "key_type", None) or LAST_FFN_INPUT)
+    if getattr(knn, "bos_in_front", False) and not model.reader.adds_bos:
+        model.put_bos_in_front()
