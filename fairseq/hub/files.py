@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import torch
 
 from fairseq.checkpoints.format import Checkpoint
-from fairseq.checkpoints.huggingface import is_model_directory
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.hub.archives import unpacked
