@@ -58,13 +58,11 @@ def open_directory(
     checkpoint = read_model_directory(directory)
     precision = precision_of(dtype if dtype is not None else torch.float32, checked_device(device))
     given = {"data": join_paths([data or directory]), "tokens_per_sample": DEFAULT_BLOCK, **settings}
-    config = resolve(LanguageModelingConfig, given)
-    task = LanguageModelingTask(config)
+    task = LanguageModelingTask(resolve(LanguageModelingConfig, given))
     text = ModelText.open(directory, task.dictionary)
     model: Any = load_model(directory, dtype=precision.dtype, trust_remote_code=trust_remote_code)
     if data is not None:
         check_tokenizer(task, str(directory), model.vocabulary_size)
-    text = replace(text, num_scored=model.vocabulary_size)
     model.num_named = len(task.dictionary)
     memory, lmbda = None, 0.0
     if knn is not None:
@@ -73,13 +71,13 @@ def open_directory(
     lm = LanguageModelHub(
         [model],
         task.dictionary,
-        min(config.tokens_per_sample, model.max_positions),
+        min(task.config.tokens_per_sample, model.max_positions),
         device=device,
         dtype=precision.dtype,
         name=str(directory),
         memory=memory,
         lmbda=lmbda,
-        texts=TokenizerTexts(text),
+        texts=TokenizerTexts(replace(text, num_scored=model.vocabulary_size)),
     )
     lm.is_loaded_in_format = True
     lm.task, lm.args = task, Namespace(**{**checkpoint.fields, **settings})
