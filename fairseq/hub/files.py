@@ -51,7 +51,7 @@ def find_checkpoints(name_or_path: str | Path, checkpoint_file: str | None) -> t
 
     Raises:
         CheckpointError: there is no such checkpoint, or no such archive.
-        ConfigError: no such name, or a file of a Hugging Face model.
+        ConfigError: no such name.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file() and path.suffix in _CHECKPOINTS:
@@ -61,8 +61,6 @@ def find_checkpoints(name_or_path: str | Path, checkpoint_file: str | None) -> t
                 " them"
             )
         return path.parent, [path]
-    if path.is_file() and is_model_directory(path.parent):
-        raise ConfigError(f"{path} is a file of a Hugging Face model; give its directory, {path.parent}")
     root = _root(name_or_path)
     if checkpoint_file is None:
         return root, [_default_checkpoint(root)]

@@ -94,7 +94,6 @@ class KNNLogitsProcessor:
         self._is_closed = False
         self._query_RC: Tensor | None = None
         self._read: _Read | None = None
-        self._is_closed = False
         try:
             with torch.no_grad():
                 body(probe_ids(model), use_cache=False)
@@ -112,16 +111,13 @@ class KNNLogitsProcessor:
             scores: logits of the step, or their log-softmax, ``[R, V]``.
 
         Raises:
-            ConfigError: it was closed, or the model has not just computed these rows, or has read other
-                ids since; or ``close`` was called.
+            ConfigError: it was closed, or the model has not just computed these rows, or has read other ids since.
         """
         if self._is_closed:
             raise ConfigError(
                 "this KNNLogitsProcessor listens to the model no longer: its with block has ended, or close() was"
                 " called; call model.generate within the block, or make another"
             )
-        if self._is_closed:
-            raise ConfigError("this processor listens to its model no more: its with block has ended; make another one")
         query_RC, self._query_RC = self._query_RC, None
         if query_RC is None or len(query_RC) != len(scores):
             found = "none" if query_RC is None else str(len(query_RC))
@@ -152,7 +148,6 @@ class KNNLogitsProcessor:
 
     def close(self) -> None:
         """Stops listening to the model."""
-        self._is_closed = True
         self._is_closed = True
         self._handle.remove()
         self._catcher.remove()
