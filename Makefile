@@ -24,7 +24,7 @@ help:  ## print this list
 demo: $(RECIPES_READY)  ## the whole road on real prose, from text to a kNN-LM (4 to 6 minutes on 2 cores)
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo.sh
 
-demo-hf: $(HF_READY)  ## a Hugging Face model, and neighbours from your own code: CODE=DIR, or this project's (10 to 15 minutes)
+demo-hf: $(HF_READY)  ## a Hugging Face model, and neighbours from your own code: CODE=DIR, or this project's (5 to 15 minutes)
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/knnlm/demo_hf.sh
 
 adapt: $(RECIPES_READY)  ## a model of before 1950 reads messages after 1990, by a second datastore (10 to 15 minutes)
