@@ -7,6 +7,7 @@
 #   MODEL=DIR               directory of another Hugging Face model
 #   WIKITEXT=PATH           WikiText-2 instead of code: what prepare_wikitext.py takes
 #   ROWS=N TOKENS=N         tokens of the datastore, and of valid and of test each
+#   CONTEXT=N               most earlier tokens that each token is read after [256; of WikiText 512]
 #   WORK=DIR                where files go
 
 here=$(dirname "$0")
@@ -15,6 +16,7 @@ GLOB=${GLOB:-*.py}
 MODEL=${MODEL:-}
 WIKITEXT=${WIKITEXT:-}
 WORK=${WORK:-demo-hf${WIKITEXT:+-wikitext}}
+CONTEXT=${CONTEXT:-$([ -z "$WIKITEXT" ] && echo 256 || echo 512)}
 ROWS=${ROWS:-160000}
 TOKENS=${TOKENS:-8000}
 STEPS=$([ -z "$MODEL" ] && echo 11 || echo 9)
@@ -35,10 +37,10 @@ step text python "$here/prepare_documents.py" "$WORK/text" --tokenizer "$MODEL" 
 step preprocess fairseq-preprocess --only-source --tokenizer "$MODEL" --destdir "$WORK/data" --workers 2 --overwrite \
     --trainpref "$WORK/text/train" --validpref "$WORK/text/valid" --testpref "$WORK/text/test"
 
-# A document is read in windows of 1,024 tokens: 768 are scored, after up to 256 earlier ones.
+# A document is read in windows of 1,024 tokens, of which up to CONTEXT were scored before.
 # bfloat16 halves the time where the CPU has instructions for it; elsewhere it is float32.
 evaluate=(fairseq-eval-lm "$WORK/data" --path "$MODEL" --sample-break-mode document --tokens-per-sample 1024
-    --context-window 256 --max-tokens 2048 --bf16)
+    --context-window "$CONTEXT" --max-tokens 2048 --bf16)
 step dump "${evaluate[@]}" --gen-subset train --save-knnlm-dstore --dstore-mmap "$WORK/dstore" --dstore-fp16
 step index fairseq-build-dstore --dstore-mmap "$WORK/dstore" --faiss-index "$WORK/knn.index" --index-spec auto --overwrite
 for split in valid test; do
