@@ -108,7 +108,7 @@ def test_appending_is_refused_where_rows_would_not_belong(
     assert "have float16" in eval_lm(*words, "--dstore-fp16").error
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
     other = dump(prefix, "test", "--append", "--context-window", 2)
-    assert any("context_window 4, but the appended rows have 2" in line for line in other.warnings)
+    assert any("--context-window 4, but the appended rows have 2" in line for line in other.warnings)
     index = ["--dstore_mmap", prefix, "--faiss_index", tmp_path / "none.index", "--append"]
     assert "does not exist, so nothing can be added" in command("build_dstore.py", *index).error
     assert "give --append" in command("build_dstore.py", *index[:4], "--retrain").error
