@@ -27,6 +27,7 @@ from fairseq.errors import ConfigError, MismatchError
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.evaluate.text_size import TextSize
+from fairseq.models.protocol import longer_rows
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
 from fairseq.tasks.opening import OpenedModels, open_models
@@ -97,11 +98,12 @@ def prepare(
     split = opened.task.load_split(config.gen_subset, context_window=window)
     dataset, num_left_out = split.without_longer_than(opened.max_positions)
     if num_left_out:
+        shortest = min(opened.models, key=lambda model: int(model.max_positions))
         logger.warning(
-            "%d tokens in blocks of more than the model's %d positions are left out; --model-overrides"
-            " \"{'max_target_positions': N}\" makes room for them",
+            "%d tokens in blocks of more than the model's %d positions are left out; %s makes room for them",
             num_left_out,
             opened.max_positions,
+            longer_rows(shortest) or "--sample-break-mode document",
         )
     sizes = dataset.sizes
     alike = window > 0 and not dataset.by_document

@@ -24,6 +24,7 @@ from fairseq.data.dictionary import EOS, SPECIALS, UNK
 from fairseq.data.encoding import decoded, warn_of_mark
 from fairseq.errors import ConfigError, DataError
 from fairseq.evaluate.sequence_scorer import SequenceScorer
+from fairseq.models.protocol import longer_rows
 
 
 class Reader(Protocol):
@@ -158,9 +159,10 @@ class TextScorer:
     def _ids(self, line: "Line", reader: "Reader") -> Int64s:
         ids, where = reader.ids_of(line.text), f"{line.name}:{line.number}"
         if len(ids) > self._longest_row:
+            more = longer_rows(self._scorer.models[0])
             raise DataError(
                 f"{where}: a line must have at most {self._longest_row} tokens, but has {len(ids)} with its </s>; cut"
-                " it, or make room: --model-overrides \"{'max_target_positions': N}\""
+                f" it{more and f', or make room: {more}'}"
             )
         if len(ids) > self._max_tokens:
             raise ConfigError(f"--max-tokens {self._max_tokens} is below the {len(ids)} tokens of {where}; give more")

@@ -26,6 +26,7 @@ from fairseq.generate.frame import Frame
 from fairseq.generate.hypotheses import Hypothesis, Partial
 from fairseq.generate.next_token import NextTokens
 from fairseq.generate.search import BeamSearch, Sampler, repeating_tokens
+from fairseq.models.protocol import longer_rows
 from fairseq.runtime.precision import Precision
 
 
@@ -69,11 +70,10 @@ class Generator:
             ConfigError: none may.
         """
         if prompt_size > self.longest_prompt:
-            has_config = hasattr(self.model, "opening_id")  # whose positions nothing changes
-            more = "" if has_config else ", or make room with --model-overrides \"{'max_target_positions': N}\""
+            more = longer_rows(self.model)
             raise ConfigError(
                 f"a prompt must have at most {self.longest_prompt} tokens, for the model has {self.model.max_positions}"
-                f" positions, but has {prompt_size}; shorten it{more}"
+                f" positions, but has {prompt_size}; shorten it{more and f', or make room with {more}'}"
             )
         most = self.config.most_tokens(prompt_size)
         if most < 1:

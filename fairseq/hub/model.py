@@ -22,7 +22,7 @@ from fairseq.generate.generator import Generator
 from fairseq.generate.hypotheses import Hypothesis
 from fairseq.hub.fairseq_names import FairseqNames, ends_lines, without_idle
 from fairseq.hub.protocol import RowMemory
-from fairseq.hub.records import Neighbourhood, Output, Score, checked_weight, rows_that_are_there
+from fairseq.hub.records import Neighbourhood, Output, Score, Weighted, rows_that_are_there
 from fairseq.hub.texts import OTHER_WORDS, Ids, Texts, rows_of_ids
 from fairseq.runtime.progress import Progress
 from fairseq.text.pipeline import TextPipeline
@@ -40,7 +40,7 @@ def _listed(text: object) -> list[Any]:
     return list(text) if isinstance(text, (list, tuple)) else [text]
 
 
-class LanguageModelHub(FairseqNames):
+class LanguageModelHub(Weighted, FairseqNames):
     """A model that was loaded by ``from_pretrained``, as an ``nn.Module``.
 
         lm.score("words between spaces").perplexity
@@ -250,15 +250,6 @@ class LanguageModelHub(FairseqNames):
         """
         vectors, tokens = zip(*self._contexts(text, context_window), strict=True)
         return torch.cat(vectors), torch.cat(tokens)
-
-    @property
-    def lmbda(self) -> float:
-        """Weight λ of the neighbours, from 0 to 1; may be set."""
-        return self._lmbda
-
-    @lmbda.setter
-    def lmbda(self, weight: float) -> None:
-        self._lmbda = checked_weight(weight)
 
     def __repr__(self) -> str:
         name = f"{self._name}, " if self._name else ""

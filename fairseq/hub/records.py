@@ -28,6 +28,21 @@ def checked_weight(weight: object) -> float:
     return number
 
 
+class Weighted:
+    """Base class of what mixes neighbours in with a weight that may be set."""
+
+    _lmbda: float
+
+    @property
+    def lmbda(self) -> float:
+        """Weight λ of the neighbours, from 0 to 1; may be set."""
+        return self._lmbda
+
+    @lmbda.setter
+    def lmbda(self, weight: float) -> None:
+        self._lmbda = checked_weight(weight)
+
+
 class Output(NamedTuple):
     """What a model says comes next behind each token of a row: ``logits, extra = lm(tokens)``, as in fairseq.
 

@@ -95,3 +95,21 @@ def normalized_probs(model: Any, scores_BSV: Tensor, *, log_probs: bool) -> Tens
     else:
         log_p = scores_BSV.float().log_softmax(-1)
     return log_p if log_probs else log_p.exp()
+
+
+class FairseqCalls:
+    """Calls that fairseq's scripts make on a model, for every model whose ``forward`` gives a ``DecoderOutput``."""
+
+    def extract_features(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Returns what the output layer takes, ``[B, T, C]``, and a dict with the context vectors."""
+        output: DecoderOutput = self(src_tokens)  # type: ignore[operator]
+        return output.features_BSC, output[1]
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
+        """Returns p or ln p of every word, float32 ``[B, S, V]``, from the output of a call."""
+        return normalized_probs(self, net_output[0], log_probs=log_probs)
+
+
+def longer_rows(model: Any) -> str:
+    """Returns the flag that gives a model more positions; nothing for one whose number is fixed."""
+    return "" if getattr(model, "has_fixed_positions", False) else "--model-overrides \"{'max_target_positions': N}\""

@@ -20,7 +20,7 @@ from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.models.decoder import Decoder
 from fairseq.models.preset_functions import PresetFunction, preset_function
-from fairseq.models.protocol import DecoderOutput, normalized_probs
+from fairseq.models.protocol import DecoderOutput, FairseqCalls
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.modules.adaptive_softmax import log_sum_and_entropy, row_slices
 from fairseq.modules.embedding import PADDING_IDX
@@ -33,7 +33,7 @@ TransformerLanguageModelConfig = thawed(TransformerConfig, "TransformerLanguageM
 DEFAULT_MAX_TARGET_POSITIONS = 1024
 
 
-class TransformerLanguageModel(nn.Module):
+class TransformerLanguageModel(FairseqCalls, nn.Module):
     """The model as tasks, criterions and scorers know it; all weights lie under ``decoder.``.
 
     Any model can stand in its place that has ``forward(source_BT, first)`` → ``DecoderOutput``,
@@ -109,15 +109,6 @@ class TransformerLanguageModel(nn.Module):
         """
         output: DecoderOutput = self.decoder(src_tokens, first)
         return dataclasses.replace(output, scores=self._scores)
-
-    def extract_features(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Returns what the output layer takes, ``[B, T, C]``, and a dict with the context vectors, as in fairseq."""
-        output = self(src_tokens)
-        return output.features_BSC, output[1]
-
-    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
-        """Returns p or ln p of every word, float32 ``[B, S, V]``, from the output of a call, as in fairseq."""
-        return normalized_probs(self, net_output[0], log_probs=log_probs)
 
     def _scores(self, features_BSC: Tensor) -> Tensor:
         if self.has_adaptive_softmax:

@@ -20,6 +20,8 @@ BOS, PAD, EOS = 0, 1, 2
 class Counter:
     """A scorer whose log-probability of a token is minus the number of tokens before it in its row."""
 
+    models = (None,)
+
     def scored(self, batches: Iterable[Batch]) -> Iterator[ScoredBatch]:
         for batch in batches:
             row_N, before_N = np.nonzero(batch.scored_BT)

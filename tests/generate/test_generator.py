@@ -239,7 +239,7 @@ def test_texts_stop_at_the_model_s_last_position(learned: bool) -> None:
         ConfigError, match=r"at most 7 tokens, for the model has 8 positions, but has 8.* make room with"
     ):
         room.generate([np.arange(4, 12)])
-    model.opening_id = None  # as a Hugging Face model's, whose positions are those of its config.json
+    model.opening_id, model.has_fixed_positions = None, True  # as a Hugging Face model's
     with pytest.raises(ConfigError, match=r"at most 8 tokens, .* but has 9; shorten it$"):
         generator(replace(GREEDY, beam=2, max_len_b=100, min_len=100), model).generate([np.arange(4, 13)])
 

@@ -30,7 +30,7 @@ from fairseq.checkpoints.huggingface import is_model_directory, read_model_direc
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.evaluate.mixture import NextTokenMixture
 from fairseq.hub.protocol import MemoryConfig
-from fairseq.hub.records import checked_weight
+from fairseq.hub.records import Weighted
 from fairseq.models.huggingface.keys import KeyCatcher, probe_ids
 from fairseq.models.huggingface.structure import body_of, layers_of
 from fairseq.models.key_types import LAST_FFN_INPUT, parse_key_type
@@ -62,7 +62,7 @@ class _Read:
         return not (isinstance(self.mask, Tensor) and self.mask.dim() == 2 and self.mask.shape[1] < rows.shape[1])
 
 
-class KNNLogitsProcessor:
+class KNNLogitsProcessor(Weighted):
     """Mixes the nearest neighbours into the next-token distribution of a model of transformers.
 
     It listens to the model from when it is made until ``close``, or the end of the ``with`` block; after that it is
@@ -136,15 +136,6 @@ class KNNLogitsProcessor:
         mixed_RN = mixture.mixed(torch.cat([specials_R4, log_p_RV], 1), query_RC.float())
         mixed_RV = mixed_RN[:, SHIFT:].to(scores.device, torch.float32)
         return mixed_RV.masked_fill(scores == -torch.inf, -torch.inf)
-
-    @property
-    def lmbda(self) -> float:
-        """Weight λ of the neighbours, from 0 to 1; may be set."""
-        return self._lmbda
-
-    @lmbda.setter
-    def lmbda(self, weight: float) -> None:
-        self._lmbda = checked_weight(weight)
 
     def close(self) -> None:
         """Stops listening to the model."""

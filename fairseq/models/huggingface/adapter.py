@@ -22,13 +22,13 @@ from fairseq.models.huggingface.keys import PROBE_TOKENS, KeyCatcher, probe_ids
 from fairseq.models.huggingface.row_cache import RowCache, window_fits
 from fairseq.models.huggingface.structure import body_of, layers_of
 from fairseq.models.key_types import LAST_FFN_INPUT, KeyType, parse_key_type
-from fairseq.models.protocol import DecoderOutput, normalized_probs
+from fairseq.models.protocol import DecoderOutput, FairseqCalls
 from fairseq.text.model_tokenizer import SHIFT
 
 _NO_END = 1 << 20  # positions of a model that states no limit
 
 
-class HuggingFaceModel(nn.Module):
+class HuggingFaceModel(FairseqCalls, nn.Module):
     """A causal language model of transformers.
 
     Args:
@@ -44,6 +44,7 @@ class HuggingFaceModel(nn.Module):
     """
 
     has_adaptive_softmax = False
+    has_fixed_positions = True
 
     def __init__(
         self, model: Any, opening_id: int | None, key_type: str = LAST_FFN_INPUT, *, adds_bos: bool = False
@@ -154,15 +155,6 @@ class HuggingFaceModel(nn.Module):
         hidden_BTC, key_BTC = self._run(ids_BT)
         columns = skip_B, first, src_tokens.shape[1]
         return DecoderOutput(columns_from(hidden_BTC, *columns), columns_from(key_BTC, *columns), self._scores)
-
-    def extract_features(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Returns what the head takes, ``[B, T, C]``, and a dict with the context vectors, as in fairseq."""
-        output = self(src_tokens)
-        return output.features_BSC, output[1]
-
-    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: Any = None) -> Tensor:
-        """Returns p or ln p of every word, float32 ``[B, S, V]``, from the output of a call, as in fairseq."""
-        return normalized_probs(self, net_output[0], log_probs=log_probs)
 
     def _scores(self, features_BSC: Tensor) -> Tensor:
         """Returns the scores of every word, float32 ``[B, S, V]``; −∞ for fairseq's four."""
