@@ -37,7 +37,8 @@ FLOORS = [
     "fairseq.knn.datastore",
     "fairseq.knn.index",
     "fairseq.knn.search",
-    "fairseq.knn.neighbours",
+    "fairseq.knn.shards",
+    "fairseq.knn.neighbours fairseq.knn.distributed",  # an index in shards is opened as any other
     "fairseq.knn.retrieval",
     "fairseq.knn.maintain",
     "fairseq.knn.export",

@@ -99,6 +99,7 @@ Regex = Annotated[str, Kind("REGEX")]
 Spec = Annotated[str, Kind("SPEC")]
 Mark = Annotated[str, Kind("MARK")]
 Title = Annotated[str, Kind("TITLE")]
+Address = Annotated[str, Kind("HOST:PORT")]
 
 
 def kind_of(annotation: object) -> Kind | None:

@@ -6,12 +6,13 @@ from typing import Literal, TypeAlias, TypedDict, cast
 
 from fairseq.config.flags import as_dict, at_least, flag, resolve
 from fairseq.config.keywords import in_keywords
-from fairseq.config.kinds import Dir, Files, Prefixes
+from fairseq.config.kinds import Address, Dir, Files, Prefixes
 from fairseq.config.path_lists import split_paths
 from fairseq.errors import ConfigError, refuse_unknown
 
 SIM_FUNCS = {"do_not_recomp_l2": "the index's own distance", "dot": "inner product, from the stored keys"}
 METRICS = ("l2", "ip")
+BACKENDS = {"local": "in this process, with the files mapped", "ray": "by Ray, an actor for each shard"}
 # Of squared distances in float32; of less, and of no larger gap than rounding makes, nothing but the nearest is left.
 LEAST_TEMPERATURE = 1e-9
 AUTO: Literal["auto"] = "auto"
@@ -90,6 +91,16 @@ class KNNConfig:
     )
     gpu_index: bool = flag(False, "search on the GPU (needs the GPU build of FAISS)")
     allow_mismatch: bool = flag(False, "only warn if datastore, index, dictionary and model do not belong together")
+    knn_backend: str = flag(
+        "local", "where the shards of an index are searched (fairseq-build-dstore --num-shards)", choices=BACKENDS
+    )
+    ray_address: Address | None = flag(
+        None, "with --knn-backend ray: address of the cluster [default: that of this machine's, else a new one]"
+    )
+    knn_timeout: float = flag(
+        600.0, "with --knn-backend ray: seconds to wait for a shard's answer, restarts included", minimum=0.1
+    )
+    knn_in_flight: int = flag(2, "blocks of queries that shards of an index are asked at once", minimum=1)
 
     def __post_init__(self) -> None:
         if self.knnlm and not (self.dstore_filename and self.indexfile):
@@ -158,6 +169,10 @@ class NeighbourSettings(TypedDict, total=False):
     drop_top1: bool
     gpu_index: bool
     allow_mismatch: bool
+    knn_backend: str
+    ray_address: str | None
+    knn_timeout: float
+    knn_in_flight: int
 
 
 class KNNSettings(NeighbourSettings, total=False):
