@@ -1,10 +1,12 @@
 """``fairseq-eval-lm``: the perplexity of a text, with neighbours or without; or the datastore of a text."""
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +23,23 @@ from fairseq.runtime.resources import keep_freed_memory
 from fairseq.storage.files import is_stream, locked, write_json
 from fairseq.tasks import TASKS
 from fairseq_cli.shared.eval_settings import EvalSettings, task_fields, times_path
+from fairseq_cli.shared.processes import leave, rank
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
-    from fairseq.evaluate.evaluation import Evaluation, EvaluationResult
+    from fairseq.evaluate.evaluation import Evaluation
     from fairseq.evaluate.mixture import Mixture
+    from fairseq.evaluate.result import EvaluationResult
     from fairseq.evaluate.sequence_scorer import ScoredBatch
     from fairseq.evaluate.words import SourceTokens, WordJoiner, WordStats
     from fairseq.knn.retrieval.recorder import RetrievalRecorder
+    from fairseq.runtime.distributed import ProcessGroup
 
 DESCRIPTION = """Measure the perplexity of a language model on a split of binarised data. --knnlm mixes in the nearest
 neighbours from a datastore, --cache-size the text's most recent tokens. --save-knnlm-dstore writes the datastore of the
 split instead."""
+# How long a process waits for one whose share takes longer: as long as an evaluation may take.
+PATIENCE = timedelta(days=30)
 STOPPED = "nothing is kept of a stopped evaluation; the same command starts from the beginning"
 EXAMPLES = (
     """# perplexity of valid
@@ -68,43 +75,70 @@ def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
     flags = parse("fairseq-eval-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES, remarks=IN_FORCE_WITHOUT_CHECKPOINT)
     settings = EvalSettings(flags)
-    settings.claim_outputs(["fairseq-eval-lm", *argv])
+    if rank() == 0:
+        settings.claim_outputs(["fairseq-eval-lm", *argv])
     fields = task_fields(flags, settings.eval.task, settings.eval.path, settings.eval.gen_subset)
 
     import torch
 
     from fairseq.evaluate.evaluation import prepare
+    from fairseq.runtime.distributed import join_processes
     from fairseq.runtime.precision import Precision, select_device
+    from fairseq.runtime.shares import Share
+
+    group = join_processes("cpu", PATIENCE)
+    try:
+        torch.manual_seed(settings.common.seed)
+        precision = Precision(settings.device, select_device(settings.device, group.local_rank))
+        if precision.device.type == "cpu":
+            keep_freed_memory()
+        number, count = (group.rank, group.world_size), (settings.eval.shard_id, settings.eval.num_shards)
+        evaluation = prepare(
+            settings.eval,
+            fields,
+            precision,
+            Share(*(number if group.world_size > 1 else count)),
+            stream_order=settings.has_cache,
+            searches=settings.neighbours.needed,
+        )
+        flags.warn_unused()
+        if settings.dump.save_knnlm_dstore:
+            from fairseq.knn.datastore.dump import dump_datastore
+
+            dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore)
+        else:
+            measure(evaluation, settings, group, argv)
+    finally:
+        group.close()
+
+
+def measure(evaluation: "Evaluation", settings: EvalSettings, group: "ProcessGroup", argv: Sequence[str]) -> None:
+    """Evaluates, and tells of it."""
     from fairseq_cli.shared.memories import open_mixture
 
-    torch.manual_seed(settings.common.seed)
-    precision = Precision(settings.device, select_device(settings.device))
-    if precision.device.type == "cpu":
-        keep_freed_memory()
-    evaluation = prepare(settings.eval, fields, precision, stream_order=settings.has_cache)
-    flags.warn_unused()
-    if settings.dump.save_knnlm_dstore:
-        from fairseq.knn.datastore.dump import dump_datastore
-
-        dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore)
-        return
     with ExitStack() as stack:
-        results = settings.eval.results_file
+        results = settings.eval.results_file if group.rank == 0 else None
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
-        mixture, recorder = open_mixture(evaluation, settings, stack)
+        mixture, recorder = open_mixture(evaluation, settings, stack, group)
         with advising(STOPPED):
-            result = evaluate(evaluation, settings, mixture, recorder)
-        report(result, evaluation, settings, mixture, argv)
+            result = evaluate(evaluation, settings, mixture, recorder, group)
+        if group.rank == 0:
+            report(result, evaluation, settings, mixture, recorder, argv)
 
 
 def evaluate(
-    evaluation: "Evaluation", settings: EvalSettings, mixture: "Mixture", recorder: "RetrievalRecorder | None"
+    evaluation: "Evaluation",
+    settings: EvalSettings,
+    mixture: "Mixture",
+    recorder: "RetrievalRecorder | None",
+    group: "ProcessGroup",
 ) -> "EvaluationResult":
     """Returns the perplexity of the split; on the way it prints words and keeps neighbours where that was asked for."""
     from fairseq.criterions.perplexity import Perplexity
     from fairseq.evaluate.cache_sweep import CacheSweep
-    from fairseq.evaluate.evaluation import EvaluationResult, score_all
+    from fairseq.evaluate.evaluation import score_all
+    from fairseq.evaluate.result import EvaluationResult, PartialResult, total
     from fairseq.evaluate.sequence_scorer import SequenceScorer
     from fairseq.evaluate.words import SourceTokens, WordJoiner, WordStats
 
@@ -129,16 +163,20 @@ def evaluate(
             recorder.add(scored)
         if config.output_word_probs or config.output_word_stats:
             output_words(scored, joiner, stats, print_words=config.output_word_probs)
-    elapsed_s = time.monotonic() - start
+    found = sweep.best() if sweep is not None else perplexity
+    symbols = evaluation.task.dictionary.symbols
+    own = PartialResult.of(evaluation.share, found, lm, evaluation.size, symbols, mixture.counts())
     if recorder is not None:
-        recorder.finish()
+        recorder.flush()  # all processes, before the first one says that all is there
+    whole = total(group.gather(own))
+    elapsed_s = time.monotonic() - start
+    mixture.set_counts(whole.memories)
     if config.output_word_stats:
         sys.stdout.writelines(line + "\n" for line in stats.lines())
-    left_out, size = evaluation.num_left_out, evaluation.size
-    if sweep is None:
-        return EvaluationResult(perplexity, left_out, elapsed_s, lm=lm, size=size)
-    sys.stdout.write(sweep.table())
-    return EvaluationResult(sweep.best(), left_out, elapsed_s, sweep.rows(), size=size)
+    if sweep is not None:
+        sys.stdout.write(sweep.table())
+    rows = sweep.rows() if sweep is not None else None
+    return EvaluationResult(whole, evaluation.num_left_out, elapsed_s, rows)
 
 
 def output_words(
@@ -157,21 +195,21 @@ def report(
     evaluation: "Evaluation",
     settings: EvalSettings,
     mixture: "Mixture",
+    recorder: "RetrievalRecorder | None",
     argv: Sequence[str],
 ) -> None:
     """Prints the result, warns of what it hides, and writes it as JSON where that was asked for."""
-    from fairseq.evaluate.evaluation import versions
+    from fairseq.evaluate.result import versions
+    from fairseq.storage.records import as_json
 
-    symbols = evaluation.task.dictionary.symbols
-    for what, ids in (("probability 0", result.perplexity.zero_ids), ("no number", result.perplexity.nan_ids)):
-        if ids:
-            shown = ", ".join(f"{symbols[token]} ({count})" for token, count in list(ids.items())[:5])
-            logger.warning("%d targets have %s as their probability: %s", sum(ids.values()), what, shown)
+    is_part = settings.eval.num_shards > 1
+    for line in result.warnings:
+        logger.warning("%s", line)
     sys.stdout.write(result.summary + "\n")
     if evaluation.precision.name != "float32":
         sys.stdout.write(f"Computed in {evaluation.precision.name}\n")
-    if settings.eval.num_shards > 1:
-        sys.stdout.write(evaluation.shard_line(settings.eval) + "\n")
+    if is_part:
+        sys.stdout.write(evaluation.shard_line + "\n")
     memories = mixture.report()
     if result.lm is not None:
         sys.stdout.write(result.lm_line + "\n")
@@ -181,7 +219,8 @@ def report(
         logger.warning("%s", line)
     advise(result, settings, memories.found)
     record = {
-        **result.record(symbols),
+        **result.record(),
+        **({"shard": as_json(result.found)} if is_part else {}),
         **memories.found,
         "dtype": evaluation.precision.name,
         "device": str(evaluation.precision.device),
@@ -195,8 +234,13 @@ def report(
         write_json(path, {"kind": "evaluation", **record, "command": command})
         if not is_stream(path):
             write_json(times_path(path), {"kind": "times", **speed})
-    if settings.retrieval.save_retrieval is not None:
-        keep_evaluation(Path(settings.retrieval.save_retrieval), record, command, speed)
+    saved = settings.retrieval.save_retrieval
+    if recorder is not None:
+        recorder.keep(record, result.found, command, speed)
+    if saved is not None and is_part:
+        logger.info("when all jobs are done: fairseq-knnlm join %s", shlex.quote(saved))
+    elif saved is not None:
+        keep_evaluation(Path(saved), record, command, speed)
 
 
 def advise(result: "EvaluationResult", settings: EvalSettings, found: Mapping[str, Any]) -> None:
@@ -230,7 +274,7 @@ def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str],
 
 def cli_main() -> None:
     """Entry point of the console script."""
-    sys.exit(run("fairseq-eval-lm", main))
+    leave(run("fairseq-eval-lm", main))
 
 
 if __name__ == "__main__":

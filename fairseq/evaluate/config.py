@@ -50,12 +50,12 @@ class CacheConfig:
         """μ where there is one; 0 in a sweep, which mixes by itself, and without a cache."""
         return self.cache_lmbda[0] if self.is_on and not self.is_sweep else 0.0
 
-    def check(self, num_models: int, num_shards: int, lmbda: float | None, *, prints_words: bool, saves: bool) -> None:
+    def check(self, num_models: int, num_shares: int, lmbda: float | None, *, prints_words: bool, saves: bool) -> None:
         """Refuses what a cache cannot be combined with.
 
         Args:
             num_models: averaged.
-            num_shards: of the evaluation.
+            num_shares: shards of the evaluation, or processes.
             lmbda: the neighbours' weight, if there are any.
             prints_words: words and their probabilities are printed.
             saves: what the caches say of each token is kept; then they need no weight.
@@ -65,8 +65,10 @@ class CacheConfig:
         """
         if not self.cache_size:
             return
-        if num_shards > 1:
-            raise ConfigError("--cache-size needs the text in order and cannot be sharded; leave --num-shards out")
+        if num_shares > 1:
+            raise ConfigError(
+                "--cache-size needs the text in order and cannot be sharded; leave --num-shards out, and torchrun"
+            )
         if num_models > 1:
             raise ConfigError("--path names several checkpoints, but a cache holds the vectors of one; give one")
         if not self.is_on and not saves:
@@ -140,8 +142,10 @@ class EvalConfig:
     output_word_stats: bool = flag(
         False, "print a line for each word: how often it occurs, and the sum of its log-probabilities (natural)"
     )
-    num_shards: int = flag(1, "split the batches into N shards, for N processes", minimum=1)
-    shard_id: int = flag(0, "which shard to evaluate, from 0", minimum=0)
+    num_shards: int = flag(
+        1, "split the work into N shards, for the N jobs of an array; fairseq-knnlm join puts them together", minimum=1
+    )
+    shard_id: int = flag(0, "which shard is this job's, from 0", minimum=0)
     results_path: Place | None = flag(None, "write the result and all settings to this directory or .json file")
     overwrite: bool = flag(False, "replace existing files, if this program wrote them")
     dataset_impl: str = flag("mmap", "storage of the data", choices=("mmap",))
@@ -158,7 +162,8 @@ class EvalConfig:
         if self.results_path is None:
             return None
         path = Path(self.results_path)
-        return path if path.suffix == ".json" or is_stream(path) else path / f"eval_{self.gen_subset}.json"
+        shard = f".shard-{self.shard_id}-of-{self.num_shards}" if self.num_shards > 1 else ""
+        return path if path.suffix == ".json" or is_stream(path) else path / f"eval_{self.gen_subset}{shard}.json"
 
     def __post_init__(self) -> None:
         if self.results_file is not None and self.results_file.is_dir():

@@ -7,34 +7,31 @@ The block size in force is the checkpoint's ``tokens_per_sample`` less the conte
 not change it (published commands rely on that), ``--model-overrides "{'tokens_per_sample': N}"`` does.
 """
 
-import importlib.metadata
+import itertools
 import logging
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-import fairseq
 from fairseq.arrays import Int64s
 from fairseq.criterions.perplexity import Perplexity
 from fairseq.data.batching import batch_by_size, by_length
 from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.source_text import SourceText
-from fairseq.errors import ConfigError, MismatchError
+from fairseq.errors import MismatchError
+from fairseq.evaluate.cells import cells_of
 from fairseq.evaluate.config import EvalConfig
 from fairseq.evaluate.sequence_scorer import ScoredBatch, SequenceScorer
 from fairseq.evaluate.text_size import TextSize
 from fairseq.models.protocol import longer_rows
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
+from fairseq.runtime.shares import Share
 from fairseq.tasks.opening import OpenedModels, open_models
 
 logger = logging.getLogger(__name__)
-
-LAST_DIGIT = 5e-5  # half of the last digit of a printed loss
 
 
 @dataclass(frozen=True)
@@ -43,17 +40,24 @@ class Evaluation(OpenedModels):
 
     Attributes:
         dataset: the blocks that are scored.
-        batches: block indices of each batch, this shard's only.
+        cells: the batches that are scored together, of this share; of each batch the block indices.
+        share: which part of the split that is.
         num_left_out: tokens of blocks that are longer than the model's positions.
         precision: device and number format.
         source: source text of the split, where it has one.
     """
 
     dataset: BlockDataset
-    batches: Sequence[Int64s]
+    cells: Sequence[Sequence[Int64s]]
+    share: Share
     num_left_out: int
     precision: Precision
     source: SourceText | None = None
+
+    @property
+    def batches(self) -> list[Int64s]:
+        """Block indices of each batch of this share."""
+        return list(itertools.chain.from_iterable(self.cells))
 
     @property
     def size(self) -> TextSize | None:
@@ -65,11 +69,12 @@ class Evaluation(OpenedModels):
         """Tokens in a block, without context."""
         return int(self.task_config.tokens_per_sample)
 
-    def shard_line(self, config: EvalConfig) -> str:
-        """Returns how much of the split this shard covers, for people."""
+    @property
+    def shard_line(self) -> str:
+        """How much of the split this share covers, for people."""
         size_B = self.dataset.ends - self.dataset.starts
         covered = sum(int(size_B[block_idx].sum()) for block_idx in self.batches)
-        return f"Shard {config.shard_id} of {config.num_shards}: {covered:,} of {int(size_B.sum()):,} tokens"
+        return f"Shard {self.share.number} of {self.share.count}: {covered:,} of {int(size_B.sum()):,} tokens"
 
     def inputs(self) -> dict[str, Any]:
         """Returns hashes of what is evaluated: the weights of each model, the dictionary, and the scored text."""
@@ -81,7 +86,13 @@ class Evaluation(OpenedModels):
 
 
 def prepare(
-    config: EvalConfig, task_fields: Mapping[str, Any], precision: Precision, *, stream_order: bool = False
+    config: EvalConfig,
+    task_fields: Mapping[str, Any],
+    precision: Precision,
+    share: Share | None = None,
+    *,
+    stream_order: bool = False,
+    searches: bool = False,
 ) -> Evaluation:
     """Returns the pieces of an evaluation, everything checked before any work starts.
 
@@ -89,7 +100,9 @@ def prepare(
         config: what is evaluated.
         task_fields: settings of the task, as ``open_models`` takes them.
         precision: device and number format.
+        share: the part of the split that is scored here; all of it if left out.
         stream_order: blocks stay in order; else they go by length, where no context window makes all rows alike.
+        searches: neighbours are searched for, those of several batches at once.
     """
     window = config.context_window
     named = config.path, config.task, config.model_overrides
@@ -116,11 +129,16 @@ def prepare(
         config.required_batch_size_multiple,
         split=config.gen_subset,
     )
-    shard = batches[config.shard_id :: config.num_shards]
-    if batches and not shard:
-        raise ConfigError(
-            f"--shard-id {config.shard_id} has nothing to do: there are only {len(batches)} batches, fewer than"
-            f" --num-shards {config.num_shards}; lower it"
+    cells = list(cells_of(batches, dataset.lengths)) if searches else [[batch] for batch in batches]
+    share = share or Share()
+    own = share.of([int(sizes[np.concatenate(cell)].sum()) for cell in cells])
+    if cells and not own:
+        logger.warning(
+            "share %d of %d has nothing to do: there are only %d groups of batches; give a smaller --max-tokens, or"
+            " fewer shares",
+            share.number,
+            share.count,
+            len(cells),
         )
     return Evaluation(
         opened.task,
@@ -128,7 +146,8 @@ def prepare(
         opened.checkpoints,
         opened.models,
         dataset=dataset,
-        batches=shard,
+        cells=cells[own.start : own.stop],
+        share=share,
         num_left_out=num_left_out,
         precision=precision,
         source=_source_text(opened, config.gen_subset, dataset),
@@ -149,93 +168,6 @@ def _source_text(opened: OpenedModels, split: str, dataset: BlockDataset) -> Sou
     return source
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What an evaluation found, as it is reported; of a sweep, the best and every row; ``lm`` is the model alone.
-
-    ``size`` is that of the source text, where it is known.
-    """
-
-    perplexity: Perplexity
-    num_left_out: int
-    elapsed_s: float
-    sweep: list[dict[str, Any]] | None = None
-    lm: Perplexity | None = None
-    size: TextSize | None = None
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Targets in a second."""
-        return self.perplexity.count / max(self.elapsed_s, 1e-9)
-
-    @property
-    def summary(self) -> str:
-        """The two lines that people search for, and one by word and byte where the source text is known."""
-        p, size = self.perplexity, self.size
-        by_size = f"\nOf {size.words} words, {size.bytes} bytes: {size.line(p)}" if size is not None else ""
-        return (
-            f"Evaluated {p.count} tokens in {self.elapsed_s:.1f}s ({self.tokens_per_s:.2f} tokens/s)\n"
-            f"Loss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}{by_size}"
-        )
-
-    @property
-    def lm_line(self) -> str:
-        """The model alone, in words that no search for the two lines of ``summary`` finds."""
-        assert self.lm is not None
-        by_size = f"; {self.size.line(self.lm)}" if self.size is not None else ""
-        return f"The model alone: {self.lm.loss:.4f} bits a token, perplexity {self.lm.ppl:.2f}{by_size}"
-
-    @property
-    def is_worse_than_lm(self) -> bool:
-        """Whether the mixture has a larger loss than the model alone, by more than the last digit that is printed."""
-        return self.lm is not None and self.perplexity.loss - self.lm.loss > LAST_DIGIT
-
-    def record(self, symbols: Sequence[str]) -> dict[str, Any]:
-        """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full."""
-        p, size = self.perplexity, self.size
-        by_size = {"words": size.words, "bytes": size.bytes, **size.record(p)} if size is not None else {}
-        return {
-            "loss_base2": p.loss,
-            "ppl": p.ppl,
-            "log_p_sum_nats": p.log_p_sum,
-            "targets": p.count,
-            "targets_joined_to_the_next": p.num_joined,
-            "tokens_left_out": self.num_left_out,
-            "targets_of_probability_0": {symbols[token]: n for token, n in p.zero_ids.items()},
-            "targets_not_a_number": {symbols[token]: n for token, n in p.nan_ids.items()},
-            **by_size,
-            **({"lm": self._lm_record(self.lm)} if self.lm is not None else {}),
-            **({"sweep": self.sweep} if self.sweep is not None else {}),
-        }
-
-    def _lm_record(self, lm: Perplexity) -> dict[str, Any]:
-        by_size = self.size.record(lm) if self.size is not None else {}
-        return {"loss_base2": lm.loss, "ppl": lm.ppl, **by_size}
-
-    def speed(self) -> dict[str, float]:
-        """Returns how long it took, which no repetition gives again."""
-        return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(self.tokens_per_s, 2)}
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on."""
-    return {
-        "fairseq-knnlm": fairseq.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "faiss": _installed("faiss-cpu") or _installed("faiss-gpu") or "another build",
-        "numpy": np.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-    }
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def score_all(
     evaluation: Evaluation,
     scorer: SequenceScorer,
@@ -248,6 +180,7 @@ def score_all(
     """
     total = sum(int(evaluation.dataset.lengths[block_idx].sum()) for block_idx in evaluation.batches)
     with Progress("evaluate", total, "tokens", every=every) as progress:
-        for scored in scorer.scored(map(evaluation.dataset.collate, evaluation.batches)):
+        cells = (map(evaluation.dataset.collate, cell) for cell in evaluation.cells)
+        for scored in scorer.scored_in_groups(cells):
             yield scored
             progress.advance(len(scored.target_N), loss=perplexity.loss)

@@ -12,13 +12,16 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairseq.arrays import Array, Float32s, Int64s
+
+# What a memory has counted, by name: a number, or the parts of an exact sum (fairseq/runtime/exact_sum.py).
+Counts: TypeAlias = Mapping[str, int | Sequence[float]]
 
 
 class Known(NamedTuple):
@@ -136,6 +139,14 @@ class Memory(Protocol):
         """Returns the tokens' probabilities."""
         ...
 
+    def counts(self) -> Counts:
+        """Returns what it has counted so far; those of the processes of a run add up."""
+        return {}
+
+    def set_counts(self, counts: Counts) -> None:
+        """Takes what all processes have counted for its own."""
+        assert not counts, counts
+
     def report(self) -> MemoryReport:
         """Returns what is to be told of the memory."""
         return MemoryReport()
@@ -163,6 +174,17 @@ class Mixture:
             assert weight is not None, "a memory without a weight gives each token one"
             log_p_N = interpolate(log_p_N, found.log_p_N, weight)
         return log_p_N
+
+    def counts(self) -> Counts:
+        """Returns what the memories have counted, at most one of them anything."""
+        found = [counts for memory in self.memories if (counts := memory.counts())]
+        assert len(found) < 2, found
+        return found[0] if found else {}
+
+    def set_counts(self, counts: Counts) -> None:
+        """Has the memories take what all processes have counted for their own."""
+        for memory in self.memories:
+            memory.set_counts(counts if memory.counts() else {})
 
     def report(self) -> MemoryReport:
         """Returns what is to be told of all memories."""

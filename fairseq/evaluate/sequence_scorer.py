@@ -84,20 +84,24 @@ class SequenceScorer:
         return next(self.scored([batch]))
 
     def scored(self, batches: Iterable[Batch]) -> Iterator[ScoredBatch]:
-        """Yields the log-probabilities of each batch's targets, in order. Each call is a text of its own.
+        """Yields the log-probabilities of each batch's targets, in order. Each call is a text of its own."""
+        return self.scored_in_groups(self._groups(batches))
+
+    def scored_in_groups(self, groups: Iterable[Iterable[Batch]]) -> Iterator[ScoredBatch]:
+        """Yields the same; memories that need no order are asked for all batches of a group at once.
 
         Where a GPU computes the model, that goes on with the next batches while memories are asked.
         """
         for memory in self.mixture.memories:
             memory.begin()
-        groups = self._groups(map(self._by_models, batches))
+        by_models = (list(map(self._by_models, group)) for group in groups)
         if not self._overlaps:
-            for group in groups:
+            for group in by_models:
                 yield from self._with_memories(group)
             return
         before: Future[list[ScoredBatch]] | None = None
         with ThreadPoolExecutor(1) as worker:
-            for group in groups:
+            for group in by_models:
                 asked = worker.submit(self._with_memories, group)
                 if before is not None:
                     yield from before.result()
@@ -149,15 +153,17 @@ class SequenceScorer:
             known=known,
         )
 
-    def _groups(self, batches: Iterable[ScoredTokens]) -> Iterator[list[ScoredTokens]]:
+    def _groups(self, batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         """Yields batches in groups that have enough targets to ask memories for."""
         least = 0 if all(memory.in_order for memory in self.mixture.memories) else TARGETS_AT_ONCE
-        group: list[ScoredTokens] = []
+        group: list[Batch] = []
+        count = 0
         for batch in batches:
             group.append(batch)
-            if sum(len(tokens.target_N) for tokens in group) >= least:
+            count += int(batch.scored_BT.sum())
+            if count >= least:
                 yield group
-                group = []
+                group, count = [], 0
         if group:
             yield group
 

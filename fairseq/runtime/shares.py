@@ -9,6 +9,7 @@ Shares depend on the sizes and on the number of workers alone. A worker may get 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,3 +29,20 @@ def shares(sizes: Sequence[int] | Int64s, workers: int) -> list[range]:
     middle_N = end_N - np.asarray(sizes, np.int64) / 2
     cuts = [int(np.searchsorted(middle_N, total * worker / workers)) for worker in range(workers)]
     return [range(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(end_N)], strict=True)]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several shares: a process's, or that of a job of an array.
+
+    Attributes:
+        number: from 0.
+        count: how many there are.
+    """
+
+    number: int = 0
+    count: int = 1
+
+    def of(self, sizes: Sequence[int] | Int64s) -> range:
+        """Returns which of some pieces are its own, by their sizes."""
+        return shares(sizes, self.count)[self.number]

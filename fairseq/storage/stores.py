@@ -30,6 +30,7 @@ FORGOTTEN = json_kind("a list of forgotten rows", "forgotten", store="datastore"
 INDEX_MANIFEST = json_kind("an index's manifest", "index", store="index")
 RETRIEVAL_MANIFEST = json_kind("a retrieval's manifest", "retrieval", store="retrieval")
 RETRIEVAL_RESULTS = json_kind("results of a retrieval", "results", store="retrieval")
+RETRIEVAL_RANGE = json_kind("a job's record of a retrieval", "retrieval-range", store="retrieval")
 DATA_RECORD = Kind("a record of fairseq-preprocess", lambda path: _is_data_record(json_at(path)), store="data")
 
 # How names of files end that lie beside a datastore or an index while it is worked on.
@@ -65,6 +66,8 @@ SWEEP_COLUMNS = (
     "cache_size,cache_theta,lmbda,cache_lmbda,loss_base2,ppl,gain_ppl",
 )
 _KEY_BYTES, _VALUE_BYTES = {"float32": 4, "float16": 2}, {"int64": 8, "int32": 4, "int16": 2}
+# How the records are named that the jobs of an array leave in a retrieval, until they are joined.
+RANGE = r"range-\d+-of-\d+\.json"
 _OF_RETRIEVAL = ("manifest.json", "results.json", "results.time.json")
 
 
@@ -132,6 +135,7 @@ def retrieval_names(directory: Path, columns: Iterable[str] = COLUMNS) -> Names:
         (directory / "manifest.json", RETRIEVAL_MANIFEST),
         (directory / "results.json", RETRIEVAL_RESULTS),
         (directory / "results.time.json", RETRIEVAL_RESULTS),
+        *((path, RETRIEVAL_RANGE) for path in sorted(directory.glob("range-*.json")) if re.fullmatch(RANGE, path.name)),
         *((directory / name, column) for name in sorted({*(f"{name}.npy" for name in columns), *listed})),
     ]
 
@@ -231,7 +235,8 @@ def _looks_like_an_index(path: Path) -> bool:
 
 def _directory_of(path: Path) -> Iterator[tuple[str, str]]:
     directory, name = path.parent, path.name
-    if (name in _OF_RETRIEVAL or name.endswith(".npy")) and is_of_kind(directory / "manifest.json", "retrieval"):
+    is_ours = name in _OF_RETRIEVAL or name.endswith(".npy") or re.fullmatch(RANGE, name) is not None
+    if is_ours and is_of_kind(directory / "manifest.json", "retrieval"):
         yield "retrieval", f"a file of the retrieval {directory}"
     is_named = name in ("dict.txt", "preprocess.json") or path.suffix in (".idx", ".bin")
     source = next((name.removesuffix(suffix) for suffix in SOURCE_TEXT_SUFFIXES if name.endswith(suffix)), None)

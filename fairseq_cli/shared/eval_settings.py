@@ -25,6 +25,7 @@ from fairseq.storage.marks import RESULTS, TIMES, json_at
 from fairseq.storage.outputs import claim, claim_all, claim_datastore, claim_directory, same_command
 from fairseq.storage.stores import retrieval_names
 from fairseq.tasks import TASKS, reads_splits
+from fairseq_cli.shared.processes import world_size
 
 # Neighbours that lower perplexity by less, or of which the nearest has more of the vote, may want another T. Of fewer
 # neighbours the nearest has much of the vote whatever T is.
@@ -123,6 +124,7 @@ class EvalSettings:
         self.log_every = self.common.log_interval if "log_interval" in flags.typed else None
         if saved:
             self._check_retrieval()
+        self._check_processes(world_size())
         if self.own_row.exclude_own_row and self.neighbours.knn.drop_top1:
             raise ConfigError(
                 "--exclude-own-row and --drop-top1 exclude each other: the row itself is left out, or the nearest one"
@@ -133,7 +135,7 @@ class EvalSettings:
             raise ConfigError("--lmbda-model takes one cache setting, but lists were given; give one value of each")
         self.cache.check(
             num_models=len(split_paths(self.eval.path)),
-            num_shards=self.eval.num_shards,
+            num_shares=max(self.eval.num_shards, world_size()),
             lmbda=self.neighbours.knn.lmbda if self.neighbours.knn.knnlm else None,
             prints_words=self.eval.output_word_probs or self.eval.output_word_stats,
             saves=saved,
@@ -142,13 +144,25 @@ class EvalSettings:
     def _check_retrieval(self) -> None:
         if not self.neighbours.knn.knnlm:
             raise ConfigError("--save-retrieval keeps neighbours, but there are none; give --knnlm and its datastore")
-        if self.eval.num_shards > 1:
-            raise ConfigError("--save-retrieval keeps a whole split and cannot be sharded; leave --num-shards out")
         if self.neighbours.weight.lmbda_model is not None:
             raise ConfigError(
                 "--save-retrieval and --lmbda-model exclude each other; fairseq-knnlm fit-lmbda --apply weighs what was"
                 " saved"
             )
+
+    def _check_processes(self, number: int) -> None:
+        """Raises ConfigError for what several processes cannot share."""
+        if number > 1 and self.eval.num_shards > 1:
+            raise ConfigError(
+                f"--num-shards {self.eval.num_shards} shares the work among jobs, but torchrun has started {number}"
+                " processes, which share it as well; leave one of the two out"
+            )
+        for name in ("output_word_probs", "output_word_stats"):
+            if number > 1 and getattr(self.eval, name):
+                raise ConfigError(
+                    f"{flag_name(name)} prints words in the order of the text, but torchrun has started {number}"
+                    " processes; run one, or a job array (--num-shards), whose outputs follow each other"
+                )
 
     def _check_dump(self, flags: Flags) -> None:
         for name in ("results_path", "output_word_probs", "output_word_stats", "post_process", "cache_size"):

@@ -16,13 +16,14 @@ from fairseq.knn.neighbours.own_rows import find_own_rows, own_text, own_text_wa
 from fairseq.knn.retrieval.recorder import RetrievalRecorder, SavedNeighbours, open_recorder
 from fairseq.knn.retrieval.results import check_results
 from fairseq.knn.weight.apply import open_weighed
+from fairseq.runtime.distributed import ProcessGroup
 from fairseq.runtime.log import logger
 from fairseq.tasks.opening import OpenedModels
 from fairseq_cli.shared.eval_settings import EvalSettings, NeighbourSettings
 
 
 def open_mixture(
-    evaluation: Evaluation, settings: EvalSettings, stack: ExitStack
+    evaluation: Evaluation, settings: EvalSettings, stack: ExitStack, group: ProcessGroup
 ) -> tuple[Mixture, RetrievalRecorder | None]:
     """Returns what is mixed in, and what keeps it, where that was asked for; the latter is closed with the stack."""
     memories: list[tuple[Memory, float | None]] = []
@@ -39,7 +40,7 @@ def open_mixture(
         _mind_texts(neighbours, evaluation, settings)
     if neighbours is not None and saved is not None:
         caches = settings.cache if cache is not None else None
-        recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches)
+        recorder = open_recorder(neighbours, evaluation, settings.eval, settings.retrieval, caches, group)
         if recorder is not None:
             stack.enter_context(recorder.writer)
         memories.append((SavedNeighbours(neighbours) if recorder is not None else neighbours, config.knn.lmbda))

@@ -1,4 +1,4 @@
-"""How many processes train: what the flags say against what ``torchrun`` has started."""
+"""The processes of a run: what the flags say against what ``torchrun`` has started, and how each of them ends."""
 
 import logging
 import os
@@ -56,6 +56,16 @@ class ProcessesConfig:
             )
 
 
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Returns the number of this process among those that torchrun has started; 0 without torchrun."""
+    return int(environment.get("RANK") or "0") if world_size(environment) > 1 else 0
+
+
+def world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """Returns how many processes torchrun has started; 1 without torchrun."""
+    return int(environment.get("WORLD_SIZE") or "1")
+
+
 def torchrun(processes: int, argv: Sequence[str]) -> str:
     """Returns the command that trains with several processes on one machine."""
     return f"torchrun --nproc-per-node {processes} -m fairseq_cli.train {shlex.join(argv)}"
@@ -67,7 +77,7 @@ def leave(code: int) -> NoReturn:
     There, after all its work, a process has been seen to abort while others were still busy ("terminate called without
     an active exception"), which torchrun takes for a failure of the run.
     """
-    if int(os.environ.get("WORLD_SIZE") or "1") < 2:
+    if world_size() < 2:
         sys.exit(code)
     logging.shutdown()
     try:

@@ -1,6 +1,7 @@
 """``run``, which every command is run by: logging, plugins, one-line errors, exit codes, time and memory."""
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.storage.outputs import one_run
 from fairseq_cli.shared.commands import elsewhere
+from fairseq_cli.shared.processes import rank
 from fairseq_knnlm import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
@@ -29,12 +31,15 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     """
     words = list(sys.argv[1:] if argv is None else argv)
     setup_logging()
-    start = time.monotonic()
+    speaks, start = rank() == 0, time.monotonic()
+    if not speaks:  # of several processes that do the same, one tells of it
+        logging.getLogger().setLevel(logging.ERROR)
     if others := other_fairseqs():
         logger.warning(clash(others))
     try:
-        set_log_format(early_value("--log-format", words), no_bar="--no-progress-bar" in map(hyphens, words))
-        with handled(), one_run(), log_to(early_value("--log-file", words), prog):
+        log_format = early_value("--log-format", words) if speaks else "none"
+        set_log_format(log_format, no_bar="--no-progress-bar" in map(hyphens, words))
+        with handled(), one_run(), log_to(early_value("--log-file", words) if speaks else None, prog):
             load_plugins(words)
             main(words)
             time_s = format_duration(time.monotonic() - start)
@@ -53,7 +58,8 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     except KeyboardInterrupt as err:
         stop = err if isinstance(err, Interrupted) else Interrupted(signal.SIGINT)
         name = signal.Signals(stop.signum).name
-        print(f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}", file=sys.stderr)  # noqa: T201
+        if speaks:
+            print(f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}", file=sys.stderr)  # noqa: T201
         return 128 + stop.signum
     return 0
 

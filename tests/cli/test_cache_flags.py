@@ -125,7 +125,10 @@ def test_several_checkpoints_are_refused(eval_lm: Command, checkpoint: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--num-shards 2", "--cache-size needs the text in order and cannot be sharded; leave --num-shards out"),
+        (
+            "--num-shards 2",
+            "--cache-size needs the text in order and cannot be sharded; leave --num-shards out, and torchrun",
+        ),
         ("--cache-lmbda 0.1,0.2 --output-word-probs", "words are printed for one cache setting, but there are several"),
         ("--cache-lmbda 0.1,0.2 --output-word-stats", "words are printed for one cache setting, but there are several"),
     ],

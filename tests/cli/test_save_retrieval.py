@@ -216,7 +216,6 @@ def test_the_usual_result_is_printed_and_a_finished_one_is_kept(eval_lm, neighbo
     ("words", "message"),
     [
         ("--save-retrieval r", "--save-retrieval keeps neighbours, but there are none; give --knnlm"),
-        ("--knnlm --num-shards 2 --save-retrieval r", "cannot be sharded; leave --num-shards out"),
         ("--knnlm --path a:b --save-retrieval r", "names several checkpoints"),
         ("--knnlm --k 8 --rerank 4", "--rerank 4 must be at least --k 8"),
     ],

@@ -19,7 +19,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s, Integers
 from fairseq.data.passages.split_text import Passage
-from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
+from fairseq.evaluate.mixture import MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.neighbours.arguments import (
@@ -43,7 +43,7 @@ from fairseq.knn.neighbours.distribution import (
 )
 from fairseq.knn.neighbours.parts import OpenFiles, StorePart, Values
 from fairseq.knn.neighbours.passages import RowText
-from fairseq.knn.neighbours.tally import Lists, Tally, empty_places, tallied
+from fairseq.knn.neighbours.tally import CountingMemory, Lists, Tally, empty_places, tallied
 from fairseq.knn.neighbours.temperature import auto_share, measure_unit, temperature_of, temperature_record
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
@@ -62,7 +62,7 @@ QUERY_BLOCK, MOST_NEIGHBOURS = 1 << 14, 1 << 24
 _PROBABILITY_BLOCK, _NEIGHBOUR_BYTES = 512, 48
 
 
-class NeighbourSource(OpenFiles, Memory, ABC):
+class NeighbourSource(OpenFiles, CountingMemory, ABC):
     """Base class of everything that finds neighbours; a memory for the mixture.
 
     Attributes:
@@ -98,11 +98,6 @@ class NeighbourSource(OpenFiles, Memory, ABC):
     def dimension(self) -> int:
         """D, width of the keys."""
         return self.parts[0].datastore.dimension
-
-    @cached_property
-    def tally(self) -> Tally:
-        """What was found for scored tokens so far."""
-        return Tally()
 
     @cached_property
     def texts(self) -> list[RowText | None]:

@@ -9,17 +9,28 @@ Legend: N queries · K neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from fairseq.arrays import Bools, Float32s
+from fairseq.evaluate.mixture import Counts, Memory
 from fairseq.knn.index.lists import fitting
 from fairseq.knn.neighbours.distribution import Votes, log_prob_and_nearest
+from fairseq.runtime.exact_sum import ExactSum
 
 # From which share of empty places on a run warns.
 EMPTY_SHARE = 0.05
+
+
+class _Counts(msgspec.Struct):
+    searches: int
+    found: int
+    with_any: int
+    nearest: list[float]
 
 
 @dataclass
@@ -36,14 +47,29 @@ class Tally:
     searches: int = 0
     found: int = 0
     with_any: int = 0
-    nearest: float = 0.0
+    nearest: ExactSum = field(default_factory=ExactSum)
 
     def add(self, other: "Tally") -> None:
         """Adds further searches."""
         self.searches += other.searches
         self.found += other.found
         self.with_any += other.with_any
-        self.nearest += other.nearest
+        self.nearest.extend(other.nearest.parts)
+
+    def counts(self) -> dict[str, int | list[float]]:
+        """Returns the sums by name."""
+        return {
+            "searches": self.searches,
+            "found": self.found,
+            "with_any": self.with_any,
+            "nearest": self.nearest.parts,
+        }
+
+    @classmethod
+    def of(cls, counts: Counts) -> "Tally":
+        """Returns the sums that ``counts`` has named; raises msgspec.ValidationError for others."""
+        named = msgspec.convert(dict(counts), _Counts)
+        return cls(named.searches, named.found, named.with_any, ExactSum(named.nearest))
 
     def record(self, k: int) -> dict[str, Any]:
         """Returns the shares as plain values for JSON, null where nothing was searched for or found."""
@@ -52,7 +78,7 @@ class Tally:
             "k": k,
             "found_mean": self.found / self.searches if self.searches else None,
             "empty_share": 1 - self.found / places if places else None,
-            "nearest_share": self.nearest / self.with_any if self.with_any else None,
+            "nearest_share": self.nearest.value / self.with_any if self.with_any else None,
         }
 
     def line(self, k: int) -> str:
@@ -64,6 +90,23 @@ class Tally:
             f"Neighbours: {found['found_mean']:.1f} of k = {k} found ({found['empty_share']:.1%} of the places are"
             f" empty); the nearest has {found['nearest_share']:.1%} of p_kNN"
         )
+
+
+class CountingMemory(Memory):
+    """Base class of a memory that counts what it finds."""
+
+    @cached_property
+    def tally(self) -> Tally:
+        """What was found for scored tokens so far."""
+        return Tally()
+
+    def counts(self) -> Counts:
+        """Returns the tally's sums."""
+        return self.tally.counts()
+
+    def set_counts(self, counts: Counts) -> None:
+        """Takes what all processes have found for its own."""
+        self.tally = Tally.of(counts)
 
 
 @dataclass(frozen=True)
@@ -80,7 +123,8 @@ def tallied(votes: Votes, temperature: float) -> tuple[Float32s, Tally]:
     log_p_N, nearest_N = log_prob_and_nearest(votes, temperature)
     there_NK = votes.ids_NK >= 0
     any_N: Bools = np.any(there_NK, axis=1)
-    return log_p_N, Tally(len(any_N), int(np.count_nonzero(there_NK)), int(any_N.sum()), float(nearest_N[any_N].sum()))
+    nearest = ExactSum([float(nearest_N[any_N].sum())])
+    return log_p_N, Tally(len(any_N), int(np.count_nonzero(there_NK)), int(any_N.sum()), nearest)
 
 
 def empty_places(tally: Tally, k: int, rows: int, indexes: Sequence[Lists | None]) -> list[str]:

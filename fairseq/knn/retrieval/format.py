@@ -3,6 +3,7 @@
 Legend: N scored tokens · K neighbours · S settings of the cache.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from fairseq.evaluate.cache import CacheSetting
 from fairseq.knn.config import LEAST_TEMPERATURE
 from fairseq.knn.neighbours.own_rows import OwnText
 from fairseq.knn.retrieval.datastores import StoreRecord
+from fairseq.runtime.shares import Share
 from fairseq.storage.file_kinds import kind_at
 from fairseq.storage.marks import is_of_kind
 from fairseq.storage.records import Count, Positive, Record, read_record
+from fairseq.storage.stores import RANGE
 
 MANIFEST = "manifest.json"
 # A temperature, or the unit of one.
@@ -53,6 +56,16 @@ def columns_of(k: int, datastore_rows: int) -> tuple[Column, ...]:
         Column("distances", "<f4", k),
         Column("hits", "|u1", -(-k // 8)),
     )
+
+
+def range_path(directory: Path, share: Share) -> Path:
+    """Returns the record of what a job of an array has written."""
+    return directory / f"range-{share.number}-of-{share.count}.json"
+
+
+def range_paths(directory: Path) -> list[Path]:
+    """Returns the records of jobs that are there."""
+    return sorted(path for path in directory.glob("range-*.json") if re.fullmatch(RANGE, path.name))
 
 
 def array_path(directory: Path, name: str) -> Path:
@@ -131,6 +144,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
         auto_share: which share of it ``auto`` stands for, where that is another one than for models of words.
         lm: what the language model alone gives.
         mixture: what the run gives.
+        ranges: how many jobs write it, while an array of them does.
         own_text: the rows that are of the scored text and could be found, if there are any.
         files: of the columns, by name.
     """
@@ -156,6 +170,7 @@ class RetrievalManifest(Record, frozen=True, kw_only=True):
     lm: Loss | UnsetType = UNSET
     mixture: Loss | UnsetType = UNSET
     own_text: list[OwnText] | UnsetType = UNSET
+    ranges: Positive | UnsetType = UNSET
     files: dict[str, FileRecord]
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,7 +30,8 @@ from fairseq.errors import ConfigError, FairseqError
 from fairseq.evaluate.cache import CACHE_COLUMN, CacheSetting
 from fairseq.evaluate.config import CacheConfig, EvalConfig
 from fairseq.evaluate.evaluation import Evaluation
-from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
+from fairseq.evaluate.mixture import Counts, Memory, MemoryReport, MemoryScores, ScoredTokens
+from fairseq.evaluate.result import PartialResult
 from fairseq.evaluate.sequence_scorer import ScoredBatch
 from fairseq.knn.config import AUTO_SHARE, RetrievalConfig
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
@@ -43,11 +45,14 @@ from fairseq.knn.retrieval.format import (
     Loss,
     RetrievalManifest,
     RetrievalSettings,
-    columns_of,
+    range_path,
 )
-from fairseq.knn.retrieval.retrieval import KNOWN_COLUMNS, RetrievalWriter, known_arrays
+from fairseq.knn.retrieval.job_array import open_range, save_range
+from fairseq.knn.retrieval.retrieval import RetrievalWriter, columns_of_run, known_arrays
 from fairseq.knn.retrieval.writer import is_saved
+from fairseq.runtime.distributed import ProcessGroup
 from fairseq.runtime.progress import at_work
+from fairseq.runtime.shares import Share
 from fairseq.storage.files import locked
 
 logger = logging.getLogger(__name__)
@@ -82,24 +87,36 @@ class SavedNeighbours(Memory):
         columns |= known_arrays(tokens.known)
         return MemoryScores(torch.from_numpy(log_p_N).to(tokens.query_ND.device), columns=columns)
 
+    def counts(self) -> Counts:
+        """Returns what was found."""
+        return self.neighbours.counts()
+
+    def set_counts(self, counts: Counts) -> None:
+        """Takes what all processes have found for its own."""
+        self.neighbours.set_counts(counts)
+
     def report(self) -> MemoryReport:
         """Returns the ids of what is searched, T, and what was found."""
         return self.neighbours.report()
 
 
 class RetrievalRecorder:
-    """Writes scored batches into a retrieval.
+    """Writes scored batches of a share into a retrieval.
 
     Args:
-        writer: of as many rows as there are targets.
-        order_N: the row of each target, in the order of the batches.
+        writer: of as many rows as the whole split has targets.
+        order_N: the row of each target of the share, in the order of its batches.
         position_N: each row's place in the token stream.
+        share: which one it is.
+        group: the processes that write with this one.
     """
 
-    def __init__(self, writer: RetrievalWriter, order_N: Int64s, position_N: Int64s) -> None:
+    def __init__(
+        self, writer: RetrievalWriter, order_N: Int64s, position_N: Int64s, share: Share, group: ProcessGroup
+    ) -> None:
         self.writer, self._order_N, self._position_N = writer, order_N, position_N
-        self._num_added = 0
-        self._lm_sum = self._mixture_sum = 0.0
+        self.is_job = is_job(share, group)
+        self._share, self._num_added = share, 0
 
     def add(self, scored: ScoredBatch) -> None:
         """Writes the next batch, in the order of the evaluation."""
@@ -115,15 +132,35 @@ class RetrievalRecorder:
             part = slice(start, start + AT_ONCE)
             self.writer.write(row_N[part], **{name: array[part] for name, array in columns.items()})
         self._num_added += len(row_N)
-        self._lm_sum += float(scored.model_log_p_N.sum())
-        self._mixture_sum += float(scored.log_p_N.sum())
 
-    def finish(self) -> None:
-        """Marks the retrieval as done."""
-        losses = (total / -len(self._order_N) / math.log(2) for total in (self._lm_sum, self._mixture_sum))
-        lm, mixture = (Loss(loss, perplexity_of(loss)) for loss in losses)
+    def flush(self) -> None:
+        """Has all rows of the share on the disk."""
+        assert self._num_added == len(self._order_N), (self._num_added, len(self._order_N))
+        self.writer.flush(self._num_added)
+
+    def keep(self, result: dict[str, Any], found: PartialResult, command: list[str], speed: dict[str, float]) -> None:
+        """Marks the retrieval as done; a job of an array, its own rows.
+
+        Args:
+            result: of the evaluation, as ``--results-path`` has it.
+            found: its sums.
+            command: words of the command.
+            speed: what took how long.
+        """
+        if self.is_job:
+            directory, manifest = self.writer.directory, self.writer.manifest
+            save_range(directory, manifest, self._share, self._order_N, result, command, speed)
+            return
         with at_work("checksums of the retrieval"):
-            self.writer.finish(lm, mixture)
+            self.writer.finish(*losses_of(found), self._num_added)
+
+
+def losses_of(found: PartialResult) -> tuple[Loss, Loss]:
+    """Returns the loss of the model alone and that of the mixture, by token."""
+    assert found.lm is not None
+    sums = (found.lm.log_p_sum, found.perplexity.log_p_sum)
+    lm, mixture = (Loss(loss, perplexity_of(loss)) for loss in (-sum_ / found.targets / math.log(2) for sum_ in sums))
+    return lm, mixture
 
 
 def open_recorder(
@@ -131,11 +168,12 @@ def open_recorder(
     evaluation: Evaluation,
     config: EvalConfig,
     where: RetrievalConfig,
-    cache: CacheConfig | None = None,
+    cache: CacheConfig | None,
+    group: ProcessGroup,
 ) -> RetrievalRecorder | None:
     """Returns a recorder of an evaluation's neighbours, whose writer the caller closes.
 
-    None where the same retrieval is there already, and need not be replaced.
+    None where the same rows are there already, and need not be replaced.
 
     Args:
         neighbours: one datastore or several.
@@ -143,6 +181,7 @@ def open_recorder(
         config: its flags.
         where: the directory.
         cache: the caches that are scored as well, if any.
+        group: the processes that share the evaluation.
 
     Raises:
         ConfigError: nothing is scored, or the disk is too small.
@@ -150,21 +189,43 @@ def open_recorder(
     """
     assert where.save_retrieval is not None
     order_N, position_N = rows_in_order(evaluation.dataset, evaluation.batches)
-    if not len(order_N):
+    if not len(position_N):
         raise ConfigError(f"the split '{config.gen_subset}' has no targets: there is nothing to save")
-    manifest = _manifest(neighbours, evaluation, config, len(order_N))
-    columns = (*columns_of(manifest.k, neighbours.rows), *KNOWN_COLUMNS)
+    manifest = _manifest(neighbours, evaluation, config, len(position_N))
+    columns = columns_of_run(manifest.k, neighbours.rows)
     if cache is not None:
         columns = (*columns, Column(CACHE_COLUMN, "<f4", len(cache.pairs)))
         settings = [CacheSetting(size, theta) for size, theta in cache.pairs]
         manifest = manifest.replace(cache=CacheRecord(settings, cache.weight))
-    directory = Path(where.save_retrieval)
-    with locked(directory):  # also takes away the lock's file that a run has left which was killed at its very end
-        if not where.overwrite and is_saved(directory, columns, manifest):
+    directory, overwrite, share = Path(where.save_retrieval), where.overwrite, evaluation.share
+    writer: RetrievalWriter | None = None
+    if not is_job(share, group):
+        writer = _writer_of_all(directory, columns, manifest, group, overwrite=overwrite)
+    elif open_range(directory, columns, manifest, share, overwrite=overwrite):
+        writer = RetrievalWriter(directory, columns, manifest, there=True, lock=range_path(directory, share))
+    return RetrievalRecorder(writer, order_N, position_N, share, group) if writer is not None else None
+
+
+def is_job(share: Share, group: ProcessGroup) -> bool:
+    """Returns whether a share is that of a job of an array, which knows nothing of the others."""
+    return share.count > group.world_size
+
+
+def _writer_of_all(
+    directory: Path, columns: Sequence[Column], manifest: RetrievalManifest, group: ProcessGroup, *, overwrite: bool
+) -> RetrievalWriter | None:
+    """Returns the writer of each of some processes, of which the first makes the files; None if all is there."""
+    writer, saved = None, False
+    if group.rank == 0:
+        with locked(directory):  # also takes away the lock's file that a run has left which was killed at its very end
+            saved = not overwrite and is_saved(directory, columns, manifest)
+        if saved:
             logger.info("%s is there already, of this model, data and datastore; it stays as it is", directory)
-            return None
-    writer = RetrievalWriter(directory, columns, manifest, overwrite=where.overwrite)
-    return RetrievalRecorder(writer, order_N, position_N)
+        else:
+            writer = RetrievalWriter(directory, columns, manifest, overwrite=overwrite)
+    if group.gather(saved)[0]:
+        return None
+    return writer or RetrievalWriter(directory, columns, manifest, there=True)
 
 
 def rows_in_order(dataset: BlockDataset, batches: Sequence[Int64s]) -> tuple[Int64s, Int64s]:

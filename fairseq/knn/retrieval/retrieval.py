@@ -103,6 +103,11 @@ class Retrieval:
         return bits.view(np.bool_)
 
 
+def columns_of_run(k: int, datastore_rows: int) -> tuple[Column, ...]:
+    """Returns the columns that a run writes, without those of a cache."""
+    return (*columns_of(k, datastore_rows), *KNOWN_COLUMNS)
+
+
 def known_arrays(known: Known) -> dict[str, Array]:
     """Returns the arrays of ``KNOWN_COLUMNS`` by name."""
     return {"lm_max_log_prob": known.max_log_p_N, "lm_entropy": known.entropy_N, "last_tokens": known.last_token_N}

@@ -6,7 +6,7 @@ killed starts over: it has cost one evaluation, and its rows came in any order.
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from fairseq.knn.retrieval.format import (
     Loss,
     RetrievalManifest,
     array_path,
+    range_paths,
 )
 from fairseq.runtime.resources import require_disk
 from fairseq.storage.files import file_sha256, fsync_directory, locked
@@ -42,41 +43,38 @@ class RetrievalWriter:
         columns: ``columns_of``, and further ones.
         manifest: what it will say, without files and results.
         overwrite: replace a finished one.
+        there: another process has begun it, and this one writes further rows.
+        lock: what of it no other process may write meanwhile, where that is not all.
 
     Raises:
         ConfigError: the disk is too small.
-        DatastoreError: something is there, and ``overwrite`` is not set.
+        DatastoreError: something is there, and ``overwrite`` is not set; or nothing that was begun.
         FairseqError: another process is writing it.
     """
 
     def __init__(
-        self, directory: Path, columns: Iterable[Column], manifest: RetrievalManifest, *, overwrite: bool = False
+        self,
+        directory: Path,
+        columns: Iterable[Column],
+        manifest: RetrievalManifest,
+        *,
+        overwrite: bool = False,
+        there: bool = False,
+        lock: Path | None = None,
     ) -> None:
         self.directory, self.manifest = directory, manifest
         self.columns = {column.name: column for column in columns}
         self._rows_written = dict.fromkeys(self.columns, 0)
         with ExitStack() as stack:
-            stack.enter_context(locked(directory))
-            self._begin(overwrite)
-            self._files = {name: stack.enter_context(self._new_file(column)) for name, column in self.columns.items()}
+            if lock is not None:
+                stack.enter_context(locked(lock))
+            if not there:
+                stack.enter_context(locked(directory))
+                begin(directory, self.columns.values(), manifest, overwrite=overwrite)
+            self._files = {name: stack.enter_context(self._opened(name)) for name in self.columns}
             self._held = stack.pop_all()  # an error before closes all
-        self._starts = {name: file.tell() for name, file in self._files.items()}
-
-    def _begin(self, overwrite: bool) -> None:
-        """Writes the manifest, and takes away what was there."""
-        columns = self.columns.values()
-        _require_free(self.directory, columns, overwrite)
-        old = _arrays(self.directory, columns)
-        needed = sum(column.num_bytes(self.manifest.num_tokens) for column in columns)
-        free_soon = sum(file.stat().st_size for file in old)
-        require_disk(self.directory, needed - free_soon, "make room, or give a smaller --k")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        # All names, so that a run after this one knows what it may remove.
-        names = {file.name for file in old} | {array_path(self.directory, name).name for name in self.columns}
-        begun = self.manifest.replace(state="writing", files={name: FileRecord() for name in sorted(names)})
-        write_record(self.directory / MANIFEST, begun)
-        for file in old:
-            file.unlink()  # not emptied: a reader may have it mapped
+        size = {name: column.num_bytes(manifest.num_tokens) for name, column in self.columns.items()}
+        self._starts = {name: os.fstat(file.fileno()).st_size - size[name] for name, file in self._files.items()}
 
     def write(self, rows_N: Int64s, **arrays: Array) -> None:
         """Writes rows of some columns, each row of a column once.
@@ -95,18 +93,23 @@ class RetrievalWriter:
                     self._write_at(name, run.data.cast("B"), start + column.num_bytes(int(run_N[0])))
             self._rows_written[name] += len(rows_N)
 
-    def finish(self, lm: Loss, mixture: Loss) -> RetrievalManifest:
-        """Marks the retrieval as done, with what the run gave, and returns its manifest."""
-        for name, count in self._rows_written.items():
-            assert count == self.manifest.num_tokens, (name, count, self.manifest.num_tokens)
+    def flush(self, rows: int) -> None:
+        """Has the rows on the disk that this process has written, so many of each column."""
+        assert set(self._rows_written.values()) == {rows}, (self._rows_written, rows)
         for file in self._files.values():
             os.fsync(file.fileno())
         fsync_directory(self.directory)
-        paths = [array_path(self.directory, name) for name in self.columns]
-        files = {path.name: FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
-        done = self.manifest.replace(state="done", lm=lm, mixture=mixture, files=files)
-        write_record(self.directory / MANIFEST, done)
-        return done
+
+    def finish(self, lm: Loss, mixture: Loss, rows: int | None = None) -> RetrievalManifest:
+        """Marks the retrieval as done, with what the run gave, and returns its manifest.
+
+        Args:
+            lm: of the language model alone.
+            mixture: with neighbours.
+            rows: that this process has written, and others the rest; all of them if left out.
+        """
+        self.flush(self.manifest.num_tokens if rows is None else rows)
+        return finish(self.directory, self.columns.values(), self.manifest, lm, mixture)
 
     def __enter__(self) -> "RetrievalWriter":
         return self
@@ -114,18 +117,16 @@ class RetrievalWriter:
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
         self._held.close()
 
-    def _new_file(self, column: Column) -> IO[bytes]:
+    def _opened(self, name: str) -> IO[bytes]:
         # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
-        path = array_path(self.directory, column.name)
-        file = path.open("w+b", buffering=0)
+        path = array_path(self.directory, name)
         try:
-            header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(self.manifest.num_tokens)}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + column.num_bytes(self.manifest.num_tokens))
-        except OSError as err:
-            file.close()
-            raise OSError(err.errno, err.strerror, str(path)) from err
-        return file
+            return path.open("r+b", buffering=0)
+        except FileNotFoundError as err:
+            raise DatastoreError(
+                f"{path} is not there, but another process has begun it: all processes write to one directory; give one"
+                " that every machine sees, or run a job array (--num-shards), each job of which may have its own"
+            ) from err
 
     def _write_at(self, name: str, data: memoryview, offset: int) -> None:
         try:
@@ -134,6 +135,53 @@ class RetrievalWriter:
                 data, offset = data[written:], offset + written
         except OSError as err:
             raise OSError(err.errno, err.strerror, str(array_path(self.directory, name))) from err
+
+
+def begin(directory: Path, columns: Collection[Column], manifest: RetrievalManifest, *, overwrite: bool) -> None:
+    """Takes away what was there, writes the manifest, and makes the columns' files, without rows.
+
+    The caller holds the lock.
+
+    Raises:
+        ConfigError: the disk is too small.
+        DatastoreError: something is there, and ``overwrite`` is not set.
+    """
+    _require_free(directory, columns, overwrite)
+    old = _arrays(directory, columns)
+    needed = sum(column.num_bytes(manifest.num_tokens) for column in columns)
+    free_soon = sum(file.stat().st_size for file in old)
+    require_disk(directory, needed - free_soon, "make room, or give a smaller --k")
+    directory.mkdir(parents=True, exist_ok=True)
+    # All names, so that a run after this one knows what it may remove.
+    names = {file.name for file in old} | {array_path(directory, column.name).name for column in columns}
+    begun = manifest.replace(state="writing", files={name: FileRecord() for name in sorted(names)})
+    write_record(directory / MANIFEST, begun)
+    for file in (*old, *range_paths(directory)):
+        file.unlink()  # not emptied: a reader may have it mapped
+    for column in columns:
+        _make_file(directory, column, manifest.num_tokens)
+
+
+def finish(
+    directory: Path, columns: Iterable[Column], manifest: RetrievalManifest, lm: Loss, mixture: Loss
+) -> RetrievalManifest:
+    """Marks a retrieval as done whose rows are all on the disk, and returns its manifest."""
+    paths = [array_path(directory, column.name) for column in columns]
+    files = {path.name: FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
+    done = manifest.replace(state="done", lm=lm, mixture=mixture, files=files)
+    write_record(directory / MANIFEST, done)
+    return done
+
+
+def _make_file(directory: Path, column: Column, num_tokens: int) -> None:
+    path = array_path(directory, column.name)
+    try:
+        with path.open("xb", buffering=0) as file:
+            header = {"descr": column.dtype, "fortran_order": False, "shape": column.shape(num_tokens)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + column.num_bytes(num_tokens))
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, str(path)) from err
 
 
 def is_saved(directory: Path, columns: Iterable[Column], manifest: RetrievalManifest) -> bool:
@@ -164,8 +212,14 @@ def _require_free(directory: Path, columns: Iterable[Column], overwrite: bool) -
     claim_all("", retrieval_names(directory, [column.name for column in columns]))
     if overwrite or not (directory / MANIFEST).exists():
         return
-    if RetrievalManifest.read(directory).state != "writing":
+    found = RetrievalManifest.read(directory)
+    if found.state != "writing":
         raise DatastoreError(
             f"{directory} is a finished retrieval of another command; give another directory, or --overwrite"
+        )
+    if found.ranges is not UNSET:
+        raise DatastoreError(
+            f"{directory} is being written by a job array of --num-shards {found.ranges} of another command; give"
+            " another directory, or --overwrite"
         )
     logger.info("an earlier run of %s was stopped; starting over", directory)

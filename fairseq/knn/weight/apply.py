@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairseq.arrays import Array, Float64s, Int64s
 from fairseq.data.dictionary import Dictionary
-from fairseq.evaluate.mixture import Memory, MemoryReport, MemoryScores, ScoredTokens
+from fairseq.evaluate.mixture import Counts, Memory, MemoryReport, MemoryScores, ScoredTokens
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.tally import tallied
 from fairseq.knn.weight.config import LmbdaModelConfig
@@ -89,10 +89,23 @@ class WeighedNeighbours(Memory):
         self.neighbours.tally.add(tally)
         return log_p_N, np.where(has_neighbours(votes.distances_NK), weight_N, 0.0)
 
+    def counts(self) -> Counts:
+        """Returns the neighbours' counts, and how many searches were skipped."""
+        return {**self.neighbours.counts(), "skipped": self.num_skipped}
+
+    def set_counts(self, counts: Counts) -> None:
+        """Takes those of all processes for its own; all searches take as long as those here, on average."""
+        searched, skipped = self.num_asked - self.num_skipped, counts["skipped"]
+        assert isinstance(skipped, int), skipped
+        self.neighbours.set_counts(counts)
+        self.num_skipped = skipped
+        self.num_asked = self.neighbours.tally.searches + self.num_skipped
+        self.search_s *= self.neighbours.tally.searches / max(searched, 1)
+
     def report(self) -> MemoryReport:
         """Returns what was skipped, and the time that it saved by the others' mean."""
         searched, skipped = self.num_asked - self.num_skipped, self.num_skipped
-        summary = f"Skipped {skipped} of {self.num_asked} searches ({skipped / max(self.num_asked, 1):.1%})"
+        summary = skipped_line(skipped, self.num_asked)
         if searched:
             saved_s = self.search_s / searched * skipped
             summary += f"; the others took {self.search_s:.1f}s, these would have taken about {saved_s:.1f}s"
@@ -105,6 +118,11 @@ class WeighedNeighbours(Memory):
             summary=[*found.summary, summary],
             warnings=found.warnings,
         )
+
+
+def skipped_line(skipped: int, asked: int) -> str:
+    """Returns how many searches were skipped, for people."""
+    return f"Skipped {skipped} of {asked} searches ({skipped / max(asked, 1):.1%})"
 
 
 def open_weighed(
