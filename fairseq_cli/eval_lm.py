@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure the perplexity of a language model on a split of binarised data. --knnlm mixes in the nearest
 neighbours from a datastore, --cache-size the text's most recent tokens. --save-knnlm-dstore writes the datastore of the
 split instead."""
+# How long a process waits for one whose share takes longer: as long as an evaluation may take.
+PATIENCE = timedelta(days=30)
 STOPPED = "nothing is kept of a stopped evaluation; the same command starts from the beginning"
 EXAMPLES = (
     """# perplexity of valid
@@ -74,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     from fairseq.evaluate.evaluation import prepare
+    from fairseq.runtime.distributed import join_processes
     from fairseq.runtime.precision import Precision, select_device
     from fairseq_cli.shared.memories import open_mixture
 
@@ -81,13 +86,19 @@ def main(argv: Sequence[str]) -> None:
     precision = Precision(settings.device, select_device(settings.device))
     if precision.device.type == "cpu":
         keep_freed_memory()
+    if settings.dump.save_knnlm_dstore:
+        from fairseq.knn.dump.dump import dump_datastore
+
+        group = join_processes("cpu", PATIENCE)
+        try:
+            evaluation = prepare(replace(settings.eval, num_shards=1, shard_id=0), fields, precision)
+            flags.warn_unused()
+            dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore, group)
+        finally:
+            group.close()
+        return
     evaluation = prepare(settings.eval, fields, precision, stream_order=settings.has_cache)
     flags.warn_unused()
-    if settings.dump.save_knnlm_dstore:
-        from fairseq.knn.datastore.dump import dump_datastore
-
-        dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore)
-        return
     with ExitStack() as stack:
         results = settings.eval.results_file
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once

@@ -6,6 +6,7 @@ gradients and counts are summed, so that an update is the same as one process's 
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -24,6 +25,9 @@ class SingleProcess:
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Leaves the tensors as they are."""
 
+    def wait(self) -> None:
+        """Does nothing."""
+
     def gather(self, item: T) -> list[T]:
         """Returns the item alone."""
         return [item]
@@ -35,10 +39,10 @@ class SingleProcess:
 class TorchProcesses:
     """A ``torch.distributed`` group: NCCL between GPUs, Gloo between CPUs."""
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, wait: timedelta | None) -> None:
         if device_type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=wait)
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -52,6 +56,10 @@ class TorchProcesses:
         torch.distributed.all_reduce(flat)
         for tensor, part in zip(originals, torch.split(flat, [t.numel() for t in originals]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def wait(self) -> None:
+        """Waits until every process has come here."""
+        torch.distributed.barrier()
 
     def gather(self, item: T) -> list[T]:
         """Returns every process's item, in the order of their ranks."""
@@ -67,8 +75,13 @@ class TorchProcesses:
 ProcessGroup: TypeAlias = SingleProcess | TorchProcesses
 
 
-def join_processes(device_type: str) -> ProcessGroup:
-    """Returns the group that ``torchrun`` started this process in, or that of a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return TorchProcesses(device_type)
+def join_processes(device_type: str, wait: timedelta | None = None) -> ProcessGroup:
+    """Returns the group that ``torchrun`` started this process in, or that of a single process.
+
+    Args:
+        device_type: where the tensors are that are summed.
+        wait: how long one may wait for another; torch's default if left out, which suits those that go in step.
+    """
+    if int(os.environ.get("WORLD_SIZE") or "1") > 1:
+        return TorchProcesses(device_type, wait)
     return SingleProcess()

@@ -26,6 +26,7 @@ from fairseq.storage.marks import (
 Names = list[tuple[Path, Kind]]
 
 STORE_MANIFEST = json_kind("a datastore's manifest", "datastore", store="datastore")
+RANGE = json_kind("the record of a range of rows", "datastore-range", store="datastore")
 FORGOTTEN = json_kind("a list of forgotten rows", "forgotten", store="datastore")
 INDEX_MANIFEST = json_kind("an index's manifest", "index", store="index")
 RETRIEVAL_MANIFEST = json_kind("a retrieval's manifest", "retrieval", store="retrieval")
@@ -33,7 +34,7 @@ RETRIEVAL_RESULTS = json_kind("results of a retrieval", "results", store="retrie
 DATA_RECORD = Kind("a record of fairseq-preprocess", lambda path: _is_data_record(json_at(path)), store="data")
 
 # How names of files end that lie beside a datastore or an index while it is worked on.
-DATASTORE_STAGES = r"\.compact|\.append|\.forgotten\.[^/]*"
+DATASTORE_STAGES = r"\.compact|\.append|\.range-\d+-of-\d+|\.forgotten\.[^/]*"
 INDEX_STAGES = r"\.trained|\.partial|\.compact"
 
 # What lies beside the ids of a text that a model's tokenizer has.
@@ -69,14 +70,15 @@ _OF_RETRIEVAL = ("manifest.json", "results.json", "results.time.json")
 
 
 def datastore_names(prefix: Path) -> Names:
-    """Returns every file of a datastore, and what an append, a compaction or forgetting leaves beside it."""
+    """Returns every file of a datastore, and what ranges, an append, a compaction or forgetting leave beside it."""
     names: Names = []
     for part in (f"{prefix}", f"{prefix}.compact"):
         names.append((Path(f"{part}.json"), STORE_MANIFEST))
         names += [(Path(f"{part}_{rows}.npy"), _rows_kind(part, rows)) for rows in ("keys", "vals")]
     names.append((Path(f"{prefix}.append.json"), _append_kind(prefix)))
-    pattern = f"{glob.escape(prefix.name)}.forgotten.*.json"
-    return [*names, *((path, FORGOTTEN) for path in prefix.parent.glob(pattern))]
+    for pattern, kind in (("forgotten.*", FORGOTTEN), ("range-*-of-*", RANGE)):
+        names += [(path, kind) for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.{pattern}.json")]
+    return names
 
 
 def _append_kind(prefix: Path) -> Kind:
@@ -204,7 +206,8 @@ def store_of(path: Path) -> tuple[str, str] | None:
 
 
 def _datastore_of(path: Path) -> Iterator[tuple[str, str]]:
-    pattern = r"(?s)(.+?)(\.compact)?(_keys\.npy|_vals\.npy|\.json|\.append\.json|\.forgotten\.[^/]*\.json)"
+    pattern = r"(?s)(.+?)(\.compact)?(_keys\.npy|_vals\.npy|\.json|\.append\.json|\.range-\d+-of-\d+\.json"
+    pattern += r"|\.forgotten\.[^/]*\.json)"
     for match in (re.fullmatch(pattern, path.name),):
         if match is not None:
             prefix = path.with_name(match[1])
