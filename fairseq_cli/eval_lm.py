@@ -92,20 +92,22 @@ def main(argv: Sequence[str]) -> None:
         precision = Precision(settings.device, select_device(settings.device, group.local_rank))
         if precision.device.type == "cpu":
             keep_freed_memory()
-        number, count = (group.rank, group.world_size), (settings.eval.shard_id, settings.eval.num_shards)
+        own = Share(settings.eval.shard_id, settings.eval.num_shards)
+        if group.world_size > 1:
+            own = Share(group.rank, group.world_size)
         evaluation = prepare(
             settings.eval,
             fields,
             precision,
-            Share(*(number if group.world_size > 1 else count)),
+            Share() if settings.dump.save_knnlm_dstore else own,  # rows are shared by groups of them
             stream_order=settings.has_cache,
             searches=settings.neighbours.needed,
         )
         flags.warn_unused()
         if settings.dump.save_knnlm_dstore:
-            from fairseq.knn.datastore.dump import dump_datastore
+            from fairseq.knn.dump.dump import dump_datastore
 
-            dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore)
+            dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore, group)
         else:
             measure(evaluation, settings, group, argv)
     finally:

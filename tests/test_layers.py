@@ -35,6 +35,7 @@ FLOORS = [
     "fairseq.hub fairseq.hub.huggingface",  # which the one's from_pretrained opens, and which is made of the other's
     "fairseq.knn fairseq.knn.config fairseq.knn.threads",
     "fairseq.knn.datastore",
+    "fairseq.knn.dump",
     "fairseq.knn.index",
     "fairseq.knn.search",
     "fairseq.knn.shards",

@@ -26,6 +26,7 @@ from fairseq.storage.marks import (
 Names = list[tuple[Path, Kind]]
 
 STORE_MANIFEST = json_kind("a datastore's manifest", "datastore", store="datastore")
+RANGE = json_kind("the record of a range of rows", "datastore-range", store="datastore")
 FORGOTTEN = json_kind("a list of forgotten rows", "forgotten", store="datastore")
 INDEX_MANIFEST = json_kind("an index's manifest", "index", store="index")
 RETRIEVAL_MANIFEST = json_kind("a retrieval's manifest", "retrieval", store="retrieval")
@@ -34,7 +35,7 @@ RETRIEVAL_RANGE = json_kind("a job's record of a retrieval", "retrieval-range", 
 DATA_RECORD = Kind("a record of fairseq-preprocess", lambda path: _is_data_record(json_at(path)), store="data")
 
 # How names of files end that lie beside a datastore or an index while it is worked on.
-DATASTORE_STAGES = r"\.compact|\.append|\.forgotten\.[^/]*"
+DATASTORE_STAGES = r"\.compact|\.append|\.range-\d+-of-\d+|\.forgotten\.[^/]*"
 INDEX_STAGES = r"\.trained|\.partial|\.compact"
 
 # What lies beside the ids of a text that a model's tokenizer has.
@@ -67,19 +68,20 @@ SWEEP_COLUMNS = (
 )
 _KEY_BYTES, _VALUE_BYTES = {"float32": 4, "float16": 2}, {"int64": 8, "int32": 4, "int16": 2}
 # How the records are named that the jobs of an array leave in a retrieval, until they are joined.
-RANGE = r"range-\d+-of-\d+\.json"
+RETRIEVAL_RANGE_NAME = r"range-\d+-of-\d+\.json"
 _OF_RETRIEVAL = ("manifest.json", "results.json", "results.time.json")
 
 
 def datastore_names(prefix: Path) -> Names:
-    """Returns every file of a datastore, and what an append, a compaction or forgetting leaves beside it."""
+    """Returns every file of a datastore, and what ranges, an append, a compaction or forgetting leave beside it."""
     names: Names = []
     for part in (f"{prefix}", f"{prefix}.compact"):
         names.append((Path(f"{part}.json"), STORE_MANIFEST))
         names += [(Path(f"{part}_{rows}.npy"), _rows_kind(part, rows)) for rows in ("keys", "vals")]
     names.append((Path(f"{prefix}.append.json"), _append_kind(prefix)))
-    pattern = f"{glob.escape(prefix.name)}.forgotten.*.json"
-    return [*names, *((path, FORGOTTEN) for path in prefix.parent.glob(pattern))]
+    for pattern, kind in (("forgotten.*", FORGOTTEN), ("range-*-of-*", RANGE)):
+        names += [(path, kind) for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.{pattern}.json")]
+    return names
 
 
 def _append_kind(prefix: Path) -> Kind:
@@ -135,7 +137,11 @@ def retrieval_names(directory: Path, columns: Iterable[str] = COLUMNS) -> Names:
         (directory / "manifest.json", RETRIEVAL_MANIFEST),
         (directory / "results.json", RETRIEVAL_RESULTS),
         (directory / "results.time.json", RETRIEVAL_RESULTS),
-        *((path, RETRIEVAL_RANGE) for path in sorted(directory.glob("range-*.json")) if re.fullmatch(RANGE, path.name)),
+        *(
+            (path, RETRIEVAL_RANGE)
+            for path in sorted(directory.glob("range-*.json"))
+            if re.fullmatch(RETRIEVAL_RANGE_NAME, path.name)
+        ),
         *((directory / name, column) for name in sorted({*(f"{name}.npy" for name in columns), *listed})),
     ]
 
@@ -208,7 +214,8 @@ def store_of(path: Path) -> tuple[str, str] | None:
 
 
 def _datastore_of(path: Path) -> Iterator[tuple[str, str]]:
-    pattern = r"(?s)(.+?)(\.compact)?(_keys\.npy|_vals\.npy|\.json|\.append\.json|\.forgotten\.[^/]*\.json)"
+    pattern = r"(?s)(.+?)(\.compact)?(_keys\.npy|_vals\.npy|\.json|\.append\.json|\.range-\d+-of-\d+\.json"
+    pattern += r"|\.forgotten\.[^/]*\.json)"
     for match in (re.fullmatch(pattern, path.name),):
         if match is not None:
             prefix = path.with_name(match[1])
@@ -235,7 +242,7 @@ def _looks_like_an_index(path: Path) -> bool:
 
 def _directory_of(path: Path) -> Iterator[tuple[str, str]]:
     directory, name = path.parent, path.name
-    is_ours = name in _OF_RETRIEVAL or name.endswith(".npy") or re.fullmatch(RANGE, name) is not None
+    is_ours = name in _OF_RETRIEVAL or name.endswith(".npy") or re.fullmatch(RETRIEVAL_RANGE_NAME, name) is not None
     if is_ours and is_of_kind(directory / "manifest.json", "retrieval"):
         yield "retrieval", f"a file of the retrieval {directory}"
     is_named = name in ("dict.txt", "preprocess.json") or path.suffix in (".idx", ".bin")

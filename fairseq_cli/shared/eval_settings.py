@@ -168,8 +168,8 @@ class EvalSettings:
         for name in ("results_path", "output_word_probs", "output_word_stats", "post_process", "cache_size"):
             if name in flags.typed:
                 logger.warning("%s has no effect: --save-knnlm-dstore scores nothing", flag_name(name))
-        if self.eval.num_shards > 1:
-            raise ConfigError("--save-knnlm-dstore writes rows in order and cannot be sharded; leave --num-shards out")
+        if self.eval.num_shards > 1 and self.dump.append:
+            raise ConfigError("--append adds rows behind the others, by one process; leave --num-shards out")
         if "gen_subset" not in flags.typed:
             raise ConfigError(
                 "--save-knnlm-dstore needs to know which split to write; give --gen-subset, usually --gen-subset train"

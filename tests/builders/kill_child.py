@@ -35,7 +35,7 @@ LOADED = [
     "fairseq.evaluate.words",
     "fairseq.train.loop",
     "fairseq.knn.index.build",
-    "fairseq.knn.datastore.dump",
+    "fairseq.knn.dump.dump",
     "fairseq.models.transformer_lm",
     "fairseq.tasks.language_modeling",
     "fairseq.optim.optimizers",

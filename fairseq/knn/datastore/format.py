@@ -10,8 +10,9 @@ vocabulary are of another layout. One must remain.
 There is a SHA-256 for every ``CHUNK_ROWS`` rows of a file, so that a check can name the damaged rows, and a writer that
 was stopped reads only its last chunk again.
 
-Beside a datastore lies what an unfinished append or compaction has written:
+Beside a datastore lies what says how far unfinished work has come:
 
+PREFIX.range-2-of-4.json       a range of the rows, which another process writes (range_record.py)
 PREFIX.append.json             the manifest that the datastore will have; rows behind the old ones are its own
 PREFIX.compact_keys.npy, …     the compacted datastore, a datastore itself until it takes the old one's place
 INDEX.compact, INDEX.compact.json    its index, likewise
@@ -20,6 +21,7 @@ INDEX.compact, INDEX.compact.json    its index, likewise
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -106,6 +108,11 @@ class Layout:
         """Bytes of a row's value."""
         return np.dtype(self.value_dtype).itemsize
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, key and value."""
+        return self.key_bytes + self.value_bytes
+
     def __str__(self) -> str:
         return f"{self.rows} rows of {self.dimension}-wide {self.key_dtype} keys and {self.value_dtype} values"
 
@@ -130,31 +137,48 @@ class ChunkHasher:
     Args:
         row_bytes: bytes of a row.
         full: checksums of the first chunks, if they are known already.
+        first_row: where the writing begins; of the chunk in which that is, only the rows from there on are hashed.
 
     Attributes:
         full: checksums of the chunks that are full, in order.
+        next_row: the first row that is not hashed yet, as ``full`` was given.
     """
 
-    def __init__(self, row_bytes: int, full: Sequence[str] = ()) -> None:
+    def __init__(self, row_bytes: int, full: Sequence[str] = (), first_row: int = 0) -> None:
         self.full = list(full)
+        self.next_row = (first_row // CHUNK_ROWS + len(full)) * CHUNK_ROWS if full else first_row
         self._chunk_bytes = CHUNK_ROWS * row_bytes
+        self._left = self._chunk_bytes - self.next_row % CHUNK_ROWS * row_bytes  # up to the end of the chunk
         self._running, self._hashed = hashlib.sha256(), 0
 
     def update(self, data: bytes | memoryview) -> None:
         """Adds the bytes that come next."""
         left = memoryview(data).cast("B")
         while left:
-            piece = left[: self._chunk_bytes - self._hashed]
+            piece = left[: self._left]
             left = left[len(piece) :]
             self._running.update(piece)
             self._hashed += len(piece)
-            if self._hashed == self._chunk_bytes:
+            self._left -= len(piece)
+            if not self._left:
                 self.full.append(self._running.hexdigest())
-                self._running, self._hashed = hashlib.sha256(), 0
+                self._running, self._hashed, self._left = hashlib.sha256(), 0, self._chunk_bytes
 
     def digests(self) -> list[str]:
         """Returns the checksums of everything so far, a last chunk that is not full included."""
         return [*self.full, self._running.hexdigest()] if self._hashed else list(self.full)
+
+
+def pieces_of(rows: range) -> list[range]:
+    """Returns rows cut where chunks begin: of which a ``ChunkHasher`` has a checksum each."""
+    first_border = rows.start - rows.start % CHUNK_ROWS + CHUNK_ROWS
+    cuts = [rows.start, *range(first_border, rows.stop, CHUNK_ROWS), rows.stop]
+    return [range(start, stop) for start, stop in pairwise(cuts) if start < stop]
+
+
+def num_full(rows: range) -> int:
+    """Returns in how many chunks rows reach the end."""
+    return rows.stop // CHUNK_ROWS - rows.start // CHUNK_ROWS
 
 
 def chunk_digests(path: Path, row_bytes: int, rows: int) -> Iterator[str]:

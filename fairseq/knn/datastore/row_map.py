@@ -3,7 +3,7 @@
     rows       0 ─────── 900 | 900 ───── 2000
     positions  10 ────── 910 | 1500 ──── 2600      what stands between was never a row, or has been taken out
 
-Rows are the targets of every block whose context window is full (fairseq/knn/datastore/dump.py). Cut without regard
+Rows are the targets of every block whose context window is full (fairseq/knn/dump/dump.py). Cut without regard
 to sentences, they are one piece, from the first such block to the end of the text. Cut by document, every token is a
 row.
 

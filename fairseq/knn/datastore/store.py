@@ -32,6 +32,7 @@ from fairseq.knn.datastore.format import (
     values_path,
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.range_record import how_far
 from fairseq.knn.datastore.ranges import RowRanges, evenly_spaced
 from fairseq.knn.datastore.writer import DatastoreWriter as DatastoreWriter  # reader and writer, one import
 from fairseq.models.protocol import ModelIdentity
@@ -224,10 +225,7 @@ def check_ids(prefix: Path, values_N: Array, vocabulary_size: int) -> None:
 
 def _check_flags(manifest: DatastoreManifest, prefix: Path, dimension: int | None, key_fp16: bool) -> None:
     if manifest.state != "complete":
-        raise DatastoreError(
-            f"{prefix} is unfinished: {manifest.rows_written} of {manifest.rows} rows; write it again with the same"
-            " command, which goes on from there"
-        )
+        raise DatastoreError(f"{prefix} is unfinished: {how_far(prefix, manifest)}")
     if dimension not in (None, manifest.dimension):
         width = manifest.dimension
         raise MismatchError(f"--dimension {dimension}: {prefix} has keys of width {width}; leave the flag out")

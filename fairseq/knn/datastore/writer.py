@@ -1,28 +1,18 @@
-"""Writing a datastore row by row, so that a killed run loses nothing.
+"""Writing a datastore row by row, by one process, so that a killed run loses nothing.
 
 While writing, the manifest's ``rows_written`` is raised only after the rows are on the disk. A run that goes on cuts
-both files back to that many rows and appends, to the same bytes as a run that was never stopped. Nothing that is
-complete, or belongs to another run, is replaced without being asked for; and one process writes a datastore at a time.
-Rows are hashed as they are written (fairseq/knn/datastore/format.py).
-
-Legend: N rows · D key width.
+both files back to that many rows and appends. Nothing that is complete, or belongs to another run, is replaced without
+being asked for; and one process writes a datastore at a time. Several that write a range each have records of their
+own (range_record.py).
 """
 
 import logging
-import os
-import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
-import numpy as np
-
-from fairseq.arrays import Array
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.datastore.forgotten import remove_others
 from fairseq.knn.datastore.format import (
-    CHUNK_ROWS,
-    ChunkHasher,
     append_path,
     compact_prefix,
     keys_path,
@@ -32,46 +22,34 @@ from fairseq.knn.datastore.format import (
 )
 from fairseq.knn.datastore.identity import how_runs_differ
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
+from fairseq.knn.datastore.range_record import how_to_finish, read_ranges, remove_ranges, require_idle
+from fairseq.knn.datastore.row_writer import RowWriter, Written
 from fairseq.runtime.resources import require_disk
-from fairseq.storage.files import atomic_write, fsync_directory, locked
+from fairseq.storage.files import atomic_write, locked
 from fairseq.storage.outputs import claim_datastore
 
 logger = logging.getLogger(__name__)
 
-
-# Flushed to the disk after so many rows or --save-interval-s, whichever comes first: what a killed run has to repeat.
-SYNC_ROWS = 1 << 18
+MAKE_ROOM = "make room, or give --dstore-fp16, which halves the keys"
 
 
-class DatastoreWriter:
-    """Appends rows to a datastore; made by ``create``, used as a context manager.
-
-    Leaving the context early (an error, Ctrl-C) puts on the disk what has been appended, to be resumed.
-
-    Attributes:
-        rows_done: rows that are there, those of an earlier run included.
-    """
+class DatastoreWriter(RowWriter):
+    """Appends rows to a datastore; made by ``create``, used as a context manager."""
 
     def __init__(
-        self,
-        prefix: Path,
-        manifest: DatastoreManifest,
-        save_interval_s: float,
-        held: ExitStack,
-        progress: Path,
+        self, prefix: Path, manifest: DatastoreManifest, save_interval_s: float, held: ExitStack, progress: Path
     ) -> None:
-        self.prefix, self._manifest, self._held = prefix, manifest, held
+        self._manifest = manifest
         # Where it is noted how far the writing has come: in the manifest, or beside that of a datastore in use.
         self._progress = progress
-        self._save_interval_s = save_interval_s
-        self.rows_done = manifest.rows_written
-        self._synced = time.monotonic()
-        sums = manifest.keys_sha256, manifest.values_sha256
-        self._keys, self._values = (
-            _File(held, path, row_bytes, self.rows_done, known)
-            for (path, row_bytes), known in zip(row_files(prefix, manifest.layout), sums, strict=True)
-        )
-        fsync_directory(prefix.parent)  # else a manifest may count rows of files that have lost their names
+        done, sums = manifest.rows_written, (manifest.keys_sha256, manifest.values_sha256)
+        written = Written(range(manifest.rows), done, *sums)
+        super().__init__(prefix, manifest, written, save_interval_s, held, file_rows=done)
+
+    @property
+    def name(self) -> str:
+        """The prefix."""
+        return str(self.prefix)
 
     @classmethod
     def create(
@@ -89,18 +67,17 @@ class DatastoreWriter:
             stack.enter_context(locked(prefix))
             claim_datastore("", prefix, overwrite=overwrite)
             try:
-                earlier = _unfinished(prefix, manifest)  # with --overwrite as well: then the replacing had begun
+                earlier = unfinished(prefix, manifest)  # with --overwrite as well: then the replacing had begun
+                if earlier is not None and (records := read_ranges(prefix, manifest.store_id)):
+                    raise DatastoreError(f"{prefix} is written in ranges: {how_to_finish(prefix, records)}")
             except DatastoreError:
                 if not overwrite:
                     raise
                 earlier = None
             start = earlier or manifest.replace(state="writing", rows_written=0)
-            remedy = "make room, or give --dstore-fp16, which halves the keys"
-            require_disk(keys_path(prefix), _bytes_left(start), remedy)
-            if earlier is None:
-                write_manifest(manifest_path(prefix), start)
-                for file, _ in row_files(prefix, start.layout):
-                    file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
+            require_disk(keys_path(prefix), _bytes_left(start), MAKE_ROOM)
+            if not start.rows_written:
+                begin(prefix, start)
             clear_sidecars(prefix)
             return cls(prefix, start, save_interval_s, stack.pop_all(), manifest_path(prefix))
 
@@ -110,7 +87,7 @@ class DatastoreWriter:
 
         Args:
             prefix: of the datastore; the caller holds its lock.
-            manifest: that it will have, as far as it has come (``fairseq/knn/datastore/append.py``).
+            manifest: that it will have, as far as it has come (``fairseq/knn/dump/append.py``).
             save_interval_s: seconds between two states to resume from.
 
         Raises:
@@ -126,40 +103,13 @@ class DatastoreWriter:
         write_manifest(append_path(prefix), manifest)
         return cls(prefix, manifest, save_interval_s, ExitStack(), append_path(prefix))
 
-    def append(self, keys_ND: Array, values_N: Array) -> None:
-        """Appends rows.
-
-        Args:
-            keys_ND: float32 or float16.
-            values_N: integers, ``[N]`` or ``[N, 1]``.
-
-        Raises:
-            DatastoreError: a key is not finite, or not in float16.
-        """
-        count, values_N = len(keys_ND), values_N.reshape(-1)
-        assert keys_ND.shape == (count, self._manifest.dimension) and values_N.shape == (count,), (
-            keys_ND.shape,
-            values_N.shape,
-            self._manifest.dimension,
+    def note(self, written: Written) -> None:
+        """Notes it in the manifest."""
+        manifest = self._manifest.replace(
+            rows_written=written.stop, keys_sha256=written.keys_sha256, values_sha256=written.values_sha256
         )
-        assert self.rows_done + count <= self._manifest.rows, (self.rows_done, count, self._manifest.rows)
-        with np.errstate(over="ignore"):
-            stored_ND = np.ascontiguousarray(keys_ND, dtype=self._manifest.key_dtype)
-        finite_N = np.isfinite(stored_ND).all(axis=1)
-        if not finite_N.all():
-            self._refuse(keys_ND, int(np.argmin(finite_N)))
-        limit = self._manifest.vocabulary_size
-        assert count == 0 or (values_N.min() >= 0 and (limit is None or values_N.max() < limit)), "ids out of range"
-        if count:
-            try:
-                self._keys.write(stored_ND.data)
-                self._values.write(np.ascontiguousarray(values_N, dtype=self._manifest.value_dtype).data)
-            except OSError as err:
-                raise self._full(err) from err
-        self.rows_done += count
-        waiting = self.rows_done - self._manifest.rows_written
-        if waiting >= SYNC_ROWS or time.monotonic() - self._synced >= self._save_interval_s:
-            self._sync()
+        write_manifest(self._progress, manifest)
+        self._manifest = manifest
 
     def finish(self) -> DatastoreManifest:
         """Marks the datastore as complete and returns its manifest.
@@ -167,15 +117,9 @@ class DatastoreWriter:
         Raises:
             DatastoreError: rows are missing.
         """
-        self._sync()
-        if self.rows_done != self._manifest.rows:
-            raise DatastoreError(
-                f"{self.prefix} must get {self._manifest.rows} rows, but got {self.rows_done}; run the command again"
-            )
+        written = self.written()
         self._manifest = self._manifest.replace(
-            state="complete",
-            keys_sha256=tuple(self._keys.hasher.digests()),
-            values_sha256=tuple(self._values.hasher.digests()),
+            state="complete", keys_sha256=written.keys_sha256, values_sha256=written.values_sha256
         ).of_files(self.prefix)
         write_manifest(manifest_path(self.prefix), self._manifest)
         if self._progress != manifest_path(self.prefix):
@@ -185,62 +129,18 @@ class DatastoreWriter:
     def __enter__(self) -> "DatastoreWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        with self._held:
-            try:
-                if self._manifest.rows_written < self.rows_done:
-                    self._sync()
-            except OSError as failure:
-                if err is None:
-                    raise self._full(failure) from failure  # else: the disk is full, and the first error says so
 
-    def _sync(self) -> None:
-        os.fsync(self._keys.file.fileno())
-        os.fsync(self._values.file.fileno())
-        self._synced = time.monotonic()
-        manifest = self._manifest.replace(
-            rows_written=self.rows_done,
-            keys_sha256=tuple(self._keys.hasher.full),
-            values_sha256=tuple(self._values.hasher.full),
-        )
-        write_manifest(self._progress, manifest)
-        self._manifest = manifest
+def begin(prefix: Path, manifest: DatastoreManifest) -> None:
+    """Makes way for a datastore of which no row is written yet.
 
-    def _full(self, err: OSError) -> DatastoreError:
-        return DatastoreError(
-            f"{self.prefix} could not be written ({err.strerror}) after {self.rows_done} of {self._manifest.rows} rows,"
-            " which are kept; make room, and the same command goes on from there"
-        )
-
-    def _refuse(self, keys_ND: Array, row: int) -> None:
-        largest = float(np.abs(keys_ND[row]).max())
-        where = f"{keys_path(self.prefix)}: row {self.rows_done + row}"
-        if np.isfinite(largest):
-            raise DatastoreError(
-                f"{where} has {largest:g}, beyond float16's 65504; leave --dstore-fp16 out and use --overwrite"
-            )
-        raise DatastoreError(f"{where} is not finite ({largest}); the model overflowed, leave --fp16 out")
-
-
-class _File:
-    """A file of rows, cut to ``rows`` rows and open for writing at its end while ``held``, with its checksums."""
-
-    def __init__(self, held: ExitStack, path: Path, row_bytes: int, rows: int, known: tuple[str, ...]) -> None:
-        # Without a buffer: an error comes with the write that it belongs to, and closing never writes.
-        self.file = held.enter_context(path.open("r+b" if path.exists() else "w+b", buffering=0))
-        num_bytes = rows * row_bytes
-        self.file.truncate(num_bytes)
-        self.file.seek(num_bytes)
-        self.hasher = ChunkHasher(row_bytes, known[: rows // CHUNK_ROWS])
-        hashed = len(self.hasher.full) * CHUNK_ROWS * row_bytes
-        for data in read_pieces(path, hashed, num_bytes - hashed):
-            self.hasher.update(data)
-
-    def write(self, data: memoryview) -> None:
-        left = data.cast("B")
-        while left:
-            left = left[self.file.write(left) :]
-        self.hasher.update(data)
+    Raises:
+        FairseqError: another process is writing a range of what is there.
+    """
+    require_idle(prefix)
+    remove_ranges(prefix)
+    write_manifest(manifest_path(prefix), manifest)
+    for file, _ in row_files(prefix, manifest.layout):
+        file.unlink(missing_ok=True)  # not emptied: an adopted file is another tool's under a second name
 
 
 def clear_sidecars(prefix: Path) -> None:
@@ -252,7 +152,7 @@ def clear_sidecars(prefix: Path) -> None:
 
 
 def _bytes_left(manifest: DatastoreManifest) -> int:
-    return (manifest.rows - manifest.rows_written) * (manifest.layout.key_bytes + manifest.layout.value_bytes)
+    return (manifest.rows - manifest.rows_written) * manifest.layout.row_bytes
 
 
 def copy_start(old: Path, new: Path, num_bytes: int) -> None:
@@ -264,7 +164,7 @@ def copy_start(old: Path, new: Path, num_bytes: int) -> None:
             raise DatastoreError(f"{old} became shorter while it was read; try again when nothing writes it")
 
 
-def _unfinished(prefix: Path, manifest: DatastoreManifest) -> DatastoreManifest | None:
+def unfinished(prefix: Path, manifest: DatastoreManifest) -> DatastoreManifest | None:
     """Returns the manifest of the unfinished datastore to go on with, or None for a new one.
 
     Raises:

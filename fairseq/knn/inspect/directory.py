@@ -4,6 +4,7 @@ Files that belong together are one thing: a datastore's keys, values and manifes
 files of a binarised text with its source text, a checkpoint and its summary.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,15 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.source_text import SourceText
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.manifest import manifest_path
+from fairseq.knn.datastore.range_record import range_paths
 from fairseq.storage.file_kinds import kind_at
 from fairseq.storage.marks import json_at
 
 MOST_THINGS = 200
+UNKNOWN = "not recorded"
 _BESIDE = re.compile(
-    r"(?s)(.+?)(_keys\.npy|_vals\.npy|\.append\.json|\.forgotten\..*|\.time\.json|\.documents\.json|\.json|\.bin"
-    r"|\.offsets|\.text)"
+    r"(?s)(.+?)(_keys\.npy|_vals\.npy|\.append\.json|\.range-\d+-of-\d+\.json|\.forgotten\..*|\.time\.json"
+    r"|\.documents\.json|\.json|\.bin|\.offsets|\.text)"
 )
 
 
@@ -71,6 +74,8 @@ def _of_manifest(path: Path) -> str:
         return " without a manifest"
     rows, done = manifest.get("rows"), manifest.get("rows_written")
     if manifest.get("state") == "writing":
+        if ranges := [json_at(path).get("rows_written") for path in range_paths(path.with_suffix(""))]:
+            done = sum(count for count in ranges if isinstance(count, int))
         return f", unfinished: {done} of {rows} rows"
     if manifest["kind"] == "index":
         return f", {rows} keys, {manifest.get('spec')}"
@@ -104,6 +109,13 @@ def settings_lines(settings: dict[str, Any]) -> list[tuple[str, Any]]:
     if isinstance(size, int) and isinstance(window, int) and window:
         lines["tokens_per_sample"] = f"{size} ({size + window} with the context window)"
     return list(lines.items())
+
+
+def short_text(value: Any) -> str:
+    """Returns a value on one line, cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _of_record(path: Path) -> str:

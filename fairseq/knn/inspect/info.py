@@ -5,7 +5,6 @@ same of JSON. Of a directory it tells what is in it (directory.py).
 Nothing is loaded that need not be: the inverted lists of an index and the keys of a datastore stay on the disk.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,14 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DatastoreError, FairseqError
 from fairseq.knn.datastore.format import keys_path, values_path
-from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.manifest import IndexManifest
 from fairseq.knn.index.faiss_index import code_bytes, metric_name, nprobe_of, num_lists, read_index
 from fairseq.knn.index.index_file import look_at, require_readable
 from fairseq.knn.inspect.config import InfoConfig
-from fairseq.knn.inspect.directory import items_of, settings_lines, things_in
+from fairseq.knn.inspect.directory import UNKNOWN, items_of, short_text, things_in
 from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.inspect.model_directory import Description, Lines, describe_model
-from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
+from fairseq.knn.inspect.store import describe_datastore, describe_manifest, describe_range
 from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
@@ -45,7 +44,6 @@ _SETTINGS = (
 _OF_A_RETRIEVAL = ("split", "lmbda", "knn_temp", "distance_unit", "lm", "mixture", "settings", "identity", "datastore")
 _LARGEST_HEADER = 100_000_000
 _LARGEST_JSON = 1 << 28
-_UNKNOWN = "not recorded"
 _TORN = "it is torn or of another kind"
 
 
@@ -82,11 +80,11 @@ def describe(name: str) -> Description:
         return described(path) if described else (kind.partition(" ")[2], things_in(path))
     for suffix in ("_keys.npy", "_vals.npy"):
         if name.endswith(suffix):
-            return _datastore(Path(name.removesuffix(suffix)))
+            return describe_datastore(Path(name.removesuffix(suffix)))
     if path.is_file():
         return _file(path)
     if keys_path(path).exists() or values_path(path).exists():
-        return _datastore(path)
+        return describe_datastore(path)
     for stage in (Path(f"{name}.partial"), Path(f"{name}.trained")):  # an index that is being built, or was stopped
         if stage.is_file():
             return f"unfinished index, as far as {stage.name}; fairseq-build-dstore goes on with it", _index(stage)[1]
@@ -123,7 +121,7 @@ def _checkpoint(path: Path) -> Description:
         ("updates", checkpoint.num_updates),
         ("stored as", dtypes),
         ("weights sha256", weights_sha256(checkpoint.state)),
-        ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or _UNKNOWN),
+        ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or UNKNOWN),
     ]
     lines += [(name, checkpoint.fields.get(name)) for name in _SETTINGS]
     return "checkpoint", [line for line in lines if line[1] not in (None, ())]
@@ -146,44 +144,11 @@ def _safetensors(path: Path) -> Description:
     lines: Lines = [
         ("tensors", len(header)),
         ("parameters", sum(math.prod(shape) for shape in shapes if shape is not None)),
-        ("format", metadata.get("format", _UNKNOWN)),
-        ("updates", metadata.get("num_updates", _UNKNOWN)),
-        ("dictionary sha256", metadata.get("dictionary_sha256") or _UNKNOWN),
+        ("format", metadata.get("format", UNKNOWN)),
+        ("updates", metadata.get("num_updates", UNKNOWN)),
+        ("dictionary sha256", metadata.get("dictionary_sha256") or UNKNOWN),
     ]
     return "weights (safetensors)", lines
-
-
-def _datastore(prefix: Path) -> Description:
-    manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
-    if manifest is not None:
-        return _store_manifest(manifest)
-    foreign = find_foreign(str(prefix))
-    keys, values = (path(foreign.prefix).stat().st_size for path in (keys_path, values_path))
-    lines: Lines = [("may be", str(layout)) for layout in likely_layouts(foreign)]
-    if not lines:
-        raise DatastoreError(f"{prefix} has {keys} bytes of keys and {values} of values: no datastore's sizes")
-    what = "datastore without a manifest (fairseq-knnlm adopt writes one)"
-    return what, [("bytes of keys", keys), ("bytes of values", values), *lines]
-
-
-def _store_manifest(manifest: DatastoreManifest) -> Description:
-    done, total = manifest.rows_written, manifest.rows
-    state = f"unfinished datastore, {done} of {total} rows ({100 * done / total:.0f} %)"
-    lines: Lines = [
-        ("rows", manifest.rows),
-        ("width", manifest.dimension),
-        ("keys", f"{manifest.key_dtype} {manifest.key_type}"),
-        ("values", manifest.value_dtype),
-        ("vocabulary", manifest.vocabulary_size or _UNKNOWN),
-        ("store id", manifest.store_id),
-        ("weights sha256", manifest.weights_sha256 or _UNKNOWN),
-        ("dictionary sha256", manifest.dictionary_sha256 or _UNKNOWN),
-    ]
-    if manifest.forgotten:
-        lines.append(("rows forgotten", manifest.forgotten.rows))
-    lines += [(f"segment {number}", _short(as_json(one))) for number, one in enumerate(manifest.segments or ())]
-    lines += () if manifest.segments else settings_lines(manifest.settings)
-    return "datastore" if manifest.state == "complete" else state, lines
 
 
 def _index(path: Path) -> Description:
@@ -240,11 +205,6 @@ def _json(path: Path) -> Description:
     )
 
 
-def _store_file(path: Path) -> Description:
-    what, lines = _store_manifest(read_record(path, DatastoreManifest, DatastoreError, _TORN))
-    return f"manifest of a{'n' if what.startswith('un') else ''} {what}", lines
-
-
 def _index_file(path: Path) -> Description:
     manifest = read_record(path, IndexManifest, DatastoreError, _TORN)
     lines: Lines = [("keys", manifest.rows), ("width", manifest.dimension), ("metric", manifest.metric)]
@@ -262,13 +222,7 @@ def _weight(path: Path) -> Description:
 def _entries(record: Any, *names: str) -> Lines:
     """Returns what a record says, of these names or of all."""
     known = record if isinstance(record, dict) else {}
-    return [(name, _short(known.get(name))) for name in names or known]
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= 200 else f"{text[:200]}…"
+    return [(name, short_text(known.get(name))) for name in names or known]
 
 
 # What describes a kind of file.
@@ -284,11 +238,12 @@ FILES: dict[str, Callable[[Path], Description]] = {
 }
 # What describes JSON, by its kind; what has none is known by its fields.
 JSON_KINDS: dict[str, Callable[[Path, dict[str, Any]], Description]] = {
-    "datastore": lambda path, _: _store_file(path),
+    "datastore": lambda path, _: describe_manifest(path),
     "index": lambda path, _: _index_file(path),
     "retrieval": lambda path, _: _retrieval(path.parent),
     "lmbda-model": lambda path, _: _weight(path),
     "sweep": lambda _, record: ("result of a sweep", _entries(record.get("best"))),
+    "datastore-range": lambda path, _: describe_range(path),
     "forgotten": lambda _, record: ("rows of a datastore that are forgotten", _entries(record, "ranges")),
 }
 JSON_FIELDS = (

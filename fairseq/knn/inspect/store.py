@@ -1,4 +1,4 @@
-"""Checks of a datastore: manifest, sizes, checksums, values, keys, and what it belongs to.
+"""Checks of a datastore (manifest, sizes, checksums, values, keys, what it belongs to), and what ``info`` tells of it.
 
 Rows are read in blocks, so that memory does not grow with the datastore.
 
@@ -11,22 +11,29 @@ from pathlib import Path
 import numpy as np
 
 from fairseq.arrays import Array
-from fairseq.errors import counted
+from fairseq.errors import DatastoreError, counted
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import (
     CHUNK_ROWS,
     append_path,
     chunk_digests,
     has_unfinished_compaction,
+    keys_path,
     row_files,
+    values_path,
 )
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.provenance import Provenance
+from fairseq.knn.datastore.range_record import RangeRecord, how_to_finish, read_range, read_ranges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.inspect.config import CheckConfig
+from fairseq.knn.inspect.directory import UNKNOWN, settings_lines, short_text
 from fairseq.knn.inspect.findings import OK, SKIPPED, WARNING, Counted, Findings
 from fairseq.knn.inspect.inputs import Inputs
+from fairseq.knn.inspect.model_directory import Description, Lines
+from fairseq.knn.maintain.foreign import find_foreign, likely_layouts
 from fairseq.runtime.progress import Progress
+from fairseq.storage.records import as_json, read_record
 
 BLOCK_BYTES = 1 << 26
 ROWS_AT_ONCE = 1 << 20
@@ -195,3 +202,58 @@ def _check_segments(findings: Findings, store: Datastore) -> None:
             for start in range(source.first_row, stop, ROWS_AT_ONCE):
                 provenance.check_values(source, np.arange(start, min(start + ROWS_AT_ONCE, stop)))
             findings.add(OK, what, f"all {segment.rows} values are tokens of {recorded}")
+
+
+def describe_datastore(prefix: Path) -> Description:
+    """Returns what a datastore is, and what it says; one without a manifest may be several things."""
+    manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if manifest is not None:
+        return _description(prefix, manifest)
+    foreign = find_foreign(str(prefix))
+    keys, values = (path(foreign.prefix).stat().st_size for path in (keys_path, values_path))
+    lines: Lines = [("may be", str(layout)) for layout in likely_layouts(foreign)]
+    if not lines:
+        raise DatastoreError(f"{prefix} has {keys} bytes of keys and {values} of values: no datastore's sizes")
+    what = "datastore without a manifest (fairseq-knnlm adopt writes one)"
+    return what, [("bytes of keys", keys), ("bytes of values", values), *lines]
+
+
+def describe_manifest(path: Path) -> Description:
+    """Returns what a datastore's manifest says."""
+    manifest = read_record(path, DatastoreManifest, DatastoreError, "it is torn or of another kind")
+    what, lines = _description(path.with_suffix(""), manifest)
+    return f"manifest of a{'n' if what.startswith('un') else ''} {what}", lines
+
+
+def describe_range(path: Path) -> Description:
+    """Returns what the record of a range says."""
+    return "record of a range of a datastore's rows", [_range_line(read_range(path))]
+
+
+def _range_line(record: RangeRecord) -> tuple[str, object]:
+    state = "complete" if record.is_complete else f"{record.rows_written} of {len(record.rows)} written"
+    return record.name, f"rows {record.first_row}:{record.stop_row}, {state}"
+
+
+def _description(prefix: Path, manifest: DatastoreManifest) -> Description:
+    ranges = read_ranges(prefix, manifest.store_id) if manifest.state == "writing" else []
+    done, total = manifest.rows_written + sum(record.rows_written for record in ranges), manifest.rows
+    state = f"unfinished datastore, {done} of {total} rows ({100 * done / total:.0f} %)"
+    lines: Lines = [
+        ("rows", manifest.rows),
+        ("width", manifest.dimension),
+        ("keys", f"{manifest.key_dtype} {manifest.key_type}"),
+        ("values", manifest.value_dtype),
+        ("vocabulary", manifest.vocabulary_size or UNKNOWN),
+        ("store id", manifest.store_id),
+        ("weights sha256", manifest.weights_sha256 or UNKNOWN),
+        ("dictionary sha256", manifest.dictionary_sha256 or UNKNOWN),
+    ]
+    if manifest.forgotten:
+        lines.append(("rows forgotten", manifest.forgotten.rows))
+    lines += map(_range_line, ranges)
+    if ranges:
+        lines.append(("to finish", how_to_finish(prefix, ranges)))
+    lines += [(f"segment {number}", short_text(as_json(one))) for number, one in enumerate(manifest.segments or ())]
+    lines += () if manifest.segments else settings_lines(manifest.settings)
+    return "datastore" if manifest.state == "complete" else state, lines

@@ -1,4 +1,4 @@
-"""A text of words, whose rows are the tokens of every block with a full context window (knn/datastore/dump.py).
+"""A text of words, whose rows are the tokens of every block with a full context window (knn/dump/dump.py).
 
 Legend: N rows.
 """

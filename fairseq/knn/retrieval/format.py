@@ -21,7 +21,7 @@ from fairseq.runtime.shares import Share
 from fairseq.storage.file_kinds import kind_at
 from fairseq.storage.marks import is_of_kind
 from fairseq.storage.records import Count, Positive, Record, read_record
-from fairseq.storage.stores import RANGE
+from fairseq.storage.stores import RETRIEVAL_RANGE_NAME
 
 MANIFEST = "manifest.json"
 # A temperature, or the unit of one.
@@ -65,7 +65,7 @@ def range_path(directory: Path, share: Share) -> Path:
 
 def range_paths(directory: Path) -> list[Path]:
     """Returns the records of jobs that are there."""
-    return sorted(path for path in directory.glob("range-*.json") if re.fullmatch(RANGE, path.name))
+    return sorted(path for path in directory.glob("range-*.json") if re.fullmatch(RETRIEVAL_RANGE_NAME, path.name))
 
 
 def array_path(directory: Path, name: str) -> Path:

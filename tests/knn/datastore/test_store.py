@@ -9,7 +9,7 @@ import pytest
 from msgspec import UNSET
 
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
-from fairseq.knn.datastore import writer as datastore_writer
+from fairseq.knn.datastore import row_writer
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import manifest_path, write_manifest
 from fairseq.knn.datastore.ranges import RowRanges
@@ -139,7 +139,7 @@ def test_truncated_file_is_refused(make_store, tmp_path):
 def test_resumed_equals_uninterrupted(tmp_path, manifest, make_store, monkeypatch, synced):
     make_store("whole")
     keys, values = clustered_keys(), values_of()
-    monkeypatch.setattr(datastore_writer, "SYNC_ROWS", 200)
+    monkeypatch.setattr(row_writer, "SYNC_ROWS", 200)
     writer = DatastoreWriter.create(tmp_path / "part", manifest)
     for start in range(0, 900, 90):
         writer.append(keys[start : start + 90], values[start : start + 90])
@@ -195,7 +195,7 @@ def test_missing_rows_and_keys_that_do_not_fit(tmp_path, manifest):
 
 def test_a_power_cut_leaves_every_row_that_the_manifest_counts(tmp_path, manifest, monkeypatch):
     keys, values = clustered_keys(60), values_of(60)
-    monkeypatch.setattr(datastore_writer, "SYNC_ROWS", 20)
+    monkeypatch.setattr(row_writer, "SYNC_ROWS", 20)
     (tmp_path / "d").mkdir()
     cuts = PowerCuts(monkeypatch, tmp_path / "d")
     with DatastoreWriter.create(tmp_path / "d" / "s", manifest.replace(rows=60)) as writer:

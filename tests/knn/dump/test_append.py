@@ -8,11 +8,11 @@ import pytest
 from msgspec import UNSET
 
 from fairseq.errors import DatastoreError, MismatchError
-from fairseq.knn.datastore.append import appended_so_far, open_target
 from fairseq.knn.datastore.format import append_path
 from fairseq.knn.datastore.manifest import DatastoreManifest, write_manifest
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.datastore.writer import DatastoreWriter
+from fairseq.knn.dump.append import appended_so_far, open_target
 from tests.builders.small_store import WIDTH, clustered_keys, small_manifest, values_of, write_store
 
 OLD, NEW = 30, 20
