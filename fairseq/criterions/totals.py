@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -66,11 +67,12 @@ class Totals:
             self.told.append(loss.logged)
 
     def over(self, group: ProcessGroup, criterion: Any, device: torch.device) -> "Totals":
-        """Returns the totals of all processes."""
+        """Returns the totals of all processes, which have taken turns at the batches."""
         sums = torch.tensor(astuple(self.sums), dtype=torch.float64, device=device)
         group.sum_([sums])
         told = group.gather(self.told) if isinstance(criterion, SampleCriterion) else [self.told]
-        return Totals(Sums(*sums.tolist()), [output for outputs in told for output in outputs])
+        in_order = [output for turn in zip_longest(*told) for output in turn if output is not None]
+        return Totals(Sums(*sums.tolist()), in_order)
 
     def readings(self, criterion: Any, *, by_batch: bool = False) -> Readings:
         """Returns the numbers of the log; ``by_batch`` asks a ``FairseqCriterion`` for those of each batch."""

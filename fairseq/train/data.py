@@ -1,13 +1,14 @@
-"""Batches of an epoch, this process's share of them."""
+"""Batches of an epoch, and which of them a process has in an update."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from fairseq.arrays import Int64s
 from fairseq.data.batching import batch_by_size, by_length, epoch_batches
-from fairseq.data.block_dataset import BlockDataset
+from fairseq.data.block_dataset import Batch, BlockDataset
 from fairseq.data.config import BatchConfig
-from fairseq.train.position import EpochOrder, epoch_order
+from fairseq.runtime.distributed import ProcessGroup
+from fairseq.train.position import EpochOrder, batches_of_update, epoch_order
 from fairseq.train.trainer import Trainer
 from fairseq.validate.splits import warn_of_long_blocks, warn_of_padding
 
@@ -18,7 +19,7 @@ class Epoch:
 
     Attributes:
         dataset: its blocks.
-        batches: those of this process. Every process has as many: where others have one more, the last one is empty.
+        batches: of all processes, in order.
         order: what a position among them counts.
     """
 
@@ -26,9 +27,14 @@ class Epoch:
     batches: list[Int64s]
     order: EpochOrder
 
+    def of_update(self, position: int, freq: int, group: ProcessGroup) -> list[Batch]:
+        """Returns what this process has of the update after ``position``; at the end of an epoch it may be nothing."""
+        mine = batches_of_update(position, len(self.batches), freq, group.rank, group.world_size)
+        return [self.dataset.collate(self.batches[number]) for number in mine]
+
 
 def load_epoch(task: Any, trainer: Trainer, batching: BatchConfig, seed: int, epoch: int) -> Epoch:
-    """Returns an epoch's data and this process's batches in order."""
+    """Returns an epoch's data."""
     split, limit = batching.train_subset, trainer.max_positions
     dataset, num_left_out = task.load_split(split, epoch=epoch).without_longer_than(limit)
     warn_of_long_blocks(split, num_left_out, limit)
@@ -42,6 +48,4 @@ def load_epoch(task: Any, trainer: Trainer, batching: BatchConfig, seed: int, ep
         split=split,
     )
     shuffled = batches if epoch <= batching.curriculum else epoch_batches(batches, seed, epoch)
-    rank, world = trainer.group.rank, trainer.group.world_size
-    mine, order = shuffled[rank::world], epoch_order(dataset.sha256(), shuffled, world)
-    return Epoch(dataset, mine + [shuffled[0][:0]] * (order.length - len(mine)), order)
+    return Epoch(dataset, shuffled, epoch_order(dataset.sha256(), shuffled))

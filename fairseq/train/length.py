@@ -8,20 +8,21 @@ SECONDS_IN_AN_HOUR = 3600
 
 
 def updates_left(
-    bounds: OptimizationConfig, num_batches: int, position: int, epoch: int, num_updates: int
+    bounds: OptimizationConfig, num_batches: int, position: int, epoch: int, num_updates: int, world_size: int = 1
 ) -> tuple[int, int | None]:
     """Returns how many updates the run makes of the rest of an epoch, and after it; None for the latter if unbounded.
 
     Later epochs are taken to be as long as this one: data directories that take turns may differ.
 
     Args:
-        bounds: where the run ends, and how many batches an update has in each epoch.
-        num_batches: batches of this process in the epoch.
+        bounds: where the run ends, and how many batches of each process an update has in each epoch.
+        num_batches: batches in the epoch.
         position: how many of them are done.
         epoch: from 1.
         num_updates: made so far.
+        world_size: processes.
     """
-    freqs = bounds.update_freq
+    freqs = [freq * world_size for freq in bounds.update_freq]
     now = -(-(num_batches - position) // freqs[min(epoch, len(freqs)) - 1])
     later = None
     if bounds.max_epoch:

@@ -151,21 +151,20 @@ class Training:
 
     def _make_updates(self, epoch: Epoch) -> Meters:
         """Makes the remaining updates of the epoch, unless the run ends before; returns their sums."""
-        state, freqs, batches = self.state, self.config.optimization.update_freq, epoch.batches
-        freq, every = freqs[min(state.epoch, len(freqs)) - 1], self.config.common.log_interval
-        meters, window = Meters(), Meters()
-        bounds, num_updates, done = self.config.optimization, self.trainer.num_updates, state.position // freq
-        now, later = updates_left(bounds, len(batches), state.position, state.epoch, num_updates)
+        state, bounds, batches, group = self.state, self.config.optimization, epoch.batches, self.trainer.group
+        freq, every = bounds.update_freq[min(state.epoch, len(bounds.update_freq)) - 1], self.config.common.log_interval
+        meters, window, of_update = Meters(), Meters(), freq * group.world_size
+        done, at = -(-state.position // of_update), (state.position, state.epoch, self.trainer.num_updates)
+        now, later = updates_left(bounds, len(batches), *at, group.world_size)
         stage = f"epoch {state.epoch:03d}"
         with Progress(stage, done + now, "updates", done=done, every=every, more=later) as progress:
             while state.position < len(batches):
-                chunk = batches[state.position : state.position + freq]
-                rows = [epoch.dataset.collate(idx) for idx in chunk if len(idx)]
+                rows = epoch.of_update(state.position, freq, group)
                 start = time.monotonic()
                 late = self._time.is_up()
                 stats = self.trainer.update(rows, state.epoch, stop=asked_to_stop(), late=late)
                 seconds = time.monotonic() - start
-                state.position, state.pending = state.position + len(chunk), True
+                state.position, state.pending = min(state.position + of_update, len(batches)), True
                 self._time.is_over |= stats.late
                 if self._valid and not meters.num_updates and self.state.best.value is None:
                     by_class = isinstance(self.trainer.criterion, SampleCriterion)

@@ -24,7 +24,7 @@ from fairseq.models.upgrade import load_state
 from fairseq.optim.lr_schedules import look_at
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Start
-from fairseq.train.position import order_from
+from fairseq.train.position import position_from
 from fairseq.train.state import RunState
 from fairseq.train.trainer import Trainer
 
@@ -66,8 +66,8 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
     if "reset_dataloader" not in resets:
         iterator = extra.get("train_iterator") or {}
         state.epoch = max(int(iterator.get("epoch", 1)), 1)
-        state.position = int(iterator.get("iterations_in_epoch", 0))
-        state.order = order_from(extra.get("epoch_batches"))
+        done = int(iterator.get("iterations_in_epoch", 0))
+        state.position, state.order = position_from(done, extra.get("epoch_batches"))
         state.pending = bool(extra.get("after_update_pending")) and "reset_optimizer" not in resets
     logger.info("resumed from %s: epoch %d, %d updates done", start.path, state.epoch, trainer.num_updates)
 

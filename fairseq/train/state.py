@@ -13,7 +13,7 @@ from fairseq.checkpoints.format import save_checkpoint
 from fairseq.criterions.state import state_of
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Run
-from fairseq.train.position import EpochOrder
+from fairseq.train.position import EpochOrder, position_record
 from fairseq.train.trainer import Trainer
 
 
@@ -45,7 +45,7 @@ class RunState:
     Attributes:
         best: the best validation so far.
         epoch: from 1.
-        position: batches of the epoch that are done.
+        position: batches of the epoch that are done, by all processes.
         order: the batches that ``position`` counts; None between two epochs, or where a checkpoint does not say.
         pending: whether the validation and the save that may be due after the last update are still to be made.
         last_metric: that of the last validation.
@@ -79,6 +79,7 @@ def write_checkpoint(
     seconds: float | None = None,
 ) -> None:
     """Writes a checkpoint from which a run goes on, with the seconds that it has taken where they are counted."""
+    done, epoch_batches = position_record(state.position, state.order, trainer.group.world_size)
     save_checkpoint(
         path,
         fields=config.fields(),
@@ -89,7 +90,11 @@ def write_checkpoint(
         num_updates=trainer.num_updates,
         extra_state={
             **({} if seconds is None else {"previous_training_time": seconds}),
-            "train_iterator": {"epoch": state.epoch, "iterations_in_epoch": state.position, "shuffle": True},
+            "train_iterator": {
+                "epoch": state.epoch,
+                "iterations_in_epoch": done,
+                "shuffle": True,
+            },
             "val_loss": state.last_metric,
             "best": state.best.value,
             "best_of": state.best.kind,
@@ -97,7 +102,7 @@ def write_checkpoint(
             "validations": [list(validation) for validation in state.history],
             "loss_scaler": trainer.precision.scaler.state_dict(),
             "dictionary_sha256": dictionary_sha256,
-            "epoch_batches": None if state.order is None else state.order.record(),
+            "epoch_batches": epoch_batches,
             "after_update_pending": state.pending,
             "run": run.record(),
             "written_by": f"fairseq-knnlm {fairseq.__version__}",

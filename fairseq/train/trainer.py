@@ -4,6 +4,10 @@ An update: the loss of its batches summed over targets, divided by the number of
 (or of blocks, or by what else the criterion says), clipped by the global norm, one optimizer step. Update n is a
 function of the weights, the optimizer's state, the batches and ``seed + n`` alone, so that a resumed run repeats an
 uninterrupted one to the bit (on a CPU).
+
+A batch draws random numbers by its own number within the update, whichever process it is in. So two processes make the
+update of one with twice the ``--update-freq``, dropout included: to the bit, since a sum of two does not depend on
+their order. With more batches in an update, sums are in another order, and the last digits may differ.
 """
 
 import math
@@ -14,7 +18,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fairseq.criterions.batch_loss import Criterion, loss_of
+from fairseq.criterions.batch_loss import Criterion, loss_of, seed_batch
+from fairseq.criterions.state import copied_state, merge_changes
 from fairseq.criterions.totals import Sums, Totals
 from fairseq.data.block_dataset import Batch
 from fairseq.errors import FairseqError
@@ -97,15 +102,16 @@ class Trainer:
         lr = self.schedule(self.num_updates, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(self.seed + self.num_updates + self.group.rank * 1_000_003)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        own = Totals(Sums(num_late=late, num_stops=stop))
-        for batch in batches:
+        own, kept = Totals(Sums(num_late=late, num_stops=stop)), copied_state(self.criterion)
+        for turn, batch in enumerate(batches):
+            seed_batch(self.seed + self.num_updates, turn, self.group)
             loss = loss_of(self.model, self.criterion, self.precision, batch)
             self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
             own.add(loss, len(batch.block_idx_B))
         totals = own.over(self.group, self.criterion, self.precision.device)
+        merge_changes(self.criterion, kept, self.group)
         sums = totals.sums
         if not math.isfinite(sums.nats):
             raise FairseqError(

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from fairseq.criterions.batch_loss import Criterion, loss_of
+from fairseq.criterions.batch_loss import Criterion, loss_of, seed_batch
+from fairseq.criterions.state import copied_state, merge_changes
 from fairseq.criterions.totals import Totals
 from fairseq.data.block_dataset import Batch
 from fairseq.logging.metrics import Readings
@@ -52,15 +53,21 @@ class ValidationResult:
 
 @torch.no_grad()
 def validate(
-    model: Any, criterion: Criterion, precision: Precision, group: ProcessGroup, batches: Iterable[Batch]
+    model: Any, criterion: Criterion, precision: Precision, group: ProcessGroup, batches: Iterable[Batch], seed: int
 ) -> ValidationResult:
-    """Returns the sums over this process's batches and those of the others."""
-    start = time.monotonic()
+    """Returns the sums over this process's batches and those of the others.
+
+    A criterion that draws random numbers draws those of ``seed`` and of the batch's number; those of training stay.
+    """
+    start, device = time.monotonic(), precision.device
     model.eval()
-    own = Totals()
-    for batch in batches:
-        own.add(loss_of(model, criterion, precision, batch), len(batch.block_idx_B))
-    totals = own.over(group, criterion, precision.device)
+    own, kept = Totals(), copied_state(criterion)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for turn, batch in enumerate(batches):
+            seed_batch(seed, turn, group)
+            own.add(loss_of(model, criterion, precision, batch), len(batch.block_idx_B))
+    totals = own.over(group, criterion, device)
+    merge_changes(criterion, kept, group)
     sums, seconds = totals.sums, time.monotonic() - start
     counts = int(sums.num_targets), int(sums.num_rows), int(sums.num_batches)
     return ValidationResult(sums.nats, *counts, seconds, totals.readings(criterion, by_batch=True))
@@ -69,14 +76,8 @@ def validate(
 def validate_on(
     split: ValidationSplit, model: Any, criterion: Criterion, precision: Precision, group: ProcessGroup, seed: int
 ) -> ValidationResult:
-    """Returns the result of a model on a split, and shows how far it is.
-
-    A criterion that draws random numbers draws those of ``seed``, others in each process; those of training stay.
-    """
-    device = precision.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed + group.rank * 1_000_003)
-        return validate(model, criterion, precision, group, _batches(split, alone=group.world_size == 1))
+    """Returns the result of a model on a split, and shows how far it is."""
+    return validate(model, criterion, precision, group, _batches(split, alone=group.world_size == 1), seed)
 
 
 def validation_seed(config: ValidationConfig, seed: int, num_updates: int) -> int:

@@ -29,8 +29,8 @@ def test_the_word_pad_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> N
     ]
 
 
-def test_processes_share_all_batches_out_and_have_equally_many() -> None:
-    """Five blocks of four tokens, one in each batch, among two processes: the second has an empty one in the end."""
+def test_processes_take_turns_at_all_batches() -> None:
+    """Five blocks of four tokens, one in each batch, among two processes: the second has none in the last update."""
     dataset = BlockDataset(np.arange(4, 24), np.array([20]), "none", 4)
     task, batching = SimpleNamespace(load_split=lambda name, **_: dataset), BatchConfig(max_tokens=4)
     epochs, validation = [], []
@@ -38,12 +38,13 @@ def test_processes_share_all_batches_out_and_have_equally_many() -> None:
         group = SingleProcess()
         group.rank, group.world_size = rank, 2
         trainer = SimpleNamespace(max_positions=8, group=group)
-        epochs.append([batch.tolist() for batch in load_epoch(task, trainer, batching, 1, 1).batches])
+        epoch = load_epoch(task, trainer, batching, 1, 1)
+        epochs.append([[b.block_idx_B.tolist() for b in epoch.of_update(at, 1, group)] for at in (0, 2, 4)])
         (valid,) = load_splits(task, ValidationConfig(), 4, None, 8, group)
         validation.append([batch.tolist() for batch in valid.batches])
-    assert [len(batches) for batches in epochs] == [3, 3]
-    assert epochs[1][-1] == [] and all(len(batch) == 1 for batch in epochs[0] + epochs[1][:2])
-    assert sorted(idx for batches in epochs for batch in batches for idx in batch) == [0, 1, 2, 3, 4]
+    alone = load_epoch(task, SimpleNamespace(max_positions=8, group=SingleProcess()), batching, 1, 1)
+    first, second, third, fourth, fifth = ([int(idx) for idx in batch] for batch in alone.batches)
+    assert sorted([*first, *second, *third, *fourth, *fifth]) == [0, 1, 2, 3, 4]
+    assert epochs == [[[first], [third], [fifth]], [[second], [fourth], []]]
+    assert [b.block_idx_B.tolist() for b in alone.of_update(1, 3, SingleProcess())] == [second, third, fourth]
     assert validation == [[[0], [2], [4]], [[1], [3]]]
-    alone = SimpleNamespace(max_positions=8, group=SingleProcess())
-    assert len(load_epoch(task, alone, batching, 1, 1).batches) == 5

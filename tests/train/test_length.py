@@ -13,7 +13,9 @@ from fairseq.train.length import TimeLimit, updates_left
 MANY = 10_000
 
 
-def walk(bounds: OptimizationConfig, num_batches: int, position: int, epoch: int, num_updates: int) -> tuple[int, int]:
+def walk(
+    bounds: OptimizationConfig, num_batches: int, position: int, epoch: int, num_updates: int, world_size: int
+) -> tuple[int, int]:
     """Returns the updates made in the epoch, and after it, by making them one at a time."""
     made = {True: 0, False: 0}
     first = epoch
@@ -24,7 +26,7 @@ def walk(bounds: OptimizationConfig, num_batches: int, position: int, epoch: int
         while position < num_batches:
             if (bounds.max_update and num_updates >= bounds.max_update) or sum(made.values()) > MANY:
                 return made[True], made[False]
-            position, num_updates = position + freq, num_updates + 1
+            position, num_updates = position + freq * world_size, num_updates + 1
             made[epoch == first] += 1
         position = 0
     return made[True], made[False]
@@ -37,17 +39,26 @@ def walk(bounds: OptimizationConfig, num_batches: int, position: int, epoch: int
     num_batches=st.integers(1, 12),
     epoch=st.integers(1, 5),
     num_updates=st.integers(0, 70),
+    world_size=st.integers(1, 3),
     share=st.floats(0, 1),
 )
 def test_the_first_bound_ends_the_run(
-    max_epoch: int, max_update: int, freqs: list[int], num_batches: int, epoch: int, num_updates: int, share: float
+    max_epoch: int,
+    max_update: int,
+    freqs: list[int],
+    num_batches: int,
+    epoch: int,
+    num_updates: int,
+    world_size: int,
+    share: float,
 ) -> None:
     bounds = OptimizationConfig(
         max_epoch=max_epoch and max(max_epoch, epoch), max_update=max_update, update_freq=tuple(freqs)
     )
     position = int(share * num_batches)
-    now, later = updates_left(bounds, num_batches, position, epoch, num_updates)
-    expected_now, expected_later = walk(bounds, num_batches, position, epoch, num_updates)
+    at = num_batches, position, epoch, num_updates, world_size
+    now, later = updates_left(bounds, *at)
+    expected_now, expected_later = walk(bounds, *at)
     assert now == expected_now
     if max_epoch or max_update:
         assert later == expected_later

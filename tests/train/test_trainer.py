@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairseq.config.common import DeviceConfig
-from fairseq.criterions.cross_entropy import cross_entropy
+from fairseq.criterions.cross_entropy import Loss, cross_entropy
 from fairseq.errors import FairseqError
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.optim.optimizers import NAG
@@ -29,11 +29,11 @@ def whole_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trainer(model: TransformerLanguageModel, clip_norm: float = 0.0, lr: float = 0.5, **place: int) -> Trainer:
-    """Returns a trainer; ``place`` may have its seed, the updates made, and the rank of its process."""
+    """Returns a trainer; ``place`` may have its seed, the updates made, and the rank of its process among how many."""
     precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
     optimizer = NAG(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.0)
     group = SingleProcess()
-    group.rank = place.pop("rank", 0)
+    group.rank, group.world_size = place.pop("rank", 0), place.pop("world_size", 1)
     seed, num_updates = place.pop("seed", 1), place.pop("num_updates", 0)
     return Trainer(model, cross_entropy, optimizer, lambda n, epoch: lr, precision, group, clip_norm, seed, num_updates)
 
@@ -98,6 +98,29 @@ def masked_losses(count: int, **place: int) -> list[float]:
 def test_dropout_is_another_in_every_update_process_and_seed() -> None:
     losses = masked_losses(4) + masked_losses(4, rank=1) + masked_losses(4, rank=2) + masked_losses(4, seed=1000)
     assert len(set(losses)) == 16
+
+
+def losses_of_batches(rank: int, world_size: int, count: int) -> list[float]:
+    """Returns the losses of a process's micro-batches of update 7, all of the same blocks: dropout alone differs."""
+    learner = trainer(small_model(replace(ADAPTIVE, dropout=0.5)), num_updates=7, rank=rank, world_size=world_size)
+    found: list[float] = []
+
+    def criterion(*batch: object) -> Loss:
+        loss = cross_entropy(*batch)
+        found.append(loss.nats.item())
+        return loss
+
+    learner.criterion = criterion
+    learner.update([small_blocks().collate(np.arange(6))] * count, epoch=1)
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_dropout_of_a_batch_is_that_of_its_number_within_the_update(world_size: int) -> None:
+    alone = losses_of_batches(0, 1, 6)
+    assert len(set(alone)) == 6
+    for rank in range(world_size):
+        assert losses_of_batches(rank, world_size, 6 // world_size) == alone[rank::world_size]
 
 
 def test_dropout_of_an_update_does_not_depend_on_what_was_before() -> None:

@@ -25,7 +25,7 @@ MODEL = replace(BANDS, decoder_layers=1, dropout=0.5, max_target_positions=8)
 def result_of(model: TransformerLanguageModel, group: ProcessGroup) -> ValidationResult:
     batches = [small_blocks().collate(np.array([i])) for i in range(6)]
     precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
-    return validate(model, cross_entropy, precision, group, batches)
+    return validate(model, cross_entropy, precision, group, batches, 1)
 
 
 def test_it_is_the_loss_without_dropout_and_leaves_weights_and_random_numbers() -> None:
@@ -61,11 +61,11 @@ class Drawing:
         return Loss(torch.rand(()), 1)
 
 
-def drawn(seed: int, rank: int = 0) -> float:
-    """Returns the sum of a validation's random numbers."""
+def drawn(seed: int, rank: int = 0, world_size: int = 1) -> float:
+    """Returns the sum of the random numbers of a process's share of a validation."""
     group = SingleProcess()
-    group.rank = rank
-    split = ValidationSplit("valid", small_blocks(), [np.array([i]) for i in range(6)], 6)
+    group.rank, group.world_size = rank, world_size
+    split = ValidationSplit("valid", small_blocks(), [np.array([i]) for i in range(6)][rank::world_size], 6)
     precision = Precision(DeviceConfig(cpu=True), torch.device("cpu"))
     return validate_on(split, torch.nn.Identity(), Drawing(), precision, group, seed).nats
 
@@ -76,10 +76,16 @@ def test_random_numbers_of_a_validation_are_its_own() -> None:
     first = drawn(3)
     assert torch.equal(before, torch.get_rng_state()), "training goes on with its own"
     torch.manual_seed(6)
-    generator = torch.Generator().manual_seed(3)
-    expected = sum(torch.rand((), generator=generator).item() for _ in range(6))
+    seeds = [3 + number * 1_000_003 for number in range(6)]
+    expected = sum(torch.rand((), generator=torch.Generator().manual_seed(seed)).item() for seed in seeds)
     assert drawn(3) == first == pytest.approx(expected, rel=FLOAT32_RTOL)
-    assert len({first, drawn(4), drawn(3, rank=1)}) == 3
+    assert first != drawn(4)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_random_numbers_of_a_validation_do_not_depend_on_the_number_of_processes(world_size: int) -> None:
+    shares = [drawn(3, rank, world_size) for rank in range(world_size)]
+    assert sum(shares) == pytest.approx(drawn(3), rel=1e-12)
 
 
 @pytest.mark.parametrize(("fixed", "seeds"), [(None, [11, 12]), (7, [7, 7])])
