@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fairseq
-from fairseq.checkpoints.format import save_checkpoint
+from fairseq.checkpoints import sharded
+from fairseq.checkpoints.format import write_file
+from fairseq.checkpoints.record import record_of
 from fairseq.criterions.state import state_of
+from fairseq.models.upgrade import SETTINGS_VERSION
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Run
 from fairseq.train.position import EpochOrder
@@ -78,16 +81,19 @@ def write_checkpoint(
     dictionary_sha256: str,
     seconds: float | None = None,
 ) -> None:
-    """Writes a checkpoint from which a run goes on, with the seconds that it has taken where they are counted."""
-    save_checkpoint(
-        path,
-        fields=config.fields(),
-        model_state=trainer.model.state_dict(),
-        criterion_state=state_of(trainer.criterion),
-        optimizer_state=None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
-        optimizer_name=config.train.optimizer,
-        num_updates=trainer.num_updates,
-        extra_state={
+    """Writes a checkpoint from which a run goes on, with the seconds that it has taken where they are counted.
+
+    One in shards is written by all processes together.
+    """
+    fields = {**config.fields(), **SETTINGS_VERSION}
+    raw = record_of(
+        fields,
+        trainer.model.state_dict(),
+        None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
+        state_of(trainer.criterion),
+        config.train.optimizer,
+        trainer.num_updates,
+        {
             **({} if seconds is None else {"previous_training_time": seconds}),
             "train_iterator": {"epoch": state.epoch, "iterations_in_epoch": state.position, "shuffle": True},
             "val_loss": state.last_metric,
@@ -103,3 +109,7 @@ def write_checkpoint(
             "written_by": f"fairseq-knnlm {fairseq.__version__}",
         },
     )
+    if config.train.is_sharded:
+        sharded.write(path, raw, sharded.stored_names(trainer.model), trainer.group)
+    else:
+        write_file(path, raw, fields)
