@@ -126,9 +126,7 @@ def _checkpoint(path: Path) -> Description:
         ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or _UNKNOWN),
     ]
     lines += [(name, checkpoint.fields.get(name)) for name in _SETTINGS]
-    return "checkpoint in shards" if path.is_dir() else "checkpoint", [
-        line for line in lines if line[1] not in (None, ())
-    ]
+    return ("checkpoint in shards" if path.is_dir() else "checkpoint"), [x for x in lines if x[1] not in (None, ())]
 
 
 def _safetensors(path: Path) -> Description:
