@@ -92,6 +92,11 @@ def run_config(flags: Flags) -> RunConfig:
     if isinstance(config.schedule, PlateauConfig) and config.checkpoint.disable_validation:
         raise ConfigError("--lr-scheduler reduce_lr_on_plateau needs validations; leave out --disable-validation")
     flags.warn_unused()
+    if "ddp_backend" in flags.typed and not train.is_sharded:
+        logger.warning(
+            "--ddp-backend %s has no effect: gradients are always added once, after the last batch of an update",
+            train.ddp_backend,
+        )
     config = _without_references(config)
     looks_back = isinstance(config.schedule, PlateauConfig)
     if config.checkpoint.reset_lr_scheduler and not config.checkpoint.reset_optimizer and not looks_back:
@@ -120,17 +125,20 @@ def main(argv: Sequence[str]) -> None:
         for subset in (config.batching.train_subset, *subsets):
             require_inputs("", config.task.data, subset)
     if not config.checkpoint.no_save:
-        require_directory("--save-dir", config.checkpoint.save_dir)
+        require_directory("--save-dir", config.checkpoint.save_dir, text=config.train.is_sharded)
     if (logdir := config.train.tensorboard_logdir) is not None:
         for part in ("train", *config.validation.splits):
             require_directory("--tensorboard-logdir", f"{logdir}/{part}", text=True)
 
     import torch
 
-    from fairseq.runtime.distributed import join_processes
+    from fairseq.runtime.distributed import TorchProcesses, join_processes
     from fairseq.runtime.precision import Precision, select_device
 
-    group = join_processes(select_device(config.device).type)
+    kind = TorchProcesses
+    if config.train.is_sharded:
+        from fairseq.runtime.sharding import ShardingProcesses as kind  # noqa: N813 - torch's part of it takes a second
+    group = join_processes(select_device(config.device).type, several=kind)
     precision = Precision(config.device, select_device(config.device, group.local_rank), config.scaling)
     if group.world_size == 1 and processes.distributed_world_size is None and precision.device.type == "cuda":
         say_idle_gpus(torch.cuda.device_count(), argv)
@@ -157,18 +165,24 @@ def say_idle_gpus(number: int, argv: Sequence[str]) -> None:
 def build_training(config: RunConfig, precision: "Precision", group: "ProcessGroup") -> "Training":
     """Returns the run, restored from a checkpoint where there is one."""
     from fairseq.criterions.build import build_criterion
+    from fairseq.train.fully_sharded import layers_of, require_one_pass, require_package
     from fairseq.train.loop import Training
     from fairseq.train.trainer import Trainer
 
     names = config.train
     task = make_task(names.task, config.task)
-    model = task.build_model(model_of(names.arch), config.model).to(precision.device)
+    model = task.build_model(model_of(names.arch), config.model)
     num_parameters = sum(p.numel() for p in model.parameters())
     size = f"{num_parameters:,} parameters, {len(task.dictionary)} ids"
     logger.info("%s: %s, %s on %s", names.arch, size, precision.name, precision.device)
     if group.rank == 0 and not config.checkpoint.no_save:
         # Weights, and as many numbers again of the optimizer's; a checkpoint is written before the old one goes.
         require_disk(Path(config.checkpoint.save_dir), 2 * 4 * num_parameters, "make room for a checkpoint")
+    layers = []
+    if names.is_sharded:
+        require_package()
+        layers = layers_of(model, names.optimizer, precision)
+    model = group.placed(model, layers, precision.device)
     lr_schedule = LR_SCHEDULERS.get(names.lr_scheduler)(config.schedule, config.optimization)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer_args = () if config.optimizer is None else (config.optimizer,)
@@ -188,6 +202,8 @@ def build_training(config: RunConfig, precision: "Precision", group: "ProcessGro
         config.optimization.clip_norm,
         config.common.seed,
     )
+    if names.is_sharded:
+        require_one_pass(trainer.criterion, names.criterion)
     return Training(config, task, trainer)
 
 

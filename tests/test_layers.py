@@ -205,8 +205,14 @@ def test_matplotlib_stays_with_the_figures() -> None:
     assert not any(name.startswith("matplotlib") for name in imports(figures, at_load=True))
 
 
-def test_torch_distributed_stays_in_one_module() -> None:
-    assert uses("torch.distributed") | importers_of("torch.distributed") <= {"fairseq.runtime.distributed"}
+def test_torch_distributed_stays_where_processes_meet() -> None:
+    """Processes, a model that they share out, and its checkpoints; a plain run does not wait for the last two."""
+    owners = {"fairseq.runtime.distributed", "fairseq.runtime.sharding", "fairseq.checkpoints.sharded"}
+    assert uses("torch.distributed") | importers_of("torch.distributed") <= owners
+    for owner in owners - {"fairseq.runtime.distributed"}:
+        loading = {m for m in sources() if owner in imports(m, at_load=True)}
+        light = not any(name.startswith("torch.distributed") for name in imports(owner, at_load=True))
+        assert light or not loading, owner
 
 
 def test_memory_maps_stay_with_the_file_formats() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fairseq.checkpoints.config import AverageConfig
 from fairseq.checkpoints.format import Checkpoint, load_checkpoint, load_constants, save_checkpoint
 from fairseq.errors import ConfigError, MismatchError, counted
+from fairseq.storage.file_kinds import is_sharded_checkpoint
 from fairseq.storage.files import locked
 from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY
 from fairseq.storage.outputs import claim, reads
@@ -97,7 +98,7 @@ def chosen(config: AverageConfig) -> list[Path]:
     pattern, number, what = config.wanted(_EPOCHS, _UPDATES, _BEST)
     if number is None:
         for path in inputs:
-            if path.is_dir():
+            if path.is_dir() and not is_sharded_checkpoint(path):
                 raise ConfigError(
                     f"--inputs {path} is a directory; say which of its checkpoints: --num-epoch-checkpoints N,"
                     " --num-update-checkpoints N or --num-best-checkpoints N"

@@ -68,6 +68,7 @@ def check_weights(
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path} is not a fairseq checkpoint: its '{part}' holds other things than tensors")
+        value = value.to_local() if hasattr(value, "to_local") else value  # of one in shards, this process's
         if value.layout != torch.strided or value.is_meta or value.is_complex() or value.is_quantized:
             raise CheckpointError(f"{path}: the weights {shown(name)} must be a dense tensor of real numbers; {ASK}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():

@@ -13,7 +13,9 @@ class ConvertConfig:
     """Weights to convert."""
 
     source: File = flag(
-        dataclasses.MISSING, "checkpoint (.pt), weights (.safetensors), or a model as .gguf", positional=True
+        dataclasses.MISSING,
+        "checkpoint (.pt, or a directory .dcp), weights (.safetensors), or a model as .gguf",
+        positional=True,
     )
     target: Place = flag(
         dataclasses.MISSING, "file to write: .safetensors or .pt; of a .gguf, a new directory", positional=True

@@ -17,7 +17,6 @@ import hashlib
 import os
 import pickle
 import re
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,9 +37,12 @@ from fairseq.checkpoints.checks import (
     checked_optimizer_state,
     last_update,
 )
+from fairseq.checkpoints.record import canonical, record_of
+from fairseq.checkpoints.sharded import read, read_without_tensors
 from fairseq.config.flags import Namespace
 from fairseq.errors import CheckpointError, shown
 from fairseq.models.upgrade import SETTINGS_VERSION, constants, upgrade_fields, upgrade_own_fields, upgrade_state
+from fairseq.storage.file_kinds import is_sharded_checkpoint
 from fairseq.storage.files import atomic_write, write_json
 from fairseq.storage.inputs import require_checkpoint
 
@@ -89,13 +91,17 @@ class Checkpoint:
         return weights_sha256(self.state)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def load_checkpoint(path: str | os.PathLike[str], layout: Mapping[str, Tensor] | None = None) -> Checkpoint:
     """Returns a checkpoint of this program, of the original kNN-LM code or of fairseq up to 0.12, on the CPU.
+
+    Args:
+        path: of the file, or of the directory of one in shards.
+        layout: tensors of which this process has a share, and reads no more of a checkpoint in shards (sharded.py).
 
     Raises:
         CheckpointError: not a checkpoint, torn, or holding objects that are not data.
     """
-    raw = _read(Path(path))
+    raw = read_raw(Path(path), layout)
     fields = _flat_fields(raw, path)
     for name, value in fields.items():
         if not isinstance(name, str) or isinstance(value, Tensor):
@@ -123,7 +129,7 @@ def load_constants(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as ``load_checkpoint``.
     """
-    return constants(_read(Path(path))["model"])
+    return constants(read_raw(Path(path))["model"])
 
 
 def load_extra_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -145,6 +151,8 @@ def _part(path: str | os.PathLike[str], name: str) -> Any:
     """Returns a part of a checkpoint; None where there is none, or the file cannot be read."""
     can_map = not any("\udc80" <= char <= "\udcff" for char in os.fspath(path))  # torch maps files by UTF-8 names only
     try:
+        if is_sharded_checkpoint(path):
+            return read_without_tensors(Path(path))[name]
         with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace, *_STAND_INS, *_NUMPY_SCALARS]):
             warnings.simplefilter("ignore")
             check_container(Path(path), checksums=False)
@@ -153,9 +161,11 @@ def _part(path: str | os.PathLike[str], name: str) -> Any:
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Returns the dict in the file. It has a ``model``; everything else is unchecked."""
+def read_raw(path: Path, layout: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """Returns the dict that a checkpoint is. It has a ``model``; everything else is unchecked."""
     require_checkpoint(path)
+    if is_sharded_checkpoint(path):
+        return read(path, layout)
     try:
         with (
             warnings.catch_warnings(),
@@ -220,52 +230,17 @@ def save_checkpoint(
     Equal states give equal bytes, whether a run was resumed or not.
     """
     fields = {**fields, **SETTINGS_VERSION}
-    record = {
-        "args": Namespace(**{name: _historic(name, value) for name, value in fields.items()}),
-        "model": dict(model_state),
-        "optimizer_history": [
-            {
-                "criterion_name": str(fields.get("criterion") or ""),
-                "optimizer_name": optimizer_name,
-                "lr_scheduler_state": {"best": extra_state.get("best")},
-                "num_updates": num_updates,
-            }
-        ],
-        "extra_state": dict(extra_state),
-        "last_optimizer_state": optimizer_state,
-        **({"criterion": dict(criterion_state)} if criterion_state else {}),
-    }
-    readable = {"num_updates": num_updates, "extra_state": dict(extra_state), "settings": dict(fields)}
+    states = model_state, optimizer_state, criterion_state
+    write_file(path, record_of(fields, *states, optimizer_name, num_updates, extra_state), fields)
+
+
+def write_file(path: str | os.PathLike[str], record: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Writes what a checkpoint holds as one file, and its settings, as ``fields``, into the JSON beside it."""
+    num_updates = last_update(record["optimizer_history"], path)["num_updates"]
+    readable = {"num_updates": num_updates, "extra_state": record["extra_state"], "settings": dict(fields)}
     write_json(Path(path).with_suffix(".json"), readable)
     with atomic_write(path) as file:
-        torch.save(_canonical(record), file)
-
-
-def _canonical(value: Any) -> Any:
-    """Returns the same data, in which equal texts are one object, and tuples and lists are never shared.
-
-    A pickle stores an object once and refers back to it, so its bytes depend on what is shared.
-    """
-    if isinstance(value, str):
-        return sys.intern(value)
-    if isinstance(value, dict):
-        return {_canonical(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_canonical(item) for item in value])
-    if isinstance(value, Namespace):
-        return Namespace(**_canonical(vars(value)))
-    return value
-
-
-def _historic(name: str, value: Any) -> Any:
-    """Returns a setting as older programs wrote it: cutoffs and betas as text, other lists as lists."""
-    if isinstance(value, str):
-        return value
-    if name.endswith("_cutoff"):
-        return ",".join(map(str, value)) or None
-    if name == "adam_betas":
-        return str(tuple(value))
-    return list(value) if isinstance(value, tuple) else value
+        torch.save(canonical(record), file)
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -284,7 +259,7 @@ def saved_by(path: str | os.PathLike[str]) -> tuple[str, str]:
     Raises:
         CheckpointError: as ``load_checkpoint``.
     """
-    raw = _read(Path(path))
+    raw = read_raw(Path(path))
     extra = raw.get("extra_state")
     if isinstance(raw.get("cfg"), Mapping):
         program = "fairseq 0.10 to 0.12 ('cfg')"

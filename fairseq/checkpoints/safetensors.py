@@ -8,6 +8,8 @@
         dictionary_sha256   of the dictionary that the model was trained with, or empty
         tied                JSON: {name: the name that its tensor is stored under}
 
+A checkpoint in shards (sharded.py) becomes a file of either kind; as .pt it keeps what training needs.
+
 safetensors holds no two names of one tensor, so that a tied weight is stored once and named in ``tied``. What only
 training needs (the optimizer's state, the position in the data) stays behind.
 """
@@ -24,12 +26,13 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoints.config import ConvertConfig
-from fairseq.checkpoints.format import load_checkpoint, save_checkpoint
+from fairseq.checkpoints.format import load_checkpoint, read_raw, save_checkpoint, write_file
 from fairseq.checkpoints.gguf import GGUF, convert_gguf
 from fairseq.config.flags import coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.decoder import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
+from fairseq.storage.file_kinds import SHARDED, is_sharded_checkpoint
 from fairseq.storage.files import atomic_write, locked
 from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY
 from fairseq.storage.marks import SAFETENSORS as SAFETENSORS_FILE
@@ -59,8 +62,10 @@ def convert(config: ConvertConfig) -> str:
     source, target = Path(config.source), Path(config.target)
     if source.suffix == GGUF:
         return convert_gguf(config)
-    to_safetensors = target.suffix == SAFETENSORS
-    if to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
+    to_safetensors, is_sharded = target.suffix == SAFETENSORS, is_sharded_checkpoint(source)
+    if is_sharded:
+        _require_file_name(source, target)
+    elif to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
         raise ConfigError(
             f"one of the two files must end in {SAFETENSORS} and the other be a checkpoint (.pt), or the first in"
             f" {GGUF}, but they are {source.name} and {target.name}; name them so"
@@ -80,7 +85,26 @@ def convert(config: ConvertConfig) -> str:
             " 'fairseq-knnlm[safetensors]', or pip install safetensors"
         ) from err
     with locked(target):
+        if is_sharded and not to_safetensors:
+            return _to_one_file(source, target)
         return (_to_safetensors if to_safetensors else _to_checkpoint)(safetensors, source, target)
+
+
+def _require_file_name(source: Path, target: Path) -> None:
+    """Raises ConfigError unless a checkpoint in shards is to become a file of a kind that there is."""
+    if target.suffix not in (".pt", SAFETENSORS):
+        raise ConfigError(
+            f"{source} is {SHARDED}, which becomes a file: its name must end in .pt or {SAFETENSORS}, but is"
+            f" {target.name}; name it so"
+        )
+
+
+def _to_one_file(source: Path, target: Path) -> str:
+    """Writes a checkpoint in shards as one file, with all that it holds: training goes on from it as well."""
+    load_checkpoint(source)  # which checks it
+    raw = read_raw(source)
+    write_file(target, raw, vars(raw["args"]))
+    return f"{target}: {len(raw['model'])} tensors, {target.stat().st_size} bytes"
 
 
 def _to_safetensors(safetensors: ModuleType, source: Path, target: Path) -> str:

@@ -10,12 +10,47 @@ from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
 
-class SingleProcess:
+class _WholeModel:
+    """What a process does whose model is whole; processes that share its weights out do otherwise (sharding.py)."""
+
+    is_sharded = False
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Sums tensors over the processes, in place."""
+        raise NotImplementedError
+
+    def placed(self, model: nn.Module, layers: Iterable[nn.Module], device: torch.device) -> nn.Module:
+        """Returns the model on the device."""
+        return model.to(device)
+
+    def summed(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Returns those gradients that are here, summed over the processes."""
+        self.sum_(gradients)
+        return gradients
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Returns the norm of all gradients together."""
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
+
+    def missing_rounds(self, rounds: int) -> int:
+        """Returns how many more passes through the model other processes make; 0 where none of them waits for it."""
+        return 0
+
+    def idle(self, model: nn.Module, rounds: int) -> None:
+        """Passes nothing through the model, so many times."""
+
+    def with_all_weights(self, model: nn.Module, loss: Tensor) -> Tensor:
+        """Returns the loss; where processes wait for each other's gradients, every weight has one of it."""
+        return loss
+
+
+class SingleProcess(_WholeModel):
     """The group of a run with one process: nothing to add up, nobody to wait for."""
 
     rank = 0
@@ -36,7 +71,7 @@ class SingleProcess:
         """Does nothing."""
 
 
-class TorchProcesses:
+class TorchProcesses(_WholeModel):
     """A ``torch.distributed`` group: NCCL between GPUs, Gloo between CPUs."""
 
     def __init__(self, device_type: str, wait: timedelta | None) -> None:
@@ -75,13 +110,16 @@ class TorchProcesses:
 ProcessGroup: TypeAlias = SingleProcess | TorchProcesses
 
 
-def join_processes(device_type: str, wait: timedelta | None = None) -> ProcessGroup:
+def join_processes(
+    device_type: str, wait: timedelta | None = None, several: type[TorchProcesses] = TorchProcesses
+) -> ProcessGroup:
     """Returns the group that ``torchrun`` started this process in, or that of a single process.
 
     Args:
         device_type: where the tensors are that are summed.
         wait: how long one may wait for another; torch's default if left out, which suits those that go in step.
+        several: what a group of several is; its processes may share a model out (sharding.py).
     """
     if int(os.environ.get("WORLD_SIZE") or "1") > 1:
-        return TorchProcesses(device_type, wait)
+        return several(device_type, wait)
     return SingleProcess()

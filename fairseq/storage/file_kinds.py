@@ -4,6 +4,7 @@ Nothing is loaded, and what the bytes after the first ones say is not believed.
 """
 
 import codecs
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from fairseq.storage.marks import NUMPY_MAGIC, is_of_kind, json_at
 
 TEXTS = "a directory of texts that are not binarised"
 MODEL, GGUF = "a Hugging Face model", "a model as GGUF"
+# A checkpoint in shards is a directory with such a record, and such files beside it.
+SHARDED, SHARDED_SUFFIX, SHARDED_RECORD = "a checkpoint in shards", ".dcp", "checkpoint.json"
+SHARDED_WEIGHTS = re.compile(r"shard-\d+-[\w.-]+\.safetensors(\.tmp)?")
 # A model's name on the Hugging Face hub, and what ends no such name.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OF_FILES = (".pt", ".bin", ".gguf", ".safetensors", ".json", ".pth", ".ckpt", ".txt")
@@ -63,6 +67,8 @@ def directory_kind(path: Path) -> str:
     """Returns what a directory is, in words."""
     if is_of_kind(path / "manifest.json", "retrieval"):
         return "a saved retrieval"
+    if is_sharded_checkpoint(path):
+        return SHARDED
     if (path / "dict.txt").is_file():
         return "a directory of binarised data"
     if is_model_directory(path):
@@ -74,6 +80,11 @@ def directory_kind(path: Path) -> str:
     if texts_in(path):
         return TEXTS
     return "a directory"
+
+
+def is_sharded_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path is the directory of a checkpoint in shards, and a whole one: its record comes last."""
+    return is_of_kind(Path(path) / SHARDED_RECORD, "sharded checkpoint")
 
 
 def is_model_directory(path: str | Path) -> bool:

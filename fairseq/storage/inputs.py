@@ -20,6 +20,7 @@ from fairseq.storage.file_kinds import (
     is_hub_name,
     is_instead,
     is_model_directory,
+    is_sharded_checkpoint,
     kind_at,
     models_in,
     texts_in,
@@ -29,13 +30,15 @@ from fairseq.storage.outputs import reads
 
 
 def require_checkpoint(path: str | Path, typed: str = "") -> None:
-    """Raises CheckpointError unless there is such a file, of no other kind.
+    """Raises CheckpointError unless there is such a file, of no other kind, or a checkpoint in shards.
 
     Args:
         path: of the file.
         typed: the list that names it, where a directory of a Hugging Face model would do as well.
     """
     path = Path(path)
+    if is_sharded_checkpoint(path):
+        return
     ask = "give --path (or --restore-file) the file of a checkpoint"
     if path.is_dir():
         best = f": {checkpoints_in(path)[0]}" if checkpoints_in(path) else ""

@@ -5,6 +5,8 @@ checkpoint_best.pt            the best by the validation metric
 checkpoint{N}.pt              after epoch N
 checkpoint_{E}_{U}.pt         in epoch E after U updates (--save-interval-updates)
 checkpoint.best_loss_{M}.pt   the few best, named by their metric (--keep-best-checkpoints)
+
+With --ddp-backend fully_sharded they are directories, and end in .dcp.
 """
 
 import math
@@ -14,16 +16,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from fairseq.runtime.distributed import ProcessGroup
+from fairseq.storage.directories import delete_directory, link_directory, recover
 from fairseq.storage.files import atomic_write, fsync_directory, remove_leftover, temporary_name
-from fairseq.train.config import LAST, CheckpointConfig
+from fairseq.train.config import LAST, CheckpointConfig, RunConfig
 from fairseq.train.origin import Run
 from fairseq.train.ownership import may_delete
 
 
 def names_to_write(
-    config: CheckpointConfig, epoch: int, num_updates: int | None, metric: float | None, is_best: bool
+    config: CheckpointConfig,
+    epoch: int,
+    num_updates: int | None,
+    metric: float | None,
+    is_best: bool,
+    suffix: str = ".pt",
 ) -> list[str]:
-    """Returns the names under which the state of this moment is saved; ``checkpoint_last.pt`` comes last.
+    """Returns the names under which the state of this moment is saved; ``checkpoint_last`` comes last.
 
     Args:
         config: which checkpoints are wanted.
@@ -31,6 +40,7 @@ def names_to_write(
         num_updates: made so far; None at the end of an epoch.
         metric: of the validation that was made for this, if one was.
         is_best: whether it was the best so far.
+        suffix: of the names.
     """
     names = []
     if num_updates is None:
@@ -44,21 +54,36 @@ def names_to_write(
         names.append(f"checkpoint.best_{config.best_checkpoint_metric}_{metric:.4f}.pt")
     if not config.no_last_checkpoints:
         names.append(LAST)
-    return names
+    return [name.removesuffix(".pt") + suffix for name in names]
 
 
-def write_all(save_dir: Path, names: list[str], write: Callable[[Path], None]) -> None:
+def recover_shards(config: RunConfig, group: ProcessGroup) -> None:
+    """Ends the write of checkpoints in shards in which a run was killed, before any process looks for them."""
+    if not config.train.is_sharded or config.checkpoint.no_save:
+        return
+    save_dir = Path(config.checkpoint.save_dir)
+    if group.rank == 0 and save_dir.is_dir():
+        recover(save_dir, config.suffix)
+    group.wait()
+
+
+def write_all(save_dir: Path, names: list[str], write: Callable[[Path], None], *, is_first: bool = True) -> None:
     """Writes the first file and hard-links the others to it, each by an atomic rename.
 
     The file that a run resumes from comes last, and each checkpoint after its JSON: if the run is killed in between,
-    it resumes from an earlier state and writes all of them again.
+    it resumes from an earlier state and writes all of them again. Of processes that write together the first one links.
     """
     if not names:
         return
     first = save_dir / names[0]
     write(first)
+    if not is_first:
+        return
     for name in names[1:]:
         fsync_directory(save_dir)
+        if first.is_dir():
+            link_directory(first, save_dir / name)
+            continue
         for suffix in (".json", ".pt"):
             _link(first.with_suffix(suffix), (save_dir / name).with_suffix(suffix))
     fsync_directory(save_dir)
@@ -76,23 +101,27 @@ def _link(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def delete_old(config: CheckpointConfig, run: Run) -> None:
+def delete_old(config: CheckpointConfig, run: Run, suffix: str = ".pt") -> None:
     """Deletes the run's own checkpoints that the flags do not keep; those of others do not count."""
-    best = rf"checkpoint\.best_{re.escape(config.best_checkpoint_metric)}_(-?[\d.]+|-?inf|nan)\.pt"
+    best = rf"checkpoint\.best_{re.escape(config.best_checkpoint_metric)}_(-?[\d.]+|-?inf|nan)"
     largest = config.maximize_best_checkpoint_metric
     # Names, how many of them are kept, of the largest numbers or the smallest; and of which multiples all are kept.
     policies = (
-        (r"checkpoint_\d+_(\d+)\.pt", config.keep_interval_updates, True, config.keep_interval_updates_pattern),
-        (r"checkpoint(\d+)\.pt", config.keep_last_epochs, True, -1),
+        (r"checkpoint_\d+_(\d+)", config.keep_interval_updates, True, config.keep_interval_updates_pattern),
+        (r"checkpoint(\d+)", config.keep_last_epochs, True, -1),
         (best, config.keep_best_checkpoints or -1, largest, -1),
     )
     for pattern, count, largest_first, always in policies:
         if count < 0:
             continue
-        matches = ((re.fullmatch(pattern, path.name), path) for path in Path(config.save_dir).glob("*.pt"))
+        paths = Path(config.save_dir).glob(f"*{suffix}")
+        matches = ((re.fullmatch(pattern, path.name.removesuffix(suffix)), path) for path in paths)
         found = [(_number(match[1], largest_first), path) for match, path in matches if match and may_delete(path, run)]
         for number, path in sorted(found, reverse=largest_first)[count:]:
             if always > 0 and number % always == 0:
+                continue
+            if path.is_dir():
+                delete_directory(path)
                 continue
             record = path.with_suffix(".json")
             if record.exists() and may_delete(record, run):

@@ -14,10 +14,13 @@ from fairseq.models import architecture_summaries, model_of
 from fairseq.models.presets import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig
+from fairseq.storage.file_kinds import SHARDED_SUFFIX
 from fairseq.tasks import TASKS
 from fairseq.validate.config import ValidationConfig
 
 LAST = "checkpoint_last.pt"
+FULLY_SHARDED = "fully_sharded"
+REPLICATED = ("legacy_ddp", "c10d", "no_c10d", "pytorch_ddp")  # of --ddp-backend, which are one and the same here
 MOST_LETTERS = 50  # of a metric in the name of a file
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_dataloader", "reset_meters")
 
@@ -41,13 +44,23 @@ class TrainConfig:
     )
     ddp_backend: Name = flag(
         "legacy_ddp",
-        "how the gradients of several processes are added",
-        no_effect="under torchrun, gradients are always added once, after the last batch of an update",
+        "fully_sharded: the processes share the model out, layer by layer, and write checkpoints in shards (.dcp);"
+        " all others: each has the whole model, and gradients are added once an update",
     )
 
     def __post_init__(self) -> None:
         if self.ddp_backend == "slowmo":
             raise ConfigError("--ddp-backend slowmo is not here: gradients are added at every update; leave it out")
+        if self.ddp_backend not in (FULLY_SHARDED, *REPLICATED):
+            raise ConfigError(
+                f"--ddp-backend must be one of {', '.join((FULLY_SHARDED, *REPLICATED))}, but is"
+                f" {shown(self.ddp_backend)}"
+            )
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes share the model out, and checkpoints are directories."""
+        return self.ddp_backend == FULLY_SHARDED
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,16 @@ class RunConfig:
     optimizer: Any
     schedule: Any
     criterion: Any
+
+    @property
+    def suffix(self) -> str:
+        """What names of checkpoints end in: they are files, or directories of shards."""
+        return SHARDED_SUFFIX if self.train.is_sharded else ".pt"
+
+    @property
+    def last(self) -> str:
+        """Name of the newest checkpoint, which a run goes on from."""
+        return LAST.removesuffix(".pt") + self.suffix
 
     @property
     def _parts(self) -> list[Any]:

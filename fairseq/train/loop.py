@@ -22,8 +22,8 @@ from fairseq.optim.lr_schedules import look_at, stop_lr
 from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import log_format, prefixed
 from fairseq.runtime.progress import Progress
-from fairseq.train.checkpoint_files import delete_old, names_to_write, write_all
-from fairseq.train.config import LAST, CheckpointConfig, RunConfig
+from fairseq.train.checkpoint_files import delete_old, names_to_write, recover_shards, write_all
+from fairseq.train.config import CheckpointConfig, RunConfig
 from fairseq.train.data import Epoch, load_epoch
 from fairseq.train.length import TimeLimit, updates_left
 from fairseq.train.metrics import Meters, TensorBoard, check_metric
@@ -54,11 +54,13 @@ class Training:
         self.trainer = trainer
         self.state = RunState(Best(config.checkpoint.maximize_best_checkpoint_metric))
         self._saves = trainer.group.rank == 0 and not config.checkpoint.no_save
+        self._writes = self._saves or (trainer.group.is_sharded and not config.checkpoint.no_save)
         self._start = time.monotonic()
         self._tensorboard = TensorBoard(config.train.tensorboard_logdir if trainer.group.rank == 0 else None)
         self._valid = [] if config.checkpoint.disable_validation else self._load_splits()
         if self._valid:
             self.state.best.kind = _kind_of_best(config.checkpoint, self._valid[0])
+        recover_shards(config, trainer.group)
         start = choose_start(config)
         restore(start, config, task, trainer, self.state)
         look_at(trainer.schedule, self.state.history)
@@ -67,7 +69,8 @@ class Training:
         self._run = start.run
         self._time = TimeLimit(config.optimization.stop_time_hours, self._start, self.state.seconds)
         if self._saves:
-            refuse_foreign(config.checkpoint, self._run, self.state.epoch, config.optimization.max_epoch)
+            bounds = self.state.epoch, config.optimization.max_epoch
+            refuse_foreign(config.checkpoint, self._run, *bounds, config.suffix)
 
     def _load_splits(self) -> list[ValidationSplit]:
         batching, trainer = self.config.batching, self.trainer
@@ -77,7 +80,7 @@ class Training:
     def run(self) -> None:
         """Trains until a bound is reached, then returns."""
         if self._saves:
-            delete_old(self.config.checkpoint, self._run)  # a run may have been killed just before
+            delete_old(self.config.checkpoint, self._run, self.config.suffix)  # a run may have been killed just before
         with finish_step_first():
             try:
                 while self.state.pending or not self._is_over():
@@ -258,34 +261,32 @@ class Training:
     def _save(self, epoch: int, metric: float | None, *, end_of_epoch: bool, best_only: bool = False) -> None:
         if metric is not None:
             self.state.last_metric = metric
-        if not self._saves:
+        if not self._writes:
             return
-        config, num_updates = self.config.checkpoint, self.trainer.num_updates
+        config, number = self.config.checkpoint, None if end_of_epoch else self.trainer.num_updates
         is_best = metric is not None and self.state.best.num_since == 0
-        names = names_to_write(config, epoch, None if end_of_epoch else num_updates, metric, is_best)
-        names = [name for name in names if not (best_only and name == LAST)]
+        names = names_to_write(config, epoch, number, metric, is_best, self.config.suffix)
+        names = [name for name in names if not (best_only and name == self.config.last)]
         start = time.monotonic()
-        write_all(Path(config.save_dir), names, self._write_checkpoint)
-        delete_old(config, self._run)
-        if names:
+        write_all(Path(config.save_dir), names, self._write_checkpoint, is_first=self._saves)
+        if self._saves:
+            delete_old(config, self._run, self.config.suffix)
+        if names and self._saves:
             logger.info("saved %s in %s (%.1f s)", ", ".join(names), config.save_dir, time.monotonic() - start)
 
     def _save_where_it_stands(self) -> str:
-        """Saves ``checkpoint_last.pt`` between two updates, and returns how to go on."""
+        """Saves ``checkpoint_last`` between two updates, and returns how to go on."""
         config = self.config.checkpoint
         if config.no_save or config.no_last_checkpoints:
             return "nothing was saved, as the flags say"
-        if self._saves:
-            write_all(Path(config.save_dir), [LAST], self._write_checkpoint)
-        return (
-            f"update {self.trainer.num_updates} is saved in {config.save_dir}/{LAST}, and the same command goes on from"
-            " there"
-        )
+        if self._writes:
+            write_all(Path(config.save_dir), [self.config.last], self._write_checkpoint)
+        where = f"update {self.trainer.num_updates} is saved in {config.save_dir}/{self.config.last}"
+        return f"{where}, and the same command goes on from there"
 
     def _write_checkpoint(self, path: Path) -> None:
         seconds = self._time.elapsed_s if self._time.hours else None
-        dictionary = self.task.dictionary.sha256()
-        write_checkpoint(path, self.config, self.trainer, self.state, self._run, dictionary, seconds)
+        write_checkpoint(path, self.config, self.trainer, self.state, self._run, self.task.dictionary.sha256(), seconds)
 
 
 def _kind_of_best(config: CheckpointConfig, valid: ValidationSplit) -> str:

@@ -30,9 +30,10 @@ from fairseq.checkpoints.format import load_extra_state, recorded_names
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.fairseq_fields import REFERENCE
 from fairseq.errors import CheckpointError
+from fairseq.storage.file_kinds import SHARDED_RECORD, SHARDED_SUFFIX
 from fairseq.storage.files import file_sha256
 from fairseq.storage.inputs import require_checkpoint
-from fairseq.train.config import LAST, RESETS, CheckpointConfig, RunConfig
+from fairseq.train.config import FULLY_SHARDED, LAST, RESETS, CheckpointConfig, RunConfig
 from fairseq.validate.config import ValidationConfig
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def choose_start(config: RunConfig) -> Start:
         CheckpointError: a file that was asked for by name is missing, or ``--save-dir`` holds another run.
     """
     wanted = config.checkpoint
-    last, settings = Path(wanted.save_dir) / LAST, settings_sha256(config)
+    last, settings = Path(wanted.save_dir) / config.last, settings_sha256(config)
     file, resets = wanted.restore_file, tuple(name for name in RESETS if getattr(wanted, name))
     if wanted.finetune_from_model is not None:
         file, resets = wanted.finetune_from_model, RESETS
@@ -128,6 +129,8 @@ def choose_start(config: RunConfig) -> Start:
         file = LAST if Path(file).resolve() == last.resolve() else file
     path = last if file == LAST else Path(file)
     if not last.exists():
+        if path == last:
+            _refuse_other_form(config, last)
         return (
             Start(None, (), _new_run(Origin(settings))) if path == last else _begin(path, file, resets, settings, last)
         )
@@ -147,7 +150,7 @@ def choose_start(config: RunConfig) -> Start:
         flag, how = "--finetune-from-model", ""
     raise CheckpointError(
         f"{last} is there, and its run did not begin from {file}{how}; give another --save-dir to begin from {file}, or"
-        f" leave {flag} out to go on from {LAST}"
+        f" leave {flag} out to go on from {last.name}"
     )
 
 
@@ -189,7 +192,7 @@ def _in_todays_form(run: Run, last: Path, config: RunConfig) -> Run:
 
 def _begin(path: Path, file: str, resets: tuple[str, ...], settings: str, last: Path) -> Start:
     """Returns the start of a run from a checkpoint; one of the same directory is of the same run."""
-    origin = Origin(settings, file, file_sha256(path), resets)
+    origin = Origin(settings, file, _sha256(path), resets)
     in_place = path.resolve().parent == last.resolve().parent
     return Start(path, resets, Run(_run_of(path).id, origin) if in_place else _new_run(origin))
 
@@ -198,10 +201,26 @@ def _new_run(origin: Origin) -> Run:
     return Run(hashlib.sha256(json.dumps(asdict(origin)).encode()).hexdigest()[:32], origin)
 
 
+def _refuse_other_form(config: RunConfig, last: Path) -> None:
+    """Raises CheckpointError where --save-dir has the other kind of checkpoint, from which nobody asked to begin."""
+    other = last.with_suffix(".pt" if config.train.is_sharded else SHARDED_SUFFIX)
+    if other.exists():
+        how = "without" if config.train.is_sharded else "with"
+        raise CheckpointError(
+            f"{other} is there, of a run {how} --ddp-backend {FULLY_SHARDED}; give --restore-file {other} to go on from"
+            " it, or another --save-dir"
+        )
+
+
+def _sha256(path: Path) -> str:
+    """Returns the hash of a checkpoint; of one in shards, that of its record, which has those of its files."""
+    return file_sha256(path / SHARDED_RECORD if path.is_dir() else path)
+
+
 def _run_of(path: Path) -> Run:
     """Returns the run that a checkpoint belongs to; one that names none has an id of its own."""
     require_checkpoint(path)
-    return run_from(load_extra_state(path).get("run")) or Run(_UNMARKED + file_sha256(path)[:32], None)
+    return run_from(load_extra_state(path).get("run")) or Run(_UNMARKED + _sha256(path)[:32], None)
 
 
 def _began_so(own: Run, path: Path, file: str, resets: tuple[str, ...], settings: str, is_first_only: bool) -> bool:
@@ -212,14 +231,14 @@ def _began_so(own: Run, path: Path, file: str, resets: tuple[str, ...], settings
     """
     origin = own.origin
     if is_first_only:
-        return origin is None or origin.file == file or origin.sha256 == file_sha256(path)
+        return origin is None or origin.file == file or origin.sha256 == _sha256(path)
     if origin is None or (origin.settings, origin.resets) != (settings, resets):
         return False
     if origin.file == file:
         written_by = _run_of(path).origin
         is_own = written_by is not None and replace(written_by, settings=settings) == origin  # of whichever form
-        return is_own or origin.sha256 == file_sha256(path)
-    return origin.sha256 == file_sha256(path)
+        return is_own or origin.sha256 == _sha256(path)
+    return origin.sha256 == _sha256(path)
 
 
 def _without(resets: tuple[str, ...]) -> str:

@@ -13,13 +13,16 @@ from typing import Any
 
 from fairseq.checkpoints.format import load_extra_state
 from fairseq.errors import CheckpointError
+from fairseq.storage.directories import other_files
+from fairseq.storage.file_kinds import SHARDED_SUFFIX, is_sharded_checkpoint
 from fairseq.train.config import LAST, CheckpointConfig
 from fairseq.train.origin import Run, run_from
 
 _MOST_JSON_BYTES = 2**24
+_WRITTEN = {".pt": (".pt", ".json"), SHARDED_SUFFIX: (SHARDED_SUFFIX,)}
 
 
-def refuse_foreign(config: CheckpointConfig, run: Run, epoch: int, max_epoch: int) -> None:
+def refuse_foreign(config: CheckpointConfig, run: Run, epoch: int, max_epoch: int, suffix: str = ".pt") -> None:
     """Raises CheckpointError if a file that the run is going to write is there, and is not its own.
 
     Args:
@@ -27,11 +30,12 @@ def refuse_foreign(config: CheckpointConfig, run: Run, epoch: int, max_epoch: in
         run: the run.
         epoch: the one that it begins in.
         max_epoch: its last one; 0 for no bound.
+        suffix: of its checkpoints.
     """
     if not (save_dir := Path(config.save_dir)).is_dir():
         return
     for path in sorted(save_dir.iterdir()):
-        is_written = path.suffix in (".pt", ".json") and _writes(config, f"{path.stem}.pt", epoch, max_epoch)
+        is_written = path.suffix in _WRITTEN[suffix] and _writes(config, f"{path.stem}.pt", epoch, max_epoch)
         if is_written and (reason := _reason_to_keep(path, run)):
             raise CheckpointError(
                 f"{path} {reason}, and this run would replace it; move it, or give another --save-dir"
@@ -48,8 +52,13 @@ def _reason_to_keep(path: Path, run: Run) -> str:
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode):
         return "is a link"
-    if not stat.S_ISREG(mode):
+    if is_sharded_checkpoint(path):
+        if others := other_files(path):
+            return f"holds {others[0].name}, which is no part of it"
+    elif not stat.S_ISREG(mode):
         return "is a directory" if stat.S_ISDIR(mode) else "is no file"
+    elif path.suffix == SHARDED_SUFFIX:
+        return "is a file"
     if not mode & 0o222:
         return "is read-only"
     written_by = _run_id(path)
@@ -60,7 +69,7 @@ def _reason_to_keep(path: Path, run: Run) -> str:
 
 def _run_id(path: Path) -> str | None:
     """Returns the id of the run that wrote a checkpoint or its JSON: empty if it names none, None for other files."""
-    extra: Any = load_extra_state(path) if path.suffix == ".pt" else _extra_state_of_json(path)
+    extra: Any = load_extra_state(path) if path.suffix != ".json" else _extra_state_of_json(path)
     if not extra:
         return None
     run = run_from(extra.get("run"))

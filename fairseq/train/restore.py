@@ -23,6 +23,7 @@ from fairseq.errors import CheckpointError, ConfigError, refuse_unknown, shown
 from fairseq.models.upgrade import load_state
 from fairseq.optim.lr_schedules import look_at
 from fairseq.train.config import RunConfig
+from fairseq.train.fully_sharded import in_shares, layout_of
 from fairseq.train.origin import Start
 from fairseq.train.position import position_from
 from fairseq.train.state import RunState
@@ -39,7 +40,8 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
     """
     if start.path is None:
         return
-    checkpoint, resets = load_checkpoint(start.path), start.resets
+    layout, resets = layout_of(trainer), start.resets
+    checkpoint = in_shares(load_checkpoint(start.path, layout), layout)
     task.check_dictionary(checkpoint)
     check_same_computation(trainer.model, checkpoint.fields, start.path, len(task.dictionary))
     problems = load_state(trainer.model, checkpoint.state)

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fairseq
-from fairseq.checkpoints.format import save_checkpoint
+from fairseq.checkpoints import sharded
+from fairseq.checkpoints.format import write_file
+from fairseq.checkpoints.record import record_of
 from fairseq.criterions.state import state_of
+from fairseq.models.upgrade import SETTINGS_VERSION
 from fairseq.train.config import RunConfig
 from fairseq.train.origin import Run
 from fairseq.train.position import EpochOrder, position_record
@@ -78,17 +81,20 @@ def write_checkpoint(
     dictionary_sha256: str,
     seconds: float | None = None,
 ) -> None:
-    """Writes a checkpoint from which a run goes on, with the seconds that it has taken where they are counted."""
+    """Writes a checkpoint from which a run goes on, with the seconds that it has taken where they are counted.
+
+    One in shards is written by all processes together.
+    """
     done, epoch_batches = position_record(state.position, state.order, trainer.group.world_size)
-    save_checkpoint(
-        path,
-        fields=config.fields(),
-        model_state=trainer.model.state_dict(),
-        criterion_state=state_of(trainer.criterion),
-        optimizer_state=None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
-        optimizer_name=config.train.optimizer,
-        num_updates=trainer.num_updates,
-        extra_state={
+    fields = {**config.fields(), **SETTINGS_VERSION}
+    raw = record_of(
+        fields,
+        trainer.model.state_dict(),
+        None if config.checkpoint.no_save_optimizer_state else trainer.optimizer.state_dict(),
+        state_of(trainer.criterion),
+        config.train.optimizer,
+        trainer.num_updates,
+        {
             **({} if seconds is None else {"previous_training_time": seconds}),
             "train_iterator": {
                 "epoch": state.epoch,
@@ -108,3 +114,7 @@ def write_checkpoint(
             "written_by": f"fairseq-knnlm {fairseq.__version__}",
         },
     )
+    if config.train.is_sharded:
+        sharded.write(path, raw, sharded.stored_names(trainer.model), trainer.group)
+    else:
+        write_file(path, raw, fields)

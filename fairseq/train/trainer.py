@@ -104,12 +104,15 @@ class Trainer:
             group["lr"] = lr
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        own, kept = Totals(Sums(num_late=late, num_stops=stop)), copied_state(self.criterion)
+        own, missing = Totals(Sums(num_late=late, num_stops=stop)), self.group.missing_rounds(len(batches))
+        kept = copied_state(self.criterion)
         for turn, batch in enumerate(batches):
             seed_batch(self.seed + self.num_updates, turn, self.group)
             loss = loss_of(self.model, self.criterion, self.precision, batch)
-            self.precision.scaler.scale(loss.nats).backward()  # type: ignore[no-untyped-call]
+            nats = self.group.with_all_weights(self.model, loss.nats)
+            self.precision.scaler.scale(nats).backward()  # type: ignore[no-untyped-call]
             own.add(loss, len(batch.block_idx_B))
+        self.group.idle(self.model, missing)
         totals = own.over(self.group, self.criterion, self.precision.device)
         merge_changes(self.criterion, kept, self.group)
         sums = totals.sums
@@ -133,13 +136,12 @@ class Trainer:
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)  # e.g. a tail without targets in this update
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self.group.sum_(gradients)
+        gradients = self.group.summed([p.grad for p in self._parameters if p.grad is not None])
         if self.precision.scaler.is_enabled():
             self.precision.scaler.scale(gradients[0].new_zeros(()))  # sets the scaler up where no batch has
             self.precision.scaler.unscale_(self.optimizer)
         mean = 1 / (sample_size or 1.0)
-        norm = mean * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = mean * self.group.norm(gradients)
         factor = mean * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0) if self.clip_norm > 0 else mean
         torch._foreach_mul_(gradients, factor)
         return float(norm)

@@ -77,7 +77,7 @@ def validate_on(
     split: ValidationSplit, model: Any, criterion: Criterion, precision: Precision, group: ProcessGroup, seed: int
 ) -> ValidationResult:
     """Returns the result of a model on a split, and shows how far it is."""
-    return validate(model, criterion, precision, group, _batches(split, alone=group.world_size == 1), seed)
+    return validate(model, criterion, precision, group, _batches(split, model, group), seed)
 
 
 def validation_seed(config: ValidationConfig, seed: int, num_updates: int) -> int:
@@ -85,9 +85,11 @@ def validation_seed(config: ValidationConfig, seed: int, num_updates: int) -> in
     return seed + num_updates if config.fixed_validation_seed is None else config.fixed_validation_seed
 
 
-def _batches(split: ValidationSplit, *, alone: bool) -> Iterator[Batch]:
+def _batches(split: ValidationSplit, model: Any, group: ProcessGroup) -> Iterator[Batch]:
     """Yields the batches of a split; a process alone can be stopped between two, one among several goes to the end."""
+    missing = group.missing_rounds(len(split.batches))
     with Progress(f"validate on {split.split}", len(split.batches), "batches") as progress:
-        for idx in checked(split.batches) if alone else split.batches:
+        for idx in checked(split.batches) if group.world_size == 1 else split.batches:
             yield split.dataset.collate(idx)
             progress.advance(1)
+    group.idle(model, missing)

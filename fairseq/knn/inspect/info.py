@@ -27,7 +27,7 @@ from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
-from fairseq.storage.file_kinds import GGUF, MODEL, directory_kind, file_kind
+from fairseq.storage.file_kinds import GGUF, MODEL, SHARDED, directory_kind, file_kind
 from fairseq.storage.records import as_json, parse, read_record
 
 _SETTINGS = (
@@ -76,7 +76,7 @@ def describe(name: str) -> Description:
     path = Path(name)
     if path.is_dir():
         kind = directory_kind(path)
-        described = {"a saved retrieval": _retrieval, MODEL: describe_model}.get(kind)
+        described = {"a saved retrieval": _retrieval, MODEL: describe_model, SHARDED: _checkpoint}.get(kind)
         return described(path) if described else (kind.partition(" ")[2], things_in(path))
     for suffix in ("_keys.npy", "_vals.npy"):
         if name.endswith(suffix):
@@ -124,7 +124,7 @@ def _checkpoint(path: Path) -> Description:
         ("dictionary sha256", checkpoint.extra_state.get("dictionary_sha256") or UNKNOWN),
     ]
     lines += [(name, checkpoint.fields.get(name)) for name in _SETTINGS]
-    return "checkpoint", [line for line in lines if line[1] not in (None, ())]
+    return ("checkpoint in shards" if path.is_dir() else "checkpoint"), [x for x in lines if x[1] not in (None, ())]
 
 
 def _safetensors(path: Path) -> Description:
