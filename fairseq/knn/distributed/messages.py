@@ -3,14 +3,23 @@
     coordinator                                         shard s, of P
     ───────────                                         ─────────────
     0  lists of each query, coarse distances
-    A  Queries ───────────────────────────────────────► nearest by the index's distance d~, sorted
+    A  nearest(Queries, k′) ──────────────────────────► nearest by the index's distance d~, then by row
        ◄─────────────────────────── d~ [N, k′] alone    (the ids stay there, under the request's key)
        τ = the k-th smallest of all
-    B  Wanted(key, prefix of each query, targets, T) ─► exact distances d of the prefix
+    B  sums(Wanted: key, prefix of each query, …) ────► exact distances d of the prefix
        ◄───────────────────────────────── Sums [N] × 4
 
-A shard that does not know a key any more, since it was started anew between the phases, answers ``None``, and is sent
-the queries again. Every call may be repeated: nothing but what a shard remembers changes.
+Rarely there is more between A and B:
+
+       deeper(key, queries, k) ───────────────────────► more of those of which too few were asked for
+       ◄─────────────────────────────────── d~ [M, k]
+       ids(key, queries, places) ─────────────────────► of rows of several shards that are equally far at τ
+       ◄───────────────────────────── their row numbers
+    B′ exact(key, prefix, own rows) ──────────────────► exact d of the prefix, then by row: where more rows are asked
+       ◄───────────────────────────────────── d [N, K]  for than vote (--rerank, --drop-top1, --exclude-own-row)
+
+A shard that does not know a key any more, since it was started anew between the phases, answers ``None``, and is asked
+everything of this key again. Every call may be repeated: nothing but what a shard remembers changes.
 
 Legend: N queries · D key width · E width behind the index's transforms · P lists visited · K neighbours · S own rows.
 """
@@ -54,7 +63,7 @@ class Queries:
 
     Attributes:
         key: names the request, for phase B.
-        query_ND: context vectors.
+        query_ND: context vectors; of width 0 where no distances are computed from stored keys.
         moved_NE: what the index's transforms (OPQ, PCA) make of them; the same array without any.
         list_NP: inverted lists that each query visits, −1 for none.
         coarse_NP: distances to their centroids.
@@ -73,27 +82,29 @@ class Wanted:
 
     Attributes:
         key: of the request.
-        prefix_N: how many of the first, in the order of phase A, are among the k nearest of all shards.
-        target_N: token ids; a hit is a row whose value is the target.
+        prefix_N: how many of the first are among the k nearest of all shards.
         temperature: T.
-        own_NS: rows that each query must not find; None where it may find any.
+        target_N: token ids; a hit is a row whose value is the target. None where there are none.
+        first_N: how many of the first do not count after all (``--drop-top1``); None for none.
+        by_exact: the order is that of phase B′, by exact distances, instead of phase A's.
     """
 
     key: str
     prefix_N: Int64s
-    target_N: Int64s
     temperature: float
-    own_NS: Int64s | None = None
+    target_N: Int64s | None = None
+    first_N: Int64s | None = None
+    by_exact: bool = False
 
 
 class Sums(NamedTuple):
     """Answer to phase B, float64 ``[N]`` each: 32 bytes a query and shard.
 
     Attributes:
-        least_N: m, the smallest d / T of its rows; +inf without any.
-        total_N: S = Σ exp(m − d / T).
-        least_hit_N: h, the smallest d / T of its hits; +inf without any.
-        hits_N: H = Σ over hits of exp(h − d / T).
+        least_N: m, the smallest distance d of its rows; +inf without any.
+        total_N: S = Σ exp((m − d) / T).
+        least_hit_N: h, the smallest d of its hits; +inf without any.
+        hits_N: H = Σ over hits of exp((h − d) / T).
     """
 
     least_N: Float64s

@@ -66,7 +66,9 @@ def recompute_distances(
     assert queries_ND.shape == (len(ids_NK), keys_ND.shape[1]), (queries_ND.shape, ids_NK.shape, keys_ND.shape)
     queries_ND = np.ascontiguousarray(queries_ND, dtype=np.float32)
     if ids_NK.size >= len(keys_ND) or (len(ids_NK) > 1 and not fits_memory(keys_ND.nbytes)):
-        distances_NK = _from_stretches(keys_ND, queries_ND, ids_NK, inner_product)
+        row_P = np.maximum(ids_NK.ravel(), 0)  # −1 reads row 0, to be overwritten
+        query_P = np.repeat(np.arange(len(ids_NK)), ids_NK.shape[1])
+        distances_NK = _from_stretches(keys_ND, queries_ND, query_P, row_P, inner_product).reshape(ids_NK.shape)
     else:
         order_NK = np.argsort(ids_NK, axis=1)
         sorted_NK = np.take_along_axis(ids_NK, order_NK, axis=1)
@@ -79,22 +81,38 @@ def recompute_distances(
     return distances_NK
 
 
-def _from_stretches(keys_ND: Array, queries_ND: Float32s, ids_NK: Int64s, inner_product: bool) -> Float32s:
-    """The file is read a stretch at a time, each row that any query wants once."""
+def pair_distances(
+    keys_ND: Array, queries_ND: Float32s, query_P: Int64s, row_P: Int64s, *, inner_product: bool = False
+) -> Float32s:
+    """Returns the exact distances ``[P]`` of pairs; the file is read a stretch at a time, each row once in it.
+
+    Args:
+        keys_ND: float32 or float16, every row of the datastore.
+        queries_ND: float32.
+        query_P: which query, of each pair.
+        row_P: which row.
+        inner_product: minus the inner product, instead of the squared L2 distance.
+    """
+    near_P = _from_stretches(keys_ND, queries_ND, query_P, row_P, inner_product)
+    return np.negative(near_P, out=near_P) if inner_product else near_P
+
+
+def _from_stretches(
+    keys_ND: Array, queries_ND: Float32s, query_P: Int64s, row_P: Int64s, inner_product: bool
+) -> Float32s:
     import faiss
 
     between: Callable[..., None] = getattr(
         faiss, "pairwise_indexed_inner_product" if inner_product else "pairwise_indexed_L2sqr"
     )
-    row_P = np.maximum(ids_NK.ravel(), 0)  # −1 reads row 0, to be overwritten
     computed_P = np.empty(row_P.shape, np.float32)
     for pair_C in _in_file_order(row_P, keys_ND.shape):
         stored_RD, place_C = _read(keys_ND, row_P[pair_C])
         near_C = np.empty(pair_C.shape, np.float32)
-        arrays = (queries_ND, pair_C // ids_NK.shape[1], stored_RD, place_C, near_C)
+        arrays = (queries_ND, query_P[pair_C], stored_RD, place_C, near_C)
         between(keys_ND.shape[1], len(pair_C), *(faiss.swig_ptr(array) for array in arrays))
         computed_P[pair_C] = near_C
-    return computed_P.reshape(ids_NK.shape)
+    return computed_P
 
 
 def _in_file_order(row_P: Int64s, shape: tuple[int, ...]) -> Iterator[Int64s]:

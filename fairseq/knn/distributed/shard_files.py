@@ -1,0 +1,206 @@
+"""The files of a shard, opened and checked on the machine where they lie.
+
+    INDEX.shards.json                which rows the shard has
+    INDEX.shard-0-of-4(.json)        its index; lists stay on the disk, mapped, unless they are wanted in memory
+    INDEX.shard-0-of-4_keys.npy      its own rows, where they were copied; else those of the datastore are read
+    PREFIX.json                      the datastore's manifest: types of the rows, and which are forgotten
+
+Nothing else of the datastore need be there where each shard has rows of its own.
+"""
+
+import platform
+import socket
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+import torch
+
+import fairseq
+from fairseq.arrays import Array
+from fairseq.errors import DatastoreError, MismatchError
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore.forgotten import read_forgotten
+from fairseq.knn.datastore.format import keys_path, row_files, values_path
+from fairseq.knn.datastore.identity import short
+from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.ranges import RowRanges
+from fairseq.knn.datastore.store import Datastore, map_files
+from fairseq.knn.distributed.messages import ShardIdentity
+from fairseq.knn.index.faiss_index import metric_name, read_index
+from fairseq.knn.index.index_file import look_at
+from fairseq.knn.search.preassigned import inverted_file
+from fairseq.knn.shards.manifest import ShardsManifest, read_shards, shard_path
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How shards are opened, and what their distances are: plain values, which can be sent to other machines.
+
+    Attributes:
+        metric: that the index must have been built for, l2 or ip.
+        measure: distances of p_kNN: ``exact`` squared L2 and ``dot`` from the stored keys, or the ``index``'s own.
+        in_memory: the shard's files are read into memory; else they are mapped.
+        remembered: requests that a shard keeps for phase B; no fewer than are under way.
+    """
+
+    metric: str = "l2"
+    measure: Literal["exact", "dot", "index"] = "exact"
+    in_memory: bool = False
+    remembered: int = 4
+
+    @classmethod
+    def of(cls, config: KNNConfig) -> "ShardSettings":
+        """Returns what the flags say."""
+        measure: Literal["exact", "dot", "index"] = "exact" if config.needs_keys else "index"
+        if config.knn_sim_func == "dot":
+            measure = "dot"
+        return cls(config.faiss_metric_type, measure, config.move_dstore_to_mem, 2 * config.knn_in_flight)
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether distances are computed from the stored keys."""
+        return self.measure != "index"
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """An open shard.
+
+    Attributes:
+        identity: what it reports.
+        index: whose ids are the datastore's rows.
+        rows: the datastore's rows that it has.
+        forgotten: rows of the datastore that are not to be found.
+        keys_ND: of its own rows, or of all; None where none are needed.
+        values_N: likewise.
+        has_own_rows: keys and values are of its own rows alone, in ascending order.
+    """
+
+    identity: ShardIdentity
+    index: Any
+    rows: RowRanges
+    forgotten: RowRanges
+    keys_ND: Array | None
+    values_N: Array
+    has_own_rows: bool
+
+    @classmethod
+    def open(cls, prefix: str | Path, index: str | Path, number: int, settings: ShardSettings) -> "ShardFiles":
+        """Returns a shard of an index.
+
+        Args:
+            prefix: of the datastore's files.
+            index: name of the whole index.
+            number: of the shard.
+            settings: how to open it.
+
+        Raises:
+            DatastoreError: a file is missing, or cannot be read.
+            MismatchError: files do not belong together.
+        """
+        shards = read_shards(index)
+        manifest, state = indexed_state(prefix, index, shards)
+        forgotten = read_forgotten(prefix, manifest).within(0, state.rows)
+        opened, sha256, num_bytes = _open_index(index, number, shards, settings)
+        rows, path = shards.rows_of_shards[number], shard_path(index, number, shards.num_shards)
+        if has_own := values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file()):
+            keys_ND, values_N = _own_rows(path, rows, state)
+        else:
+            store = Datastore.open(prefix, load_keys=settings.needs_keys)
+            keys_ND, values_N = store.keys_ND, store.values_N
+        if settings.in_memory:
+            values_N, keys_ND = np.array(values_N), None if keys_ND is None else np.array(keys_ND)
+        identity = ShardIdentity(
+            number=number,
+            set_id=shards.set_id,
+            rows_id=state.rows_id,
+            index_sha256=sha256,
+            num_bytes=num_bytes,
+            rows=rows.num_rows,
+            forgotten_sha256=manifest.forgotten.sha256 if manifest.forgotten else "",
+            versions=versions(),
+            node=socket.gethostname(),
+        )
+        return cls(identity, opened, rows, forgotten, keys_ND if settings.needs_keys else None, values_N, has_own)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what results depend on."""
+    return {
+        "fairseq-knnlm": fairseq.__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "torch": str(torch.__version__),
+        "FAISS": faiss.__version__,
+        "byte order": sys.byteorder,
+    }
+
+
+def indexed_state(
+    prefix: str | Path, index: str | Path, shards: ShardsManifest
+) -> tuple[DatastoreManifest, DatastoreManifest]:
+    """Returns a datastore's manifest, and that of the rows that an index was built from, before others were appended.
+
+    Raises:
+        DatastoreError: the datastore has no manifest.
+        MismatchError: it is another datastore.
+    """
+    manifest = read_manifest(manifest_path(prefix), DatastoreManifest)
+    if manifest is None:
+        raise DatastoreError(
+            f"{manifest_path(prefix)} is not there, which says what the rows of {prefix} are: shards need it; copy it"
+            " from where the datastore was written, or make it with fairseq-knnlm adopt"
+        )
+    for state in manifest.earlier_states():
+        if state.rows_id == shards.index.store_id:
+            return manifest, state
+    raise MismatchError(
+        f"{index} was built from datastore {short(shards.index.store_id)}, but {prefix} is datastore"
+        f" {short(manifest.rows_id)}; give --indexfile the datastore's own, or build it with fairseq-build-dstore"
+    )
+
+
+def _open_index(
+    index: str | Path, number: int, shards: ShardsManifest, settings: ShardSettings
+) -> tuple[Any, str, int]:
+    """Returns a shard's index, its checksum and its size."""
+    count = shards.num_shards
+    path = shard_path(index, number, count)
+    if not path.is_file():
+        raise DatastoreError(
+            f"{path} is not there: shard {number} of {count} of {index}; build it with fairseq-build-dstore"
+            f" --num-shards {count} --shard-id {number}, or copy it here"
+        )
+    file = look_at(path)
+    if file.manifest is None or file.problem is not None:
+        problem = file.problem or f"{manifest_path(path)} is not there, so the shard may be unfinished"
+        raise MismatchError(f"{problem}; build it with fairseq-build-dstore --num-shards {count} --shard-id {number}")
+    opened = read_index(path, mapped=not settings.in_memory)
+    if metric_name(opened) != settings.metric:
+        raise MismatchError(
+            f"{path} was built for the metric {metric_name(opened)}, but --faiss-metric-type is {settings.metric}; give"
+            f" --faiss-metric-type {metric_name(opened)}"
+        )
+    rows = shards.rows_of_shards[number].num_rows
+    if inverted_file(opened) is None or opened.ntotal != rows or file.manifest.store_id != shards.index.store_id:
+        raise MismatchError(
+            f"{path} must hold {rows} rows of datastore {short(shards.index.store_id)} in inverted lists, but has"
+            f" {opened.ntotal} of {short(file.manifest.store_id)}; build the shards again"
+        )
+    return opened, file.manifest.sha256, file.manifest.num_bytes
+
+
+def _own_rows(path: Path, rows: RowRanges, state: DatastoreManifest) -> tuple[Array | None, Array]:
+    """Returns the keys and values beside a shard, mapped."""
+    layout = replace(state.layout, rows=rows.num_rows)
+    for file, row_bytes in row_files(path, layout):
+        if file.is_file() and file.stat().st_size != row_bytes * layout.rows:
+            raise DatastoreError(
+                f"{file} must have {row_bytes * layout.rows} bytes, of the shard's {layout.rows} rows, but has"
+                f" {file.stat().st_size}: it was truncated or exchanged; build the shard again"
+            )
+    return map_files(path, layout)
