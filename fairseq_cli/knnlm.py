@@ -16,6 +16,7 @@ from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.export.config import ExportConfig
 from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
 from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
+from fairseq.knn.plan.config import PlanConfig
 from fairseq.knn.report.config import ReportConfig
 from fairseq.knn.sweep.config import CacheSweepConfig, SweepConfig
 from fairseq.knn.weight.config import FitLmbdaConfig
@@ -151,6 +152,19 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
         examples=(
             """fairseq-knnlm export-distribution --dstore-filename checkpoints/dstore \\
     --indexfile checkpoints/knn.index --k 1024 --knn-temp 16 --destination knn_train.arrow""",
+        ),
+    ),
+    "plan": Subcommand(
+        "Say what a datastore of so many tokens will take: disk, memory, time and machines, by stage.",
+        "fairseq.knn.plan.plan:run_plan",
+        (PlanConfig, DeviceConfig),
+        examples=(
+            """# WikiText-103, at rates that are measured here
+fairseq-knnlm plan --tokens 103225485 --dim 1024 --dstore-fp16 --ncentroids 4096 --code-size 64 --probe 32""",
+            """# measured on a machine of the cluster, planned anywhere
+fairseq-knnlm plan data-bin --path checkpoints/checkpoint_best.pt --context-window 64 --tokens 2000000 \\
+    --save-rates node.json
+fairseq-knnlm plan --tokens 3000000000 --dim 256 --rates node.json --memory-gib 256 --disk-gib 8000""",
         ),
     ),
     "forget": Subcommand(

@@ -47,6 +47,7 @@ FLOORS = [
     "fairseq.knn.weight",
     "fairseq.knn.report",
     "fairseq.knn.inspect",
+    "fairseq.knn.plan",
     "knnlm",
     "fairseq.harness",
     "fairseq_cli.shared",

@@ -32,6 +32,11 @@ def free_memory_bytes() -> int | None:
     return max(min(known), 0) if known else None
 
 
+def total_memory_bytes() -> int:
+    """Returns the bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def keep_freed_memory() -> None:
     """Makes the process keep the memory that it frees, for its next allocations.
 
