@@ -14,7 +14,7 @@ class PlanConfig:
     """What is planned."""
 
     data: Dir | None = flag(None, "with --path: directory of binarised data, to measure the model on", positional=True)
-    tokens: int = flag(0, "rows of the datastore: tokens of the training text", required=True, minimum=1)
+    tokens: int | None = flag(None, "rows of the datastore: tokens of the training text", required=True, minimum=1)
     dim: int | None = flag(None, "width of a key [default: the model's, with --path]", minimum=1)
     dstore_fp16: bool = flag(False, "keys are float16")
     ncentroids: int = flag(BuildConfig.ncentroids, "inverted lists of the index", minimum=1)
@@ -42,6 +42,8 @@ class PlanConfig:
     overwrite: bool = flag(False, "replace existing files, if this program wrote them")
 
     def __post_init__(self) -> None:
+        if self.tokens is None:
+            raise ConfigError("--tokens is required: rows of the datastore, such as 103225485")
         if self.dim is None and self.path is None:
             raise ConfigError("--dim is required, the width of a key; or --path, a model that has it")
         if self.path is not None and self.data is None:

@@ -36,7 +36,7 @@ def run_plan(config: PlanConfig, device: DeviceConfig) -> str:
         if dimension not in (None, width):
             raise ConfigError(f"--dim {dimension} is not the width of this model's keys, {width}; leave --dim out")
         dimension = width
-    assert dimension is not None
+    assert dimension is not None and config.tokens is not None
     if dimension % config.code_size:
         raise ConfigError(f"--code-size {config.code_size} must divide the key width {dimension}; give another")
     work = Work(
@@ -132,5 +132,8 @@ def shown(count: float) -> str:
 
 
 def shown_time(seconds: float) -> str:
-    """Returns seconds as people read them: ``12.3 s``, ``1:02:03``, ``3 days, 4:05:06``."""
-    return f"{seconds:.1f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+    """Returns seconds as people read them: ``12.3 s``, ``1:02:03``, ``3 days, 4:05:06``, ``120 days``."""
+    days, rest = divmod(seconds, 86400)
+    if days >= 100:
+        return f"{days:,.0f} days"
+    return f"{seconds:.1f} s" if seconds < 100 else str(timedelta(days=days, seconds=round(rest)))
