@@ -19,8 +19,11 @@ from io import StringIO
 from pathlib import Path
 
 import faiss
+import msgspec
 import numpy as np
 
+from fairseq.knn.plan.rates import Rate, Rates
+from fairseq.storage.records import write_record
 from fairseq_cli.shared.run import run
 from tests.builders.cases import Artefacts
 from tests.builders.tiny_llama import write_tokenizer
@@ -185,6 +188,12 @@ OUTPUTS = {
         "out/d.arrow",
         {"out/d.arrow": ("distribution",)},
     ),
+    "plan --save-rates": Output(
+        "fairseq-knnlm",
+        "plan --tokens 1000 --dim 16 --code-size 4 --rates rates.json --save-rates OUT",
+        "out/n.json",
+        {"out/n.json": ("rates",)},
+    ),
     "adopt --dstore-mmap": Output(
         "fairseq-knnlm", "adopt foreign --dimension 4 --dstore-size 20 --dstore-mmap OUT", "out/new", _STORE_FILES
     ),
@@ -248,6 +257,8 @@ def make_inputs(good: Artefacts, root: Path) -> None:
     Path("line.txt").write_text("w1 w2\n", encoding="utf-8")
     Path("train.txt").write_text("a b c a b\nb c a\n" * 5, encoding="utf-8")
     write_tokenizer(Path("tokenizer"))
+    measured = dict.fromkeys((field.name for field in msgspec.structs.fields(Rates) if field.type == Rate), 1.0)
+    write_record(Path("rates.json"), Rates(machine="a node", dimension=16, code_bytes=4, **measured))
     rng = np.random.default_rng(0)
     (rng.random((20, 4), np.float32) + 1).tofile("foreign_keys.npy")
     rng.integers(4, 40, 20).tofile("foreign_vals.npy")
@@ -294,6 +305,7 @@ OURS = {
     "rows": "made/rows.json",
     "recall": "made/recall.json",
     "distribution": "made/d.arrow",
+    "rates": "rates.json",
     "safetensors": "model.safetensors",
     "checkpoint": "made/model.pt",
     "checkpoint summary": "made/model.json",

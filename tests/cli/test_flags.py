@@ -128,6 +128,11 @@ KNNLM = {
         " --version"
     ),
     "rows": shlex.split("--documents --context --json --data --document-start --help --version"),
+    "plan": shlex.split(
+        "--tokens --dim --dstore-fp16 --ncentroids --code-size --train-sample --queries --k --probe --map-index"
+        " --machines --memory-gib --disk-gib --network-gbit --path --gen-subset --context-window --tokens-per-s --rates"
+        " --save-rates --work --overwrite --cpu --help --version"
+    ),
     "forget": shlex.split(
         "--document --rows --source --following --dry-run --compact --indexfile --save-interval-s --data"
         " --document-start --help --version"
@@ -272,6 +277,7 @@ DEFAULTS = {
         "--drift-warning": 1.25,
     },
     "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
+    "fairseq-knnlm plan": {"--queries": 245569, "--k": 1024, "--probe": 8, "--ncentroids": 4096, "--code-size": 64},
     "fairseq-knnlm info": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm recall": {
