@@ -63,8 +63,13 @@ class RangeRecord(Record, frozen=True, kw_only=True):
 
 def run_of(manifest: RetrievalManifest) -> str:
     """Returns a hash of what a retrieval is of; the same for all of its jobs, whether they are done or not."""
-    said = manifest.replace(state="writing", lm=UNSET, mixture=UNSET, ranges=UNSET, files={})
-    return hashlib.sha256(json.dumps(as_json(said), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(said_of(manifest), sort_keys=True).encode()).hexdigest()
+
+
+def said_of(manifest: RetrievalManifest) -> dict[str, Any]:
+    """Returns what a manifest says from the beginning on, as JSON has it."""
+    said: dict[str, Any] = as_json(manifest.replace(state="writing", lm=UNSET, mixture=UNSET, ranges=UNSET, files={}))
+    return said
 
 
 def open_range(
