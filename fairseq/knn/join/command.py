@@ -5,7 +5,7 @@ from pathlib import Path
 from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.knn.join.config import JoinConfig
-from fairseq.storage.file_kinds import is_instead
+from fairseq.storage.file_kinds import kind_at
 from fairseq.storage.marks import is_of_kind
 
 _RESULTS, _RETRIEVALS, _DATASTORES = "results", "retrievals", "datastores"
@@ -32,15 +32,15 @@ def join(config: JoinConfig) -> str:
         ("--dstore-mmap", config.dstore_mmap, _DATASTORES),
     ):
         if value is not None and kind != of:
-            raise ConfigError(f"{flag} is for {of}, but {config.parts[0]} is of {kind}; leave it out")
+            raise ConfigError(f"{flag} is for {of}, but {parts[0]} is of {kind}; leave it out")
     if kind == _DATASTORES:
         joined: str = load("fairseq.knn.datastore.join:join_datastore")(
-            config.parts, config.dstore_mmap, overwrite=config.overwrite
+            [str(part) for part in parts], config.dstore_mmap, overwrite=config.overwrite
         )
         return joined
     if kind == _RETRIEVALS:
-        return join_retrieval([Path(part) for part in config.parts])
-    paths = [path for part in map(Path, config.parts) for path in (results_in(part) if part.is_dir() else [part])]
+        return join_retrieval(parts)
+    paths = [path for part in parts for path in (results_in(part) if part.is_dir() else [part])]
     return join_results(paths, config.results_path, overwrite=config.overwrite)
 
 
@@ -66,5 +66,10 @@ def _kind_of(part: Path) -> str:
             raise ConfigError(f"{part} does not exist; give the results of the jobs")
         if is_of_kind(part, "evaluation"):
             return _RESULTS
-        raise ConfigError(f"{part} is no result of fairseq-eval-lm{is_instead(part, '')}")
+        raise ConfigError(f"{part} is not the result of a job{_but(part)}; give what fairseq-eval-lm has written")
     return _DATASTORES
+
+
+def _but(part: Path) -> str:
+    kind = kind_at(part)
+    return f", but {kind}" if kind else ""

@@ -103,8 +103,13 @@ def joined(shards: Sequence[ShardResult]) -> JoinedResult:
     if result.lm is not None:
         lines.append(result.lm_line)
     found, more = _neighbours(record, result.found)
-    if result.is_worse_than_lm:
-        logger.warning("the mixture is worse than the model alone; choose λ and T with fairseq-knnlm sweep")
+    if result.lm is not None and result.is_worse_than_lm:
+        logger.warning(
+            "the mixture is worse than the model alone: perplexity %.2f instead of %.2f; choose λ and T on the valid"
+            " split: --save-retrieval DIR, then fairseq-knnlm sweep DIR",
+            result.perplexity.ppl,
+            result.lm.ppl,
+        )
     settings = {**record["settings"], "num_shards": 1, "shard_id": 0, "results_path": None}
     del record["shard"]
     record |= {**result.record(), **found, "settings": settings}
