@@ -219,7 +219,8 @@ def report(
     sys.stdout.flush()
     for line in memories.warnings:
         logger.warning("%s", line)
-    advise(result, settings, memories.found)
+    if not is_part:  # which may well be harder than the rest
+        advise(result, settings, memories.found)
     record = {
         **result.record(),
         **({"shard": as_json(result.found)} if is_part else {}),

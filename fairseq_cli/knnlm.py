@@ -15,6 +15,7 @@ from fairseq.errors import ConfigError, did_you_mean
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.export.config import ExportConfig
 from fairseq.knn.inspect.config import CheckConfig, InfoConfig, QueriesConfig, RecallConfig, RowsConfig
+from fairseq.knn.join.config import JoinConfig
 from fairseq.knn.maintain.config import AdoptConfig, ForgetConfig, OriginConfig
 from fairseq.knn.plan.config import PlanConfig
 from fairseq.knn.report.config import ReportConfig
@@ -90,6 +91,16 @@ fairseq-knnlm adopt other/dstore --dstore-mmap checkpoints/dstore --dimension 10
             """# which index to build, measured on queries from valid
 fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
     --dstore-filename checkpoints/dstore --index-spec 'IVF1024,SQ8;IVF1024,PQ32' --probe 8,32""",
+        ),
+    ),
+    "join": Subcommand(
+        "Put together what the jobs of an array have written: results, retrievals, datastores.",
+        "fairseq.knn.join.command:join",
+        (JoinConfig,),
+        examples=(
+            """fairseq-knnlm join results/eval_valid.shard-0-of-2.json results/eval_valid.shard-1-of-2.json""",
+            """fairseq-knnlm join retrieval/valid""",
+            """fairseq-knnlm join node1/dstore node2/dstore --dstore-mmap checkpoints/dstore""",
         ),
     ),
     "convert": Subcommand(

@@ -45,6 +45,7 @@ FLOORS = [
     "fairseq.knn.export",
     "fairseq.knn.sweep",
     "fairseq.knn.weight",
+    "fairseq.knn.join",
     "fairseq.knn.report",
     "fairseq.knn.inspect",
     "fairseq.knn.plan",

@@ -131,6 +131,22 @@ def prepare(
     )
     cells = list(cells_of(batches, dataset.lengths)) if searches else [[batch] for batch in batches]
     share = share or Share()
+    return Evaluation(
+        opened.task,
+        opened.task_config,
+        opened.checkpoints,
+        opened.models,
+        dataset=dataset,
+        cells=_own_cells(cells, sizes, share),
+        share=share,
+        num_left_out=num_left_out,
+        precision=precision,
+        source=_source_text(opened, config.gen_subset, dataset),
+    )
+
+
+def _own_cells(cells: Sequence[list[Int64s]], sizes: Int64s, share: Share) -> Sequence[list[Int64s]]:
+    """Returns a share of the cells, by the tokens in them; it may be empty, with a warning."""
     own = share.of([int(sizes[np.concatenate(cell)].sum()) for cell in cells])
     if cells and not own:
         logger.warning(
@@ -140,18 +156,7 @@ def prepare(
             share.count,
             len(cells),
         )
-    return Evaluation(
-        opened.task,
-        opened.task_config,
-        opened.checkpoints,
-        opened.models,
-        dataset=dataset,
-        cells=cells[own.start : own.stop],
-        share=share,
-        num_left_out=num_left_out,
-        precision=precision,
-        source=_source_text(opened, config.gen_subset, dataset),
-    )
+    return cells[own.start : own.stop]
 
 
 def _source_text(opened: OpenedModels, split: str, dataset: BlockDataset) -> SourceText | None:

@@ -24,6 +24,7 @@ from fairseq.knn.inspect.findings import reason_of
 from fairseq.knn.inspect.model_directory import Description, Lines, describe_model
 from fairseq.knn.inspect.store import describe_datastore, describe_manifest, describe_range
 from fairseq.knn.retrieval.format import RetrievalManifest
+from fairseq.knn.retrieval.job_array import how_far
 from fairseq.knn.retrieval.retrieval import Retrieval
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
@@ -183,8 +184,9 @@ def _build_of(manifest: IndexManifest) -> Lines:
 
 
 def _retrieval(directory: Path) -> Description:
-    if RetrievalManifest.read(directory).state != "done":
-        return "unfinished retrieval; its command starts over", []
+    manifest = RetrievalManifest.read(directory)
+    if manifest.state != "done":
+        return f"unfinished retrieval; {how_far(directory, manifest) or 'its command starts over'}", []
     retrieval = Retrieval.open(directory)
     lines: Lines = [("tokens", len(retrieval)), ("neighbours", retrieval.k), ("columns", ", ".join(retrieval.columns))]
     return "saved retrieval", [*lines, *_entries(as_json(retrieval.manifest), *_OF_A_RETRIEVAL)]
@@ -241,6 +243,10 @@ JSON_KINDS: dict[str, Callable[[Path, dict[str, Any]], Description]] = {
     "datastore": lambda path, _: describe_manifest(path),
     "index": lambda path, _: _index_file(path),
     "retrieval": lambda path, _: _retrieval(path.parent),
+    "retrieval-range": lambda _, record: (
+        "a job's record of a retrieval; fairseq-knnlm join",
+        _entries(record, "number", "count", "command"),
+    ),
     "lmbda-model": lambda path, _: _weight(path),
     "sweep": lambda _, record: ("result of a sweep", _entries(record.get("best"))),
     "datastore-range": lambda path, _: describe_range(path),

@@ -11,6 +11,7 @@ whole, and files are sparse. ``fairseq-knnlm join`` (fairseq/knn/join) puts them
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from msgspec import UNSET, UnsetType
 from fairseq.arrays import Int64s
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.retrieval.format import Column, RetrievalManifest, array_path, range_path
+from fairseq.knn.retrieval.format import Column, RetrievalManifest, array_path, range_path, range_paths
 from fairseq.knn.retrieval.writer import begin, is_saved
 from fairseq.runtime.shares import Share
 from fairseq.storage.files import locked
@@ -63,8 +64,13 @@ class RangeRecord(Record, frozen=True, kw_only=True):
 
 def run_of(manifest: RetrievalManifest) -> str:
     """Returns a hash of what a retrieval is of; the same for all of its jobs, whether they are done or not."""
-    said = manifest.replace(state="writing", lm=UNSET, mixture=UNSET, ranges=UNSET, files={})
-    return hashlib.sha256(json.dumps(as_json(said), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(said_of(manifest), sort_keys=True).encode()).hexdigest()
+
+
+def said_of(manifest: RetrievalManifest) -> dict[str, Any]:
+    """Returns what a manifest says from the beginning on, as JSON has it."""
+    said: dict[str, Any] = as_json(manifest.replace(state="writing", lm=UNSET, mixture=UNSET, ranges=UNSET, files={}))
+    return said
 
 
 def open_range(
@@ -116,6 +122,14 @@ def save_range(
         speed=speed,
     )
     write_record(range_path(directory, share), record)
+
+
+def how_far(directory: Path, manifest: RetrievalManifest) -> str:
+    """Returns how many jobs have written their rows, and what to do then; empty for what no array writes."""
+    if manifest.ranges is UNSET:
+        return ""
+    done = len(range_paths(directory))
+    return f"{done} of {manifest.ranges} jobs are done; when all are: fairseq-knnlm join {shlex.quote(str(directory))}"
 
 
 def _is_begun(directory: Path, columns: Collection[Column], manifest: RetrievalManifest, count: int) -> bool:

@@ -1,0 +1,1 @@
+"""What the jobs of an array have written, put together: results, retrievals, datastores."""

@@ -1,0 +1,75 @@
+"""``fairseq-knnlm join``: what is given says what is put together."""
+
+from pathlib import Path
+
+from fairseq.config.registry import load
+from fairseq.errors import ConfigError
+from fairseq.knn.join.config import JoinConfig
+from fairseq.storage.file_kinds import kind_at
+from fairseq.storage.marks import is_of_kind
+
+_RESULTS, _RETRIEVALS, _DATASTORES = "results", "retrievals", "datastores"
+
+
+def join(config: JoinConfig) -> str:
+    """Puts together what jobs have written, and returns what to print.
+
+    Raises:
+        ConfigError: it is of several kinds, or a flag is for another kind; and what the kind's function raises.
+    """
+    from fairseq.knn.join.results import join_results, results_in
+    from fairseq.knn.join.retrieval import join_retrieval
+
+    kinds = {part: _kind_of(Path(part)) for part in config.parts}
+    kind = kinds[config.parts[0]]
+    for part, other in kinds.items():
+        if other != kind:
+            raise ConfigError(
+                f"{config.parts[0]} is of {kind}, but {part} is of {other}; join them one after the other"
+            )
+    for flag, value, of in (
+        ("--results-path", config.results_path, _RESULTS),
+        ("--dstore-mmap", config.dstore_mmap, _DATASTORES),
+    ):
+        if value is not None and kind != of:
+            raise ConfigError(f"{flag} is for {of}, but {parts[0]} is of {kind}; leave it out")
+    if kind == _DATASTORES:
+        joined: str = load("fairseq.knn.datastore.join:join_datastore")(
+            [str(part) for part in parts], config.dstore_mmap, overwrite=config.overwrite
+        )
+        return joined
+    if kind == _RETRIEVALS:
+        return join_retrieval(parts)
+    paths = [path for part in parts for path in (results_in(part) if part.is_dir() else [part])]
+    return join_results(paths, config.results_path, overwrite=config.overwrite)
+
+
+def _kind_of(part: Path) -> str:
+    """Returns what jobs have written there, in words.
+
+    Raises:
+        ConfigError: it is a directory of something else.
+    """
+    from fairseq.knn.join.results import results_in
+
+    if is_of_kind(part / "manifest.json", "retrieval"):
+        return _RETRIEVALS
+    if part.is_dir():
+        if results_in(part):
+            return _RESULTS
+        raise ConfigError(
+            f"{part} is a directory without anything of a job array; give what fairseq-eval-lm --num-shards has"
+            " written: --results-path, --save-retrieval or --dstore-mmap"
+        )
+    if part.suffix == ".json":
+        if not part.is_file():
+            raise ConfigError(f"{part} does not exist; give the results of the jobs")
+        if is_of_kind(part, "evaluation"):
+            return _RESULTS
+        raise ConfigError(f"{part} is not the result of a job{_but(part)}; give what fairseq-eval-lm has written")
+    return _DATASTORES
+
+
+def _but(part: Path) -> str:
+    kind = kind_at(part)
+    return f", but {kind}" if kind else ""
