@@ -166,7 +166,7 @@ def test_what_is_missing_is_told(tmp_path):
     prefix = tmp_path / "ranges" / "d"
     write_range(prefix, 0, 4)
     write_range(prefix, 2, 4, stop=50)
-    what = "range 1 of 4 is missing, range 2 of 4 has 45 of 85 rows, range 3 of 4 is missing; run the command of each again"
+    what = "range 1 of 4 is missing, range 2 of 4 has 45 of 85 rows, range 3 of 4 is missing; run the command of each"
     with pytest.raises(DatastoreError, match=f"{prefix} is not whole: {what}"):
         join_datastore([str(prefix)], None, overwrite=False)
     with pytest.raises(DatastoreError, match=f"{prefix} is unfinished: {what}"):
@@ -181,7 +181,9 @@ def test_ranges_of_another_run_are_refused(tmp_path, whole):
     first, other, copy = (tmp_path / name / "d" for name in ("disk0", "disk1", "disk2"))
     write_range(first, 0, 2)
     write_range(other, 1, 2, weights_sha256="x" * 64)
-    with pytest.raises(MismatchError, match="this run has another checkpoint at .*disk1/d; give ranges of one run"):
+    with pytest.raises(
+        MismatchError, match=r"disk0/d is of train; .*disk1/d has another checkpoint; give ranges of one run"
+    ):
         join_datastore([str(first), str(other)], str(copy), overwrite=False)
     shutil.rmtree(other.parent)
     write_range(other, 2, 4)
@@ -257,13 +259,14 @@ def test_files_that_became_shorter_are_noticed(tmp_path):
         file.truncate(90 * 8)
     with pytest.raises(DatastoreError, match="must have 800 bytes, but has 720; it was truncated or replaced"):
         join_datastore([str(prefix)], None, overwrite=False)
-    with pytest.raises(DatastoreError, match="is shorter than the rows of .*range-1-of-2.json; remove"):
+    with pytest.raises(DatastoreError, match=r"is shorter than the rows of .*range-1-of-2.json; remove"):
         write_range(prefix, 1, 2)
 
 
 def test_one_process_writes_a_range_at_a_time(tmp_path):
     prefix = tmp_path / "ranges" / "d"
     write_range(prefix, 0, 2)
+    write_range(prefix, 1, 2, stop=50)
     with locked(range_path(prefix, 1, 2)):
         with pytest.raises(FairseqError, match=r"d\.range-1-of-2\.json is being written by another process"):
             write_range(prefix, 1, 2)
@@ -316,7 +319,7 @@ def test_the_disk_is_asked_first(tmp_path, monkeypatch):
     for number in range(2):
         write_range(prefix, number, 2)
     monkeypatch.setattr("fairseq.runtime.resources.free_disk_bytes", lambda path: ROWS * 72 - 1)
-    with pytest.raises(ConfigError, match="of disk, but .* are free there; make room"):
+    with pytest.raises(ConfigError, match=r"of disk, but .* are free there; make room"):
         join_datastore([str(prefix)], str(tmp_path / "all"), overwrite=False)
     assert not list(tmp_path.glob("all*"))
 
