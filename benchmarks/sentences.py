@@ -22,7 +22,7 @@ from fairseq.data.block_dataset import BlockDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import IndexedDatasetWriter, MMapIndexedDataset
 from fairseq.evaluate.config import EvalConfig
-from fairseq.knn.dump.dump import row_groups
+from fairseq.knn.dump.row_groups import row_groups
 
 POSITIONS, WORDS = 2048, 270_000
 

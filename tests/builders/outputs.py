@@ -31,6 +31,7 @@ from tests.builders.tiny_lm import BATCHING, MODEL, OPTIMIZATION, main_of
 
 EVAL = "data-bin --path run/checkpoint_last.pt --cpu --log-format none"
 KNN = "--knnlm --dstore-filename dstore --indexfile knn.index --k 8 --lmbda 0.25 --context-window 8"
+DUMP = f"{EVAL} --gen-subset test --context-window 8 --save-knnlm-dstore"
 SHORT = shlex.join(["data-bin", "--save-dir", "trained", *MODEL, *BATCHING, *OPTIMIZATION, "--max-update", "1"])
 
 
@@ -95,6 +96,7 @@ _STORE_FILES: dict[str, tuple[str, ...]] = {
     "out/new_vals.npy": (),
     "out/new.append.json": ("store manifest",),
     "out/new.compact.json": ("store manifest",),
+    "out/new.range-1-of-3.json": ("range record",),
     "out/new.forgotten.0123456789abcdef.json": ("forgotten",),
 }
 OUTPUTS = {
@@ -157,9 +159,19 @@ OUTPUTS = {
     ),
     "eval --dstore-mmap": Output(
         "fairseq-eval-lm",
-        f"{EVAL} --gen-subset test --context-window 8 --save-knnlm-dstore --dstore-mmap OUT",
+        f"{DUMP} --dstore-mmap OUT",
         "out/new",
         _STORE_FILES,
+    ),
+    "eval --dstore-mmap, a range": Output(
+        "fairseq-eval-lm",
+        f"{DUMP} --num-shards 3 --shard-id 1 --dstore-mmap OUT",
+        "out/new",
+        {
+            "out/new.range-1-of-3.json": ("range record",),
+            "out/new.json": ("store manifest",),
+            "out/new_keys.npy": (),
+        },
     ),
     "build --faiss-index": Output(
         "build_dstore.py",
@@ -289,6 +301,7 @@ def make_everything(good: Artefacts, root: Path) -> None:
         ("fairseq-knnlm", "sweep-cache retrieval/valid --lmbda 0 --cache-lmbda 0,0.1 --resamples 100 --out made/cache"),
         ("fairseq-knnlm", "adopt foreign --dimension 4 --dstore-size 20 --dstore-mmap made/dstore"),
         ("fairseq-knnlm", "forget made/dstore --rows 3"),
+        ("fairseq-eval-lm", f"{DUMP} --num-shards 3 --shard-id 1 --dstore-mmap made/ranges"),
     ]
     Path("made/lmbda.json").write_text('{"kind": "lmbda-model", "version": 1}', encoding="utf-8")
     for prog, words in commands:
@@ -319,6 +332,7 @@ OURS = {
     "cache sweep.csv": "made/cache/sweep.csv",
     "lmbda": "made/lmbda.json",
     "store manifest": "dstore.json",
+    "range record": "made/ranges.range-1-of-3.json",
     "store keys": "dstore_keys.npy",
     "store values": "dstore_vals.npy",
     "index": "knn.index",

@@ -13,8 +13,8 @@ import torch
 
 from fairseq.checkpoints.format import load_checkpoint
 from fairseq.data.config import LanguageModelingConfig
-from fairseq.knn.datastore import dump as dump_order
 from fairseq.knn.datastore.store import DatastoreWriter
+from fairseq.knn.dump import row_groups
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from tests.builders.tiny_lm import NUM_SENTENCES, Command, make_sentences, token_log_probs
 from tests.oracles.knn import knn_probability, mixture, nearest
@@ -70,7 +70,7 @@ def dump(eval_lm: Command, tmp_path: Path) -> Any:
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes groups so small that a text has many of them."""
-    monkeypatch.setattr(dump_order, "GROUP_ROWS", 60)
+    monkeypatch.setattr(row_groups, "GROUP_ROWS", 60)
 
 
 def naive_keys(checkpoint: Path, data_dir: Path, mode: str) -> np.ndarray:

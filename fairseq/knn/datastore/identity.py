@@ -167,7 +167,7 @@ def short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def how_runs_differ(there: DatastoreManifest, wanted: DatastoreManifest) -> str:
+def how_runs_differ(there: DatastoreManifest, wanted: DatastoreManifest, who: str = "this run") -> str:
     """Returns ``' of TEXT by CHECKPOINT; this run has …'``, to stand behind a datastore that is there."""
     old, new = _facts(there), _facts(wanted)
     texts = " and ".join(str(segment.settings.get("data") or "a text") for segment in there.all_segments)
@@ -176,7 +176,7 @@ def how_runs_differ(there: DatastoreManifest, wanted: DatastoreManifest) -> str:
         names.remove("tokens_per_sample")
     others = [_difference(name, old[name], new[name]) for name in names if name != "rows" or names == ["rows"]]
     model = f" by {there.settings['checkpoint']}" if there.settings.get("checkpoint") else ""
-    return f" of {texts}{model}{'; this run has ' if others else ''}{', '.join(others)}"
+    return f" of {texts}{model}{f'; {who} has ' if others else ''}{', '.join(others)}"
 
 
 def _facts(manifest: DatastoreManifest) -> dict[str, tuple[Any, Any]]:

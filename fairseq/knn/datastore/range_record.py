@@ -12,7 +12,7 @@ removes the records.
 import glob
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +107,10 @@ def read_range(path: Path) -> RangeRecord:
 
 def read_ranges(prefix: Path, store_id: str) -> list[RangeRecord]:
     """Returns the records of a datastore's ranges, in order; those of other runs are left out."""
-    records = [read_range(path) for path in range_paths(prefix)]
+    records = []
+    for path in range_paths(prefix):
+        with suppress(FileNotFoundError):  # removed in this moment, by a join
+            records.append(read_range(path))
     return sorted((one for one in records if one.store_id == store_id), key=lambda one: (one.count, one.number))
 
 

@@ -83,14 +83,19 @@ class RowWriter(ABC):
             file_rows: how many rows the files are given room for at first.
         """
         self.prefix, self.rows, self.rows_done = prefix, written.rows, written.stop
-        self._whole, self._held, self._save_interval_s = manifest, held, save_interval_s
+        self._whole, self._save_interval_s = manifest, save_interval_s
         self._safe, self._synced = written.stop, time.monotonic()
         sums = written.keys_sha256, written.values_sha256
-        self._keys, self._values = (
-            _File(held, path, row_bytes, written, known, file_rows)
-            for (path, row_bytes), known in zip(row_files(prefix, manifest.layout), sums, strict=True)
-        )
-        fsync_directory(prefix.parent)  # else a record may count rows of files that have lost their names
+        with held:
+            try:
+                self._keys, self._values = (
+                    _File(held, path, row_bytes, written, known, file_rows)
+                    for (path, row_bytes), known in zip(row_files(prefix, manifest.layout), sums, strict=True)
+                )
+            except OSError as err:
+                raise self._full(err) from err
+            fsync_directory(prefix.parent)  # else a record may count rows of files that have lost their names
+            self._held = held.pop_all()
 
     @property
     @abstractmethod

@@ -144,8 +144,9 @@ def begin(prefix: Path, manifest: DatastoreManifest) -> None:
 
 
 def clear_sidecars(prefix: Path) -> None:
-    """Removes what lies beside a datastore that has been replaced, of which nothing is forgotten or being appended."""
+    """Removes what lies beside a datastore that has been replaced: what is forgotten, or was half done."""
     remove_others(prefix, None)
+    remove_ranges(prefix)
     new = compact_prefix(prefix)
     for path in (append_path(prefix), manifest_path(new), keys_path(new), values_path(new)):
         path.unlink(missing_ok=True)

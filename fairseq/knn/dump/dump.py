@@ -192,12 +192,15 @@ def _write_ranges(task: _Dump, count: int, numbers: Sequence[int], processes: Pr
             writer.finish()
         logger.info("wrote %d rows, %s, to %s", len(rows), range_name(number, count), prefix)
     processes.wait()
+    if processes.rank > 0:
+        return
     missing = what_is_missing(read_ranges(prefix, task.manifest.store_id))
-    if task.config.num_shards > 1 or missing:
-        logger.info("when all ranges are written, fairseq-knnlm join makes a datastore of them: %s", prefix)
-    elif processes.rank == 0:
-        join_in_place(prefix)
-        logger.info("wrote %d rows of width %d to %s", task.rows, task.manifest.dimension, prefix)
+    if missing or task.config.num_shards > 1:
+        there = f"{count - len(missing)} of {count} ranges are written"
+        logger.info("%s: %s here; when all are, fairseq-knnlm join makes a datastore of them", prefix, there)
+        return
+    join_in_place(prefix)
+    logger.info("wrote %d rows of width %d to %s", task.rows, task.manifest.dimension, prefix)
 
 
 def _write_rows(task: _Dump, writer: RowWriter, before: int = 0, *, shown: bool = True) -> None:

@@ -78,7 +78,7 @@ def join_datastore(prefixes: Sequence[str], destination: str | None, *, overwrit
     for other in places[1:]:
         if other.manifest.store_id != whole.store_id:
             raise MismatchError(
-                f"{first.prefix} is{how_runs_differ(whole, other.manifest)} at {other.prefix}; give ranges of one run"
+                f"{first.prefix} is{how_runs_differ(whole, other.manifest, str(other.prefix))}; give ranges of one run"
             )
     if (destination is None or not overwrite) and is_written(target, whole):
         remove_ranges(target)  # of a join that was killed at its very end

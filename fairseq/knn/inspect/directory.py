@@ -75,7 +75,7 @@ def _of_manifest(path: Path) -> str:
     rows, done = manifest.get("rows"), manifest.get("rows_written")
     if manifest.get("state") == "writing":
         if ranges := [json_at(path).get("rows_written") for path in range_paths(path.with_suffix(""))]:
-            done = sum(count for count in ranges if isinstance(count, int))
+            done = f"in ranges, {sum(count for count in ranges if isinstance(count, int))}"
         return f", unfinished: {done} of {rows} rows"
     if manifest["kind"] == "index":
         return f", {rows} keys, {manifest.get('spec')}"
