@@ -23,6 +23,8 @@ _MOST_NAMES, _FEW = 12, 8  # names that a flag takes, in an error of one line
 class FairseqError(Exception):
     """Something that the user can put right."""
 
+    exit_code = 2
+
 
 class ConfigError(FairseqError, ValueError):
     """A flag, or flags that do not go together."""

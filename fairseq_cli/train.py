@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig, LossScaleConfig
 from fairseq.config.fairseq_fields import filled_in
-from fairseq.config.flags import Flags, as_dict
+from fairseq.config.flags import Flags, as_dict, flag_name
 from fairseq.config.namespace import for_preset
 from fairseq.config.registry import Registry
 from fairseq.criterions import CRITERIONS
@@ -20,14 +20,13 @@ from fairseq.models import MODELS, architecture, model_of
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig, PlateauConfig
-from fairseq.runtime.log import set_log_format
 from fairseq.runtime.resources import keep_freed_memory, require_disk
 from fairseq.storage.files import locked
 from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS, make_task, reads_splits
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq.validate.config import ValidationConfig
-from fairseq_cli.shared.processes import ProcessesConfig, leave, torchrun
+from fairseq_cli.shared.processes import ProcessesConfig, leave
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Train a language model on data that fairseq-preprocess wrote. A stopped run goes on from
 checkpoint_last.pt in --save-dir when the same command is given again; what it began from (--restore-file,
---finetune-from-model, resets) is then not repeated. Under torchrun, several processes train one model."""
+--finetune-from-model, resets) is then not repeated. With --distributed-world-size, or under torchrun, several
+processes train one model."""
 EXAMPLES = (
     """# a small model, in minutes on a CPU
 fairseq-train data-bin --save-dir checkpoints --decoder-layers 2 --decoder-embed-dim 128 \\
@@ -118,7 +118,9 @@ def main(argv: Sequence[str]) -> None:
     """Trains."""
     flags = parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES)
     processes = flags.build(ProcessesConfig)
-    processes.check(argv)
+    if (number := processes.to_start(argv)) > 0:
+        start(number, processes.max_restarts, flags, argv)
+        return
     config = run_config(flags)
     if reads_splits(config.train.task):
         subsets = [] if config.checkpoint.disable_validation else config.validation.splits
@@ -132,34 +134,62 @@ def main(argv: Sequence[str]) -> None:
 
     import torch
 
-    from fairseq.runtime.distributed import TorchProcesses, join_processes
+    from fairseq.runtime.distributed import TorchProcesses, joined
     from fairseq.runtime.precision import Precision, select_device
 
     kind = TorchProcesses
     if config.train.is_sharded:
         from fairseq.runtime.sharding import ShardingProcesses as kind  # noqa: N813 - torch's part of it takes a second
-    group = join_processes(select_device(config.device).type, several=kind)
-    precision = Precision(config.device, select_device(config.device, group.local_rank), config.scaling)
-    if group.world_size == 1 and processes.distributed_world_size is None and precision.device.type == "cuda":
-        say_idle_gpus(torch.cuda.device_count(), argv)
-    torch.manual_seed(config.common.seed)
-    if precision.device.type == "cpu":
-        keep_freed_memory()
-    if group.rank:
-        set_log_format("none")
-    try:
+    last = Path(config.checkpoint.save_dir) / config.last
+    with joined(select_device(config.device).type, lambda: how_to_go_on(last), several=kind) as group:
+        precision = Precision(config.device, select_device(config.device, group.local_rank), config.scaling)
+        if group.world_size == 1 and processes.distributed_world_size is None and precision.device.type == "cuda":
+            say_idle_gpus(torch.cuda.device_count())
+        torch.manual_seed(config.common.seed)
+        if precision.device.type == "cpu":
+            keep_freed_memory()
         with ExitStack() as stack:
             if group.rank == 0 and not config.checkpoint.no_save:
                 stack.enter_context(locked(Path(config.checkpoint.save_dir) / "train"))
             build_training(config, precision, group).run()
-    finally:
-        group.close()
 
 
-def say_idle_gpus(number: int, argv: Sequence[str]) -> None:
+def start(processes: int, max_restarts: int, flags: Flags, argv: Sequence[str]) -> None:
+    """Runs this command in several processes on this machine; they look at the other flags.
+
+    Raises:
+        ConfigError: there are fewer GPUs, or a restart could not go on from anything.
+    """
+    checkpoint, device = flags.build(CheckpointConfig), flags.build(DeviceConfig)
+    last = Path(checkpoint.save_dir) / flags.build(TrainConfig).last
+    for name in ("no_save", "no_last_checkpoints", "no_save_optimizer_state"):
+        if max_restarts and getattr(checkpoint, name):
+            raise ConfigError(
+                f"--max-restarts goes on from {last.name}, and {flag_name(name)} leaves nothing to go on from"
+            )
+
+    import torch
+
+    from fairseq.runtime.launcher import launch
+    from fairseq.runtime.precision import select_device
+
+    if select_device(device).type == "cuda" and (number := torch.cuda.device_count()) < processes:
+        raise ConfigError(f"--distributed-world-size {processes} needs as many GPUs, but there are {number}; or --cpu")
+    hint = "" if max_restarts or checkpoint.no_save else ", as --max-restarts 3 would do by itself"
+    launch("fairseq_cli.train", argv, processes, max_restarts=max_restarts, go_on=lambda: how_to_go_on(last) + hint)
+
+
+def how_to_go_on(last: Path) -> str:
+    """Returns what the same command does after a run that could not save where it stood."""
+    if last.exists():
+        return f"the same command goes on from {last}"
+    return f"there is no {last} yet, and the same command starts from the beginning"
+
+
+def say_idle_gpus(number: int) -> None:
     """Logs how to train on all GPUs, where there are several: fairseq takes them all without being told."""
     if number > 1:
-        logger.info("training on one of %d GPUs; on all of them: %s", number, torchrun(number, argv))
+        logger.info("training on one of %d GPUs; --distributed-world-size %d trains on all of them", number, number)
 
 
 def build_training(config: RunConfig, precision: "Precision", group: "ProcessGroup") -> "Training":

@@ -62,6 +62,7 @@ LIGHT = (
     "fairseq.plugins.user_dir",
     "fairseq.storage.inputs",
     "fairseq.storage.files",
+    "fairseq.runtime.endings",
     "fairseq.runtime.log",
     "fairseq_cli.shared.eval_settings",
     "fairseq_cli.shared.processes",
@@ -208,8 +209,9 @@ def test_matplotlib_stays_with_the_figures() -> None:
 
 
 def test_torch_distributed_stays_where_processes_meet() -> None:
-    """Processes, a model that they share out, and its checkpoints; a plain run does not wait for the last two."""
+    """Processes, what starts them, a model shared out among them, its checkpoints; plain runs load the first alone."""
     owners = {"fairseq.runtime.distributed", "fairseq.runtime.sharding", "fairseq.checkpoints.sharded"}
+    owners |= {"fairseq.runtime.launcher"}
     assert uses("torch.distributed") | importers_of("torch.distributed") <= owners
     for owner in owners - {"fairseq.runtime.distributed"}:
         loading = {m for m in sources() if owner in imports(m, at_load=True)}

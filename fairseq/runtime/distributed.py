@@ -1,24 +1,41 @@
 """All of torch.distributed, behind one object, which has a twin for a run of one process.
 
-Several processes are started by ``torchrun``, which sets RANK, LOCAL_RANK and WORLD_SIZE. Each takes every n-th batch;
-gradients and counts are summed, so that an update is the same as one process's over the same batches.
+Several processes are started by ``torchrun`` or by ``launcher.py``, which set RANK, LOCAL_RANK and WORLD_SIZE. Each
+takes every n-th batch; gradients and counts are summed, so that an update is the same as one process's over the same
+batches.
 """
 
 import os
-from collections.abc import Iterable
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from fairseq.runtime.endings import LostProcessError, be_silent, is_launched
+from fairseq.runtime.interrupts import ignore_signals
 
 T = TypeVar("T")
 
+_SECONDS_TO_GO = 3.0  # within which a process that has died is no longer listed by the system
+
 
 class _WholeModel:
-    """What a process does whose model is whole; processes that share its weights out do otherwise (sharding.py)."""
+    """What a process does whose model is whole; processes that share its weights out do otherwise (sharding.py).
+
+    Attributes:
+        is_sharded: whether they do.
+        done: what the processes have done together, in words, for when one of them is lost.
+    """
 
     is_sharded = False
+    done = ""
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Sums tensors over the processes, in place."""
@@ -67,6 +84,14 @@ class SingleProcess(_WholeModel):
         """Returns the item alone."""
         return [item]
 
+    def lost(self) -> list[int]:
+        """Returns nobody."""
+        return []
+
+    def is_first_to_end(self) -> bool:
+        """Returns True."""
+        return True
+
     def close(self) -> None:
         """Does nothing."""
 
@@ -77,10 +102,17 @@ class TorchProcesses(_WholeModel):
     def __init__(self, device_type: str, wait: timedelta | None) -> None:
         if device_type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=wait)
-        self.rank = torch.distributed.get_rank()
-        self.world_size = torch.distributed.get_world_size()
+        self._store, self.rank, self.world_size = next(rendezvous("env://"))
+        torch.distributed.init_process_group(
+            "nccl" if device_type == "cuda" else "gloo",
+            store=PrefixStore("group", self._store),
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=wait,
+        )
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self._store.set(f"member {self.rank}", f"{socket.gethostname()} {os.getpid()}")
+        self._members = self._store.multi_get([f"member {rank}" for rank in range(self.world_size)])
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Sums through one flat buffer, so that many small tensors cost one message."""
@@ -102,9 +134,35 @@ class TorchProcesses(_WholeModel):
         torch.distributed.all_gather_object(items, item)
         return items
 
+    def lost(self) -> list[int]:
+        """Returns the ranks of those processes on this machine that have ended, after a while if there are none."""
+        deadline = time.monotonic() + _SECONDS_TO_GO
+        while True:
+            ended = [rank for rank, member in enumerate(self._members) if not _is_there(*member.decode().split())]
+            if ended or time.monotonic() > deadline:
+                return ended
+            time.sleep(0.05)
+
+    def is_first_to_end(self) -> bool:
+        """Returns whether no other process has asked this before: then this one says why the run ends."""
+        try:
+            return int(self._store.add("ended", 1)) == 1
+        except RuntimeError:  # what keeps the count has ended itself
+            return True
+
     def close(self) -> None:
         """Leaves the group."""
         torch.distributed.destroy_process_group()
+
+
+def _is_there(host: str, pid: str) -> bool:
+    """Returns False where a process of this machine has ended."""
+    try:
+        if host == socket.gethostname():
+            os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 ProcessGroup: TypeAlias = SingleProcess | TorchProcesses
@@ -123,3 +181,31 @@ def join_processes(
     if int(os.environ.get("WORLD_SIZE") or "1") > 1:
         return several(device_type, wait)
     return SingleProcess()
+
+
+@contextmanager
+def joined(
+    device_type: str,
+    go_on: Callable[[], str],
+    wait: timedelta | None = None,
+    several: type[TorchProcesses] = TorchProcesses,
+) -> Iterator[ProcessGroup]:
+    """Yields the group as ``join_processes`` does, and sees to it that one of its processes says why the run fails.
+
+    ``go_on`` returns how to go on, for the line that says that another process has ended.
+
+    Raises:
+        LostProcessError: another process has ended, so that torch cannot go on.
+    """
+    group = join_processes(device_type, wait, several)
+    try:
+        yield group
+    except Exception as err:
+        if group.world_size > 1:
+            ignore_signals()  # torchrun stops the others where one has ended
+        lost = group.lost() if isinstance(err, RuntimeError) else []
+        be_silent(not is_launched() and not group.is_first_to_end())
+        if lost:
+            raise LostProcessError(lost, group.world_size, group.done, go_on()) from err
+        raise
+    group.close()

@@ -3,9 +3,14 @@
 A signal raises ``Interrupted`` where it comes. Work that has something to save runs its steps inside
 ``finish_step_first``, and calls ``check`` between them: there the first signal waits for the check, and only a second
 one stops at once. The exit code is 128 + the signal's number, as shells have it.
+
+A process that torchrun has started may get SIGTERM twice though the user sent it once: a cluster's queue tells all
+processes, and torchrun, which has been told as well, tells its own. There a second SIGTERM changes nothing. Nor is the
+first one told of at once: torchrun sends it as well where another process has died.
 """
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -63,6 +68,13 @@ def finish_step_first(step: str = "this step") -> Iterator[None]:
         _steps.pop()
 
 
+def ignore_signals() -> None:
+    """Has SIGINT and SIGTERM change nothing until ``handled`` ends: the run is over, and only says why."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def asked_to_stop() -> bool:
     """Returns whether a signal waits for ``check``."""
     return _asked is not None
@@ -93,8 +105,11 @@ def checked(items: Iterable[T]) -> Iterator[T]:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _asked
-    if not _steps or _asked is not None:
+    by_torchrun = number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ
+    if not _steps or (_asked is not None and not by_torchrun):
         raise Interrupted(number)
-    _asked = number
+    _asked = _asked or number
+    if by_torchrun:
+        return
     name = signal.Signals(number).name
     logger.warning("%s: stopping after %s; a second signal stops at once", name, _steps[-1])

@@ -134,8 +134,8 @@ def prefixed(part: str, values: Mapping[str, float]) -> dict[str, str]:
 
 
 def peak_memory_gib() -> float:
-    """Returns the largest resident set of this process so far, in GiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Returns the largest resident set so far, of this process or of one that it started and that has ended, in GiB."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / 2**20 if sys.platform != "darwin" else peak / 2**30
 
 

@@ -62,6 +62,16 @@ class TrainConfig:
         """Whether processes share the model out, and checkpoints are directories."""
         return self.ddp_backend == FULLY_SHARDED
 
+    @property
+    def suffix(self) -> str:
+        """What names of checkpoints end in: they are files, or directories of shards."""
+        return SHARDED_SUFFIX if self.is_sharded else ".pt"
+
+    @property
+    def last(self) -> str:
+        """Name of the newest checkpoint, which a run goes on from."""
+        return LAST.removesuffix(".pt") + self.suffix
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -151,12 +161,12 @@ class RunConfig:
     @property
     def suffix(self) -> str:
         """What names of checkpoints end in: they are files, or directories of shards."""
-        return SHARDED_SUFFIX if self.train.is_sharded else ".pt"
+        return self.train.suffix
 
     @property
     def last(self) -> str:
         """Name of the newest checkpoint, which a run goes on from."""
-        return LAST.removesuffix(".pt") + self.suffix
+        return self.train.last
 
     @property
     def _parts(self) -> list[Any]:

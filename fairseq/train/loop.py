@@ -281,6 +281,7 @@ class Training:
             return "nothing was saved, as the flags say"
         if self._writes:
             write_all(Path(config.save_dir), [self.config.last], self._write_checkpoint)
+        self.trainer.group.wait()  # torchrun stops all processes when one of them has ended
         where = f"update {self.trainer.num_updates} is saved in {config.save_dir}/{self.config.last}"
         return f"{where}, and the same command goes on from there"
 

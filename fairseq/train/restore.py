@@ -71,6 +71,7 @@ def restore(start: Start, config: RunConfig, task: Any, trainer: Trainer, state:
         done = int(iterator.get("iterations_in_epoch", 0))
         state.position, state.order = position_from(done, extra.get("epoch_batches"))
         state.pending = bool(extra.get("after_update_pending")) and "reset_optimizer" not in resets
+    trainer.group.done = f"after update {trainer.num_updates}"
     logger.info("resumed from %s: epoch %d, %d updates done", start.path, state.epoch, trainer.num_updates)
 
 

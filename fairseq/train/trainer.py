@@ -123,6 +123,7 @@ class Trainer:
         norm = self._normalise_gradients(sums.sample_size)
         if self._step(norm):
             self.num_updates += 1
+        self.group.done = f"after update {self.num_updates}"
         counts, clipped = (int(sums.num_targets), int(sums.num_rows)), 0 < self.clip_norm < norm
         asked, readings = (sums.num_stops > 0, sums.num_late > 0), totals.readings(self.criterion)
         return UpdateStats(sums.nats, *counts, norm, lr, clipped, *asked, readings)

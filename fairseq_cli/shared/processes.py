@@ -1,4 +1,4 @@
-"""The processes of a run: what the flags say against what ``torchrun`` has started, and how each of them ends."""
+"""The processes of a run: which are started here, which torchrun has started, and how each of them ends."""
 
 import logging
 import os
@@ -10,50 +10,79 @@ from typing import NoReturn
 
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError
+from fairseq.runtime.endings import is_launched
 
 
 @dataclass(frozen=True)
 class ProcessesConfig:
-    """Processes, which torchrun starts."""
+    """Processes of one run."""
 
     distributed_world_size: int | None = flag(
-        None, "processes of the whole run: 1, or as many as torchrun has started", minimum=1
+        None, "processes of the whole run: start so many on this machine; under torchrun, as many as it has", minimum=1
     )
     distributed_num_procs: int | None = flag(None, "processes on this machine, likewise", minimum=1)
     device_id: int | None = flag(
         None, "number of this process on its machine: 0, or what torchrun has set", aliases=("--local-rank",), minimum=0
     )
+    max_restarts: int = flag(
+        0, "start all processes again after one has died, from checkpoint_last.pt, at most N times", minimum=0
+    )
 
-    def check(self, argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-        """Raises ConfigError where torchrun has started another number of processes, with the command to type.
+    def to_start(self, argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+        """Returns how many processes the command has to start; 0 where this one is a process of the run.
 
         Args:
             argv: what was typed behind ``fairseq-train``.
             environment: where torchrun says how many there are, and which one this is.
+
+        Raises:
+            ConfigError: torchrun has started another number of processes, or has to start them; with what to type.
         """
+        self._check_device_id(environment)
+        if "WORLD_SIZE" in environment:
+            self._check_started(environment)
+            return 0
+        world_size, here = self.distributed_world_size, self.distributed_num_procs
+        if world_size is not None and here is not None and world_size != here:
+            machines, rest = divmod(world_size, here)
+            if rest:
+                raise ConfigError(
+                    f"--distributed-world-size {world_size} is not a multiple of --distributed-num-procs {here}; leave"
+                    " the latter out to start all of them on this machine"
+                )
+            raise ConfigError(
+                f"--distributed-world-size {world_size} with --distributed-num-procs {here} is for {machines} machines;"
+                f" on each of them, type: {torchrun(here, argv, machines)}"
+            )
+        processes = world_size or here or 1
+        return processes if processes > 1 or self.max_restarts else 0
+
+    def _check_started(self, environment: Mapping[str, str]) -> None:
         counts = (
             ("--distributed-world-size", self.distributed_world_size, "WORLD_SIZE"),
             ("--distributed-num-procs", self.distributed_num_procs, "LOCAL_WORLD_SIZE"),
         )
         for name, asked, variable in counts:
             started = int(environment.get(variable) or "1")
-            if asked is None or asked == started:
-                continue
-            if "WORLD_SIZE" in environment:
+            if asked not in (None, started):
                 raise ConfigError(
                     f"{name} {asked} is not the number of processes that torchrun has started, {started}; leave it out"
                 )
-            raise ConfigError(f"{name} {asked} needs torchrun, which starts processes: {torchrun(asked, argv)}")
-        local_rank = int(environment.get("LOCAL_RANK") or "0")
-        if self.device_id not in (None, local_rank):
-            if "LOCAL_RANK" in environment:
-                raise ConfigError(
-                    f"--device-id {self.device_id} is not LOCAL_RANK, which is {local_rank}; leave it out"
-                )
+        if self.max_restarts and not is_launched(environment):
             raise ConfigError(
-                f"--device-id {self.device_id} does not choose a GPU here: leave it out, and set"
-                f" CUDA_VISIBLE_DEVICES={self.device_id}"
+                f"--max-restarts {self.max_restarts} has no effect under torchrun; give it to torchrun, before -m"
             )
+
+    def _check_device_id(self, environment: Mapping[str, str]) -> None:
+        local_rank = int(environment.get("LOCAL_RANK") or "0")
+        if self.device_id in (None, local_rank):
+            return
+        if "LOCAL_RANK" in environment:
+            raise ConfigError(f"--device-id {self.device_id} is not LOCAL_RANK, which is {local_rank}; leave it out")
+        raise ConfigError(
+            f"--device-id {self.device_id} does not choose a GPU here: leave it out, and set"
+            f" CUDA_VISIBLE_DEVICES={self.device_id}"
+        )
 
 
 def rank(environment: Mapping[str, str] = os.environ) -> int:
@@ -66,9 +95,10 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int:
     return int(environment.get("WORLD_SIZE") or "1")
 
 
-def torchrun(processes: int, argv: Sequence[str]) -> str:
-    """Returns the command that trains with several processes on one machine."""
-    return f"torchrun --nproc-per-node {processes} -m fairseq_cli.train {shlex.join(argv)}"
+def torchrun(processes: int, argv: Sequence[str], machines: int = 1) -> str:
+    """Returns the command that trains with several processes on a machine; on several, they meet at the first."""
+    meeting = "" if machines == 1 else f" --nnodes {machines} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29400"
+    return f"torchrun{meeting} --nproc-per-node {processes} -m fairseq_cli.train {shlex.join(argv)}"
 
 
 def leave(code: int) -> NoReturn:

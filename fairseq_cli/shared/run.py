@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fairseq.config.command_line import early_value, hyphens, load_plugins
 from fairseq.errors import FairseqError, UnknownFlagError
+from fairseq.runtime.endings import EndedError, Ending, be_silent, is_launched, is_silent, leave_ending
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.storage.outputs import one_run
@@ -29,8 +30,13 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
 
     0; 2 for what the user can put right; 130 after SIGINT (Ctrl-C) and 143 after SIGTERM.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    with handled():
+        return _run(prog, main, list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(prog: str, main: Callable[[Sequence[str]], None], words: list[str]) -> int:
     setup_logging()
+    be_silent(False)
     speaks, start = rank() == 0, time.monotonic()
     if not speaks:  # of several processes that do the same, one tells of it
         logging.getLogger().setLevel(logging.ERROR)
@@ -39,11 +45,12 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
     try:
         log_format = early_value("--log-format", words) if speaks else "none"
         set_log_format(log_format, no_bar="--no-progress-bar" in map(hyphens, words))
-        with handled(), one_run(), log_to(early_value("--log-file", words) if speaks else None, prog):
+        with one_run(), log_to(early_value("--log-file", words) if speaks else None, prog):
             load_plugins(words)
             main(words)
-            time_s = format_duration(time.monotonic() - start)
-            logger.info("%s: %s, peak memory %.2f GiB", prog, time_s, peak_memory_gib())
+            if not is_launched():
+                time_s = format_duration(time.monotonic() - start)
+                logger.info("%s: %s, peak memory %.2f GiB", prog, time_s, peak_memory_gib())
     except (FairseqError, OSError, MemoryError, RuntimeError) as err:
         if isinstance(err, RuntimeError) and not _is_out_of_memory(err):
             raise
@@ -53,15 +60,23 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
             return 0
         if "--traceback" in words:
             traceback.print_exc()
-        print(f"{prog}: error: {describe(err)}", file=sys.stderr)  # noqa: T201
-        return EXIT_USER_ERROR
+        code = err.exit_code if isinstance(err, FairseqError) else EXIT_USER_ERROR
+        return _end(Ending(code, f"{prog}: error: {describe(err)}", getattr(err, "done", "")), speaks=not is_silent())
+    except EndedError as err:
+        return _end(Ending(err.exit_code, err.line))
     except KeyboardInterrupt as err:
         stop = err if isinstance(err, Interrupted) else Interrupted(signal.SIGINT)
         name = signal.Signals(stop.signum).name
-        if speaks:
-            print(f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}", file=sys.stderr)  # noqa: T201
-        return 128 + stop.signum
+        line = f"{prog}: stopped by {name}; {stop.advice or RUN_AGAIN}"
+        return _end(Ending(128 + stop.signum, line), speaks=speaks)
     return 0
+
+
+def _end(ending: Ending, *, speaks: bool = True) -> int:
+    """Says the last line of a run, or leaves it to what launched this process, and returns the exit code."""
+    if not leave_ending(ending) and speaks:
+        print(ending.line, file=sys.stderr)  # noqa: T201
+    return ending.exit_code
 
 
 def describe(err: Exception) -> str:

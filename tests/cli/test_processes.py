@@ -1,29 +1,29 @@
-"""fairseq's flags of several processes: one is trained with at once, more are started by torchrun."""
+"""fairseq's flags of several processes: which are started here, and which torchrun has started."""
 
 import logging
 import os
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fairseq.config.command_line import parse
 from fairseq.errors import ConfigError
+from fairseq.runtime.endings import DIRECTORY
 from fairseq.train.config import TrainConfig
 from fairseq_cli.shared.processes import ProcessesConfig
 from fairseq_cli.train import say_idle_gpus
-from tests.builders.tiny_lm import TRAINED, Command
+from tests.builders.tiny_lm import Command
 
 TWO = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
 TWO_MACHINES = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "2"}
 
 
-def check(words: str, environment: dict[str, str]) -> None:
+def to_start(words: str, environment: dict[str, str]) -> int:
     argv = words.split()
-    parse("fairseq-train", "", (ProcessesConfig,), argv).build(ProcessesConfig).check(argv, environment)
+    return parse("fairseq-train", "", (ProcessesConfig,), argv).build(ProcessesConfig).to_start(argv, environment)
 
 
 @pytest.mark.parametrize(
@@ -35,21 +35,30 @@ def check(words: str, environment: dict[str, str]) -> None:
         ("--distributed-world-size 1", {"WORLD_SIZE": "1"}),
         ("--distributed-world-size 2 --distributed-num-procs 2 --local_rank 1", TWO),
         ("--distributed-world-size 4 --distributed-num-procs 2 --local-rank=0", TWO_MACHINES),
+        ("--distributed-world-size 2 --max-restarts 3", {**TWO, DIRECTORY: "somewhere"}),
     ],
 )
 def test_what_is_so_is_accepted(words: str, environment: dict[str, str]) -> None:
-    check(words, environment)
+    assert to_start(words, environment) == 0
+
+
+@pytest.mark.parametrize(
+    "words, processes",
+    [
+        ("--distributed-world-size 2", 2),
+        ("--distributed-num-procs 3", 3),
+        ("--distributed-world-size 3 --distributed-num-procs 3", 3),
+        ("--max-restarts 2", 1),
+        ("--distributed-world-size 4 --max-restarts 2", 4),
+    ],
+)
+def test_without_torchrun_processes_are_started(words: str, processes: int) -> None:
+    assert to_start(words, {}) == processes
 
 
 @pytest.mark.parametrize(
     "words, environment, error",
     [
-        (
-            "--distributed-world-size 2",
-            {},
-            "--distributed-world-size 2 needs torchrun, which starts processes: torchrun",
-        ),
-        ("--distributed-num-procs 3", {}, "--distributed-num-procs 3 needs torchrun, which starts processes: torchrun"),
         (
             "--distributed-world-size 8",
             TWO,
@@ -61,14 +70,44 @@ def test_what_is_so_is_accepted(words: str, environment: dict[str, str]) -> None
             "--distributed-world-size 1 is not the number of processes that .*, 2; leave",
         ),
         ("--distributed-num-procs 4", TWO_MACHINES, "--distributed-num-procs 4 is not the number .*, 2; leave it out"),
+        (
+            "--distributed-world-size 4 --distributed-num-procs 2",
+            {},
+            "--distributed-world-size 4 with --distributed-num-procs 2 is for 2 machines; on each of them, type:"
+            " torchrun --nnodes 2 .*--nproc-per-node 2 -m fairseq_cli.train",
+        ),
+        (
+            "--distributed-world-size 3 --distributed-num-procs 2",
+            {},
+            "--distributed-world-size 3 is not a multiple of --distributed-num-procs 2; leave",
+        ),
+        ("--max-restarts 2", TWO, "--max-restarts 2 has no effect under torchrun; give it to torchrun, before -m"),
         ("--device-id 1", {}, "--device-id 1 does not choose a GPU here: leave it out, and set CUDA_VISIBLE_DEVICES=1"),
         ("--local_rank 0", TWO, "--device-id 0 is not LOCAL_RANK, which is 1; leave it out"),
         ("--distributed-world-size 0", {}, "--distributed-world-size must be at least 1, but is 0"),
+        ("--max-restarts -1", {}, "--max-restarts must be at least 0, but is -1"),
     ],
 )
 def test_what_is_not_so_has_one_line(words: str, environment: dict[str, str], error: str) -> None:
     with pytest.raises(ConfigError, match=f"^{error}"):
-        check(words, environment)
+        to_start(words, environment)
+
+
+@pytest.mark.parametrize("flag", ["--no-save", "--no-last-checkpoints", "--no-save-optimizer-state"])
+def test_a_restart_needs_something_to_go_on_from(
+    train: Command, tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    error = train(tmp_path, "--max-restarts", 2, flag).error
+    assert error == f"--max-restarts goes on from checkpoint_last.pt, and {flag} leaves nothing to go on from"
+
+
+def test_processes_on_gpus_need_as_many(command: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    error = command("fairseq-train", data_dir, "--max-tokens", 128, "--distributed-world-size", 2).error
+    assert error == "--distributed-world-size 2 needs as many GPUs, but there are 1; or --cpu"
 
 
 def test_gradients_that_are_added_now_and_then_are_refused() -> None:
@@ -79,32 +118,10 @@ def test_gradients_that_are_added_now_and_then_are_refused() -> None:
 
 def test_several_gpus_of_which_one_is_used_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        say_idle_gpus(1, ["data-bin"])
+        say_idle_gpus(1)
         assert caplog.messages == []
-        say_idle_gpus(4, ["data-bin", "--save-dir", "two words"])
-    command = "torchrun --nproc-per-node 4 -m fairseq_cli.train data-bin --save-dir 'two words'"
-    assert caplog.messages == [f"training on one of 4 GPUs; on all of them: {command}"]
-
-
-@pytest.mark.slow
-def test_the_command_of_the_error_trains(
-    train: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    words = [*TRAINED, "--max-update", "2", "--distributed-world-size", "2", "--distributed-port", "12345", "--cpu"]
-    error = train(tmp_path / "run", *words).error
-    match = re.search(r"torchrun (.*)", error)
-    assert match is not None
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *shlex.split(match[1])],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "run" / "checkpoint_last.pt").exists()
-    assert "no effect here: --distributed-port 12345 (torchrun starts processes" in done.stderr
+        say_idle_gpus(4)
+    assert caplog.messages == ["training on one of 4 GPUs; --distributed-world-size 4 trains on all of them"]
 
 
 LEAVING = """

@@ -23,8 +23,6 @@ from tests.builders.tiny_lm import (
     write_split,
 )
 
-# Sums of float32 gradients in another order, over a few updates of rate 0.01.
-
 
 def files(save_dir: Path) -> set[str]:
     return {path.name for path in save_dir.iterdir() if path.suffix == ".pt"}

@@ -1,11 +1,16 @@
 """The group of one process, and that of two Gloo processes, behind the same interface."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from fairseq.runtime.distributed import SingleProcess, TorchProcesses, join_processes
+from fairseq.errors import FairseqError
+from fairseq.runtime import distributed
+from fairseq.runtime.distributed import SingleProcess, TorchProcesses, join_processes, joined
+from fairseq.runtime.endings import DIRECTORY, LostProcessError, be_silent, is_silent
+from fairseq.runtime.interrupts import handled
 
 
 def test_one_process_has_nothing_to_add_up() -> None:
@@ -26,6 +31,74 @@ def test_without_torchrun_a_run_has_one_process(world: str | None, monkeypatch: 
     assert isinstance(join_processes("cpu"), SingleProcess)
 
 
+class Three(SingleProcess):
+    """A process of three, of which some may be gone, and which may be the first that ends."""
+
+    world_size, done = 3, "after update 4"
+
+    def __init__(self, lost: list[int], *, first: bool) -> None:
+        self._lost, self._first, self.closed = lost, first, False
+
+    def lost(self) -> list[int]:
+        return self._lost
+
+    def is_first_to_end(self) -> bool:
+        return self._first
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fail_in(group: Three, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exception:
+    """Returns what comes out of a group in which an error was raised."""
+    monkeypatch.setattr(distributed, "join_processes", lambda *how: group)
+    with handled(), pytest.raises(type(error) if not group.lost() else FairseqError) as caught:  # noqa: SIM117
+        with joined("cpu", lambda: "begin again"):
+            raise error
+    return caught.value
+
+
+@pytest.fixture
+def spoken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(DIRECTORY, raising=False)
+    be_silent(False)
+    yield
+    be_silent(False)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_process_says_why_the_run_ends(first: bool, spoken: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = fail_in(Three([1], first=first), RuntimeError("Connection closed by peer"), monkeypatch)
+    assert isinstance(lost, LostProcessError)
+    assert str(lost) == "rank 1 of 3 has ended after update 4; begin again"
+    assert is_silent() == (not first)
+    own = FairseqError("no such file")
+    assert fail_in(Three([], first=first), own, monkeypatch) is own
+    assert is_silent() == (not first)
+
+
+def test_an_error_that_no_lost_process_explains_stays_what_it_is(spoken: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("shapes do not fit")
+    assert fail_in(Three([], first=True), error, monkeypatch) is error
+
+
+def test_a_launched_process_leaves_it_to_the_launcher_who_speaks(
+    spoken: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DIRECTORY, str(tmp_path))
+    fail_in(Three([2], first=False), RuntimeError("Connection closed by peer"), monkeypatch)
+    assert not is_silent()
+
+
+def test_a_group_whose_work_is_done_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Three([], first=True)
+    monkeypatch.setattr(distributed, "join_processes", lambda *how: group)
+    with joined("cpu", lambda: "") as found:
+        assert found is group
+        assert not group.closed
+    assert group.closed
+
+
 def _sum_in_process(rank: int, port: int, directory: Path) -> None:
     import os
 
@@ -40,6 +113,10 @@ def _sum_in_process(rank: int, port: int, directory: Path) -> None:
     group.sum_([])
     group.sum_([strided_23, scalar])
     assert group.gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    firsts = group.gather(group.is_first_to_end())
+    assert sorted(firsts) == [False, True]
+    assert group.lost() == []
+    group.wait()
     group.close()
     torch.save([strided_23, scalar], directory / f"{rank}.pt")
 

@@ -38,7 +38,7 @@ NO_EFFECT = (
         " --distributed-no-spawn --nprocs-per-node=1",
         "tegiv",
         "start of several processes",
-        "torchrun starts processes and tells them who they are",
+        "torchrun, or fairseq-train --distributed-world-size, starts processes and tells them who they are",
     ),
     Family(
         "--distributed-world-size=1 --distributed-num-procs=1 --device-id/--local-rank=0",
