@@ -135,9 +135,11 @@ def main(argv: Sequence[str]) -> None:
     from fairseq.runtime.distributed import TorchProcesses, join_processes
     from fairseq.runtime.precision import Precision, select_device
 
-    kind = TorchProcesses
+    kind: type[TorchProcesses] = TorchProcesses
     if config.train.is_sharded:
-        from fairseq.runtime.sharding import ShardingProcesses as kind  # noqa: N813 - torch's part of it takes a second
+        from fairseq.runtime.sharding import ShardingProcesses
+
+        kind = ShardingProcesses
     group = join_processes(select_device(config.device).type, several=kind)
     precision = Precision(config.device, select_device(config.device, group.local_rank), config.scaling)
     if group.world_size == 1 and processes.distributed_world_size is None and precision.device.type == "cuda":
