@@ -137,9 +137,11 @@ def main(argv: Sequence[str]) -> None:
     from fairseq.runtime.distributed import TorchProcesses, joined
     from fairseq.runtime.precision import Precision, select_device
 
-    kind = TorchProcesses
+    kind: type[TorchProcesses] = TorchProcesses
     if config.train.is_sharded:
-        from fairseq.runtime.sharding import ShardingProcesses as kind  # noqa: N813 - torch's part of it takes a second
+        from fairseq.runtime.sharding import ShardingProcesses  # torch's part of it takes a second to import
+
+        kind = ShardingProcesses
     last = Path(config.checkpoint.save_dir) / config.last
     with joined(select_device(config.device).type, lambda: how_to_go_on(last), several=kind) as group:
         precision = Precision(config.device, select_device(config.device, group.local_rank), config.scaling)
