@@ -14,14 +14,15 @@ Legend: N queries · M some of them · K neighbours · P pairs of a query and a 
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from fairseq.arrays import Bools, Float32s, Float64s, Int64s
-from fairseq.errors import DatastoreError
+from fairseq.arrays import Array, Bools, Float32s, Float64s, Int64s
+from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.distributed.messages import Queries, Rows, ShardIdentity, Sums, Wanted, Words
 from fairseq.knn.distributed.shard_files import ShardFiles, ShardSettings
@@ -212,9 +213,18 @@ class Shard:
         return self.files.values_N[self._place_of(ids)].astype(np.int64)
 
     def keys_of(self, ids: Int64s) -> Float32s:
-        """Returns the stored keys of rows that the shard has, float32."""
-        assert self.files.keys_ND is not None
-        return np.asarray(self.files.keys_ND[self._place_of(ids)], np.float32)
+        """Returns the stored keys of rows that the shard has, float32, those of the file where none are needed else."""
+        return np.asarray(self._stored_keys[self._place_of(ids)], np.float32)
+
+    @cached_property
+    def _stored_keys(self) -> Array:
+        keys_ND = self.files.keys_ND if self.files.keys_ND is not None else self.files.keys_in_file()
+        if keys_ND is None:
+            raise ConfigError(
+                f"--knn-temp auto reads rows, but the keys of shard {self.files.identity.number} of {self.prefix} are"
+                " not there; give a number"
+            )
+        return keys_ND
 
     def _place_of(self, ids: Int64s) -> Int64s:
         return self.files.rows.place_of(ids) if self.files.has_own_rows else ids

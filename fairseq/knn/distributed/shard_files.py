@@ -11,6 +11,7 @@ Nothing else of the datastore need be there where each shard has rows of its own
 import platform
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from fairseq.knn.datastore.format import keys_path, row_files, values_path
 from fairseq.knn.datastore.identity import short
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.store import Datastore, map_files
+from fairseq.knn.datastore.store import Datastore, check_ids, map_files
 from fairseq.knn.distributed.messages import ShardIdentity
 from fairseq.knn.index.faiss_index import metric_name, read_index
 from fairseq.knn.index.index_file import look_at
@@ -45,20 +46,23 @@ class ShardSettings:
         measure: distances of p_kNN: ``exact`` squared L2 and ``dot`` from the stored keys, or the ``index``'s own.
         in_memory: the shard's files are read into memory; else they are mapped.
         remembered: requests that a shard keeps for phase B; no fewer than are under way.
+        vocabulary_size: values are below it; None where that is not known.
     """
 
     metric: str = "l2"
     measure: Literal["exact", "dot", "index"] = "exact"
     in_memory: bool = False
     remembered: int = 4
+    vocabulary_size: int | None = None
 
     @classmethod
-    def of(cls, config: KNNConfig) -> "ShardSettings":
-        """Returns what the flags say."""
+    def of(cls, config: KNNConfig, vocabulary_size: int | None = None) -> "ShardSettings":
+        """Returns what the flags say, of a model with so many words."""
         measure: Literal["exact", "dot", "index"] = "exact" if config.needs_keys else "index"
         if config.knn_sim_func == "dot":
             measure = "dot"
-        return cls(config.faiss_metric_type, measure, config.move_dstore_to_mem, 2 * config.knn_in_flight)
+        remembered = config.knn_in_flight + 2
+        return cls(config.faiss_metric_type, measure, config.move_dstore_to_mem, remembered, vocabulary_size)
 
     @property
     def needs_keys(self) -> bool:
@@ -78,6 +82,7 @@ class ShardFiles:
         keys_ND: of its own rows, or of all; None where none are needed.
         values_N: likewise.
         has_own_rows: keys and values are of its own rows alone, in ascending order.
+        keys_in_file: opens the keys where none are needed for distances; None where they are not there.
     """
 
     identity: ShardIdentity
@@ -87,6 +92,7 @@ class ShardFiles:
     keys_ND: Array | None
     values_N: Array
     has_own_rows: bool
+    keys_in_file: Callable[[], Array | None]
 
     @classmethod
     def open(cls, prefix: str | Path, index: str | Path, number: int, settings: ShardSettings) -> "ShardFiles":
@@ -107,13 +113,23 @@ class ShardFiles:
         forgotten = read_forgotten(prefix, manifest).within(0, state.rows)
         opened, sha256, num_bytes = _open_index(index, number, shards, settings)
         rows, path = shards.rows_of_shards[number], shard_path(index, number, shards.num_shards)
-        if has_own := values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file()):
+        has_own = values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file())
+        if has_own:
             keys_ND, values_N = _own_rows(path, rows, state)
+            if settings.vocabulary_size:
+                check_ids(path, values_N, settings.vocabulary_size)
         else:
             store = Datastore.open(prefix, load_keys=settings.needs_keys)
             keys_ND, values_N = store.keys_ND, store.values_N
+        stored_ND = keys_ND
         if settings.in_memory:
             values_N, keys_ND = np.array(values_N), None if keys_ND is None else np.array(keys_ND)
+
+        def in_file() -> Array | None:
+            if has_own or not keys_path(prefix).is_file():
+                return stored_ND
+            return Datastore.open(prefix).keys_ND
+
         identity = ShardIdentity(
             number=number,
             set_id=shards.set_id,
@@ -125,7 +141,9 @@ class ShardFiles:
             versions=versions(),
             node=socket.gethostname(),
         )
-        return cls(identity, opened, rows, forgotten, keys_ND if settings.needs_keys else None, values_N, has_own)
+        return cls(
+            identity, opened, rows, forgotten, keys_ND if settings.needs_keys else None, values_N, has_own, in_file
+        )
 
 
 def versions() -> dict[str, str]:
