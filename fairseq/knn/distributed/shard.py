@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 
 from fairseq.arrays import Array, Bools, Float32s, Float64s, Int64s
-from fairseq.errors import ConfigError, DatastoreError
+from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.distributed.messages import Queries, Rows, ShardIdentity, Sums, Wanted, Words
 from fairseq.knn.distributed.shard_files import ShardFiles, ShardSettings
@@ -218,13 +218,7 @@ class Shard:
 
     @cached_property
     def _stored_keys(self) -> Array:
-        keys_ND = self.files.keys_ND if self.files.keys_ND is not None else self.files.keys_in_file()
-        if keys_ND is None:
-            raise ConfigError(
-                f"--knn-temp auto reads rows, but the keys of shard {self.files.identity.number} of {self.prefix} are"
-                " not there; give a number"
-            )
-        return keys_ND
+        return self.files.stored_keys()
 
     def _place_of(self, ids: Int64s) -> Int64s:
         return self.files.rows.place_of(ids) if self.files.has_own_rows else ids
@@ -245,8 +239,9 @@ class Shard:
     ) -> _Pairs:
         """Returns neighbours with p_kNN's distances, as far as these are finite."""
         pairs, keys_ND = _chosen(near_NK, ids_NK, first_N, prefix_N), self.files.keys_ND
-        if keys_ND is None:
+        if not self.settings.needs_keys:
             return pairs
+        assert keys_ND is not None
         self.rows_read += len(pairs.row_P)
         place_P, dot = self._place_of(pairs.row_P), self.settings.measure == "dot"
         near_P = pair_distances(keys_ND, queries.query_ND, pairs.query_P, place_P, inner_product=dot)

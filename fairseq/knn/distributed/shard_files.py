@@ -11,7 +11,6 @@ Nothing else of the datastore need be there where each shard has rows of its own
 import platform
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ import torch
 
 import fairseq
 from fairseq.arrays import Array
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import keys_path, row_files, values_path
@@ -75,16 +74,17 @@ class ShardFiles:
     """An open shard.
 
     Attributes:
+        prefix: of the datastore.
         identity: what it reports.
         index: whose ids are the datastore's rows.
         rows: the datastore's rows that it has.
         forgotten: rows of the datastore that are not to be found.
-        keys_ND: of its own rows, or of all; None where none are needed.
+        keys_ND: of its own rows, or of all; None where none were opened.
         values_N: likewise.
         has_own_rows: keys and values are of its own rows alone, in ascending order.
-        keys_in_file: opens the keys where none are needed for distances; None where they are not there.
     """
 
+    prefix: Path
     identity: ShardIdentity
     index: Any
     rows: RowRanges
@@ -92,7 +92,6 @@ class ShardFiles:
     keys_ND: Array | None
     values_N: Array
     has_own_rows: bool
-    keys_in_file: Callable[[], Array | None]
 
     @classmethod
     def open(cls, prefix: str | Path, index: str | Path, number: int, settings: ShardSettings) -> "ShardFiles":
@@ -110,9 +109,8 @@ class ShardFiles:
         """
         shards = read_shards(index)
         manifest, state = indexed_state(prefix, index, shards)
-        forgotten = read_forgotten(prefix, manifest).within(0, state.rows)
-        opened, sha256, num_bytes = _open_index(index, number, shards, settings)
         rows, path = shards.rows_of_shards[number], shard_path(index, number, shards.num_shards)
+        opened, sha256, num_bytes = _open_index(index, number, shards, settings)
         has_own = values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file())
         if has_own:
             keys_ND, values_N = _own_rows(path, rows, state)
@@ -121,15 +119,8 @@ class ShardFiles:
         else:
             store = Datastore.open(prefix, load_keys=settings.needs_keys)
             keys_ND, values_N = store.keys_ND, store.values_N
-        stored_ND = keys_ND
         if settings.in_memory:
             values_N, keys_ND = np.array(values_N), None if keys_ND is None else np.array(keys_ND)
-
-        def in_file() -> Array | None:
-            if has_own or not keys_path(prefix).is_file():
-                return stored_ND
-            return Datastore.open(prefix).keys_ND
-
         identity = ShardIdentity(
             number=number,
             set_id=shards.set_id,
@@ -141,9 +132,20 @@ class ShardFiles:
             versions=versions(),
             node=socket.gethostname(),
         )
-        return cls(
-            identity, opened, rows, forgotten, keys_ND if settings.needs_keys else None, values_N, has_own, in_file
-        )
+        forgotten = read_forgotten(prefix, manifest).within(0, state.rows)
+        return cls(Path(prefix), identity, opened, rows, forgotten, keys_ND, values_N, has_own)
+
+    def stored_keys(self) -> Array:
+        """Returns the keys, those of the file where none were opened; raises ConfigError where there are none."""
+        if self.keys_ND is not None:
+            return self.keys_ND
+        stored_ND = Datastore.open(self.prefix).keys_ND if keys_path(self.prefix).is_file() else None
+        if stored_ND is None or self.has_own_rows:
+            raise ConfigError(
+                f"--knn-temp auto reads rows, but the keys of shard {self.identity.number} of {self.prefix} are not"
+                " there; give a number"
+            )
+        return stored_ND
 
 
 def versions() -> dict[str, str]:
