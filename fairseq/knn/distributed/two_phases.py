@@ -30,16 +30,10 @@ from typing import Any
 import numpy as np
 
 from fairseq.arrays import Bools, Float32s, Int64s
-from fairseq.errors import FairseqError
-from fairseq.knn.distributed.backend import Pending, ShardBackend
+from fairseq.knn.distributed.backend import ShardBackend
+from fairseq.knn.distributed.conversation import Conversation, Traffic
 from fairseq.knn.distributed.messages import Queries, Rows, Sums, Wanted, Words
-from fairseq.knn.distributed.traffic import Traffic, num_bytes
 from fairseq.knn.search.preassigned import ASSIGN_BLOCK, assign
-
-# Times that a shard may forget one request before the run gives up.
-_MOST_FORGOTTEN = 8
-# Calls that change what a shard remembers, which are made again where it has forgotten.
-_REMEMBERED = ("nearest", "deeper", "exact")
 
 
 @dataclass(frozen=True)
@@ -62,45 +56,6 @@ class Asked:
     def by_exact(self) -> bool:
         """Whether p_kNN's distances decide which rows are kept."""
         return self.found > self.kept or self.drop_nearest or self.own_NS is not None
-
-
-class Conversation:
-    """What one shard is asked about one request: all of it again where the shard has forgotten.
-
-    Args:
-        backend: that has the shard.
-        shard: its number.
-        traffic: counts the bytes.
-    """
-
-    def __init__(self, backend: ShardBackend, shard: int, traffic: Traffic) -> None:
-        self.backend, self.shard, self.traffic = backend, shard, traffic
-        self._asked: list[tuple[str, tuple[Any, ...]]] = []
-
-    def ask(self, method: str, *args: Any) -> Callable[[], Any]:
-        """Sends a call, and returns what waits for its answer."""
-        before = tuple(self._asked)
-        pending = self.backend.call(self.shard, method, *args)
-        self.traffic.sent += num_bytes(args)
-        if method in _REMEMBERED:
-            self._asked.append((method, args))
-        return lambda: self._answer(pending, before, method, args)
-
-    def _answer(
-        self, pending: Pending, before: Sequence[tuple[str, tuple[Any, ...]]], method: str, args: tuple[Any, ...]
-    ) -> Any:
-        for _ in range(_MOST_FORGOTTEN):
-            answer = pending.result()
-            if answer is not None:
-                self.traffic.received(method, answer)
-                return answer
-            for earlier, its_args in before:
-                self.backend.call(self.shard, earlier, *its_args).result()
-            pending = self.backend.call(self.shard, method, *args)
-        raise FairseqError(
-            f"shard {self.shard} has forgotten a request {_MOST_FORGOTTEN} times: it dies again and again, or too many"
-            " runs ask it at once; look at its machine's memory, or lower --knn-in-flight"
-        )
 
 
 @dataclass(frozen=True)
