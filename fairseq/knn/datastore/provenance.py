@@ -25,6 +25,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.passages.documents import Documents
 from fairseq.data.passages.split_text import Passage, SplitText, open_split
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
+from fairseq.knn.datastore.format import values_path
 from fairseq.knn.datastore.manifest import Segment
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.row_map import source_map
@@ -221,7 +222,11 @@ class Provenance:
         return Place(row, source, position, *source.split.line_of(position), source.documents.of(position))
 
     def check_values(self, source: Source, row_N: Int64s) -> None:
-        """Raises MismatchError where the values of rows are not the text's tokens."""
+        """Raises MismatchError where the values of rows are not the text's tokens, DatastoreError without values."""
+        if not len(self.store.values_N):
+            raise DatastoreError(
+                f"{values_path(self.store.prefix)} is not on this machine; copy it here to see the rows' text"
+            )
         at_N = source.map.positions(row_N - source.first_row)
         token_N: Array = source.text.tokens[at_N]
         wrong_N = np.flatnonzero(token_N != self.store.values_N[row_N])

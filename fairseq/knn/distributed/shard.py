@@ -14,13 +14,14 @@ Legend: N queries · M some of them · K neighbours · P pairs of a query and a 
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from fairseq.arrays import Bools, Float32s, Float64s, Int64s
+from fairseq.arrays import Array, Bools, Float32s, Float64s, Int64s
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.distributed.messages import Queries, Rows, ShardIdentity, Sums, Wanted, Words
@@ -212,9 +213,12 @@ class Shard:
         return self.files.values_N[self._place_of(ids)].astype(np.int64)
 
     def keys_of(self, ids: Int64s) -> Float32s:
-        """Returns the stored keys of rows that the shard has, float32."""
-        assert self.files.keys_ND is not None
-        return np.asarray(self.files.keys_ND[self._place_of(ids)], np.float32)
+        """Returns the stored keys of rows that the shard has, float32, those of the file where none are needed else."""
+        return np.asarray(self._stored_keys[self._place_of(ids)], np.float32)
+
+    @cached_property
+    def _stored_keys(self) -> Array:
+        return self.files.stored_keys()
 
     def _place_of(self, ids: Int64s) -> Int64s:
         return self.files.rows.place_of(ids) if self.files.has_own_rows else ids
@@ -235,8 +239,9 @@ class Shard:
     ) -> _Pairs:
         """Returns neighbours with p_kNN's distances, as far as these are finite."""
         pairs, keys_ND = _chosen(near_NK, ids_NK, first_N, prefix_N), self.files.keys_ND
-        if keys_ND is None:
+        if not self.settings.needs_keys:
             return pairs
+        assert keys_ND is not None
         self.rows_read += len(pairs.row_P)
         place_P, dot = self._place_of(pairs.row_P), self.settings.measure == "dot"
         near_P = pair_distances(keys_ND, queries.query_ND, pairs.query_P, place_P, inner_product=dot)

@@ -21,14 +21,14 @@ import torch
 
 import fairseq
 from fairseq.arrays import Array
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import keys_path, row_files, values_path
 from fairseq.knn.datastore.identity import short
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.datastore.store import Datastore, map_files
+from fairseq.knn.datastore.store import Datastore, check_ids, map_files
 from fairseq.knn.distributed.messages import ShardIdentity
 from fairseq.knn.index.faiss_index import metric_name, read_index
 from fairseq.knn.index.index_file import look_at
@@ -45,20 +45,23 @@ class ShardSettings:
         measure: distances of p_kNN: ``exact`` squared L2 and ``dot`` from the stored keys, or the ``index``'s own.
         in_memory: the shard's files are read into memory; else they are mapped.
         remembered: requests that a shard keeps for phase B; no fewer than are under way.
+        vocabulary_size: values are below it; None where that is not known.
     """
 
     metric: str = "l2"
     measure: Literal["exact", "dot", "index"] = "exact"
     in_memory: bool = False
     remembered: int = 4
+    vocabulary_size: int | None = None
 
     @classmethod
-    def of(cls, config: KNNConfig) -> "ShardSettings":
-        """Returns what the flags say."""
+    def of(cls, config: KNNConfig, vocabulary_size: int | None = None) -> "ShardSettings":
+        """Returns what the flags say, of a model with so many words."""
         measure: Literal["exact", "dot", "index"] = "exact" if config.needs_keys else "index"
         if config.knn_sim_func == "dot":
             measure = "dot"
-        return cls(config.faiss_metric_type, measure, config.move_dstore_to_mem, 2 * config.knn_in_flight)
+        remembered = config.knn_in_flight + 2
+        return cls(config.faiss_metric_type, measure, config.move_dstore_to_mem, remembered, vocabulary_size)
 
     @property
     def needs_keys(self) -> bool:
@@ -71,15 +74,17 @@ class ShardFiles:
     """An open shard.
 
     Attributes:
+        prefix: of the datastore.
         identity: what it reports.
         index: whose ids are the datastore's rows.
         rows: the datastore's rows that it has.
         forgotten: rows of the datastore that are not to be found.
-        keys_ND: of its own rows, or of all; None where none are needed.
+        keys_ND: of its own rows, or of all; None where none were opened.
         values_N: likewise.
         has_own_rows: keys and values are of its own rows alone, in ascending order.
     """
 
+    prefix: Path
     identity: ShardIdentity
     index: Any
     rows: RowRanges
@@ -104,11 +109,13 @@ class ShardFiles:
         """
         shards = read_shards(index)
         manifest, state = indexed_state(prefix, index, shards)
-        forgotten = read_forgotten(prefix, manifest).within(0, state.rows)
-        opened, sha256, num_bytes = _open_index(index, number, shards, settings)
         rows, path = shards.rows_of_shards[number], shard_path(index, number, shards.num_shards)
-        if has_own := values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file()):
+        opened, sha256, num_bytes = _open_index(index, number, shards, settings)
+        has_own = values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file())
+        if has_own:
             keys_ND, values_N = _own_rows(path, rows, state)
+            if settings.vocabulary_size:
+                check_ids(path, values_N, settings.vocabulary_size)
         else:
             store = Datastore.open(prefix, load_keys=settings.needs_keys)
             keys_ND, values_N = store.keys_ND, store.values_N
@@ -125,7 +132,20 @@ class ShardFiles:
             versions=versions(),
             node=socket.gethostname(),
         )
-        return cls(identity, opened, rows, forgotten, keys_ND if settings.needs_keys else None, values_N, has_own)
+        forgotten = read_forgotten(prefix, manifest).within(0, state.rows)
+        return cls(Path(prefix), identity, opened, rows, forgotten, keys_ND, values_N, has_own)
+
+    def stored_keys(self) -> Array:
+        """Returns the keys, those of the file where none were opened; raises ConfigError where there are none."""
+        if self.keys_ND is not None:
+            return self.keys_ND
+        stored_ND = Datastore.open(self.prefix).keys_ND if keys_path(self.prefix).is_file() else None
+        if stored_ND is None or self.has_own_rows:
+            raise ConfigError(
+                f"--knn-temp auto reads rows, but the keys of shard {self.identity.number} of {self.prefix} are not"
+                " there; give a number"
+            )
+        return stored_ND
 
 
 def versions() -> dict[str, str]:

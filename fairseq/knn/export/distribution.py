@@ -22,7 +22,8 @@ from fairseq.knn.export.arrow_file import arrow_writer, require_pyarrow
 from fairseq.knn.export.config import ExportConfig
 from fairseq.knn.export.shares import WordShares, word_shares
 from fairseq.knn.neighbours.distribution import Votes
-from fairseq.knn.neighbours.dstore import KNN_Dstore
+from fairseq.knn.neighbours.neighbour_source import NeighbourSource
+from fairseq.knn.neighbours.opening import open_store
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_disk, share_of_memory, shown_bytes
@@ -54,9 +55,10 @@ def export_distribution(config: ExportConfig) -> str:
         allow_mismatch=config.allow_mismatch,
     )
     reads(config.indexfile)
-    source = KNN_Dstore.opened(config.prefix, config.indexfile, settings, None, rows=None, key_fp16=False)
-    store = source.datastore if source.datastore.keys_ND is not None else Datastore.open(config.prefix)
-    wanted = _wanted(source.datastore, config.rows)
+    source = open_store(config.prefix, config.indexfile, settings)
+    searched = source.parts[0].datastore
+    store = searched if searched.keys_ND is not None else Datastore.open(config.prefix)
+    wanted = _wanted(searched, config.rows)
     shift = SHIFT if store.require_manifest().settings.get("tokenizer_sha256") else 0
     made_of = {
         **source.identity(),
@@ -87,12 +89,12 @@ def export_distribution(config: ExportConfig) -> str:
     )
 
 
-def _temperature(source: KNN_Dstore) -> str:
+def _temperature(source: NeighbourSource) -> str:
     """Returns T, and whether it was chosen."""
     return f"T {source.temperature:g}{', auto' if source.config.knn_temp == AUTO else ''}"
 
 
-def _shares(source: KNN_Dstore, votes: Votes, shift: int) -> WordShares:
+def _shares(source: NeighbourSource, votes: Votes, shift: int) -> WordShares:
     """Returns the words of each row's neighbours, less the shift, with their probabilities."""
 
     def of_some(first: int) -> WordShares:

@@ -149,7 +149,7 @@ def exact_unit(store: Datastore) -> float:
             k = min(k, store.rows_left)
             return exact_neighbours(keys_ND, queries_ND, k, progress, forgotten=store.forgotten)
 
-    return measure_unit([(store, 0)], search)
+    return measure_unit([StorePart(store, 0)], search)
 
 
 def _kept(directory: Path, spec: str) -> Path:

@@ -18,7 +18,7 @@ distances.
 Source: Khandelwal et al., 2020, equation 2. Legend: N queries · K neighbours · T temperatures · J values of k · H hits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,7 +26,13 @@ import numpy as np
 import torch
 
 from fairseq.arrays import Bools, Float32s, Float64s, Int64s, Integers
-from fairseq.knn.search.distances import smallest
+from fairseq.knn.search.distances import smallest, ties_by_id
+
+OrderOf = Callable[[Int64s], Int64s]
+
+
+def _by_row(ids: Int64s) -> Int64s:
+    return ids
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,16 @@ class Votes:
         names = ("distances_NK", "ids_NK", "hits_NK")
         return Votes(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
-    def nearest_first(self) -> "Votes":
-        """Returns them by distance; those equally far in the order that they were in."""
+    def nearest_first(self, order_of: OrderOf = _by_row) -> "Votes":
+        """Returns them by distance; those equally far in the order that ``keep_nearest`` has."""
         order_NK = torch.sort(torch.from_numpy(self.distances_NK), dim=1, stable=True).indices.numpy()
-        return Votes(
-            np.take_along_axis(self.distances_NK, order_NK, axis=1),
-            np.take_along_axis(self.ids_NK, order_NK, axis=1),
-            np.take_along_axis(self.hits_NK, order_NK, axis=1),
-        )
+        distances_NK = np.take_along_axis(self.distances_NK, order_NK, axis=1)
+        ids_NK = np.take_along_axis(self.ids_NK, order_NK, axis=1)
+        hits_NK = np.take_along_axis(self.hits_NK, order_NK, axis=1)
+        places, order = ties_by_id(distances_NK, order_of(ids_NK))
+        np.put(hits_NK, places, hits_NK.take(places)[order])
+        np.put(ids_NK, places, ids_NK.take(places)[order])
+        return Votes(distances_NK, ids_NK, hits_NK)
 
 
 def votes_for(
@@ -228,11 +236,14 @@ def each_once(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]
     return distances_NK, ids_NK
 
 
-def drop_nearest(distances_NK: Float32s, ids_NK: Int64s) -> tuple[Float32s, Int64s]:
-    """Returns distances and ids ``[N, K−1]`` without the nearest neighbour of each query."""
+def drop_nearest(distances_NK: Float32s, ids_NK: Int64s, order_of: OrderOf = _by_row) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids ``[N, K−1]`` without the nearest neighbour of each query.
+
+    The arguments are those of ``keep_nearest``.
+    """
     n, k = ids_NK.shape
     kept_NK = np.ones((n, k), bool)
-    kept_NK[np.arange(n), np.argmin(distances_NK, axis=1)] = False
+    kept_NK.ravel()[smallest(distances_NK, 1, lambda n, places: order_of(ids_NK[n, places]))] = False
     return distances_NK[kept_NK].reshape(n, k - 1), ids_NK[kept_NK].reshape(n, k - 1)
 
 
@@ -244,11 +255,20 @@ def drop_own(distances_NK: Float32s, ids_NK: Int64s, own_NS: Int64s) -> tuple[Fl
     return np.where(is_own_NK, np.float32(np.inf), distances_NK), np.where(is_own_NK, -1, ids_NK)
 
 
-def keep_nearest(distances_NK: Float32s, ids_NK: Int64s, k: int) -> tuple[Float32s, Int64s]:
-    """Returns distances and ids of the k nearest neighbours of each query, in the order that they were in."""
+def keep_nearest(
+    distances_NK: Float32s, ids_NK: Int64s, k: int, order_of: OrderOf = _by_row
+) -> tuple[Float32s, Int64s]:
+    """Returns distances and ids of the k nearest neighbours of each query, in the order that they were in.
+
+    Args:
+        distances_NK: smaller is nearer.
+        ids_NK: −1 for none.
+        k: how many.
+        order_of: numbers by which rows that are equally far come, the smallest first; by default the ids themselves.
+    """
     if k >= ids_NK.shape[1]:
         return distances_NK, ids_NK
-    place_NK = smallest(distances_NK, k)
+    place_NK = smallest(distances_NK, k, lambda n, places: order_of(ids_NK[n, places]))
     return distances_NK.take(place_NK), ids_NK.take(place_NK)
 
 

@@ -30,6 +30,7 @@ from fairseq.knn.neighbours.tally import Lists
 from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.distances import recompute_distances
+from fairseq.knn.shards.manifest import is_sharded
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import fits_memory, require_memory
 
@@ -124,6 +125,11 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         key_fp16: bool,
     ) -> "KNN_Dstore":
         """Returns what ``open`` does, before its temperature is measured, for a command as well: errors name flags."""
+        if is_sharded(indexfile):
+            raise ConfigError(
+                f"{indexfile} is an index in shards, which KNN_Dstore does not search; give KNN({str(prefix)!r},"
+                f" {str(indexfile)!r}) to from_pretrained, or a KNNConfig to knnlm.open_neighbours"
+            )
         _require_memory(Path(prefix), Path(indexfile), config)
         file = look_at(indexfile)
         allow = config.allow_mismatch

@@ -36,15 +36,15 @@ from fairseq.knn.neighbours.distribution import (
     Votes,
     drop_nearest,
     drop_own,
-    filled_up,
     keep_nearest,
     next_log_prob,
     votes_for,
 )
-from fairseq.knn.neighbours.parts import OpenFiles, StorePart, Values
+from fairseq.knn.neighbours.parts import OpenFiles, StorePart
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import CountingMemory, Lists, Tally, empty_places, tallied
 from fairseq.knn.neighbours.temperature import auto_share, measure_unit, temperature_of, temperature_record
+from fairseq.knn.search.preassigned import ASSIGN_BLOCK
 from fairseq.knn.threads import run_all, worker_threads
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import share_of_memory
@@ -107,7 +107,7 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
     @cached_property
     def distance_unit(self) -> float:
         """The median squared distance from a row to the nearest other row; raises ConfigError where there is none."""
-        return measure_unit([(part.datastore, part.offset) for part in self.parts], self.found)
+        return measure_unit(self.parts, self.found)
 
     @cached_property
     def temperature(self) -> float:
@@ -133,10 +133,17 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
     def lists(self) -> Sequence[Lists | None]:
         """Returns the inverted lists of each index, None for an index without any."""
 
+    def tie_order(self, ids: Int64s) -> Int64s:
+        """Returns the numbers by which rows that are equally far come, the smallest first."""
+        return ids
+
     def values_of(self, ids_NK: Integers) -> Integers:
         """Returns the values of rows; anything for −1."""
-        arrays = [part.datastore.values_N for part in self.parts]
-        return Values([part.offset for part in self.parts], arrays).of(ids_NK)
+        found_NK = self.parts[0].values_of(ids_NK)
+        for part in self.parts[1:]:
+            is_there_NK = ids_NK >= part.offset
+            found_NK[is_there_NK] = part.values_of(ids_NK[is_there_NK] - part.offset)  # a later one has the rest
+        return found_NK
 
     @property
     def key_type(self) -> str | None:
@@ -152,7 +159,8 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
     def search(self, queries_ND: A, k: int | None = None) -> tuple[A, A]:
         """Returns distances (float32) and ids (int64), ``[N, K]``, nearest first, as the kind of array that came.
 
-        Where fewer than K rows are found, the last places have id −1 and distance +inf.
+        Rows that are equally far are in the order of the datastore. Where fewer than K rows are found, the last places
+        have id −1 and distance +inf.
 
         Args:
             queries_ND: floating point, torch or NumPy.
@@ -164,9 +172,8 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
         """
         queries, k = checked_queries(queries_ND, self.dimension), self.config.k if k is None else checked_k(k)
         distances_NK, ids_NK = self._neighbours(queries, k)
-        order_NK = np.argsort(distances_NK, axis=1, kind="stable")
-        ordered = partial(np.take_along_axis, indices=order_NK, axis=1)
-        distances_NK, ids_NK = filled_up(ordered(distances_NK), ordered(ids_NK), k)
+        nearest = Votes(distances_NK, ids_NK, np.zeros(ids_NK.shape, bool)).nearest_first(self.tie_order).filled_up(k)
+        distances_NK, ids_NK = nearest.distances_NK, nearest.ids_NK
         return like(distances_NK, queries_ND), like(ids_NK, queries_ND)
 
     def values(self, ids_NK: A) -> A:
@@ -262,6 +269,7 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
         most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
         step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
+        step = max(step // ASSIGN_BLOCK * ASSIGN_BLOCK, min(step, ASSIGN_BLOCK))  # whole blocks, the same whatever k is
 
         for start in range(0, max(len(queries), 1), step):  # once where there are none
             own = None if own_NS is None else own_NS[start : start + step]
@@ -287,8 +295,8 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
         if own_NS is not None:
             distances_NK, ids_NK = drop_own(distances_NK, ids_NK, own_NS)
         if self.config.drop_top1:
-            distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK)
-        return keep_nearest(distances_NK, ids_NK, k)
+            distances_NK, ids_NK = drop_nearest(distances_NK, ids_NK, self.tie_order)
+        return keep_nearest(distances_NK, ids_NK, k, self.tie_order)
 
     def _asked(self, k: int) -> int:
         """Returns how many rows the index is asked for, of which k are kept."""

@@ -10,10 +10,12 @@ from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, shown
 from fairseq.knn.config import AUTO, KEYWORDS, KNNConfig, NeighbourSettings, several_sizes, with_settings
 from fairseq.knn.datastore.identity import stored_bos, stored_key_type
+from fairseq.knn.distributed.opening import open_sharded
 from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.several_stores import SeveralStores
+from fairseq.knn.shards.manifest import is_sharded
 from fairseq.models.protocol import ModelIdentity
 
 if TYPE_CHECKING:
@@ -43,17 +45,39 @@ def open_neighbours(
     pairs = config.stores
     if rows is not None and len(pairs) > 1:
         raise ConfigError(several_sizes(rows, len(pairs)))
-    opened: dict[tuple[Path, Path], KNN_Dstore] = {}
+    if config.knn_backend != "local" and not any(is_sharded(index) for _, index in pairs):
+        raise ConfigError(
+            f"--knn-backend {config.knn_backend} searches an index in shards, but {pairs[0][1]} is none; leave the flag"
+            " out, or build shards with fairseq-build-dstore --num-shards"
+        )
+    opened: dict[tuple[Path, Path], NeighbourSource] = {}
     for prefix, indexfile in pairs:
         place = Path(prefix).resolve(), Path(indexfile).resolve()
         if place in opened:
             logger.warning("%s is named twice with the index %s; it is searched once", prefix, indexfile)
             continue
-        opened[place] = KNN_Dstore.opened(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
+        opened[place] = open_store(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
     members = list(opened.values())
     source = members[0] if len(members) == 1 else SeveralStores(members, config)
     _ = source.temperature  # measured before the work
     return source
+
+
+def open_store(
+    prefix: str | Path,
+    indexfile: str | Path,
+    config: KNNConfig,
+    model: ModelIdentity | None = None,
+    *,
+    rows: int | None = None,
+    key_fp16: bool = False,
+) -> NeighbourSource:
+    """Returns a datastore with its index, in one file or in shards; its temperature is not measured yet.
+
+    The arguments and what is raised are those of ``open_neighbours``.
+    """
+    open_one = open_sharded if is_sharded(indexfile) else KNN_Dstore.opened
+    return open_one(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
 
 
 class KNN:

@@ -5,13 +5,15 @@ Legend: N rows · K neighbours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NoReturn, TypeVar
 
 import numpy as np
 
-from fairseq.arrays import Integers
+from fairseq.arrays import Array, Float32s, Int64s, Integers
 from fairseq.errors import ConfigError
-from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.datastore.format import keys_path
+from fairseq.knn.datastore.store import Datastore, gather_rows
 
 T = TypeVar("T")
 
@@ -35,6 +37,32 @@ class StorePart:
 
     datastore: Datastore
     offset: int
+
+    def values_of(self, rows: Integers) -> Integers:
+        """Returns the values of rows, of any shape; anything for what is no row of it."""
+        return np.asarray(np.take(self.datastore.values_N, rows, mode="clip"))
+
+    def keys_of(self, rows: Int64s) -> Float32s:
+        """Returns the stored keys of rows, those of the file where keys were not loaded.
+
+        Args:
+            rows: best ascending, so that the file is read forwards.
+
+        Raises:
+            ConfigError: there are no keys, or nothing says how they lie in their file.
+        """
+        return gather_rows(self._stored_keys, rows)
+
+    @cached_property
+    def _stored_keys(self) -> Array:
+        store = self.datastore
+        keys_ND, path = store.keys_ND, keys_path(store.prefix)
+        if keys_ND is None and store.manifest is not None and path.is_file():
+            keys_ND = Datastore.open(store.prefix).keys_ND
+        if keys_ND is None:
+            problem = "were not loaded, and no manifest says how they lie there" if path.is_file() else "are not there"
+            raise ConfigError(f"--knn-temp auto reads rows, but the keys of {path} {problem}; give a number")
+        return keys_ND
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ Legend: N queries · K neighbours of each source.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class SeveralStores(NeighbourSource):
         self.offsets = _offsets(stores)
         # The same whatever the order in which they are named.
         self._places = sorted(range(len(self.members)), key=lambda place: _name(self.members[place]))
-        unique = {offset: StorePart(store, offset) for offset, store in zip(self.offsets, stores, strict=True)}
+        unique: dict[int, StorePart] = {}
+        for offset, member in zip(self.offsets, self.members, strict=True):
+            unique.setdefault(offset, replace(member.parts[0], offset=offset))
         self.parts = tuple(unique.values())
         self.distinct_ids = all(member.distinct_ids for member in self.members)
         self.vocabulary_size = self.members[0].vocabulary_size
@@ -64,6 +67,19 @@ class SeveralStores(NeighbourSource):
             ids.append(np.where(rows_NK >= 0, rows_NK + offset, -1))
         distances_NK, ids_NK = np.concatenate(near, axis=1), np.concatenate(ids, axis=1)
         return (distances_NK, ids_NK) if len(self.parts) == len(self.members) else each_once(distances_NK, ids_NK)
+
+    def tie_order(self, ids: Int64s) -> Int64s:
+        """Returns the ids that rows would have if the datastores were named in an order that is theirs alone."""
+        order: Int64s = ids.copy()
+        first, seen = 0, set[int]()
+        for place in self._places:
+            offset, rows = self.offsets[place], self.members[place].rows
+            if offset not in seen:
+                is_here = (ids >= offset) & (ids < offset + rows)
+                order[is_here] += first - offset
+                first += rows
+                seen.add(offset)
+        return order
 
     def lists(self) -> list[Lists | None]:
         """Returns the inverted lists of each member's index, None for an index without any."""

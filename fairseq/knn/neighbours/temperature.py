@@ -20,17 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.arrays import Array, Float32s, Int64s
+from fairseq.arrays import Float32s, Int64s
 from fairseq.errors import ConfigError
 from fairseq.knn.config import AUTO, AUTO_SHARE, AUTO_SHARE_OF_TOKENS, LEAST_TEMPERATURE, KnnTemp, multiple
-from fairseq.knn.datastore.format import keys_path
-from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.neighbours.distribution import drop_own
 from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.search.distances import recompute_distances
 from fairseq.runtime.progress import at_work
 
-Stores = Sequence[tuple[Datastore, int]]  # each with the id of its first row
 Search = Callable[[Float32s, int], tuple[Float32s, Int64s]]
 
 logger = logging.getLogger(__name__)
@@ -69,30 +66,28 @@ def temperature_record(asked: KnnTemp, temperature: float, unit: Callable[[], fl
     return {"knn_temp": temperature, **measured}
 
 
-def measure_unit(stores: Stores, search: Search) -> float:
+def measure_unit(parts: Sequence[StorePart], search: Search) -> float:
     """Returns the median squared distance from a row to the nearest other row, of three digits.
 
     Args:
-        stores: the datastores, each with the id of its first row.
+        parts: the datastores.
         search: gives distances and ids ``[N, K]``, in any order, of the nearest rows to some keys; −1 for none.
 
     Raises:
         ConfigError: keys cannot be read, or no row has another one near it.
     """
     with at_work("measure distances between rows"):
-        stored = [(_keys_of(store)[: store.rows], offset) for store, offset in stores]
-        ids_N, keys_ND = _sample(stores, [array for array, _ in stored])
-        distances_NK, ids_NK = drop_own(
-            *search(keys_ND, min(ASKED + 1, sum(store.rows_left for store, _ in stores))), ids_N[:, None]
-        )
+        ids_N, keys_ND = _sample(parts)
+        rows_left = sum(part.datastore.rows_left for part in parts)
+        distances_NK, ids_NK = drop_own(*search(keys_ND, min(ASKED + 1, rows_left)), ids_N[:, None])
         least_N1 = np.maximum(LEAST_SHARE * (keys_ND * keys_ND).sum(axis=1, keepdims=True), LEAST_TEMPERATURE)
         # By the keys themselves as well: from a row to its own code there is some distance.
-        exact_NK = np.minimum.reduce([_exact(array, offset, keys_ND, ids_NK) for array, offset in stored])
+        exact_NK = np.minimum.reduce([_exact(part, keys_ND, ids_NK) for part in parts])
         is_apart_NK = (ids_NK >= 0) & (np.minimum(exact_NK, distances_NK) > least_N1)
         nearest_N = np.where(is_apart_NK, distances_NK, np.inf).min(axis=1, initial=np.inf)
         nearest_N = nearest_N[np.isfinite(nearest_N)]
     if not len(nearest_N):
-        names = " and ".join(str(store.prefix) for store, _ in stores)
+        names = " and ".join(str(part.datastore.prefix) for part in parts)
         raise ConfigError(
             f"--knn-temp auto is taken from the distances between rows, but the index finds no two rows of {names} that"
             " are apart; give a number"
@@ -100,30 +95,19 @@ def measure_unit(stores: Stores, search: Search) -> float:
     return multiple(float(np.median(nearest_N)), 1.0)
 
 
-def _sample(stores: Stores, stored: Sequence[Array]) -> tuple[Int64s, Float32s]:
+def _sample(parts: Sequence[StorePart]) -> tuple[Int64s, Float32s]:
     """Returns the ids of evenly spaced rows, of each datastore in proportion to its rows, and their keys."""
-    total, ids, keys = sum(store.rows_left for store, _ in stores), [], []
-    for (store, offset), stored_ND in zip(stores, stored, strict=True):
-        rows_N = store.left.spaced(-(-SAMPLE * store.rows_left // max(total, 1)))
-        ids.append(rows_N + offset)
-        keys.append(gather_rows(stored_ND, rows_N))
+    total, ids, keys = sum(part.datastore.rows_left for part in parts), [], []
+    for part in parts:
+        rows_N = part.datastore.left.spaced(-(-SAMPLE * part.datastore.rows_left // max(total, 1)))
+        ids.append(rows_N + part.offset)
+        keys.append(part.keys_of(rows_N))
     return np.concatenate(ids), np.concatenate(keys)
 
 
-def _exact(stored_ND: Array, offset: int, keys_ND: Float32s, ids_NK: Int64s) -> Float32s:
+def _exact(part: StorePart, keys_ND: Float32s, ids_NK: Int64s) -> Float32s:
     """Returns exact distances to the rows that are of one datastore, ``[N, K]``; +inf for those of another."""
-    is_here_NK = (ids_NK >= offset) & (ids_NK < offset + len(stored_ND))
-    rows, place_NK = np.unique(np.where(is_here_NK, ids_NK - offset, 0), return_inverse=True)  # of a large file, these
+    is_here_NK = (ids_NK >= part.offset) & (ids_NK < part.offset + part.datastore.rows)
+    rows, place_NK = np.unique(np.where(is_here_NK, ids_NK - part.offset, 0), return_inverse=True)  # of a large file
     place_NK = np.where(is_here_NK, place_NK.reshape(ids_NK.shape), -1)
-    return recompute_distances(gather_rows(stored_ND, rows), keys_ND, place_NK)
-
-
-def _keys_of(store: Datastore) -> Array:
-    """Returns a datastore's keys, those of its file where they were not loaded."""
-    keys_ND, path = store.keys_ND, keys_path(store.prefix)
-    if keys_ND is None and store.manifest is not None and path.is_file():
-        keys_ND = Datastore.open(store.prefix).keys_ND
-    if keys_ND is None:
-        problem = "were not loaded, and no manifest says how they lie there" if path.is_file() else "are not there"
-        raise ConfigError(f"--knn-temp auto reads rows, but the keys of {path} {problem}; give a number")
-    return keys_ND
+    return recompute_distances(part.keys_of(rows), keys_ND, place_NK)

@@ -80,7 +80,7 @@ class SavedNeighbours(Memory):
             found = votes.rows(part)
             log_p_N[part], tally = tallied(found, self.neighbours.temperature)
             self.neighbours.tally.add(tally)
-            nearest = found.nearest_first()
+            nearest = found.nearest_first(self.neighbours.tie_order)
             votes.ids_NK[part], votes.distances_NK[part] = nearest.ids_NK, nearest.distances_NK
             hits[part] = np.packbits(nearest.hits_NK, axis=1, bitorder="little")
         columns: dict[str, Array] = {"ids": votes.ids_NK, "distances": votes.distances_NK, "hits": hits}

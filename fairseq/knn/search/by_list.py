@@ -214,7 +214,12 @@ class ListSearch:
         place_MB[is_there_MB] = ranges(visits.start_NP[queries_M].ravel(), blocks_MP.ravel())
         row_MB[is_there_MB] = ranges(self.start_L[probe_MP].ravel(), blocks_MP.ravel())
         own_MC = distances[0].take(place_MB, axis=0, mode="clip").reshape(len(queries_M), -1)
-        chosen_MK = smallest(own_MC, k)
+
+        def ids_of(m: int, places_C: Int64s) -> Int64s:
+            ids_C: Int64s = self.rows.id_S[row_MB[m, places_C // BLOCK] * BLOCK + places_C % BLOCK]
+            return ids_C
+
+        chosen_MK = smallest(own_MC, k, ids_of)
         block_MK, within_MK = np.divmod(chosen_MK, BLOCK)
         near_MK = own_MK = own_MC.take(chosen_MK, mode="clip")
         if len(distances) > 1:

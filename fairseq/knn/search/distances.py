@@ -29,11 +29,17 @@ READ_AT_ONCE = 1 << 22
 WIDEN_AT_ONCE = 1 << 14
 
 
-def smallest(numbers_NC: Float32s, k: int) -> Int64s:
+def smallest(numbers_NC: Float32s, k: int, ids_of: Callable[[int, Int64s], Int64s] | None = None) -> Int64s:
     """Returns where the ``k`` smallest of each row lie, ``[N, K]``, ascending places in the flattened array.
 
-    Of equal ones the first are taken, and NaN is the largest. A row's k-th smallest is found without moving indices
-    about, which takes NumPy a third of the time.
+    NaN is the largest. A row's k-th smallest is found without moving indices about, which takes NumPy a third of the
+    time.
+
+    Args:
+        numbers_NC: C is at least k.
+        k: how many.
+        ids_of: gives the ids at some places of a row: of equal numbers those of the smallest ids are taken; without,
+            the first.
     """
     bound_N = np.partition(numbers_NC, k - 1, axis=1)[:, k - 1]
     is_smallest_NC = numbers_NC <= bound_N[:, None]
@@ -46,9 +52,30 @@ def smallest(numbers_NC: Float32s, k: int) -> Int64s:
         if np.isnan(bound):
             at_bound_C = np.isnan(row_C)
             chosen_C = ~at_bound_C
-        chosen_C[np.flatnonzero(at_bound_C)[: k - np.count_nonzero(chosen_C)]] = True
+        tied = np.flatnonzero(at_bound_C)
+        if ids_of is not None and np.isfinite(bound):
+            tied = tied[np.argsort(ids_of(int(n), tied), kind="stable")]
+        chosen_C[tied[: k - np.count_nonzero(chosen_C)]] = True
         is_smallest_NC[n] = chosen_C
     return np.flatnonzero(is_smallest_NC).reshape(-1, k)
+
+
+def ties_by_id(near_NK: Float32s, ids_NK: Int64s) -> tuple[Int64s, Int64s]:
+    """Returns where rows that are equally far lie, places in the flattened array, and their order by id.
+
+    ``ids.take(places)[order]`` is what to put at the places, of ids and of whatever goes with them.
+
+    Args:
+        near_NK: ascending.
+        ids_NK: −1 for none.
+    """
+    is_as_before_NK = np.zeros(ids_NK.shape, bool)
+    np.logical_and(near_NK[:, 1:] == near_NK[:, :-1], ids_NK[:, 1:] >= 0, out=is_as_before_NK[:, 1:])
+    is_tied_NK = is_as_before_NK.copy()
+    is_tied_NK[:, :-1] |= is_as_before_NK[:, 1:]
+    places = np.flatnonzero(is_tied_NK)
+    group = np.cumsum(~is_as_before_NK.take(places))
+    return places, np.lexsort((ids_NK.take(places), group))
 
 
 def recompute_distances(

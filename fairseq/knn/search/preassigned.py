@@ -23,6 +23,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
 from fairseq.knn.index.faiss_index import inner_index
+from fairseq.knn.search.distances import ties_by_id
 
 # Queries that are assigned together.
 ASSIGN_BLOCK = 1024
@@ -71,8 +72,9 @@ def assign(index: Any, queries_ND: Float32s, nprobe: int) -> Assigned:
     moved_NE = np.ascontiguousarray(queries_ND, np.float32)
     outer: Any = faiss.downcast_index(index)
     while isinstance(outer, faiss.IndexPreTransform):
-        for number in range(outer.chain.size()):
-            moved_NE = outer.chain.at(number).apply(moved_NE)
+        chain: Any = outer.chain
+        for number in range(chain.size()):
+            moved_NE = chain.at(number).apply(moved_NE)
         outer = faiss.downcast_index(outer.index)
     coarse_NP, list_NP = outer.quantizer.search(moved_NE, min(nprobe, outer.nlist))
     return Assigned(moved_NE, list_NP, coarse_NP)
@@ -115,29 +117,21 @@ def in_order(
         rows: of the index.
     """
     near_NK, ids_NK = find(slice(None), k + 1)
-    rows_by_id(near_NK, ids_NK)
+    _by_id(near_NK, ids_NK)
     open_M = np.flatnonzero((near_NK[:, k - 1] == near_NK[:, k]) & (ids_NK[:, k] >= 0))
     near_NK, ids_NK = near_NK[:, :k], ids_NK[:, :k]
     asked = k + 1
     while len(open_M):  # whose last rows are as far as others that were left out
         asked = min(2 * asked, rows)
         near_MK, ids_MK = find(open_M, asked)
-        rows_by_id(near_MK, ids_MK)
+        _by_id(near_MK, ids_MK)
         near_NK[open_M], ids_NK[open_M] = near_MK[:, :k], ids_MK[:, :k]
         is_open_M = (near_MK[:, k - 1] == near_MK[:, -1]) & (ids_MK[:, -1] >= 0)
         open_M = open_M[is_open_M] if asked < rows else open_M[:0]
     return near_NK, ids_NK
 
 
-def rows_by_id(near_NK: Float32s, ids_NK: Int64s) -> None:
-    """Orders rows that are equally far by their ids, in place; distances are ascending."""
-    is_as_before_NK = np.zeros(ids_NK.shape, bool)
-    np.logical_and(near_NK[:, 1:] == near_NK[:, :-1], ids_NK[:, 1:] >= 0, out=is_as_before_NK[:, 1:])
-    if not is_as_before_NK.any():
-        return
-    is_tied_NK = is_as_before_NK.copy()
-    is_tied_NK[:, :-1] |= is_as_before_NK[:, 1:]
-    place = np.flatnonzero(is_tied_NK)
-    group = np.cumsum(~is_as_before_NK.ravel()[place])
-    ids = ids_NK.ravel()[place]
-    ids_NK[np.unravel_index(place, ids_NK.shape)] = ids[np.lexsort((ids, group))]
+def _by_id(near_NK: Float32s, ids_NK: Int64s) -> None:
+    """Orders rows that are equally far by their ids, in place."""
+    place, order = ties_by_id(near_NK, ids_NK)
+    np.put(ids_NK, place, ids_NK.take(place)[order])

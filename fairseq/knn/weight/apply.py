@@ -81,7 +81,8 @@ class WeighedNeighbours(Memory):
         self, queries_ND: Tensor, target_N: Tensor, before_NF: Float64s, own_NS: Int64s | None
     ) -> tuple[Array, Array]:
         temperature = self.neighbours.temperature
-        votes = self.neighbours.votes(queries_ND, target_N, own_NS).nearest_first()
+        votes = self.neighbours.votes(queries_ND, target_N, own_NS)
+        votes = votes.nearest_first(self.neighbours.tie_order)
         values_NK = self.neighbours.values_of(votes.ids_NK)
         after_NF = neighbour_features(votes.distances_NK, values_NK, temperature)
         weight_N = self.model.weights(np.concatenate([before_NF, after_NF], axis=1))

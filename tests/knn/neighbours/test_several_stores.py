@@ -147,7 +147,7 @@ def test_the_order_does_not_change_one_bit(tmp_path, seed: int):
         )
         assert np.array_equal(one.log_prob(queries, target), other.log_prob(queries, target))
         assert np.array_equal(one.next_log_prob(queries), other.next_log_prob(queries))
-        votes, back = one.votes(queries, target).nearest_first(), other.votes(queries, target).nearest_first()
+        votes, back = (of.votes(queries, target).nearest_first(of.tie_order) for of in (one, other))
         assert np.array_equal(votes.distances_NK, back.distances_NK) and np.array_equal(votes.hits_NK, back.hits_NK)
         found, found_back = one.search(queries)[1], other.search(queries)[1]
         assert np.array_equal(one.values(found), other.values(found_back))

@@ -16,6 +16,7 @@ from fairseq.knn.inspect.recall import exact_unit
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
 from fairseq.knn.neighbours import temperature
+from fairseq.knn.neighbours.parts import StorePart
 from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN, KNN_Dstore, open_neighbours
 from tests.builders.small_store import clustered_keys, write_store
@@ -122,7 +123,7 @@ def test_what_auto_cannot_be_taken_from_is_refused_by_name(small, tmp_path):
     shutil.copy(tmp_path / "elsewhere", tmp_path / "small_keys.npy")
     bare = dataclasses.replace(Datastore.open(small[0], load_keys=False), manifest=None)
     with pytest.raises(ConfigError, match="were not loaded, and no manifest says how they lie there"):
-        temperature.measure_unit([(bare, 0)], KNN_Dstore.open(*small).found)
+        temperature.measure_unit([StorePart(bare, 0)], KNN_Dstore.open(*small).found)
 
 
 def test_of_a_file_that_memory_does_not_hold_no_more_is_read_than_the_rows_that_were_found(small, monkeypatch):
