@@ -28,7 +28,8 @@ LOCAL = "local"  # the address that stands for a new cluster on this machine
 _OBJECT_STORE_BYTES = 512 << 20  # of such a cluster: some blocks of queries, and answers
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # RFC 9113, 3.4, and empty settings
 _HTTP2_SETTINGS = 4  # the type of the first frame that a server sends
-_CONNECT_S, _LOOKS = 30.0, 3  # the most that is waited for a first answer; looks before a cluster counts as gone
+_CONNECT_S = 30.0  # the most that is waited for a first answer
+_LOOKS, _LOOK_AGAIN_S = 3, 0.5  # before a cluster counts as gone
 
 
 class RayCluster:
@@ -98,7 +99,7 @@ class RayCluster:
             for look in range(_LOOKS):
                 if _answers(place, timeout=5.0):
                     break
-                time.sleep(0.5 * (look + 1 < _LOOKS))
+                time.sleep(_LOOK_AGAIN_S * (look + 1 < _LOOKS))
             else:
                 what = "cluster at" if place == self.address else "node of this machine, at"
                 raise DatastoreError(
