@@ -27,12 +27,16 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairseq.errors import ConfigError, DatastoreError, FairseqError, MismatchError
 from fairseq.knn.distributed.backend import Pending, ShardBackend
 from fairseq.knn.distributed.messages import Queries, ShardIdentity
 from fairseq.knn.distributed.ray_cluster import RayCluster, last_line
+from fairseq.knn.distributed.shard import Shard
+from fairseq.knn.distributed.shard_files import ShardSettings
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +104,31 @@ class RayBackend(ShardBackend):
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def open(
+        cls,
+        prefix: str | Path,
+        index: str | Path,
+        count: int,
+        settings: ShardSettings,
+        *,
+        address: str | None = None,
+        timeout: float = 600.0,
+    ) -> "RayBackend":
+        """Returns the shards of an index; raises what ``ShardFiles.open`` does, with the shard and its node.
+
+        Args:
+            prefix: of the datastore's files, on every node.
+            index: name of the whole index, likewise.
+            count: shards.
+            settings: how they are asked.
+            address: see the class.
+            timeout: likewise.
+        """
+        # Where a node has its working directory is another matter.
+        places = Path(prefix).absolute(), Path(index).absolute()
+        return cls([partial(Shard.open, *places, number, settings) for number in range(count)], address, timeout)
 
     def identities(self) -> Sequence[ShardIdentity]:
         """Returns what each shard reported when it was started last."""
