@@ -7,6 +7,7 @@ Ray's ways that a command cannot have are set right here: messages on stdout, wh
 of its own; the end of the process, without a word, where it writes to a node that has died.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -67,6 +68,7 @@ class RayCluster:
             else:
                 directory = _init(ray, address or os.environ.get("RAY_ADDRESS"), timeout)
                 cls._joined = cls(ray, owned=True, directory=directory)
+                atexit.register(cls._joined._end)
         elif address not in (None, LOCAL, cls._joined.address):
             raise ConfigError(
                 f"--ray-address {address}: this process is in the cluster at {cls._joined.address} already; close what"
@@ -80,6 +82,10 @@ class RayCluster:
         self._users -= 1
         if self._users or not self._owned:
             return
+        atexit.unregister(self._end)
+        self._end()
+
+    def _end(self) -> None:
         type(self)._joined = None
         self._ray.shutdown()
         if self._directory is not None:
