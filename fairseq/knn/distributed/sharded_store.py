@@ -38,6 +38,7 @@ from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.neighbours.tally import Lists, Tally
 from fairseq.knn.shards.manifest import ShardsManifest
+from fairseq.runtime.exact_sum import ExactSum
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class ShardedStore(NeighbourSource):
             sums = chosen.sums(target[chosen.queries], self.temperature)
             log_p_N, nearest_N = log_prob_and_share(sums, self.temperature)
             counts, is_any_N = chosen.counts, chosen.counts > 0
-            tally.add(Tally(len(counts), int(counts.sum()), int(is_any_N.sum()), float(nearest_N[is_any_N].sum())))
+            shares = ExactSum(nearest_N[is_any_N].tolist())
+            tally.add(Tally(len(counts), int(counts.sum()), int(is_any_N.sum()), shares))
             log_p.append(log_p_N)
         return np.concatenate(log_p), tally
 
