@@ -208,6 +208,12 @@ def test_matplotlib_stays_with_the_figures() -> None:
     assert not any(name.startswith("matplotlib") for name in imports(figures, at_load=True))
 
 
+def test_ray_stays_with_its_backend() -> None:
+    backend = "fairseq.knn.distributed.ray_backend"
+    assert importers_of("ray") == {backend}
+    assert not any(name == "ray" for name in imports(backend, at_load=True))
+
+
 def test_torch_distributed_stays_where_processes_meet() -> None:
     """Processes, what starts them, a model shared out among them, its checkpoints; plain runs load the first alone."""
     owners = {"fairseq.runtime.distributed", "fairseq.runtime.sharding", "fairseq.checkpoints.sharded"}

@@ -23,16 +23,22 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fairseq.errors import ConfigError, DatastoreError, FairseqError, MismatchError
 from fairseq.knn.distributed.backend import Pending, ShardBackend
 from fairseq.knn.distributed.messages import Queries, ShardIdentity
 from fairseq.knn.distributed.ray_cluster import RayCluster, last_line
+
+if TYPE_CHECKING:
+    from fairseq.knn.distributed.shard_files import ShardSettings
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +69,8 @@ class _ShardActor:
         """Returns what the shard's method returns, or the error that it raised, in words."""
         try:
             if self._identity is None:
-                _use_threads(self._threads)
                 self._shard = self._open_shard()
+                _use_threads(self._threads)
                 self._identity = replace(self._shard.identity(), node=_this_node())
             value = self._identity if method == "identity" else getattr(self._shard, method)(*args)
         except (FairseqError, OSError, MemoryError) as err:
@@ -86,7 +92,7 @@ class RayBackend(ShardBackend):
     """
 
     def __init__(self, openers: Sequence[Callable[[], Any]], address: str | None, timeout: float) -> None:
-        self._timeout, self._count = timeout, len(openers)
+        self.timeout, self._count = timeout, len(openers)
         self._ray = _import_ray()
         self._cluster = RayCluster.join(self._ray, address, timeout)
         self._starts = [""] * self._count
@@ -100,6 +106,32 @@ class RayBackend(ShardBackend):
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def open(
+        cls,
+        prefix: str | Path,
+        index: str | Path,
+        count: int,
+        settings: "ShardSettings",
+        *,
+        address: str | None = None,
+        timeout: float = 600.0,
+    ) -> "RayBackend":
+        """Returns the shards of an index; raises what ``ShardFiles.open`` does, with the shard and its node.
+
+        Args:
+            prefix: of the datastore's files, on every node.
+            index: name of the whole index, likewise.
+            count: shards.
+            settings: how they are asked.
+            address: see the class.
+            timeout: likewise.
+        """
+        from fairseq.knn.distributed.shard import Shard
+
+        places = Path(prefix).absolute(), Path(index).absolute()
+        return cls([partial(Shard.open, *places, number, settings) for number in range(count)], address, timeout)
 
     def identities(self) -> Sequence[ShardIdentity]:
         """Returns what each shard reported when it was started last."""
@@ -117,6 +149,10 @@ class RayBackend(ShardBackend):
                 self._ray.kill(actor)
         self._cluster.leave()
 
+    def kill(self, shard: int) -> None:
+        """Ends the process of a shard, which is then started anew: what tests do to it."""
+        self._ray.kill(self._actors[shard], no_restart=False)
+
     def send(self, shard: int, method: str, args: tuple[Any, ...]) -> Any:
         """Returns Ray's reference to the answer of a call, which is sent."""
         return self._actors[shard].call.remote(self._starts[shard], method, *args)
@@ -127,7 +163,7 @@ class RayBackend(ShardBackend):
         Raises:
             DatastoreError: none came in time, the shard died too often, or what it says is an error.
         """
-        errors, deadline, deaths = self._ray.exceptions, time.monotonic() + self._timeout, 0
+        errors, deadline, deaths = self._ray.exceptions, time.monotonic() + self.timeout, 0
         while True:
             left = deadline - time.monotonic()
             try:
@@ -187,7 +223,7 @@ class RayBackend(ShardBackend):
         return self._shared[1]
 
     def _too_late(self, shard: int) -> str:
-        identity, time_s = self._identities[shard], f"{self._timeout:g} s (--knn-timeout)"
+        identity, time_s = self._identities[shard], f"{self.timeout:g} s (--knn-timeout)"
         if identity is None:
             return (
                 f"shard {shard} was not open within {time_s}; `ray status` shows whether a node has room for it, and a"
@@ -234,12 +270,11 @@ def _import_ray() -> Any:
 
 
 def _use_threads(count: int) -> None:
-    """Has torch and FAISS use so many threads in this process; Ray gives an actor one."""
-    import faiss
-    import torch
-
-    torch.set_num_threads(count)
-    faiss.omp_set_num_threads(count)
+    """Has torch and FAISS, as far as a shard has loaded them, use so many threads; Ray gives an actor one."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
+    if (faiss := sys.modules.get("faiss")) is not None:
+        faiss.omp_set_num_threads(count)
 
 
 def _in_words(err: Exception) -> str:

@@ -7,6 +7,7 @@ Ray's ways that a command cannot have are set right here: messages on stdout, wh
 of its own; the end of the process, without a word, where it writes to a node that has died.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -28,7 +29,8 @@ LOCAL = "local"  # the address that stands for a new cluster on this machine
 _OBJECT_STORE_BYTES = 512 << 20  # of such a cluster: some blocks of queries, and answers
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # RFC 9113, 3.4, and empty settings
 _HTTP2_SETTINGS = 4  # the type of the first frame that a server sends
-_CONNECT_S, _LOOKS = 30.0, 3  # the most that is waited for a first answer; looks before a cluster counts as gone
+_CONNECT_S = 30.0  # the most that is waited for a first answer
+_LOOKS, _LOOK_AGAIN_S = 3, 0.5  # before a cluster counts as gone
 
 
 class RayCluster:
@@ -66,6 +68,7 @@ class RayCluster:
             else:
                 directory = _init(ray, address or os.environ.get("RAY_ADDRESS"), timeout)
                 cls._joined = cls(ray, owned=True, directory=directory)
+                atexit.register(cls._joined._end)
         elif address not in (None, LOCAL, cls._joined.address):
             raise ConfigError(
                 f"--ray-address {address}: this process is in the cluster at {cls._joined.address} already; close what"
@@ -79,6 +82,10 @@ class RayCluster:
         self._users -= 1
         if self._users or not self._owned:
             return
+        atexit.unregister(self._end)
+        self._end()
+
+    def _end(self) -> None:
         type(self)._joined = None
         self._ray.shutdown()
         if self._directory is not None:
@@ -98,7 +105,7 @@ class RayCluster:
             for look in range(_LOOKS):
                 if _answers(place, timeout=5.0):
                     break
-                time.sleep(0.5 * (look + 1 < _LOOKS))
+                time.sleep(_LOOK_AGAIN_S * (look + 1 < _LOOKS))
             else:
                 what = "cluster at" if place == self.address else "node of this machine, at"
                 raise DatastoreError(
