@@ -23,6 +23,8 @@ EXAMPLES = (
     f"""{CALL} --dstore-mmap checkpoints/dstore --faiss-index checkpoints/knn.index --index-spec auto""",
     f"""# after fairseq-eval-lm --save-knnlm-dstore --append
 {CALL} --dstore-mmap checkpoints/dstore --faiss-index checkpoints/knn.index --append""",
+    f"""# by shards; a job array gives each job its --shard-id, and merges in the end
+{CALL} --dstore-mmap checkpoints/dstore --faiss-index checkpoints/knn.index --num-shards 4 --merge memory""",
 )
 
 
@@ -52,18 +54,26 @@ def main(argv: Sequence[str]) -> None:
     from fairseq.knn.datastore.store import Datastore
     from fairseq.knn.index.append import append_to_index
     from fairseq.knn.index.build import build_index
+    from fairseq.knn.shards.build import build_in_shards
 
     start = time.monotonic()
     datastore = Datastore.open(
         config.dstore_mmap, rows=config.dstore_size, dimension=config.dimension, key_fp16=config.dstore_fp16
     )
-    build = append_to_index if config.append else build_index
-    manifest = build(datastore, config, config.faiss_index)
-    seconds = time.monotonic() - start
-    bytes_per_key = Path(config.faiss_index).stat().st_size / manifest.rows
+    if config.num_shards is not None:
+        built = build_in_shards(datastore, config, config.faiss_index)
+    else:
+        build = append_to_index if config.append else build_index
+        built = [build(datastore, config, config.faiss_index)]
+    rows, num_bytes = sum(one.rows for one in built), sum(one.size for one in built)
+    where = f"Index {config.faiss_index}"
+    if built[0].shard and config.shard_id is not None:
+        where += f", shard {config.shard_id} of {config.num_shards}"
+    elif built[0].shard:
+        where += f" in {config.num_shards} shards"
     sys.stdout.write(
-        f"Index {config.faiss_index}: {manifest.rows} keys in {seconds:.1f}s, {bytes_per_key:.1f} bytes per key"
-        f" ({manifest.spec})\n"
+        f"{where}: {rows} keys in {time.monotonic() - start:.1f}s, {num_bytes / rows:.1f} bytes per key"
+        f" ({built[0].spec})\n"
     )
 
 

@@ -162,6 +162,7 @@ DISTRIBUTION = Kind(
     "an Arrow file of fairseq-knnlm export-distribution", lambda path: DISTRIBUTION_MARK.encode() in _head(path)
 )
 INDEX = Kind("an index", _is_index, store="index")
+INDEX_LISTS = Kind("the inverted lists of an index", _is_marked_index, store="index")
 SAFETENSORS = Kind("weights in safetensors", _is_safetensors)
 CHECKPOINT = Kind("a checkpoint", _is_checkpoint)
 CHECKPOINT_SUMMARY = json_kind(

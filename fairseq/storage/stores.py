@@ -13,6 +13,7 @@ from typing import Any
 from fairseq.storage.marks import (
     IMAGES,
     INDEX,
+    INDEX_LISTS,
     NUMPY_MAGIC,
     SWEEP,
     TABLE,
@@ -28,6 +29,7 @@ Names = list[tuple[Path, Kind]]
 STORE_MANIFEST = json_kind("a datastore's manifest", "datastore", store="datastore")
 RANGE = json_kind("the record of a range of rows", "datastore-range", store="datastore")
 FORGOTTEN = json_kind("a list of forgotten rows", "forgotten", store="datastore")
+SHARDS_MANIFEST = json_kind("the manifest of an index in shards", "index-shards", store="index")
 INDEX_MANIFEST = json_kind("an index's manifest", "index", store="index")
 RETRIEVAL_MANIFEST = json_kind("a retrieval's manifest", "retrieval", store="retrieval")
 RETRIEVAL_RESULTS = json_kind("results of a retrieval", "results", store="retrieval")
@@ -36,7 +38,7 @@ DATA_RECORD = Kind("a record of fairseq-preprocess", lambda path: _is_data_recor
 
 # How names of files end that lie beside a datastore or an index while it is worked on.
 DATASTORE_STAGES = r"\.compact|\.append|\.range-\d+-of-\d+|\.forgotten\.[^/]*"
-INDEX_STAGES = r"\.trained|\.partial|\.compact"
+INDEX_STAGES = r"\.trained|\.partial|\.compact|\.shards|\.shard-\d+-of-\d+|\.ivfdata"
 
 # What lies beside the ids of a text that a model's tokenizer has.
 SOURCE_TEXT_SUFFIXES = (".documents.json", ".offsets", ".text")
@@ -69,6 +71,8 @@ SWEEP_COLUMNS = (
 _KEY_BYTES, _VALUE_BYTES = {"float32": 4, "float16": 2}, {"int64": 8, "int32": 4, "int16": 2}
 # How the records are named that the jobs of an array leave in a retrieval, until they are joined.
 RETRIEVAL_RANGE_NAME = r"range-\d+-of-\d+\.json"
+_SHARD = r"\.shard-\d+-of-\d+(\.partial|_keys\.npy|_vals\.npy)?(\.json)?"
+_ROWS = ("_keys.npy", "_vals.npy")
 _OF_RETRIEVAL = ("manifest.json", "results.json", "results.time.json")
 
 
@@ -116,10 +120,33 @@ def _row_bytes(manifest: dict[str, Any], rows: str) -> int | None:
 
 
 def index_names(path: Path) -> Names:
-    """Returns an index, its manifest, and what an unfinished build, append or compaction leaves beside it."""
-    names: Names = []
+    """Returns an index, its manifest, its shards that are there, and what lies beside it while it is worked on."""
+    names: Names = [(shards_name(path), SHARDS_MANIFEST), (lists_name(path), INDEX_LISTS)]
     for stage in (path, *(Path(f"{path}.{stage}") for stage in ("trained", "partial", "compact"))):
         names += [(stage, INDEX), (Path(f"{stage}.json"), INDEX_MANIFEST)]
+    return [*names, *shard_names(path)]
+
+
+def shards_name(index: str | Path) -> Path:
+    """Returns where the manifest of an index in several files lies."""
+    return Path(f"{index}.shards.json")
+
+
+def lists_name(index: str | Path) -> Path:
+    """Returns where an index has its inverted lists, if they are a file of their own."""
+    return Path(f"{index}.ivfdata")
+
+
+def shard_names(path: Path) -> Names:
+    """Returns the files of shards of an index that are there, finished or not."""
+    rows = Kind(
+        "keys or values of a shard", lambda _: json_at(shards_name(path)).get("has_rows") is True, store="index"
+    )
+    names: Names = []
+    for other in sorted(path.parent.glob(f"{glob.escape(path.name)}.shard-*-of-*")):
+        match = re.fullmatch(_SHARD, other.name[len(path.name) :])
+        if match is not None:
+            names.append((other, rows if match[1] in _ROWS else INDEX_MANIFEST if match[2] else INDEX))
     return names
 
 
@@ -207,8 +234,8 @@ def _starts_with(path: Path, magic: bytes) -> bool:
 
 def store_of(path: Path) -> tuple[str, str] | None:
     """Returns the kind of store that has this name, and in words which one; None where it is nobody's."""
-    for found in (_datastore_of(path), _index_of(path), _directory_of(path), _checkpoint_of(path)):
-        for store, words in found:
+    for owner in (_index_in_shards_of, _datastore_of, _index_of, _directory_of, _checkpoint_of):
+        for store, words in owner(path):
             return store, words
     return None
 
@@ -225,8 +252,14 @@ def _datastore_of(path: Path) -> Iterator[tuple[str, str]]:
                 yield "datastore", f"a file of the datastore {prefix}"
 
 
+def _index_in_shards_of(path: Path) -> Iterator[tuple[str, str]]:
+    match = re.fullmatch(rf"(?s)(.+?)(\.shards\.json|\.trained(\.json)?|{_SHARD})", path.name)
+    if match is not None and is_of_kind(shards_name(index := path.with_name(match[1])), "index-shards"):
+        yield "index", f"a file of the index {index}"
+
+
 def _index_of(path: Path) -> Iterator[tuple[str, str]]:
-    match = re.fullmatch(r"(?s)(.+?)(\.trained|\.partial|\.compact)?(\.json)?", path.name)
+    match = re.fullmatch(r"(?s)(.+?)(\.trained|\.partial|\.compact|\.ivfdata)?(\.json)?", path.name)
     if match is not None and (match[2] or match[3]):
         index = path.with_name(match[1])
         if is_of_kind(Path(f"{index}.json"), "index") or (index.is_file() and _looks_like_an_index(index)):

@@ -223,6 +223,33 @@ class DatastoreManifest(Record, frozen=True, kw_only=True):
             yield self.with_segments(segments[:count])
 
 
+class IndexShard(Record, frozen=True):
+    """Which part of an index in several files a file is.
+
+    Attributes:
+        number: from 0.
+        count: how many there are.
+        set_id: what all shards of one index share (``ShardsManifest.set_id``).
+    """
+
+    number: Count
+    count: Positive
+    set_id: str
+
+
+class ListsFile(Record, frozen=True):
+    """The inverted lists of an index, where they are a file of their own (``INDEX.ivfdata``)."""
+
+    num_bytes: Count
+    sha256: str
+    fingerprint: str
+
+    @classmethod
+    def of_file(cls, path: Path) -> "ListsFile":
+        """Returns size, checksum and fingerprint of a file."""
+        return cls(path.stat().st_size, file_sha256(path), fingerprint(path))
+
+
 class IndexManifest(Record, frozen=True, kw_only=True):
     """What an index was built from, and how.
 
@@ -243,6 +270,9 @@ class IndexManifest(Record, frozen=True, kw_only=True):
         num_bytes: size of its file.
         sha256: of its file.
         fingerprint: of its file (fairseq/storage/fingerprint.py); older versions of this program left it out.
+        shard: which shard of an index it is, if it is one.
+        rows_fingerprints: of the shard's own keys and values, where they lie beside it.
+        lists: the file that its inverted lists are in, where that is another one.
     """
 
     spec: str
@@ -261,8 +291,16 @@ class IndexManifest(Record, frozen=True, kw_only=True):
     num_bytes: Count
     sha256: str
     fingerprint: str | UnsetType = UNSET
+    shard: IndexShard | UnsetType = UNSET
+    rows_fingerprints: tuple[str, str] | UnsetType = UNSET
+    lists: ListsFile | UnsetType = UNSET
     kind: Literal["index"] = "index"
     version: Literal[1] = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of its file, and of its lists where those are another."""
+        return self.num_bytes + (self.lists.num_bytes if self.lists else 0)
 
     def of_file(self, path: Path) -> "IndexManifest":
         """Returns the manifest with size, checksum and fingerprint of a file."""
@@ -270,7 +308,7 @@ class IndexManifest(Record, frozen=True, kw_only=True):
 
     def of_no_file(self) -> "IndexManifest":
         """Returns what the manifest says of the index, whatever its file is."""
-        return self.replace(num_bytes=0, sha256="", fingerprint=UNSET)
+        return self.replace(num_bytes=0, sha256="", fingerprint=UNSET, rows_fingerprints=UNSET, lists=UNSET)
 
 
 M = TypeVar("M", DatastoreManifest, IndexManifest)

@@ -29,7 +29,7 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import code_bytes, num_lists, read_index, set_nprobe, write_index
 from fairseq.knn.index.lists import check_lists
 from fairseq.knn.index.reading import faiss_reason
-from fairseq.knn.index.training import adder, points_wanted, train
+from fairseq.knn.index.training import FAISS_ROWS, Adder, points_wanted, train
 from fairseq.runtime.interrupts import advising, asked_to_stop, check, finish_step_first
 from fairseq.runtime.log import format_duration
 from fairseq.runtime.progress import Progress, at_work
@@ -87,7 +87,7 @@ def build_index(
     with locked(path):
         config = resolved(config, store, path)
         index = new_index(config, store.dimension)
-        build = Build(store, config, path, _manifest(store, config, index), {} if times is None else times)
+        build = Build(store, config, path, manifest_of_build(store, config, index), {} if times is None else times)
         manifest = None if config.overwrite else _finished(build)
         if manifest is None:
             check_kind(index, build.manifest.spec, store.rows, rows_at_a_time(build))
@@ -95,7 +95,7 @@ def build_index(
             index = resumed(build, "partial") or resumed(build, "trained") or index
             with finish_step_first():
                 if not index.is_trained:
-                    _train(build, index)
+                    train_index(build, index)
                 add_rows(build, index)
             set_nprobe(index, config.probe)
             partial = manifest_path(build.stage("partial"))
@@ -152,7 +152,8 @@ def require_room(build: Build, index: Any) -> None:
     )
 
 
-def _manifest(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
+def manifest_of_build(store: Datastore, config: BuildConfig, index: Any) -> IndexManifest:
+    """Returns what the index will say of itself, whatever its file will be."""
     assert store.rows_id is not None
     most = config.train_sample
     if config.effort == "quick":
@@ -202,7 +203,7 @@ def read_whole(path: Path, manifest: IndexManifest) -> Any:
     raise DatastoreError(f"{path} is damaged: it is not what its manifest says; build it again with --overwrite")
 
 
-def _train(build: Build, index: Any) -> None:
+def train_index(build: Build, index: Any) -> None:
     """Trains an index on a sample of rows, and saves it."""
     config, count = build.config, build.manifest.sample
     check_lists(build.config.index_spec, build.manifest.nlist, count, build.store.rows_left, config.probe)
@@ -234,9 +235,9 @@ def sample_keys(store: Datastore, count: int, seed: int) -> Float32s:
 
 
 def rows_at_a_time(build: Build) -> int:
-    """Returns how many rows are added at a time: ``--num-keys-to-add-at-a-time``, less of wide rows."""
-    most = max(ADDED_BYTES // (4 * build.store.dimension), 1)
-    return min(build.config.num_keys_to_add_at_a_time, build.store.rows, most)
+    """Returns how many rows are added at a time: ``--num-keys-to-add-at-a-time``, less of wide rows; whole cells."""
+    most = min(build.config.num_keys_to_add_at_a_time, max(ADDED_BYTES // (4 * build.store.dimension), 1))
+    return min(most - most % FAISS_ROWS or most, build.store.rows)
 
 
 def add_rows(build: Build, index: Any) -> None:
@@ -248,7 +249,7 @@ def add_rows(build: Build, index: Any) -> None:
     """
     store, step = build.store, rows_at_a_time(build)
     assert store.keys_ND is not None
-    add = adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
+    add = Adder(index, quick=build.config.effort == "quick", gpu=build.config.gpu_index)
     start_s = saved_s = time.monotonic()
     with Progress("add to the index", store.rows, "keys", done=index.ntotal) as progress:
         for start in range(index.ntotal, store.rows, step):

@@ -10,6 +10,11 @@ from fairseq.errors import ConfigError
 from fairseq.knn.datastore.config import DEFAULT_KEY_DIMENSION
 
 AUTO = "auto"
+MERGES = {
+    "none": "shards stay, for a search over them",
+    "memory": "one file, the same as without shards",
+    "disk": "lists in INDEX.ivfdata, which a search reads from there",
+}
 EFFORTS = {"quick": "same recall, faster", "thorough": "FAISS's own training"}
 
 
@@ -49,6 +54,16 @@ class BuildConfig:
         "with --append: warn if new rows lie farther from the index's centroids or codes than old ones, by this factor",
         minimum=1,
     )
+    num_shards: int | None = flag(
+        None, "build the index in N shards, each of some of the rows", minimum=1, maximum=1 << 20
+    )
+    shard_id: int | None = flag(
+        None, "with --num-shards: build this shard alone, from 0 [default: all that are not there yet]", minimum=0
+    )
+    merge: str = flag("none", "with --num-shards: what becomes of the shards", choices=MERGES)
+    with_rows: bool = flag(
+        False, "with --num-shards: copy each shard's keys and values beside it, for a machine of its own"
+    )
     starting_point: int = flag(0, "row to begin with", minimum=0, no_effect="a stopped build resumes by itself")
     overwrite: bool = flag(False, "replace an existing index")
     seed: int = flag(1, "seed of the training sample", minimum=0)
@@ -65,7 +80,33 @@ class BuildConfig:
                 raise ConfigError(f"{name} is required: the datastore's prefix and the index's file must be named")
         if self.append and self.overwrite:
             raise ConfigError("--append and --overwrite exclude each other: one keeps the index, one replaces it")
+        if self.num_shards is None:
+            for name, typed in (
+                ("--shard-id", self.shard_id is not None),
+                ("--merge", self.merge != "none"),
+                ("--with-rows", self.with_rows),
+            ):
+                if typed:
+                    raise ConfigError(f"{name} needs --num-shards, in how many shards the index is built")
+        else:
+            self._check_shards(self.num_shards)
         if self.retrain and not self.append:
             raise ConfigError(
                 "--retrain trains an index anew to which rows are appended; give --append, or --overwrite"
             )
+
+    def _check_shards(self, num_shards: int) -> None:
+        if self.append:
+            raise ConfigError(
+                "--append and --num-shards exclude each other: rows are dealt to shards once; build all of them again"
+                " with --overwrite"
+            )
+        if self.shard_id is not None and self.shard_id >= num_shards:
+            raise ConfigError(f"--shard-id {self.shard_id} must be from 0 to {num_shards - 1}, as --num-shards says")
+        if self.shard_id is not None and self.merge != "none":
+            raise ConfigError(
+                f"--merge {self.merge} needs all shards; give it without --shard-id when they are there, which builds"
+                " those that are missing"
+            )
+        if self.with_rows and self.merge != "none":
+            raise ConfigError("--with-rows is for shards that stay; leave it out, or give --merge none")

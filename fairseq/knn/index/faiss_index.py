@@ -20,7 +20,7 @@ from fairseq.arrays import Array, Int64s, UInt8s
 from fairseq.errors import DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.index.index_file import IndexFile, look_at, require_file, require_ours
-from fairseq.knn.index.reading import faiss_reason, memory_limit
+from fairseq.knn.index.reading import faiss_reason, read_by_faiss
 from fairseq.knn.index.trial import IndexInChild
 from fairseq.storage.files import atomic_write
 from fairseq.storage.marks import INDEX_MARK
@@ -40,11 +40,10 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
     """
     require_file(path)
     try:
-        with memory_limit(path):
-            if mapped:
-                with suppress(RuntimeError):  # there are lists that can only be read whole
-                    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-            return faiss.read_index(str(path))
+        if mapped:
+            with suppress(RuntimeError):  # there are lists that can only be read whole
+                return read_by_faiss(path, mapped=True)
+        return read_by_faiss(path)
     except (RuntimeError, MemoryError) as err:
         raise DatastoreError(
             f"{path} must be a FAISS index, but cannot be read ({faiss_reason(err)}); make it again with"
@@ -170,6 +169,11 @@ def open_index(
         MismatchError: it is not its manifest's, has another metric, or ids that are not row numbers.
     """
     file = file if isinstance(file, IndexFile) else look_at(file)
+    if file.manifest is not None and (shard := file.manifest.shard):
+        raise MismatchError(
+            f"{file.path} has some of the rows only, as shard {shard.number} of {shard.count}; give --indexfile the"
+            " name of the whole, without .shard-…"
+        )
     require_ours(file, allow_mismatch=allow_mismatch)
     path, index = file.path, read_index(file.path)
     if metric_name(index) != metric:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.identity import mismatch
-from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.manifest import IndexManifest, ListsFile, manifest_path, read_manifest
 from fairseq.knn.index.trial import try_index
 from fairseq.storage.file_kinds import is_instead, kind_at
 from fairseq.storage.files import file_sha256
 from fairseq.storage.fingerprint import fingerprint
 from fairseq.storage.outputs import require_utf8
+from fairseq.storage.stores import lists_name, shards_name
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ def require_file(path: str | Path) -> None:
         require_utf8("", Path(path), "FAISS")
         with Path(path).open("rb"):
             return
+    if shards_name(path).is_file() and not Path(path).exists():
+        raise DatastoreError(
+            f"{path} is in shards, but one file is wanted here; fairseq-build-dstore --num-shards N --merge memory (or"
+            " disk) makes one"
+        )
     partial = read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
     if partial is not None or Path(f"{path}.trained").is_file():
         done = partial.rows if partial is not None else 0
@@ -134,4 +140,18 @@ def _problem(path: Path, manifest: IndexManifest, found: str) -> str | None:
     else:
         logger.info("%s has no fingerprint in its manifest, which an older version wrote: every byte is compared", path)
         same = file_sha256(path) == manifest.sha256
-    return None if same else f"{path} is not the file that its manifest was written for: it was exchanged; {remedy}"
+    if not same:
+        return f"{path} is not the file that its manifest was written for: it was exchanged; {remedy}"
+    return _problem_of_lists(path, manifest.lists) if manifest.lists else None
+
+
+def _problem_of_lists(path: Path, lists: ListsFile) -> str | None:
+    """Returns what is wrong with the lists of an index, where they are a file of their own."""
+    data = lists_name(path)
+    if not data.is_file():
+        return f"{data} is not there, which holds the lists of {path}; move both files together, or build it again"
+    remedy = "restore it, or build the index again with fairseq-build-dstore --overwrite"
+    if (size := data.stat().st_size) != lists.num_bytes:
+        return f"{data} must have {lists.num_bytes} bytes by the manifest of {path}, but has {size}; {remedy}"
+    same = fingerprint(data) == lists.fingerprint
+    return None if same else f"{data} does not hold the lists of {path}, by its manifest: it was exchanged; {remedy}"

@@ -39,6 +39,15 @@ ROWS_AT_ONCE = 1 << 15
 # Rows whose distances to all centroids are there at once in a thread: they stay in the cache.
 PRODUCT_ROWS = 256
 CODE_WORDS = 256
+# Rows that FAISS's own adding is given at a time.
+FAISS_ROWS = 1 << 13
+# Indexes whose lists this module finds, where they are in full width.
+_QUICK = (
+    faiss.IndexIVFFlat,
+    faiss.IndexIVFScalarQuantizer,
+    faiss.IndexIVFPQ,
+    getattr(faiss, "IndexIVFRaBitQ", ()),
+)
 
 
 def points_wanted(num_lists: int) -> int:
@@ -66,25 +75,69 @@ def train(index: Any, sample_ND: Float32s, seed: int, *, quick: bool, gpu: bool 
         inverted.clustering_index = None
 
 
-def adder(index: Any, *, quick: bool, gpu: bool = False) -> Callable[[Float32s], None]:
-    """Returns what adds rows to a trained index; with ``gpu``, their lists are found on the GPUs, if FAISS has any."""
-    kinds = (
-        faiss.IndexIVFFlat,
-        faiss.IndexIVFScalarQuantizer,
-        faiss.IndexIVFPQ,
-        getattr(faiss, "IndexIVFRaBitQ", ()),
-    )
-    if not quick or type(index) not in kinds or not _has_lists_in_full_width(index):
-        return lambda rows_ND: index.add(rows_ND)
-    find = _list_finder(index.quantizer.reconstruct_n(0, index.nlist), gpu)
+class Adder:
+    """Adds rows to a trained index.
 
-    def add(rows_ND: Float32s) -> None:
-        for start in range(0, len(rows_ND), ROWS_AT_ONCE):
-            part_ND = rows_ND[start : start + ROWS_AT_ONCE]
-            list_N = find(part_ND)
-            index.add_core(len(part_ND), faiss.swig_ptr(part_ND), None, faiss.swig_ptr(list_N), None)
+    What is computed of a row depends, in the last digits of distances, on the rows that are computed with it. So rows
+    are added by cells of a grid on their numbers, the same for a build of all rows and for one of some.
 
-    return add
+    Attributes:
+        cell: rows of a cell.
+    """
+
+    def __init__(self, index: Any, *, quick: bool, gpu: bool = False) -> None:
+        self._index = index
+        self._inverted: Any = faiss.try_extract_index_ivf(index)
+        self._find: Callable[[Float32s], Int64s] | None = None
+        if quick and type(index) in _QUICK and _has_lists_in_full_width(index):
+            self._find = _list_finder(index.quantizer.reconstruct_n(0, index.nlist), gpu)
+        self.cell = FAISS_ROWS if self._find is None else PRODUCT_ROWS
+
+    def __call__(self, rows_ND: Float32s, ids_N: Int64s | None = None) -> None:
+        """Adds rows, the first of which begins a cell.
+
+        Args:
+            rows_ND: whole cells, but for the last one of all.
+            ids_N: the number of each row, −1 for one that is not added; without, they are counted on.
+        """
+        step = FAISS_ROWS if self._find is None else ROWS_AT_ONCE
+        if self._inverted is None:  # nothing is computed of several rows at once
+            step = len(rows_ND)
+        for start in range(0, len(rows_ND), step):
+            part_ND = rows_ND[start : start + step]
+            part_N = None if ids_N is None else ids_N[start : start + step]
+            if self._find is not None:
+                self._put(self._index, part_ND, part_N, self._find(part_ND))
+            elif part_N is None:
+                self._index.add(part_ND)
+            elif (part_N >= 0).all():
+                self._index.add_with_ids(part_ND, part_N)
+            elif (part_N >= 0).any():
+                moved_NE = _behind_transforms(self._index, part_ND)
+                list_N = self._inverted.quantizer.search(moved_NE, 1)[1][:, 0]
+                self._put(self._inverted, moved_NE, part_N, list_N)
+                self._index.ntotal = self._inverted.ntotal
+
+    @staticmethod
+    def _put(inverted: Any, rows_ND: Float32s, ids_N: Int64s | None, list_N: Int64s) -> None:
+        """Puts rows into their lists; −1 is no list."""
+        before, ids = inverted.ntotal, None
+        if ids_N is not None:
+            list_N[ids_N < 0] = -1
+            ids = faiss.swig_ptr(ids_N)
+        inverted.add_core(len(rows_ND), faiss.swig_ptr(rows_ND), ids, faiss.swig_ptr(list_N), None)
+        inverted.ntotal = before + int((list_N >= 0).sum())  # FAISS counts rows of no list
+
+
+def _behind_transforms(index: Any, rows_ND: Float32s) -> Float32s:
+    """Returns what an index's transforms make of rows, as its own ``add`` does."""
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        chain: Any = inner.chain
+        for number in range(chain.size()):
+            rows_ND = chain.at(number).apply(rows_ND)
+        inner = faiss.downcast_index(inner.index)
+    return rows_ND
 
 
 def _list_finder(centroid_LD: Float32s, gpu: bool) -> Callable[[Float32s], Int64s]:

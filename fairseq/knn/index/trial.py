@@ -10,7 +10,7 @@ or when it is searched. A child does both, and says what it found; what it does 
     DIRECTORY/near, ids    raw float32 and int64 [N, K], what was found
     DIRECTORY/answer.json  what there is to say, written last
 
-The child imports faiss and NumPy only, to be quick.
+The child imports little but faiss and NumPy, to be quick.
 
 Legend: N queries · K neighbours · D key width.
 """
@@ -113,11 +113,10 @@ def _answer(path: str, directory: Path, more: list[str]) -> dict[str, Any]:
     """Returns what the child says of an index: what is wrong with it as far as that shows, None for nothing."""
     import faiss
 
-    from fairseq.knn.index.reading import faiss_reason, memory_limit
+    from fairseq.knn.index.reading import faiss_reason, read_by_faiss
 
     try:
-        with memory_limit(path):
-            index = faiss.read_index(path)
+        index = read_by_faiss(path)
         problem = None
         if index.d > _WIDEST:
             problem = f"it says that its keys are {index.d} wide"

@@ -45,6 +45,9 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
         return True
     if isinstance(index, IndexInChild) or not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
         return False
+    inverted: Any = faiss.try_extract_index_ivf(index)
+    if inverted is not None and isinstance(faiss.downcast_InvertedLists(inverted.invlists), faiss.OnDiskInvertedLists):
+        return False  # mapped for reading: to change them would end the process
     try:
         index.remove_ids(selector(forgotten))
     except RuntimeError:  # lists of a kind that cannot

@@ -18,8 +18,9 @@ BLOCK_ROWS, LEAST_BLOCKS = 1 << 16, 64
 
 
 def block_rows_for(rows: int, num_shards: int) -> int:
-    """Returns how many rows a block has: 65,536, or fewer where a shard would have fewer than 64 blocks."""
-    return max(min(BLOCK_ROWS, rows // (num_shards * LEAST_BLOCKS)), 1)
+    """Returns how many rows a block has: 65,536, or a lower power of two where a shard would have fewer than 64."""
+    most = max(min(BLOCK_ROWS, rows // (num_shards * LEAST_BLOCKS)), 1)
+    return 1 << (most.bit_length() - 1)  # so that cells of rows that are added together lie within a block
 
 
 def deal(rows: int, num_shards: int, block_rows: int, seed: int) -> list[RowRanges]:

@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from fairseq.errors import DatastoreError
-from fairseq.knn.datastore.manifest import IndexManifest
+from fairseq.knn.datastore.manifest import IndexManifest, IndexShard
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.storage.records import Count, Positive, Record, read_record, write_record
+from fairseq.storage.stores import shards_name
 
 ShardCount = Annotated[int, Meta(ge=1, le=1 << 20)]
 
@@ -54,6 +55,11 @@ class ShardsManifest(Record, frozen=True, kw_only=True):
         """How many shards there are."""
         return len(self.rows_of_shards)
 
+    def of_shard(self, number: int) -> IndexManifest:
+        """Returns what a shard says of itself, without its file."""
+        shard = IndexShard(number, self.num_shards, self.set_id)
+        return self.index.replace(rows=self.rows_of_shards[number].num_rows, shard=shard)
+
     @property
     def set_id(self) -> str:
         """SHA-256 that all shards of one index share, and no others."""
@@ -64,7 +70,7 @@ class ShardsManifest(Record, frozen=True, kw_only=True):
 
 def shards_path(index: str | Path) -> Path:
     """Returns where the manifest of an index in several files lies."""
-    return Path(f"{index}.shards.json")
+    return shards_name(index)
 
 
 def shard_path(index: str | Path, number: int, count: int) -> Path:

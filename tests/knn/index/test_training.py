@@ -12,7 +12,7 @@ from fairseq.knn.datastore.manifest import IndexManifest, read_manifest
 from fairseq.knn.index import training as index_training
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
-from fairseq.knn.index.training import adder, train
+from fairseq.knn.index.training import Adder, train
 from tests.oracles.knn import nearest
 
 LISTS, WIDTH, PARTS = 40, 32, 8
@@ -37,7 +37,7 @@ def flat_keys(rows: int, seed: int) -> np.ndarray:
 def made(keys: np.ndarray, spec: str, *, quick: bool) -> faiss.Index:
     index = faiss.index_factory(WIDTH, spec)
     train(index, keys, 1, quick=quick)
-    adder(index, quick=quick)(keys)
+    Adder(index, quick=quick)(keys)
     return index
 
 
@@ -142,7 +142,7 @@ def test_gpus_are_used_where_faiss_has_them(keys, monkeypatch):
         moved.clear()
         index = faiss.index_factory(WIDTH, f"IVF{LISTS},SQ8")
         train(index, keys, 1, quick=quick, gpu=True)
-        adder(index, quick=quick, gpu=True)(keys)
+        Adder(index, quick=quick, gpu=True)(keys)
         assert len(moved) == times and index.ntotal == len(keys)
         without = lists_of(made(keys, f"IVF{LISTS},SQ8", quick=quick))
         assert (lists_of(index) == without).mean() >= SAME_LIST_BUDGET  # the same sums, in another order
