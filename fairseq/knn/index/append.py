@@ -33,6 +33,7 @@ from fairseq.knn.index.drift import measure_drift
 from fairseq.runtime.interrupts import finish_step_first
 from fairseq.storage.files import file_sha256, fsync_directory, locked
 from fairseq.storage.outputs import claim_index
+from fairseq.storage.stores import shards_name
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,12 @@ def _retrained(store: Datastore, config: BuildConfig, path: Path) -> IndexManife
 def _manifest_of(path: Path) -> IndexManifest:
     """Returns the manifest of the index that rows are added to; with a killed ``--retrain``, of the one to come."""
     manifest = read_manifest(manifest_path(path), IndexManifest)
+    if (manifest is not None and manifest.lists) or (not path.exists() and shards_name(path).is_file()):
+        form, merge = ("on the disk", " --merge disk") if manifest is not None else ("in shards", "")
+        raise DatastoreError(
+            f"{path} has its lists {form}, to which no rows can be added; build it again with --num-shards N{merge}"
+            " --overwrite"
+        )
     manifest = manifest or read_manifest(manifest_path(f"{path}.partial"), IndexManifest)
     if manifest is None or not path.is_file():
         why = "has no manifest" if path.is_file() else "does not exist"

@@ -36,6 +36,7 @@ from fairseq.runtime.progress import Progress, at_work
 from fairseq.runtime.resources import require_disk, require_memory
 from fairseq.storage.files import file_sha256, fsync_directory, locked
 from fairseq.storage.outputs import claim_index
+from fairseq.storage.stores import lists_name, shard_names, shards_name
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ def build_index(
             if not build.is_of(read_manifest(partial, IndexManifest)):  # whose the index is, until its own is written
                 write_manifest(partial, build.manifest)
             manifest = save_index(index, path, build.manifest)
+            lists_name(path).unlink(missing_ok=True)  # of an index that was replaced
+            remove_shards(path)
         remove_partial(path)
     return manifest
 
@@ -114,6 +117,8 @@ def _finished(build: Build) -> IndexManifest | None:
     """
     path = build.path
     if not path.exists():
+        if shards_name(path).is_file():
+            raise DatastoreError(f"{path} is in shards, finished or not; give --num-shards to go on, or --overwrite")
         return None
     manifest = read_manifest(manifest_path(path), IndexManifest)
     whose = keep = ""
@@ -134,6 +139,14 @@ def remove_partial(path: Path) -> None:
     """Removes what an unfinished build of an index has saved beside it."""
     for leftover in (Path(f"{path}.partial"), manifest_path(f"{path}.partial")):
         leftover.unlink(missing_ok=True)
+
+
+def remove_shards(path: Path) -> None:
+    """Removes the shards of an index; their manifest goes last, which says whose they are."""
+    for other, _ in shard_names(path):
+        other.unlink(missing_ok=True)
+    shards_name(path).unlink(missing_ok=True)
+    fsync_directory(path.parent)
 
 
 def require_room(build: Build, index: Any) -> None:

@@ -142,10 +142,10 @@ def _problem(path: Path, manifest: IndexManifest, found: str) -> str | None:
         same = file_sha256(path) == manifest.sha256
     if not same:
         return f"{path} is not the file that its manifest was written for: it was exchanged; {remedy}"
-    return _problem_of_lists(path, manifest.lists) if manifest.lists else None
+    return problem_of_lists(path, manifest.lists) if manifest.lists else None
 
 
-def _problem_of_lists(path: Path, lists: ListsFile) -> str | None:
+def problem_of_lists(path: Path, lists: ListsFile) -> str | None:
     """Returns what is wrong with the lists of an index, where they are a file of their own."""
     data = lists_name(path)
     if not data.is_file():

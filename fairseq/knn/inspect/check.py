@@ -18,12 +18,13 @@ from fairseq.config.path_lists import unescaped
 from fairseq.errors import DatastoreError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, Finding, Findings
-from fairseq.knn.inspect.index import check_index, check_index_of
+from fairseq.knn.inspect.index import check_index, check_index_of, check_shards
 from fairseq.knn.inspect.inputs import check_inputs
 from fairseq.knn.inspect.retrieval import check_retrieval
 from fairseq.knn.inspect.store import check_datastore
 from fairseq.knn.neighbours.several_stores import check_together
 from fairseq.knn.retrieval.format import MANIFEST as RETRIEVAL_MANIFEST
+from fairseq.knn.shards.manifest import is_sharded
 from fairseq.storage.files import write_json
 from fairseq.storage.marks import FINDINGS
 from fairseq.storage.outputs import claim_record
@@ -45,9 +46,12 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     stores = []
     for prefix, indexfile in config.pairs:
         part = findings.labelled(f"{prefix or indexfile}: " if len(config.pairs) > 1 else "")
-        index = check_index(part, Path(indexfile)) if indexfile else None
+        in_shards = Path(indexfile) if indexfile and is_sharded(indexfile) else None
+        index = check_index(part, Path(indexfile)) if indexfile and not in_shards else None
         index_width = int(index.index.d) if index is not None else None
         store = check_datastore(config, part, Path(prefix), inputs, index_width) if prefix else None
+        if in_shards is not None:
+            check_shards(part, in_shards, store)
         if index is not None:
             check_index_of(config, part, index, store)
         stores += [store] if store is not None else []

@@ -17,15 +17,19 @@ from fairseq.data.source_text import SourceText
 from fairseq.errors import FairseqError
 from fairseq.knn.datastore.manifest import manifest_path
 from fairseq.knn.datastore.range_record import range_paths
+from fairseq.knn.shards.manifest import read_shards
+from fairseq.knn.shards.verify import shards_there
 from fairseq.storage.file_kinds import kind_at
-from fairseq.storage.marks import json_at
+from fairseq.storage.marks import is_of_kind, json_at
+from fairseq.storage.stores import shards_name
 
 MOST_THINGS = 200
 UNKNOWN = "not recorded"
 _BESIDE = re.compile(
     r"(?s)(.+?)(_keys\.npy|_vals\.npy|\.append\.json|\.range-\d+-of-\d+\.json|\.forgotten\..*|\.time\.json"
-    r"|\.documents\.json|\.json|\.bin|\.offsets|\.text)"
+    r"|\.documents\.json|\.json|\.bin|\.offsets|\.text|\.ivfdata)"
 )
+_OF_SHARDS = re.compile(r"(?s)(.+?)(\.shards\.json|\.shard-\d+-of-\d+(\..*|_keys\.npy|_vals\.npy)?)")
 
 
 def things_in(directory: Path) -> list[tuple[str, str]]:
@@ -42,6 +46,9 @@ def things_in(directory: Path) -> list[tuple[str, str]]:
 
 def _thing(path: Path) -> Iterator[tuple[str, str]]:
     """Yields the thing that a path is, or is a part of; what comes first counts."""
+    match = _OF_SHARDS.fullmatch(path.name)
+    if match is not None and is_of_kind(plan := shards_name(path.with_name(match[1])), "index-shards"):
+        yield match[1], _told(_of_shards, plan)
     match = _BESIDE.fullmatch(path.name)
     if match is not None and path.is_file():
         whole = path.with_name(match[1])
@@ -85,6 +92,14 @@ def _of_manifest(path: Path) -> str:
 def _of_index(path: Path) -> str:
     stages = {".trained": ", trained, without keys: a build begins there", ".partial": " that is being built"}
     return stages.get(path.suffix) or _of_manifest(manifest_path(path))
+
+
+def _of_shards(path: Path) -> str:
+    index = path.with_name(path.name.removesuffix(".shards.json"))
+    plan = read_shards(index)
+    there = len(shards_there(index, plan))
+    some = "" if there == plan.num_shards else f", {there} of them there"
+    return f"FAISS index in {plan.num_shards} shards{some}, {plan.index.rows} keys, {plan.index.spec}"
 
 
 def _of_checkpoint(path: Path) -> str:

@@ -16,7 +16,7 @@ from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_ma
 from fairseq.knn.datastore.store import Datastore, gather_rows
 from fairseq.knn.index.faiss_index import metric_name, num_lists, read_index, set_nprobe
 from fairseq.knn.index.identity import index_differences, indexed_part, missing_rows
-from fairseq.knn.index.index_file import look_at, require_file
+from fairseq.knn.index.index_file import look_at, problem_of_lists, require_file
 from fairseq.knn.index.trial import IndexInChild
 from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.config import CheckConfig
@@ -26,7 +26,10 @@ from fairseq.knn.search.by_index import search
 from fairseq.knn.search.distances import recompute_distances
 from fairseq.knn.search.exact import exact_neighbours
 from fairseq.knn.search.recall import recall_of
+from fairseq.knn.shards.manifest import read_shards
+from fairseq.knn.shards.verify import row_map_problem, shard_problem, trained_problem
 from fairseq.runtime.progress import Progress
+from fairseq.storage.stores import lists_name
 
 # Of the index of these very keys, the list of a key's own code is always visited; only codes that cannot be told apart
 # hide it. An index of other keys finds a row about as often as chance does.
@@ -79,9 +82,15 @@ def check_index(findings: Findings, path: Path) -> IndexPart | None:
                 if findings.fast:  # else the checksum says more
                     findings.judge("index fingerprint", look_at(path).problem, short(manifest.fingerprint or "none"))
                 findings.checksum_of_files("index", {path: manifest.sha256}, "restore it or build it again")
+        if manifest.lists and path.is_file():
+            wrong = problem_of_lists(path, manifest.lists)
+            findings.judge("index lists", wrong, f"{manifest.lists.num_bytes} bytes in {lists_name(path).name}")
+            if wrong is None:
+                recorded = {lists_name(path): manifest.lists.sha256}
+                findings.checksum_of_files("index lists", recorded, "restore it or build it again")
     elif not findings.failed(what):
         findings.add(WARNING, what, "there is none: what it was built from is not known")
-    failed = any(findings.failed(f"index {part}") for part in ("size", "fingerprint", "sha256"))
+    failed = any(findings.failed(f"index {part}") for part in ("size", "fingerprint", "sha256", "lists"))
     index = findings.opened("index", lambda: _read(path, manifest, is_ours=manifest is not None and not failed))
     if index is None:
         return None
@@ -89,6 +98,31 @@ def check_index(findings: Findings, path: Path) -> IndexPart | None:
     text = f"{index.ntotal} keys of width {index.d}, metric {metric_name(index)}, {num_lists(index)} lists"
     findings.add(OK, "index", f"{name}, {text}")
     return IndexPart(path, index, manifest)
+
+
+def check_shards(findings: Findings, path: Path, store: Datastore | None) -> None:
+    """Checks an index in shards: each is there, whole and of the same index, and each row is in one."""
+    plan = findings.opened("index shards", lambda: read_shards(path))
+    if plan is None:
+        return
+    of = plan.index
+    findings.add(OK, "index shards", f"{plan.num_shards}, of {of.rows} keys, {of.spec} of store {of.store_id[:12]}")
+    findings.judge("index row map", row_map_problem(path, plan), "each row is in one shard")
+    findings.judge("index trained", trained_problem(path, plan), "as the shards began with it")
+    for number, rows in enumerate(plan.rows_of_shards):
+        problem = shard_problem(path, plan, number, fast=findings.fast)
+        findings.judge(f"index shard {number}", problem, f"{rows.num_rows} keys")
+    if store is None or store.rows_id is None:
+        findings.add(SKIPPED, "index and datastore", "needs a datastore that can be opened")
+        return
+    problem = None
+    if of.store_id != store.rows_id:
+        problem = (
+            f"{path} was built from datastore {short(of.store_id)}, but {store.prefix} is datastore"
+            f" {short(store.rows_id)}; build it again"
+        )
+    findings.judge("index store", problem, of.store_id[:12])
+    findings.add(SKIPPED, "index recall", "it is measured of an index in one file")
 
 
 def _read(path: Path, manifest: IndexManifest | None, *, is_ours: bool) -> Any:

@@ -26,10 +26,13 @@ from fairseq.knn.inspect.store import describe_datastore, describe_manifest, des
 from fairseq.knn.retrieval.format import RetrievalManifest
 from fairseq.knn.retrieval.job_array import how_far
 from fairseq.knn.retrieval.retrieval import Retrieval
+from fairseq.knn.shards.manifest import is_sharded, read_shards
+from fairseq.knn.shards.verify import shards_there
 from fairseq.knn.weight.file import read_model
 from fairseq.knn.weight.model import BucketWeights, FixedWeight, NetworkWeights
 from fairseq.storage.file_kinds import GGUF, MODEL, SHARDED, directory_kind, file_kind
 from fairseq.storage.records import as_json, parse, read_record
+from fairseq.storage.stores import lists_name
 
 _SETTINGS = (
     "arch",
@@ -86,6 +89,8 @@ def describe(name: str) -> Description:
         return _file(path)
     if keys_path(path).exists() or values_path(path).exists():
         return describe_datastore(path)
+    if is_sharded(path):
+        return _shards(path)
     for stage in (Path(f"{name}.partial"), Path(f"{name}.trained")):  # an index that is being built, or was stopped
         if stage.is_file():
             return f"unfinished index, as far as {stage.name}; fairseq-build-dstore goes on with it", _index(stage)[1]
@@ -169,10 +174,28 @@ def _index(path: Path) -> Description:
     ]
     if num_lists(index):
         lines += [("nlist", num_lists(index)), ("nprobe", nprobe_of(index))]
-    code = f"{code_bytes(index) or '?'} (code)"
-    lines.append(("bytes per key", f"{path.stat().st_size / index.ntotal:.1f}" if index.ntotal else code))
+    code, size = f"{code_bytes(index) or '?'} (code)", path.stat().st_size
+    if manifest is not None and manifest.shard:
+        kind = f"shard {manifest.shard.number} of {manifest.shard.count} of a FAISS index"
+    if manifest is not None and manifest.lists:
+        kind, size = f"FAISS index with its lists in {lists_name(path).name}", manifest.size
+    lines.append(("bytes per key", f"{size / index.ntotal:.1f}" if index.ntotal else code))
     lines += [("but", file.problem)] if file.problem is not None else []
     return kind, [*lines, *(_build_of(manifest) if manifest else [("manifest", "none")])]
+
+
+def _shards(path: Path) -> Description:
+    plan = read_shards(path)
+    there = shards_there(path, plan)
+    missing = [str(number) for number in range(plan.num_shards) if number not in there]
+    kind = f"FAISS index in {plan.num_shards} shards"
+    if missing:
+        kind = f"unfinished {kind}; fairseq-build-dstore --num-shards {plan.num_shards} goes on with it"
+    lines: Lines = [("keys", plan.index.rows), ("width", plan.index.dimension), ("metric", plan.index.metric)]
+    lines += [("keys of shards", ", ".join(str(rows.num_rows) for rows in plan.rows_of_shards))]
+    lines += [("not there yet", f"shard {', '.join(missing)}")] if missing else []
+    beside = "beside each shard" if plan.has_rows else "the datastore's"
+    return kind, [*lines, ("rows of a block", plan.block_rows), ("keys and values", beside), *_build_of(plan.index)]
 
 
 def _build_of(manifest: IndexManifest) -> Lines:
@@ -242,6 +265,7 @@ FILES: dict[str, Callable[[Path], Description]] = {
 JSON_KINDS: dict[str, Callable[[Path, dict[str, Any]], Description]] = {
     "datastore": lambda path, _: describe_manifest(path),
     "index": lambda path, _: _index_file(path),
+    "index-shards": lambda path, _: _shards(Path(str(path).removesuffix(".shards.json"))),
     "retrieval": lambda path, _: _retrieval(path.parent),
     "retrieval-range": lambda _, record: (
         "a job's record of a retrieval; fairseq-knnlm join",

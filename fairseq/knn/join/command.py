@@ -20,13 +20,12 @@ def join(config: JoinConfig) -> str:
     from fairseq.knn.join.results import join_results, results_in
     from fairseq.knn.join.retrieval import join_retrieval
 
-    kinds = {part: _kind_of(Path(part)) for part in config.parts}
-    kind = kinds[config.parts[0]]
+    parts = [Path(part) for part in config.parts]
+    kinds = {part: _kind_of(part) for part in parts}
+    kind = kinds[parts[0]]
     for part, other in kinds.items():
         if other != kind:
-            raise ConfigError(
-                f"{config.parts[0]} is of {kind}, but {part} is of {other}; join them one after the other"
-            )
+            raise ConfigError(f"{parts[0]} is of {kind}, but {part} is of {other}; join them one after the other")
     for flag, value, of in (
         ("--results-path", config.results_path, _RESULTS),
         ("--dstore-mmap", config.dstore_mmap, _DATASTORES),
@@ -34,7 +33,7 @@ def join(config: JoinConfig) -> str:
         if value is not None and kind != of:
             raise ConfigError(f"{flag} is for {of}, but {parts[0]} is of {kind}; leave it out")
     if kind == _DATASTORES:
-        joined: str = load("fairseq.knn.datastore.join:join_datastore")(
+        joined: str = load("fairseq.knn.dump.join:join_datastore")(
             [str(part) for part in parts], config.dstore_mmap, overwrite=config.overwrite
         )
         return joined

@@ -37,6 +37,7 @@ from fairseq.knn.datastore.writer import DatastoreWriter
 from fairseq.knn.index.faiss_index import inner_index, read_index, stored_ids, write_index
 from fairseq.knn.index.index_file import look_at, require_ours
 from fairseq.knn.index.without_rows import selector, take_out
+from fairseq.knn.shards.manifest import is_sharded
 from fairseq.runtime.interrupts import check, finish_step_first
 from fairseq.runtime.progress import Progress
 from fairseq.runtime.resources import require_memory
@@ -140,7 +141,13 @@ def _write_store(
 
 def _check_index(path: Path, manifest: DatastoreManifest, target: DatastoreManifest) -> IndexManifest:
     """Returns an index's manifest, before anything is written; refuses one of another datastore, or that keeps rows."""
-    require_ours(look_at(path))
+    file = None if is_sharded(path) else look_at(path)
+    if file is None or (file.manifest is not None and file.manifest.lists):
+        raise ConfigError(
+            f"{path} has its lists {'in shards' if file is None else 'on the disk'}, which cannot give up rows; leave"
+            " it out of --indexfile, and build it again afterwards"
+        )
+    require_ours(file)
     index = read_index(path, mapped=True)
     inner = inner_index(index)
     can = isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap, faiss.IndexFlatCodes))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from fairseq.arrays import Array, Float32s, UInt8s
-from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, WORD_POINTS, adder, train
+from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, WORD_POINTS, Adder, train
 from fairseq.knn.plan.rates import Rates
 from fairseq.knn.plan.work import Work
 from fairseq.knn.search.by_index import search
@@ -147,7 +147,7 @@ def _measure_adding(work: Work, keys_ND: Float32s) -> tuple[Any, float, float]:
     found = []
     for index in (whole, coded):
         train(index, keys_ND[: CODE_WORDS * WORD_POINTS], 1, quick=True)
-        add = adder(index, quick=True)
+        add = Adder(index, quick=True)
         add(keys_ND[:1024])  # wakes the threads
         index.reset()
         found.append(len(keys_ND) / _timed(lambda add=add: add(keys_ND)))  # type: ignore[misc]

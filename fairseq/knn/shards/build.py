@@ -22,6 +22,7 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.index.build import (
     Build,
     manifest_of_build,
+    remove_shards,
     require_room,
     resumed,
     rows_at_a_time,
@@ -35,9 +36,9 @@ from fairseq.knn.shards.manifest import ShardsManifest, read_shards, shards_path
 from fairseq.knn.shards.merge import merge_in_memory, merge_on_disk
 from fairseq.knn.shards.shard import build_shard
 from fairseq.runtime.interrupts import finish_step_first
-from fairseq.storage.files import fsync_directory, lock_name, locked
+from fairseq.storage.files import lock_name, locked
 from fairseq.storage.outputs import claim_index
-from fairseq.storage.stores import lists_name, shard_names
+from fairseq.storage.stores import lists_name
 
 logger = logging.getLogger(__name__)
 
@@ -194,16 +195,9 @@ def check_shardable(index: Any, spec: str) -> None:
         )
 
 
-def remove_shards(path: Path) -> None:
-    """Removes the shards of an index; their manifest goes last, which says whose they are."""
-    for other, _ in shard_names(path):
-        other.unlink(missing_ok=True)
-    shards_path(path).unlink(missing_ok=True)
-    fsync_directory(path.parent)
-
-
 def _remove_index(path: Path) -> None:
     """Removes an index, its manifest first, and its shards."""
-    for other in (manifest_path(path), path, lists_name(path)):
+    for other in (manifest_path(path), path):
         other.unlink(missing_ok=True)
+    lists_name(path).unlink(missing_ok=True)
     remove_shards(path)
