@@ -121,10 +121,11 @@ def main() -> None:
         pass  # before any work: is it allowed?
     store = Store(work / f"larger-{args.rows}-{args.width}", args.rows, args.width)
     make_store(store)
-    index = work / "larger.index"
-    built = build(store, index, ["--index-spec", args.spec, "--train-sample", str(TRAIN_SAMPLE)], None)
-    if built.code:
-        raise SystemExit(f"build_dstore.py: exit code {built.code}: {built.last_line}")
+    index = work / f"larger-{args.rows}-{args.width}-{args.spec.replace(',', '-')}.index"
+    if not Path(f"{index}.json").exists():
+        built = build(store, index, ["--index-spec", args.spec, "--train-sample", str(TRAIN_SAMPLE)], None)
+        if built.code:
+            raise SystemExit(f"build_dstore.py: exit code {built.code}: {built.last_line}")
     made = json.loads(Path(f"{index}.json").read_text())
     code_bytes = round(index.stat().st_size / args.rows) - ID_BYTES
     sizes = Sizes(args.rows, made["nlist"], code_bytes, 2 * args.width)
@@ -146,7 +147,8 @@ def main() -> None:
             peak = int((group / own_group()[2]).read_text())
         if not (found and expected):
             raise SystemExit(f"query.py: exit code {done.code}: {done.last_line}")
-        apart = float(np.abs(np.load(work / "found.npy") - np.load(work / "expected.npy")).max())
+        pair = np.load(work / "found.npy"), np.load(work / "expected.npy")
+        apart = float(np.abs(np.subtract(*pair, where=pair[0] != pair[1], out=np.zeros_like(pair[0]))).max())  # −inf
         lines.append(row(name, found, peak, sizes, apart, by_query=bool(words[2:])))
     with limited_group(limit) as group:
         _, refused = asked(store, index, group, "--queries", "8")
