@@ -86,6 +86,9 @@ class KNNConfig:
         False, "do not read the stored keys (needs --knn-sim-func do_not_recomp_l2, or an inner-product index)"
     )
     move_dstore_to_mem: bool = flag(False, "read the datastore into memory before the first search")
+    map_index: bool = flag(
+        False, "leave the index in its file, of which a search reads what it visits: for an index larger than memory"
+    )
     drop_top1: bool = flag(
         False, "ignore the nearest neighbour (to leave out a token's own row, use --exclude-own-row of fairseq-eval-lm)"
     )
@@ -120,6 +123,10 @@ class KNNConfig:
         if self.rerank is not None and self.rerank < self.k:
             raise ConfigError(
                 f"--rerank {self.rerank} must be at least --k {self.k}: the k nearest are taken from them"
+            )
+        if self.map_index and self.gpu_index:
+            raise ConfigError(
+                "--map-index leaves the index on the disk, --gpu-index copies it to the GPU; leave one of them out"
             )
         if self.no_load_keys and self.needs_keys:
             raise ConfigError(
@@ -166,6 +173,7 @@ class NeighbourSettings(TypedDict, total=False):
     faiss_metric_type: str
     no_load_keys: bool
     move_dstore_to_mem: bool
+    map_index: bool
     drop_top1: bool
     gpu_index: bool
     allow_mismatch: bool

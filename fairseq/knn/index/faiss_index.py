@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairseq.arrays import Array, Int64s, UInt8s
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.index.index_file import IndexFile, look_at, require_file, require_ours
 from fairseq.knn.index.reading import faiss_reason, read_by_faiss
@@ -33,7 +33,7 @@ def read_index(path: str | Path, *, mapped: bool = False) -> Any:
 
     Args:
         path: its file.
-        mapped: leave the inverted lists on the disk, for a look at the rest.
+        mapped: leave codes, ids and graphs in the file, mapped, as far as FAISS can (``require_mapped``).
 
     Raises:
         DatastoreError: there is none, or it cannot be read.
@@ -124,8 +124,8 @@ def lists_visited(index: Any) -> tuple[int, int]:
     """Returns the number of inverted lists and how many a search visits; (0, 0) for an index without any."""
     if isinstance(index, IndexInChild):
         return index.nlist, min(index.nprobe, index.nlist)
-    if not isinstance(index, faiss.Index):  # one that passes over forgotten rows: never inverted lists
-        return 0, 0
+    if not isinstance(index, faiss.Index):  # one that passes over forgotten rows
+        return lists_visited(index.index)
     count = num_lists(index)
     return count, min(nprobe_of(index), count)
 
@@ -153,6 +153,7 @@ def open_index(
     nprobe: int | None = None,
     metric: str = "l2",
     gpu: bool = False,
+    mapped: bool = False,
     allow_mismatch: bool = False,
 ) -> Any:
     """Returns the index in a file, ready to be searched.
@@ -162,6 +163,7 @@ def open_index(
         nprobe: inverted lists that a search visits; None leaves the file's.
         metric: what it must have been built for, l2 or ip.
         gpu: move it to the GPUs, if FAISS has any.
+        mapped: leave it in its file; nothing may change such an index, FAISS would end the process.
         allow_mismatch: only warn of a file that its manifest was not written for.
 
     Raises:
@@ -174,8 +176,10 @@ def open_index(
             f"{file.path} has some of the rows only, as shard {shard.number} of {shard.count}; give --indexfile the"
             " name of the whole, without .shard-…"
         )
-    require_ours(file, allow_mismatch=allow_mismatch)
-    path, index = file.path, read_index(file.path)
+    require_ours(file, allow_mismatch=allow_mismatch, mapped=mapped)
+    path, index = file.path, read_index(file.path, mapped=mapped)
+    if mapped:
+        require_mapped(index, path)
     if metric_name(index) != metric:
         raise MismatchError(
             f"{path} was built for the metric {metric_name(index)}, but --faiss-metric-type is {metric}; give"
@@ -185,10 +189,23 @@ def open_index(
         raise DatastoreError(
             f"{path} has no keys (a .trained file?); give the index that fairseq-build-dstore finished"
         )
-    _check_ids(index, path)
+    if not mapped:  # else it is ours, and its ids take a pass over the whole file
+        _check_ids(index, path)
     if nprobe is not None and not set_nprobe(index, nprobe) and nprobe != KNNConfig.probe:  # else nobody asked for it
         logger.info("%s has no inverted lists: --probe %d has no effect", path, nprobe)
     return on_gpus(index) if gpu else index
+
+
+def require_mapped(index: Any, path: Path) -> None:
+    """Raises ConfigError where FAISS has read an index's codes into memory, although they should stay in the file."""
+    inner = inner_index(index)
+    if isinstance(inner, faiss.IndexRefine):
+        inner = inner_index(inner.base_index)
+    if isinstance(inner, (faiss.IndexFastScan, faiss.IndexIVFFastScan)):
+        raise ConfigError(
+            f"--map-index cannot leave {path} in its file: FAISS reads codes for FastScan whole; leave --map-index out,"
+            " or build an index of other codes (--index-spec IVF4096,PQ64)"
+        )
 
 
 def _check_ids(index: Any, path: str | Path) -> None:

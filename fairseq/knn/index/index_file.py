@@ -100,17 +100,28 @@ def look_at(path: str | Path) -> IndexFile:
     return IndexFile(path, manifest, found, _problem(path, manifest, found) if manifest is not None else None)
 
 
-def require_ours(file: IndexFile, *, allow_mismatch: bool = False) -> None:
+def require_ours(file: IndexFile, *, allow_mismatch: bool = False, mapped: bool = False) -> None:
     """Checks that a file is the one that its manifest was written for, or at least one that FAISS can read.
 
+    Args:
+        file: what is known of it.
+        allow_mismatch: only warn of another one.
+        mapped: it is to be left on the disk, where nobody reads it whole to find out whether it is sound.
+
     Raises:
-        DatastoreError: FAISS cannot read it.
+        DatastoreError: FAISS cannot read it, or it is to be mapped and no manifest says that it is sound.
         MismatchError: it is another one; with ``allow_mismatch`` a warning.
     """
     if file.is_ours:
         return
     if file.problem is not None:
         mismatch(file.problem, allow_mismatch)
+    if mapped:
+        raise DatastoreError(
+            f"{file.path} is not known to be sound, as --map-index needs it: {manifest_path(file.path)} must be its own"
+            " manifest; build the index with fairseq-build-dstore, adopt it with fairseq-knnlm adopt, or leave"
+            " --map-index out"
+        )
     require_readable(file)
 
 

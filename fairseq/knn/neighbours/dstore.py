@@ -30,6 +30,7 @@ from fairseq.knn.neighbours.tally import Lists
 from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.distances import recompute_distances
+from fairseq.knn.search.mapped_lists import MappedListSearch
 from fairseq.knn.shards.manifest import is_sharded
 from fairseq.models.protocol import ModelIdentity
 from fairseq.runtime.resources import fits_memory, require_memory
@@ -68,8 +69,9 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         if not isinstance(datastore, Datastore):
             raise ConfigError(_how_to_open(datastore, index))
         self.datastore, self.parts = datastore, (StorePart(datastore, 0),)
-        self.index = without_rows(index, datastore.forgotten, datastore.rows_left)
         self.config = config if config is not None else KNNConfig()
+        mapped = self.config.map_index
+        self.index = without_rows(index, datastore.forgotten, datastore.rows_left, mapped=mapped)
         self.index_file = index_file
         self.distinct_ids = distinct_ids
         self.vocabulary_size = vocabulary_size if vocabulary_size is not None else datastore.model.vocabulary_size
@@ -133,7 +135,13 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         _require_memory(Path(prefix), Path(indexfile), config)
         file = look_at(indexfile)
         allow = config.allow_mismatch
-        index = open_index(file, nprobe=config.probe, metric=config.faiss_metric_type, allow_mismatch=allow)
+        index = open_index(
+            file,
+            nprobe=config.probe,
+            metric=config.faiss_metric_type,
+            mapped=config.map_index,
+            allow_mismatch=allow,
+        )
         vocabulary_size = model.vocabulary_size if model is not None else None
         datastore = Datastore.open(
             prefix,
@@ -179,12 +187,13 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
         dot = self.config.knn_sim_func == "dot"
-        by_list = None
-        if not dot and ListSearch.pays(self.index, len(queries_ND)):
-            self._by_list = self._by_list or ListSearch(self.index)
+        by_list, mapped = None, self.config.map_index
+        list_search = MappedListSearch if mapped else ListSearch
+        if not dot and list_search.pays(self.index, len(queries_ND)):
+            self._by_list = self._by_list or list_search(self.index)
             by_list = self._by_list if self._by_list.rows_are_near else None
         # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.
-        is_exact = by_list is not None and keys_ND is not None and fits_memory(keys_ND.nbytes)
+        is_exact = by_list is not None and keys_ND is not None and not mapped and fits_memory(keys_ND.nbytes)
         if by_list is not None:
             distances_NK, ids_NK = by_list.search(queries_ND, k, keys_ND if is_exact else None)
         else:
@@ -209,13 +218,16 @@ def _check_found(prefix: Path, keys_ND: Array, queries_ND: Float32s, distances_N
 
 
 def _require_memory(prefix: Path, indexfile: Path, config: KNNConfig) -> None:
-    """Refuses what does not fit: an index is read into memory, the datastore's files only when that is asked for."""
-    files = [indexfile]
+    """Refuses what does not fit: an index unless it is mapped, the datastore's files only when that is asked for."""
+    files, remedies = [], []
+    if not config.map_index:
+        files.append(indexfile)
+        remedies.append("leave the index in its file with --map-index, or build a smaller one (--index-spec)")
     if config.move_dstore_to_mem:
         files += [values_path(prefix), *([keys_path(prefix)] if config.needs_keys else [])]
+        remedies.insert(0, "leave --move-dstore-to-mem out")
     needed = sum(path.stat().st_size for path in files if path.is_file())
-    remedy = "leave --move-dstore-to-mem out" if config.move_dstore_to_mem else "build a smaller one (--index-spec)"
-    require_memory(f"reading {' and '.join(map(str, files))}", needed, remedy)
+    require_memory(f"reading {' and '.join(map(str, files))}", needed, ", or ".join(remedies))
 
 
 def _width(prefix: str | Path, index: Any, model: ModelIdentity | None, *, load_keys: bool) -> int | None:

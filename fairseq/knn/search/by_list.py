@@ -63,10 +63,14 @@ class ListSearch:
 
     Args:
         inverted: an ``IndexIVFFlat``, ``IndexIVFScalarQuantizer`` or ``IndexIVFPQ`` of metric L2 (see ``supports``).
+        rows: of its lists, where these are not in memory.
     """
 
-    def __init__(self, inverted: Any) -> None:
-        self.inverted, self.rows = inverted, ListRows(inverted)
+    # Lists whose rows can be read where they lie.
+    LISTS: tuple[type, ...] = (faiss.ArrayInvertedLists,)
+
+    def __init__(self, inverted: Any, rows: ListRows | None = None) -> None:
+        self.inverted, self.rows = inverted, rows if rows is not None else ListRows(inverted)
         self.blocks_L, self.start_L = self.rows.blocks_L, self.rows.start_L
         self.groups = groups_of(self.blocks_L, max(MOST_DECODED // inverted.d // BLOCK, 1))
         self.centroid_LD = self.rows.centroid_LD
@@ -79,18 +83,18 @@ class ListSearch:
         numbers = np.flatnonzero(self.blocks_L)
         return self.rows.are_near(numbers[:: max(len(numbers) * self.inverted.d // MOST_DECODED, 1)])
 
-    @staticmethod
-    def pays(index: Any, num_queries: int) -> bool:
+    @classmethod
+    def pays(cls, index: Any, num_queries: int) -> bool:
         """Returns whether to search so: the index can be (``supports``), and many queries visit each list."""
-        if not num_queries or not ListSearch.supports(index):
+        if not num_queries or not cls.supports(index):
             return False
         visits_a_query = min(index.nprobe, index.nlist)
         distances_a_query = visits_a_query * index.ntotal / index.nlist
-        block = min(num_queries, _most_distances() / max(distances_a_query, 1.0), MOST_VISITS // visits_a_query)
-        return bool(block * visits_a_query >= _least_visits(index) * index.nlist)
+        block = min(num_queries, most_distances() / max(distances_a_query, 1.0), MOST_VISITS // visits_a_query)
+        return bool(block * visits_a_query >= least_visits(index) * index.nlist)
 
-    @staticmethod
-    def supports(index: Any) -> bool:
+    @classmethod
+    def supports(cls, index: Any) -> bool:
         """Returns whether an index can be searched so: an inverted file in memory, of codes that decode to vectors."""
         kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
         return (
@@ -98,7 +102,7 @@ class ListSearch:
             and index.metric_type == faiss.METRIC_L2
             and index.nprobe <= np.iinfo(np.int16).max
             and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
-            and isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists)
+            and isinstance(faiss.downcast_InvertedLists(index.invlists), cls.LISTS)
         )
 
     def search(self, queries_ND: Float32s, k: int, keys_ND: Array | None = None) -> tuple[Float32s, Int64s]:
@@ -120,10 +124,10 @@ class ListSearch:
             for part in slices(len(queries_ND), at_once):
                 query_ND = torch.from_numpy(np.array(queries_ND[part], np.float32))
                 probe_NP = self._nearest_lists(workers, query_ND)
-                for block in _parts(self.blocks_L[probe_NP].sum(1)):
+                for block in parts_of(self.blocks_L[probe_NP].sum(1)):
                     visits = Visits.of(probe_NP[block], self.blocks_L)
                     results = near_NK[part][block], ids_NK[part][block]
-                    self._search_block(workers, query_ND[block], visits, keys_ND, *results)
+                    self._search_block(workers, query_ND[block], visits, self.groups, keys_ND, *results)
         return near_NK, ids_NK
 
     def _nearest_lists(self, workers: ThreadPoolExecutor, query_ND: Tensor) -> Int64s:
@@ -143,6 +147,7 @@ class ListSearch:
         workers: ThreadPoolExecutor,
         query_ND: Tensor,
         visits: Visits,
+        groups: Sequence[Group],
         keys_ND: Array | None,
         near_NK: Float32s,
         ids_NK: Int64s,
@@ -178,7 +183,7 @@ class ListSearch:
                     out_MS = of_list[start - first : stop - first, part]
                     rows.distances(place, given_MD[own], query_MD[own], norm_M1[own], out_MS)
 
-        run_all(workers, of_group, self.groups)
+        run_all(workers, of_group, groups)
         blocks_N = self.blocks_L[visits.probe_NP].sum(1)
         # Queries with about as many distances together, to be filled up little.
         order_N = np.argsort(blocks_N, kind="stable")
@@ -192,7 +197,7 @@ class ListSearch:
         """
         if len(self.buffers[number]) < blocks:
             self.buffers[number] = torch.empty(0)
-            self.buffers[number] = torch.empty(max(blocks, _most_distances() // BLOCK + 1), BLOCK)
+            self.buffers[number] = torch.empty(max(blocks, most_distances() // BLOCK + 1), BLOCK)
         return self.buffers[number][:blocks]
 
     def _choose(
@@ -216,15 +221,14 @@ class ListSearch:
         own_MC = distances[0].take(place_MB, axis=0, mode="clip").reshape(len(queries_M), -1)
 
         def ids_of(m: int, places_C: Int64s) -> Int64s:
-            ids_C: Int64s = self.rows.id_S[row_MB[m, places_C // BLOCK] * BLOCK + places_C % BLOCK]
-            return ids_C
+            return self.rows.ids(row_MB[m, places_C // BLOCK] * BLOCK + places_C % BLOCK)
 
         chosen_MK = smallest(own_MC, k, ids_of)
         block_MK, within_MK = np.divmod(chosen_MK, BLOCK)
         near_MK = own_MK = own_MC.take(chosen_MK, mode="clip")
         if len(distances) > 1:
             near_MK = distances[1].take(place_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
-        id_MK = self.rows.id_S.take(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK, mode="clip")
+        id_MK = self.rows.ids(row_MB.take(block_MK, mode="clip") * BLOCK + within_MK)
         near_MK = np.maximum(near_MK, 0)
         if not (is_near_MK := np.isfinite(own_MK)).all():
             # What is not finite is no neighbour, as FAISS has it; nor is what blocks were filled up with.
@@ -232,7 +236,7 @@ class ListSearch:
         near_NK[queries_M, :k], ids_NK[queries_M, :k] = near_MK, id_MK
 
 
-def _least_visits(index: Any) -> float:
+def least_visits(index: Any) -> float:
     """Returns how many queries must visit a list: FAISS looks codes up for each, here rows are decoded once for all."""
     if not hasattr(index, "pq"):
         return LEAST_VISITS
@@ -240,14 +244,14 @@ def _least_visits(index: Any) -> float:
     return max(DECODE_COST * index.d / saved, LEAST_VISITS) if saved > 0 else float("inf")
 
 
-def _most_distances() -> int:
+def most_distances() -> int:
     """Returns how many distances may be there at once: an eighth of the free memory, and as much for exact ones."""
     return share_of_memory(8, 4 * MOST_DISTANCES) // 4
 
 
-def _parts(blocks_N: Int64s) -> list[slice]:
+def parts_of(blocks_N: Int64s) -> list[slice]:
     """Returns the queries in parts of at most so many distances, or of one query."""
-    parts, start, total, most = [], 0, 0, _most_distances() // BLOCK
+    parts, start, total, most = [], 0, 0, most_distances() // BLOCK
     for n, count in enumerate(blocks_N.tolist()):
         if n > start and total + count > most:
             parts.append(slice(start, n))

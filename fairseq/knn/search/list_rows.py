@@ -71,48 +71,60 @@ class ListRows:
     Attributes:
         blocks_L: blocks of each list.
         start_L: the first of them.
-        id_S: of all rows, in the lists' order; −1 for padding.
         centroid_LD: centroids.
     """
 
     def __init__(self, inverted: Any) -> None:
-        lists = inverted.invlists
+        self.lists, self.code_size = inverted.invlists, int(inverted.code_size)
         self.by_residual, self.decode = bool(inverted.by_residual), decoder(inverted)
-        sizes = [lists.list_size(number) for number in range(inverted.nlist)]
-        self.blocks_L = -(-np.array(sizes, np.int64) // BLOCK)
+        self.size_L = np.array([self.lists.list_size(number) for number in range(inverted.nlist)], np.int64)
+        self.blocks_L = -(-self.size_L // BLOCK)
         self.start_L = np.cumsum(self.blocks_L) - self.blocks_L
-        self.codes: list[UInt8s] = [
-            view(lists.get_codes(number), size * inverted.code_size).reshape(size, inverted.code_size)
-            for number, size in enumerate(sizes)
-        ]
-        self.id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)
-        for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), sizes, strict=True)):
-            self.id_S[start : start + size] = view(lists.get_ids(number), size)
         self.centroid_LD = torch.from_numpy(inverted.quantizer.reconstruct_n(0, inverted.nlist))
+        self.keep_rows()
+
+    def keep_rows(self) -> None:
+        """Reads what is kept in memory of each row: its id, −1 for padding, and its norms once they are known."""
+        self._codes = [self._codes_of(number) for number in range(len(self.size_L))]
+        self._id_S = np.full(int(self.blocks_L.sum()) * BLOCK, -1, np.int64)
+        for number, (start, size) in enumerate(zip((self.start_L * BLOCK).tolist(), self.size_L.tolist(), strict=True)):
+            self._id_S[start : start + size] = view(self.lists.get_ids(number), size)
         # ‖r‖² of what the codes say and of the keys, NaN until a row has been read; padding is far away. And which rows
         # of a group are far, by its first row.
-        norm_S = torch.from_numpy(np.where(self.id_S < 0, np.inf, np.nan)).float()
+        norm_S = torch.from_numpy(np.where(self._id_S < 0, np.inf, np.nan)).float()
         self._norms_S = (norm_S, norm_S.clone())
         self._far: tuple[dict[int, Int64s], dict[int, Int64s]] = ({}, {})
+
+    def codes(self, number: int) -> UInt8s:
+        """Returns the codes of a list's rows, where they lie."""
+        return self._codes[number]
+
+    def _codes_of(self, number: int) -> UInt8s:
+        size = int(self.size_L[number])
+        return view(self.lists.get_codes(number), size * self.code_size).reshape(size, self.code_size)
+
+    def ids(self, places: Int64s) -> Int64s:
+        """Returns the ids of rows at some places of the lists' order; −1 for padding."""
+        return self._id_S.take(places, mode="clip")
 
     def are_near(self, numbers: Int64s) -> bool:
         """Returns whether the middle row of each of these lists, as its code says, lies near its centroid."""
         if not len(numbers):
             return True
-        row_SD = self.decode(np.stack([self.codes[number][len(self.codes[number]) // 2] for number in numbers]))
+        row_SD = self.decode(np.stack([self.codes(number)[self.size_L[number] // 2] for number in numbers.tolist()]))
         if not self.by_residual:
             row_SD -= self.centroid_LD[torch.from_numpy(numbers)]
         return bool((row_SD * row_SD).sum(1).max() <= LARGEST_SQUARE)
 
     def read(self, group: Group, keys_ND: Array | None) -> list[GroupRows]:
         """Returns the rows of a group: what the codes say, then the keys if they are there."""
-        code_SC = np.zeros((group.rows.stop - group.rows.start, self.codes[0].shape[1]), np.uint8)
+        code_SC = np.zeros((group.rows.stop - group.rows.start, self.code_size), np.uint8)
         for number, part, place in group.pieces:
-            codes = self.codes[number][part]
+            codes = self.codes(number)[part]
             code_SC[place.start : place.start + len(codes)] = codes
         kinds = [self._rows(0, group, lambda places_F: self.decode(code_SC[places_F]))]
         if keys_ND is not None:
-            rows_S = np.maximum(self.id_S[group.rows], 0)
+            rows_S = np.maximum(self.ids(np.arange(group.rows.start, group.rows.stop)), 0)
             kinds.append(self._rows(1, group, lambda places_F: _widened(keys_ND, rows_S[places_F])))
         return kinds
 
@@ -121,13 +133,22 @@ class ListRows:
         is_relative, row_SD = kind == 0 and self.by_residual, stored(slice(None))
         for number, _, place in () if is_relative else group.pieces:
             row_SD[place] -= self.centroid_LD[number]
+        norm_S, far_F = self.norms(kind, group, row_SD)
+        return GroupRows(row_SD, norm_S, far_F, stored(far_F) if len(far_F) else row_SD[:0], is_relative)
+
+    def norms(self, kind: int, group: Group, row_SD: Tensor) -> tuple[Tensor, Int64s]:
+        """Returns ‖r‖² of a group's rows, +inf for padding, and which of them are far: computed once."""
         norm_S, far = self._norms_S[kind][group.rows], self._far[kind]
         if group.rows.start not in far:
-            is_padding_S = norm_S.isinf()
-            norm_S.copy_((row_SD * row_SD).sum(1).masked_fill_(is_padding_S, torch.inf))
-            far[group.rows.start] = np.flatnonzero(((norm_S > LARGEST_SQUARE) & ~is_padding_S).numpy())
-        far_F = far[group.rows.start]
-        return GroupRows(row_SD, norm_S, far_F, stored(far_F) if len(far_F) else row_SD[:0], is_relative)
+            computed_S, far[group.rows.start] = norms_of(row_SD, norm_S.isinf())
+            norm_S.copy_(computed_S)
+        return norm_S, far[group.rows.start]
+
+
+def norms_of(row_SD: Tensor, is_padding_S: Tensor) -> tuple[Tensor, Int64s]:
+    """Returns ‖r‖² of rows, +inf for padding, and which of the others are far."""
+    norm_S = (row_SD * row_SD).sum(1).masked_fill_(is_padding_S, torch.inf)
+    return norm_S, np.flatnonzero(((norm_S > LARGEST_SQUARE) & ~is_padding_S).numpy())
 
 
 def _widened(keys_ND: Array, rows: Int64s) -> Tensor:

@@ -52,6 +52,7 @@ def oracle(queries, target, k, temperature=1.0, skip=0):
         {"knn_temp": 10.0},
         {"no_load_keys": True, "knn_sim_func": "do_not_recomp_l2"},
         {"move_dstore_to_mem": True},
+        {"map_index": True},
         {"drop_top1": True},
     ],
 )
@@ -266,7 +267,7 @@ def test_another_index_under_the_name_of_ours_is_refused_or_named(flat, make_sto
 @pytest.mark.parametrize(
     ("flags", "read", "remedy"),
     [
-        ({}, ("i",), "build a smaller one"),
+        ({}, ("i",), "leave the index in its file with map_index=True, or build a smaller one"),
         (
             {"move_dstore_to_mem": True},
             ("i", "dstore_vals.npy", "dstore_keys.npy"),
