@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from fairseq.config.registry import load
 from fairseq.errors import ConfigError
 from fairseq.knn.join.config import JoinConfig
 from fairseq.storage.file_kinds import kind_at
@@ -20,12 +19,13 @@ def join(config: JoinConfig) -> str:
     from fairseq.knn.join.results import join_results, results_in
     from fairseq.knn.join.retrieval import join_retrieval
 
-    parts = [Path(part) for part in config.parts]
-    kinds = {part: _kind_of(part) for part in parts}
-    kind = kinds[parts[0]]
-    for part, other in kinds.items():
-        if other != kind:
-            raise ConfigError(f"{parts[0]} is of {kind}, but {part} is of {other}; join them one after the other")
+    parts = [part for part in map(Path, config.parts) if not is_of_kind(part, "times")]  # which lie beside results
+    if not parts:
+        raise ConfigError(f"{config.parts[0]} is the record of times beside a result; give the result")
+    kind = _kind_of(parts[0])
+    for part in parts:
+        if (other := _kind_of(part)) != kind:
+            raise ConfigError(f"{parts[0]} is of {kind}, but {part} is of {other}; give those of one kind")
     for flag, value, of in (
         ("--results-path", config.results_path, _RESULTS),
         ("--dstore-mmap", config.dstore_mmap, _DATASTORES),
@@ -33,10 +33,9 @@ def join(config: JoinConfig) -> str:
         if value is not None and kind != of:
             raise ConfigError(f"{flag} is for {of}, but {parts[0]} is of {kind}; leave it out")
     if kind == _DATASTORES:
-        joined: str = load("fairseq.knn.dump.join:join_datastore")(
-            [str(part) for part in parts], config.dstore_mmap, overwrite=config.overwrite
-        )
-        return joined
+        from fairseq.knn.dump.join import join_datastore
+
+        return join_datastore([str(part) for part in parts], config.dstore_mmap, overwrite=config.overwrite)
     if kind == _RETRIEVALS:
         return join_retrieval(parts)
     paths = [path for part in parts for path in (results_in(part) if part.is_dir() else [part])]

@@ -48,15 +48,15 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     first = jobs[0]
     by_number: dict[int, Job] = {}
     for job in jobs:
-        if differing := differences(first.run, job.run):
-            raise MismatchError(
-                f"{job.where} is of another run than {first.where}: {'; '.join(differing[:_MOST_NAMED])}; run this job"
-                " again as the others"
-            )
         if job.count != first.count:
             raise MismatchError(
                 f"{job.where} is of an array of {job.count} jobs, but {first.where} of {first.count}; give those of one"
                 " array"
+            )
+        if differing := differences(first.run, job.run):
+            raise MismatchError(
+                f"{job.where} is of another run than {first.where}: {'; '.join(differing[:_MOST_NAMED])}; run this job"
+                " again as the others"
             )
         if (twin := by_number.get(job.number)) is not None:
             raise ConfigError(f"job {job.number} of {job.count} is there twice: {twin.where} and {job.where}; give one")

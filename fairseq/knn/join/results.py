@@ -89,8 +89,8 @@ def joined(shards: Sequence[ShardResult]) -> JoinedResult:
         MismatchError: one is of another run.
         DatastoreError: what a job has counted is not sound.
     """
-    shards = sorted(shards, key=lambda shard: shard.job.number)
     check_jobs([shard.job for shard in shards])
+    shards = sorted(shards, key=lambda shard: shard.job.number)
     record = dict(shards[0].record)
     seconds = [shard.speed["seconds"] for shard in shards if "seconds" in shard.speed]
     elapsed_s = sum(seconds) if len(seconds) == len(shards) else None

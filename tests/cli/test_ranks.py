@@ -1,0 +1,93 @@
+"""``torchrun … -m fairseq_cli.eval_lm``: any number of ranks writes what one process writes, to the byte."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairseq.errors import ConfigError
+from fairseq_cli.shared.eval_settings import EvalSettings
+from tests.builders.cases import Artefacts
+from tests.builders.tiny_lm import make_sentences, write_split
+
+
+def torchrun(number: int, *words: object, place: Path) -> subprocess.CompletedProcess[str]:
+    """Runs an evaluation in several processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "fairseq_cli.eval_lm", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        cwd=place,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def flags(artefacts: Artefacts, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Returns the flags of an evaluation of some 6,000 tokens, with neighbours."""
+    data = tmp_path_factory.mktemp("big")
+    (data / "dict.txt").write_bytes((artefacts.data / "dict.txt").read_bytes())
+    write_split(data / "big", make_sentences(800, 7))
+    neighbours = ["--knnlm", "--dstore-filename", artefacts.store, "--indexfile", artefacts.index, "--k", 8]
+    fixed = [data, "--path", artefacts.checkpoint, "--gen-subset", "big", "--cpu", "--max-tokens", 300]
+    return [*fixed, "--log-format", "simple", *neighbours, "--lmbda", 0.25, "--knn-temp", 2]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Returns what was written, without times."""
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(".time.json"))
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "cut"), [(2, "--sample-break-mode eos"), (3, "--context-window 8")])
+def test_ranks_write_what_one_process_writes(flags: list[object], tmp_path: Path, number: int, cut: str) -> None:
+    words = [*flags, *cut.split(), *["--save-retrieval", "saved", "--results-path", "result.json"]]
+    runs = {}
+    for ranks in (1, number):
+        place = tmp_path / str(ranks)
+        place.mkdir()
+        runs[ranks] = torchrun(ranks, *words, place=place)
+        assert runs[ranks].returncode == 0, runs[ranks].stderr[-3000:]
+    assert files_of(tmp_path / str(number)) == files_of(tmp_path / "1")
+    assert len(files_of(tmp_path / "1")) > 10
+    assert runs[number].stdout.splitlines()[1:] == runs[1].stdout.splitlines()[1:]
+    assert runs[number].stderr.count("| fairseq-eval-lm: ") == 1, "one process tells of the run"
+    again = torchrun(number, *words, place=tmp_path / str(number))
+    assert again.returncode == 0 and again.stderr.count("is there already, of this model") == 1, again.stderr[-3000:]
+    assert files_of(tmp_path / str(number)) == files_of(tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_rank_ends_all_with_its_line(flags: list[object], tmp_path: Path) -> None:
+    """The second one waits for the first meanwhile."""
+    (tmp_path / "r").write_text("somebody's")
+    done = torchrun(2, *flags, "--save-retrieval", tmp_path / "r" / "under", place=tmp_path)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("fairseq-eval-lm: ")]
+    assert errors and all("cannot be made, since" in line for line in errors), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--num-shards 2", "--num-shards 2 shares the work among jobs, but torchrun has started 2 processes"),
+        ("--output-word-probs", "--output-word-probs prints words in the order of the text, but torchrun has started"),
+        ("--output-word-stats", "--output-word-stats prints words in the order of the text, but torchrun has started"),
+        ("--cache-size 10 --cache-lmbda 0.1", "cannot be sharded; leave --num-shards out, and torchrun"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, words: str, message: str) -> None:
+    from fairseq.config.command_line import parse
+    from fairseq_cli.eval_lm import flag_groups
+
+    flags = parse("fairseq-eval-lm", "", flag_groups(), ["data-bin", "--path", "model.pt", *words.split()])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError) as caught:
+        EvalSettings(flags)
+    assert message in str(caught.value)
