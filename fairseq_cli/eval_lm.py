@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.config.command_line import parse
 from fairseq.config.common import CommonConfig, DeviceConfig
 from fairseq.data.config import IN_FORCE_WITHOUT_CHECKPOINT
-from fairseq.evaluate.config import CacheConfig, EvalConfig
+from fairseq.evaluate.config import CacheConfig, EvalConfig, times_path
 from fairseq.knn.config import KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
@@ -22,7 +22,7 @@ from fairseq.runtime.log import logger
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.storage.files import is_stream, locked, write_json
 from fairseq.tasks import TASKS
-from fairseq_cli.shared.eval_settings import EvalSettings, task_fields, times_path
+from fairseq_cli.shared.eval_settings import EvalSettings, task_fields
 from fairseq_cli.shared.processes import leave, rank
 from fairseq_cli.shared.run import run
 
@@ -41,6 +41,7 @@ split instead."""
 # How long a process waits for one whose share takes longer: as long as an evaluation may take.
 PATIENCE = timedelta(days=30)
 STOPPED = "nothing is kept of a stopped evaluation; the same command starts from the beginning"
+KEPT = "the rows that are written are kept, and the same command goes on from there"
 EXAMPLES = (
     """# perplexity of valid
 fairseq-eval-lm data-bin --path checkpoints/checkpoint_best.pt --gen-subset valid""",
@@ -82,12 +83,12 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     from fairseq.evaluate.evaluation import prepare
-    from fairseq.runtime.distributed import join_processes
+    from fairseq.runtime.distributed import joined
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.runtime.shares import Share
 
-    group = join_processes("cpu", PATIENCE)
-    try:
+    go_on = KEPT if settings.dump.save_knnlm_dstore else STOPPED
+    with joined("cpu", lambda: go_on, PATIENCE) as group:
         torch.manual_seed(settings.common.seed)
         precision = Precision(settings.device, select_device(settings.device, group.local_rank))
         if precision.device.type == "cpu":
@@ -110,8 +111,6 @@ def main(argv: Sequence[str]) -> None:
             dump_datastore(evaluation, settings.eval, settings.dump, settings.neighbours.dstore, group)
         else:
             measure(evaluation, settings, group, argv)
-    finally:
-        group.close()
 
 
 def measure(evaluation: "Evaluation", settings: EvalSettings, group: "ProcessGroup", argv: Sequence[str]) -> None:

@@ -171,3 +171,8 @@ class EvalConfig:
         check_post_process(self.post_process)
         if self.shard_id >= self.num_shards:
             raise ConfigError(f"--shard-id {self.shard_id} must be below --num-shards {self.num_shards}")
+
+
+def times_path(results: Path) -> Path:
+    """Returns where the times of an evaluation go: beside its results."""
+    return results.with_suffix(".time.json")

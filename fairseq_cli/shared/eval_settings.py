@@ -13,7 +13,7 @@ from fairseq.config.flags import Flags, as_dict, flag_name
 from fairseq.config.path_lists import join_paths, split_paths
 from fairseq.data.config import LanguageModelingConfig
 from fairseq.errors import ConfigError
-from fairseq.evaluate.config import CacheConfig, EvalConfig
+from fairseq.evaluate.config import CacheConfig, EvalConfig, times_path
 from fairseq.knn.config import AUTO, KNNConfig, OwnRowConfig, RetrievalConfig
 from fairseq.knn.datastore.config import DatastoreConfig, DumpConfig
 from fairseq.knn.weight.config import LmbdaModelConfig
@@ -234,11 +234,6 @@ class EvalSettings:
         cache = (self.cache,) if self.has_cache else ()
         settings = as_dict(self.common, self.device, self.eval, *knn, *cache, task_config)
         return {name: value for name, value in settings.items() if name != "overwrite"}
-
-
-def times_path(results: Path) -> Path:
-    """Returns where the times of an evaluation go: beside its results."""
-    return results.with_suffix(".time.json")
 
 
 def _fitted_settings(path: str | None) -> dict[str, Any]:

@@ -173,6 +173,12 @@ OUTPUTS = {
             "out/new_keys.npy": (),
         },
     ),
+    "join --results-path": Output(
+        "fairseq-knnlm",
+        "join shards --results-path OUT",
+        "out/j.json",
+        {"out/j.json": ("results",), "out/j.time.json": ("times",)},
+    ),
     "build --faiss-index": Output(
         "build_dstore.py",
         "--dstore_mmap dstore --faiss_index OUT --index-spec Flat --log-format none",
@@ -269,6 +275,9 @@ def make_inputs(good: Artefacts, root: Path) -> None:
     Path("line.txt").write_text("w1 w2\n", encoding="utf-8")
     Path("train.txt").write_text("a b c a b\nb c a\n" * 5, encoding="utf-8")
     write_tokenizer(Path("tokenizer"))
+    for number in (0, 1):
+        words = f"{EVAL} --max-tokens 64 --num-shards 2 --shard-id {number} --results-path shards"
+        assert call("fairseq-eval-lm", shlex.split(words))[0] == 0
     measured = dict.fromkeys((field.name for field in msgspec.structs.fields(Rates) if field.type == Rate), 1.0)
     write_record(Path("rates.json"), Rates(machine="a node", dimension=16, code_bytes=4, **measured))
     rng = np.random.default_rng(0)

@@ -42,7 +42,13 @@ NO_EFFECT = (
     ),
     Family(
         "--distributed-world-size=1 --distributed-num-procs=1 --device-id/--local-rank=0",
-        READING,
+        "e",
+        "several processes",
+        "torchrun starts processes, or a queue jobs with --num-shards (docs/distributed.md)",
+    ),
+    Family(
+        "--distributed-world-size=1 --distributed-num-procs=1 --device-id/--local-rank=0",
+        READING.replace("e", ""),
         "several processes",
         "one process computes; --num-shards and CUDA_VISIBLE_DEVICES spread the work",
     ),

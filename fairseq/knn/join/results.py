@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 
 from fairseq.errors import ConfigError, DatastoreError
+from fairseq.evaluate.config import times_path
 from fairseq.evaluate.result import EvaluationResult, PartialResult, total
 from fairseq.knn.join.jobs import Job, check_jobs, run_of_result
 from fairseq.knn.neighbours.tally import Tally
 from fairseq.knn.weight.apply import skipped_line
 from fairseq.storage.files import is_stream, write_json
-from fairseq.storage.marks import RESULTS, json_at
+from fairseq.storage.marks import RESULTS, TIMES, json_at
 from fairseq.storage.outputs import claim, reads, same_command
 from fairseq.storage.records import parse
 
@@ -151,12 +152,14 @@ def join_results(paths: Sequence[Path], results_path: str | None, *, overwrite: 
             target /= f"eval_{shards[0].record['settings']['gen_subset']}.json"
         repeated = same_command(command, json_at(target).get("command"))
         claim("--results-path", target, RESULTS, overwrite=overwrite or repeated)
+        if not is_stream(target):
+            claim("--results-path", times_path(target), TIMES)  # they go with the results
     whole = joined(shards)
     if target is not None:
         settings = {**whole.record["settings"], "results_path": results_path}
         write_json(target, {**whole.record, "settings": settings, "command": command})
         if whole.speed and not is_stream(target):
-            write_json(target.with_suffix(".time.json"), {"kind": "times", **whole.speed})
+            write_json(times_path(target), {"kind": "times", **whole.speed})
     return "\n".join(whole.lines)
 
 
@@ -175,7 +178,7 @@ def _read(path: Path) -> ShardResult:
     record = json_at(path)
     if not RESULTS.is_ours(path) or not isinstance(record.get("settings"), dict):
         raise ConfigError(f"{path} is not the result of a job; give those of fairseq-eval-lm --num-shards")
-    times = json_at(path.with_suffix(".time.json"))
+    times = json_at(times_path(path))
     speed = {name: times[name] for name in ("seconds",) if isinstance(times.get(name), (int, float))}
     command = record.get("command")
     return ShardResult.of(record, str(path), command if isinstance(command, list) else [], speed)
