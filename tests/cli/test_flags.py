@@ -112,6 +112,7 @@ KNNLM = {
         "--dstore-filename --indexfile --destination --k --probe --knn-temp --knn-sim-func --rows --allow-mismatch"
         " --overwrite --help --version"
     ),
+    "join": shlex.split("--results-path --dstore-mmap --overwrite --help --version"),
     "convert": shlex.split("--overwrite --help --version"),
     "report": shlex.split(
         "--out --lmbda --k --knn-temp --data --dstore-data --neighbours --max-tokens --max-megabytes --overwrite --help"
@@ -279,6 +280,7 @@ DEFAULTS = {
     "fairseq-knnlm check": {"--k": 1024, "--sample": 100},
     "fairseq-knnlm plan": {"--queries": 245569, "--k": 1024, "--probe": 8, "--ncentroids": 4096, "--code-size": 64},
     "fairseq-knnlm info": {},
+    "fairseq-knnlm join": {},
     "fairseq-knnlm adopt": {"--gen-subset": "train", "--context-window": 0, "--sample-break-mode": "none"},
     "fairseq-knnlm recall": {
         "--k": 1024,

@@ -158,7 +158,7 @@ def test_what_is_missing_is_named_with_a_command_that_mends_it(
         ("--num-shards 2 --context-window 4", "settings.context_window is 4, not 0"),
         ("--num-shards 2 --gen-subset test", "inputs.data_sha256 is '"),
         ("--num-shards 4", "is of an array of 4 jobs, but "),
-        ("--num-shards 4 --shard-id 1 --max-tokens 48", "settings.max_tokens is 48, not 24"),
+        ("--num-shards 2 --max-tokens 48", "settings.max_tokens is 48, not 24"),
     ],
 )
 def test_a_job_of_another_run_is_refused(

@@ -94,6 +94,7 @@ WRITES = {
     "tensorboard_logdir",
 }
 CHANGES = {"indexfile", "prefix"}  # with forget, which changes a datastore and indexes of ours
+CHANGES |= {"parts"}  # with join, which makes a retrieval or a datastore of ours whole
 MEASURES = {"work"}  # a file there that is taken away again
 READS = {
     *("apply", "data", "dictionary", "directory", "dstore_data", "dstore_filename", "files", "input", "inputs"),

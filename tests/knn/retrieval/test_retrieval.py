@@ -207,6 +207,23 @@ def test_an_error_of_the_search_closes_what_was_opened(saved, tmp_path):
     assert written(tmp_path / "hand", tmp_path / "ours", [np.arange(TOKENS)]).state == "done"
 
 
+def test_several_writers_share_the_rows_of_one_retrieval(saved, tmp_path):
+    """The first one makes the files, and finishes when all rows are on the disk."""
+    source = tmp_path / "hand"
+    manifest = RetrievalManifest.read(source).replace(state="writing", lm=UNSET, mixture=UNSET, files={})
+    arrays = {file.stem: np.load(file) for file in source.glob("*.npy")}
+    given = tmp_path / "ours", columns_of(K, STORE_ROWS), manifest
+    with pytest.raises(DatastoreError, match=r"targets.npy is not there, but another process has begun it: all proc"):
+        RetrievalWriter(*given, there=True)
+    with RetrievalWriter(*given) as first, RetrievalWriter(*given, there=True) as second:
+        for writer, rows in ((second, np.arange(5, TOKENS)), (first, np.arange(5))):
+            writer.write(rows, **{name: array[rows] for name, array in arrays.items()})
+        second.flush(TOKENS - 5)
+        first.finish(Loss(4.0, 16.0), Loss(math.inf, math.inf), rows=5)
+    for file in source.glob("*.npy"):
+        assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
+
+
 def edited(directory: Path, **changes) -> None:
     record = record_of(directory)
     record.update(changes)
