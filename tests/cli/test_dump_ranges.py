@@ -231,7 +231,8 @@ def test_killed_processes_go_on_with_another_number_of_them(
         time.sleep(0.002)
     assert run.poll() is None, run.communicate()[0]
     children = [pid for path in Path(f"/proc/{run.pid}/task").glob("*/children") for pid in path.read_text().split()]
-    os.kill(int(children[0]), signal.SIGKILL)
+    ranks = [pid for pid in children if b"fairseq_cli.eval_lm" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(ranks[0]), signal.SIGKILL)
     said, _ = run.communicate(timeout=300)
     assert run.returncode != 0 and written(prefix, 3), said
     run = torchrun(2, *words)
