@@ -135,7 +135,7 @@ def test_what_is_refused(dump: Callable[..., Outcome], command: Command, tmp_pat
     prefix, words = tmp_path / "ranges" / "d", [*shlex.split(WINDOW), "--num-shards", 2]
     assert dump(prefix, *words, "--shard-id", 0).code == 0
     before = files(prefix)
-    missing = f"{prefix} is unfinished: range 1 of 2 is missing; run the command of each again (--num-shards 2"
+    missing = f"{prefix} is unfinished: range 1 of 2 is missing; run its command again (--num-shards 2 --shard-id 1"
     refused = {
         "--append adds rows behind the others, by one process; leave --num-shards out": dump(
             prefix, *words, "--append"
