@@ -99,6 +99,11 @@ _STORE_FILES: dict[str, tuple[str, ...]] = {
     "out/new.range-1-of-3.json": ("range record",),
     "out/new.forgotten.0123456789abcdef.json": ("forgotten",),
 }
+_RANGE_FILES: dict[str, tuple[str, ...]] = {
+    "out/new.json": ("store manifest",),
+    "out/new_keys.npy": (),
+    "out/new.range-1-of-3.json": ("range record",),
+}
 OUTPUTS = {
     "preprocess --destdir": Output(
         "fairseq-preprocess",
@@ -167,11 +172,10 @@ OUTPUTS = {
         "fairseq-eval-lm",
         f"{DUMP} --num-shards 3 --shard-id 1 --dstore-mmap OUT",
         "out/new",
-        {
-            "out/new.range-1-of-3.json": ("range record",),
-            "out/new.json": ("store manifest",),
-            "out/new_keys.npy": (),
-        },
+        _RANGE_FILES,
+    ),
+    "join --dstore-mmap": Output(
+        "fairseq-knnlm", "join made/ranges --dstore-mmap OUT", "out/new", {**_RANGE_FILES, "out/new_vals.npy": ()}
     ),
     "join --results-path": Output(
         "fairseq-knnlm",
@@ -310,7 +314,10 @@ def make_everything(good: Artefacts, root: Path) -> None:
         ("fairseq-knnlm", "sweep-cache retrieval/valid --lmbda 0 --cache-lmbda 0,0.1 --resamples 100 --out made/cache"),
         ("fairseq-knnlm", "adopt foreign --dimension 4 --dstore-size 20 --dstore-mmap made/dstore"),
         ("fairseq-knnlm", "forget made/dstore --rows 3"),
-        ("fairseq-eval-lm", f"{DUMP} --num-shards 3 --shard-id 1 --dstore-mmap made/ranges"),
+        *(
+            ("fairseq-eval-lm", f"{DUMP} --num-shards 3 --shard-id {number} --dstore-mmap made/ranges")
+            for number in range(3)
+        ),
     ]
     Path("made/lmbda.json").write_text('{"kind": "lmbda-model", "version": 1}', encoding="utf-8")
     for prog, words in commands:

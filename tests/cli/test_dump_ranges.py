@@ -135,7 +135,7 @@ def test_what_is_refused(dump: Callable[..., Outcome], command: Command, tmp_pat
     prefix, words = tmp_path / "ranges" / "d", [*shlex.split(WINDOW), "--num-shards", 2]
     assert dump(prefix, *words, "--shard-id", 0).code == 0
     before = files(prefix)
-    missing = f"{prefix} is unfinished: range 1 of 2 is missing; run the command of each again (--num-shards 2"
+    missing = f"{prefix} is unfinished: range 1 of 2 is missing; run its command again (--num-shards 2 --shard-id 1"
     refused = {
         "--append adds rows behind the others, by one process; leave --num-shards out": dump(
             prefix, *words, "--append"
@@ -231,7 +231,8 @@ def test_killed_processes_go_on_with_another_number_of_them(
         time.sleep(0.002)
     assert run.poll() is None, run.communicate()[0]
     children = [pid for path in Path(f"/proc/{run.pid}/task").glob("*/children") for pid in path.read_text().split()]
-    os.kill(int(children[0]), signal.SIGKILL)
+    ranks = [pid for pid in children if b"fairseq_cli.eval_lm" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(ranks[0]), signal.SIGKILL)
     said, _ = run.communicate(timeout=300)
     assert run.returncode != 0 and written(prefix, 3), said
     run = torchrun(2, *words)

@@ -114,29 +114,35 @@ def read_ranges(prefix: Path, store_id: str) -> list[RangeRecord]:
     return sorted((one for one in records if one.store_id == store_id), key=lambda one: (one.count, one.number))
 
 
-def what_is_missing(records: Sequence[RangeRecord]) -> list[str]:
+def what_is_missing(records: Sequence[RangeRecord]) -> dict[int, str]:
     """Returns a few words for each range that is not complete, of a datastore of which there are records."""
     known = {record.number: record for record in records}
-    faults = []
+    faults = {}
     for number in range(records[0].count):
         record = known.get(number)
         if record is None:
-            faults.append(f"{range_name(number, records[0].count)} is missing")
+            faults[number] = f"{range_name(number, records[0].count)} is missing"
         elif not record.is_complete:
-            faults.append(f"{record.name} has {record.rows_written} of {len(record.rows)} rows")
+            faults[number] = f"{record.name} has {record.rows_written} of {len(record.rows)} rows"
     return faults
+
+
+def how_to_complete(records: Sequence[RangeRecord]) -> str:
+    """Returns which ranges are not complete, and how to complete them."""
+    faults, count = what_is_missing(records), records[0].count
+    more = f" and {len(faults) - _MOST_TOLD} more are not complete" if len(faults) > _MOST_TOLD else ""
+    again, number = ("its command", next(iter(faults))) if len(faults) == 1 else ("the command of each", "N")
+    return (
+        f"{', '.join(list(faults.values())[:_MOST_TOLD])}{more}; run {again} again (--num-shards {count} --shard-id"
+        f" {number}, or torchrun's)"
+    )
 
 
 def how_to_finish(prefix: Path, records: Sequence[RangeRecord]) -> str:
     """Returns how far the ranges of an unfinished datastore are, and what to do, to stand behind its name."""
-    faults, count = what_is_missing(records), records[0].count
-    if not faults:
-        return f"all of its {count} ranges are written; fairseq-knnlm join {prefix} makes it whole"
-    more = f" and {len(faults) - _MOST_TOLD} more are not complete" if len(faults) > _MOST_TOLD else ""
-    return (
-        f"{', '.join(faults[:_MOST_TOLD])}{more}; run the command of each again (--num-shards {count} --shard-id N, or"
-        f" torchrun's), which goes on, then fairseq-knnlm join {prefix}"
-    )
+    if not what_is_missing(records):
+        return f"all of its {records[0].count} ranges are written; fairseq-knnlm join {prefix} makes it whole"
+    return f"{how_to_complete(records)}, then fairseq-knnlm join {prefix}, and the prefixes on other disks if any"
 
 
 def how_far(prefix: Path, manifest: DatastoreManifest) -> str:

@@ -29,6 +29,7 @@ from fairseq.knn.datastore.identity import how_runs_differ
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest, write_manifest
 from fairseq.knn.datastore.range_record import (
     RangeRecord,
+    how_to_complete,
     how_to_finish,
     range_path,
     read_ranges,
@@ -100,7 +101,8 @@ def join_in_place(prefix: Path) -> tuple[DatastoreManifest, int]:
     with locked(prefix, OPENING_S):
         place = _open(prefix)
         records, whole = place.records, place.manifest
-        _require_all(prefix, place.records)
+        if what_is_missing(records):
+            raise DatastoreError(f"{prefix} is not whole: {how_to_finish(prefix, records)}")
         keys, values = (
             tuple(_chunk_sums(prefix, path, row_bytes, records, sums))
             for (path, row_bytes), sums in zip(
@@ -151,12 +153,6 @@ def _open(prefix: Path) -> _Place:
     return _Place(prefix, manifest, records)
 
 
-def _require_all(prefix: Path, records: Sequence[RangeRecord]) -> None:
-    """Raises DatastoreError unless all ranges are complete."""
-    if what_is_missing(records):
-        raise DatastoreError(f"{prefix} is not whole: {how_to_finish(prefix, records)}")
-
-
 def _chunk_sums(
     prefix: Path, path: Path, row_bytes: int, records: Sequence[RangeRecord], sums: Sequence[Sequence[str]]
 ) -> Iterator[str]:
@@ -201,7 +197,10 @@ def _copy_ranges(places: Sequence[_Place], target: Path, *, overwrite: bool) -> 
                 )
             if record.number not in best or not best[record.number][1].is_complete:
                 best[record.number] = place, record
-    _require_all(target, [record for _, record in best.values()])
+    found = [record for _, record in best.values()]
+    if what_is_missing(found):
+        named = ", ".join(str(place.prefix) for place in places)
+        raise DatastoreError(f"{named}: {how_to_complete(found)}; give the prefixes of all ranges")
     there = {one.number for one in read_ranges(target, manifest.store_id) if one.is_complete}
     coming = [one for number, one in sorted(best.items()) if number not in there]
     needed = sum(len(record.rows) for _, record in coming) * manifest.layout.row_bytes

@@ -18,7 +18,5 @@ class JoinConfig:
         positional=True,
     )
     results_path: Place | None = flag(None, "of results: also write the result to this directory or .json file")
-    dstore_mmap: Prefix | None = flag(
-        None, "of datastores: prefix of the whole one [default: that of the parts, where they have one]"
-    )
+    dstore_mmap: Prefix | None = flag(None, "of datastores: prefix of the whole one [default: the place of all ranges]")
     overwrite: bool = flag(False, "replace existing files, if this program wrote them")

@@ -177,6 +177,16 @@ def test_what_is_missing_is_told(tmp_path):
         Datastore.open(prefix)
 
 
+def test_what_is_missing_on_all_disks_is_told(tmp_path):
+    prefixes = [tmp_path / f"disk{number}" / "d" for number in range(2)]
+    for number, prefix in enumerate(prefixes):
+        write_range(prefix, number, 3)
+    what = r"range 2 of 3 is missing; run its command again \(--num-shards 3 --shard-id 2, or torchrun's\)"
+    with pytest.raises(DatastoreError, match=rf"disk0/d, .*disk1/d: {what}; give the prefixes of all ranges"):
+        join_datastore([str(prefix) for prefix in prefixes], str(tmp_path / "all" / "d"), overwrite=False)
+    assert not (tmp_path / "all").exists()
+
+
 def test_ranges_of_another_run_are_refused(tmp_path, whole):
     first, other, copy = (tmp_path / name / "d" for name in ("disk0", "disk1", "disk2"))
     write_range(first, 0, 2)
