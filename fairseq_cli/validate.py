@@ -15,7 +15,7 @@ from fairseq.criterions import CRITERIONS
 from fairseq.data.config import OWNED_BY_CHECKPOINT
 from fairseq.errors import CheckpointError
 from fairseq.runtime.interrupts import advising
-from fairseq.runtime.log import log_format, prefixed, set_log_format
+from fairseq.runtime.log import log_format, prefixed
 from fairseq.runtime.resources import keep_freed_memory
 from fairseq.storage.inputs import require_inputs
 from fairseq.tasks import TASKS, reads_splits
@@ -82,26 +82,21 @@ def main(argv: Sequence[str]) -> None:
 
     import torch
 
-    from fairseq.runtime.distributed import join_processes
+    from fairseq.runtime.distributed import joined
     from fairseq.runtime.precision import Precision, select_device
 
-    group = join_processes(select_device(device).type)
-    precision = Precision(device, select_device(device, group.local_rank))
-    torch.manual_seed(common.seed)
-    if precision.device.type == "cpu":
-        keep_freed_memory()
-    if group.rank:
-        set_log_format("none")
     over_checkpoint = (*SIZES, *SEEDS, *criterion_flags)
     typed = {name: flags.typed[name] for name in over_checkpoint if name in flags.typed}
-    try:
+    with joined(select_device(device).type, lambda: "the same command starts again") as group:
+        precision = Precision(device, select_device(device, group.local_rank))
+        torch.manual_seed(common.seed)
+        if precision.device.type == "cpu":
+            keep_freed_memory()
         for path in paths:
             for split, values in results_of(replace(config, path=path), validation, typed, fields, precision, group):
                 if group.rank == 0:
                     sys.stdout.write(as_line(split, values, path if len(paths) > 1 else None) + "\n")
                     sys.stdout.flush()
-    finally:
-        group.close()
 
 
 def results_of(

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
@@ -135,10 +135,18 @@ class TorchProcesses(_WholeModel):
         return items
 
     def lost(self) -> list[int]:
-        """Returns the ranks of those processes on this machine that have ended, after a while if there are none."""
+        """Returns the ranks of those processes that have ended, after a while if there are none.
+
+        A process sees those of its own machine, and tells the others.
+        """
         deadline = time.monotonic() + _SECONDS_TO_GO
         while True:
             ended = [rank for rank, member in enumerate(self._members) if not _is_there(*member.decode().split())]
+            with suppress(RuntimeError):  # what keeps the words has ended itself
+                if ended:
+                    self._store.set("lost", " ".join(map(str, ended)))
+                elif self._store.check(["lost"]):
+                    ended = [int(rank) for rank in self._store.get("lost").split()]
             if ended or time.monotonic() > deadline:
                 return ended
             time.sleep(0.05)

@@ -27,6 +27,7 @@ from fairseq.runtime.interrupts import Interrupted
 logger = logging.getLogger(__name__)
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_BECAUSE_OF_ANOTHER = (LOST, 128 + signal.SIGTERM, -signal.SIGTERM)
 _SECONDS_TO_SAVE = 300  # before a process that was told to stop is killed
 
 
@@ -89,11 +90,13 @@ def _run(module: str, argv: Sequence[str], processes: int) -> None:
 
 
 def _tell(failures: Mapping[int, ProcessFailure], directory: str, processes: int) -> None:
-    """Raises what the first process that failed has met; those that failed because of it are not looked at."""
+    """Raises what the first process that failed has met.
+
+    Those are not looked at that could not go on without it, or that the launcher has stopped because of it.
+    """
     endings = read_endings(directory)
-    lost = {rank for rank, ending in endings.items() if ending.exit_code == LOST}
-    own = {rank: failure for rank, failure in failures.items() if rank not in lost} or failures
-    rank, failure = min(own.items(), key=lambda item: (item[1].timestamp, item[0]))
+    own = {rank: failure for rank, failure in failures.items() if failure.exitcode not in _BECAUSE_OF_ANOTHER}
+    rank, failure = min((own or failures).items(), key=lambda item: (item[1].timestamp, item[0]))
     if rank in endings:
         raise EndedError(endings[rank].line, endings[rank].exit_code)
     done = next((f" {ending.done}" for ending in endings.values() if ending.done), "")

@@ -66,7 +66,7 @@ class Launch:
             text=True,
             env=environment,
             check=False,
-            timeout=120,
+            timeout=300,
         )
 
 

@@ -1,5 +1,9 @@
 """The group of one process, and that of two Gloo processes, behind the same interface."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,9 +103,34 @@ def test_a_group_whose_work_is_done_is_closed(monkeypatch: pytest.MonkeyPatch) -
     assert group.closed
 
 
-def _sum_in_process(rank: int, port: int, directory: Path) -> None:
-    import os
+def member_of(store: torch.distributed.Store, members: list[str]) -> TorchProcesses:
+    """Returns a process of a group whose members are these, without the group."""
+    group = TorchProcesses.__new__(TorchProcesses)
+    group._store, group._members = store, [member.encode() for member in members]
+    return group
 
+
+def test_a_process_names_those_of_its_machine_and_learns_of_those_of_others() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    here, store = socket.gethostname(), torch.distributed.HashStore()
+    members = [f"{here} {os.getpid()}", f"elsewhere {child.pid}", f"{here} {child.pid}", f"{here} {child.pid}"]
+    assert member_of(store, members).lost() == [2, 3]
+    assert member_of(store, [f"elsewhere {child.pid}"] * 4).lost() == [2, 3]
+
+
+def test_nobody_is_named_who_may_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_SECONDS_TO_GO", 0.0)
+    members = [f"{socket.gethostname()} {os.getpid()}", "elsewhere 1"]
+    assert member_of(torch.distributed.HashStore(), members).lost() == []
+
+
+def test_one_of_several_is_the_first_to_end() -> None:
+    store = torch.distributed.HashStore()
+    assert [member_of(store, []).is_first_to_end() for _ in range(3)] == [True, False, False]
+
+
+def _sum_in_process(rank: int, port: int, directory: Path) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
@@ -124,8 +153,6 @@ def _sum_in_process(rank: int, port: int, directory: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_two_processes_sum_tensors_of_any_shape(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -68,6 +68,27 @@ def test_the_process_that_died_is_named_not_those_that_ended_with_it(
     assert (str(caught.value), caught.value.exit_code) == (line, expected_code)
 
 
+def test_a_process_that_was_stopped_because_another_died_does_not_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 0 was still reading its data, and knows of nothing but the launcher's SIGTERM."""
+
+    def run() -> None:
+        leave(0, 143, "stopped by SIGTERM; no file is half-written")
+        raise ChildFailedError("x", {0: failure(143, 0), 1: failure(-9, 1)})
+
+    with pytest.raises(DeadProcessError, match=r"^rank 1 of 2 was killed by SIGKILL"):
+        launched(run, monkeypatch)
+
+
+def test_a_signal_to_one_process_stops_the_run_as_that_process_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> None:
+        leave(0, 143, "stopped by SIGTERM; update 7 is saved")
+        raise ChildFailedError("x", {0: failure(143, 0), 1: failure(143, 1)})
+
+    with pytest.raises(EndedError) as caught:
+        launched(run, monkeypatch, max_restarts=3)
+    assert (caught.value.line, caught.value.exit_code) == ("stopped by SIGTERM; update 7 is saved", 143)
+
+
 def test_all_that_died_at_once_leave_no_count_of_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> None:
         raise ChildFailedError("x", {1: failure(-9, 1), 0: failure(-9, 0)})
