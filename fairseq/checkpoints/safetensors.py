@@ -28,7 +28,7 @@ from torch import Tensor
 from fairseq.checkpoints.config import ConvertConfig
 from fairseq.checkpoints.format import load_checkpoint, read_raw, save_checkpoint, write_file
 from fairseq.checkpoints.gguf import GGUF, convert_gguf
-from fairseq.config.flags import coerce
+from fairseq.config.flags import Namespace, coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.decoder import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
@@ -102,8 +102,9 @@ def _require_file_name(source: Path, target: Path) -> None:
 def _to_one_file(source: Path, target: Path) -> str:
     """Writes a checkpoint in shards as one file, with all that it holds: training goes on from it as well."""
     load_checkpoint(source)  # which checks it
-    raw = read_raw(source)
-    write_file(target, raw, vars(raw["args"]))
+    raw, whole = read_raw(source), {"ddp_backend": "legacy_ddp"}  # what programs take that read one file
+    fields = {name: whole.get(name, value) for name, value in vars(raw["args"]).items()}
+    write_file(target, {**raw, "args": Namespace(**fields)}, fields)
     return f"{target}: {len(raw['model'])} tensors, {target.stat().st_size} bytes"
 
 
