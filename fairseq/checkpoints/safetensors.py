@@ -32,8 +32,9 @@ from fairseq.config.flags import Namespace, coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.decoder import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
-from fairseq.storage.file_kinds import SHARDED, is_sharded_checkpoint
+from fairseq.storage.file_kinds import SHARDED, SHARDED_SUFFIX, is_sharded_checkpoint
 from fairseq.storage.files import atomic_write, locked
+from fairseq.storage.inputs import require_checkpoint
 from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY
 from fairseq.storage.marks import SAFETENSORS as SAFETENSORS_FILE
 from fairseq.storage.outputs import claim, reads, require_utf8
@@ -62,8 +63,10 @@ def convert(config: ConvertConfig) -> str:
     source, target = Path(config.source), Path(config.target)
     if source.suffix == GGUF:
         return convert_gguf(config)
-    to_safetensors, is_sharded = target.suffix == SAFETENSORS, is_sharded_checkpoint(source)
+    to_safetensors = target.suffix == SAFETENSORS
+    is_sharded = source.suffix == SHARDED_SUFFIX or is_sharded_checkpoint(source)
     if is_sharded:
+        require_checkpoint(source)
         _require_file_name(source, target)
     elif to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
         raise ConfigError(
