@@ -20,7 +20,7 @@ from fairseq.models import MODELS, architecture, model_of
 from fairseq.models.transformer_config import TransformerConfig
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
 from fairseq.optim.config import OptimizationConfig, PlateauConfig
-from fairseq.runtime.resources import keep_freed_memory, require_disk
+from fairseq.runtime.resources import give_freed_memory_back, keep_freed_memory, require_disk
 from fairseq.storage.files import locked
 from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS, make_task, reads_splits
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
             say_idle_gpus(torch.cuda.device_count())
         torch.manual_seed(config.common.seed)
         if precision.device.type == "cpu":
-            keep_freed_memory()
+            (give_freed_memory_back if group.is_sharded else keep_freed_memory)()
         with ExitStack() as stack:
             if group.rank == 0 and not config.checkpoint.no_save:
                 stack.enter_context(locked(Path(config.checkpoint.save_dir) / "train"))

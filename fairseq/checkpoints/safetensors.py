@@ -28,12 +28,13 @@ from torch import Tensor
 from fairseq.checkpoints.config import ConvertConfig
 from fairseq.checkpoints.format import load_checkpoint, read_raw, save_checkpoint, write_file
 from fairseq.checkpoints.gguf import GGUF, convert_gguf
-from fairseq.config.flags import coerce
+from fairseq.config.flags import Namespace, coerce
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.models.decoder import CHECKPOINT_LAYOUT_VERSION
 from fairseq.models.upgrade import upgrade_own_fields
-from fairseq.storage.file_kinds import SHARDED, is_sharded_checkpoint
+from fairseq.storage.file_kinds import SHARDED, SHARDED_SUFFIX, is_sharded_checkpoint
 from fairseq.storage.files import atomic_write, locked
+from fairseq.storage.inputs import require_checkpoint
 from fairseq.storage.marks import CHECKPOINT, CHECKPOINT_SUMMARY
 from fairseq.storage.marks import SAFETENSORS as SAFETENSORS_FILE
 from fairseq.storage.outputs import claim, reads, require_utf8
@@ -62,8 +63,10 @@ def convert(config: ConvertConfig) -> str:
     source, target = Path(config.source), Path(config.target)
     if source.suffix == GGUF:
         return convert_gguf(config)
-    to_safetensors, is_sharded = target.suffix == SAFETENSORS, is_sharded_checkpoint(source)
+    to_safetensors = target.suffix == SAFETENSORS
+    is_sharded = source.suffix == SHARDED_SUFFIX or is_sharded_checkpoint(source)
     if is_sharded:
+        require_checkpoint(source)
         _require_file_name(source, target)
     elif to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
         raise ConfigError(
@@ -102,8 +105,9 @@ def _require_file_name(source: Path, target: Path) -> None:
 def _to_one_file(source: Path, target: Path) -> str:
     """Writes a checkpoint in shards as one file, with all that it holds: training goes on from it as well."""
     load_checkpoint(source)  # which checks it
-    raw = read_raw(source)
-    write_file(target, raw, vars(raw["args"]))
+    raw, whole = read_raw(source), {"ddp_backend": "legacy_ddp"}  # what programs take that read one file
+    fields = {name: whole.get(name, value) for name, value in vars(raw["args"]).items()}
+    write_file(target, {**raw, "args": Namespace(**fields)}, fields)
     return f"{target}: {len(raw['model'])} tensors, {target.stat().st_size} bytes"
 
 

@@ -129,9 +129,10 @@ def _with_article(noun: str) -> str:
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
-    """Returns the checkpoints in a directory, ``checkpoint_best.pt`` first."""
+    """Returns the checkpoints in a directory, ``checkpoint_best`` first."""
     names = sorted(path for path in directory.glob("*.pt") if path.is_file())
-    return sorted(names, key=lambda path: path.name != "checkpoint_best.pt")
+    names += sorted(path for path in directory.glob(f"*{SHARDED_SUFFIX}") if is_sharded_checkpoint(path))
+    return sorted(names, key=lambda path: path.stem != "checkpoint_best")
 
 
 def models_in(directory: Path) -> list[Path]:

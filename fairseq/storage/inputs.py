@@ -14,6 +14,8 @@ from fairseq.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from fairseq.storage.file_kinds import (
     GGUF,
     MODEL,
+    SHARDED_RECORD,
+    SHARDED_SUFFIX,
     TEXTS,
     checkpoints_in,
     directory_kind,
@@ -40,6 +42,10 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
     if is_sharded_checkpoint(path):
         return
     ask = "give --path (or --restore-file) the file of a checkpoint"
+    if path.is_dir() and path.suffix == SHARDED_SUFFIX:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint in shards: it has no sound {SHARDED_RECORD}; use another"
+        )
     if path.is_dir():
         best = f": {checkpoints_in(path)[0]}" if checkpoints_in(path) else ""
         if directory_kind(path) == MODEL:

@@ -147,6 +147,9 @@ def test_convert_makes_what_a_plain_run_writes(command: Command, runs: tuple[Pat
                 assert all(torch.equal(one.get_tensor(name), two.get_tensor(name)) for name in one.keys())  # noqa: SIM118
     error = command("fairseq-knnlm", "convert", runs[1], tmp_path / "model.bin").error
     assert "is a checkpoint in shards, which becomes a file: its name must end in .pt or .safetensors" in error
+    missing = runs[1].with_name("checkpoint_lost.dcp")
+    error = command("fairseq-knnlm", "convert", missing, tmp_path / "new.pt").error
+    assert error == f"checkpoint {missing} does not exist; did you mean {runs[1]}?"
     assert "is there already" in command("fairseq-knnlm", "convert", runs[1], targets[0]).error
 
 
@@ -156,6 +159,8 @@ def test_commands_read_shards_as_they_are(command: Command, data_dir: Path, runs
     assert losses[0] == losses[1] != []
     said = command("fairseq-knnlm", "info", runs[1], runs[1].parent).out
     assert f"{runs[1]}: checkpoint in shards\n" in said and "checkpoint_last.dcp: a checkpoint in shards" in said
+    error = command("fairseq-eval-lm", data_dir, "--path", runs[1].parent, "--cpu").error
+    assert error.endswith(f"the file of a checkpoint: {runs[1].with_name('checkpoint_best.dcp')}")
 
 
 def append(path: Path) -> None:
@@ -178,7 +183,10 @@ def flip(path: Path) -> None:
         ),
         (lambda at: append(at / SHARD), f"is damaged: {SHARD} has not the bytes that were written"),
         (lambda at: flip(at / SHARD), f"is damaged: {SHARD} has not the bytes that were written"),
-        (lambda at: (at / SHARDED_RECORD).unlink(), "is a directory; give --path (or --restore-file) the file"),
+        (
+            lambda at: (at / SHARDED_RECORD).unlink(),
+            "is not a whole checkpoint in shards: it has no sound checkpoint.json; use another",
+        ),
     ],
     ids=["missing", "one too many", "longer", "a bit flipped", "no record"],
 )

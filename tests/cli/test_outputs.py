@@ -119,7 +119,7 @@ WORDS = {
     *("document_glob", "jsonl_field", "lmbda"),
     *("best_checkpoint_metric", "bpe_separator", "source_lang", "target_lang"),
     *("model_overrides", "post_process", "rows", "task", "tokenizer", "train_subset", "valid_subset"),
-    *("optimizer_overrides", "ray_address"),
+    *("optimizer_overrides", "ray_address", "ddp_backend"),
 }
 # Names that only an unfinished build of ours has: the next one makes it again, or goes on from it. Times go with their
 # results.

@@ -47,3 +47,36 @@ def test_what_fits_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (resources.share_of_memory(4, 900), resources.share_of_memory(4, 90)) == (250, 90)
     monkeypatch.setattr(resources, "free_memory_bytes", lambda: None)
     assert resources.fits_memory(1001) and resources.share_of_memory(4, 900) == 900
+
+
+FREE = """
+import sys
+import numpy as np
+from fairseq.runtime.resources import give_freed_memory_back
+
+if sys.argv[1] == "give":
+    give_freed_memory_back()
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+np.ones(30 << 17)  # from now on glibc keeps blocks of up to 30 MiB
+before = resident()
+blocks, between = [], []
+for _ in range(40):
+    blocks.append(np.ones(3 << 17))
+    between.append(np.ones(1 << 10))
+del blocks
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_freed_memory_is_given_back() -> None:
+    def kept(mode: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", FREE, mode]))
+
+    if kept("leave") < 100:
+        pytest.skip("this system's allocator gives freed memory back anyway")
+    assert kept("give") < 10
