@@ -95,8 +95,7 @@ class Shard:
         if forgotten.num_rows and not SelectingIndex.supports(files.index):
             raise DatastoreError(
                 f"{prefix} has {forgotten.num_rows} forgotten rows, which FAISS cannot leave out of an"
-                f" {type(self._inverted).__name__}; give fairseq-build-dstore another --index-spec, IVF with Flat, SQ or"
-                " PQ"
+                f" {type(self._inverted).__name__}; build shards of another --index-spec, IVF with Flat, SQ or PQ"
             )
         self._wanted: Any = faiss.IDSelectorNot(selector(forgotten)) if forgotten.num_rows else None
         self._found: OrderedDict[str, _Found] = OrderedDict()
