@@ -123,7 +123,7 @@ def test_shards_find_what_one_index_does(indexes: Indexes, flags: dict[str, Any]
         before = log_p_N
 
 
-@pytest.mark.parametrize("spec", ["IVF8,Flat", "IVF8,SQ8", "OPQ4_8,IVF8,PQ4", "PCA8,IVF8,SQfp16", "IVF8,PQ4x4fs"])
+@pytest.mark.parametrize("spec", ["IVF8,Flat", "IVF8,SQ8", "OPQ4_8,IVF8,PQ4", "PCA8,IVF8,SQfp16"])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_every_kind_of_lists(indexes: Indexes, spec: str, metric: str) -> None:
     kind = Indexes(indexes.store, spec, metric)
