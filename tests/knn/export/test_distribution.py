@@ -18,6 +18,7 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
+from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.text.model_tokenizer import SHIFT
 from tests.builders.small_store import clustered_keys, write_store
 
@@ -111,7 +112,7 @@ def test_a_twin_is_a_neighbour(tmp_path: Path, sim_func: str | None) -> None:
 def test_the_farthest_goes_where_the_row_was_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that never finds row 3: its k neighbours are the nearest k of the k + 1 that were found."""
     store, index = make(tmp_path, "Flat")
-    real = module.KNN_Dstore.found
+    real = KNN_Dstore.found
 
     def without_3(self: Any, queries_ND: Any, k: int) -> Any:
         assert k == K + 1
@@ -119,7 +120,7 @@ def test_the_farthest_goes_where_the_row_was_not_found(tmp_path: Path, monkeypat
         order = np.argsort(np.where(ids == 3, np.inf, distances), axis=1, kind="stable")[:, :k]
         return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
-    monkeypatch.setattr(module.KNN_Dstore, "found", without_3)
+    monkeypatch.setattr(KNN_Dstore, "found", without_3)
     table = exported(store, index, tmp_path / "out.arrow", rows="3")
     assert table.num_rows == 1
     check_row(table.to_pylist()[0], brute(keys_with_twins(), values(), 3))

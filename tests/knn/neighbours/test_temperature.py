@@ -15,7 +15,7 @@ from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.inspect.recall import exact_unit
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
-from fairseq.knn.neighbours import temperature
+from fairseq.knn.neighbours import parts, temperature
 from fairseq.knn.neighbours.parts import StorePart
 from fairseq.models.protocol import ModelIdentity
 from knnlm import KNN, KNN_Dstore, open_neighbours
@@ -130,8 +130,8 @@ def test_of_a_file_that_memory_does_not_hold_no_more_is_read_than_the_rows_that_
     """A thousand rows and 16 neighbours of each, whatever the size of the file."""
     asked = []
     monkeypatch.setattr("fairseq.knn.search.distances.fits_memory", lambda size: False)
-    gather = temperature.gather_rows
-    monkeypatch.setattr(temperature, "gather_rows", lambda keys, rows: asked.append(len(rows)) or gather(keys, rows))
+    gather = parts.gather_rows
+    monkeypatch.setattr(parts, "gather_rows", lambda keys, rows: asked.append(len(rows)) or gather(keys, rows))
     monkeypatch.setattr(temperature, "SAMPLE", 3)
     monkeypatch.setattr(temperature, "ASKED", 2)
     rows = np.linspace(0, FEW - 1, 3).astype(int)
