@@ -60,6 +60,7 @@ class FakeRay:
         self.resources: dict[str, float] = {"CPU": 8.0}
         self.puts, self.killed = 0, 0
         self.calls: Counter[str] = Counter()
+        self._private = SimpleNamespace(worker=SimpleNamespace())  # where Ray's messages are switched off
 
     @property
     def address(self) -> str:

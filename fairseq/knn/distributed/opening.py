@@ -9,8 +9,6 @@ search of other rows, or by another version, would give numbers that only look r
 
 import logging
 from collections.abc import Sequence
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from fairseq.knn.datastore.store import Datastore, check_ids, map_files
 from fairseq.knn.distributed.backend import ShardBackend
 from fairseq.knn.distributed.local_backend import LocalBackend
 from fairseq.knn.distributed.messages import ShardIdentity
-from fairseq.knn.distributed.shard import Shard
 from fairseq.knn.distributed.shard_files import ShardSettings, indexed_state, versions
 from fairseq.knn.distributed.sharded_store import ShardedStore
 from fairseq.knn.distributed.two_phases import TwoPhases
@@ -186,10 +183,9 @@ def _backend(
 ) -> ShardBackend:
     """Returns what has the shards; raises DatastoreError for one that is missing, before any is opened."""
     if config.knn_backend == "ray":
-        ray: Any = import_module("fairseq.knn.distributed.ray_backend")  # which alone imports Ray
-        openers = [partial(Shard.open, str(prefix), str(index), number, settings) for number in range(count)]
-        opened: ShardBackend = ray.RayBackend(openers, config.ray_address, config.knn_timeout)
-        return opened
+        from fairseq.knn.distributed.ray_backend import RayBackend  # which alone imports Ray
+
+        return RayBackend.open(prefix, index, count, settings, address=config.ray_address, timeout=config.knn_timeout)
     missing = [number for number in range(count) if not shard_path(index, number, count).is_file()]
     if missing:
         which = f"{'shard' if len(missing) == 1 else 'shards'} {', '.join(map(str, missing))}"

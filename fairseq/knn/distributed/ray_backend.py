@@ -236,8 +236,12 @@ class RayBackend(ShardBackend):
 
     def _too_often(self, shard: int, err: Exception) -> str:
         identity, reason = self._identities[shard], last_line(err)
-        where = "" if identity is None else f" on {identity.node}"
-        return f"shard {shard}{where} died, {RESTARTS} restarts included ({reason}); look at its memory and log"
+        if identity is None:
+            return (
+                f"shard {shard} could not be started ({reason}); start Ray on every node from an environment with the"
+                " versions that are installed here"
+            )
+        return f"shard {shard} on {identity.node} died, {RESTARTS} restarts included ({reason}); look at its memory"
 
 
 class _RayPending(Pending):

@@ -8,7 +8,6 @@ of its own; the end of the process, without a word, where it writes to a node th
 """
 
 import atexit
-import contextlib
 import logging
 import os
 import shutil
@@ -19,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fairseq.errors import ConfigError, DatastoreError
@@ -145,14 +145,10 @@ def _init(ray: Any, address: str | None, timeout: float) -> str | None:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        if address is None:
-            with contextlib.suppress(ConnectionError):
-                ray.init(address="auto", **quiet)
-                return None
-        elif address != LOCAL:
-            ray.init(address=address, **quiet)
-            return None
-        return _start(ray, quiet)
+        if address == LOCAL or (address is None and not _runs_here(wait_s)):
+            return _start(ray, quiet)
+        ray.init(address=address, **quiet)
+        return None
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as err:
         where = "a Ray cluster on this machine" if address in (None, LOCAL) else f"--ray-address {address}"
         raise ConfigError(f"{where}: {last_line(err)}") from err
@@ -179,6 +175,16 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
         raise
     logger.info("started a Ray cluster on this machine; --ray-address names another")
     return directory
+
+
+def _runs_here(timeout: float) -> bool:
+    """Returns whether the cluster that `ray start` began last on this machine is alive: ``ray.init`` takes its file."""
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    try:
+        address = file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return False
+    return _is_host_and_port(address) and _is_head(address, timeout)
 
 
 def _is_host_and_port(address: str) -> bool:

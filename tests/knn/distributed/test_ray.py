@@ -221,7 +221,7 @@ def test_the_command_says_the_same_as_in_one_process(nodes: RayNodes, artefacts:
     said = [done.stdout.splitlines()[1:] for done in (local, remote)]  # without the first line, which tells the time
     assert said[0] == said[1] and len(said[0]) == 4
     assert all(" | INFO | " in line for line in remote.stderr.splitlines()), remote.stderr  # nothing of Ray's own
-    results = [json.loads(next((tmp_path / name).glob("*.json")).read_text()) for name in ("local", "ray")]
+    results = [json.loads((tmp_path / name / "eval_valid.json").read_text()) for name in ("local", "ray")]
     assert abs(results[0]["loss_base2"] - results[1]["loss_base2"]) < 1e-9
     assert results[0]["bytes_of_a_search"] == results[1]["bytes_of_a_search"]
 

@@ -105,6 +105,15 @@ def test_a_shard_that_no_node_can_have_is_given_up_at_once(open_backend: Open, r
         backend.call(1, "late", 0.0).result()
 
 
+def test_a_node_without_this_program_is_told_apart(ray: FakeRay, set_id: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(ref: Any, timeout: float) -> Any:
+        raise ActorDiedError("The actor died.\nModuleNotFoundError: No module named 'fairseq'\n")
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(DatastoreError, match=r"^shard 0 could not be started \(ModuleNotFoundError: .*; start Ray on"):
+        RayBackend(openers(2, set_id), None, 60.0)
+
+
 @pytest.mark.parametrize("error", [GetTimeoutError("late"), ActorUnavailableError("away")])
 def test_a_late_answer_names_shard_node_and_flag(open_backend: Open, ray: FakeRay, error: Exception) -> None:
     backend = open_backend(timeout=0.0)

@@ -3,12 +3,13 @@
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fairseq.errors import ConfigError
 from fairseq.knn.distributed.ray_cluster import RayCluster, last_line
-from tests.builders.fake_ray import FakeRay
+from tests.builders.fake_ray import NODE_ID, FakeRay
 
 
 class Nowhere(FakeRay):
@@ -74,6 +75,24 @@ def test_the_environment_names_a_cluster_as_ray_has_it(ray: FakeRay, monkeypatch
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")
     with pytest.raises(ConfigError, match="host:port"):
         RayCluster.join(ray, None, 5.0)
+
+
+def test_a_cluster_of_this_machine_that_has_ended_is_not_waited_for(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(ray.address)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(ray, "init", lambda **given: asked.append(given), raising=False)
+    address = ray.address
+    ray.head.close()
+    monkeypatch.setattr(FakeRay, "address", address)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": NODE_ID, "NodeManagerAddress": "h", "NodeManagerPort": 1}])
+    monkeypatch.setattr(ray, "shutdown", lambda: None, raising=False)
+    RayCluster.join(ray, None, 5.0).leave()
+    assert [given["address"] for given in asked] == ["local"]
 
 
 @pytest.mark.parametrize(("actors", "expected"), [(1, 8), (2, 4), (4, 2), (5, 1), (64, 1)])
