@@ -90,6 +90,14 @@ _INDEX_FILES = {
     "out/new.index.partial": ("index",),
     "out/new.index.partial.json": ("index manifest",),
 }
+_SHARD_FILES: dict[str, tuple[str, ...]] = {
+    "out/new.index.shards.json": (),
+    "out/new.index.ivfdata": ("index",),
+    "out/new.index.shard-0-of-2": ("index",),
+    "out/new.index.shard-0-of-2.json": ("index manifest",),
+    "out/new.index.shard-0-of-2_keys.npy": (),
+    "out/new.index.shard-1-of-2.partial": ("index",),
+}
 _STORE_FILES: dict[str, tuple[str, ...]] = {
     "out/new.json": ("store manifest",),
     "out/new_keys.npy": (),
@@ -178,6 +186,12 @@ OUTPUTS = {
         "--dstore_mmap dstore --faiss_index OUT --index-spec Flat --log-format none",
         "out/new.index",
         _INDEX_FILES,
+    ),
+    "build --num-shards": Output(
+        "build_dstore.py",
+        "--dstore_mmap dstore --faiss_index OUT --index-spec IVF4,Flat --num-shards 2 --with-rows --log-format none",
+        "out/new.index",
+        {**_INDEX_FILES, **_SHARD_FILES},
     ),
     "check --json": Output("fairseq-knnlm", "check data-bin --json OUT", "out/c.json", {"out/c.json": ("findings",)}),
     "rows --json": Output("fairseq-knnlm", "rows dstore 3 --json OUT", "out/w.json", {"out/w.json": ("rows",)}),
