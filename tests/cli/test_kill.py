@@ -48,6 +48,17 @@ STAGES: dict[str, tuple[str, list[str]]] = {
         "build_dstore.py",
         shlex.split(f"{INDEX} --index-spec IVF4,SQ8 --save-interval-s 0 --num_keys_to_add_at_a_time 40"),
     ),
+    "index in shards": (
+        "build_dstore.py",
+        shlex.split(
+            f"{INDEX} --index-spec IVF4,SQ8 --num-shards 2 --with-rows --save-interval-s 0"
+            " --num_keys_to_add_at_a_time 40"
+        ),
+    ),
+    "index merged on the disk": (
+        "build_dstore.py",
+        shlex.split(f"{INDEX} --index-spec IVF4,SQ8 --num-shards 2 --merge disk"),
+    ),
     "evaluation": (
         "fairseq-eval-lm",
         shlex.split(
