@@ -55,3 +55,28 @@ def test_help_imports_neither_torch_nor_faiss():
 def test_required_flags():
     with pytest.raises(ConfigError, match="--dstore-mmap is required"):
         main(["--faiss-index", "i"])
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_at_the_same_time(prefix: Path, tmp_path: Path) -> None:
+    """One of them trains, and the others wait for it; what is merged is one build."""
+    command = [sys.executable, "build_dstore.py", "--dstore-mmap", str(prefix), "--dimension", "16"]
+    command += ["--index-spec", "IVF4,SQ8", "--faiss-index"]
+    jobs = [
+        subprocess.Popen(
+            [*command, f"{tmp_path}/i", "--num-shards", "3", "--shard-id", number],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in "012"
+    ]
+    said = [job.communicate(timeout=100) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0, 0], said
+    assert sum("training IVF4,SQ8" in err for _, err in said) == 1
+    assert all(f"shard {number} of 3: " in out for number, (out, _) in enumerate(said))
+    for path, more in (("i", ["--num-shards", "3", "--merge", "memory"]), ("one", [])):
+        subprocess.run([*command, f"{tmp_path}/{path}", *more], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "i").read_bytes() == (tmp_path / "one").read_bytes()
+    assert not list(tmp_path.glob("i.shard*")) and not list(tmp_path.glob(".*"))
