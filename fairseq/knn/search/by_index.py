@@ -11,7 +11,7 @@ import numpy as np
 from fairseq.arrays import Float32s, Int64s
 from fairseq.errors import MismatchError
 from fairseq.knn.index.faiss_index import inner_index
-from fairseq.knn.index.without_rows import SkippingIndex
+from fairseq.knn.index.without_rows import SelectingIndex, SkippingIndex
 from fairseq.knn.search.list_blocks import slices
 from fairseq.knn.search.preassigned import ASSIGN_BLOCK, assign, in_order, inverted_file, search_lists
 
@@ -26,11 +26,12 @@ def search(index: Any, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
     """
     check_width(index, queries_ND)
     near_NK, ids_NK = np.empty((len(queries_ND), k), np.float32), np.empty((len(queries_ND), k), np.int64)
-    inverted = inverted_file(index)
+    whole, wanted = (index.index, index.selector) if isinstance(index, SelectingIndex) else (index, None)
+    inverted = inverted_file(whole)
     for part in slices(len(queries_ND), ASSIGN_BLOCK if inverted is not None else max(len(queries_ND), 1)):
         query_ND = np.ascontiguousarray(queries_ND[part], dtype=np.float32)
         if inverted is not None:
-            near_NK[part], ids_NK[part] = search_lists(inverted, assign(index, query_ND, inverted.nprobe), k)
+            near_NK[part], ids_NK[part] = search_lists(inverted, assign(whole, query_ND, inverted.nprobe), k, wanted)
         elif _reads_all(index):
             find = partial(_found, index, query_ND)
             near_NK[part], ids_NK[part] = in_order(find, k, int(index.ntotal))
