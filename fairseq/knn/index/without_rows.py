@@ -25,7 +25,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.index.faiss_index import inner_index
+from fairseq.knn.index.faiss_index import inner_index, lists_on_disk
 from fairseq.knn.index.trial import IndexInChild
 
 
@@ -58,8 +58,7 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
         return True
     if isinstance(index, IndexInChild) or not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
         return False
-    inverted: Any = faiss.try_extract_index_ivf(index)
-    if inverted is not None and isinstance(faiss.downcast_InvertedLists(inverted.invlists), faiss.OnDiskInvertedLists):
+    if lists_on_disk(index):
         return False  # mapped for reading: to change them would end the process
     try:
         index.remove_ids(selector(forgotten))
