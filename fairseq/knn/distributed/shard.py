@@ -26,7 +26,7 @@ from fairseq.errors import DatastoreError
 from fairseq.knn.datastore.format import keys_path
 from fairseq.knn.distributed.messages import Queries, Rows, ShardIdentity, Sums, Wanted, Words
 from fairseq.knn.distributed.shard_files import ShardFiles, ShardSettings
-from fairseq.knn.index.without_rows import selector
+from fairseq.knn.index.without_rows import SelectingIndex, selector
 from fairseq.knn.search.distances import pair_distances
 from fairseq.knn.search.preassigned import Assigned, inverted_file, search_lists
 
@@ -92,6 +92,11 @@ class Shard:
         self.rows_read = 0
         self._inverted = inverted_file(files.index)
         forgotten = files.forgotten
+        if forgotten.num_rows and not SelectingIndex.supports(files.index):
+            raise DatastoreError(
+                f"{prefix} has {forgotten.num_rows} forgotten rows, which FAISS cannot leave out of an"
+                f" {type(self._inverted).__name__}; build shards of another --index-spec, IVF with Flat, SQ or PQ"
+            )
         self._wanted: Any = faiss.IDSelectorNot(selector(forgotten)) if forgotten.num_rows else None
         self._found: OrderedDict[str, _Found] = OrderedDict()
 

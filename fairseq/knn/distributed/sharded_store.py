@@ -13,6 +13,7 @@ Legend: N queries · K neighbours · D key width · V vocabulary.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.distributed.answers import log_prob_and_share, next_log_prob_of, votes_of
 from fairseq.knn.distributed.backend import ShardBackend
+from fairseq.knn.distributed.conversation import Traffic
 from fairseq.knn.distributed.two_phases import Asked, Chosen, TwoPhases
 from fairseq.knn.neighbours.arguments import (
     A,
@@ -37,6 +39,7 @@ from fairseq.knn.neighbours.distribution import Votes
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.parts import StorePart
 from fairseq.knn.neighbours.tally import Lists, Tally
+from fairseq.knn.neighbours.temperature import measure_unit
 from fairseq.knn.shards.manifest import ShardsManifest
 from fairseq.runtime.exact_sum import ExactSum
 
@@ -101,6 +104,13 @@ class ShardedStore(NeighbourSource):
         self.datastore, self.shards, self.phases, self.config = datastore, shards, search, config
         self.parts = (ShardedPart(datastore, 0, search.backend, shards.rows_of_shards),)
         self.vocabulary_size = vocabulary_size
+
+    @cached_property
+    def distance_unit(self) -> float:
+        """The unit of distances; searches that measure it are not among those whose bytes are told."""
+        unit = measure_unit(self.parts, self.found)
+        self.phases.traffic = Traffic()
+        return unit
 
     def __repr__(self) -> str:
         store, count = self.datastore, self.shards.num_shards

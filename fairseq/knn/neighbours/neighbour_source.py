@@ -32,14 +32,7 @@ from fairseq.knn.neighbours.arguments import (
     checked_vocabulary,
     like,
 )
-from fairseq.knn.neighbours.distribution import (
-    Votes,
-    drop_nearest,
-    drop_own,
-    keep_nearest,
-    next_log_prob,
-    votes_for,
-)
+from fairseq.knn.neighbours.distribution import Votes, drop_nearest, drop_own, keep_nearest, next_log_prob, votes_for
 from fairseq.knn.neighbours.parts import OpenFiles, StorePart
 from fairseq.knn.neighbours.passages import RowText
 from fairseq.knn.neighbours.tally import CountingMemory, Lists, Tally, empty_places, tallied
@@ -173,8 +166,7 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
         queries, k = checked_queries(queries_ND, self.dimension), self.config.k if k is None else checked_k(k)
         distances_NK, ids_NK = self._neighbours(queries, k)
         nearest = Votes(distances_NK, ids_NK, np.zeros(ids_NK.shape, bool)).nearest_first(self.tie_order).filled_up(k)
-        distances_NK, ids_NK = nearest.distances_NK, nearest.ids_NK
-        return like(distances_NK, queries_ND), like(ids_NK, queries_ND)
+        return like(nearest.distances_NK, queries_ND), like(nearest.ids_NK, queries_ND)
 
     def values(self, ids_NK: A) -> A:
         """Returns the tokens that came next at some rows, int64, of any shape; −1 for no row.
@@ -269,7 +261,7 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
         target = checked_targets(target_N, len(queries), self.vocabulary_size)
         most = share_of_memory(4, MOST_NEIGHBOURS * _NEIGHBOUR_BYTES) // _NEIGHBOUR_BYTES
         step = max(min(QUERY_BLOCK, most // max(self._asked(k) * len(self.parts), 1)), 1)
-        step = max(step // ASSIGN_BLOCK * ASSIGN_BLOCK, min(step, ASSIGN_BLOCK))  # whole blocks, the same whatever k is
+        step = max(step // ASSIGN_BLOCK * ASSIGN_BLOCK, min(step, ASSIGN_BLOCK))  # blocks as they are assigned to lists
 
         for start in range(0, max(len(queries), 1), step):  # once where there are none
             own = None if own_NS is None else own_NS[start : start + step]

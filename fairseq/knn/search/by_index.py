@@ -31,7 +31,8 @@ def search(index: Any, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
     for part in slices(len(queries_ND), ASSIGN_BLOCK if inverted is not None else max(len(queries_ND), 1)):
         query_ND = np.ascontiguousarray(queries_ND[part], dtype=np.float32)
         if inverted is not None:
-            near_NK[part], ids_NK[part] = search_lists(inverted, assign(whole, query_ND, inverted.nprobe), k, wanted)
+            assigned = assign(whole, query_ND, inverted.nprobe)
+            near_NK[part], ids_NK[part] = search_lists(inverted, assigned, k, wanted)
         elif _reads_all(index):
             find = partial(_found, index, query_ND)
             near_NK[part], ids_NK[part] = in_order(find, k, int(index.ntotal))

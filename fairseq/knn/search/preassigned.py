@@ -89,17 +89,18 @@ def search_lists(inverted: Any, assigned: Assigned, k: int, wanted: Any = None) 
         k: neighbours.
         wanted: FAISS's choice of ids; None for all.
     """
-    visited = assigned.list_NP.shape[1]
     parameters: Any = faiss.SearchParametersIVF
-    more = {} if wanted is None else {"params": parameters(nprobe=visited, sel=wanted)}
+    how = parameters(nprobe=assigned.list_NP.shape[1], sel=wanted)
     sign = -1 if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else 1
 
     def find(queries_M: Int64s | slice, most: int) -> tuple[Float32s, Int64s]:
-        some, own = assigned.of(queries_M), inverted.nprobe
-        inverted.nprobe = visited
-        near_MK, ids_MK = inverted.search_preassigned(some.moved_NE, most, some.list_NP, some.coarse_NP, **more)
-        inverted.nprobe = own
-        near_MK = sign * near_MK
+        some = assigned.of(queries_M)
+        near_MK = np.empty((len(some.list_NP), most), np.float32)
+        ids_MK = np.empty(near_MK.shape, np.int64)
+        given = (faiss.swig_ptr(array) for array in (some.list_NP, some.coarse_NP, near_MK, ids_MK))
+        # FAISS's own function, since its Python takes no choice of ids.
+        inverted.search_preassigned_c(len(near_MK), faiss.swig_ptr(some.moved_NE), most, *given, False, how)
+        near_MK *= sign
         near_MK[ids_MK < 0] = np.inf
         return near_MK, ids_MK
 

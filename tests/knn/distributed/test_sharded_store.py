@@ -101,14 +101,14 @@ FLAGS: list[dict[str, Any]] = [
     {"drop_top1": True},
     {"rerank": 70, "drop_top1": True, "knn_sim_func": "dot", "knn_temp": 20.0},
     {"k": 1},
-    {"k": 5000, "probe": 8},
+    {"k": 1600, "probe": 8},
     {"move_dstore_to_mem": True, "knn_in_flight": 1},
 ]
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 def test_shards_find_what_one_index_does(indexes: Indexes, flags: dict[str, Any]) -> None:
-    count = len(QUERIES) if not flags else 150  # once more than a block
+    count = len(QUERIES) if not flags else 100  # once more than a block
     queries, target = QUERIES[:count], TARGET[:count]
     one = indexes.open(indexes.whole, **flags)
     before = None
@@ -187,7 +187,7 @@ def test_half_precision_keys(tmp_path: Path) -> None:
 def test_forgotten_rows_are_not_found(tmp_path: Path) -> None:
     some = Indexes(write_store(tmp_path, settings={"data": "a", "context_window": 8}), SPEC)
     whole, shards = some.whole, some.shards(4)
-    forget(ForgetConfig(str(some.store.prefix), rows="100:400"), TextsConfig())
+    forget(ForgetConfig(str(some.store.prefix), rows="100:400"), TextsConfig(), lambda _: None)
     one, sharded = some.open(whole), some.open(shards)
     agree(one, sharded, QUERIES[:300], TARGET[:300])
     ids = sharded.votes(QUERIES[:300], TARGET[:300]).ids_NK

@@ -1,0 +1,131 @@
+"""Shards that do not belong together, or are not there, refuse a run in one line."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq.errors import ConfigError, DatastoreError, FairseqError, MismatchError
+from fairseq.knn.config import KNNConfig
+from fairseq.knn.datastore.config import TextsConfig
+from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
+from fairseq.knn.distributed.local_backend import LocalBackend
+from fairseq.knn.distributed.opening import check_identities, open_sharded
+from fairseq.knn.distributed.shard_files import ShardSettings
+from fairseq.knn.maintain.config import ForgetConfig
+from fairseq.knn.maintain.forget import forget
+from fairseq.knn.shards.manifest import read_shards
+from fairseq.models.protocol import ModelIdentity
+from tests.builders.shards import trained_index, write_in_shards
+from tests.builders.small_store import clustered_keys, grow, values_of, write_store
+
+SPEC = "IVF8,SQ8"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("opening")
+    store = write_store(root, settings={"data": "a", "context_window": 8})
+    write_in_shards(store, trained_index(store, SPEC), root / "index", 3, SPEC, has_rows=True)
+    return root
+
+
+@pytest.fixture
+def root(files: Path, tmp_path: Path) -> Path:
+    """Returns a directory of the test's own, with a datastore and its index in three shards."""
+    return Path(shutil.copytree(files, tmp_path / "own"))
+
+
+def opened(root: Path, model: ModelIdentity | None = None, rows: int | None = None, **flags: Any) -> Any:
+    return open_sharded(root / "dstore", root / "index", KNNConfig(**{"k": 9, **flags}), model, rows=rows)
+
+
+def test_missing_files_are_named(root: Path) -> None:
+    (root / "index.shard-1-of-3").rename(root / "moved")
+    with pytest.raises(DatastoreError, match=r"lacks shard 1 of 3; build with .*--num-shards 3 --shard-id 1, or copy"):
+        opened(root)
+    (root / "moved").rename(root / "index.shard-1-of-3")
+    (root / "index.shard-1-of-3.json").rename(root / "moved")
+    with pytest.raises(FairseqError, match=r"shard-1-of-3"):
+        opened(root)
+    (root / "moved").rename(root / "index.shard-1-of-3.json")
+    (root / "index.trained").rename(root / "moved")
+    with pytest.raises(DatastoreError, match=r"index.trained is not there, by which lists are chosen"):
+        opened(root)
+    shutil.copy(root / "index.shard-0-of-3", root / "index.trained")
+    with pytest.raises(MismatchError, match=r"is not the one that the shards of .* were built from"):
+        opened(root)
+    (root / "moved").rename(root / "index.trained")
+    (root / "dstore.json").rename(root / "moved")
+    with pytest.raises(DatastoreError, match=r"dstore.json is not there, which says what the rows"):
+        opened(root)
+
+
+def test_an_exchanged_shard_is_refused(root: Path) -> None:
+    shutil.copy(root / "index.shard-0-of-3", root / "index.shard-1-of-3")
+    with pytest.raises(MismatchError, match=r"shard-1-of-3 .*exchanged"):
+        opened(root)
+
+
+def test_rows_of_another_size_are_refused(root: Path) -> None:
+    with (root / "index.shard-1-of-3_keys.npy").open("ab") as file:
+        file.write(b"0000")
+    with pytest.raises(DatastoreError, match=r"shard-1-of-3_keys.npy must have \d+ bytes, of the shard's \d+ rows"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"set_id": "e" * 64}, "shard 1 of .*index on there belongs to the index eeeeeeeeeeee, but here it is"),
+        ({"rows_id": "e" * 64}, "shard 1 of .* has rows of datastore eeeeeeeeeeee, but here it is"),
+        ({"forgotten_sha256": "e" * 64}, "leaves out the forgotten rows eeeeeeeeeeee, but here it is none"),
+        ({"number": 2}, "says that it is shard 2 of"),
+        ({"rows": 3}, "says that it is shard 1 of 3 rows, but must have"),
+        ({"versions": {"FAISS": "1.0"}}, "runs FAISS 1.0, but this machine"),
+    ],
+)
+def test_any_difference_of_a_shard_refuses_the_run(files: Path, changes: dict[str, Any], words: str) -> None:
+    backend = LocalBackend.open(files / "dstore", files / "index", 3, ShardSettings())
+    found = list(backend.identities())
+    manifest = read_manifest(files / "dstore.json", DatastoreManifest)
+    assert manifest is not None
+    check_identities(found, files / "index", read_shards(files / "index"), manifest)
+    versions = {**found[1].versions, **changes.pop("versions", {})}
+    found[1] = dataclasses.replace(found[1], node="there", versions=versions, **changes)
+    with pytest.raises(MismatchError, match=words) as refused:
+        check_identities(found, files / "index", read_shards(files / "index"), manifest)
+    assert "\n" not in str(refused.value)
+
+
+def test_flags_that_shards_do_not_have(files: Path) -> None:
+    with pytest.raises(ConfigError, match="--gpu-index searches an index in one file"):
+        opened(files, gpu_index=True)
+    with pytest.raises(ConfigError, match=r"--dstore-size 700: .* has 1500 rows"):
+        opened(files, rows=700)
+    assert len(opened(files, rows=1500)) == 1500
+    with pytest.raises(MismatchError, match="--faiss-metric-type l2"):
+        opened(files, faiss_metric_type="ip")
+    with pytest.raises(MismatchError, match="vocabulary"):
+        opened(files, ModelIdentity(vocabulary_size=7))
+    with pytest.raises(DatastoreError, match=r"shard-\d-of-3_vals.npy: ids must be from 0 to 39999"):
+        opened(files, ModelIdentity(vocabulary_size=40000), allow_mismatch=True)
+
+
+def test_another_datastore_is_refused_and_an_appended_one_is_not(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = write_store(tmp_path, "other", weights_sha256="x" * 64)
+    with pytest.raises(MismatchError, match=r"was built from datastore .* but .*other is datastore"):
+        open_sharded(other.prefix, root / "index", KNNConfig(k=9), None)
+    from fairseq.knn.datastore.store import Datastore
+
+    before = opened(root).search(clustered_keys(5))[1]
+    grow(Datastore.open(root / "dstore"), clustered_keys(50), values_of(50))
+    after = opened(root)
+    assert "has the first 1500 of 1550 rows" in caplog.text and len(after) == 1500
+    assert after.search(clustered_keys(5))[1].tolist() == before.tolist()
+    forget(ForgetConfig(str(root / "dstore"), rows="1400:1520"), TextsConfig(), lambda _: None)
+    assert len(opened(root)) == 1400
