@@ -58,12 +58,12 @@ class Sizes:
     probe: int = PROBE
     k: int = K
 
-    def index_bytes_a_token(self, block: int) -> float:
+    def index_bytes_a_token(self, block: float) -> float:
         """Returns the bytes of lists that a token reads, where each is read once for a block of queries."""
         visited = 1 - (1 - self.probe / self.lists) ** block
         return self.rows * (self.code_bytes + ID_BYTES) * visited / block
 
-    def key_bytes_a_token(self, block: int, page: int = mmap.PAGESIZE) -> float:
+    def key_bytes_a_token(self, block: float, page: int = mmap.PAGESIZE) -> float:
         """Returns the bytes of pages that hold a neighbour's key, where each is read once for a block of queries."""
         pages = max(self.rows * self.key_bytes / page, 1.0)
         return float(-pages * np.expm1(block * self.k * np.log1p(-1 / pages)) * page / block) if pages > 1 else page
@@ -83,13 +83,13 @@ def asked(store: Store, index: Path, group: Path | None, *words: str) -> tuple[d
 
 def row(name: str, found: dict[str, Any], peak: int, sizes: Sizes, apart: float, *, by_query: bool) -> list[str]:
     """Returns the printed row of a run."""
-    block = 1 if by_query else int(found["block"])
-    index, keys = sizes.index_bytes_a_token(block), sizes.key_bytes_a_token(int(found["block"]))
+    block = float(found["block"])
+    index, keys = sizes.index_bytes_a_token(1 if by_query else block), sizes.key_bytes_a_token(block)
     return [
         name,
         f"{found['own_mib']}",
         f"{peak / 2**20:.0f}",
-        f"{found['block']}",
+        f"{block:.0f}",
         f"{1000 * found['first_s'] / found['queries']:.1f}",
         f"{found['read_bytes'] / found['queries'] / 1e6:.2f}",
         f"{(index + keys) / 1e6:.2f}",

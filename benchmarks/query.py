@@ -99,7 +99,7 @@ def main() -> None:
     if args.log_prob:
         np.save(args.log_prob, log_p_N)
     found = {"open_s": opened - start, "first_s": seconds[0], "again_s": seconds[-1], "queries": args.queries}
-    found |= {"read_bytes": read[0], "block": max(sizes), "own_mib": round(memory.stop())}
+    found |= {"read_bytes": read[0], "block": args.times * args.queries / len(sizes), "own_mib": round(memory.stop())}
     print(json.dumps(found))
 
 

@@ -189,11 +189,19 @@ def open_index(
         raise DatastoreError(
             f"{path} has no keys (a .trained file?); give the index that fairseq-build-dstore finished"
         )
-    if not mapped:  # else it is ours, and its ids take a pass over the whole file
+    if not (mapped or (file.is_ours and lists_on_disk(index))):  # else it is ours, and ids take a pass over the disk
         _check_ids(index, path)
     if nprobe is not None and not set_nprobe(index, nprobe) and nprobe != KNNConfig.probe:  # else nobody asked for it
         logger.info("%s has no inverted lists: --probe %d has no effect", path, nprobe)
     return on_gpus(index) if gpu else index
+
+
+def lists_on_disk(index: Any) -> bool:
+    """Returns whether an index has its inverted lists in a file of their own, which is mapped."""
+    inverted: Any = faiss.try_extract_index_ivf(index) if isinstance(index, faiss.Index) else None
+    return inverted is not None and isinstance(
+        faiss.downcast_InvertedLists(inverted.invlists), faiss.OnDiskInvertedLists
+    )
 
 
 def require_mapped(index: Any, path: Path) -> None:

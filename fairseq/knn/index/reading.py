@@ -42,7 +42,7 @@ def read_by_faiss(path: str | Path, *, mapped: bool = False) -> Any:
 
     Args:
         path: its file.
-        mapped: leave the inverted lists on the disk.
+        mapped: leave codes, ids and graphs in the file, mapped.
 
     Raises:
         RuntimeError: FAISS cannot read it.

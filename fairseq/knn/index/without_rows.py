@@ -25,7 +25,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
 from fairseq.knn.datastore.ranges import RowRanges
-from fairseq.knn.index.faiss_index import inner_index
+from fairseq.knn.index.faiss_index import inner_index, lists_on_disk
 from fairseq.knn.index.trial import IndexInChild
 
 
@@ -58,8 +58,7 @@ def take_out(index: Any, forgotten: RowRanges) -> bool:
         return True
     if isinstance(index, IndexInChild) or not isinstance(inner_index(index), (faiss.IndexIVF, faiss.IndexIDMap)):
         return False
-    inverted: Any = faiss.try_extract_index_ivf(index)
-    if inverted is not None and isinstance(faiss.downcast_InvertedLists(inverted.invlists), faiss.OnDiskInvertedLists):
+    if lists_on_disk(index):
         return False  # mapped for reading: to change them would end the process
     try:
         index.remove_ids(selector(forgotten))
@@ -75,11 +74,12 @@ def selector(rows: RowRanges) -> Any:
 
 
 class SelectingIndex:
-    """An inverted file that leaves some rows out of each search; it has what a search asks of a FAISS index.
+    """An inverted file, behind transforms or not, with the rows that a search of its lists leaves out.
 
     Attributes:
         d, metric_type: the index's.
         ntotal: rows that can be found.
+        selector: the others, as FAISS has a choice of ids.
     """
 
     def __init__(self, index: Any, forgotten: RowRanges) -> None:
@@ -93,16 +93,6 @@ class SelectingIndex:
         """Returns whether FAISS heeds a choice of rows: inverted files of these codes, behind transforms or not."""
         kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
         return isinstance(index, faiss.Index) and type(inner_index(index)) in kinds
-
-    def search(self, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
-        """Returns the index's own numbers and ids ``[N, K]``, nearest first; id −1 for none."""
-        inverted: Any = faiss.extract_index_ivf(self.index)
-        given: Any = faiss.SearchParametersIVF(sel=self.selector, nprobe=inverted.nprobe)  # type: ignore[call-arg]
-        outer = faiss.downcast_index(self.index)
-        if isinstance(outer, faiss.IndexPreTransform):
-            given = faiss.SearchParametersPreTransform(index_params=given)  # type: ignore[call-arg]
-        found: tuple[Float32s, Int64s] = self.index.search(queries_ND, k, params=given)
-        return found
 
 
 class SkippingIndex:

@@ -20,7 +20,7 @@ from fairseq.knn.datastore.format import keys_path, require_rows, values_path
 from fairseq.knn.datastore.identity import require_model
 from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.store import Datastore, check_ids
-from fairseq.knn.index.faiss_index import lists_visited, on_gpus, open_index
+from fairseq.knn.index.faiss_index import lists_on_disk, lists_visited, on_gpus, open_index
 from fairseq.knn.index.identity import indexed_part, missing_rows, require_index
 from fairseq.knn.index.index_file import IndexFile, look_at
 from fairseq.knn.index.without_rows import take_out, without_rows
@@ -70,8 +70,8 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
             raise ConfigError(_how_to_open(datastore, index))
         self.datastore, self.parts = datastore, (StorePart(datastore, 0),)
         self.config = config if config is not None else KNNConfig()
-        mapped = self.config.map_index
-        self.index = without_rows(index, datastore.forgotten, datastore.rows_left, mapped=mapped)
+        self.is_mapped = self.config.map_index or lists_on_disk(index)
+        self.index = without_rows(index, datastore.forgotten, datastore.rows_left, mapped=self.is_mapped)
         self.index_file = index_file
         self.distinct_ids = distinct_ids
         self.vocabulary_size = vocabulary_size if vocabulary_size is not None else datastore.model.vocabulary_size
@@ -187,7 +187,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         """Returns distances and ids ``[N, K]``, in no order, of the k nearest by the index; −1 for none."""
         keys_ND = self.datastore.keys_ND if self.config.needs_keys else None
         dot = self.config.knn_sim_func == "dot"
-        by_list, mapped = None, self.config.map_index
+        by_list, mapped = None, self.is_mapped
         list_search = MappedListSearch if mapped else ListSearch
         if not dot and list_search.pays(self.index, len(queries_ND)):
             self._by_list = self._by_list or list_search(self.index)

@@ -201,7 +201,7 @@ class MappedListSearch(ListSearch):
             some_M = query_M[part]
             near_MC = np.concatenate([near_NK[some_M], near_MK[part]], axis=1)
             ids_MC = np.concatenate([ids_NK[some_M], ids_MK[part]], axis=1)
-            nearest_MK = smallest(near_MC, near_NK.shape[1])
+            nearest_MK = smallest(near_MC, near_NK.shape[1], lambda m, places_C: ids_MC[m, places_C])
             near_NK[some_M], ids_NK[some_M] = near_MC.take(nearest_MK), ids_MC.take(nearest_MK)
 
         if near_NK.shape[1]:

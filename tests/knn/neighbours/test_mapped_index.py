@@ -15,6 +15,7 @@ from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import lists_visited, stored_ids
 from fairseq.knn.search.mapped_lists import MappedListSearch
+from fairseq.knn.shards.build import build_in_shards
 from knnlm import KNN_Dstore
 from tests.builders.small_store import ROWS, clustered_keys, write_store
 
@@ -79,6 +80,20 @@ def test_forgotten_rows_are_not_found(store: Datastore, spec: str) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-3)
         assert not forgotten.holds(mapped.search(queries, 20)[1]).any()
     assert path.read_bytes() == before
+
+
+def test_lists_in_a_file_of_their_own_are_mapped_without_the_flag(store: Datastore) -> None:
+    path, queries = store.prefix.parent / "i", clustered_keys(300, seed=4)
+    config = BuildConfig("d", "i", index_spec="IVF24,SQ8", num_shards=2, merge="disk", train_sample=1000)
+    build_in_shards(store, config, path)
+    exact = np.sort(((store.keys_ND.astype(np.float64) - queries[0]) ** 2).sum(1))
+    for source in open_both(store, path):
+        assert source.is_mapped and MappedListSearch.pays(source.index, 300)
+        distances, ids = source.search(queries)
+        assert distances[0] == pytest.approx(((store.keys_ND[ids[0]].astype(np.float64) - queries[0]) ** 2).sum(1))
+        assert distances[0, 0] == pytest.approx(exact[0], rel=1e-4)
+        few = source.search(queries[:4])  # by FAISS
+        np.testing.assert_allclose(few[0], distances[:4], atol=1e-2)
 
 
 def test_ids_of_a_mapped_index_are_not_read(store: Datastore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,5 +370,5 @@ def test_queries_are_chosen_together_up_to_either_bound(monkeypatch, at_once: in
 
 def test_queries_are_searched_together_up_to_a_number_of_distances(monkeypatch) -> None:
     monkeypatch.setattr(list_search, "MOST_DISTANCES", 10 * list_search.BLOCK)
-    parts = list_search._parts(np.array([4, 6, 1, 9, 12, 0, 10, 1]))
+    parts = list_search.parts_of(np.array([4, 6, 1, 9, 12, 0, 10, 1]))
     assert [(part.start, part.stop) for part in parts] == [(0, 2), (2, 4), (4, 5), (5, 7), (7, 8)]

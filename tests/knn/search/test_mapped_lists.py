@@ -11,6 +11,7 @@ from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.index.faiss_index import read_index, set_nprobe, write_index
 from fairseq.knn.index.without_rows import SelectingIndex, selector, without_rows
 from fairseq.knn.search import by_list, mapped_lists
+from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.mapped_lists import MappedListSearch
 from tests.builders.small_index import small_index
@@ -67,11 +68,27 @@ def test_windows_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     expected = ListSearch(index).search(queries, K)
     monkeypatch.setattr(by_list, "MOST_DECODED", WIDTH * 64)  # lists in several groups
     few_distances(monkeypatch, 3000)
-    search, windows = MappedListSearch(mapped), list[object]()
-    search_window = search._search_window
-    monkeypatch.setattr(search, "_search_window", lambda *given: (windows.append(given), search_window(*given)))
-    assert_same(search.search(queries, K), expected)
+    by_windows, windows = MappedListSearch(mapped), list[object]()
+    search_window = by_windows._search_window
+    monkeypatch.setattr(by_windows, "_search_window", lambda *given: (windows.append(given), search_window(*given)))
+    assert_same(by_windows.search(queries, K), expected)
     assert len(windows) > 10
+
+
+def test_of_rows_that_are_equally_far_the_first_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.repeat(clustered_keys()[:300], 5, axis=0)  # each five times, in one list
+    index = faiss.index_factory(WIDTH, "IVF8,Flat")
+    index.train(keys)
+    index.add(keys)
+    write_index(index, tmp_path / "i")
+    mapped = read_index(tmp_path / "i", mapped=True)
+    mapped.nprobe = 8
+    few_distances(monkeypatch, 1000)
+    queries = np.ascontiguousarray(keys[::5][:20])
+    _, ids = MappedListSearch(mapped).search(queries, 8)
+    for n in range(20):
+        exact = ((keys.astype(np.float64) - queries[n]) ** 2).sum(1)
+        assert {*ids[n]} == {*np.argsort(exact, kind="stable")[:8]}
 
 
 def test_more_neighbours_than_the_lists_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +109,7 @@ def test_forgotten_rows_of_a_mapped_index_are_not_found(spec: str, tmp_path: Pat
     queries = clustered_keys(90, width=index.d, seed=4)
     expected = index.search(queries, K)
     assert isinstance(passing, SelectingIndex) and passing.ntotal == index.ntotal
-    assert_same(passing.search(queries, K), expected)
+    assert_same(search(passing, queries, K), expected)
     assert MappedListSearch.pays(passing, 10**6) == (not spec.startswith("PCA"))
     if not spec.startswith("PCA"):
         assert_same(MappedListSearch(passing).search(queries, K), expected)

@@ -17,7 +17,9 @@ from fairseq.knn.index.append import append_to_index
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.index.faiss_index import open_index, read_index, stored_ids
+from fairseq.knn.index.without_rows import without_rows
 from fairseq.knn.inspect.info import describe
+from fairseq.knn.search.by_index import search
 from fairseq.knn.shards import shard as shard_module
 from fairseq.knn.shards.build import build_in_shards
 from fairseq.knn.shards.manifest import is_sharded, read_shards, shard_path
@@ -275,13 +277,11 @@ def test_flags_that_do_not_go_together(more: dict[str, Any], words: str) -> None
 
 
 def test_rows_that_are_forgotten_are_not_found_in_lists_on_the_disk(tmp_path: Path) -> None:
-    from fairseq.knn.index.without_rows import without_rows
-
     store = write_store(tmp_path, keys=clustered_keys(600))
     in_shards(store, tmp_path / "i", "IVF8,Flat", merge="disk", num_shards=2)
     forgotten = RowRanges.of([[100, 300]])
     index = without_rows(open_index(tmp_path / "i", nprobe=8), forgotten, 400)
     assert store.keys_ND is not None
-    _, ids = index.search(np.ascontiguousarray(store.keys_ND[::7]), 5)
+    _, ids = search(index, np.ascontiguousarray(store.keys_ND[::7]), 5)
     assert not forgotten.holds(ids).any() and (ids >= 0).all()
     assert read_manifest(manifest_path(tmp_path / "i"), IndexManifest) is not None
