@@ -316,8 +316,8 @@ def test_directories_that_cannot_be_joined_are_refused(
         ("nowhere.json", "nowhere.json does not exist"),
         ("dict.txt.json", "dict.txt.json does not exist"),
         ("{retrieval} {data}", "is a directory without anything of a job array"),
-        ("{retrieval} --results-path r.json", "--results-path is for results, but"),
-        ("{retrieval} --dstore-mmap new", "--dstore-mmap is for datastores, but"),
+        ("{retrieval} --results-path r.json", "--results-path goes with a job's result, but"),
+        ("{retrieval} --dstore-mmap new", "--dstore-mmap goes with a datastore, but"),
         ("{retrieval}", ""),
     ],
 )
@@ -335,4 +335,4 @@ def test_results_and_a_retrieval_are_not_joined_at_once(
 ) -> None:
     assert evaluate("--num-shards", 2, "--results-path", tmp_path / "a.json").code == 0
     error = joined(command, tmp_path / "a.json", artefacts.retrieval / "valid").error
-    assert f"{tmp_path / 'a.json'} is of results, but {artefacts.retrieval / 'valid'} is of retrievals" in error
+    assert f"{tmp_path / 'a.json'} is a job's result, but {artefacts.retrieval / 'valid'} is a retrieval" in error

@@ -7,7 +7,7 @@ from fairseq.knn.join.config import JoinConfig
 from fairseq.storage.file_kinds import kind_at
 from fairseq.storage.marks import is_of_kind
 
-_RESULTS, _RETRIEVALS, _DATASTORES = "results", "retrievals", "datastores"
+_RESULTS, _RETRIEVALS, _DATASTORES = "a job's result", "a retrieval", "a datastore"
 
 
 def join(config: JoinConfig) -> str:
@@ -25,13 +25,13 @@ def join(config: JoinConfig) -> str:
     kind = _kind_of(parts[0])
     for part in parts:
         if (other := _kind_of(part)) != kind:
-            raise ConfigError(f"{parts[0]} is of {kind}, but {part} is of {other}; give those of one kind")
+            raise ConfigError(f"{parts[0]} is {kind}, but {part} is {other}; give those of one kind")
     for flag, value, of in (
         ("--results-path", config.results_path, _RESULTS),
         ("--dstore-mmap", config.dstore_mmap, _DATASTORES),
     ):
         if value is not None and kind != of:
-            raise ConfigError(f"{flag} is for {of}, but {parts[0]} is of {kind}; leave it out")
+            raise ConfigError(f"{flag} goes with {of}, but {parts[0]} is {kind}; leave it out")
     if kind == _DATASTORES:
         from fairseq.knn.dump.join import join_datastore
 
