@@ -40,6 +40,7 @@ def memory(distances: list[list[float]], skipped: list[bool]) -> tuple[WeighedNe
         votes=votes,
         values_of=lambda ids: np.full(ids.shape, 7),
         tally=Tally(),
+        tie_order=lambda ids: ids,
         report=lambda: MemoryReport(
             {"store_id": "s"}, {"knn_temp": 1.0}, {"neighbours": 7}, summary=["found"], warnings=["few"]
         ),
