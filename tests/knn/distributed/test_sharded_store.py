@@ -207,7 +207,7 @@ def test_rows_that_are_equally_far_come_by_number(doubled: Indexes, flags: dict[
         assert len(alone) <= bool(flags.get("drop_top1"))  # whose other one may be the nearest
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     data=st.data(),
     count=st.integers(1, 5),
