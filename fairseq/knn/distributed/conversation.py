@@ -46,12 +46,8 @@ class Traffic:
     def record(self, shards: int) -> dict[str, Any]:
         """Returns the bytes of a query as plain values for JSON, null before the first."""
         each = {"sent": self.sent, "phase_a": self.distances, "phase_b": self.answers}
-        return {
-            "shards": shards,
-            "bytes_of_a_search": {
-                name: round(count / self.queries, 1) if self.queries else None for name, count in each.items()
-            },
-        }
+        rounded = {name: round(count / self.queries, 1) if self.queries else None for name, count in each.items()}
+        return {"shards": {"count": shards, "bytes_of_a_search": rounded}}
 
     def line(self, shards: int) -> str:
         """Returns the bytes of a query for people."""

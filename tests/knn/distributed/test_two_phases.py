@@ -84,7 +84,7 @@ def sums_of(backend: ShardBackend, trained: Any, asked: Asked, in_flight: int) -
 
 
 @pytest.mark.parametrize("asked", [Asked(40, 40), Asked(60, 40, True, OWN)], ids=["plain", "by exact distance"])
-@pytest.mark.parametrize("in_flight", [1, 2, 3])
+@pytest.mark.parametrize("in_flight", [1, 3])
 def test_a_shard_that_forgets_is_asked_again(shards: Any, asked: Asked, in_flight: int) -> None:
     """Rows lie side by side in shards, so that many queries are asked again for more."""
     trained, open_shard = shards
