@@ -15,8 +15,6 @@ from fairseq.storage.stores import lists_name
 
 # What FAISS may compute beside an index's file when it reads one with product codes: its own bound for that table.
 COMPUTED_TABLE_BYTES = 1 << 31
-# Every array of the file is mapped; older FAISS maps inverted lists alone.
-_MAPPED: int = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
 
 
 @contextmanager
@@ -49,8 +47,11 @@ def read_by_faiss(path: str | Path, *, mapped: bool = False) -> Any:
     """
     data, name = lists_name(path), str(path)
     with memory_limit(path):
-        if not data.is_file():
-            return faiss.read_index(name, *([_MAPPED] if mapped else []))
+        if not data.is_file() and not mapped:
+            return faiss.read_index(name)
+        if not data.is_file():  # every array of the file is mapped; older FAISS maps inverted lists alone
+            lists_alone = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
+            return faiss.read_index(name, getattr(faiss, "IO_FLAG_MMAP_IFC", lists_alone))
         index = faiss.read_index(name, faiss.IO_FLAG_SKIP_IVF_DATA)
         inverted: Any = faiss.try_extract_index_ivf(index)
         lists: Any = None if inverted is None else faiss.downcast_InvertedLists(inverted.invlists)
