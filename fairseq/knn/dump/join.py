@@ -81,11 +81,12 @@ def join_datastore(prefixes: Sequence[str], destination: str | None, *, overwrit
             raise MismatchError(
                 f"{first.prefix} is{how_runs_differ(whole, other.manifest, str(other.prefix))}; give ranges of one run"
             )
+    if destination is not None:
+        claim_datastore("--dstore-mmap", target, overwrite=overwrite)
     if (destination is None or not overwrite) and is_written(target, whole):
         remove_ranges(target)  # of a join that was killed at its very end
         return f"{target} is whole already: {whole.rows} rows of width {whole.dimension}"
     if destination is not None:
-        claim_datastore("--dstore-mmap", target, overwrite=overwrite)
         _copy_ranges(places, target, overwrite=overwrite)
     manifest, count = join_in_place(target)
     rows = f"{manifest.rows} rows of width {manifest.dimension}"
