@@ -16,6 +16,7 @@ from fairseq.knn.index.faiss_index import write_index
 from fairseq.knn.shards.deal import deal
 from fairseq.knn.shards.manifest import ShardsManifest, shard_path, write_shards
 from fairseq.storage.files import file_sha256
+from fairseq.storage.fingerprint import fingerprint
 from tests.builders.small_index import small_index
 from tests.builders.small_store import small_index_manifest
 
@@ -82,19 +83,14 @@ def write_in_shards(
     for number, rows in enumerate(rows_of_shards):
         index, own, ids = faiss.clone_index(trained), shard_path(path, number, count), rows.ids()
         index.add_with_ids(np.asarray(keys_ND[ids], np.float32), ids)
+        manifest = shards.of_shard(number)
         if has_rows:
             keys_ND[ids].tofile(keys_path(own))
             values_N[ids].tofile(values_path(own))
-        _write(index, own, whole.replace(rows=len(ids), **_of_shard(shards, number)))
+            copies = fingerprint(keys_path(own)), fingerprint(values_path(own))
+            manifest = manifest.replace(rows_fingerprints=copies)
+        _write(index, own, manifest)
     return path
-
-
-def _of_shard(shards: ShardsManifest, number: int) -> dict[str, Any]:
-    try:
-        from fairseq.knn.datastore.manifest import IndexShard
-    except ImportError:
-        return {}
-    return {"shard": IndexShard(number, shards.num_shards, shards.set_id)}
 
 
 def _manifest(store: Datastore, trained: Any, spec: str, metric: str, rows: int) -> Any:

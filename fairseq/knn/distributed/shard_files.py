@@ -26,7 +26,7 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.forgotten import read_forgotten
 from fairseq.knn.datastore.format import keys_path, row_files, values_path
 from fairseq.knn.datastore.identity import short
-from fairseq.knn.datastore.manifest import DatastoreManifest, manifest_path, read_manifest
+from fairseq.knn.datastore.manifest import DatastoreManifest, IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore, check_ids, map_files
 from fairseq.knn.distributed.messages import ShardIdentity
@@ -34,6 +34,7 @@ from fairseq.knn.index.faiss_index import metric_name, read_index
 from fairseq.knn.index.index_file import look_at
 from fairseq.knn.search.preassigned import inverted_file
 from fairseq.knn.shards.manifest import ShardsManifest, read_shards, shard_path
+from fairseq.storage.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class ShardFiles:
         shards = read_shards(index)
         manifest, state = indexed_state(prefix, index, shards)
         rows, path = shards.rows_of_shards[number], shard_path(index, number, shards.num_shards)
-        opened, sha256, num_bytes = _open_index(index, number, shards, settings)
+        opened, own = _open_index(index, number, shards, settings)
         has_own = values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file())
         if has_own:
-            keys_ND, values_N = _own_rows(path, rows, state)
+            keys_ND, values_N = _own_rows(path, rows, state, own)
             if settings.vocabulary_size:
                 check_ids(path, values_N, settings.vocabulary_size)
         else:
@@ -125,8 +126,8 @@ class ShardFiles:
             number=number,
             set_id=shards.set_id,
             rows_id=state.rows_id,
-            index_sha256=sha256,
-            num_bytes=num_bytes,
+            index_sha256=own.sha256,
+            num_bytes=own.num_bytes,
             rows=rows.num_rows,
             forgotten_sha256=manifest.forgotten.sha256 if manifest.forgotten else "",
             versions=versions(),
@@ -186,8 +187,8 @@ def indexed_state(
 
 def _open_index(
     index: str | Path, number: int, shards: ShardsManifest, settings: ShardSettings
-) -> tuple[Any, str, int]:
-    """Returns a shard's index, its checksum and its size."""
+) -> tuple[Any, IndexManifest]:
+    """Returns a shard's index, and what it says of itself."""
     count = shards.num_shards
     path = shard_path(index, number, count)
     if not path.is_file():
@@ -195,10 +196,15 @@ def _open_index(
             f"{path} is not there: shard {number} of {count} of {index}; build it with fairseq-build-dstore"
             f" --num-shards {count} --shard-id {number}, or copy it here"
         )
-    file = look_at(path)
+    file, again = look_at(path), f"build it with fairseq-build-dstore --num-shards {count} --shard-id {number}"
     if file.manifest is None or file.problem is not None:
         problem = file.problem or f"{manifest_path(path)} is not there, so the shard may be unfinished"
-        raise MismatchError(f"{problem}; build it with fairseq-build-dstore --num-shards {count} --shard-id {number}")
+        raise MismatchError(f"{problem}; {again}")
+    if file.manifest.of_no_file() != shards.of_shard(number).of_no_file():
+        raise MismatchError(
+            f"{path} is of another index, or is another shard, by its manifest; copy shard {number} of this one here,"
+            f" or {again} --overwrite"
+        )
     opened = read_index(path, mapped=not settings.in_memory)
     if metric_name(opened) != settings.metric:
         raise MismatchError(
@@ -206,21 +212,22 @@ def _open_index(
             f" --faiss-metric-type {metric_name(opened)}"
         )
     rows = shards.rows_of_shards[number].num_rows
-    if inverted_file(opened) is None or opened.ntotal != rows or file.manifest.store_id != shards.index.store_id:
+    if inverted_file(opened) is None or opened.ntotal != rows:
         raise MismatchError(
-            f"{path} must hold {rows} rows of datastore {short(shards.index.store_id)} in inverted lists, but has"
-            f" {opened.ntotal} of {short(file.manifest.store_id)}; build the shards again"
+            f"{path} must hold {rows} rows in inverted lists, but has {opened.ntotal}; {again} --overwrite"
         )
-    return opened, file.manifest.sha256, file.manifest.num_bytes
+    return opened, file.manifest
 
 
-def _own_rows(path: Path, rows: RowRanges, state: DatastoreManifest) -> tuple[Array | None, Array]:
+def _own_rows(path: Path, rows: RowRanges, state: DatastoreManifest, own: IndexManifest) -> tuple[Array | None, Array]:
     """Returns the keys and values beside a shard, mapped."""
     layout = replace(state.layout, rows=rows.num_rows)
-    for file, row_bytes in row_files(path, layout):
-        if file.is_file() and file.stat().st_size != row_bytes * layout.rows:
+    for (file, row_bytes), known in zip(row_files(path, layout), own.rows_fingerprints or ("", ""), strict=True):
+        if not file.is_file():
+            continue
+        if file.stat().st_size != row_bytes * layout.rows or fingerprint(file) != known:
             raise DatastoreError(
-                f"{file} must have {row_bytes * layout.rows} bytes, of the shard's {layout.rows} rows, but has"
-                f" {file.stat().st_size}: it was truncated or exchanged; build the shard again"
+                f"{file} is not the copy of the shard's {layout.rows} rows: it was truncated or exchanged; build the"
+                " shard again with --with-rows"
             )
     return map_files(path, layout)

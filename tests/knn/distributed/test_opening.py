@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fairseq.errors import ConfigError, DatastoreError, FairseqError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
+from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.distributed.local_backend import LocalBackend
 from fairseq.knn.distributed.opening import check_identities, open_sharded
 from fairseq.knn.distributed.shard_files import ShardSettings
@@ -19,6 +21,7 @@ from fairseq.knn.maintain.forget import forget
 from fairseq.knn.shards.manifest import read_shards
 from fairseq.models.protocol import ModelIdentity
 from tests.builders.shards import trained_index, write_in_shards
+from tests.builders.small_index import small_index
 from tests.builders.small_store import clustered_keys, grow, values_of, write_store
 
 SPEC = "IVF8,SQ8"
@@ -69,10 +72,37 @@ def test_an_exchanged_shard_is_refused(root: Path) -> None:
         opened(root)
 
 
+def test_rows_of_the_same_size_that_are_others_are_refused(root: Path) -> None:
+    values = root / "index.shard-1-of-3_vals.npy"
+    values.write_bytes(values.read_bytes()[::-1])
+    with pytest.raises(DatastoreError, match=r"shard-1-of-3_vals.npy is not the copy of the shard's"):
+        opened(root)
+
+
+def test_a_shard_in_the_place_of_another_is_refused(root: Path) -> None:
+    """Rows would be found twice, and others never."""
+    for ending in ("", ".json", "_keys.npy", "_vals.npy"):
+        shutil.copy(root / f"index.shard-2-of-3{ending}", root / f"index.shard-1-of-3{ending}")
+    with pytest.raises(MismatchError, match=r"shard-1-of-3 is of another index, or is another shard"):
+        opened(root)
+
+
+def test_a_shard_of_another_training_is_refused(root: Path) -> None:
+    """Its rows are the same, dealt in the same way."""
+    store = Datastore.open(root / "dstore")
+    trained = small_index(store.dimension, SPEC)
+    trained.train(np.asarray(store.keys_ND, np.float32)[:400])
+    write_in_shards(store, trained, root / "other", 3, SPEC, has_rows=True)
+    for ending in ("", ".json"):
+        shutil.copy(root / f"other.shard-1-of-3{ending}", root / f"index.shard-1-of-3{ending}")
+    with pytest.raises(MismatchError, match=r"shard-1-of-3 is of another index"):
+        opened(root)
+
+
 def test_rows_of_another_size_are_refused(root: Path) -> None:
     with (root / "index.shard-1-of-3_keys.npy").open("ab") as file:
         file.write(b"0000")
-    with pytest.raises(DatastoreError, match=r"shard-1-of-3_keys.npy must have \d+ bytes, of the shard's \d+ rows"):
+    with pytest.raises(DatastoreError, match=r"shard-1-of-3_keys.npy is not the copy of the shard's \d+ rows"):
         opened(root)
 
 
