@@ -286,7 +286,7 @@ CASES = [
     Case("append-and-overwrite", EVAL, lambda p: dump(p, "--append", "--overwrite"), "--append and --overwrite"),
     Case("append-to-another-model", EVAL, append_to_another, "dstore was written with model weights 000000000000"),
     Case("append-to-bare-files", EVAL, append_to_bare, "dstore has no manifest"),
-    Case("dump-of-shards", EVAL, lambda p: dump(p, "--num-shards", 2), "--save-knnlm-dstore writes rows in order"),
+    Case("append-in-ranges", EVAL, lambda p: dump(p, "--num-shards", 2, "--append"), "--append adds rows behind"),
 ]
 
 

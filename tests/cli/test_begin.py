@@ -189,12 +189,12 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def arrange(number: int) -> None:
         calls = 0
 
-        def write_all(*arguments: Any) -> None:
+        def write_all(*arguments: Any, **named: Any) -> None:
             nonlocal calls
             calls += 1
             if 2 * calls - 1 == number:
                 raise Killed
-            original(*arguments)
+            original(*arguments, **named)
             if 2 * calls == number:
                 raise Killed
 

@@ -162,7 +162,8 @@ def test_processes_append_nothing(
     dump: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A group of two, as torchrun makes one; the refusal comes before they talk."""
-    two = SimpleNamespace(rank=0, local_rank=0, world_size=2, close=lambda: None)
+    alone = {"lost": list, "is_first_to_end": lambda: True, "close": lambda: None}
+    two = SimpleNamespace(rank=0, local_rank=0, world_size=2, **alone)
     monkeypatch.setattr("fairseq.runtime.distributed.join_processes", lambda *args: two)
     done = dump(tmp_path / "d", "--append")
     assert done.code == 2 and "--append adds rows behind the others, by one process; start it without torch" in done.err

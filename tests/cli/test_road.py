@@ -154,7 +154,7 @@ HUGGING_FACE = README.parent / "docs" / "huggingface.md"
 
 
 @pytest.mark.parametrize(
-    ("document", "count"), [(README, 33), (RECIPES, 6), (HUGGING_FACE, 8)], ids=["README", "recipes", "Hugging Face"]
+    ("document", "count"), [(README, 36), (RECIPES, 6), (HUGGING_FACE, 8)], ids=["README", "recipes", "Hugging Face"]
 )
 def test_the_documents_commands_name_flags_that_exist(document: Path, count: int) -> None:
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
