@@ -173,9 +173,10 @@ fairseq-knnlm recall data-bin --path checkpoints/checkpoint_best.pt \\
             """# WikiText-103, at rates that are measured here
 fairseq-knnlm plan --tokens 103225485 --dim 1024 --dstore-fp16 --ncentroids 4096 --code-size 64 --probe 32""",
             """# measured on a machine of the cluster, planned anywhere
-fairseq-knnlm plan data-bin --path checkpoints/checkpoint_best.pt --context-window 64 --tokens 2000000 \\
-    --save-rates node.json
-fairseq-knnlm plan --tokens 3000000000 --dim 256 --rates node.json --memory-gib 256 --disk-gib 8000""",
+fairseq-knnlm plan --tokens 1e9 --dim 256 --save-rates node.json
+fairseq-knnlm plan --tokens 3e9 --dim 256 --rates node.json --memory-gib 256 --disk-gib 8000""",
+            """# with the time that a model takes to write the datastore
+fairseq-knnlm plan data-bin --path checkpoints/checkpoint_best.pt --context-window 64 --tokens 2e6""",
         ),
     ),
     "forget": Subcommand(

@@ -14,7 +14,9 @@ class PlanConfig:
     """What is planned."""
 
     data: Dir | None = flag(None, "with --path: directory of binarised data, to measure the model on", positional=True)
-    tokens: int | None = flag(None, "rows of the datastore: tokens of the training text", required=True, minimum=1)
+    tokens: float | None = flag(
+        None, "rows of the datastore: tokens of the training text, such as 3e9", required=True, minimum=1
+    )
     dim: int | None = flag(None, "width of a key [default: the model's, with --path]", minimum=1)
     dstore_fp16: bool = flag(False, "keys are float16")
     ncentroids: int = flag(BuildConfig.ncentroids, "inverted lists of the index", minimum=1)
@@ -27,8 +29,12 @@ class PlanConfig:
     machines: int | None = flag(
         None, "machines that share the work [default: as many as disk and memory need]", minimum=1, maximum=1 << 20
     )
-    memory_gib: float | None = flag(None, "memory of a machine [default: this one's]", minimum=0.001)
-    disk_gib: float | None = flag(None, "disk of a machine [default: what is free here]", minimum=0.001)
+    memory_gib: float | None = flag(
+        None, "memory of a machine [default: that of the machine whose rates these are]", minimum=0.001
+    )
+    disk_gib: float | None = flag(
+        None, "disk of a machine [default: what was free where rates were measured]", minimum=0.001
+    )
     network_gbit: float = flag(10.0, "rate of the network, gigabits a second", minimum=0.001)
     path: Files | None = flag(None, "model that writes the datastore, to measure its rate on the split of the data")
     gen_subset: Split = flag("valid", "with --path: split to measure on")
@@ -50,5 +56,7 @@ class PlanConfig:
             raise ConfigError("--path is measured on a text; give its directory of binarised data first")
         if self.path is not None and self.tokens_per_s is not None:
             raise ConfigError("--path and --tokens-per-s exclude each other: a rate is measured, or given")
+        if self.probe > self.ncentroids:
+            raise ConfigError(f"--probe {self.probe} must be at most --ncentroids {self.ncentroids}; lower it")
         if self.dim is not None and self.dim % self.code_size:
             raise ConfigError(f"--code-size {self.code_size} must divide --dim {self.dim}; give another")

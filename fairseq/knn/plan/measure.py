@@ -29,6 +29,7 @@ from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.distances import recompute_distances
 from fairseq.runtime.progress import at_work
+from fairseq.runtime.resources import free_disk_bytes, total_memory_bytes
 
 DISK_BYTES, SEEKS = 1 << 29, 2048
 # Rows that are drawn, at most; lists where these are not what is measured; queries that FAISS and that ``ListSearch``
@@ -73,6 +74,8 @@ def measure_rates(work: Work, place: Path) -> Rates:
         visited_rows_by_list=by_list,
         read_rows=read_rows,
         base_bytes=float(base),
+        memory=float(total_memory_bytes()),
+        disk=float(free_disk_bytes(place)),
     )
 
 

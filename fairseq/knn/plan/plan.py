@@ -14,7 +14,7 @@ from fairseq.knn.plan.model_rate import measure_model
 from fairseq.knn.plan.rates import RATES, Rates, read_rates
 from fairseq.knn.plan.stages import Machine, Stage, machines_needed, stages
 from fairseq.knn.plan.work import Work
-from fairseq.runtime.resources import GIB, free_disk_bytes, total_memory_bytes
+from fairseq.runtime.resources import GIB
 from fairseq.storage.outputs import claim, claim_directory
 from fairseq.storage.records import write_record
 
@@ -40,7 +40,7 @@ def run_plan(config: PlanConfig, device: DeviceConfig) -> str:
     if dimension % config.code_size:
         raise ConfigError(f"--code-size {config.code_size} must divide the key width {dimension}; give another")
     work = Work(
-        rows=config.tokens,
+        rows=int(config.tokens),
         dimension=dimension,
         key_bytes=2 if config.dstore_fp16 else 4,
         lists=config.ncentroids,
@@ -55,8 +55,8 @@ def run_plan(config: PlanConfig, device: DeviceConfig) -> str:
     if config.save_rates is not None:
         write_record(Path(config.save_rates), rates)
     machine = Machine(
-        memory=config.memory_gib * GIB if config.memory_gib is not None else total_memory_bytes(),
-        disk=config.disk_gib * GIB if config.disk_gib is not None else free_disk_bytes(Path(config.work)),
+        memory=config.memory_gib * GIB if config.memory_gib is not None else rates.memory,
+        disk=config.disk_gib * GIB if config.disk_gib is not None else rates.disk,
         network=config.network_gbit * 1e9 / 8,
     )
     return "\n".join(lines(config, work, rates, machine))
@@ -94,10 +94,12 @@ def warnings(
     found = []
     if machines < needed:
         found.append(f"{machines} machines do not hold it: {needed} would; give --machines {needed}")
-    if work.trained_on < POINTS_PER_CENTROID * work.lists:
+    wanted = POINTS_PER_CENTROID * work.lists
+    if work.trained_on < wanted:
+        more = "raise --train-sample, or " if work.sample < work.rows else ""
         found.append(
-            f"{work.lists:,} lists want {POINTS_PER_CENTROID * work.lists:,} rows to train on, but there are"
-            f" {work.trained_on:,}; raise --train-sample, or lower --ncentroids"
+            f"{work.lists:,} lists want {wanted:,} rows to train on, but there are {work.trained_on:,};"
+            f" {more}lower --ncentroids"
         )
     if work.rows_visited < work.k:
         found.append(

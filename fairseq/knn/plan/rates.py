@@ -39,6 +39,8 @@ class Rates(Record, frozen=True, kw_only=True):
         visited_rows_by_list: codes and keys that a search list by list goes over, for many queries at once.
         read_rows: exact distances to single keys in memory.
         base_bytes: memory of the process before it has any data.
+        memory: bytes that the machine has.
+        disk: bytes that were free on the disk.
         model_tokens: tokens of the text that the model turns into rows, if that is known.
     """
 
@@ -57,6 +59,8 @@ class Rates(Record, frozen=True, kw_only=True):
     visited_rows_by_list: Rate
     read_rows: Rate
     base_bytes: Rate
+    memory: Rate
+    disk: Rate
     model_tokens: Rate | UnsetType = UNSET
     kind: Literal["rates"] = "rates"
     version: Literal[1] = 1
@@ -73,11 +77,12 @@ def read_rates(path: str | Path, work: Work) -> Rates:
     except FileNotFoundError as err:
         raise ConfigError(f"--rates: {path} is not there; write it with --save-rates, or leave the flag out") from err
     for what, flag, own, asked in (
-        ("keys of width", "--dim", rates.dimension, work.dimension),
-        ("codes of bytes", "--code-size", rates.code_bytes, work.code_bytes),
+        ("keys of width {}", "--dim", rates.dimension, work.dimension),
+        ("codes of {} bytes", "--code-size", rates.code_bytes, work.code_bytes),
     ):
         if own != asked:
             raise ConfigError(
-                f"--rates: {path} was measured for {what} {own}, but {flag} is {asked}; measure again with --save-rates"
+                f"--rates: {path} was measured for {what.format(own)}, but {flag} is {asked}; measure again with"
+                " --save-rates"
             )
     return rates

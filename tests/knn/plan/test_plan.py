@@ -24,7 +24,7 @@ def plan(words: str) -> int:
 
 
 def test_a_plan_has_a_line_a_stage(rates: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = "--tokens 3000000000 --dim 1024 --dstore-fp16 --code-size 64"
+    sizes = "--tokens 3e9 --dim 1024 --dstore-fp16 --code-size 64"
     assert plan(f"{sizes} --memory-gib 64 --disk-gib 1000 --rates {rates}") == 0
     said = capsys.readouterr().out
     assert [line.split("  ")[0] for line in said.splitlines()[4:9]] == [
@@ -53,10 +53,11 @@ def test_what_does_not_fit_is_noted(rates: Path, capsys: pytest.CaptureFixture[s
         ("--tokens 10", "--dim is required"),
         ("--dim 64", "--tokens is required"),
         ("--tokens 10 --dim 100", "--code-size 64 must divide --dim 100"),
+        ("--tokens 10 --dim 64 --probe 5000", "--probe 5000 must be at most --ncentroids 4096"),
         ("--tokens 10 --dim 64 --path m.pt", "give its directory of binarised data"),
         ("--tokens 10 --dim 64 --rates gone.json", "gone.json is not there; write it with --save-rates"),
         ("--tokens 10 --dim 128 --rates RATES", "was measured for keys of width 1024, but --dim is 128"),
-        ("--tokens 10 --dim 1024 --code-size 32 --rates RATES", "codes of bytes 64, but --code-size is 32"),
+        ("--tokens 10 --dim 1024 --code-size 32 --rates RATES", "codes of 64 bytes, but --code-size is 32"),
     ],
 )
 def test_mistakes_are_a_line(words: str, message: str, rates: Path, capsys: pytest.CaptureFixture[str]) -> None:

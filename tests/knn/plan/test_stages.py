@@ -30,6 +30,8 @@ RATES = Rates(
             "visited_rows_by_list",
             "read_rows",
             "base_bytes",
+            "memory",
+            "disk",
             "model_tokens",
         ),
         1.0,

@@ -18,7 +18,7 @@ def test_bytes_are_those_of_real_files(key_bytes: int, tmp_path: Path) -> None:
     keys_ND = np.random.default_rng(0).standard_normal((work.rows, work.dimension), dtype=np.float32)
     keys_ND.astype(np.float16 if key_bytes == 2 else np.float32).tofile(tmp_path / "keys")
     np.zeros((work.rows, 1), np.int64).tofile(tmp_path / "vals")
-    index = faiss.index_factory(work.dimension, "IVF8,PQ4")
+    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(work.dimension), work.dimension, 8, 4, 8)
     index.train(keys_ND)
     index.add(keys_ND)
     faiss.write_index(index, str(tmp_path / "index"))
