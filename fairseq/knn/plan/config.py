@@ -56,6 +56,10 @@ class PlanConfig:
             raise ConfigError("--path is measured on a text; give its directory of binarised data first")
         if self.path is not None and self.tokens_per_s is not None:
             raise ConfigError("--path and --tokens-per-s exclude each other: a rate is measured, or given")
+        if self.path is None and (self.data or self.context_window or self.gen_subset != PlanConfig.gen_subset):
+            raise ConfigError("a text, --gen-subset and --context-window are for a model to be measured; give --path")
+        if self.rates is not None and self.work != PlanConfig.work:
+            raise ConfigError("--work is where a disk is measured, but --rates has been measured; leave one out")
         if self.probe > self.ncentroids:
             raise ConfigError(f"--probe {self.probe} must be at most --ncentroids {self.ncentroids}; lower it")
         if self.dim is not None and self.dim % self.code_size:

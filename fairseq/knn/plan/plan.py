@@ -102,9 +102,8 @@ def warnings(
             f" {more}lower --ncentroids"
         )
     if work.rows_visited < work.k:
-        found.append(
-            f"the lists that a search visits hold about {work.rows_visited:,.0f} rows, fewer than k; raise --probe"
-        )
+        more = "raise --probe" if work.probe < work.lists and work.rows > work.k else "lower --k"
+        found.append(f"the lists that a search visits hold about {work.rows_visited:,.0f} rows, fewer than k; {more}")
     if made[-1].bound == "choosing lists" and machines > 1:
         found.append("a search spends most of its time choosing lists, which more machines do not shorten")
     for stage in made:

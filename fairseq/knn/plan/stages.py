@@ -137,9 +137,9 @@ def search_seconds(
     if in_order and work.keys <= free:
         pass  # the keys of a list are read with its codes
     elif work.keys / machines <= free:
-        parts["reading keys"] = work.k / machines / rates.read_rows
+        parts["reading keys"] = work.neighbours / machines / rates.read_rows
     else:  # whichever is less: each key for itself, or the whole file for a block of queries
-        each = work.k / machines / rates.disk_seek
+        each = work.neighbours / machines / rates.disk_seek
         parts["reading keys"] = min(each, work.keys / machines / rates.disk_read / QUERY_BLOCK)
     if mapped:
         parts["reading codes"] = codes * (work.code_bytes + ID_BYTES) / rates.disk_read
@@ -155,4 +155,4 @@ def search_memory(work: Work, machines: int, queries: int, *, mapped: bool) -> f
     distances = 0.0
     if by_list_pays(work) and not mapped and machines == 1:
         distances = 2 * 4 * min(MOST_DISTANCES, block * work.rows_visited)
-    return index + distances + NEIGHBOUR_BYTES * block * work.k / machines
+    return index + distances + NEIGHBOUR_BYTES * block * work.neighbours / machines

@@ -5,7 +5,7 @@
     train     2 · D · L · (6 · min(40 · L, s) + s)       operations on a sample of s rows (knn/index/training.py)
     add       2 · D · L · N                              operations, at most: each row meets all centroids
     search    a query meets L centroids, p · N / L codes in p lists, and reads k keys
-    wire      A: 4 · k′ · P,  k′ = k / P + 4 √(k / P) + 4;  B: 32 · P;  there: (4 · D + 12 · p) · P     bytes a query
+    wire      A: 4 · k′ · P,  k′ = k / P + 4 √(k / P) + 4;  B: 32 · P;  there: (4 · D + 12 · p + 16) · P     bytes a query
 
 The operations are those of the full width. What quick training saves is in the measured rates, whose unit they are.
 
@@ -100,6 +100,11 @@ class Work:
         """Rows whose codes a query meets."""
         return min(self.probe, self.lists) * self.rows / self.lists
 
+    @property
+    def neighbours(self) -> float:
+        """Neighbours that a query finds."""
+        return min(self.k, self.rows_visited)
+
     def first_asked(self, shards: int) -> int:
         """Returns k′, how many neighbours each shard returns at first."""
         return min(math.ceil(self.k / shards + 4 * math.sqrt(self.k / shards) + 4), self.k)
@@ -108,5 +113,5 @@ class Work:
         """Returns the bytes of a query between the coordinator and all shards; 0 for one that is the coordinator."""
         if shards == 1:
             return 0.0
-        there = 4 * self.dimension + 12 * min(self.probe, self.lists)
+        there = 4 * self.dimension + 12 * min(self.probe, self.lists) + 16  # the last: how many count, and the target
         return float(shards * (there + 4 * self.first_asked(shards) + 32))

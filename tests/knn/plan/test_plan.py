@@ -54,6 +54,8 @@ def test_what_does_not_fit_is_noted(rates: Path, capsys: pytest.CaptureFixture[s
         ("--dim 64", "--tokens is required"),
         ("--tokens 10 --dim 100", "--code-size 64 must divide --dim 100"),
         ("--tokens 10 --dim 64 --probe 5000", "--probe 5000 must be at most --ncentroids 4096"),
+        ("data-bin --tokens 10 --dim 64", "are for a model to be measured; give --path"),
+        ("--tokens 10 --dim 1024 --rates RATES --work /", "--rates has been measured; leave one out"),
         ("--tokens 10 --dim 64 --path m.pt", "give its directory of binarised data"),
         ("--tokens 10 --dim 64 --rates gone.json", "gone.json is not there; write it with --save-rates"),
         ("--tokens 10 --dim 128 --rates RATES", "was measured for keys of width 1024, but --dim is 128"),

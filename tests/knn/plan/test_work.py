@@ -32,7 +32,7 @@ def test_bytes_are_those_of_real_files(key_bytes: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shards", "answer", "sums"), [(4, 5184, 128), (64, 9216, 2048)])
 def test_the_wire_has_the_bytes_of_the_proof(shards: int, answer: int, sums: int) -> None:
     """Worked out by hand: 1,024 neighbours, 4 bytes each in phase A and 32 bytes a shard in phase B."""
-    there = shards * (4 * 1024 + 12 * 32)
+    there = shards * (4 * 1024 + 12 * 32 + 8 + 8)
     assert shards * 4 * WIKITEXT_103.first_asked(shards) == answer
     assert WIKITEXT_103.wire_bytes(shards) == there + answer + sums
 
