@@ -5,7 +5,7 @@
     train     2 · D · L · (6 · min(40 · L, s) + s)       operations on a sample of s rows (knn/index/training.py)
     add       2 · D · L · N                              operations, at most: each row meets all centroids
     search    a query meets L centroids, p · N / L codes in p lists, and reads k keys
-    wire      A: 4 · k′ · P,  k′ = k / P + 4 √(k / P) + 4;  B: 32 · P;  there: (4 · D + 12 · p + 16) · P     bytes a query
+    wire      A: 4 · k′ · P,  k′ = k / P + 4 √(k / P) + 4;  B: 32 · P;  there: (4 · D + 12 · p + 16) · P
 
 The operations are those of the full width. What quick training saves is in the measured rates, whose unit they are.
 
