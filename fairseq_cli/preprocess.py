@@ -11,7 +11,7 @@ from fairseq.config.flags import flag_name
 from fairseq.data.config import PreprocessConfig
 from fairseq_cli.shared.run import run
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("fairseq_cli.preprocess")
 
 DESCRIPTION = """Make a dictionary of the words of a text (dict.txt), and binarise train, valid and test with it
 (NAME.bin, NAME.idx), for the other commands. Words are what whitespace separates; every line ends in </s>. With

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fairseq.runtime.precision import Precision
     from fairseq.train.loop import Training
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("fairseq_cli.train")
 
 DESCRIPTION = """Train a language model on data that fairseq-preprocess wrote. A stopped run goes on from
 checkpoint_last.pt in --save-dir when the same command is given again; what it began from (--restore-file,

@@ -19,7 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from fairseq.runtime.endings import LostProcessError, be_silent, is_launched
-from fairseq.runtime.interrupts import ignore_signals
+from fairseq.runtime.interrupts import Interrupted, ignore_signals
 
 T = TypeVar("T")
 
@@ -84,9 +84,12 @@ class SingleProcess(_WholeModel):
         """Returns the item alone."""
         return [item]
 
-    def lost(self) -> list[int]:
+    def lost(self, patience_s: float = 0.0) -> list[int]:
         """Returns nobody."""
         return []
+
+    def leave(self) -> None:
+        """Does nothing."""
 
     def is_first_to_end(self) -> bool:
         """Returns True."""
@@ -134,15 +137,16 @@ class TorchProcesses(_WholeModel):
         torch.distributed.all_gather_object(items, item)
         return items
 
-    def lost(self) -> list[int]:
-        """Returns the ranks of those processes that have ended, after a while if there are none.
+    def lost(self, patience_s: float = _SECONDS_TO_GO) -> list[int]:
+        """Returns the ranks of those processes that have died, after so many seconds if there are none.
 
         A process sees those of its own machine, and tells the others.
         """
-        deadline = time.monotonic() + _SECONDS_TO_GO
+        deadline = time.monotonic() + patience_s
         while True:
             ended = [rank for rank, member in enumerate(self._members) if not _is_there(*member.decode().split())]
             with suppress(RuntimeError):  # what keeps the words has ended itself
+                ended = [rank for rank in ended if not self._store.check([f"left {rank}"])]
                 if ended:
                     self._store.set("lost", " ".join(map(str, ended)))
                 elif self._store.check(["lost"]):
@@ -150,6 +154,11 @@ class TorchProcesses(_WholeModel):
             if ended or time.monotonic() > deadline:
                 return ended
             time.sleep(0.05)
+
+    def leave(self) -> None:
+        """Tells the others that this process ends of itself, so that they do not take it for one that has died."""
+        with suppress(RuntimeError):
+            self._store.set(f"left {self.rank}", "")
 
     def is_first_to_end(self) -> bool:
         """Returns whether no other process has asked this before: then this one says why the run ends."""
@@ -160,6 +169,7 @@ class TorchProcesses(_WholeModel):
 
     def close(self) -> None:
         """Leaves the group."""
+        self.leave()
         torch.distributed.destroy_process_group()
 
 
@@ -208,6 +218,14 @@ def joined(
     group = join_processes(device_type, wait, several)
     try:
         yield group
+    except Interrupted as stop:
+        # torchrun stops this process because the run is to stop, or because another process has died.
+        lost = [] if is_launched() else group.lost(0)
+        group.leave()
+        if lost:
+            be_silent(not group.is_first_to_end())
+            raise LostProcessError(lost, group.world_size, group.done, go_on()) from stop
+        raise
     except Exception as err:
         if group.world_size > 1:
             ignore_signals()  # torchrun stops the others where one has ended

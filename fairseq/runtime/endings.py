@@ -2,11 +2,14 @@
 
 A run of several processes ends with one line, whichever of them met the error. Processes of our own launcher
 (``launcher.py``) leave their lines to it. Among those of ``torchrun``, the first that meets an error says so
-(``distributed.joined``), and the others are silent.
+(``distributed.joined``), and the others are silent; before they have joined, the first one of each machine.
 """
 
+import ctypes
 import json
 import os
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +18,11 @@ from fairseq.errors import FairseqError
 
 # Where the processes of a launch leave how they ended.
 DIRECTORY = "FAIRSEQ_KNNLM_ENDINGS"
+# The process that has launched them.
+LAUNCHER = "FAIRSEQ_KNNLM_LAUNCHER"
 LOST = 3  # exit code of a process that could not go on because another one had ended
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _silent = False
 
 
@@ -81,10 +87,23 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     return DIRECTORY in environment
 
 
+def end_with_launcher() -> None:
+    """Has the system send SIGTERM to this process, if it is one of a launch, when the launcher is killed (on Linux)."""
+    if not is_launched() or LAUNCHER not in os.environ or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if not _has_launcher():  # killed before that
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _has_launcher() -> bool:
+    return os.environ.get(LAUNCHER, "") == str(os.getppid())
+
+
 def leave_ending(ending: Ending) -> bool:
     """Leaves how this process ends to the launcher; returns False where there is none that could read it."""
     directory = Path(os.environ.get(DIRECTORY, ""))
-    if not is_launched() or not directory.is_dir():
+    if not is_launched() or not directory.is_dir() or not _has_launcher():
         return False
     (directory / f"{os.environ['RANK']}.json").write_text(json.dumps(asdict(ending)), encoding="utf-8")
     return True

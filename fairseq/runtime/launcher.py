@@ -4,7 +4,7 @@
          ▲                          │
          └──── how each has ended ──┘                 one line, one exit code
 
-A signal is passed on to all processes. Where one dies, the others are stopped, and all are started again, as often as
+A signal is passed on to all processes, which get SIGTERM where this process is killed. Where one dies, the others are stopped, and all are started again, as often as
 the caller allows. What the user can put right, and a stop, are no reason to start again.
 """
 
@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fairseq.runtime.endings import DIRECTORY, LOST, DeadProcessError, EndedError, read_endings
+from fairseq.runtime.endings import DIRECTORY, LAUNCHER, LOST, DeadProcessError, EndedError, read_endings
 from fairseq.runtime.interrupts import Interrupted
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def _run(module: str, argv: Sequence[str], processes: int) -> None:
     with TemporaryDirectory(prefix="fairseq-") as logs, TemporaryDirectory(prefix="fairseq-") as endings:
         try:
             with _environment(
-                {DIRECTORY: endings, "OMP_NUM_THREADS": threads, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": patience}
+                {DIRECTORY: endings, LAUNCHER: str(os.getpid()), "OMP_NUM_THREADS": threads, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": patience}
             ):
                 config = LaunchConfig(
                     min_nodes=1,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from fairseq.config.flags import flag
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, shown
 from fairseq.runtime.endings import is_launched
 
 
@@ -62,6 +62,7 @@ class ProcessesConfig:
             ("--distributed-world-size", self.distributed_world_size, "WORLD_SIZE"),
             ("--distributed-num-procs", self.distributed_num_procs, "LOCAL_WORLD_SIZE"),
         )
+        world_size(environment)  # which looks at the other variables as well
         for name, asked, variable in counts:
             started = int(environment.get(variable) or "1")
             if asked not in (None, started):
@@ -87,12 +88,41 @@ class ProcessesConfig:
 
 def rank(environment: Mapping[str, str] = os.environ) -> int:
     """Returns the number of this process among those that torchrun has started; 0 without torchrun."""
-    return int(environment.get("RANK") or "0") if world_size(environment) > 1 else 0
+    return _number(environment, "RANK")
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Returns the number of this process among those of its machine; 0 without torchrun."""
+    return _number(environment, "LOCAL_RANK")
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    return int(value) if is_one_of_several(environment) and value.isdecimal() else 0
+
+
+def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether the environment speaks of several processes."""
+    return environment.get("WORLD_SIZE", "") not in ("", "1")
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int:
-    """Returns how many processes torchrun has started; 1 without torchrun."""
-    return int(environment.get("WORLD_SIZE") or "1")
+    """Returns how many processes torchrun has started; 1 without torchrun.
+
+    Raises:
+        ConfigError: something else has set WORLD_SIZE, so that the processes do not find each other.
+    """
+    number = environment.get("WORLD_SIZE") or "1"
+    if number == "1":
+        return 1
+    if not number.isdecimal() or number == "0":
+        raise ConfigError(f"WORLD_SIZE is {shown(number)}, which is no number of processes; unset it, or use torchrun")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if not environment.get(name):
+            raise ConfigError(
+                f"WORLD_SIZE is {number}, but {name} is not set; start the processes with torchrun, or unset WORLD_SIZE"
+            )
+    return int(number)
 
 
 def torchrun(processes: int, argv: Sequence[str], machines: int = 1) -> str:
@@ -107,7 +137,7 @@ def leave(code: int) -> NoReturn:
     There, after all its work, a process has been seen to abort while others were still busy ("terminate called without
     an active exception"), which torchrun takes for a failure of the run.
     """
-    if world_size() < 2:
+    if not is_one_of_several():
         sys.exit(code)
     logging.shutdown()
     try:

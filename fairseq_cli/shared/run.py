@@ -11,12 +11,20 @@ from collections.abc import Callable, Sequence
 
 from fairseq.config.command_line import early_value, hyphens, load_plugins
 from fairseq.errors import FairseqError, UnknownFlagError
-from fairseq.runtime.endings import EndedError, Ending, be_silent, is_launched, is_silent, leave_ending
+from fairseq.runtime.endings import (
+    EndedError,
+    Ending,
+    be_silent,
+    end_with_launcher,
+    is_launched,
+    is_silent,
+    leave_ending,
+)
 from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.storage.outputs import one_run
 from fairseq_cli.shared.commands import elsewhere
-from fairseq_cli.shared.processes import rank
+from fairseq_cli.shared.processes import local_rank, rank
 from fairseq_knnlm import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
@@ -36,7 +44,9 @@ def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | 
 
 def _run(prog: str, main: Callable[[Sequence[str]], None], words: list[str]) -> int:
     setup_logging()
-    be_silent(False)
+    # Until processes have joined (runtime/distributed.py), one of each machine says what it has met.
+    be_silent(not is_launched() and local_rank() > 0)
+    end_with_launcher()
     speaks, start = rank() == 0, time.monotonic()
     if not speaks:  # of several processes that do the same, one tells of it
         logging.getLogger().setLevel(logging.ERROR)
@@ -75,7 +85,7 @@ def _run(prog: str, main: Callable[[Sequence[str]], None], words: list[str]) -> 
 def _end(ending: Ending, *, speaks: bool = True) -> int:
     """Says the last line of a run, or leaves it to what launched this process, and returns the exit code."""
     if not leave_ending(ending) and speaks:
-        print(ending.line, file=sys.stderr)  # noqa: T201
+        sys.stderr.write(ending.line + "\n")  # at once, since several processes may write
     return ending.exit_code
 
 

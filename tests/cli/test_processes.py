@@ -17,8 +17,9 @@ from fairseq_cli.shared.processes import ProcessesConfig
 from fairseq_cli.train import say_idle_gpus
 from tests.builders.tiny_lm import Command
 
-TWO = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
-TWO_MACHINES = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "2"}
+MEETING = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
+TWO = {**MEETING, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
+TWO_MACHINES = {**MEETING, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "2"}
 
 
 def to_start(words: str, environment: dict[str, str]) -> int:
@@ -85,6 +86,8 @@ def test_without_torchrun_processes_are_started(words: str, processes: int) -> N
         ("--device-id 1", {}, "--device-id 1 does not choose a GPU here: leave it out, and set CUDA_VISIBLE_DEVICES=1"),
         ("--local_rank 0", TWO, "--device-id 0 is not LOCAL_RANK, which is 1; leave it out"),
         ("--distributed-world-size 0", {}, "--distributed-world-size must be at least 1, but is 0"),
+        ("", {"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK is not set; start the processes with torchrun, or unset"),
+        ("", {"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x', which is no number of processes; unset it, or use torchrun"),
         ("--max-restarts -1", {}, "--max-restarts must be at least 0, but is -1"),
     ],
 )

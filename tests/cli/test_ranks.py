@@ -87,7 +87,8 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyP
     from fairseq_cli.eval_lm import flag_groups
 
     flags = parse("fairseq-eval-lm", "", flag_groups(), ["data-bin", "--path", "model.pt", *words.split()])
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
         EvalSettings(flags)
     assert message in str(caught.value)

@@ -1,6 +1,7 @@
 """The group of one process, and that of two Gloo processes, behind the same interface."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from fairseq.errors import FairseqError
 from fairseq.runtime import distributed
 from fairseq.runtime.distributed import SingleProcess, TorchProcesses, join_processes, joined
 from fairseq.runtime.endings import DIRECTORY, LostProcessError, be_silent, is_silent
-from fairseq.runtime.interrupts import handled
+from fairseq.runtime.interrupts import Interrupted, handled
 
 
 def test_one_process_has_nothing_to_add_up() -> None:
@@ -43,7 +44,7 @@ class Three(SingleProcess):
     def __init__(self, lost: list[int], *, first: bool) -> None:
         self._lost, self._first, self.closed = lost, first, False
 
-    def lost(self) -> list[int]:
+    def lost(self, patience_s: float = 3.0) -> list[int]:
         return self._lost
 
     def is_first_to_end(self) -> bool:
@@ -81,6 +82,14 @@ def test_one_process_says_why_the_run_ends(first: bool, spoken: None, monkeypatc
     assert is_silent() == (not first)
 
 
+def test_a_stop_because_another_process_has_died_says_so(spoken: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for lost, expected in (([], Interrupted), ([2], LostProcessError)):
+        monkeypatch.setattr(distributed, "join_processes", lambda *how, lost=lost: Three(lost, first=True))
+        with handled(), pytest.raises(expected) as caught, joined("cpu", lambda: "begin again"):
+            raise Interrupted(signal.SIGTERM)
+    assert str(caught.value) == "rank 2 of 3 has ended after update 4; begin again"
+
+
 def test_an_error_that_no_lost_process_explains_stays_what_it_is(spoken: None, monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("shapes do not fit")
     assert fail_in(Three([], first=True), error, monkeypatch) is error
@@ -106,7 +115,7 @@ def test_a_group_whose_work_is_done_is_closed(monkeypatch: pytest.MonkeyPatch) -
 def member_of(store: torch.distributed.Store, members: list[str]) -> TorchProcesses:
     """Returns a process of a group whose members are these, without the group."""
     group = TorchProcesses.__new__(TorchProcesses)
-    group._store, group._members = store, [member.encode() for member in members]
+    group._store, group._members, group.rank = store, [member.encode() for member in members], 2
     return group
 
 
@@ -117,6 +126,8 @@ def test_a_process_names_those_of_its_machine_and_learns_of_those_of_others() ->
     members = [f"{here} {os.getpid()}", f"elsewhere {child.pid}", f"{here} {child.pid}", f"{here} {child.pid}"]
     assert member_of(store, members).lost() == [2, 3]
     assert member_of(store, [f"elsewhere {child.pid}"] * 4).lost() == [2, 3]
+    member_of(store, members).leave()
+    assert member_of(store, members).lost() == [3], "process 2 has ended of itself"
 
 
 def test_nobody_is_named_who_may_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
