@@ -94,6 +94,11 @@ class KNNConfig:
     )
     gpu_index: bool = flag(False, "search on the GPU (needs the GPU build of FAISS)")
     allow_mismatch: bool = flag(False, "only warn if datastore, index, dictionary and model do not belong together")
+    by_query: bool = flag(
+        False,
+        "let FAISS search for one query after the other, as shards do: slower than list by list for many queries, and"
+        " equal to shards in the last digits",
+    )
     knn_backend: str = flag(
         "local", "where the shards of an index are searched (fairseq-build-dstore --num-shards)", choices=BACKENDS
     )
@@ -177,6 +182,7 @@ class NeighbourSettings(TypedDict, total=False):
     drop_top1: bool
     gpu_index: bool
     allow_mismatch: bool
+    by_query: bool
     knn_backend: str
     ray_address: str | None
     knn_timeout: float

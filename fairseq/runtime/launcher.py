@@ -66,7 +66,12 @@ def _run(module: str, argv: Sequence[str], processes: int) -> None:
     with TemporaryDirectory(prefix="fairseq-") as logs, TemporaryDirectory(prefix="fairseq-") as endings:
         try:
             with _environment(
-                {DIRECTORY: endings, LAUNCHER: str(os.getpid()), "OMP_NUM_THREADS": threads, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": patience}
+                {
+                    DIRECTORY: endings,
+                    LAUNCHER: str(os.getpid()),
+                    "OMP_NUM_THREADS": threads,
+                    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": patience,
+                }
             ):
                 config = LaunchConfig(
                     min_nodes=1,

@@ -189,7 +189,7 @@ class KNN_Dstore(NeighbourSource):  # noqa: N801 - the name that users know
         dot = self.config.knn_sim_func == "dot"
         by_list, mapped = None, self.is_mapped
         list_search = MappedListSearch if mapped else ListSearch
-        if not dot and list_search.pays(self.index, len(queries_ND)):
+        if not dot and not self.config.by_query and list_search.pays(self.index, len(queries_ND)):
             self._by_list = self._by_list or list_search(self.index)
             by_list = self._by_list if self._by_list.rows_are_near else None
         # A list's rows lie anywhere in the file: to read them list by list is to read it all for every block.

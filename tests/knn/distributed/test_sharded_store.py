@@ -21,7 +21,6 @@ from fairseq.knn.neighbours.dstore import KNN_Dstore
 from fairseq.knn.neighbours.neighbour_source import NeighbourSource
 from fairseq.knn.neighbours.opening import open_neighbours, open_store
 from fairseq.knn.neighbours.several_stores import SeveralStores
-from fairseq.knn.search.by_list import ListSearch
 from tests.builders.shards import trained_index, write_in_shards, write_whole
 from tests.builders.small_store import VOCABULARY, clustered_keys, values_of, write_store
 from tests.oracles.knn import knn_probability
@@ -32,12 +31,6 @@ QUERIES, TARGET = clustered_keys(QUERY_COUNT, seed=4), np.resize(np.arange(39990
 SAME = 1e-6
 # In float64, between numbers of shards.
 SAME_SHARDS = 1e-12
-
-
-@pytest.fixture(autouse=True)
-def by_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has one machine search by FAISS as well: list by list, distances differ in their last digits."""
-    monkeypatch.setattr(ListSearch, "pays", staticmethod(lambda *_: False))
 
 
 class Indexes:
@@ -59,7 +52,8 @@ class Indexes:
         return write_in_shards(self.store, self.trained, name, count, self.spec, self.metric, **more)
 
     def open(self, index: Path, **flags: Any) -> Any:
-        config = KNNConfig(**{"k": K, "knn_temp": 5.0, "probe": 4, "faiss_metric_type": self.metric, **flags})
+        usual = {"k": K, "knn_temp": 5.0, "probe": 4, "faiss_metric_type": self.metric, "by_query": True}
+        config = KNNConfig(**{**usual, **flags})
         return open_store(self.store.prefix, index, config)
 
 
