@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from fairseq.runtime import endings
-from fairseq.runtime.endings import DIRECTORY, LAUNCHER, Ending, LostProcessError, is_launched, leave_ending, read_endings
+from fairseq.runtime.endings import (
+    DIRECTORY,
+    LAUNCHER,
+    Ending,
+    LostProcessError,
+    is_launched,
+    leave_ending,
+    read_endings,
+)
 
 
 def test_endings_come_back_in_the_order_of_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
