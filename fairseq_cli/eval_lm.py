@@ -23,7 +23,7 @@ from fairseq.runtime.resources import keep_freed_memory
 from fairseq.storage.files import is_stream, locked, write_json
 from fairseq.tasks import TASKS
 from fairseq_cli.shared.eval_settings import EvalSettings, task_fields
-from fairseq_cli.shared.processes import leave, rank
+from fairseq_cli.shared.processes import ProcessesConfig, leave, rank, start
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Measure the perplexity of a language model on a split of binarised data. --knnlm mixes in the nearest
 neighbours from a datastore, --cache-size the text's most recent tokens. --save-knnlm-dstore writes the datastore of the
-split instead."""
+split instead. With --distributed-world-size, or under torchrun, several processes share the work."""
+MODULE = "fairseq_cli.eval_lm"
 # How long a process waits for one whose share takes longer: as long as an evaluation may take.
 PATIENCE = timedelta(days=30)
 STOPPED = "nothing is kept of a stopped evaluation; the same command starts from the beginning"
@@ -67,6 +68,7 @@ def flag_groups() -> tuple[type, ...]:
         CacheConfig,
         DumpConfig,
         DatastoreConfig,
+        ProcessesConfig,
         DeviceConfig,
         CommonConfig,
     )
@@ -75,6 +77,10 @@ def flag_groups() -> tuple[type, ...]:
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
     flags = parse("fairseq-eval-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES, remarks=IN_FORCE_WITHOUT_CHECKPOINT)
+    go_on = KEPT if flags.build_if(DumpConfig, "save_knnlm_dstore").save_knnlm_dstore else STOPPED
+    if (number := flags.build(ProcessesConfig).to_start(MODULE, argv)) > 0:
+        start(MODULE, argv, number, flags.build(DeviceConfig), lambda: go_on)
+        return
     settings = EvalSettings(flags)
     if rank() == 0:
         settings.claim_outputs(["fairseq-eval-lm", *argv])
@@ -87,7 +93,6 @@ def main(argv: Sequence[str]) -> None:
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.runtime.shares import Share
 
-    go_on = KEPT if settings.dump.save_knnlm_dstore else STOPPED
     with joined("cpu", lambda: go_on, PATIENCE) as group:
         torch.manual_seed(settings.common.seed)
         precision = Precision(settings.device, select_device(settings.device, group.local_rank))
@@ -212,9 +217,9 @@ def report(
     if is_part:
         sys.stdout.write(evaluation.shard_line + "\n")
     memories = mixture.report()
-    if result.lm is not None:
+    if result.lm is not None and result.found.targets:
         sys.stdout.write(result.lm_line + "\n")
-    sys.stdout.writelines(line + "\n" for line in memories.summary)
+    sys.stdout.writelines(line + "\n" for line in memories.summary if result.found.targets)
     sys.stdout.flush()
     for line in memories.warnings:
         logger.warning("%s", line)

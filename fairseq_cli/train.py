@@ -26,7 +26,7 @@ from fairseq.storage.inputs import require_directory, require_inputs
 from fairseq.tasks import TASKS, make_task, reads_splits
 from fairseq.train.config import CheckpointConfig, RunConfig, TrainConfig
 from fairseq.validate.config import ValidationConfig
-from fairseq_cli.shared.processes import ProcessesConfig, leave
+from fairseq_cli.shared.processes import ProcessesConfig, RestartsConfig, leave, start
 from fairseq_cli.shared.run import run
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from fairseq.runtime.precision import Precision
     from fairseq.train.loop import Training
 
-logger = logging.getLogger("fairseq_cli.train")
+MODULE = "fairseq_cli.train"
+logger = logging.getLogger(MODULE)  # as a process of several it runs as __main__
 
 DESCRIPTION = """Train a language model on data that fairseq-preprocess wrote. A stopped run goes on from
 checkpoint_last.pt in --save-dir when the same command is given again; what it began from (--restore-file,
@@ -58,7 +59,8 @@ def flag_groups() -> tuple[type, ...]:
     registered = [registry.configs() for registry in (TASKS, MODELS, CRITERIONS, OPTIMIZERS, LR_SCHEDULERS)]
     plugged = [config for configs in registered for config in configs]
     settings = (OptimizationConfig, BatchConfig, ValidationConfig, CheckpointConfig)
-    return (TrainConfig, *plugged, *settings, ProcessesConfig, DeviceConfig, LossScaleConfig, CommonConfig)
+    processes = (ProcessesConfig, RestartsConfig)
+    return (TrainConfig, *plugged, *settings, *processes, DeviceConfig, LossScaleConfig, CommonConfig)
 
 
 def run_config(flags: Flags) -> RunConfig:
@@ -118,8 +120,9 @@ def main(argv: Sequence[str]) -> None:
     """Trains."""
     flags = parse("fairseq-train", DESCRIPTION, flag_groups(), argv, EXAMPLES)
     processes = flags.build(ProcessesConfig)
-    if (number := processes.to_start(argv)) > 0:
-        start(number, processes.max_restarts, flags, argv)
+    max_restarts = flags.build(RestartsConfig).max_restarts
+    if (number := processes.to_start(MODULE, argv, max_restarts=max_restarts)) > 0:
+        start_processes(number, max_restarts, flags, argv)
         return
     config = run_config(flags)
     if reads_splits(config.train.task):
@@ -156,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
             build_training(config, precision, group).run()
 
 
-def start(processes: int, max_restarts: int, flags: Flags, argv: Sequence[str]) -> None:
+def start_processes(processes: int, max_restarts: int, flags: Flags, argv: Sequence[str]) -> None:
     """Runs this command in several processes on this machine; they look at the other flags.
 
     Raises:
@@ -170,15 +173,8 @@ def start(processes: int, max_restarts: int, flags: Flags, argv: Sequence[str]) 
                 f"--max-restarts goes on from {last.name}, and {flag_name(name)} leaves nothing to go on from"
             )
 
-    import torch
-
-    from fairseq.runtime.launcher import launch
-    from fairseq.runtime.precision import select_device
-
-    if select_device(device).type == "cuda" and (number := torch.cuda.device_count()) < processes:
-        raise ConfigError(f"--distributed-world-size {processes} needs as many GPUs, but there are {number}; or --cpu")
     hint = "" if max_restarts or checkpoint.no_save else ", as --max-restarts 3 would do by itself"
-    launch("fairseq_cli.train", argv, processes, max_restarts=max_restarts, go_on=lambda: how_to_go_on(last) + hint)
+    start(MODULE, argv, processes, device, lambda: how_to_go_on(last) + hint, max_restarts)
 
 
 def how_to_go_on(last: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from fairseq import __version__
 from fairseq.config.fairseq_fields import title
-from fairseq.config.flags import Flags, flag_fields, flag_name
+from fairseq.config.flags import Flags, flag_fields, flag_name, positional_metavar
 from fairseq.config.foreign.names import NOT_BUILT, not_built
 from fairseq.config.foreign.reading import foreign_flags, in_help, take_foreign
 from fairseq.config.foreign.reading import without_effect as without_effect_of
@@ -25,7 +25,6 @@ from fairseq.config.help import (
     defaults,
     flag_text,
     metavar,
-    positional_metavar,
     usage,
 )
 from fairseq.errors import ConfigError, UnknownFlagError, did_you_mean

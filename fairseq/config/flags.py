@@ -82,6 +82,12 @@ def flag(
 _PLAIN = flag(None, "").metadata
 
 
+def positional_metavar(name: str, annotation: Any) -> str:
+    """Returns the word for a positional argument: its name, one of several in the singular."""
+    word = name.upper()
+    return word.removesuffix("S") if typing.get_origin(annotation) is tuple else word
+
+
 def flag_name(field_name: str) -> str:
     """Returns the flag of a field: ``max_tokens`` → ``--max-tokens``."""
     return "--" + field_name.replace("_", "-")
@@ -208,7 +214,7 @@ def resolve(cls: type[T], *layers: Mapping[str, Any]) -> T:
     kinds, annotated = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for name, field in flag_fields(cls).items():
-        what = name.upper() if field.metadata["positional"] else flag_name(name)
+        what = positional_metavar(name, annotated[name]) if field.metadata["positional"] else flag_name(name)
         for layer in layers:
             if name in layer:  # a default of None is one whatever the annotation says
                 is_none = layer[name] is None and field.default is None

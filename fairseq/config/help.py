@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from fairseq.config.fairseq_fields import REFERENCE, title
-from fairseq.config.flags import flag_fields, flag_name
+from fairseq.config.flags import flag_fields, flag_name, positional_metavar
 from fairseq.config.kinds import kind_of
 
 _WIDEST, _NARROWEST = 110, 60
@@ -78,12 +78,6 @@ def positional_usage(name: str, field: dataclasses.Field[Any], annotation: Any) 
     if typing.get_origin(annotation) is tuple:
         word = f"{word} …"
     return word if field.metadata["required"] else f"[{word}]"
-
-
-def positional_metavar(name: str, annotation: Any) -> str:
-    """Returns the word for a positional argument: its name, one of several in the singular."""
-    word = name.upper()
-    return word.removesuffix("S") if typing.get_origin(annotation) is tuple else word
 
 
 def metavar(name: str, field: dataclasses.Field[Any], annotation: Any) -> str:

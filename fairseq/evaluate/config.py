@@ -67,7 +67,8 @@ class CacheConfig:
             return
         if num_shares > 1:
             raise ConfigError(
-                "--cache-size needs the text in order and cannot be sharded; leave --num-shards out, and torchrun"
+                "--cache-size needs the text in order and cannot be sharded; leave out"
+                " --num-shards, --distributed-world-size and torchrun"
             )
         if num_models > 1:
             raise ConfigError("--path names several checkpoints, but a cache holds the vectors of one; give one")

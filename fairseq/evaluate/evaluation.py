@@ -28,7 +28,7 @@ from fairseq.evaluate.text_size import TextSize
 from fairseq.models.protocol import longer_rows
 from fairseq.runtime.precision import Precision
 from fairseq.runtime.progress import Progress
-from fairseq.runtime.shares import Share
+from fairseq.runtime.shares import Share, shares
 from fairseq.tasks.opening import OpenedModels, open_models
 
 logger = logging.getLogger(__name__)
@@ -146,16 +146,18 @@ def prepare(
 
 
 def _own_cells(cells: Sequence[list[Int64s]], sizes: Int64s, share: Share) -> Sequence[list[Int64s]]:
-    """Returns a share of the cells, by the tokens in them; it may be empty, with a warning."""
-    own = share.of([int(sizes[np.concatenate(cell)].sum()) for cell in cells])
-    if cells and not own:
+    """Returns a share of the cells, by the tokens in them; warns where some shares are empty."""
+    all_shares = shares([int(sizes[np.concatenate(cell)].sum()) for cell in cells], share.count)
+    with_work = sum(bool(one) for one in all_shares)
+    if with_work < share.count:
         logger.warning(
-            "share %d of %d has nothing to do: there are only %d groups of batches; give a smaller --max-tokens, or"
-            " fewer shares",
-            share.number,
+            "only %d of %d processes or jobs %s work to do, since the text is short; give fewer of them, or a smaller"
+            " --max-tokens",
+            with_work,
             share.count,
-            len(cells),
+            "has" if with_work == 1 else "have",
         )
+    own = all_shares[share.number]
     return cells[own.start : own.stop]
 
 

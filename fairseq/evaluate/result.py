@@ -179,9 +179,14 @@ class EvaluationResult:
 
     @property
     def summary(self) -> str:
-        """The two lines that people search for, and one by word and byte where the source text is known."""
+        """The two lines that people search for, and one by word and byte where the source text is known.
+
+        Of a share without any target it is one line.
+        """
         p, size = self.perplexity, self.size
         time = "" if self.elapsed_s is None else f" in {self.elapsed_s:.1f}s ({self.tokens_per_s:.2f} tokens/s)"
+        if not p.count:
+            return f"Evaluated 0 tokens{time}"
         by_size = f"\nOf {size.words} words, {size.bytes} bytes: {size.line(p)}" if size is not None else ""
         return f"Evaluated {p.count} tokens{time}\nLoss (base 2): {p.loss:.4f}, Perplexity: {p.ppl:.2f}{by_size}"
 
@@ -208,12 +213,14 @@ class EvaluationResult:
         return lines
 
     def record(self) -> dict[str, Any]:
-        """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full."""
+        """Returns what was found as plain values for JSON, the same for every repetition; loss in bits, in full.
+
+        A loss over no target is null.
+        """
         p, size = self.perplexity, self.size
         by_size = {"words": size.words, "bytes": size.bytes, **size.record(p)} if size is not None else {}
         return {
-            "loss_base2": p.loss,
-            "ppl": p.ppl,
+            **_losses(p),
             "log_p_sum_nats": p.log_p_sum,
             "targets": p.count,
             "targets_joined_to_the_next": p.num_joined,
@@ -227,13 +234,19 @@ class EvaluationResult:
 
     def _lm_record(self, lm: Perplexity) -> dict[str, Any]:
         by_size = self.size.record(lm) if self.size is not None else {}
-        return {"loss_base2": lm.loss, "ppl": lm.ppl, **by_size}
+        return {**_losses(lm), **by_size}
 
     def speed(self) -> dict[str, float]:
         """Returns how long it took, which no repetition gives again."""
         if self.elapsed_s is None:
             return {}
         return {"seconds": round(self.elapsed_s, 3), "tokens_per_s": round(self.tokens_per_s, 2)}
+
+
+def _losses(perplexity: Perplexity) -> dict[str, float | None]:
+    """Returns loss and perplexity, null where nothing was scored."""
+    is_known = perplexity.count > perplexity.num_joined
+    return {"loss_base2": perplexity.loss if is_known else None, "ppl": perplexity.ppl if is_known else None}
 
 
 def versions() -> dict[str, str]:

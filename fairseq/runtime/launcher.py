@@ -4,8 +4,9 @@
          ▲                          │
          └──── how each has ended ──┘                 one line, one exit code
 
-A signal is passed on to all processes, which get SIGTERM where this process is killed. Where one dies, the others are stopped, and all are started again, as often as
-the caller allows. What the user can put right, and a stop, are no reason to start again.
+A signal is passed on to all processes. Where one dies, the others are stopped, and all are started again, as often as
+the caller allows. What the user can put right, and a stop, are no reason to start again. Where this process itself is
+killed, the others get SIGTERM (``endings.end_with_launcher``).
 """
 
 import logging

@@ -41,7 +41,7 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
     path = Path(path)
     if is_sharded_checkpoint(path):
         return
-    ask = "give --path (or --restore-file) the file of a checkpoint"
+    ask = "give the file of a checkpoint (--path, --restore-file)"
     if path.is_dir() and path.suffix == SHARDED_SUFFIX:
         raise CheckpointError(
             f"{path} is not a whole checkpoint in shards: it has no sound {SHARDED_RECORD}; use another"
@@ -56,6 +56,8 @@ def require_checkpoint(path: str | Path, typed: str = "") -> None:
         ask += ", or --path the directory of a Hugging Face model" if typed else ""
         there = [str(other) for other in (*checkpoints_in(path.parent), *models)]
         hint = f"; did you mean {path}.pt?" if f"{path}.pt" in there else did_you_mean(str(path), there)
+        if path.suffix == SHARDED_SUFFIX and not hint and there:
+            hint = f"; there is {there[0]}"
         raise CheckpointError(f"checkpoint {path} does not exist{hint or f'; {ask}'}{colon_hint(typed)}")
     if other := is_instead(path, "a checkpoint"):
         ask += f": {path.with_suffix('.pt')}" if path.suffix != ".pt" and path.with_suffix(".pt").is_file() else ""

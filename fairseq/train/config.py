@@ -9,7 +9,7 @@ from fairseq.config.flags import as_dict, flag, flag_name
 from fairseq.config.kinds import Dir, File, Name, Settings
 from fairseq.criterions import CRITERIONS
 from fairseq.data.config import BatchConfig
-from fairseq.errors import ConfigError, shown
+from fairseq.errors import ConfigError, did_you_mean, shown
 from fairseq.models import architecture_summaries, model_of
 from fairseq.models.presets import ARCHITECTURES
 from fairseq.optim import LR_SCHEDULERS, OPTIMIZERS
@@ -54,7 +54,7 @@ class TrainConfig:
         if self.ddp_backend not in (FULLY_SHARDED, *REPLICATED):
             raise ConfigError(
                 f"--ddp-backend must be one of {', '.join((FULLY_SHARDED, *REPLICATED))}, but is"
-                f" {shown(self.ddp_backend)}"
+                f" {shown(self.ddp_backend)}{did_you_mean(self.ddp_backend, (FULLY_SHARDED,))}"
             )
 
     @property

@@ -154,13 +154,13 @@ class EvalSettings:
         """Raises ConfigError for what several processes cannot share."""
         if number > 1 and self.eval.num_shards > 1:
             raise ConfigError(
-                f"--num-shards {self.eval.num_shards} shares the work among jobs, but torchrun has started {number}"
+                f"--num-shards {self.eval.num_shards} shares the work among jobs, but there are {number}"
                 " processes, which share it as well; leave one of the two out"
             )
         for name in ("output_word_probs", "output_word_stats"):
             if number > 1 and getattr(self.eval, name):
                 raise ConfigError(
-                    f"{flag_name(name)} prints words in the order of the text, but torchrun has started {number}"
+                    f"{flag_name(name)} prints words in the order of the text, but there are {number}"
                     " processes; run one, or a job array (--num-shards), whose outputs follow each other"
                 )
 

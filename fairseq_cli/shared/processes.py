@@ -4,10 +4,11 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from fairseq.config.common import DeviceConfig
 from fairseq.config.flags import flag
 from fairseq.errors import ConfigError, shown
 from fairseq.runtime.endings import is_launched
@@ -24,23 +25,24 @@ class ProcessesConfig:
     device_id: int | None = flag(
         None, "number of this process on its machine: 0, or what torchrun has set", aliases=("--local-rank",), minimum=0
     )
-    max_restarts: int = flag(
-        0, "start all processes again after one has died, from checkpoint_last.pt, at most N times", minimum=0
-    )
 
-    def to_start(self, argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+    def to_start(
+        self, module: str, argv: Sequence[str], environment: Mapping[str, str] = os.environ, *, max_restarts: int = 0
+    ) -> int:
         """Returns how many processes the command has to start; 0 where this one is a process of the run.
 
         Args:
-            argv: what was typed behind ``fairseq-train``.
+            module: the command.
+            argv: what was typed behind it.
             environment: where torchrun says how many there are, and which one this is.
+            max_restarts: how often they are started again, where the command has ``--max-restarts``.
 
         Raises:
             ConfigError: torchrun has started another number of processes, or has to start them; with what to type.
         """
         self._check_device_id(environment)
         if "WORLD_SIZE" in environment:
-            self._check_started(environment)
+            self._check_started(environment, max_restarts)
             return 0
         world_size, here = self.distributed_world_size, self.distributed_num_procs
         if world_size is not None and here is not None and world_size != here:
@@ -52,12 +54,12 @@ class ProcessesConfig:
                 )
             raise ConfigError(
                 f"--distributed-world-size {world_size} with --distributed-num-procs {here} is for {machines} machines;"
-                f" on each of them, type: {torchrun(here, argv, machines)}"
+                f" on each of them, type: {torchrun(here, module, argv, machines)}"
             )
         processes = world_size or here or 1
-        return processes if processes > 1 or self.max_restarts else 0
+        return processes if processes > 1 or max_restarts else 0
 
-    def _check_started(self, environment: Mapping[str, str]) -> None:
+    def _check_started(self, environment: Mapping[str, str], max_restarts: int) -> None:
         counts = (
             ("--distributed-world-size", self.distributed_world_size, "WORLD_SIZE"),
             ("--distributed-num-procs", self.distributed_num_procs, "LOCAL_WORLD_SIZE"),
@@ -69,9 +71,9 @@ class ProcessesConfig:
                 raise ConfigError(
                     f"{name} {asked} is not the number of processes that torchrun has started, {started}; leave it out"
                 )
-        if self.max_restarts and not is_launched(environment):
+        if max_restarts and not is_launched(environment):
             raise ConfigError(
-                f"--max-restarts {self.max_restarts} has no effect under torchrun; give it to torchrun, before -m"
+                f"--max-restarts {max_restarts} has no effect under torchrun; give it to torchrun, before -m"
             )
 
     def _check_device_id(self, environment: Mapping[str, str]) -> None:
@@ -84,6 +86,38 @@ class ProcessesConfig:
             f"--device-id {self.device_id} does not choose a GPU here: leave it out, and set"
             f" CUDA_VISIBLE_DEVICES={self.device_id}"
         )
+
+
+@dataclass(frozen=True)
+class RestartsConfig:
+    """Processes that die."""
+
+    max_restarts: int = flag(
+        0, "start all processes again after one has died, from checkpoint_last.pt, at most N times", minimum=0
+    )
+
+
+def start(
+    module: str,
+    argv: Sequence[str],
+    processes: int,
+    device: DeviceConfig,
+    go_on: Callable[[], str],
+    max_restarts: int = 0,
+) -> None:
+    """Runs a command in several processes on this machine, as ``launch`` does.
+
+    Raises:
+        ConfigError: there are fewer GPUs.
+    """
+    import torch
+
+    from fairseq.runtime.launcher import launch
+    from fairseq.runtime.precision import select_device
+
+    if select_device(device).type == "cuda" and (number := torch.cuda.device_count()) < processes:
+        raise ConfigError(f"--distributed-world-size {processes} needs as many GPUs, but there are {number}; or --cpu")
+    launch(module, argv, processes, max_restarts=max_restarts, go_on=go_on)
 
 
 def rank(environment: Mapping[str, str] = os.environ) -> int:
@@ -125,10 +159,10 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int:
     return int(number)
 
 
-def torchrun(processes: int, argv: Sequence[str], machines: int = 1) -> str:
-    """Returns the command that trains with several processes on a machine; on several, they meet at the first."""
+def torchrun(processes: int, module: str, argv: Sequence[str], machines: int = 1) -> str:
+    """Returns the command that starts several processes on a machine; on several, they meet at the first."""
     meeting = "" if machines == 1 else f" --nnodes {machines} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29400"
-    return f"torchrun{meeting} --nproc-per-node {processes} -m fairseq_cli.train {shlex.join(argv)}"
+    return f"torchrun{meeting} --nproc-per-node {processes} -m {module} {shlex.join(argv)}"
 
 
 def leave(code: int) -> NoReturn:

@@ -127,7 +127,8 @@ def test_several_checkpoints_are_refused(eval_lm: Command, checkpoint: Path) -> 
     [
         (
             "--num-shards 2",
-            "--cache-size needs the text in order and cannot be sharded; leave --num-shards out, and torchrun",
+            "--cache-size needs the text in order and cannot be sharded; leave out"
+            " --num-shards, --distributed-world-size and torchrun",
         ),
         ("--cache-lmbda 0.1,0.2 --output-word-probs", "words are printed for one cache setting, but there are several"),
         ("--cache-lmbda 0.1,0.2 --output-word-stats", "words are printed for one cache setting, but there are several"),

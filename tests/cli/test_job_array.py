@@ -1,6 +1,7 @@
 """``--num-shards`` and ``fairseq-knnlm join``: what jobs have written, joined, is what one process writes."""
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -125,14 +126,25 @@ def test_a_fitted_weight_is_applied_by_jobs_as_by_one_process(
     assert "searches (" in done.out.splitlines()[-1]
 
 
+@pytest.mark.parametrize("with_neighbours", [False, True])
 def test_a_job_without_work_is_complete_and_says_so(
-    array: Callable[..., list[Outcome]], command: Command, tmp_path: Path
+    array: Callable[..., list[Outcome]],
+    command: Command,
+    neighbours: list[object],
+    tmp_path: Path,
+    with_neighbours: bool,
 ) -> None:
-    jobs = array(5, "--max-tokens", 100, "--results-path", tmp_path)
-    idle = [job for job in jobs if any("has nothing to do" in line for line in job.warnings)]
+    flags = [*(neighbours if with_neighbours else []), "--max-tokens", 100]
+    jobs = array(5, *flags, "--results-path", tmp_path)
+    idle = [job for job in jobs if re.search(r"^Shard \d of 5: 0 of ", job.out, re.MULTILINE)]
     assert all(job.code == 0 for job in jobs) and 0 < len(idle) < 5
-    assert "fewer shares" in idle[0].warnings[0] and idle[0].out.startswith("Evaluated 0 tokens")
-    assert joined(command, tmp_path).code == 0
+    assert f"only {5 - len(idle)} of 5 processes or jobs ha" in idle[0].warnings[0]
+    assert all(len(job.out.splitlines()) == 2 and job.out.startswith("Evaluated 0 tokens in") for job in idle)
+    for path in tmp_path.glob("*-of-5.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)  # JSON knows no NaN
+    whole = joined(command, tmp_path)
+    assert whole.code == 0
+    assert "nan" not in whole.out
 
 
 def test_what_is_missing_is_named_with_a_command_that_mends_it(
@@ -318,14 +330,17 @@ def test_directories_that_cannot_be_joined_are_refused(
         ("{retrieval} {data}", "is a directory without anything of a job array"),
         ("{retrieval} --results-path r.json", "--results-path goes with a job's result, but"),
         ("{retrieval} --dstore-mmap new", "--dstore-mmap goes with a datastore, but"),
+        ("{retrieval} --overwrite", "--overwrite has no effect: {retrieval} is made whole where it is"),
+        ("{stores}", "or the prefix of --dstore-mmap, such as {stores}/"),
+        ("", "PART is required: results of the jobs"),
         ("{retrieval}", ""),
     ],
 )
 def test_what_join_cannot_take(command: Command, artefacts: Artefacts, words: str, message: str) -> None:
-    named = words.format(retrieval=artefacts.retrieval / "valid", data=artefacts.data)
-    outcome = joined(command, *named.split())
+    named = {"retrieval": artefacts.retrieval / "valid", "data": artefacts.data, "stores": artefacts.store.parent}
+    outcome = joined(command, *words.format(**named).split())
     if message:
-        assert message in outcome.error
+        assert message.format(**named) in outcome.error
     else:
         assert outcome.out == f"{artefacts.retrieval / 'valid'} is whole already: there is nothing to join\n"
 

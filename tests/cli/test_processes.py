@@ -13,7 +13,7 @@ from fairseq.config.command_line import parse
 from fairseq.errors import ConfigError
 from fairseq.runtime.endings import DIRECTORY
 from fairseq.train.config import TrainConfig
-from fairseq_cli.shared.processes import ProcessesConfig
+from fairseq_cli.shared.processes import ProcessesConfig, RestartsConfig
 from fairseq_cli.train import say_idle_gpus
 from tests.builders.tiny_lm import Command
 
@@ -24,7 +24,9 @@ TWO_MACHINES = {**MEETING, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RA
 
 def to_start(words: str, environment: dict[str, str]) -> int:
     argv = words.split()
-    return parse("fairseq-train", "", (ProcessesConfig,), argv).build(ProcessesConfig).to_start(argv, environment)
+    flags = parse("fairseq-train", "", (ProcessesConfig, RestartsConfig), argv)
+    max_restarts = flags.build(RestartsConfig).max_restarts
+    return flags.build(ProcessesConfig).to_start("fairseq_cli.train", argv, environment, max_restarts=max_restarts)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""``torchrun … -m fairseq_cli.eval_lm``: any number of ranks writes what one process writes, to the byte."""
+"""Evaluation in several processes, which torchrun or the command starts: they write what one writes, to the byte."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ from tests.builders.cases import Artefacts
 from tests.builders.tiny_lm import make_sentences, write_split
 
 
-def torchrun(number: int, *words: object, place: Path) -> subprocess.CompletedProcess[str]:
-    """Runs an evaluation in several processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+def evaluate(*words: object, place: Path, torchrun: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs an evaluation in a process of its own, or in several that torchrun starts."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(torchrun)] if torchrun else []
     return subprocess.run(
         [sys.executable, *launcher, "-m", "fairseq_cli.eval_lm", *map(str, words)],
         capture_output=True,
@@ -45,41 +46,54 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "cut"), [(2, "--sample-break-mode eos"), (3, "--context-window 8")])
-def test_ranks_write_what_one_process_writes(flags: list[object], tmp_path: Path, number: int, cut: str) -> None:
+@pytest.mark.parametrize(
+    ("flag", "torchrun", "cut"),
+    [("--distributed-world-size 2", 0, "--sample-break-mode eos"), ("", 3, "--context-window 8")],
+)
+def test_ranks_write_what_one_process_writes(
+    flags: list[object], tmp_path: Path, flag: str, torchrun: int, cut: str
+) -> None:
     words = [*flags, *cut.split(), *["--save-retrieval", "saved", "--results-path", "result.json"]]
-    runs = {}
-    for ranks in (1, number):
-        place = tmp_path / str(ranks)
+    one, several = tmp_path / "one", tmp_path / "several"
+    for place in (one, several):
         place.mkdir()
-        runs[ranks] = torchrun(ranks, *words, place=place)
-        assert runs[ranks].returncode == 0, runs[ranks].stderr[-3000:]
-    assert files_of(tmp_path / str(number)) == files_of(tmp_path / "1")
-    assert len(files_of(tmp_path / "1")) > 10
-    assert runs[number].stdout.splitlines()[1:] == runs[1].stdout.splitlines()[1:]
-    assert runs[number].stderr.count("| fairseq-eval-lm: ") == 1, "one process tells of the run"
-    again = torchrun(number, *words, place=tmp_path / str(number))
-    assert again.returncode == 0 and again.stderr.count("is there already, of this model") == 1, again.stderr[-3000:]
-    assert files_of(tmp_path / str(number)) == files_of(tmp_path / "1")
+    alone = evaluate(*words, place=one)
+    ranks = evaluate(*words, *flag.split(), place=several, torchrun=torchrun)
+    assert (alone.returncode, ranks.returncode) == (0, 0), alone.stderr[-3000:] + ranks.stderr[-3000:]
+    there, made = files_of(one), files_of(several)
+    assert len(there) > 10
+    assert {name: without_flag(data, flag) for name, data in made.items()} == there
+    assert ranks.stdout.splitlines()[1:] == alone.stdout.splitlines()[1:]
+    assert ranks.stderr.count("| fairseq-eval-lm: ") == 1, "one process tells of the run"
+
+
+def without_flag(data: bytes, flag: str) -> bytes:
+    """Returns what is in a file, without a flag of the command that a record names."""
+    words = "".join(rf',\s*"{word}"' for word in flag.split())
+    return re.sub(words.encode(), b"", data) if flag else data
 
 
 @pytest.mark.slow
 def test_an_error_of_the_first_rank_ends_all_with_its_line(flags: list[object], tmp_path: Path) -> None:
     """The second one waits for the first meanwhile."""
     (tmp_path / "r").write_text("somebody's")
-    done = torchrun(2, *flags, "--save-retrieval", tmp_path / "r" / "under", place=tmp_path)
+    done = evaluate(*flags, "--save-retrieval", tmp_path / "r" / "under", place=tmp_path, torchrun=2)
     assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("fairseq-eval-lm: ")]
-    assert errors and all("cannot be made, since" in line for line in errors), done.stderr[-3000:]
+    errors = [line for line in done.stderr.splitlines() if "fairseq-eval-lm: error" in line]
+    assert len(errors) == 1, done.stderr[-3000:]
+    assert "cannot be made, since" in errors[0]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--num-shards 2", "--num-shards 2 shares the work among jobs, but torchrun has started 2 processes"),
-        ("--output-word-probs", "--output-word-probs prints words in the order of the text, but torchrun has started"),
-        ("--output-word-stats", "--output-word-stats prints words in the order of the text, but torchrun has started"),
-        ("--cache-size 10 --cache-lmbda 0.1", "cannot be sharded; leave --num-shards out, and torchrun"),
+        ("--num-shards 2", "--num-shards 2 shares the work among jobs, but there are 2 processes"),
+        ("--output-word-probs", "--output-word-probs prints words in the order of the text, but there are 2 processes"),
+        ("--output-word-stats", "--output-word-stats prints words in the order of the text, but there are 2 processes"),
+        (
+            "--cache-size 10 --cache-lmbda 0.1",
+            "cannot be sharded; leave out --num-shards, --distributed-world-size and torchrun",
+        ),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, words: str, message: str) -> None:

@@ -55,6 +55,7 @@ KINDS = {
     "post-norm, adaptive": f"{POST} {BANDS} --tie-adaptive-weights --tie-adaptive-proj",
     "post-norm, learned positions, <s>": f"{POST} --decoder-learned-pos --add-bos-token",
     "post-norm by another preset": f"{POST} --arch transformer_lm_gbw",
+    "one file made of shards": "--ddp-backend fully_sharded",
 }
 
 
@@ -78,6 +79,8 @@ def losses(peer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
         directory = root / str(number)
         words = [*MODEL, *BATCHING, *OPTIMIZATION, "--max-update", 12, "--no-epoch-checkpoints"]
         command("fairseq-train", data, "--save-dir", directory, *words, *shlex.split(flags))
+        if (shards := directory / "checkpoint_last.dcp").is_dir():
+            command("fairseq-knnlm", "convert", shards, directory / "checkpoint_last.pt")
         job = [str(data), "--path", str(directory / "checkpoint_last.pt"), "--max-tokens", "128", "--cpu"]
         command("fairseq-eval-lm", *job, "--results-path", directory / "results.json")
         ours[kind] = json.loads((directory / "results.json").read_text())["loss_base2"]

@@ -38,13 +38,7 @@ NO_EFFECT = (
         " --distributed-no-spawn --nprocs-per-node=1",
         "tegiv",
         "start of several processes",
-        "torchrun, or fairseq-train --distributed-world-size, starts processes and tells them who they are",
-    ),
-    Family(
-        "--distributed-world-size=1 --distributed-num-procs=1 --device-id/--local-rank=0",
-        "e",
-        "several processes",
-        "torchrun starts processes, or a queue jobs with --num-shards (docs/distributed.md)",
+        "torchrun, or --distributed-world-size, starts processes and tells them who they are",
     ),
     Family(
         "--distributed-world-size=1 --distributed-num-procs=1 --device-id/--local-rank=0",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fairseq.config.kinds import stores_in
 from fairseq.errors import ConfigError
 from fairseq.knn.join.config import JoinConfig
 from fairseq.storage.file_kinds import kind_at
@@ -32,6 +33,8 @@ def join(config: JoinConfig) -> str:
     ):
         if value is not None and kind != of:
             raise ConfigError(f"{flag} goes with {of}, but {parts[0]} is {kind}; leave it out")
+    if config.overwrite and kind == _RETRIEVALS:
+        raise ConfigError(f"--overwrite has no effect: {parts[0]} is made whole where it is; leave it out")
     if kind == _DATASTORES:
         from fairseq.knn.dump.join import join_datastore
 
@@ -55,9 +58,11 @@ def _kind_of(part: Path) -> str:
     if part.is_dir():
         if results_in(part):
             return _RESULTS
+        stores = stores_in(part)
+        prefix = f", such as {stores[0]}" if stores else ""
         raise ConfigError(
             f"{part} is a directory without anything of a job array; give what fairseq-eval-lm --num-shards has"
-            " written: --results-path, --save-retrieval or --dstore-mmap"
+            f" written: --results-path, --save-retrieval, or the prefix of --dstore-mmap{prefix}"
         )
     if part.suffix == ".json":
         if not part.is_file():

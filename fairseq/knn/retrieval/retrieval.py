@@ -32,6 +32,7 @@ from fairseq.errors import ConfigError, DatastoreError
 from fairseq.evaluate.mixture import Known
 from fairseq.knn.retrieval.datastores import RetrievalPart, parts_of
 from fairseq.knn.retrieval.format import Column, RetrievalManifest, array_path, columns_of
+from fairseq.knn.retrieval.job_array import how_far
 from fairseq.knn.retrieval.writer import RetrievalWriter as RetrievalWriter  # reader and writer, one import
 
 KNOWN_COLUMNS = (Column("lm_max_log_prob", "<f4"), Column("lm_entropy", "<f4"), Column("last_tokens", "<i4"))
@@ -64,7 +65,8 @@ class Retrieval:
         directory = Path(directory)
         manifest = RetrievalManifest.read(directory)
         if manifest.state != "done":
-            raise DatastoreError(f"{directory} is unfinished; run its fairseq-eval-lm --save-retrieval again")
+            how_to_go_on = how_far(directory, manifest) or "run its fairseq-eval-lm --save-retrieval again"
+            raise DatastoreError(f"{directory} is unfinished; {how_to_go_on}")
         columns = {name: _mapped(directory, name) for name in (file.removesuffix(".npy") for file in manifest.files)}
         for column in columns_of(manifest.k, 0):
             _check_column(directory, column, columns, manifest.num_tokens)
