@@ -45,10 +45,10 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes() -> Iterator[RayNodes]:
-    """Starts a cluster, and ends it."""
+def ray_nodes(token: str) -> Iterator[RayNodes]:
+    """Starts a cluster that asks for a token, and ends it."""
     directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets have names of at most 107 characters
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     command = [sys.executable, "-m", "tests.builders.ray_nodes_child", directory]
     with (
         (Path(directory) / "stderr").open("wb") as stderr,

@@ -10,25 +10,23 @@ of its own; the end of the process, without a word, where it writes to a node th
 import atexit
 import logging
 import os
+import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 from fairseq.errors import ConfigError, DatastoreError
+from fairseq.knn.distributed.ray_head import address_of_this_machine, answers, auth_mode, own_token, require_head
 
 logger = logging.getLogger(__name__)
 
 LOCAL = "local"  # the address that stands for a new cluster on this machine
 _OBJECT_STORE_BYTES = 512 << 20  # of such a cluster: some blocks of queries, and answers
-_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # RFC 9113, 3.4, and empty settings
-_HTTP2_SETTINGS = 4  # the type of the first frame that a server sends
 _CONNECT_S = 30.0  # the most that is waited for a first answer
 _LOOKS, _LOOK_AGAIN_S = 3, 0.5  # before a cluster counts as gone
 
@@ -103,7 +101,7 @@ class RayCluster:
         """Raises DatastoreError if the head of the cluster, or this machine's part of it, has gone."""
         for place in self._places:
             for look in range(_LOOKS):
-                if _answers(place, timeout=5.0):
+                if answers(place, timeout=5.0):
                     break
                 time.sleep(_LOOK_AGAIN_S * (look + 1 < _LOOKS))
             else:
@@ -131,22 +129,18 @@ def last_line(err: BaseException) -> str:
 def _init(ray: Any, address: str | None, timeout: float) -> str | None:
     """Joins or starts a cluster, and returns the directory of one that was started."""
     wait_s = min(timeout, _CONNECT_S)
+    here = address_of_this_machine(wait_s) if address is None else None
     if address is not None and address != LOCAL:
-        if not _is_host_and_port(address):
-            raise ConfigError(
-                f"--ray-address takes host:port, as `ray start --head` prints it, or {LOCAL}, but is {address}"
-            )
-        if not _is_head(address, wait_s):
-            raise ConfigError(
-                f"--ray-address {address}: no Ray cluster answers there (tried for {wait_s:g} s at the most); start one"
-                " with `ray start --head`, and give the address that it prints for other nodes"
-            )
+        require_head(address, wait_s)
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        if address == LOCAL or (address is None and not _runs_here(wait_s)):
+        if address == LOCAL or (address is None and here is None):
             return _start(ray, quiet)
+        if here is not None:
+            address, asks_for_token = here
+            address = None if asks_for_token else address  # by Ray's rule, the user's token goes to none that is named
         ray.init(address=address, **quiet)
         return None
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as err:
@@ -162,6 +156,9 @@ def _init(ray: Any, address: str | None, timeout: float) -> str | None:
 def _start(ray: Any, quiet: dict[str, Any]) -> str:
     """Starts a cluster on this machine, with its files in a directory of its own, which is returned."""
     directory = tempfile.mkdtemp(prefix="ray-")
+    if auth_mode() != "disabled" and own_token() is None:
+        # Ray would write one to ~/.ray, for which every later `ray start --head` of this user then asks.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         ray.init(
             address=LOCAL,
@@ -175,41 +172,3 @@ def _start(ray: Any, quiet: dict[str, Any]) -> str:
         raise
     logger.info("started a Ray cluster on this machine; --ray-address names another")
     return directory
-
-
-def _runs_here(timeout: float) -> bool:
-    """Returns whether the cluster that `ray start` began last on this machine is alive: ``ray.init`` takes its file."""
-    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    try:
-        address = file.read_text(encoding="utf-8").strip()
-    except OSError:
-        return False
-    return _is_host_and_port(address) and _is_head(address, timeout)
-
-
-def _is_host_and_port(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    return bool(host) and "/" not in host and port.isdecimal() and 0 < int(port) < 1 << 16
-
-
-def _is_head(address: str, timeout: float) -> bool:
-    """Returns whether gRPC answers, as at a cluster's head; Ray itself waits for minutes where another server does."""
-    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return _answers(address, timeout)
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout) as connection:
-            connection.sendall(_HTTP2_HELLO)
-            header = connection.recv(9, socket.MSG_WAITALL)
-    except OSError:
-        return False
-    return len(header) == 9 and header[3] == _HTTP2_SETTINGS
-
-
-def _answers(address: str, timeout: float) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
-    except OSError:
-        return False
-    return True

@@ -1,11 +1,14 @@
-"""Shards in actors of a real cluster: two nodes beside the head, which die."""
+"""Shards in actors of a real cluster, which asks for a token: two nodes beside the head, which die.
+
+One test with several parts, so that one process starts one cluster, however tests are dealt to processes.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairseq.errors import DatastoreError, MismatchError
+from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.distributed.backend import Pending, ShardBackend
 from fairseq.knn.distributed.messages import Wanted
 from fairseq.knn.distributed.ray_backend import RayBackend
+from fairseq.knn.distributed.ray_head import require_head
 from fairseq.knn.distributed.sharded_store import ShardedStore
 from fairseq.knn.neighbours.opening import open_neighbours
 from fairseq.knn.search.by_list import ListSearch
@@ -30,22 +34,43 @@ from tests.builders.toy_shard import openers
 
 pytestmark = pytest.mark.slow
 PATIENT_S = 120.0
+TOKEN = "secret" * 30  # a length of two bytes where it is sent
 ROWS, WIDTH, QUERIES, K, SPEC = 12_000, 16, 4096, 1024, "IVF32,PQ8x4"
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[RayNodes]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        with ray_nodes() as cluster:
-            yield cluster
+def test_shards_in_actors(
+    artefacts: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with ray_nodes(TOKEN) as nodes:
+        tokens_that_differ_are_told_at_once(nodes)
+        a_killed_process_is_replaced(nodes, tmp_path)
+        a_deadline_names_shard_and_node(nodes, tmp_path)
+        search = made_search(tmp_path)
+        any_number_of_shards_gives_what_one_machine_does(nodes, search)
+        deaths_in_the_middle_change_nothing(nodes, search, caplog)
+        other_versions_are_refused(nodes, search)
+        the_command_says_the_same_as_in_one_process(nodes, artefacts, tmp_path)
+
+
+def tokens_that_differ_are_told_at_once(nodes: RayNodes) -> None:
+    for mode, token, expected in [
+        ("", TOKEN, "asks for a token; set RAY_AUTH_MODE=token"),
+        ("token", "wrong", "has another token than RAY_AUTH_TOKEN"),
+    ]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", mode)
+            patch.setenv("RAY_AUTH_TOKEN", token)
+            with pytest.raises(ConfigError, match=f"^--ray-address {nodes.address}: the cluster {expected}"):
+                require_head(nodes.address, PATIENT_S)
 
 
 def homes(backend: ShardBackend) -> list[str]:
     return [identity.node for identity in backend.identities()]
 
 
-def test_a_killed_process_and_a_killed_node_are_replaced(nodes: RayNodes, tmp_path: Path) -> None:
+def a_killed_process_is_replaced(nodes: RayNodes, tmp_path: Path) -> None:
     with closing(RayBackend(openers(4, tmp_path / "set_id"), nodes.address, PATIENT_S)) as backend:
         assert len(set(homes(backend))) == 2  # the head has no processors
         before = [backend.call(shard, "process").result() for shard in range(4)]
@@ -55,14 +80,8 @@ def test_a_killed_process_and_a_killed_node_are_replaced(nodes: RayNodes, tmp_pa
         after = [backend.call(shard, "process").result() for shard in range(4)]
         assert [shard for shard in range(4) if after[shard] != before[shard]] == [2]
 
-        pending = [backend.call(shard, "late", 1.0) for shard in range(4)]
-        nodes.kill_one()
-        assert [one.result() for one in pending] == [0, 1, 2, 3]
-        assert len(set(homes(backend))) == 1
-    nodes.add_one()
 
-
-def test_a_deadline_names_shard_and_node(nodes: RayNodes, tmp_path: Path) -> None:
+def a_deadline_names_shard_and_node(nodes: RayNodes, tmp_path: Path) -> None:
     with closing(RayBackend(openers(1, tmp_path / "set_id"), nodes.address, PATIENT_S)) as backend:
         backend.timeout = 1.0  # of an answer, not of a start
         pending = backend.call(0, "late", 600.0)
@@ -104,9 +123,7 @@ class Search:
         return store.exact_log_prob(self.query_ND, self.target_N)[0]
 
 
-@pytest.fixture(scope="module")
-def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    directory = tmp_path_factory.mktemp("search")
+def made_search(directory: Path) -> Search:
     store = write_store(directory, keys=clustered_keys(ROWS, WIDTH), values=values_of(ROWS))
     trained = trained_index(store, SPEC)
     whole = write_whole(store, trained, directory / "whole.index", SPEC)
@@ -166,7 +183,7 @@ class Watched(ShardBackend):
         self.backend.close()
 
 
-def test_any_number_of_shards_gives_what_one_machine_does(nodes: RayNodes, search: Search) -> None:
+def any_number_of_shards_gives_what_one_machine_does(nodes: RayNodes, search: Search) -> None:
     found = {}
     for count in (1, 2, 4):
         with closing(search.open(count, nodes)) as store:
@@ -174,7 +191,7 @@ def test_any_number_of_shards_gives_what_one_machine_does(nodes: RayNodes, searc
             store.phases.backend = watched
             found[count] = search.log_prob(store)
             assert len(set(homes(watched))) == min(count, 2)
-            traffic = store.report().found["bytes_of_a_search"]
+            traffic = store.report().found["shards"]["bytes_of_a_search"]
             assert sum(len(prefix_N) for prefix_N in watched.wanted.values()) == QUERIES
             assert all((prefix_N == K).all() for prefix_N in watched.wanted.values())  # k keys are read, not P · k
             assert traffic["phase_b"] == 32 * count
@@ -184,7 +201,7 @@ def test_any_number_of_shards_gives_what_one_machine_does(nodes: RayNodes, searc
         assert_same(found[count], found[1], 1e-12, 1e-12)
 
 
-def test_deaths_in_the_middle_change_nothing(nodes: RayNodes, search: Search, caplog: pytest.LogCaptureFixture) -> None:
+def deaths_in_the_middle_change_nothing(nodes: RayNodes, search: Search, caplog: pytest.LogCaptureFixture) -> None:
     """A process before a search, another between its phases, and a node between those of a later one."""
     with closing(search.open(4, nodes)) as store:
         backend = store.phases.backend
@@ -203,13 +220,14 @@ def test_deaths_in_the_middle_change_nothing(nodes: RayNodes, search: Search, ca
     assert_same(log_p_N, search.log_p_N, 1e-6, 1e-9)
 
 
-def test_other_versions_are_refused(nodes: RayNodes, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairseq.__version__", "0.0.1")  # here, and not where the shard is
-    with pytest.raises(MismatchError, match=r"^shard 0 of .* on .*Ray node .* this machine 0.0.1"):
-        search.open(1, nodes)
+def other_versions_are_refused(nodes: RayNodes, search: Search) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairseq.__version__", "0.0.1")  # here, and not where the shard is
+        with pytest.raises(MismatchError, match=r"^shard 0 of .* on .*Ray node .* this machine 0.0.1"):
+            search.open(1, nodes)
 
 
-def test_the_command_says_the_same_as_in_one_process(nodes: RayNodes, artefacts: Artefacts, tmp_path: Path) -> None:
+def the_command_says_the_same_as_in_one_process(nodes: RayNodes, artefacts: Artefacts, tmp_path: Path) -> None:
     index = tmp_path / "knn.index"
     build = ["--dstore-mmap", artefacts.store, "--faiss-index", index, "--index-spec", "IVF4,Flat"]
     command("build_dstore", *build, "--num-shards", 4)
@@ -223,7 +241,7 @@ def test_the_command_says_the_same_as_in_one_process(nodes: RayNodes, artefacts:
     assert all(" | INFO | " in line for line in remote.stderr.splitlines()), remote.stderr  # nothing of Ray's own
     results = [json.loads((tmp_path / name / "eval_valid.json").read_text()) for name in ("local", "ray")]
     assert abs(results[0]["loss_base2"] - results[1]["loss_base2"]) < 1e-9
-    assert results[0]["bytes_of_a_search"] == results[1]["bytes_of_a_search"]
+    assert results[0]["shards"] == results[1]["shards"] and results[0]["shards"]["count"] == 4
 
 
 def command(module: str, *words: object) -> "subprocess.CompletedProcess[str]":

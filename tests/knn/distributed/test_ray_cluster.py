@@ -1,7 +1,5 @@
 """Joining a cluster of Ray: addresses where none is, and threads of an actor."""
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,46 +27,11 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRay]:
         yield fake
 
 
-@pytest.fixture
-def web_server() -> Iterator[str]:
-    """Yields the address of a server that answers as one of HTTP/1.1 does: Ray's dashboard, say."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-        thread.join()
-
-
-@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "http://10.0.0.1:8265", ":6379", "a:b", "a:0"])
-def test_an_address_is_host_and_port(ray: FakeRay, address: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^--ray-address takes host:port, .* but is {address}$"):
-        RayCluster.join(ray, address, 5.0)
-
-
 def test_an_address_where_nobody_is_fails_at_once(ray: FakeRay) -> None:
     address = ray.address
     ray.head.close()
-    with pytest.raises(
-        ConfigError, match=f"^--ray-address {address}: no Ray cluster answers there .*`ray start --head`"
-    ):
+    with pytest.raises(ConfigError, match=f"^--ray-address {address}: no Ray cluster answers there "):
         RayCluster.join(ray, address, 5.0)
-
-
-def test_another_server_is_no_cluster(ray: FakeRay, web_server: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--ray-address {web_server}: no Ray cluster answers there"):
-        RayCluster.join(ray, web_server, 5.0)
-
-
-def test_a_server_that_says_nothing_is_no_cluster(ray: FakeRay) -> None:
-    with pytest.raises(ConfigError, match="no Ray cluster answers there"):
-        RayCluster.join(ray, ray.address, 0.2)  # the connection waits in the listener's queue
 
 
 def test_the_environment_names_a_cluster_as_ray_has_it(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
