@@ -36,6 +36,11 @@ def updates_left(
     return now, later
 
 
+def is_due(num_updates: int, every: int) -> bool:
+    """Returns whether something that is done every so many updates is done after this one; never where that is 0."""
+    return num_updates > 0 and every > 0 and num_updates % every == 0
+
+
 class TimeLimit:
     """Tells when ``--stop-time-hours`` are over.
 

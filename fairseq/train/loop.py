@@ -23,15 +23,15 @@ from fairseq.runtime.interrupts import Interrupted, asked_to_stop, check, finish
 from fairseq.runtime.log import log_format, prefixed
 from fairseq.runtime.progress import Progress
 from fairseq.train.checkpoint_files import delete_old, names_to_write, recover_shards, write_all
-from fairseq.train.config import CheckpointConfig, RunConfig
+from fairseq.train.config import RunConfig
 from fairseq.train.data import Epoch, load_epoch
-from fairseq.train.length import TimeLimit, updates_left
+from fairseq.train.length import TimeLimit, is_due, updates_left
 from fairseq.train.metrics import Meters, TensorBoard, check_metric
 from fairseq.train.origin import choose_start
 from fairseq.train.ownership import refuse_foreign
 from fairseq.train.position import EpochOrder, position_among
 from fairseq.train.restore import override_settings, restore
-from fairseq.train.state import Best, RunState, write_checkpoint
+from fairseq.train.state import Best, RunState, kind_of_best, write_checkpoint
 from fairseq.train.trainer import Trainer
 from fairseq.validate.splits import ValidationSplit, load_splits
 from fairseq.validate.validation import validate_on, validation_seed
@@ -59,7 +59,7 @@ class Training:
         self._tensorboard = TensorBoard(config.train.tensorboard_logdir if trainer.group.rank == 0 else None)
         self._valid = [] if config.checkpoint.disable_validation else self._load_splits()
         if self._valid:
-            self.state.best.kind = _kind_of_best(config.checkpoint, self._valid[0])
+            self.state.best.kind = kind_of_best(config.checkpoint, self._valid[0].identity)
         recover_shards(config, trainer.group)
         start = choose_start(config)
         restore(start, config, task, trainer, self.state)
@@ -203,8 +203,8 @@ class Training:
     def _after_update(self) -> bool:
         """Validates and saves in mid-epoch, if that is due; returns whether the run is over then."""
         config, number = self.config.checkpoint, self.trainer.num_updates
-        saves = self._is_last_update() or self._time.is_over or _is_due(number, config.save_interval_updates)
-        metric = self._validate() if saves or _is_due(number, config.validate_interval_updates) else None
+        saves = self._is_last_update() or self._time.is_over or is_due(number, config.save_interval_updates)
+        metric = self._validate() if saves or is_due(number, config.validate_interval_updates) else None
         self.state.pending = False
         is_over = (saves or metric is not None) and self._is_over()
         if saves or metric is not None:
@@ -215,7 +215,7 @@ class Training:
         epoch = self.state.epoch
         is_last = epoch == self.config.optimization.max_epoch or self._is_last_update() or self._time.is_over
         config, number = self.config.checkpoint, self.trainer.num_updates
-        due = epoch % config.validate_interval == 0 or _is_due(number, config.validate_interval_updates)
+        due = epoch % config.validate_interval == 0 or is_due(number, config.validate_interval_updates)
         metric = self._validate() if due or is_last else None
         if due and metric is not None:  # one that is made only because the run ends here is none of a longer run
             self.state.history.append((number, metric))
@@ -288,13 +288,3 @@ class Training:
     def _write_checkpoint(self, path: Path) -> None:
         seconds = self._time.elapsed_s if self._time.hours else None
         write_checkpoint(path, self.config, self.trainer, self.state, self._run, self.task.dictionary.sha256(), seconds)
-
-
-def _kind_of_best(config: CheckpointConfig, valid: ValidationSplit) -> str:
-    """Returns what a best validation is the best of."""
-    which = "largest" if config.maximize_best_checkpoint_metric else "lowest"
-    return f"{which} {config.best_checkpoint_metric} of {valid.identity}"
-
-
-def _is_due(num_updates: int, every: int) -> bool:
-    return num_updates > 0 and every > 0 and num_updates % every == 0

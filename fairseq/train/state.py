@@ -14,7 +14,7 @@ from fairseq.checkpoints.format import write_file
 from fairseq.checkpoints.record import record_of
 from fairseq.criterions.state import state_of
 from fairseq.models.upgrade import SETTINGS_VERSION
-from fairseq.train.config import RunConfig
+from fairseq.train.config import CheckpointConfig, RunConfig
 from fairseq.train.origin import Run
 from fairseq.train.position import EpochOrder, position_record
 from fairseq.train.trainer import Trainer
@@ -39,6 +39,12 @@ class Best:
             self.value, self.num_since = metric, 0
         else:
             self.num_since += 1
+
+
+def kind_of_best(config: CheckpointConfig, identity: str) -> str:
+    """Returns what a best validation is the best of; ``identity`` is the split's."""
+    which = "largest" if config.maximize_best_checkpoint_metric else "lowest"
+    return f"{which} {config.best_checkpoint_metric} of {identity}"
 
 
 @dataclass
