@@ -256,12 +256,7 @@ def advise(result: "EvaluationResult", settings: EvalSettings, found: Mapping[st
     if lm is None:
         return
     if result.is_worse_than_lm:
-        logger.warning(
-            "the mixture is worse than the model alone: perplexity %.2f instead of %.2f; %s",
-            mixture.ppl,
-            lm.ppl,
-            settings.what_to_choose,
-        )
+        logger.warning("%s; %s", result.worse_line, settings.what_to_choose)
     elif "neighbours" in found and math.isfinite(lm.ppl):
         advice = settings.about_temperature(1 - mixture.ppl / lm.ppl, found["neighbours"]["nearest_share"])
         if advice:

@@ -203,6 +203,13 @@ class EvaluationResult:
         return self.lm is not None and self.perplexity.loss - self.lm.loss > LAST_DIGIT
 
     @property
+    def worse_line(self) -> str:
+        """That it has, for people."""
+        assert self.lm is not None
+        ppl, lm_ppl = self.perplexity.ppl, self.lm.ppl
+        return f"the mixture is worse than the model alone: perplexity {ppl:.2f} instead of {lm_ppl:.2f}"
+
+    @property
     def warnings(self) -> list[str]:
         """Which targets have no probability that can be taken the logarithm of, a line for each kind."""
         lines = []

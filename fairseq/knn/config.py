@@ -149,6 +149,19 @@ class KNNConfig:
         """Whether p_kNN's distances are inner products, and no squared distances."""
         return self.knn_sim_func == "dot" or self.faiss_metric_type == "ip"
 
+    def what_to_choose(self, *, is_fitted: bool = False, sweep: str = "sweep") -> str:
+        """Returns what to do where the mixture is worse than the model alone.
+
+        Args:
+            is_fitted: each token has its own λ.
+            sweep: the command of ``fairseq-knnlm`` that tries weights.
+        """
+        if is_fitted:
+            return "fit λ anew on a text like this one: --save-retrieval DIR, then fairseq-knnlm fit-lmbda DIR"
+        choose = f"choose λ and T on the valid split: --save-retrieval DIR, then fairseq-knnlm {sweep} DIR"
+        has_auto = self.knn_temp == 1 and not self.is_inner_product
+        return f"{choose}; --knn-temp auto takes T from the distances" if has_auto else choose
+
     @property
     def needs_keys(self) -> bool:
         """Whether p_kNN is computed from the stored keys; an inner-product index's own scores are exact enough."""

@@ -197,15 +197,11 @@ class EvalSettings:
     @property
     def what_to_choose(self) -> str:
         """What to do where the mixture is worse than the model alone."""
-        knn = self.neighbours.knn
         if not self.neighbours.needed:
             return "lower --cache-lmbda, or give several and choose on the valid split (--cache-lmbda 0,0.05,0.1)"
-        if self.neighbours.weight.lmbda_model is not None:
-            return "fit λ anew on a text like this one: --save-retrieval DIR, then fairseq-knnlm fit-lmbda DIR"
+        is_fitted = self.neighbours.weight.lmbda_model is not None
         sweep = "sweep-cache" if self.has_cache else "sweep"
-        choose = f"choose λ and T on the valid split: --save-retrieval DIR, then fairseq-knnlm {sweep} DIR"
-        has_auto = knn.knn_temp == 1 and not knn.is_inner_product
-        return f"{choose}; --knn-temp auto takes T from the distances" if has_auto else choose
+        return self.neighbours.knn.what_to_choose(is_fitted=is_fitted, sweep=sweep)
 
     def about_temperature(self, gain: float, nearest_share: float | None) -> str:
         """Returns what to try where T is the default and seems too low; else nothing.

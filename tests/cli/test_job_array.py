@@ -74,6 +74,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
     [
         ("", False),
         ("--context-window 8 --knn-temp auto", True),
+        ("--context-window 8 --lmbda 0.999", True),
         ("--sample-break-mode eos --knn-temp 3 --exclude-own-row --gen-subset train --max-tokens 200", True),
         ("--post-process --softmax-batch 5", False),
     ],
@@ -98,6 +99,9 @@ def test_results_of_jobs_are_the_result_of_one_process(
     assert done.code == 0, done.err
     assert result_of(tmp_path / "joined.json") == result_of(tmp_path / "whole.json")
     assert done.out.splitlines()[1:] == whole.out.splitlines()[1:]
+    worse = [[line for line in run.warnings if line.startswith("the mixture is worse")] for run in (whole, done)]
+    assert worse[0] == worse[1]
+    assert worse[0] or "0.999" not in words
     assert done.out.split(" in ")[0] == whole.out.split(" in ")[0]
     again = joined(command, tmp_path / "parts", "--results-path", tmp_path / "joined.json")
     assert (again.code, again.out) == (0, done.out)

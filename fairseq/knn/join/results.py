@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 
+from fairseq.config.flags import resolve
 from fairseq.errors import ConfigError, DatastoreError
 from fairseq.evaluate.config import times_path
 from fairseq.evaluate.result import EvaluationResult, PartialResult, total
+from fairseq.knn.config import KNNConfig
 from fairseq.knn.join.jobs import Job, check_jobs, run_of_result
 from fairseq.knn.neighbours.tally import Tally
 from fairseq.knn.weight.apply import skipped_line
@@ -105,12 +107,8 @@ def joined(shards: Sequence[ShardResult]) -> JoinedResult:
         lines.append(result.lm_line)
     found, more = _neighbours(record, result.found)
     if result.lm is not None and result.is_worse_than_lm:
-        logger.warning(
-            "the mixture is worse than the model alone: perplexity %.2f instead of %.2f; choose λ and T on the valid"
-            " split: --save-retrieval DIR, then fairseq-knnlm sweep DIR",
-            result.perplexity.ppl,
-            result.lm.ppl,
-        )
+        knn, is_fitted = resolve(KNNConfig, record["settings"]), record["settings"].get("lmbda_model") is not None
+        logger.warning("%s; %s", result.worse_line, knn.what_to_choose(is_fitted=is_fitted))
     settings = {**record["settings"], "num_shards": 1, "shard_id": 0, "results_path": None}
     del record["shard"]
     record |= {**result.record(), **found, "settings": settings}
