@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     from fairseq.runtime.precision import Precision, select_device
     from fairseq.runtime.shares import Share
 
-    with joined("cpu", lambda: go_on, PATIENCE) as group:
+    with advising(go_on), joined("cpu", lambda: go_on, PATIENCE) as group:
         torch.manual_seed(settings.common.seed)
         precision = Precision(settings.device, select_device(settings.device, group.local_rank))
         if precision.device.type == "cpu":
@@ -127,8 +127,7 @@ def measure(evaluation: "Evaluation", settings: EvalSettings, group: "ProcessGro
         if results is not None and stack.enter_context(locked(results)):  # an impossible place fails at once
             logger.info("an earlier run of %s was stopped; evaluating from the beginning", results)
         mixture, recorder = open_mixture(evaluation, settings, stack, group)
-        with advising(STOPPED):
-            result = evaluate(evaluation, settings, mixture, recorder, group)
+        result = evaluate(evaluation, settings, mixture, recorder, group)
         if group.rank == 0:
             report(result, evaluation, settings, mixture, recorder, argv)
 
@@ -276,7 +275,7 @@ def keep_evaluation(directory: Path, record: dict[str, Any], command: list[str],
 
 def cli_main() -> None:
     """Entry point of the console script."""
-    leave(run("fairseq-eval-lm", main))
+    leave(run("fairseq-eval-lm", main, knows_ranks=True))
 
 
 if __name__ == "__main__":

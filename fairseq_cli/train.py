@@ -237,7 +237,7 @@ def build_training(config: RunConfig, precision: "Precision", group: "ProcessGro
 
 def cli_main() -> None:
     """Entry point of the console script."""
-    leave(run("fairseq-train", main))
+    leave(run("fairseq-train", main, knows_ranks=True))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def as_line(split: str, values: Mapping[str, float], path: str | None) -> str:
 
 def cli_main() -> None:
     """Entry point of the console script."""
-    leave(run("fairseq-validate", main))
+    leave(run("fairseq-validate", main, knows_ranks=True))
 
 
 if __name__ == "__main__":

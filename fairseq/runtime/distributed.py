@@ -1,8 +1,8 @@
 """All of torch.distributed, behind one object, which has a twin for a run of one process.
 
-Several processes are started by ``torchrun`` or by ``launcher.py``, which set RANK, LOCAL_RANK and WORLD_SIZE. Each
-takes every n-th batch; gradients and counts are summed, so that an update is the same as one process's over the same
-batches.
+Several processes are started by ``torchrun`` or by ``launcher.py``, which set RANK, LOCAL_RANK and WORLD_SIZE. In
+training each takes every n-th batch; gradients and counts are summed, so that an update is the same as one process's
+over the same batches. Other work is shared out in stretches (shares.py).
 """
 
 import os

@@ -157,12 +157,15 @@ class EvalSettings:
                 f"--num-shards {self.eval.num_shards} shares the work among jobs, but there are {number}"
                 " processes, which share it as well; leave one of the two out"
             )
-        for name in ("output_word_probs", "output_word_stats"):
-            if number > 1 and getattr(self.eval, name):
-                raise ConfigError(
-                    f"{flag_name(name)} prints words in the order of the text, but there are {number}"
-                    " processes; run one, or a job array (--num-shards), whose outputs follow each other"
-                )
+        if number > 1 and self.eval.output_word_probs:
+            raise ConfigError(
+                f"--output-word-probs prints words in the order of the text, but there are {number} processes; run one,"
+                " or a job array (--num-shards), whose outputs follow each other"
+            )
+        if number > 1 and self.eval.output_word_stats:
+            raise ConfigError(
+                f"--output-word-stats counts the words of the whole text, but there are {number} processes; run one"
+            )
 
     def _check_dump(self, flags: Flags) -> None:
         for name in ("results_path", "output_word_probs", "output_word_stats", "post_process", "cache_size"):
@@ -189,7 +192,13 @@ class EvalSettings:
             claim_all("--save-retrieval", retrieval_names(directory), overwrite=self.retrieval.overwrite or there)
         path, overwrite = self.eval.results_file, self.eval.overwrite
         if path is not None:
-            repeated = same_command(command, json_at(path).get("command"))
+            earlier = json_at(path)
+            repeated = same_command(command, earlier.get("command"))
+            if not overwrite and not repeated and self.eval.num_shards > 1 and "shard" in earlier:
+                raise ConfigError(
+                    f"--results-path: {path} has the result of another job; give a directory, in which each job has a"
+                    " file of its own"
+                )
             claim("--results-path", path, RESULTS, overwrite=overwrite or repeated)
             if not is_stream(path):
                 claim("--results-path", times_path(path), TIMES)  # they go with the results

@@ -159,6 +159,20 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int:
     return int(number)
 
 
+def alone(prog: str, main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
+    """Returns a command that raises ConfigError where torchrun has started several processes of it."""
+
+    def call(argv: Sequence[str]) -> None:
+        if is_one_of_several() and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise ConfigError(
+                f"{prog} is one process, but torchrun has started {os.environ['WORLD_SIZE']} of them; start it without"
+                " torchrun"
+            )
+        main(argv)
+
+    return call
+
+
 def torchrun(processes: int, module: str, argv: Sequence[str], machines: int = 1) -> str:
     """Returns the command that starts several processes on a machine; on several, they meet at the first."""
     meeting = "" if machines == 1 else f" --nnodes {machines} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29400"

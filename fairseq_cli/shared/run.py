@@ -24,7 +24,7 @@ from fairseq.runtime.interrupts import Interrupted, handled
 from fairseq.runtime.log import format_duration, log_to, logger, peak_memory_gib, set_log_format, setup_logging
 from fairseq.storage.outputs import one_run
 from fairseq_cli.shared.commands import elsewhere
-from fairseq_cli.shared.processes import local_rank, rank
+from fairseq_cli.shared.processes import alone, local_rank, rank
 from fairseq_knnlm import clash, other_fairseqs
 
 EXIT_USER_ERROR = 2
@@ -33,13 +33,20 @@ _LESS = "give it less at once: --max-tokens or --batch-size, --softmax-batch, --
 RUN_AGAIN = "no file is half-written; the same command starts again, from what was saved"
 
 
-def run(prog: str, main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+def run(
+    prog: str,
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str] | None = None,
+    *,
+    knows_ranks: bool = False,
+) -> int:
     """Runs a command and returns its exit code.
 
-    0; 2 for what the user can put right; 130 after SIGINT (Ctrl-C) and 143 after SIGTERM.
+    0; 2 for what the user can put right; 130 after SIGINT (Ctrl-C) and 143 after SIGTERM. A command that does not know
+    ranks is refused under torchrun, where each process would do all of the work.
     """
     with handled():
-        return _run(prog, main, list(sys.argv[1:] if argv is None else argv))
+        return _run(prog, main if knows_ranks else alone(prog, main), list(sys.argv[1:] if argv is None else argv))
 
 
 def _run(prog: str, main: Callable[[Sequence[str]], None], words: list[str]) -> int:

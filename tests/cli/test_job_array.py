@@ -74,7 +74,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
     [
         ("", False),
         ("--context-window 8 --knn-temp auto", True),
-        ("--context-window 8 --lmbda 0.999", True),
+        ("--context-window 8 --lmbda 1", True),
         ("--sample-break-mode eos --knn-temp 3 --exclude-own-row --gen-subset train --max-tokens 200", True),
         ("--post-process --softmax-batch 5", False),
     ],
@@ -101,7 +101,7 @@ def test_results_of_jobs_are_the_result_of_one_process(
     assert done.out.splitlines()[1:] == whole.out.splitlines()[1:]
     worse = [[line for line in run.warnings if line.startswith("the mixture is worse")] for run in (whole, done)]
     assert worse[0] == worse[1]
-    assert worse[0] or "0.999" not in words
+    assert worse[0] or "--lmbda" not in words
     assert done.out.split(" in ")[0] == whole.out.split(" in ")[0]
     again = joined(command, tmp_path / "parts", "--results-path", tmp_path / "joined.json")
     assert (again.code, again.out) == (0, done.out)
@@ -155,9 +155,12 @@ def test_what_is_missing_is_named_with_a_command_that_mends_it(
     array: Callable[..., list[Outcome]], evaluate: Command, command: Command, tmp_path: Path
 ) -> None:
     array(3, "--results-path", tmp_path)
+    (tmp_path / "eval_valid.shard-0-of-3.json").rename(tmp_path / "first.json")
     (tmp_path / "eval_valid.shard-1-of-3.json").unlink()
+    assert joined(command, tmp_path).error.startswith("jobs 0, 1 of 3 are missing; give what each has written")
+    (tmp_path / "first.json").rename(tmp_path / "eval_valid.shard-0-of-3.json")
     error = joined(command, tmp_path).error
-    assert error.startswith("job 1 of 3 is missing; give what it has written, or run it again: fairseq-eval-lm ")
+    assert error.startswith("job 1 of 3 is missing; give what each has written, or run it again: fairseq-eval-lm ")
     words = shlex.split(error.partition("fairseq-eval-lm ")[2])
     assert command("fairseq-eval-lm", *words).code == 0
     assert joined(command, tmp_path).code == 0
@@ -171,10 +174,10 @@ def test_what_is_missing_is_named_with_a_command_that_mends_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--num-shards 2 --context-window 4", "settings.context_window is 4, not 0"),
+        ("--num-shards 2 --context-window 4", "--context-window is 4, not 0"),
         ("--num-shards 2 --gen-subset test", "inputs.data_sha256 is '"),
         ("--num-shards 4", "is of an array of 4 jobs, but "),
-        ("--num-shards 2 --max-tokens 48", "settings.max_tokens is 48, not 24"),
+        ("--num-shards 2 --max-tokens 48", "--max-tokens is 48, not 24"),
     ],
 )
 def test_a_job_of_another_run_is_refused(
@@ -347,6 +350,16 @@ def test_what_join_cannot_take(command: Command, artefacts: Artefacts, words: st
         assert message.format(**named) in outcome.error
     else:
         assert outcome.out == f"{artefacts.retrieval / 'valid'} is whole already: there is nothing to join\n"
+
+
+def test_a_job_does_not_replace_the_result_of_another(evaluate: Command, tmp_path: Path) -> None:
+    job = ["--num-shards", 2, "--results-path", tmp_path / "a.json"]
+    assert evaluate(*job).code == 0
+    error = evaluate(*job, "--shard-id", 1).error
+    assert error.endswith(
+        "a.json has the result of another job; give a directory, in which each job has a file of its own"
+    )
+    assert evaluate(*job).code == 0
 
 
 def test_results_and_a_retrieval_are_not_joined_at_once(

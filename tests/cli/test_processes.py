@@ -129,6 +129,13 @@ def test_several_gpus_of_which_one_is_used_are_told_of(caplog: pytest.LogCapture
     assert caplog.messages == ["training on one of 4 GPUs; --distributed-world-size 4 trains on all of them"]
 
 
+def test_a_command_of_one_process_is_refused_under_torchrun(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**TWO, "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "run"}.items():
+        monkeypatch.setenv(name, value)
+    error = command("fairseq-generate", "data-bin", "--path", "model.pt").error
+    assert error == "fairseq-generate is one process, but torchrun has started 2 of them; start it without torchrun"
+
+
 LEAVING = """
 import atexit, sys
 from fairseq_cli.shared.processes import leave

@@ -89,7 +89,7 @@ def test_an_error_of_the_first_rank_ends_all_with_its_line(flags: list[object], 
     [
         ("--num-shards 2", "--num-shards 2 shares the work among jobs, but there are 2 processes"),
         ("--output-word-probs", "--output-word-probs prints words in the order of the text, but there are 2 processes"),
-        ("--output-word-stats", "--output-word-stats prints words in the order of the text, but there are 2 processes"),
+        ("--output-word-stats", "--output-word-stats counts the words of the whole text, but there are 2 processes"),
         (
             "--cache-size 10 --cache-lmbda 0.1",
             "cannot be sharded; leave out --num-shards, --distributed-world-size and torchrun",

@@ -142,7 +142,7 @@ def how_to_finish(prefix: Path, records: Sequence[RangeRecord]) -> str:
     """Returns how far the ranges of an unfinished datastore are, and what to do, to stand behind its name."""
     if not what_is_missing(records):
         return f"all of its {records[0].count} ranges are written; fairseq-knnlm join {prefix} makes it whole"
-    return f"{how_to_complete(records)}, then fairseq-knnlm join {prefix}, and the prefixes on other disks if any"
+    return f"{how_to_complete(records)}, then: fairseq-knnlm join {prefix} (and the prefixes on other disks)"
 
 
 def how_far(prefix: Path, manifest: DatastoreManifest) -> str:

@@ -181,7 +181,7 @@ def unfinished(prefix: Path, manifest: DatastoreManifest) -> DatastoreManifest |
     if earlier.state == "complete":
         raise DatastoreError(
             f"{prefix} is a complete datastore of {earlier.rows} rows{how_runs_differ(earlier, manifest)}; give another"
-            " --dstore-mmap, --append to add these rows to it, or --overwrite to replace it"
+            " --dstore-mmap, or --overwrite to replace it (fairseq-eval-lm --append adds rows to it)"
         )
     if earlier.store_id != manifest.store_id:
         raise MismatchError(

@@ -1,10 +1,12 @@
 """Whether the jobs of an array are all there, each once, and of one run."""
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fairseq.config.flags import flag_name
 from fairseq.errors import ConfigError, MismatchError, shown
 
 # What may differ between the jobs of one array: which one it is, and where it tells of its work.
@@ -54,8 +56,9 @@ def check_jobs(jobs: Sequence[Job]) -> None:
                 " array"
             )
         if differing := differences(first.run, job.run):
+            said = [re.sub(r"^settings\.(\w+)", lambda name: flag_name(name[1]), line) for line in differing]
             raise MismatchError(
-                f"{job.where} is of another run than {first.where}: {'; '.join(differing[:_MOST_NAMED])}; run this job"
+                f"{job.where} is of another run than {first.where}: {'; '.join(said[:_MOST_NAMED])}; run this job"
                 " again as the others"
             )
         if (twin := by_number.get(job.number)) is not None:
@@ -63,10 +66,10 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         by_number[job.number] = job
     missing = [number for number in range(first.count) if number not in by_number]
     if missing:
-        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        named = ", ".join(map(str, missing[:_MOST_NAMED])) + (", …" if len(missing) > _MOST_NAMED else "")
+        what = f"job {named} of {first.count} is" if len(missing) == 1 else f"jobs {named} of {first.count} are"
         raise ConfigError(
-            f"job {missing[0]} of {first.count} is missing{others}; give what it has written, or run it again:"
-            f" {command_of(missing[0], first.command)}"
+            f"{what} missing; give what each has written, or run it again: {command_of(missing[0], first.command)}"
         )
 
 
