@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
-from fairseq.knn.index.faiss_index import inner_index
+from fairseq.knn.index.faiss_index import inner_index, transformed
 from fairseq.knn.search.equally_far import Scan, in_order, rows_within
 
 # Queries that are assigned together.
@@ -67,14 +67,9 @@ def assign(index: Any, queries_ND: Float32s, nprobe: int) -> Assigned:
         nprobe: lists to visit; all if there are fewer.
     """
     assert len(queries_ND) <= ASSIGN_BLOCK, len(queries_ND)
-    moved_NE = np.ascontiguousarray(queries_ND, np.float32)
-    outer: Any = faiss.downcast_index(index)
-    while isinstance(outer, faiss.IndexPreTransform):
-        chain: Any = outer.chain
-        for number in range(chain.size()):
-            moved_NE = chain.at(number).apply(moved_NE)
-        outer = faiss.downcast_index(outer.index)
-    coarse_NP, list_NP = outer.quantizer.search(moved_NE, min(nprobe, outer.nlist))
+    inverted = inner_index(index)
+    moved_NE = transformed(index, np.ascontiguousarray(queries_ND, np.float32))
+    coarse_NP, list_NP = inverted.quantizer.search(moved_NE, min(nprobe, inverted.nlist))
     return Assigned(moved_NE, list_NP, coarse_NP)
 
 

@@ -16,8 +16,11 @@ from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.distributed.local_backend import LocalBackend
 from fairseq.knn.distributed.opening import check_identities, open_sharded
 from fairseq.knn.distributed.shard_files import ShardSettings
+from fairseq.knn.index.build import build_index
+from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
+from fairseq.knn.neighbours.opening import open_neighbours
 from fairseq.knn.shards.manifest import read_shards
 from fairseq.models.protocol import ModelIdentity
 from tests.builders.shards import trained_index, write_in_shards
@@ -159,3 +162,26 @@ def test_another_datastore_is_refused_and_an_appended_one_is_not(
     assert after.search(clustered_keys(5))[1].tolist() == before.tolist()
     forget(ForgetConfig(str(root / "dstore"), rows="1400:1520"), TextsConfig(), lambda _: None)
     assert len(opened(root)) == 1400
+
+
+def test_settings_of_no_effect_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    in_shards = KNNConfig(dstore_filename=str(root / "dstore"), indexfile=str(root / "index"), k=9)
+    open_neighbours(in_shards)
+    assert not caplog.messages
+    open_neighbours(
+        dataclasses.replace(in_shards, ray_address="host:1", knn_timeout=5.0, map_index=True, knn_in_flight=3)
+    )
+    assert [message.split(" has no effect ")[0] for message in caplog.messages] == [
+        "--ray-address",
+        "--knn-timeout",
+        "--map-index",
+    ]
+    caplog.clear()
+    store = Datastore.open(root / "dstore")
+    build = BuildConfig(dstore_mmap=str(store.prefix), faiss_index=str(root / "whole"), index_spec="Flat")
+    build_index(store, build, root / "whole")
+    caplog.clear()
+    open_neighbours(dataclasses.replace(in_shards, indexfile=str(root / "whole"), knn_in_flight=3))
+    assert [message for message in caplog.messages if "effect" in message] == [
+        "--knn-in-flight has no effect on an index that is not in shards"
+    ]
