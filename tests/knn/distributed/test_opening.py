@@ -13,8 +13,10 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
 from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.distributed import shard_files
 from fairseq.knn.distributed.local_backend import LocalBackend
 from fairseq.knn.distributed.opening import check_identities, open_sharded
+from fairseq.knn.distributed.shard import Shard
 from fairseq.knn.distributed.shard_files import ShardSettings
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
@@ -185,3 +187,27 @@ def test_settings_of_no_effect_are_told(root: Path, caplog: pytest.LogCaptureFix
     assert [message for message in caplog.messages if "effect" in message] == [
         "--knn-in-flight has no effect on an index that is not in shards"
     ]
+
+
+@pytest.mark.parametrize("measure", ["exact", "index"])
+def test_in_memory_a_shard_has_its_own_rows_alone(root: Path, measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Datastore.open(root / "dstore")
+    assert store.keys_ND is not None
+    for path in root.glob("index.shard-*-of-3_*"):  # else these are read
+        path.unlink()
+    plan = read_shards(root / "index")
+    for number, rows in enumerate(plan.rows_of_shards):
+        shard = Shard.open(root / "dstore", root / "index", number, ShardSettings(measure=measure, in_memory=True))
+        ids = rows.ids()[::7]
+        assert len(shard.files.values_N) == rows.num_rows and type(shard.files.values_N) is np.ndarray
+        assert np.array_equal(shard.values_of(ids), store.values_N[ids])
+        assert np.array_equal(shard.keys_of(ids), store.keys_ND[ids])
+    monkeypatch.setattr(shard_files, "require_memory", refuse)
+    with pytest.raises(
+        ConfigError, match=r"reading .*index\.shard-0-of-3 and its rows; leave --move-dstore-to-mem out"
+    ):
+        opened(root, move_dstore_to_mem=True)
+
+
+def refuse(what: str, needed: int, remedy: str) -> None:
+    raise ConfigError(f"{what}; {remedy}")
