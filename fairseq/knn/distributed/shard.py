@@ -219,7 +219,8 @@ class Shard:
 
     def keys_of(self, ids: Int64s) -> Float32s:
         """Returns the stored keys of rows that the shard has, float32, those of the file where none are needed else."""
-        return np.asarray(self._stored_keys[self._place_of(ids)], np.float32)
+        place = ids if self.files.keys_ND is None else self._place_of(ids)
+        return np.asarray(self._stored_keys[place], np.float32)
 
     @cached_property
     def _stored_keys(self) -> Array:

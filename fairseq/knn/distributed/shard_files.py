@@ -34,6 +34,7 @@ from fairseq.knn.index.faiss_index import metric_name, read_index
 from fairseq.knn.index.index_file import look_at
 from fairseq.knn.search.preassigned import inverted_file
 from fairseq.knn.shards.manifest import ShardsManifest, read_shards, shard_path
+from fairseq.runtime.resources import require_memory
 from fairseq.storage.fingerprint import fingerprint
 
 
@@ -44,7 +45,7 @@ class ShardSettings:
     Attributes:
         metric: that the index must have been built for, l2 or ip.
         measure: distances of p_kNN: ``exact`` squared L2 and ``dot`` from the stored keys, or the ``index``'s own.
-        in_memory: the shard's files are read into memory; else they are mapped.
+        in_memory: the shard's index, and its own rows alone, are read into memory; else files are mapped.
         remembered: requests that a shard keeps for phase B; no fewer than are under way.
         vocabulary_size: values are below it; None where that is not known.
     """
@@ -82,7 +83,7 @@ class ShardFiles:
         forgotten: rows of the datastore that are not to be found.
         keys_ND: of its own rows, or of all; None where none were opened.
         values_N: likewise.
-        has_own_rows: keys and values are of its own rows alone, in ascending order.
+        has_own_rows: those that are there are of its own rows alone, in ascending order.
     """
 
     prefix: Path
@@ -111,6 +112,8 @@ class ShardFiles:
         shards = read_shards(index)
         manifest, state = indexed_state(prefix, index, shards)
         rows, path = shards.rows_of_shards[number], shard_path(index, number, shards.num_shards)
+        if settings.in_memory:
+            _require_memory(path, rows, state, settings)
         opened, own = _open_index(index, number, shards, settings)
         has_own = values_path(path).is_file() and (not settings.needs_keys or keys_path(path).is_file())
         if has_own:
@@ -121,7 +124,8 @@ class ShardFiles:
             store = Datastore.open(prefix, load_keys=settings.needs_keys)
             keys_ND, values_N = store.keys_ND, store.values_N
         if settings.in_memory:
-            values_N, keys_ND = np.array(values_N), None if keys_ND is None else np.array(keys_ND)
+            own_N = np.arange(rows.num_rows) if has_own else rows.ids()
+            keys_ND, values_N, has_own = None if keys_ND is None else keys_ND[own_N], values_N[own_N], True
         identity = ShardIdentity(
             number=number,
             set_id=shards.set_id,
@@ -137,16 +141,25 @@ class ShardFiles:
         return cls(Path(prefix), identity, opened, rows, forgotten, keys_ND, values_N, has_own)
 
     def stored_keys(self) -> Array:
-        """Returns the keys, those of the file where none were opened; raises ConfigError where there are none."""
+        """Returns the keys, the datastore's where none were opened; raises ConfigError where there are none."""
         if self.keys_ND is not None:
             return self.keys_ND
-        stored_ND = Datastore.open(self.prefix).keys_ND if keys_path(self.prefix).is_file() else None
-        if stored_ND is None or self.has_own_rows:
+        is_there = keys_path(self.prefix).is_file() and values_path(self.prefix).is_file()
+        stored_ND = Datastore.open(self.prefix).keys_ND if is_there else None
+        if stored_ND is None:
             raise ConfigError(
                 f"--knn-temp auto reads rows, but the keys of shard {self.identity.number} of {self.prefix} are not"
                 " there; give a number"
             )
         return stored_ND
+
+
+def _require_memory(path: Path, rows: RowRanges, state: DatastoreManifest, settings: ShardSettings) -> None:
+    """Raises ConfigError where a shard and its rows do not fit into memory."""
+    (_, key_bytes), (_, value_bytes) = row_files(path, state.layout)
+    row_bytes = value_bytes + (key_bytes if settings.needs_keys else 0)
+    needed = rows.num_rows * row_bytes + (path.stat().st_size if path.is_file() else 0)
+    require_memory(f"reading {path} and its rows", needed, "leave --move-dstore-to-mem out: files are mapped then")
 
 
 def versions() -> dict[str, str]:

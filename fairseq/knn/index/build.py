@@ -13,6 +13,7 @@ Legend: N rows · D key width.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,8 +217,8 @@ def read_whole(path: Path, manifest: IndexManifest) -> Any:
     raise DatastoreError(f"{path} is damaged: it is not what its manifest says; build it again with --overwrite")
 
 
-def train_index(build: Build, index: Any) -> None:
-    """Trains an index on a sample of rows, and saves it."""
+def train_index(build: Build, index: Any, replace: Callable[[], None] | None = None) -> None:
+    """Trains an index on a sample of rows, and saves it; before, ``replace`` removes what was built earlier."""
     config, count = build.config, build.manifest.sample
     check_lists(build.config.index_spec, build.manifest.nlist, count, build.store.rows_left, config.probe)
     start = time.monotonic()
@@ -234,6 +235,8 @@ def train_index(build: Build, index: Any) -> None:
         raise ConfigError(f"{build.manifest.spec} cannot be trained on {count} rows: {faiss_reason(err)}") from err
     build.times["train"] = time.monotonic() - start
     logger.info("trained in %s", format_duration(build.times["train"]))
+    if replace is not None:
+        replace()
     save_index(index, build.stage("trained"), build.manifest.replace(rows=0))
     check("the trained index is saved, and the same command goes on from there")
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
 from fairseq.knn.datastore.store import Datastore, gather_rows
-from fairseq.knn.index.faiss_index import metric_name
+from fairseq.knn.index.faiss_index import metric_name, transformed
 
 logger = logging.getLogger(__name__)
 
@@ -101,18 +101,6 @@ def _nearest(index: Any, inverted: Any, rows_ND: Float32s) -> tuple[Float32s, In
     """Returns each row's squared distance to the nearest centroid, in the space of the lists, and its list."""
     near_N1, list_N1 = inverted.quantizer.search(transformed(index, rows_ND), 1)
     return np.maximum(near_N1[:, 0], 0), list_N1[:, 0]
-
-
-def transformed(index: Any, rows_ND: Float32s) -> Float32s:
-    """Returns rows as they reach the lists of an index: behind its transforms, wherever these are."""
-    outer: Any = faiss.downcast_index(index)
-    while isinstance(outer, (faiss.IndexPreTransform, faiss.IndexRefine, faiss.IndexIDMap)):
-        if isinstance(outer, faiss.IndexPreTransform):
-            chain: Any = outer.chain  # a C++ vector, which its stubs call a list
-            for number in range(chain.size()):
-                rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
-        outer = faiss.downcast_index(outer.base_index if isinstance(outer, faiss.IndexRefine) else outer.index)
-    return np.ascontiguousarray(rows_ND)
 
 
 def _code_error(index: Any, rows_ND: Float32s) -> float | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.arrays import Array, Int64s, UInt8s
+from fairseq.arrays import Array, Float32s, Int64s, UInt8s
 from fairseq.errors import ConfigError, DatastoreError, MismatchError
 from fairseq.knn.config import KNNConfig
 from fairseq.knn.index.index_file import IndexFile, look_at, require_file, require_ours
@@ -89,6 +89,18 @@ def inner_index(index: Any) -> Any:
     while isinstance(inner, faiss.IndexPreTransform):
         inner = faiss.downcast_index(inner.index)
     return inner
+
+
+def transformed(index: Any, rows_ND: Float32s) -> Float32s:
+    """Returns rows as they reach the lists of an index: behind its transforms, wherever these are."""
+    outer: Any = faiss.downcast_index(index)
+    while isinstance(outer, (faiss.IndexPreTransform, faiss.IndexRefine, faiss.IndexIDMap)):
+        if isinstance(outer, faiss.IndexPreTransform):
+            chain: Any = outer.chain  # a C++ vector, which its stubs call a list
+            for number in range(chain.size()):
+                rows_ND = faiss.downcast_VectorTransform(chain.at(number)).apply(rows_ND)
+        outer = faiss.downcast_index(outer.base_index if isinstance(outer, faiss.IndexRefine) else outer.index)
+    return np.ascontiguousarray(rows_ND)
 
 
 def stored_ids(index: Any) -> Iterator[Int64s]:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from fairseq.arrays import Float32s, Int64s
-from fairseq.knn.index.faiss_index import on_gpus
+from fairseq.knn.index.faiss_index import on_gpus, transformed
 from fairseq.knn.threads import run_all, worker_threads
 
 LIST_POINTS, LIST_ROUNDS = 40, 6
@@ -113,7 +113,7 @@ class Adder:
             elif (part_N >= 0).all():
                 self._index.add_with_ids(part_ND, part_N)
             elif (part_N >= 0).any():
-                moved_NE = _behind_transforms(self._index, part_ND)
+                moved_NE = transformed(self._index, part_ND)
                 list_N = self._inverted.quantizer.search(moved_NE, 1)[1][:, 0]
                 self._put(self._inverted, moved_NE, part_N, list_N)
                 self._index.ntotal = self._inverted.ntotal
@@ -127,17 +127,6 @@ class Adder:
             ids = faiss.swig_ptr(ids_N)
         inverted.add_core(len(rows_ND), faiss.swig_ptr(rows_ND), ids, faiss.swig_ptr(list_N), None)
         inverted.ntotal = before + int((list_N >= 0).sum())  # FAISS counts rows of no list
-
-
-def _behind_transforms(index: Any, rows_ND: Float32s) -> Float32s:
-    """Returns what an index's transforms make of rows, as its own ``add`` does."""
-    inner = faiss.downcast_index(index)
-    while isinstance(inner, faiss.IndexPreTransform):
-        chain: Any = inner.chain
-        for number in range(chain.size()):
-            rows_ND = chain.at(number).apply(rows_ND)
-        inner = faiss.downcast_index(inner.index)
-    return rows_ND
 
 
 def _list_finder(centroid_LD: Float32s, gpu: bool) -> Callable[[Float32s], Int64s]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairseq.config.flags import flag_name
 from fairseq.config.keywords import in_keywords
 from fairseq.config.path_lists import join_paths
 from fairseq.errors import ConfigError, shown
@@ -43,6 +44,7 @@ def open_neighbours(
         MismatchError: they do not belong together.
     """
     pairs = config.stores
+    _warn_of_no_effect(config, [is_sharded(index) for _, index in pairs])
     if rows is not None and len(pairs) > 1:
         raise ConfigError(several_sizes(rows, len(pairs)))
     if config.knn_backend != "local" and not any(is_sharded(index) for _, index in pairs):
@@ -78,6 +80,20 @@ def open_store(
     """
     open_one = open_sharded if is_sharded(indexfile) else KNN_Dstore.opened
     return open_one(prefix, indexfile, config, model, rows=rows, key_fp16=key_fp16)
+
+
+def _warn_of_no_effect(config: KNNConfig, in_shards: list[bool]) -> None:
+    """Warns of settings that were given and change nothing."""
+    idle = {}
+    if config.knn_backend != "ray":
+        idle = dict.fromkeys(("ray_address", "knn_timeout"), "without --knn-backend ray: shards are searched here")
+    if not any(in_shards):
+        idle["knn_in_flight"] = "on an index that is not in shards"
+    elif all(in_shards):
+        idle["map_index"] = "on an index in shards, which stay in their files unless --move-dstore-to-mem reads them"
+    for name, why in idle.items():
+        if getattr(config, name) != getattr(KNNConfig, name):
+            logger.warning("%s has no effect %s", flag_name(name), why)
 
 
 class KNN:

@@ -3,17 +3,18 @@
 Legend: N queries · K neighbours · D key width.
 """
 
-from functools import partial
 from typing import Any
 
+import faiss
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
 from fairseq.errors import MismatchError
 from fairseq.knn.index.faiss_index import inner_index
-from fairseq.knn.index.without_rows import SelectingIndex, SkippingIndex
+from fairseq.knn.index.without_rows import SelectingIndex, SkippingIndex, forgetful
+from fairseq.knn.search.equally_far import Scan, in_order, rows_within
 from fairseq.knn.search.list_blocks import slices
-from fairseq.knn.search.preassigned import ASSIGN_BLOCK, assign, in_order, inverted_file, search_lists
+from fairseq.knn.search.preassigned import ASSIGN_BLOCK, assign, inverted_file, search_lists
 
 
 def search(index: Any, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
@@ -34,26 +35,45 @@ def search(index: Any, queries_ND: Float32s, k: int) -> tuple[Float32s, Int64s]:
             assigned = assign(whole, query_ND, inverted.nprobe)
             near_NK[part], ids_NK[part] = search_lists(inverted, assigned, k, wanted)
         elif _reads_all(index):
-            find = partial(_found, index, query_ND)
-            near_NK[part], ids_NK[part] = in_order(find, k, int(index.ntotal))
+            near_NK[part], ids_NK[part] = in_order(_RowScan(index, query_ND), k, int(index.ntotal))
         else:
-            near_NK[part], ids_NK[part] = _found(index, query_ND, slice(None), k)
+            near_NK[part], ids_NK[part] = _RowScan(index, query_ND).nearest(slice(None), k)
     return near_NK, ids_NK
 
 
-def _found(index: Any, query_ND: Float32s, queries_M: Int64s | slice, k: int) -> tuple[Float32s, Int64s]:
-    import faiss
+class _RowScan(Scan):
+    """FAISS's search of an index of any kind; all rows within a radius are told where it compares every row."""
 
-    near_MK, ids_MK = index.search(np.ascontiguousarray(query_ND[queries_M]), k)
-    distances_MK = -near_MK if index.metric_type == faiss.METRIC_INNER_PRODUCT else near_MK
-    distances_MK[ids_MK < 0] = np.inf
-    return distances_MK, ids_MK
+    # Distances of one query and of many, of nearest rows and of those within a radius, differ by less than this
+    # share of ‖q‖² and of themselves.
+    DIGITS = 1e-5
+
+    def __init__(self, index: Any, query_ND: Float32s) -> None:
+        self.index, self.query_ND = index, query_ND
+        self.sign = -1 if index.metric_type == faiss.METRIC_INNER_PRODUCT else 1
+
+    def nearest(self, queries_M: Int64s | slice, k: int) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids ``[M, K]`` of some queries' nearest rows, by distance; −1 for none."""
+        near_MK, ids_MK = self.index.search(np.ascontiguousarray(self.query_ND[queries_M]), k)
+        near_MK *= self.sign
+        near_MK[ids_MK < 0] = np.inf
+        return near_MK, ids_MK
+
+    def within(self, query: int, bound: np.float32) -> tuple[Float32s, Int64s] | None:
+        """Returns the rows of a query that are no farther than a bound, and some more; None for other kinds."""
+        whole, forgotten = forgetful(self.index)
+        if not isinstance(inner_index(whole), (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ)):
+            return None
+        query_1D = self.query_ND[query : query + 1]
+        slack = self.DIGITS * (abs(bound) + np.square(query_1D).sum())
+        radius, query_D = self.sign * float(bound + slack), faiss.swig_ptr(query_1D)
+        near_R, ids_R = rows_within(lambda found: whole.range_search_c(1, query_D, radius, found))
+        is_left_R = ~forgotten.holds(ids_R)
+        return self.sign * near_R[is_left_R], ids_R[is_left_R]
 
 
 def _reads_all(index: Any) -> bool:
     """Returns whether a search compares every row, so that it finds the same ones whatever k is."""
-    import faiss
-
     whole = index.index if isinstance(index, SkippingIndex) else index
     return isinstance(whole, faiss.Index) and isinstance(inner_index(whole), faiss.IndexFlatCodes)
 

@@ -7,14 +7,12 @@ FAISS's distances to centroids, and with product codes those to rows, change in 
 queries that are searched together. In two steps they depend on the first one alone, which is the same for an index in
 one file and for its shards: so a row is as far from a query in either.
 
-The order of neighbours is by distance, and of rows that are equally far by row number. FAISS takes any of those where
-there is no room for all; so it is asked for one row more, and for further ones as long as the last two are as far.
+Rows that are equally far come by number (equally_far.py).
 
 Legend: N queries · D key width · E width behind the index's transforms · P lists visited · K neighbours · M some
 queries.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +20,8 @@ import faiss
 import numpy as np
 
 from fairseq.arrays import Float32s, Int64s
-from fairseq.knn.index.faiss_index import inner_index
-from fairseq.knn.search.distances import ties_by_id
+from fairseq.knn.index.faiss_index import inner_index, transformed
+from fairseq.knn.search.equally_far import Scan, in_order, rows_within
 
 # Queries that are assigned together.
 ASSIGN_BLOCK = 1024
@@ -69,14 +67,9 @@ def assign(index: Any, queries_ND: Float32s, nprobe: int) -> Assigned:
         nprobe: lists to visit; all if there are fewer.
     """
     assert len(queries_ND) <= ASSIGN_BLOCK, len(queries_ND)
-    moved_NE = np.ascontiguousarray(queries_ND, np.float32)
-    outer: Any = faiss.downcast_index(index)
-    while isinstance(outer, faiss.IndexPreTransform):
-        chain: Any = outer.chain
-        for number in range(chain.size()):
-            moved_NE = chain.at(number).apply(moved_NE)
-        outer = faiss.downcast_index(outer.index)
-    coarse_NP, list_NP = outer.quantizer.search(moved_NE, min(nprobe, outer.nlist))
+    inverted = inner_index(index)
+    moved_NE = transformed(index, np.ascontiguousarray(queries_ND, np.float32))
+    coarse_NP, list_NP = inverted.quantizer.search(moved_NE, min(nprobe, inverted.nlist))
     return Assigned(moved_NE, list_NP, coarse_NP)
 
 
@@ -89,50 +82,43 @@ def search_lists(inverted: Any, assigned: Assigned, k: int, wanted: Any = None) 
         k: neighbours.
         wanted: FAISS's choice of ids; None for all.
     """
-    parameters: Any = faiss.SearchParametersIVF
-    how = parameters(nprobe=assigned.list_NP.shape[1], sel=wanted)
-    sign = -1 if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else 1
+    return in_order(_ListScan(inverted, assigned, wanted), k, int(inverted.ntotal))
 
-    def find(queries_M: Int64s | slice, most: int) -> tuple[Float32s, Int64s]:
-        some = assigned.of(queries_M)
-        near_MK = np.empty((len(some.list_NP), most), np.float32)
-        ids_MK = np.empty(near_MK.shape, np.int64)
+
+class _ListScan(Scan):
+    """FAISS's search of the lists that queries visit, by its own functions, since its Python takes no choice of ids."""
+
+    # Of these, a search within a radius computes distances as the other one does, to the last digit.
+    KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ)
+
+    def __init__(self, inverted: Any, assigned: Assigned, wanted: Any) -> None:
+        self.inverted, self.assigned = inverted, assigned
+        parameters: Any = faiss.SearchParametersIVF
+        self.parameters = parameters(nprobe=assigned.list_NP.shape[1], sel=wanted)
+        self.sign = -1 if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else 1
+
+    def nearest(self, queries_M: Int64s | slice, k: int) -> tuple[Float32s, Int64s]:
+        """Returns distances and ids ``[M, K]`` of some queries' nearest rows, by distance; −1 for none."""
+        some = self.assigned.of(queries_M)
+        near_MK, ids_MK = np.empty((len(some.list_NP), k), np.float32), np.empty((len(some.list_NP), k), np.int64)
         given = (faiss.swig_ptr(array) for array in (some.list_NP, some.coarse_NP, near_MK, ids_MK))
-        # FAISS's own function, since its Python takes no choice of ids.
-        inverted.search_preassigned_c(len(near_MK), faiss.swig_ptr(some.moved_NE), most, *given, False, how)
-        near_MK *= sign
+        query_ME = faiss.swig_ptr(some.moved_NE)
+        self.inverted.search_preassigned_c(len(near_MK), query_ME, k, *given, False, self.parameters)
+        near_MK *= self.sign
         near_MK[ids_MK < 0] = np.inf
         return near_MK, ids_MK
 
-    return in_order(find, k, int(inverted.ntotal))
+    def within(self, query: int, bound: np.float32) -> tuple[Float32s, Int64s] | None:
+        """Returns the rows of a query that are no farther than a bound, ``[R]``; None for other kinds of codes."""
+        if type(self.inverted) not in self.KINDS:
+            return None
+        some = self.assigned.of(slice(query, query + 1))
+        radius = self.sign * float(np.nextafter(bound, np.float32(np.inf)))  # rows at the radius itself are left out
+        pointers = (faiss.swig_ptr(array) for array in (some.list_NP, some.coarse_NP))
+        query_E = faiss.swig_ptr(some.moved_NE)
 
+        def search(found: Any) -> None:
+            self.inverted.range_search_preassigned_c(1, query_E, radius, *pointers, found, False, self.parameters)
 
-def in_order(
-    find: Callable[[Int64s | slice, int], tuple[Float32s, Int64s]], k: int, rows: int
-) -> tuple[Float32s, Int64s]:
-    """Returns distances and ids ``[N, K]`` of the k nearest by distance and then by id.
-
-    Args:
-        find: gives so many of some queries' nearest rows, by distance, those equally far in any order.
-        k: neighbours.
-        rows: of the index.
-    """
-    near_NK, ids_NK = find(slice(None), k + 1)
-    _by_id(near_NK, ids_NK)
-    open_M = np.flatnonzero((near_NK[:, k - 1] == near_NK[:, k]) & (ids_NK[:, k] >= 0))
-    near_NK, ids_NK = near_NK[:, :k], ids_NK[:, :k]
-    asked = k + 1
-    while len(open_M):  # whose last rows are as far as others that were left out
-        asked = min(2 * asked, rows)
-        near_MK, ids_MK = find(open_M, asked)
-        _by_id(near_MK, ids_MK)
-        near_NK[open_M], ids_NK[open_M] = near_MK[:, :k], ids_MK[:, :k]
-        is_open_M = (near_MK[:, k - 1] == near_MK[:, -1]) & (ids_MK[:, -1] >= 0)
-        open_M = open_M[is_open_M] if asked < rows else open_M[:0]
-    return near_NK, ids_NK
-
-
-def _by_id(near_NK: Float32s, ids_NK: Int64s) -> None:
-    """Orders rows that are equally far by their ids, in place."""
-    place, order = ties_by_id(near_NK, ids_NK)
-    np.put(ids_NK, place, ids_NK.take(place)[order])
+        near_R, ids_R = rows_within(search)
+        return self.sign * near_R, ids_R

@@ -11,6 +11,7 @@ is whole when its manifest is there, and belongs to the others by the id of the 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,12 @@ def _begun(store: Datastore, config: BuildConfig, path: Path) -> tuple[Build, Sh
         )
     check_kind(index, build.manifest.spec, store.rows, rows_at_a_time(build))
     require_room(build, index)
-    if begins_anew:
-        _remove_index(path)
-    trained = resumed(build, "trained")
-    if trained is None:
+    replace = partial(_remove_index, path) if begins_anew else None
+    if resumed(build, "trained") is None:
         with finish_step_first():
-            train_index(build, index)
+            train_index(build, index, replace)
+    elif replace is not None:
+        replace()
     manifest = read_manifest(manifest_path(build.stage("trained")), IndexManifest)
     assert manifest is not None
     plan = ShardsManifest(

@@ -13,11 +13,16 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
 from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.distributed import shard_files
 from fairseq.knn.distributed.local_backend import LocalBackend
 from fairseq.knn.distributed.opening import check_identities, open_sharded
+from fairseq.knn.distributed.shard import Shard
 from fairseq.knn.distributed.shard_files import ShardSettings
+from fairseq.knn.index.build import build_index
+from fairseq.knn.index.config import BuildConfig
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
+from fairseq.knn.neighbours.opening import open_neighbours
 from fairseq.knn.shards.manifest import read_shards
 from fairseq.models.protocol import ModelIdentity
 from tests.builders.shards import trained_index, write_in_shards
@@ -159,3 +164,50 @@ def test_another_datastore_is_refused_and_an_appended_one_is_not(
     assert after.search(clustered_keys(5))[1].tolist() == before.tolist()
     forget(ForgetConfig(str(root / "dstore"), rows="1400:1520"), TextsConfig(), lambda _: None)
     assert len(opened(root)) == 1400
+
+
+def test_settings_of_no_effect_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    in_shards = KNNConfig(dstore_filename=str(root / "dstore"), indexfile=str(root / "index"), k=9)
+    open_neighbours(in_shards)
+    assert not caplog.messages
+    open_neighbours(
+        dataclasses.replace(in_shards, ray_address="host:1", knn_timeout=5.0, map_index=True, knn_in_flight=3)
+    )
+    assert [message.split(" has no effect ")[0] for message in caplog.messages] == [
+        "--ray-address",
+        "--knn-timeout",
+        "--map-index",
+    ]
+    caplog.clear()
+    store = Datastore.open(root / "dstore")
+    build = BuildConfig(dstore_mmap=str(store.prefix), faiss_index=str(root / "whole"), index_spec="Flat")
+    build_index(store, build, root / "whole")
+    caplog.clear()
+    open_neighbours(dataclasses.replace(in_shards, indexfile=str(root / "whole"), knn_in_flight=3))
+    assert [message for message in caplog.messages if "effect" in message] == [
+        "--knn-in-flight has no effect on an index that is not in shards"
+    ]
+
+
+@pytest.mark.parametrize("measure", ["exact", "index"])
+def test_in_memory_a_shard_has_its_own_rows_alone(root: Path, measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Datastore.open(root / "dstore")
+    assert store.keys_ND is not None
+    for path in root.glob("index.shard-*-of-3_*"):  # else these are read
+        path.unlink()
+    plan = read_shards(root / "index")
+    for number, rows in enumerate(plan.rows_of_shards):
+        shard = Shard.open(root / "dstore", root / "index", number, ShardSettings(measure=measure, in_memory=True))
+        ids = rows.ids()[::7]
+        assert len(shard.files.values_N) == rows.num_rows and type(shard.files.values_N) is np.ndarray
+        assert np.array_equal(shard.values_of(ids), store.values_N[ids])
+        assert np.array_equal(shard.keys_of(ids), store.keys_ND[ids])
+    monkeypatch.setattr(shard_files, "require_memory", refuse)
+    with pytest.raises(
+        ConfigError, match=r"reading .*index\.shard-0-of-3 and its rows; leave --move-dstore-to-mem out"
+    ):
+        opened(root, move_dstore_to_mem=True)
+
+
+def refuse(what: str, needed: int, remedy: str) -> None:
+    raise ConfigError(f"{what}; {remedy}")

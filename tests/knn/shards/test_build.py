@@ -13,6 +13,7 @@ from fairseq.knn.datastore.format import keys_path, values_path
 from fairseq.knn.datastore.manifest import IndexManifest, manifest_path, read_manifest
 from fairseq.knn.datastore.ranges import RowRanges
 from fairseq.knn.datastore.store import Datastore
+from fairseq.knn.index import build as build_module
 from fairseq.knn.index.append import append_to_index
 from fairseq.knn.index.build import build_index
 from fairseq.knn.index.config import BuildConfig
@@ -239,6 +240,25 @@ def test_a_replaced_index_leaves_no_lists_behind(store: Datastore, tmp_path: Pat
     assert names(tmp_path / "i") == ["i", "i.json", "i.trained", "i.trained.json"]
     in_shards(store, tmp_path / "i", overwrite=True)
     assert not (tmp_path / "i").exists() and is_sharded(tmp_path / "i")
+
+
+@pytest.mark.parametrize("merge", ["none", "memory"])
+def test_what_is_replaced_is_there_until_the_new_index_is_trained(
+    store: Datastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merge: str
+) -> None:
+    in_shards(store, tmp_path / "i", merge=merge)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "train", fail)
+    with pytest.raises(KeyboardInterrupt):
+        in_shards(store, tmp_path / "i", "IVF8,SQ8", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    in_shards(store, tmp_path / "i", "IVF8,SQ8", overwrite=True)
+    assert not (tmp_path / "i").exists() and read_shards(tmp_path / "i").index.spec == "IVF8,SQ8"
 
 
 def test_one_shard_is_built_again_alone(store: Datastore, tmp_path: Path) -> None:
