@@ -31,7 +31,7 @@ def server(*, token: str = "", frames: bytes = b"", http_1: bool = False) -> Ite
                         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                         continue
                     refused = token and b"\x0dauthorization" + _text(f"Bearer {token}") not in asked
-                    connection.sendall(_SETTINGS + (frames or _trailers("16" if refused else "0")))
+                    connection.sendall(_SETTINGS + (frames or trailers("16" if refused else "0")))
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -40,7 +40,8 @@ def server(*, token: str = "", frames: bytes = b"", http_1: bool = False) -> Ite
     thread.join()
 
 
-def _trailers(status: str) -> bytes:
+def trailers(status: str) -> bytes:
+    """Returns the frame that ends a call of gRPC with a status."""
     payload = (
         b"\x88\0" + _text("content-type") + _text("application/grpc") + b"\0" + _text("grpc-status") + _text(status)
     )

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from fairseq.errors import ConfigError
 
-OK, UNAUTHENTICATED = 0, 16  # statuses of gRPC
+OK, UNIMPLEMENTED, UNAUTHENTICATED = 0, 12, 16  # statuses of gRPC
 
 _METHOD = b"/ray.rpc.NodeInfoGcsService/CheckAlive"
 _DATA, _HEADERS, _SETTINGS = 0, 1, 4  # types of frames
@@ -54,7 +54,7 @@ def call_status(address: str, timeout: float, token: str | None = None) -> int |
         token: that is sent along.
 
     Raises:
-        OSError: nothing answers there, or not in gRPC.
+        OSError: nothing answers there, or what answers is no head.
     """
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         _connection(address, timeout).close()
@@ -65,9 +65,11 @@ def call_status(address: str, timeout: float, token: str | None = None) -> int |
         if next(frames, (None,))[0] != _SETTINGS:
             raise OSError(f"{address} does not answer in gRPC")
         for kind, flags, payload in frames:
-            if kind == _HEADERS and flags & _END_STREAM:
+            if kind in (_HEADERS, _DATA) and flags & _END_STREAM:
                 status = _STATUS.search(payload)
-                return int(status[1]) if status else None
+                if status is None or int(status[1]) == UNIMPLEMENTED:
+                    raise OSError(f"{address} is no head of a cluster")
+                return int(status[1])
     return None
 
 

@@ -15,7 +15,7 @@ from fairseq.knn.distributed.ray_head import (
     own_token,
     require_head,
 )
-from tests.builders.ray_head import server
+from tests.builders.ray_head import server, trailers
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,20 @@ def test_a_token_is_sent_along() -> None:
         assert [call_status(address, 5.0, token) for token in (None, "wrong", "secret")] == [UNAUTHENTICATED] * 2 + [OK]
 
 
-@pytest.mark.parametrize("frames", [b"\0\0\0\7\0\0\0\0\0", b"\xff\xff\xff\1\5\0\0\0\1", b"\0\0\1\1\5\0\0\0\1\x88"])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        b"\0\0\1\1\5\0\0\0\1\x8d",  # status 404 of HTTP/2
+        b"\0\0\1\1\4\0\0\0\1\x8d" + b"\0\0\2\0\1\0\0\0\1no",  # with a page
+        trailers("12"),  # of gRPC, which does not know the call
+    ],
+)
+def test_another_server_of_http_2_is_no_cluster(frames: bytes) -> None:
+    with server(frames=frames) as address, pytest.raises(ConfigError, match="no Ray cluster answers there"):
+        require_head(address, 5.0)
+
+
+@pytest.mark.parametrize("frames", [b"\0\0\0\7\0\0\0\0\0", b"\xff\xff\xff\1\5\0\0\0\1"])
 def test_an_answer_that_is_not_understood_is_left_to_ray(frames: bytes) -> None:
     with server(frames=frames) as address:
         assert call_status(address, 5.0) is None
@@ -88,7 +101,7 @@ def test_with_tls_the_call_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> No
         ("secret", "disabled", "secret", "the cluster asks for a token; set RAY_AUTH_MODE=token "),
         ("secret", "", "", "the cluster asks for a token, and this user has none; copy ~/.ray/auth_token from"),
         ("secret", "token", "", "the cluster asks for a token, and this user has none; copy ~/.ray/auth_token from"),
-        ("secret", "token", "wrong", "the cluster has another token than HOME/.ray/auth_token; copy"),
+        ("secret", "token", "wrong", "the cluster has another token than HOME/.ray/auth_token; give the one that "),
     ],
 )
 def test_a_cluster_is_joined_only_where_tokens_agree(
