@@ -77,7 +77,7 @@ def flag_groups() -> tuple[type, ...]:
 def main(argv: Sequence[str]) -> None:
     """Evaluates, or writes a datastore."""
     flags = parse("fairseq-eval-lm", DESCRIPTION, flag_groups(), argv, EXAMPLES, remarks=IN_FORCE_WITHOUT_CHECKPOINT)
-    go_on = KEPT if flags.build_if(DumpConfig, "save_knnlm_dstore").save_knnlm_dstore else STOPPED
+    go_on = KEPT if flags.typed.get("save_knnlm_dstore") else STOPPED
     if (number := flags.build(ProcessesConfig).to_start(MODULE, argv)) > 0:
         start(MODULE, argv, number, flags.build(DeviceConfig), lambda: go_on)
         return

@@ -78,6 +78,7 @@ def test_a_word_that_is_no_backend_is_refused(train: Command, tmp_path: Path) ->
     error = train(tmp_path / "run", "--ddp-backend", "fully-sharded").error
     assert error == (
         "--ddp-backend must be one of fully_sharded, legacy_ddp, c10d, no_c10d, pytorch_ddp, but is 'fully-sharded'"
+        "; did you mean fully_sharded?"
     )
 
 
