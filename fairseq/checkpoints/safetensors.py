@@ -66,7 +66,7 @@ def convert(config: ConvertConfig) -> str:
     to_safetensors = target.suffix == SAFETENSORS
     is_sharded = source.suffix == SHARDED_SUFFIX or is_sharded_checkpoint(source)
     if is_sharded:
-        require_checkpoint(source)
+        require_checkpoint(source, flag="SOURCE")
         _require_file_name(source, target)
     elif to_safetensors == (source.suffix == SAFETENSORS) or (not to_safetensors and target.suffix != ".pt"):
         raise ConfigError(

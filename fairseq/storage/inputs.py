@@ -30,18 +30,21 @@ from fairseq.storage.file_kinds import (
 from fairseq.storage.marks import json_at
 from fairseq.storage.outputs import reads
 
+_FLAGS = "--path (or --restore-file)"
 
-def require_checkpoint(path: str | Path, typed: str = "") -> None:
+
+def require_checkpoint(path: str | Path, typed: str = "", flag: str = _FLAGS) -> None:
     """Raises CheckpointError unless there is such a file, of no other kind, or a checkpoint in shards.
 
     Args:
         path: of the file.
         typed: the list that names it, where a directory of a Hugging Face model would do as well.
+        flag: that names it, for messages.
     """
     path = Path(path)
     if is_sharded_checkpoint(path):
         return
-    ask = "give the file of a checkpoint (--path, --restore-file)"
+    ask = f"give {flag} the file of a checkpoint"
     if path.is_dir() and path.suffix == SHARDED_SUFFIX:
         raise CheckpointError(
             f"{path} is not a whole checkpoint in shards: it has no sound {SHARDED_RECORD}; use another"

@@ -162,7 +162,7 @@ def test_a_restore_file_that_is_none(train: Command, tmp_path: Path, make: str, 
     if make == "directory":
         path.mkdir()
     error = train(tmp_path / "b", "--max-update", 2, "--restore-file", path).error
-    assert error == f"checkpoint {path} {words}; give the file of a checkpoint (--path, --restore-file)"
+    assert error == f"checkpoint {path} {words}; give --path (or --restore-file) the file of a checkpoint"
 
 
 def test_a_torn_restore_file(train: Command, tmp_path: Path) -> None:

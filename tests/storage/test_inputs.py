@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.errors import DataError
-from fairseq.storage.inputs import open_input, require_inputs
+from fairseq.storage.inputs import open_input, require_checkpoint, require_inputs
 from tests.builders.refusals import refusal
 
 PROGRAM = """
@@ -98,3 +98,10 @@ def test_text_may_come_from_a_file_a_pipe_or_the_standard_input(
 def test_text_that_is_not_there_is_named(name: str, problem: str) -> None:
     with pytest.raises(DataError, match=f"--input must name text files, but {name} {problem}"):
         open_input(name)
+
+
+def test_a_checkpoint_in_shards_that_is_not_there_names_one_that_is(tmp_path: Path) -> None:
+    missing = tmp_path / "checkpoint_best.dcp"
+    assert refusal(require_checkpoint, missing, "", "SOURCE").endswith("give SOURCE the file of a checkpoint")
+    (tmp_path / "checkpoint_last.pt").touch()
+    assert refusal(require_checkpoint, missing).endswith(f"does not exist; there is {tmp_path / 'checkpoint_last.pt'}")
