@@ -57,7 +57,7 @@ class Launch:
         number, _, rank, _, batches = send.split() if send != "never" else ("SIGTERM", "", "0", "", "0")
         sending = {"MARK": self.root / "mark", "RANK": rank, "BATCHES": batches, "TO": to}
         sending["NUMBER"] = int(signal.Signals[number])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.root)}
         environment.update({f"SENDING_{name}": str(value) for name, value in sending.items()})
         flags = [self.data_dir, "--save-dir", save_dir, *TRAINED, *PLAIN, "--user-dir", self.root / "plugin", *words]
         return subprocess.run(
@@ -120,21 +120,22 @@ def test_a_process_that_dies_is_one_line_and_a_restart_goes_on_to_the_bit(launch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_a_signal_stops_all_processes_which_save_where_they_stand(
     launch: Launch, train: Command, tmp_path: Path, number: str
 ) -> None:
-    parts, two = tmp_path / "parts", ["--distributed-world-size", 2]
+    """Where the launcher is killed, the system sends them SIGTERM, and the first process says what it has saved."""
+    parts, two, is_killed = tmp_path / "parts", ["--distributed-world-size", 2], number == "SIGKILL"
     stopped = launch(parts, *two, send=f"{number} by 0 after 7", to="launcher")
-    assert stopped.returncode == 128 + signal.Signals[number]
+    assert stopped.returncode == (-signal.SIGKILL if is_killed else 128 + signal.Signals[number])
     (line,) = [line for line in said(stopped.stderr) if " | WARNING | " not in line]
     updates = last(parts).num_updates
     assert updates >= 7
     assert line == (
-        f"fairseq-train: stopped by {number}; update {updates} is saved in {parts / 'checkpoint_last.pt'}, and the same"
-        " command goes on from there"
+        f"fairseq-train: stopped by {'SIGTERM' if is_killed else number}; update {updates} is saved in"
+        f" {parts / 'checkpoint_last.pt'}, and the same command goes on from there"
     )
-    if number == "SIGINT":
+    if number != "SIGTERM":
         return
     assert launch(parts, *two).returncode == 0
     # One process, with twice the batches in an update, without a plugin: the same loss.

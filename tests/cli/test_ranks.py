@@ -13,6 +13,19 @@ from fairseq_cli.shared.eval_settings import EvalSettings
 from tests.builders.cases import Artefacts
 from tests.builders.tiny_lm import make_sentences, write_split
 
+# Process 1 is killed when it has begun to score; process 0 then takes a while.
+KILLED = """
+import os, signal, time
+from fairseq.evaluate.sequence_scorer import SequenceScorer
+
+def scored_in_groups(*_):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+SequenceScorer.scored_in_groups = scored_in_groups
+"""
+
 
 def evaluate(*words: object, place: Path, torchrun: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs an evaluation in a process of its own, or in several that torchrun starts."""
@@ -82,6 +95,19 @@ def test_an_error_of_the_first_rank_ends_all_with_its_line(flags: list[object], 
     errors = [line for line in done.stderr.splitlines() if "fairseq-eval-lm: error" in line]
     assert len(errors) == 1, done.stderr[-3000:]
     assert "cannot be made, since" in errors[0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_named(flags: list[object], tmp_path: Path) -> None:
+    """The other one meets it only when torchrun stops it."""
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "__init__.py").write_text(KILLED)
+    done = evaluate(*flags, "--user-dir", tmp_path / "plugin", place=tmp_path, torchrun=2)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("fairseq-eval-lm: ")]
+    assert errors == [
+        "fairseq-eval-lm: error: rank 1 of 2 has ended; nothing is kept of a stopped evaluation; the same command"
+        " starts from the beginning"
+    ]
 
 
 @pytest.mark.parametrize(
