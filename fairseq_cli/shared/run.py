@@ -53,13 +53,13 @@ def _run(prog: str, main: Callable[[Sequence[str]], None], words: list[str]) -> 
     setup_logging()
     # Until processes have joined (runtime/distributed.py), one of each machine says what it has met.
     be_silent(not is_launched() and local_rank() > 0)
-    end_with_launcher()
     speaks, start = rank() == 0, time.monotonic()
     if not speaks:  # of several processes that do the same, one tells of it
         logging.getLogger().setLevel(logging.ERROR)
     if others := other_fairseqs():
         logger.warning(clash(others))
     try:
+        end_with_launcher()
         log_format = early_value("--log-format", words) if speaks else "none"
         set_log_format(log_format, no_bar="--no-progress-bar" in map(hyphens, words))
         with one_run(), log_to(early_value("--log-file", words) if speaks else None, prog):
