@@ -37,6 +37,7 @@ def open_mixture(
     size, width = len(evaluation.dataset.tokens), evaluation.models[0].key_dimension
     cache = make_cache(settings.cache, size, width) if settings.has_cache else None
     if neighbours is not None:
+        stack.callback(neighbours.close)
         _mind_texts(neighbours, evaluation, settings)
     if neighbours is not None and saved is not None:
         caches = settings.cache if cache is not None else None

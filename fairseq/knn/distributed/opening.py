@@ -79,7 +79,11 @@ def open_sharded(
         check_ids(datastore.prefix, datastore.values_N, vocabulary_size)
     settings = ShardSettings.of(config, vocabulary_size)
     backend = _backend(prefix, index, shards.num_shards, settings, config)
-    check_identities(backend.identities(), index, shards, manifest)
+    try:
+        check_identities(backend.identities(), index, shards, manifest)
+    except MismatchError:
+        backend.close()
+        raise
     if state.rows < manifest.rows:
         logger.warning(
             "%s has the first %d of %d rows of %s: those appended since are not found; build the shards again",

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fairseq.config.path_lists import unescaped
-from fairseq.errors import DatastoreError
+from fairseq.errors import ConfigError, DatastoreError
 from fairseq.knn.inspect.config import CheckConfig
 from fairseq.knn.inspect.findings import OK, Finding, Findings
 from fairseq.knn.inspect.index import check_index, check_index_of, check_shards
@@ -34,6 +34,7 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     """Checks what is given and shows each finding.
 
     Raises:
+        ConfigError: an index is given in place of data.
         DatastoreError: at least one check failed.
     """
     settings = {name: value for name, value in asdict(config).items() if name != "overwrite"}
@@ -42,6 +43,11 @@ def check_all(config: CheckConfig, show: Callable[[Finding], None]) -> None:
     findings = Findings(show, fast=config.fast)
     if config.data and config.retrieval is None and (Path(unescaped(config.data)) / RETRIEVAL_MANIFEST).is_file():
         config = dataclasses.replace(config, data=None, retrieval=unescaped(config.data))
+    if config.data and is_sharded(config.data):
+        raise ConfigError(
+            f"{config.data} is an index in shards, not a directory of data; give it as --indexfile {config.data}, with"
+            " --dstore-filename"
+        )
     inputs = check_inputs(config, findings)
     stores = []
     for prefix, indexfile in config.pairs:

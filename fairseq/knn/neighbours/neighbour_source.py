@@ -194,6 +194,9 @@ class NeighbourSource(OpenFiles, CountingMemory, ABC):
         """Returns the rows ``[N, S]`` that scored tokens must not find, −1 for none; None where they may find any."""
         return self.own_rows.of(tokens.block_idx_N) if self.own_rows is not None else None
 
+    def close(self) -> None:
+        """Lets go of what is held in other processes: nothing, where all of it is in this one."""
+
     def report(self) -> MemoryReport:
         """Returns the ids of what is searched, T, and what was found."""
         tally, k = self.tally, self.config.k

@@ -81,6 +81,11 @@ class SeveralStores(NeighbourSource):
                 seen.add(offset)
         return order
 
+    def close(self) -> None:
+        """Lets go of what each of them holds."""
+        for member in self.members:
+            member.close()
+
     def lists(self) -> list[Lists | None]:
         """Returns the inverted lists of each member's index, None for an index without any."""
         return [lists for member in self.members for lists in member.lists()]

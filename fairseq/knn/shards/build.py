@@ -79,7 +79,7 @@ def build_in_shards(store: Datastore, config: BuildConfig, index_path: str | Pat
 def _first_come(path: Path) -> Iterator[None]:
     """Has one job at a time look at what is there, and train what is not; the others wait."""
     if lock_name(path).exists():
-        logger.info("another job may be training %s, or merging it; waiting until it is done", path)
+        logger.info("%s is locked; waiting for the job that trains or merges it, unless that was killed", path)
     with locked(path, timeout_s=-1):
         yield
 

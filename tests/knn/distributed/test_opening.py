@@ -13,7 +13,7 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.manifest import DatastoreManifest, read_manifest
 from fairseq.knn.datastore.store import Datastore
-from fairseq.knn.distributed import shard_files
+from fairseq.knn.distributed import opening, shard_files
 from fairseq.knn.distributed.local_backend import LocalBackend
 from fairseq.knn.distributed.opening import check_identities, open_sharded
 from fairseq.knn.distributed.shard import Shard
@@ -164,6 +164,28 @@ def test_another_datastore_is_refused_and_an_appended_one_is_not(
     assert after.search(clustered_keys(5))[1].tolist() == before.tolist()
     forget(ForgetConfig(str(root / "dstore"), rows="1400:1520"), TextsConfig(), lambda _: None)
     assert len(opened(root)) == 1400
+
+
+def test_what_is_refused_or_done_with_is_let_go(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    class Noting(LocalBackend):
+        def close(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setattr(opening, "LocalBackend", Noting)
+    names = KNNConfig(dstore_filename=f"{root}/dstore:{root}/other", indexfile=f"{root}/index:{root}/index2", k=9)
+    for path in [*root.glob("dstore*"), *root.glob("index.*")]:
+        name = path.name.replace("dstore", "other").replace("index.", "index2.")
+        shutil.copy(path, root / name)
+    both = open_neighbours(names)
+    assert not closed
+    both.close()
+    assert len(closed) == 2
+    monkeypatch.setattr(opening, "versions", lambda: {"FAISS": "1.0"})
+    with pytest.raises(MismatchError, match="install the same versions everywhere"):
+        opened(root)
+    assert len(closed) == 3
 
 
 def test_settings_of_no_effect_are_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -47,6 +47,12 @@ def test_check_looks_at_every_shard(store: Datastore, tmp_path: Path, capsys: py
     assert "--num-shards 3 --shard-id 1 --overwrite" in capsys.readouterr().out
 
 
+def test_an_index_in_place_of_data_is_told(store: Datastore, tmp_path: Path) -> None:
+    path = built(store, tmp_path / "i")
+    with pytest.raises(ConfigError, match=r"i is an index in shards, not a directory of data; give it as --indexfile "):
+        check(path)
+
+
 def test_what_is_wrong_with_a_shard(store: Datastore, tmp_path: Path) -> None:
     path = built(store, tmp_path / "i", with_rows=True)
     plan = read_shards(path)
