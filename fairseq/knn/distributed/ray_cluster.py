@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOCAL = "local"  # the address that stands for a new cluster on this machine
 _OBJECT_STORE_BYTES = 512 << 20  # of such a cluster: some blocks of queries, and answers
+_LONGEST = 400  # of an error of Ray's, in letters
 _CONNECT_S = 30.0  # the most that is waited for a first answer
 _LOOKS, _LOOK_AGAIN_S = 3, 0.5  # before a cluster counts as gone
 
@@ -132,6 +133,7 @@ def _init(ray: Any, address: str | None, timeout: float) -> str | None:
     here = address_of_this_machine(wait_s) if address is None else None
     if address is not None and address != LOCAL:
         require_head(address, wait_s)
+        _require_node(ray, address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     before = signal.getsignal(signal.SIGTERM)
@@ -145,12 +147,22 @@ def _init(ray: Any, address: str | None, timeout: float) -> str | None:
         return None
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as err:
         where = "a Ray cluster on this machine" if address in (None, LOCAL) else f"--ray-address {address}"
-        raise ConfigError(f"{where}: {last_line(err)}") from err
+        raise ConfigError(f"{where}: {' '.join(str(err.__cause__ or err).split())[:_LONGEST]}") from err
     finally:
         # Ray's debugger does the same, so that nothing is printed between its lines.
         ray._private.worker._worker_logs_enabled = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _require_node(ray: Any, address: str) -> None:
+    """Raises ConfigError where no node of a cluster runs on this machine, for which Ray looks a minute long."""
+    find_node_ids = getattr(getattr(ray._private, "services", None), "find_node_ids", None)
+    if find_node_ids is not None and not find_node_ids():
+        raise ConfigError(
+            f"--ray-address {address}: this machine is no node of the cluster; give `ray start --address {address}"
+            " --num-cpus 0` first, by which no shard comes here"
+        )
 
 
 def _start(ray: Any, quiet: dict[str, Any]) -> str:
