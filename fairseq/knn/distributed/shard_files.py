@@ -210,9 +210,13 @@ def _open_index(
             f" --num-shards {count} --shard-id {number}, or copy it here"
         )
     file, again = look_at(path), f"build it with fairseq-build-dstore --num-shards {count} --shard-id {number}"
-    if file.manifest is None or file.problem is not None:
-        problem = file.problem or f"{manifest_path(path)} is not there, so the shard may be unfinished"
-        raise MismatchError(f"{problem}; {again}")
+    if file.manifest is None:
+        raise MismatchError(f"{manifest_path(path)} is not there, so the shard may be unfinished; {again}")
+    if file.problem is not None:
+        raise MismatchError(
+            f"{path} is not the file that its manifest was written for: it was truncated or exchanged; remove it, and"
+            f" {again}"
+        )
     if file.manifest.of_no_file() != shards.of_shard(number).of_no_file():
         raise MismatchError(
             f"{path} is of another index, or is another shard, by its manifest; copy shard {number} of this one here,"

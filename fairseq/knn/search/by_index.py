@@ -62,7 +62,7 @@ class _RowScan(Scan):
     def within(self, query: int, bound: np.float32) -> tuple[Float32s, Int64s] | None:
         """Returns the rows of a query that are no farther than a bound, and some more; None for other kinds."""
         whole, forgotten = forgetful(self.index)
-        if not isinstance(inner_index(whole), (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ)):
+        if not isinstance(inner_index(whole), faiss.IndexFlat):  # of codes it takes a hundred times as long as a search
             return None
         query_1D = self.query_ND[query : query + 1]
         slack = self.DIGITS * (abs(bound) + np.square(query_1D).sum())

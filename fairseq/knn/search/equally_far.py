@@ -86,7 +86,7 @@ def _asked_for_more(scan: Scan, query: int, k: int, rows: int) -> tuple[Float32s
     """Returns the k nearest of a query by asking for more of them until the last is farther than the k-th."""
     asked, is_open = k + 1, True
     while is_open:
-        asked = min(2 * asked, rows)
+        asked = min(8 * asked, rows)
         near_1K, ids_1K = scan.nearest(np.array([query]), asked)
         is_open = bool(near_1K[0, k - 1] == near_1K[0, -1] and ids_1K[0, -1] >= 0) and asked < rows
     _by_id(near_1K, ids_1K)

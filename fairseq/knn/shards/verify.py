@@ -55,11 +55,13 @@ def shard_problem(path: Path, plan: ShardsManifest, number: int, *, fast: bool) 
     if manifest is None:
         other = manifest_path(shard).is_file()
         return f"{shard} is {'of another index' if other else 'not there, or unfinished'}; {again}"
-    if not shard.is_file() or shard.stat().st_size != manifest.num_bytes:
-        return f"{shard} must have {manifest.num_bytes} bytes by its manifest; it was truncated or removed; {again}"
+    if not shard.is_file():
+        return f"{shard} is not there; {again}"
+    if shard.stat().st_size != manifest.num_bytes:
+        return f"{shard} must have {manifest.num_bytes} bytes by its manifest; remove it, and {again}"
     same = fingerprint(shard) == manifest.fingerprint if fast else file_sha256(shard) == manifest.sha256
     if not same:
-        return f"{shard} is not the file that its manifest was written for; {again}"
+        return f"{shard} is not the file that its manifest was written for; remove it, and {again}"
     if plan.has_rows:
         files = (keys_path(shard), values_path(shard))
         found = tuple(fingerprint(file) if file.is_file() else "" for file in files)

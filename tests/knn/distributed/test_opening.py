@@ -104,6 +104,14 @@ def test_a_shard_of_another_training_is_refused(root: Path) -> None:
         opened(root)
 
 
+def test_a_damaged_shard_is_to_be_removed(root: Path) -> None:
+    """A build takes no file for its own that it would not have written."""
+    with (root / "index.shard-1-of-3").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(MismatchError, match=r"truncated or exchanged; remove it, and build it with .* --shard-id 1$"):
+        opened(root)
+
+
 def test_rows_of_another_size_are_refused(root: Path) -> None:
     with (root / "index.shard-1-of-3_keys.npy").open("ab") as file:
         file.write(b"0000")
