@@ -23,11 +23,14 @@ import torch
 
 from fairseq.arrays import Array, Float32s, UInt8s
 from fairseq.knn.index.training import CODE_WORDS, LIST_POINTS, WORD_POINTS, Adder, train
+from fairseq.knn.neighbours.distribution import votes_for
+from fairseq.knn.neighbours.tally import tallied
 from fairseq.knn.plan.rates import Rates
 from fairseq.knn.plan.work import Work
 from fairseq.knn.search.by_index import search
 from fairseq.knn.search.by_list import ListSearch
 from fairseq.knn.search.distances import recompute_distances
+from fairseq.knn.threads import run_all, worker_threads
 from fairseq.runtime.progress import at_work
 from fairseq.runtime.resources import free_disk_bytes, total_memory_bytes
 
@@ -35,17 +38,23 @@ DISK_BYTES, SEEKS = 1 << 29, 2048
 # Rows that are drawn, at most; lists where these are not what is measured; queries that FAISS and that ``ListSearch``
 # search for.
 MOST_ROWS, FEW_LISTS, FEW, QUERIES = 1 << 16, 16, 64, 2048
+VOTERS = 4096  # queries whose votes are counted
 RANK, NOISE = 64, 0.05
 
 
-def measure_rates(work: Work, place: Path) -> Rates:
+def peak_bytes() -> float:
+    """Returns the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def measure_rates(work: Work, place: Path, base_bytes: float) -> Rates:
     """Returns this machine's rates for a key width, a code and a number of neighbours.
 
     Args:
         work: what is planned.
         place: directory on the disk that is measured.
+        base_bytes: memory of this process before it had any data.
     """
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with at_work("measure the disk"):
         disk_write, disk_read, disk_seek = measure_disk(place, work.row_bytes)
     with at_work("measure training and adding"):
@@ -57,7 +66,7 @@ def measure_rates(work: Work, place: Path) -> Rates:
         stored_ND = keys_ND.astype(np.float16) if work.key_bytes == 2 else keys_ND
         by_faiss, by_list = _measure_search(index, queries_ND, stored_ND, work.k)
         read_rows = _measure_reading(stored_ND, queries_ND, work.k)
-        coarse = _measure_coarse(work)
+        coarse, voted_rows = _measure_coarse(work), _measure_votes(work.k)
     return Rates(
         machine=f"{platform.node()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         dimension=work.dimension,
@@ -73,7 +82,8 @@ def measure_rates(work: Work, place: Path) -> Rates:
         visited_rows=by_faiss,
         visited_rows_by_list=by_list,
         read_rows=read_rows,
-        base_bytes=float(base),
+        voted_rows=voted_rows,
+        base_bytes=base_bytes,
         memory=float(total_memory_bytes()),
         disk=float(free_disk_bytes(place)),
     )
@@ -146,15 +156,15 @@ def _measure_training(work: Work, keys_ND: Float32s) -> tuple[float, float]:
 
 def _measure_adding(work: Work, keys_ND: Float32s) -> tuple[Any, float, float]:
     """Returns an index of these keys, the operations a second of finding lists, and rows a second that are encoded."""
-    whole, coded = _whole(work, min(work.lists, len(keys_ND) // LIST_POINTS)), _coded(work, FEW_LISTS)
-    found = []
-    for index in (whole, coded):
+    many, few = _whole(work, min(work.lists, len(keys_ND) // LIST_POINTS)), _coded(work, FEW_LISTS)
+    for index in (many, few):
         train(index, keys_ND[: CODE_WORDS * WORD_POINTS], 1, quick=True)
-        add = Adder(index, quick=True)
-        add(keys_ND[:1024])  # wakes the threads
-        index.reset()
-        found.append(len(keys_ND) / _timed(lambda add=add: add(keys_ND)))  # type: ignore[misc]
-    return coded, found[0] * replace(work, lists=whole.nlist).add_operations, found[1]
+    find, encode = Adder(many, quick=True), Adder(few, quick=True)
+    nowhere_N = np.full(len(keys_ND), -1)  # lists are looked for, and no row is added
+    find(keys_ND[:4096], nowhere_N[:4096])  # wakes the threads
+    find_s, encode_s = _timed(lambda: find(keys_ND, nowhere_N)), _timed(lambda: encode(keys_ND))
+    operations = len(keys_ND) * replace(work, lists=many.nlist).add_operations
+    return few, operations / find_s, len(keys_ND) / encode_s
 
 
 def _measure_search(index: Any, queries_ND: Float32s, stored_ND: Array, k: int) -> tuple[float, float]:
@@ -182,3 +192,17 @@ def _measure_coarse(work: Work) -> float:
     quantizer.search(queries_ND[:64], min(work.probe, lists))
     seconds = _timed(lambda: quantizer.search(queries_ND, min(work.probe, lists)))
     return len(queries_ND) * 2.0 * work.dimension * lists / seconds
+
+
+def _measure_votes(k: int) -> float:
+    rng = np.random.default_rng(6)
+    near_NK = rng.random((VOTERS, k), np.float32)
+    ids_NK = np.broadcast_to(np.arange(k), near_NK.shape)
+    values_NK, target_N = rng.integers(0, 999, near_NK.shape), rng.integers(0, 999, VOTERS)
+
+    def count(first: int) -> None:
+        part = slice(first, first + VOTERS // 8)
+        tallied(votes_for(near_NK[part], ids_NK[part], values_NK[part], target_N[part], distinct=True), 1.0)
+
+    with worker_threads() as workers:
+        return near_NK.size / _timed(lambda: run_all(workers, count, range(0, VOTERS, VOTERS // 8)))

@@ -9,7 +9,7 @@ from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError
 from fairseq.knn.index.lists import POINTS_PER_CENTROID
 from fairseq.knn.plan.config import PlanConfig
-from fairseq.knn.plan.measure import measure_rates
+from fairseq.knn.plan.measure import measure_rates, peak_bytes
 from fairseq.knn.plan.model_rate import measure_model
 from fairseq.knn.plan.rates import RATES, Rates, read_rates
 from fairseq.knn.plan.stages import Machine, Stage, machines_needed, stages
@@ -30,9 +30,11 @@ def run_plan(config: PlanConfig, device: DeviceConfig) -> str:
     if config.save_rates is not None:
         claim("--save-rates", config.save_rates, RATES, overwrite=config.overwrite)
     claim_directory("--work", config.work)
-    dimension, model_tokens = config.dim, config.tokens_per_s
+    base_bytes = peak_bytes()
+    dimension, model = config.dim, {} if config.tokens_per_s is None else {"model_tokens": config.tokens_per_s}
     if config.path is not None:
         width, model_tokens = measure_model(config, device)
+        model = {"model_tokens": model_tokens, "model_bytes": peak_bytes()}
         if dimension not in (None, width):
             raise ConfigError(f"--dim {dimension} is not the width of this model's keys, {width}; leave --dim out")
         dimension = width
@@ -49,9 +51,11 @@ def run_plan(config: PlanConfig, device: DeviceConfig) -> str:
         k=config.k,
         probe=config.probe,
     )
-    rates = read_rates(config.rates, work) if config.rates is not None else measure_rates(work, Path(config.work))
-    if model_tokens is not None:
-        rates = rates.replace(model_tokens=model_tokens)
+    if config.rates is not None:
+        rates = read_rates(config.rates, work)
+    else:
+        rates = measure_rates(work, Path(config.work), base_bytes)
+    rates = rates.replace(**model)
     if config.save_rates is not None:
         write_record(Path(config.save_rates), rates)
     machine = Machine(

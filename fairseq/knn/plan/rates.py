@@ -38,9 +38,11 @@ class Rates(Record, frozen=True, kw_only=True):
         visited_rows: codes that FAISS's search goes over.
         visited_rows_by_list: codes and keys that a search list by list goes over, for many queries at once.
         read_rows: exact distances to single keys in memory.
+        voted_rows: neighbours whose votes are counted.
         base_bytes: memory of the process before it has any data.
         memory: bytes that the machine has.
         disk: bytes that were free on the disk.
+        model_bytes: memory of the process that turns text into rows, where a model was measured.
         model_tokens: tokens of the text that the model turns into rows, if that is known.
     """
 
@@ -58,9 +60,11 @@ class Rates(Record, frozen=True, kw_only=True):
     visited_rows: Rate
     visited_rows_by_list: Rate
     read_rows: Rate
+    voted_rows: Rate
     base_bytes: Rate
     memory: Rate
     disk: Rate
+    model_bytes: Rate | UnsetType = UNSET
     model_tokens: Rate | UnsetType = UNSET
     kind: Literal["rates"] = "rates"
     version: Literal[1] = 1

@@ -15,14 +15,17 @@ from typing import NamedTuple
 
 from fairseq.knn.index.build import ADDED_BYTES
 from fairseq.knn.neighbours.neighbour_source import QUERY_BLOCK
+from fairseq.knn.plan.model_rate import BATCH_TOKENS
 from fairseq.knn.plan.rates import Rates
 from fairseq.knn.plan.work import ID_BYTES, Work
 from fairseq.knn.search.by_list import DECODE_COST, LEAST_VISITS, MOST_DISTANCES, PRODUCT_COST
 
 # An index should take no more of a machine's memory than this, since searching takes some as well.
 INDEX_SHARE = 0.5
-# Of a neighbour while votes are counted: row, distance, value, gap and weight, and copies.
-NEIGHBOUR_BYTES = 48
+# Of a neighbour, from the search until its vote is counted: row and distance, and copies of both (benchmarks/plan.py).
+NEIGHBOUR_BYTES = 36
+# Keys of a batch while it is written: computed, put in order, and on their way to the disk.
+BATCH_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def _write(work: Work, rates: Rates, machines: int) -> Stage:
         parts["the model"] = work.rows / machines / rates.model_tokens
     seconds = max(parts.values()) if rates.model_tokens else None
     bound = _largest(parts) if rates.model_tokens else "give --path or --tokens-per-s"
-    return Stage("write datastore", machines, kept, rates.base_bytes, seconds, bound)
+    batch = BATCH_COPIES * 4 * work.dimension * BATCH_TOKENS
+    return Stage("write datastore", machines, kept, (rates.model_bytes or rates.base_bytes) + batch, seconds, bound)
 
 
 def _train(work: Work, rates: Rates) -> Stage:
@@ -143,6 +147,7 @@ def search_seconds(
         parts["reading keys"] = min(each, work.keys / machines / rates.disk_read / QUERY_BLOCK)
     if mapped:
         parts["reading codes"] = codes * (work.code_bytes + ID_BYTES) / rates.disk_read
+    parts["counting votes"] = work.neighbours / machines / rates.voted_rows
     if machines > 1:
         parts["network"] = work.wire_bytes(machines) / machine.network
     return parts

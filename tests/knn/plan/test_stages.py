@@ -29,6 +29,7 @@ RATES = Rates(
             "visited_rows",
             "visited_rows_by_list",
             "read_rows",
+            "voted_rows",
             "base_bytes",
             "memory",
             "disk",
@@ -62,7 +63,7 @@ def test_times_are_work_over_rates() -> None:
     assert train.seconds == pytest.approx(1000 * 2048 + 2 * 1024 * 4 * (6 * 160 + 1000) + 1)
     index = 1000 * (64 + 8) + 4 * 4 * 1024
     assert add.seconds == pytest.approx(1000 * 2048 + 1000 * 2 * 1024 * 4 + 1000 + index)
-    assert search.seconds == pytest.approx(10 * (2 * 1024 * 4 + 250))
+    assert search.seconds == pytest.approx(10 * (2 * 1024 * 4 + 250 + 8))
     assert (write.disk, train.disk, add.disk, search.disk) == (1000 * (2048 + 8), 4 * 4 * 1024, index, 0)
 
 
