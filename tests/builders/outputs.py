@@ -201,7 +201,7 @@ OUTPUTS = {
         "build_dstore.py",
         "--dstore_mmap dstore --faiss_index OUT --index-spec IVF4,Flat --num-shards 2 --with-rows --log-format none",
         "out/new.index",
-        {**_INDEX_FILES, **_SHARD_FILES},
+        {"out/new.index": ("index",), "out/new.index.trained": ("index",), **_SHARD_FILES},
     ),
     "check --json": Output("fairseq-knnlm", "check data-bin --json OUT", "out/c.json", {"out/c.json": ("findings",)}),
     "rows --json": Output("fairseq-knnlm", "rows dstore 3 --json OUT", "out/w.json", {"out/w.json": ("rows",)}),

@@ -78,14 +78,14 @@ def test_damaged_rates_are_refused(rates: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.slow
 def test_rates_are_measured_saved_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = tmp_path / "here.json"
-    words = f"--tokens 1000000 --dim 64 --code-size 8 --ncentroids 256 --work {tmp_path}"
-    assert plan(f"{words} --save-rates {saved}") == 0
+    words, work = "--tokens 1000000 --dim 64 --code-size 8 --ncentroids 256", f"--work {tmp_path}"
+    assert plan(f"{words} {work} --save-rates {saved}") == 0
     measured = capsys.readouterr().out
     assert plan(f"{words} --rates {saved}") == 0
     assert capsys.readouterr().out == measured
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here.json"]
-    assert plan(f"{words} --save-rates {saved}") == 2  # it is there
-    assert plan(f"{words} --save-rates {saved} --overwrite") == 0
+    assert plan(f"{words} {work} --save-rates {saved}") == 2  # it is there
+    assert plan(f"{words} --rates {saved} --save-rates {saved} --overwrite") == 0
 
 
 def test_sizes_and_times_are_readable() -> None:
