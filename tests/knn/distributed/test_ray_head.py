@@ -83,8 +83,10 @@ def test_an_answer_that_is_not_understood_is_left_to_ray(frames: bytes) -> None:
 
 
 def test_with_tls_the_call_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USE_TLS", "1")
     with server(token="secret") as address:
+        with pytest.raises(ConfigError, match="the cluster asks for a token"):
+            require_head(address, 5.0)
+        monkeypatch.setenv("RAY_USE_TLS", "1")
         require_head(address, 5.0)
 
 
