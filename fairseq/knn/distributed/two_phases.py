@@ -156,18 +156,13 @@ class TwoPhases:
         while under_way:
             yield self._finish(under_way.popleft())
 
-    def first_asked(self, k: int) -> int:
-        """Returns k′: of rows dealt at random, a shard seldom has more of the k nearest."""
-        share = k / len(self.rows)
-        return k if len(self.rows) == 1 else min(k, math.ceil(share + 4 * math.sqrt(share) + 4))
-
     def _begin(self, queries_ND: Float32s, part: slice, asked: Asked) -> _Begun:
         query_ND = np.ascontiguousarray(queries_ND[part], np.float32)
         assigned, key = assign(self.trained, query_ND, self.nprobe), next(self._keys)
         sent_ND = query_ND if self.sends_queries else query_ND[:, :0]
         queries = Queries(key, sent_ND, assigned.moved_NE, assigned.list_NP, assigned.coarse_NP)
         talks = [Conversation(self.backend, number, self.traffic) for number in range(len(self.rows))]
-        most = self.first_asked(asked.found)
+        most = first_asked(asked.found, len(self.rows))
         self.traffic.queries += len(query_ND)
         return _Begun(part, asked, key, talks, [talk.ask("nearest", queries, most) for talk in talks])
 
@@ -246,6 +241,12 @@ class TwoPhases:
         taken_SM = np.zeros((len(begun.talks), len(at_M)), np.int64)
         np.add.at(taken_SM, (shard_P[is_in_P], place_P[is_in_P]), 1)
         return taken_SM
+
+
+def first_asked(k: int, shards: int) -> int:
+    """Returns k′, rows that each shard is asked for first: dealt at random, one seldom has more of the k nearest."""
+    share = k / shards
+    return k if shards == 1 else min(k, math.ceil(share + 4 * math.sqrt(share) + 4))
 
 
 def _bound(near: Sequence[Float32s], count: int) -> Float32s:

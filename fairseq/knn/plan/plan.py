@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fairseq.config.common import DeviceConfig
 from fairseq.errors import ConfigError
+from fairseq.knn.distributed.two_phases import first_asked
 from fairseq.knn.index.lists import POINTS_PER_CENTROID
 from fairseq.knn.plan.config import PlanConfig
 from fairseq.knn.plan.measure import measure_rates, peak_bytes
@@ -86,7 +87,7 @@ def lines(config: PlanConfig, work: Work, rates: Rates, machine: Machine) -> lis
     if machines > 1:
         told.append(
             f"network: {work.wire_bytes(machines):,.0f} bytes a query with {machines} shards; each answers"
-            f" {4 * work.first_asked(machines):,} bytes, then 32"
+            f" {4 * first_asked(work.k, machines):,} bytes, then 32"
         )
     return told + warnings(work, made, machine, machines, needed, mapped=config.map_index)
 

@@ -18,7 +18,7 @@ from fairseq.knn.neighbours.neighbour_source import QUERY_BLOCK
 from fairseq.knn.plan.model_rate import BATCH_TOKENS
 from fairseq.knn.plan.rates import Rates
 from fairseq.knn.plan.work import ID_BYTES, Work
-from fairseq.knn.search.by_list import DECODE_COST, LEAST_VISITS, MOST_DISTANCES, PRODUCT_COST
+from fairseq.knn.search.by_list import MOST_DISTANCES, least_visits_of_codes
 
 # An index should take no more of a machine's memory than this, since searching takes some as well.
 INDEX_SHARE = 0.5
@@ -121,8 +121,7 @@ def _train(work: Work, rates: Rates) -> Stage:
 
 def by_list_pays(work: Work) -> bool:
     """Returns whether queries are searched for list by list, as ``ListSearch.pays`` decides for a full block."""
-    saved = work.code_bytes - PRODUCT_COST * work.dimension
-    least = max(DECODE_COST * work.dimension / saved, LEAST_VISITS) if saved > 0 else math.inf
+    least = least_visits_of_codes(work.code_bytes, work.dimension)
     block = min(QUERY_BLOCK, MOST_DISTANCES / max(work.rows_visited, 1))
     return block * min(work.probe, work.lists) >= least * work.lists
 

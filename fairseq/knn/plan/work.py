@@ -12,9 +12,9 @@ The operations are those of the full width. What quick training saves is in the 
 Legend: N rows · D key width · L lists · s sampled rows · p lists visited · k neighbours · P shards.
 """
 
-import math
 from dataclasses import dataclass
 
+from fairseq.knn.distributed.two_phases import first_asked
 from fairseq.knn.index.training import LIST_POINTS, LIST_ROUNDS, points_wanted
 
 VALUE_BYTES, ID_BYTES = 8, 8
@@ -105,13 +105,9 @@ class Work:
         """Neighbours that a query finds."""
         return min(self.k, self.rows_visited)
 
-    def first_asked(self, shards: int) -> int:
-        """Returns k′, how many neighbours each shard returns at first."""
-        return min(math.ceil(self.k / shards + 4 * math.sqrt(self.k / shards) + 4), self.k)
-
     def wire_bytes(self, shards: int) -> float:
         """Returns the bytes of a query between the coordinator and all shards; 0 for one that is the coordinator."""
         if shards == 1:
             return 0.0
         there = 4 * self.dimension + 12 * min(self.probe, self.lists) + 16  # the last: how many count, and the target
-        return float(shards * (there + 4 * self.first_asked(shards) + 32))
+        return float(shards * (there + 4 * first_asked(self.k, shards) + 32))

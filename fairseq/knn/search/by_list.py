@@ -238,10 +238,13 @@ class ListSearch:
 
 def least_visits(index: Any) -> float:
     """Returns how many queries must visit a list: FAISS looks codes up for each, here rows are decoded once for all."""
-    if not hasattr(index, "pq"):
-        return LEAST_VISITS
-    saved = index.pq.M - PRODUCT_COST * index.d
-    return max(DECODE_COST * index.d / saved, LEAST_VISITS) if saved > 0 else float("inf")
+    return least_visits_of_codes(index.pq.M, index.d) if hasattr(index, "pq") else LEAST_VISITS
+
+
+def least_visits_of_codes(code_bytes: int, dimension: int) -> float:
+    """Returns the same of product codes of so many bytes."""
+    saved = code_bytes - PRODUCT_COST * dimension
+    return max(DECODE_COST * dimension / saved, LEAST_VISITS) if saved > 0 else float("inf")
 
 
 def most_distances() -> int:

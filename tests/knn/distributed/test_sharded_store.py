@@ -15,6 +15,7 @@ from fairseq.knn.config import KNNConfig
 from fairseq.knn.datastore.config import TextsConfig
 from fairseq.knn.datastore.store import Datastore
 from fairseq.knn.distributed.sharded_store import ShardedStore
+from fairseq.knn.distributed.two_phases import first_asked
 from fairseq.knn.maintain.config import ForgetConfig
 from fairseq.knn.maintain.forget import forget
 from fairseq.knn.neighbours.dstore import KNN_Dstore
@@ -235,7 +236,7 @@ def test_bytes_and_rows_that_are_read(indexes: Indexes) -> None:
     shards = indexes.open(indexes.shards(4), k=200, probe=8, knn_temp=5.0)
     shards.log_prob(QUERIES, TARGET)
     record = shards.report().found["shards"]
-    most = shards.phases.first_asked(200)
+    most = first_asked(200, 4)
     assert most == 50 + 29 + 4
     assert record["count"] == 4
     assert record["bytes_of_a_search"]["phase_b"] == 4 * 4 * 8

@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 import pytest
 
+from fairseq.knn.distributed.two_phases import first_asked
 from fairseq.knn.plan.work import Work
 
 WIKITEXT_103 = Work(103_225_485, 1024, 2, 4096, 64, 1_000_000, 1024, 32)
@@ -33,13 +34,13 @@ def test_bytes_are_those_of_real_files(key_bytes: int, tmp_path: Path) -> None:
 def test_the_wire_has_the_bytes_of_the_proof(shards: int, answer: int, sums: int) -> None:
     """Worked out by hand: 1,024 neighbours, 4 bytes each in phase A and 32 bytes a shard in phase B."""
     there = shards * (4 * 1024 + 12 * 32 + 8 + 8)
-    assert shards * 4 * WIKITEXT_103.first_asked(shards) == answer
+    assert shards * 4 * first_asked(1024, shards) == answer
     assert WIKITEXT_103.wire_bytes(shards) == there + answer + sums
 
 
 def test_one_machine_sends_nothing() -> None:
     assert WIKITEXT_103.wire_bytes(1) == 0
-    assert WIKITEXT_103.first_asked(1) == 1024
+    assert first_asked(1024, 1) == 1024
 
 
 def test_rows_that_are_visited_are_those_of_the_lists() -> None:
